@@ -1,0 +1,224 @@
+"""Sparse Cholesky factorization of a fixed pattern: the only file that names scikit-sparse.
+
+The pattern is analysed once; afterwards only values change. scikit-sparse 0.4 (SuiteSparse
+5) and 0.5 (SuiteSparse 7) have different interfaces, both are served here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import scipy.sparse as sp
+from sksparse import cholmod
+
+from sparselmm import kernels
+from sparselmm._typing import CSC, FloatArray, IntArray
+from sparselmm.terms import index_dtype
+
+Ordering = Literal["amd", "metis", "nesdis", "natural"]
+Mode = Literal["simplicial", "supernodal"]
+
+WIDEST_SUPERNODE = 96
+"""Columns handled together in the selected inverse; wider blocks copy less but reuse cache worse."""
+
+
+class NotPositiveDefiniteError(ArithmeticError):
+    """The matrix handed to the factorization is not positive definite."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pattern:
+    """Lower triangle of a symmetric sparse matrix, by columns, rows ascending.
+
+    Attributes
+    ----------
+    indptr : ndarray of int, (n + 1,)
+    rows : ndarray of int, (nnz,)
+        Every column starts with its diagonal entry.
+    """
+
+    indptr: IntArray
+    rows: IntArray
+
+    @classmethod
+    def of(cls, rows: IntArray, cols: IntArray, n: int) -> Pattern:
+        """Pattern that holds the given entries (either triangle) and the diagonal."""
+        low, high = np.minimum(rows, cols), np.maximum(rows, cols)
+        diagonal = np.arange(n)
+        low, high = np.concatenate([low, diagonal]), np.concatenate([high, diagonal])
+        flags = sp.csc_array((np.ones(len(low), dtype=np.int8), (high, low)), shape=(n, n))
+        flags.sort_indices()
+        itype = index_dtype(flags.nnz)
+        return cls(flags.indptr.astype(itype), flags.indices.astype(itype))
+
+    @property
+    def n(self) -> int:
+        """Order of the matrix."""
+        return len(self.indptr) - 1
+
+    @property
+    def nnz(self) -> int:
+        """Stored entries."""
+        return len(self.rows)
+
+    def keys(self) -> IntArray:
+        """Ascending key ``col * n + row`` of every stored entry, (nnz,)."""
+        cols = np.repeat(np.arange(self.n, dtype=np.int64), np.diff(self.indptr))
+        return cols * self.n + self.rows
+
+    def positions(self, rows: IntArray, cols: IntArray) -> IntArray:
+        """Where entries (either triangle) are stored, same shape as ``rows``."""
+        low, high = np.minimum(rows, cols), np.maximum(rows, cols)
+        return np.searchsorted(self.keys(), low.astype(np.int64) * self.n + high)
+
+    def matrix(self, data: FloatArray) -> CSC:
+        """SciPy matrix with these values in the lower triangle."""
+        return sp.csc_array((data, self.rows, self.indptr), shape=(self.n, self.n))
+
+
+class CholeskyFactor:
+    """``P M P' = L L'`` for matrices M of one pattern: analysed once, factorized many times.
+
+    The numeric factor inside is the only mutable state of the package.
+
+    Parameters
+    ----------
+    pattern : Pattern
+        Structural pattern of M; values never change it.
+    ordering : {"amd", "metis", "nesdis", "natural"}
+        Fill-reducing ordering.
+    mode : {"simplicial", "supernodal"}
+        Column by column, or dense blocks through BLAS.
+    """
+
+    def __init__(self, pattern: Pattern, ordering: Ordering = "amd", mode: Mode = "supernodal"):
+        self.pattern = pattern
+        self.ordering: Ordering = ordering
+        self.mode: Mode = mode
+        self._backend = _backend()(pattern.matrix(np.ones(pattern.nnz)), ordering, mode)
+        self._inverse_map: IntArray | None = None
+        self._starts: IntArray | None = None
+
+    @property
+    def permutation(self) -> IntArray:
+        """Column of M at each place of the elimination order, (n,)."""
+        return self._backend.permutation()
+
+    def column_counts(self) -> IntArray:
+        """Nonzeros per column of L, (n,), known before anything is factorized."""
+        place = np.empty(self.pattern.n, dtype=np.int64)
+        place[self.permutation] = np.arange(self.pattern.n)
+        full = self.pattern.matrix(np.ones(self.pattern.nnz)).tocoo()
+        a, b = place[full.row], place[full.col]
+        off = a != b
+        upper = sp.csc_array(
+            (np.ones(off.sum(), np.int8), (np.minimum(a, b)[off], np.maximum(a, b)[off])),
+            shape=full.shape,
+        )
+        return kernels.column_counts(upper.indptr, upper.indices)
+
+    def factorize(self, data: FloatArray) -> float:
+        """Factorize the matrix with these values on the pattern; returns ``log det M``.
+
+        Raises
+        ------
+        NotPositiveDefiniteError
+            If M is not positive definite to working precision.
+        """
+        return self._backend.factorize(self.pattern.matrix(data))
+
+    def solve(self, rhs: FloatArray) -> FloatArray:
+        """``M^-1 rhs``, (n, m)."""
+        return self._backend.solve(rhs)
+
+    def lower(self) -> CSC:
+        """L, lower triangular in elimination order, structural zeros kept."""
+        return self._backend.lower()
+
+    def selected_inverse(self) -> FloatArray:
+        """Entries of ``M^-1`` on the pattern, (nnz,), in the order of ``pattern.rows``."""
+        L = self.lower()
+        if self._inverse_map is None:
+            place = np.empty(self.pattern.n, dtype=np.int64)
+            place[self.permutation] = np.arange(self.pattern.n)
+            cols = np.repeat(np.arange(self.pattern.n), np.diff(self.pattern.indptr))
+            in_l = Pattern(L.indptr, L.indices)
+            self._inverse_map = in_l.positions(place[self.pattern.rows], place[cols])
+            self._starts = kernels.supernodes(L.indptr, L.indices, WIDEST_SUPERNODE)
+        inverse = kernels.selected_inverse(L.indptr, L.indices, L.data, self._starts)
+        return inverse[self._inverse_map]
+
+
+# ------------------------------------------------------------------ scikit-sparse versions
+
+
+class _SkSparse04:
+    """scikit-sparse 0.4: ``analyze`` and ``Factor``."""
+
+    def __init__(self, matrix: CSC, ordering: Ordering, mode: Mode):
+        use_long = matrix.indices.dtype == np.int64
+        self._factor: Any = cholmod.analyze(
+            matrix, mode=mode, ordering_method=ordering, use_long=use_long
+        )
+
+    def permutation(self) -> IntArray:
+        order: IntArray = self._factor.P()
+        return order
+
+    def factorize(self, matrix: CSC) -> float:
+        try:
+            self._factor.cholesky_inplace(matrix)
+        except cholmod.CholmodNotPositiveDefiniteError as error:
+            raise NotPositiveDefiniteError(str(error)) from error
+        return float(self._factor.logdet())
+
+    def solve(self, rhs: FloatArray) -> FloatArray:
+        solution: FloatArray = self._factor.solve_A(rhs)
+        return solution
+
+    def lower(self) -> CSC:
+        return _sorted(self._factor.L())
+
+
+class _SkSparse05:
+    """scikit-sparse 0.5: ``CholeskyFactor``."""
+
+    def __init__(self, matrix: CSC, ordering: Ordering, mode: Mode):
+        self._factor: Any = cholmod.CholeskyFactor(
+            matrix, lower=True, order=ordering, supernodal_mode=mode
+        )
+
+    def permutation(self) -> IntArray:
+        order: IntArray = np.asarray(self._factor.perm)
+        return order
+
+    def factorize(self, matrix: CSC) -> float:
+        try:
+            self._factor.factorize(matrix, ldl=False)
+        except cholmod.CholmodNotPositiveDefiniteError as error:
+            raise NotPositiveDefiniteError(str(error)) from error
+        L = self._factor.factor
+        return float(2.0 * np.log(L.data[L.indptr[:-1]]).sum())
+
+    def solve(self, rhs: FloatArray) -> FloatArray:
+        solution: FloatArray = self._factor.solve(rhs)
+        return solution
+
+    def lower(self) -> CSC:
+        # the view, not get_factor(), which drops numerical zeros and with them the pattern
+        return _sorted(self._factor.factor)
+
+
+def _sorted(L: Any) -> CSC:
+    matrix = sp.csc_array(L)
+    if not matrix.has_sorted_indices:
+        matrix = matrix.copy()
+        matrix.sort_indices()
+    return matrix
+
+
+def _backend() -> Callable[[CSC, Ordering, Mode], _SkSparse04 | _SkSparse05]:
+    return _SkSparse05 if hasattr(cholmod, "CholeskyFactor") else _SkSparse04

@@ -1,0 +1,195 @@
+"""Random-effects terms of the coded form: built on training rows, remembered, built on new rows.
+
+A coded term has one level per row and ``k`` covariate values. Its :class:`CodedSpec` keeps the
+level table and whatever evaluates the covariates, nothing of the length of the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+from patsy import DesignInfo
+
+from sparselmm._typing import FloatArray, IntArray
+from sparselmm.exceptions import DataError
+from sparselmm.factors import Crossing, Factor, compact, cross, match, match_crossed
+from sparselmm.namespace import Namespace, info_codes, rebuild
+from sparselmm.terms import Origin, RandomTerm
+from sparselmm.validate import Rows, check_codes
+
+GROUPS = ""  # stands for the ``groups`` argument among the expressions of a crossing
+
+
+@dataclass(frozen=True, eq=False)
+class NewRows:
+    """New data as the specs of the terms need them.
+
+    Attributes
+    ----------
+    rows : Rows
+        Number and labels of the new rows.
+    space : Namespace or None
+        The new data's columns; None for a model built from arrays.
+    group_codes : ndarray of int, (m,), or None
+        Codes among the groups of the fit, -1 for a new group; None when there are none.
+    group_values : array-like, (m,), or None
+        Groups of the new rows as given.
+    arrays : dict
+        What a model built from arrays needs anew: ``exog_re``, ``exog_vc``, ``z_terms``.
+    """
+
+    rows: Rows
+    space: Namespace | None
+    group_codes: IntArray | None
+    group_values: Any
+    arrays: dict[str, Any]
+
+
+class TermSpec(Protocol):
+    """What a random-effects term remembers."""
+
+    @property
+    def template(self) -> RandomTerm:
+        """The term without anything of the length of the data."""
+
+    def codes_used(self) -> list[str]:
+        """Expressions it evaluates on the data."""
+
+    def evaluate(self, new: NewRows) -> RandomTerm:
+        """The term on new rows; rows of unseen levels belong to none."""
+
+
+@dataclass(frozen=True, eq=False)
+class CodedSpec:
+    """Memory of a coded term.
+
+    Attributes
+    ----------
+    template : RandomTerm
+        Without codes and values.
+    factors : tuple of str
+        Expressions of the crossed factors; ``GROUPS`` for the ``groups`` argument.
+    crossing : Crossing
+        Level table and labels, without codes.
+    effects : DesignInfo, tuple of str, or None
+        patsy's memory of the covariates; or expressions whose product is the one covariate;
+        or None for an intercept. Without a namespace the new ``exog_re`` is taken.
+    """
+
+    template: RandomTerm
+    factors: tuple[str, ...]
+    crossing: Crossing
+    effects: DesignInfo | tuple[str, ...] | None
+
+    def codes_used(self) -> list[str]:
+        """Expressions it evaluates on the data."""
+        return [code for code in self.factors if code != GROUPS] + effect_codes(self.effects)
+
+    def evaluate(self, new: NewRows) -> RandomTerm:
+        """The term on new rows."""
+        codes = [
+            self._codes(code, labels, new)
+            for code, labels in zip(self.factors, self.crossing.labels, strict=True)
+        ]
+        level = match_crossed(self.crossing.table, codes) if len(codes) > 1 else codes[0]
+        return replace(self.template, codes=level, values=self._values(new))
+
+    def _codes(self, code: str, labels: Any, new: NewRows) -> IntArray:
+        if code == GROUPS:
+            assert new.group_codes is not None
+            return new.group_codes
+        assert new.space is not None
+        return match(labels, new.space.labels(code))
+
+    def _values(self, new: NewRows) -> FloatArray | None:
+        if self.effects is None:
+            return None
+        if new.space is None:
+            return new_matrix(new.arrays["exog_re"], self.template.columns, "exog_re")[0]
+        if isinstance(self.effects, tuple):
+            return product(self.effects, new.space)
+        return rebuild(self.effects, new.space)
+
+
+def new_matrix(
+    data: Any, names: Sequence[str], argument: str = "exog"
+) -> tuple[FloatArray, pd.Index | None]:
+    """New array data with the columns of the fit, (m, p), and their index."""
+    if data is None:
+        raise DataError(f"{argument} must be given anew: {len(names)} column(s), one row per row")
+    index = getattr(data, "index", None)
+    if isinstance(data, pd.DataFrame) and set(names) <= set(data.columns):
+        data = data[list(names)]
+    matrix = np.asarray(data, dtype=float)
+    if matrix.ndim == 1:
+        matrix = matrix[:, None] if len(names) == 1 else matrix[None, :]
+    if matrix.shape[1] != len(names):
+        raise DataError(
+            f"{argument} has {matrix.shape[1]} columns but the fit had {len(names)}: "
+            f"{', '.join(names)}"
+        )
+    return matrix, index if isinstance(index, pd.Index) else None
+
+
+def effect_codes(effects: DesignInfo | tuple[str, ...] | None) -> list[str]:
+    """Expressions the covariates are made of."""
+    if effects is None:
+        return []
+    return list(effects) if isinstance(effects, tuple) else info_codes(effects)
+
+
+def product(codes: Sequence[str], space: Namespace) -> FloatArray:
+    """Product of numeric expressions as one column, (n, 1)."""
+    first, *others = codes
+    values = space.vector(first)
+    for code in others:
+        values = values * space.vector(code)
+    return values[:, None]
+
+
+def grouping(name: str, codes: Sequence[str], space: Namespace) -> Crossing:
+    """The crossing of some grouping expressions; missing labels are an error."""
+    factors: list[Factor] = []
+    for code in codes:
+        factor = space.factor(code)
+        check_codes(factor.codes, code, "the grouping factor", space.rows)
+        factors.append(factor)
+    return cross(factors)
+
+
+def coded_term(
+    name: str,
+    origin: Origin,
+    columns: tuple[str, ...],
+    names: tuple[str, ...],
+    factors: tuple[str, ...],
+    crossing: Crossing,
+    values: FloatArray | None,
+    effects: DesignInfo | tuple[str, ...] | None,
+) -> tuple[RandomTerm, CodedSpec]:
+    """A coded term and its memory.
+
+    Parameters
+    ----------
+    name, origin, columns
+        As in :class:`~sparselmm.terms.RandomTerm`.
+    names : tuple of str
+        Names of the crossed factors.
+    factors : tuple of str
+        Their expressions.
+    crossing : Crossing
+        Their codes and levels.
+    values : ndarray, (n, k), or None
+        Covariates.
+    effects
+        As in :class:`CodedSpec`.
+    """
+    levels = crossing.levels(names)
+    template = RandomTerm(name=name, origin=origin, columns=columns, levels=levels)
+    term = replace(template, codes=compact(crossing.codes, len(levels)), values=values)
+    memory = replace(crossing, codes=np.empty(0, dtype=np.int32))
+    return term, CodedSpec(template, factors, memory, effects)

@@ -1,0 +1,120 @@
+"""The map between the parameter vector theta and the block-diagonal factor Lambda.
+
+Term ``t`` contributes ``I_l (x) lambda_t`` to Lambda, with ``lambda_t`` lower triangular
+``k x k`` and ``Psi_t = sigma^2 lambda_t lambda_t'`` the covariance of its coefficients. Theta
+holds the free entries of ``lambda_t`` column by column, term after term, the order of
+Bates, Maechler, Bolker & Walker (2015), section 2.4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from sparselmm._typing import BoolArray, FloatArray, IntArray
+from sparselmm.terms import RandomTerm, Structure
+
+
+@dataclass(frozen=True, eq=False)
+class TermCovariance:
+    """Where the entries of one term's theta stand in its ``lambda_t``.
+
+    Attributes
+    ----------
+    k : int
+        Order of ``lambda_t``.
+    rows, cols : ndarray of int, (m,)
+        ``lambda_t[rows[i], cols[i]] = theta_t[i]``; ``rows >= cols``.
+    """
+
+    k: int
+    rows: IntArray
+    cols: IntArray
+
+    @classmethod
+    def of(cls, k: int, structure: Structure) -> TermCovariance:
+        """Positions for an unstructured or a diagonal covariance of order ``k``."""
+        if structure == "diagonal":
+            return cls(k, np.arange(k), np.arange(k))
+        cols, rows = np.triu_indices(k)
+        return cls(k, rows, cols)
+
+    @property
+    def n_theta(self) -> int:
+        """Number of free entries."""
+        return len(self.rows)
+
+    def factor(self, theta: FloatArray) -> FloatArray:
+        """``lambda_t``, (k, k)."""
+        lam = np.zeros((self.k, self.k))
+        lam[self.rows, self.cols] = theta
+        return lam
+
+
+@dataclass(frozen=True, eq=False)
+class Covariance:
+    """All terms' covariance parameters together.
+
+    Attributes
+    ----------
+    terms : tuple of TermCovariance
+        One per random-effects term, in the order of the terms.
+    """
+
+    terms: tuple[TermCovariance, ...]
+
+    @classmethod
+    def of(cls, terms: Sequence[RandomTerm]) -> Covariance:
+        """Covariance parameters of a design's terms."""
+        return cls(tuple(TermCovariance.of(term.k, term.structure) for term in terms))
+
+    @cached_property
+    def slices(self) -> list[slice]:
+        """Part of theta that belongs to each term."""
+        ends = np.cumsum([term.n_theta for term in self.terms], dtype=int)
+        return [
+            slice(int(end) - term.n_theta, int(end))
+            for end, term in zip(ends, self.terms, strict=True)
+        ]
+
+    @property
+    def n_theta(self) -> int:
+        """Length of theta."""
+        return sum(term.n_theta for term in self.terms)
+
+    @cached_property
+    def on_diagonal(self) -> BoolArray:
+        """Which entries of theta are diagonal entries of a ``lambda_t``, (n_theta,)."""
+        parts = [term.rows == term.cols for term in self.terms]
+        return np.concatenate(parts) if parts else np.zeros(0, dtype=bool)
+
+    def factors(self, theta: FloatArray) -> list[FloatArray]:
+        """``lambda_t`` of every term, each (k, k)."""
+        return [
+            term.factor(theta[part]) for term, part in zip(self.terms, self.slices, strict=True)
+        ]
+
+    def psi(self, theta: FloatArray, scale: float = 1.0) -> list[FloatArray]:
+        """``Psi_t = scale * lambda_t lambda_t'`` of every term, each (k, k)."""
+        return [scale * lam @ lam.T for lam in self.factors(theta)]
+
+    def pick(self, blocks: Sequence[FloatArray]) -> FloatArray:
+        """Entries of per-term (k, k) matrices at the positions of theta, (n_theta,)."""
+        parts = [
+            block[term.rows, term.cols] for term, block in zip(self.terms, blocks, strict=True)
+        ]
+        return np.concatenate(parts) if parts else np.zeros(0)
+
+    def rectify(self, theta: FloatArray) -> FloatArray:
+        """The theta with non-negative diagonals that gives the same ``Psi``.
+
+        Changing the sign of a column of ``lambda_t`` leaves ``lambda_t lambda_t'`` as it is.
+        """
+        out = []
+        for term, lam in zip(self.terms, self.factors(theta), strict=True):
+            sign = np.where(np.diag(lam) < 0, -1.0, 1.0)
+            out.append((lam * sign)[term.rows, term.cols] + 0.0)
+        return np.concatenate(out) if out else np.zeros(0)

@@ -1,0 +1,416 @@
+"""Cross-products of the design: the only thing a fit ever needs from the rows.
+
+With ``W`` the prior weights and ``[Xy]`` the fixed-effects design with the response as its
+last column, a fit at any theta uses only
+
+    A = Z'WZ (q, q) sparse,   B = Z'W[Xy] (q, p+1),   C = [Xy]'W[Xy] (p+1, p+1),   n,  sum log w.
+
+``A`` is kept as blocks per pair of terms, so that ``Lambda'A Lambda`` is a small matrix
+product per block and its pattern never depends on values of theta. ``B`` and ``C`` are formed
+in a *working basis*: the independent columns of X made orthonormal and the response replaced
+by its least-squares residual. The deviance does not change, but nothing of the accuracy is
+lost to a response with a large mean or to nearly collinear columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import scipy.linalg as sla
+import scipy.sparse as sp
+
+from sparselmm import kernels
+from sparselmm._typing import CSR, FloatArray, IntArray
+from sparselmm.terms import Design, RandomTerm, term_slices
+
+CHUNK_ROWS = 32_768
+"""Rows transformed at a time, so that no second copy of X is ever made (fits in L2 cache)."""
+
+RANK_TOLERANCE = 1e-7
+"""A column is dependent when its residual norm is below this share of its norm (as R's ``qr``)."""
+
+SMALL_ROWS = 20_000
+"""Below this many rows SciPy's products are quick enough and no compiled kernel is loaded."""
+
+
+@dataclass(frozen=True, eq=False)
+class Basis:
+    """Working basis of the fixed effects: ``Q = X[:, kept] T`` and ``y - X[:, kept] shift``.
+
+    Attributes
+    ----------
+    p : int
+        Columns of X, dependent ones included.
+    kept : ndarray of int, (r,)
+        Linearly independent columns of X.
+    T : ndarray, (r, r)
+        Upper triangular; ``Q'WQ`` is the identity up to rounding.
+    shift : ndarray, (r,)
+        Least-squares coefficients subtracted from the response.
+    """
+
+    p: int
+    kept: IntArray
+    T: FloatArray
+    shift: FloatArray
+
+    @property
+    def rank(self) -> int:
+        """Number of independent columns, r."""
+        return len(self.kept)
+
+    @cached_property
+    def logdet(self) -> float:
+        """``log det(T'T)``, what the change of basis adds to ``log det S_xx``."""
+        return float(2.0 * np.log(np.abs(np.diag(self.T))).sum())
+
+    def apply(self, X: FloatArray, y: FloatArray) -> FloatArray:
+        """``[Q, y - X shift]`` for some rows, (m, r + 1)."""
+        part = X if self.rank == self.p else X[:, self.kept]
+        out = np.empty((len(y), self.rank + 1))
+        np.matmul(part, self.T, out=out[:, :-1])
+        np.subtract(y, part @ self.shift, out=out[:, -1])
+        return out
+
+
+@dataclass(frozen=True, eq=False)
+class PairBlocks:
+    """``Z_s'WZ_t`` as k_s x k_t blocks, column by column of levels of t, rows ascending.
+
+    Attributes
+    ----------
+    indptr : ndarray of int, (l_t + 1,)
+        Blocks of level ``j`` of term t are ``indptr[j]:indptr[j + 1]``.
+    rows : ndarray of int, (nb,)
+        Level of term s of each block.
+    data : ndarray, (nb, k_s, k_t)
+        The blocks.
+    n_rows : int
+        Levels of s, l_s.
+    """
+
+    indptr: IntArray
+    rows: IntArray
+    data: FloatArray
+    n_rows: int
+
+    @cached_property
+    def cols(self) -> IntArray:
+        """Level of term t of each block, (nb,)."""
+        return np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr))
+
+    @cached_property
+    def transpose_order(self) -> IntArray:
+        """Order of the blocks that is column by column of the transposed pair."""
+        return np.lexsort((self.cols, self.rows))
+
+    def transposed(self) -> PairBlocks:
+        """The same numbers as ``Z_t'WZ_s``."""
+        order = self.transpose_order
+        counts = np.bincount(self.rows, minlength=self.n_rows)
+        indptr = np.concatenate([[0], np.cumsum(counts)])
+        data = self.data[order].transpose(0, 2, 1)
+        return PairBlocks(indptr, self.cols[order], data, len(self.indptr) - 1)
+
+    def coordinates(self, row_start: int, col_start: int) -> tuple[IntArray, IntArray]:
+        """Scalar rows and columns in M of every entry of ``data``, each (nb, k_s, k_t)."""
+        _, ks, kt = self.data.shape
+        rows = row_start + self.rows[:, None, None].astype(np.int64) * ks + np.arange(ks)[:, None]
+        cols = col_start + self.cols[:, None, None].astype(np.int64) * kt + np.arange(kt)
+        shape = self.data.shape
+        return np.broadcast_to(rows, shape), np.broadcast_to(cols, shape)
+
+    @cached_property
+    def is_block_diagonal(self) -> bool:
+        """Whether every level meets only itself (only meaningful for s = t)."""
+        return len(self.rows) == self.n_rows and bool(
+            np.array_equal(self.rows, np.arange(self.n_rows))
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class CrossProducts:
+    """Sufficient statistics of a linear mixed model in a working basis.
+
+    Attributes
+    ----------
+    sizes : tuple of (k, l)
+        Coefficients per level and levels of each term.
+    pairs : dict
+        ``pairs[s, t]`` is ``Z_s'WZ_t`` for every ``s >= t``.
+    B : ndarray, (q, r + 1)
+        ``Z'W[Q, y - X shift]``.
+    C : ndarray, (r + 1, r + 1)
+        ``[Q, y - X shift]'W[Q, y - X shift]``.
+    basis : Basis
+        The working basis.
+    n : int
+        Rows of positive weight.
+    sum_log_w : float
+        Sum of the log weights over those rows.
+    """
+
+    sizes: tuple[tuple[int, int], ...]
+    pairs: dict[tuple[int, int], PairBlocks]
+    B: FloatArray
+    C: FloatArray
+    basis: Basis
+    n: int
+    sum_log_w: float
+
+    @property
+    def q(self) -> int:
+        """Columns of Z."""
+        return sum(k * l for k, l in self.sizes)
+
+    @cached_property
+    def slices(self) -> list[slice]:
+        """Rows of B (and of u and b) that belong to each term."""
+        ends = np.cumsum([k * l for k, l in self.sizes], dtype=np.int64)
+        return [
+            slice(int(end) - k * l, int(end))
+            for end, (k, l) in zip(ends, self.sizes, strict=True)
+        ]
+
+    def pair(self, s: int, t: int) -> PairBlocks:
+        """``Z_s'WZ_t`` for any order of s and t."""
+        return self.pairs[s, t] if s >= t else self.pairs[t, s].transposed()
+
+    @cached_property
+    def A(self) -> CSR:
+        """``Z'WZ``, sparse (q, q), both triangles."""
+        grid = [[_to_bsr(self.pair(s, t)) for t in range(len(self.sizes))] for s in range(len(self.sizes))]
+        if not grid:
+            return sp.csr_array((0, 0))
+        return sp.csr_array(sp.block_array(grid, format="csr"))
+
+    @classmethod
+    def from_design(cls, design: Design) -> CrossProducts:
+        """Cross-products of a design that is in memory.
+
+        Parameters
+        ----------
+        design : Design
+            Response, fixed and random design, weights and offset.
+        """
+        y = design.y if design.offset is None else design.y - design.offset
+        basis = working_basis(design.X, y, design.weights)
+        B, C = _fixed_products(design, y, basis)
+        w = design.weights
+        positive = None if w is None else w > 0
+        return cls(
+            sizes=tuple((term.k, term.n_levels) for term in design.terms),
+            pairs={
+                (s, t): _pair_blocks(design.terms[s], design.terms[t], w)
+                for s in range(len(design.terms))
+                for t in range(s + 1)
+            },
+            B=B,
+            C=C,
+            basis=basis,
+            n=design.n if positive is None else int(positive.sum()),
+            sum_log_w=0.0 if w is None else float(np.log(w[positive]).sum()),
+        )
+
+
+def _to_bsr(blocks: PairBlocks) -> sp.bsr_array:
+    """SciPy's block-sparse form of a pair, (l_s * k_s, l_t * k_t)."""
+    turned = blocks.transposed()
+    data = np.ascontiguousarray(turned.data.transpose(0, 2, 1))
+    _, ks, kt = blocks.data.shape
+    shape = (blocks.n_rows * ks, (len(blocks.indptr) - 1) * kt)
+    return sp.bsr_array((data, turned.rows, turned.indptr), shape=shape)
+
+
+# --------------------------------------------------------------------------- working basis
+
+
+def working_basis(X: FloatArray, y: FloatArray, w: FloatArray | None) -> Basis:
+    """Independent columns of X, the map that makes them orthonormal, and the OLS shift.
+
+    The Gram matrix decides when the columns are clearly independent. Otherwise X is
+    factored by QR in row blocks and a column is dropped, as R's ``lm`` and lme4 do, when
+    what the kept columns to its left leave of it is below `RANK_TOLERANCE` of its norm.
+
+    Parameters
+    ----------
+    X : ndarray, (n, p)
+    y : ndarray, (n,)
+        Response less offset.
+    w : ndarray, (n,), or None
+        Prior weights.
+    """
+    p = X.shape[1]
+    if p == 0:
+        return Basis(0, np.zeros(0, dtype=np.intp), np.zeros((0, 0)), np.zeros(0))
+    R, kept = _gram_factor(X, w), np.arange(p)
+    if R is None:
+        R, kept = _qr_factor(X, w)
+    T = sla.solve_triangular(R, np.eye(len(kept)))
+    shift = np.zeros(len(kept))
+    for _ in range(2):  # a second pass removes the rounding error of the first
+        basis = Basis(p, kept, T, shift)
+        shift = shift + T @ _gram(X, y, w, basis)[:-1, -1]
+    return Basis(p, kept, T, shift)
+
+
+def _row_blocks(n: int) -> list[slice]:
+    return [slice(start, min(start + CHUNK_ROWS, n)) for start in range(0, n, CHUNK_ROWS)]
+
+
+def _gram(X: FloatArray, y: FloatArray, w: FloatArray | None, basis: Basis) -> FloatArray:
+    """``[Q, y - X shift]'W[Q, y - X shift]``."""
+    G = np.zeros((basis.rank + 1, basis.rank + 1))
+    for rows in _row_blocks(len(y)):
+        part = basis.apply(X[rows], y[rows])
+        G += part.T @ (part if w is None else part * w[rows, None])
+    return G
+
+
+def _gram_factor(X: FloatArray, w: FloatArray | None) -> FloatArray | None:
+    """Upper Cholesky factor of X'WX, or None where columns may be dependent."""
+    p = X.shape[1]
+    G = np.zeros((p, p))
+    for rows in _row_blocks(len(X)):
+        part = X[rows]
+        G += part.T @ (part if w is None else part * w[rows, None])
+    scale = np.sqrt(np.diag(G))
+    if not (scale > 0).all():
+        return None
+    R, info = sla.lapack.dpotrf(G / np.outer(scale, scale), lower=0)
+    clearly_independent = 1e-3  # squared in the Gram matrix: far above rounding
+    if info or np.diag(R).min() < clearly_independent:
+        return None
+    return np.triu(R) * scale
+
+
+def _qr_factor(X: FloatArray, w: FloatArray | None) -> tuple[FloatArray, IntArray]:
+    """Triangular factor of the independent columns of ``sqrt(W) X``, and which they are."""
+    p = X.shape[1]
+    R = np.zeros((0, p))
+    for rows in _row_blocks(len(X)):
+        part = X[rows] if w is None else X[rows] * np.sqrt(w[rows, None])
+        R = np.linalg.qr(np.vstack([R, part]), mode="r")
+    norms = np.linalg.norm(R, axis=0)
+    kept: list[int] = []
+    Q = np.zeros((len(R), 0))
+    for j in range(p):
+        left = R[:, j] - Q @ (Q.T @ R[:, j])
+        left -= Q @ (Q.T @ left)
+        size = np.linalg.norm(left)
+        if size > RANK_TOLERANCE * norms[j]:
+            kept.append(j)
+            Q = np.column_stack([Q, left / size])
+    columns = np.array(kept, dtype=np.intp)
+    return np.triu(Q.T @ R[:, columns]), columns
+
+
+# ----------------------------------------------------------------------------- products
+
+
+def _fixed_products(design: Design, y: FloatArray, basis: Basis) -> tuple[FloatArray, FloatArray]:
+    """B and C, one block of rows at a time."""
+    m = basis.rank + 1
+    B, C = np.zeros((design.q, m)), np.zeros((m, m))
+    parts = term_slices(design.terms)
+    for rows in _row_blocks(design.n):
+        Xy = basis.apply(design.X[rows], y[rows])
+        weighted = Xy if design.weights is None else Xy * design.weights[rows, None]
+        C += Xy.T @ weighted
+        for term, part in zip(design.terms, parts, strict=True):
+            _add_term_product(B[part], term, rows, weighted)
+    return B, C
+
+
+def _add_term_product(
+    out: FloatArray, term: RandomTerm, rows: slice, weighted: FloatArray
+) -> None:
+    """Add ``Z_t[rows]' weighted`` to ``out``, (l * k, r + 1)."""
+    if term.block is not None:
+        out += term.block[rows].T @ weighted
+        return
+    assert term.codes is not None
+    values = None if term.values is None else term.values[rows]
+    if len(term.codes) < SMALL_ROWS:
+        out += _small_z(term.codes[rows], values, term.k, term.n_levels).T @ weighted
+    elif values is None:
+        kernels.add_rows(term.codes[rows], weighted, out)
+    else:
+        kernels.add_scaled_rows(term.codes[rows], values, weighted, out)
+
+
+def _small_z(codes: IntArray, values: FloatArray | None, k: int, l: int) -> CSR:
+    """Z_t of some rows."""
+    present = codes >= 0
+    columns = codes[present, None] * k + np.arange(k)
+    data = np.ones((len(columns), 1)) if values is None else values[present]
+    indptr = np.concatenate([[0], np.cumsum(present) * k])
+    return sp.csr_array((data.ravel(), columns.ravel(), indptr), shape=(len(codes), l * k))
+
+
+def _pair_blocks(s: RandomTerm, t: RandomTerm, w: FloatArray | None) -> PairBlocks:
+    """``Z_s'WZ_t`` in blocks."""
+    if s.codes is None or t.codes is None or len(s.codes) < SMALL_ROWS:
+        return _pair_blocks_scipy(s, t, w)
+    if s is t:
+        data = kernels.diagonal_blocks(s.codes, _values(s), _weights(w), s.n_levels)
+        return PairBlocks(np.arange(s.n_levels + 1), np.arange(s.n_levels), data, s.n_levels)
+    order = kernels.sort_pairs(s.codes, t.codes, s.n_levels, t.n_levels)
+    indptr, rows, data = kernels.pair_blocks(
+        order, s.codes, t.codes, _values(s), _values(t), _weights(w), t.n_levels
+    )
+    return PairBlocks(indptr, rows, data, s.n_levels)
+
+
+def _values(term: RandomTerm) -> FloatArray:
+    """Covariate values of a term; (0, 1) stands for a column of ones."""
+    return np.zeros((0, 1)) if term.values is None else term.values
+
+
+def _weights(w: FloatArray | None) -> FloatArray:
+    return np.zeros(0) if w is None else w
+
+
+def _pair_blocks_scipy(s: RandomTerm, t: RandomTerm, w: FloatArray | None) -> PairBlocks:
+    """The same without compiled kernels: user-made blocks and small data."""
+    if s is t and s.codes is not None:
+        return _diagonal_blocks_numpy(s, w)
+    Zt = _term_z(t)
+    if w is not None:
+        Zt = sp.csr_array(Zt.multiply(w[:, None]))
+    product = (Zt.T @ _term_z(s)).tocsr()
+    if s is t:  # a level always meets itself, also when its column of Z is all zero
+        product = _with_diagonal(product)
+    product = product.tobsr(blocksize=(t.k, s.k))
+    product.sort_indices()
+    data = np.ascontiguousarray(product.data.transpose(0, 2, 1))
+    return PairBlocks(product.indptr, product.indices, data, s.n_levels)
+
+
+def _with_diagonal(matrix: CSR) -> CSR:
+    """The same matrix with its diagonal stored, zeros included."""
+    coo, diagonal = matrix.tocoo(), np.arange(matrix.shape[0])
+    rows, cols = np.concatenate([coo.row, diagonal]), np.concatenate([coo.col, diagonal])
+    data = np.concatenate([coo.data, np.zeros(len(diagonal))])
+    return sp.csr_array((data, (rows, cols)), shape=matrix.shape)
+
+
+def _diagonal_blocks_numpy(term: RandomTerm, w: FloatArray | None) -> PairBlocks:
+    """``Z_t'WZ_t`` of a coded term: one block per level, also for levels without rows."""
+    assert term.codes is not None
+    present = term.codes >= 0
+    v = np.ones((len(present), 1)) if term.values is None else term.values
+    weighted = v if w is None else v * w[:, None]
+    data = np.zeros((term.n_levels, term.k, term.k))
+    np.add.at(data, term.codes[present], (v[:, :, None] * weighted[:, None, :])[present])
+    levels = np.arange(term.n_levels)
+    return PairBlocks(np.arange(term.n_levels + 1), levels, data, term.n_levels)
+
+
+def _term_z(term: RandomTerm) -> CSR:
+    if term.block is not None:
+        return term.block
+    assert term.codes is not None
+    return _small_z(term.codes, term.values, term.k, term.n_levels)

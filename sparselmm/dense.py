@@ -1,0 +1,97 @@
+"""The dense twin: textbook formulas with the n x n matrix V, the oracle of every test.
+
+    V = W^-1 + Z Lambda Lambda'Z',   beta = (X'V^-1X)^-1 X'V^-1y,   P = V^-1 - V^-1X(X'V^-1X)^-1X'V^-1
+    -2 log L = n log(2 pi sigma^2) + log det V + (y - X beta)'V^-1(y - X beta) / sigma^2
+
+(Searle, Casella & McCulloch 1992, sections 6.2 and 6.6; the gradient is their section 6.3.)
+Nothing is shared with the sparse engine but the design.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.linalg as sla
+
+from sparselmm._typing import FloatArray
+from sparselmm.covariance import Covariance
+from sparselmm.crossprod import working_basis
+from sparselmm.deviance import PLSFit
+from sparselmm.terms import Design
+
+
+class DenseDeviance:
+    """Profiled deviance by dense linear algebra on the rows; memory n^2, time n^3.
+
+    Parameters
+    ----------
+    design : Design
+        The rows.
+    covariance : Covariance
+        Map from theta to Lambda.
+    reml : bool
+        REML criterion instead of -2 log-likelihood.
+    """
+
+    def __init__(self, design: Design, covariance: Covariance, *, reml: bool):
+        w = np.ones(design.n) if design.weights is None else design.weights
+        rows = w > 0
+        y = design.y if design.offset is None else design.y - design.offset
+        kept = working_basis(design.X, y, design.weights).kept
+        self.X, self.y = design.X[rows][:, kept], y[rows]
+        self.Z, self.w = design.Z.toarray()[rows], w[rows]
+        self.terms, self.covariance, self.reml = design.terms, covariance, reml
+        self.df = len(self.y) - (self.X.shape[1] if reml else 0)
+
+    def _lambda(self, theta: FloatArray) -> FloatArray:
+        factors = self.covariance.factors(theta)
+        blocks = [
+            np.kron(np.eye(term.n_levels), lam)
+            for term, lam in zip(self.terms, factors, strict=True)
+        ]
+        return sla.block_diag(*blocks)
+
+    def at(self, theta: FloatArray) -> PLSFit:
+        """The solution at theta, with ``b = Psi Z'V^-1(y - X beta)``."""
+        theta = np.asarray(theta, dtype=float)
+        X, y, Lam = self.X, self.y, self._lambda(theta)
+        ZL = self.Z @ Lam
+        V = np.diag(1.0 / self.w) + ZL @ ZL.T
+        root = sla.cho_factor(V, lower=True)
+        XtVX = X.T @ sla.cho_solve(root, X)
+        vcov = np.linalg.inv(XtVX)
+        beta = vcov @ (X.T @ sla.cho_solve(root, y))
+        residual = y - X @ beta
+        weighted = sla.cho_solve(root, residual)
+        pwrss = float(residual @ weighted)
+        logdet = float(2.0 * np.log(np.diag(root[0])).sum())
+        ldRX2 = float(np.linalg.slogdet(XtVX)[1]) if X.shape[1] else 0.0
+        deviance = logdet + self.df * (1.0 + np.log(2.0 * np.pi * pwrss / self.df))
+        u = ZL.T @ weighted
+        return PLSFit(
+            theta=theta, beta=beta, vcov_unscaled=vcov, u=u, b=Lam @ u,
+            ldL2=logdet + float(np.log(self.w).sum()), ldRX2=ldRX2, pwrss=pwrss,
+            deviance=float(deviance + (ldRX2 if self.reml else 0.0)), df=self.df, reml=self.reml,
+        )  # fmt: skip
+
+    def value(self, theta: FloatArray) -> float:
+        """Deviance at theta."""
+        return self.at(theta).deviance
+
+    def gradient(self, theta: FloatArray) -> FloatArray:
+        """``tr(V^-1 V_i)`` (ML) or ``tr(P V_i)`` (REML) less ``y'P V_i P y / sigma^2``."""
+        theta = np.asarray(theta, dtype=float)
+        fit, Lam = self.at(theta), self._lambda(theta)
+        ZL = self.Z @ Lam
+        Vinv = np.linalg.inv(np.diag(1.0 / self.w) + ZL @ ZL.T)
+        VX = Vinv @ self.X
+        P = Vinv - VX @ fit.vcov_unscaled @ VX.T
+        Py = P @ self.y
+        out = np.empty(len(theta))
+        for i in range(len(theta)):
+            step = np.zeros(len(theta))
+            step[i] = 1.0
+            E = self.Z @ self._lambda(step)  # Lambda is linear in theta
+            Vi = E @ ZL.T + ZL @ E.T
+            trace = np.sum((P if self.reml else Vinv) * Vi)
+            out[i] = trace - float(Py @ Vi @ Py) / fit.scale
+        return out

@@ -1,0 +1,371 @@
+"""The profiled deviance of a linear mixed model, its exact gradient and its curvature.
+
+With ``M = Lambda'A Lambda + I``, ``K = M^-1 Lambda'B`` and ``S = C - (Lambda'B)'K``, which equals
+``[Xy]'V^-1[Xy]`` for ``V = Var(y) / sigma^2``,
+
+    beta = S_xx^-1 S_xy,   pwrss = S_yy - S_yx beta,   df = n - p (REML) or n (ML)
+    deviance = log det M + [REML: log det S_xx] + df (1 + log(2 pi pwrss / df)) - sum log w
+
+(Bates, Maechler, Bolker & Walker 2015, eqs. 34 and 41, in cross-products instead of rows.)
+
+Gradient. Put ``G = M^-1``, ``u = K (-beta, 1)`` and ``D = B - A Lambda K = Z'V^-1[Xy]``. Because
+``Lambda'A Lambda = M - I``, also ``Lambda'D = K`` and ``lambda_t' sum_j (A Lambda G)_jj =
+l_t I - sum_j G_jj`` (sums over the levels j of term t), so that for an invertible ``lambda_t``
+the derivative with respect to all entries of ``lambda_t`` is
+
+    Gamma_t = 2 lambda_t^-T [ l_t I - sum_j ( G_jj + K_xj S_xx^-1 K_xj' + (df / pwrss) u_j u_j' ) ]
+
+with the middle term for REML only. Near a singular ``lambda_t`` the same is computed without
+the inverse from ``A``, ``D`` and G on the pattern of A.
+
+Curvature. The average-information matrix (Gilmour, Thompson & Cullis 1995), the mean of
+observed and expected information, needs solves only; to it comes the exact curvature
+``2 G_Psi (x) I`` of ``theta -> lambda lambda'``, which is what bends the deviance at a zero
+variance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import scipy.linalg as sla
+
+from sparselmm._typing import FloatArray
+from sparselmm.cholesky import NotPositiveDefiniteError
+from sparselmm.covariance import Covariance
+from sparselmm.crossprod import CrossProducts
+from sparselmm.solvers import BlockSolver
+
+NEARLY_SINGULAR = 1e-4
+"""Below this share of its largest entry a diagonal of lambda_t counts as singular: dividing by
+it would cost more than half the digits of the gradient."""
+
+HESSIAN_STEP = 1e-5
+"""Step of central differences of the exact gradient: eps^(1/3) balances truncation and rounding."""
+
+
+@dataclass(frozen=True, eq=False)
+class PLSFit:
+    """The penalized least-squares solution at one theta: the model as it stands there.
+
+    Attributes
+    ----------
+    theta : ndarray, (n_theta,)
+    beta : ndarray, (r,)
+        Fixed effects of the independent columns of X, in the units of X and y.
+    vcov_unscaled : ndarray, (r, r)
+        ``(X'V^-1X)^-1``; times ``sigma**2`` it is the covariance of ``beta``.
+    u, b : ndarray, (q,)
+        Conditional modes of the spherical and of the original random effects.
+    ldL2, ldRX2 : float
+        ``log det M`` and ``log det X'V^-1X``.
+    pwrss : float
+        Penalized weighted residual sum of squares.
+    deviance : float
+        -2 log-likelihood, or the REML criterion.
+    df : int
+        ``n - r`` (REML) or ``n`` (ML).
+    reml : bool
+    """
+
+    theta: FloatArray
+    beta: FloatArray
+    vcov_unscaled: FloatArray
+    u: FloatArray
+    b: FloatArray
+    ldL2: float
+    ldRX2: float
+    pwrss: float
+    deviance: float
+    df: int
+    reml: bool
+
+    @property
+    def scale(self) -> float:
+        """Residual variance ``sigma**2 = pwrss / df``."""
+        return self.pwrss / self.df
+
+    @property
+    def sigma(self) -> float:
+        """Residual standard deviation."""
+        return float(np.sqrt(self.scale))
+
+
+class Deviance(Protocol):
+    """What the sparse engine and its dense twin have in common."""
+
+    def value(self, theta: FloatArray) -> float: ...
+    def gradient(self, theta: FloatArray) -> FloatArray: ...
+    def at(self, theta: FloatArray) -> PLSFit: ...
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    """Everything the value needed, kept for the gradient at the same theta."""
+
+    theta: FloatArray
+    lams: list[FloatArray]
+    K: FloatArray  # (q, r + 1)
+    Rxx: FloatArray  # upper Cholesky factor of S_xx
+    gamma: FloatArray  # fixed effects in the working basis
+    ldM: float
+    pwrss: float
+    deviance: float
+
+    @cached_property
+    def residual(self) -> FloatArray:
+        """``(-gamma, 1)``: what turns columns [Q, y] into residuals."""
+        return np.append(-self.gamma, 1.0)
+
+    @cached_property
+    def u(self) -> FloatArray:
+        return self.K @ self.residual
+
+    @cached_property
+    def Kx(self) -> FloatArray:
+        """``K_x S_xx^-1/2``, (q, r)."""
+        r = len(self.gamma)
+        if r == 0:
+            return np.zeros((len(self.K), 0))
+        return self.K[:, :-1] @ sla.solve_triangular(self.Rxx, np.eye(r))
+
+
+class ProfiledDeviance:
+    """Profiled ML or REML deviance as a function of theta, from cross-products.
+
+    Parameters
+    ----------
+    cross : CrossProducts
+        Sufficient statistics of the data.
+    covariance : Covariance
+        Map from theta to Lambda.
+    solver : BlockSolver
+        Factorization of M; its numeric factor is reused by value and gradient.
+    reml : bool
+        REML criterion instead of -2 log-likelihood.
+    """
+
+    def __init__(
+        self, cross: CrossProducts, covariance: Covariance, solver: BlockSolver, *, reml: bool
+    ):
+        self.cross = cross
+        self.covariance = covariance
+        self.solver = solver
+        self.reml = reml
+        self.df = cross.n - cross.basis.rank if reml else cross.n
+        self._state: _State | None = None
+        self.n_factorizations = 0
+
+    # ---------------------------------------------------------------------------- value
+
+    def _at(self, theta: FloatArray) -> _State:
+        if self._state is None or not np.array_equal(theta, self._state.theta):
+            self._state = None
+            self._state = self._evaluate(np.array(theta, dtype=float))
+        return self._state
+
+    def _evaluate(self, theta: FloatArray) -> _State:
+        cross = self.cross
+        lams = self.covariance.factors(theta)
+        self.n_factorizations += 1
+        ldM = self.solver.factorize(lams)
+        right = self._left(lams, cross.B)
+        K = self.solver.solve(right)
+        S = cross.C - right.T @ K
+        r = len(S) - 1
+        Rxx, info = (
+            sla.lapack.dpotrf(S[:r, :r], lower=0) if r else (np.zeros((0, 0)), 0)
+        )
+        if info:
+            raise NotPositiveDefiniteError("X'V^-1X is not positive definite")
+        half = sla.solve_triangular(Rxx, S[:r, r], trans="T") if r else np.zeros(0)
+        pwrss = float(S[r, r] - half @ half)
+        gamma = sla.solve_triangular(Rxx, half) if r else half
+        deviance = self._criterion(ldM, Rxx, pwrss)
+        return _State(theta, lams, K, Rxx, gamma, ldM, pwrss, deviance)
+
+    def _criterion(self, ldM: float, Rxx: FloatArray, pwrss: float) -> float:
+        if not pwrss > 0:
+            raise NotPositiveDefiniteError("the residual sum of squares is zero")
+        value = ldM + self.df * (1.0 + np.log(2.0 * np.pi * pwrss / self.df))
+        if self.reml:
+            value += self._ldRX2(Rxx)
+        return float(value - self.cross.sum_log_w)
+
+    def _ldRX2(self, Rxx: FloatArray) -> float:
+        return float(2.0 * np.log(np.abs(np.diag(Rxx))).sum()) - self.cross.basis.logdet
+
+    def _left(self, lams: list[FloatArray], x: FloatArray, transpose: bool = True) -> FloatArray:
+        """``Lambda'x`` or ``Lambda x``, (q, m)."""
+        out = np.empty_like(x)
+        for lam, part, (k, l) in zip(lams, self.cross.slices, self.cross.sizes, strict=True):
+            block = x[part].reshape(l, k, -1)
+            if k == 1:
+                out[part] = x[part] * lam[0, 0]
+            else:
+                out[part] = np.matmul(lam.T if transpose else lam, block).reshape(out[part].shape)
+        return out
+
+    def value(self, theta: FloatArray) -> float:
+        """Deviance at theta.
+
+        Raises
+        ------
+        NotPositiveDefiniteError
+            If theta is so large that rounding destroys the factorization.
+        """
+        return self._at(theta).deviance
+
+    def at(self, theta: FloatArray) -> PLSFit:
+        """The penalized least-squares solution at theta."""
+        state, basis = self._at(theta), self.cross.basis
+        root = basis.T @ sla.solve_triangular(state.Rxx, np.eye(basis.rank)) if basis.rank else basis.T
+        return PLSFit(
+            theta=state.theta.copy(),
+            beta=basis.shift + basis.T @ state.gamma,
+            vcov_unscaled=root @ root.T,
+            u=state.u,
+            b=self._left(state.lams, state.u[:, None], transpose=False)[:, 0],
+            ldL2=state.ldM,
+            ldRX2=self._ldRX2(state.Rxx),
+            pwrss=state.pwrss,
+            deviance=state.deviance,
+            df=self.df,
+            reml=self.reml,
+        )
+
+    # ------------------------------------------------------------------------- gradient
+
+    def gradient(self, theta: FloatArray) -> FloatArray:
+        """Exact gradient of the deviance in theta, (n_theta,)."""
+        return self.covariance.pick(self._gamma_blocks(self._at(theta)))
+
+    def _gamma_blocks(self, state: _State) -> list[FloatArray]:
+        """Derivative with respect to every entry of every ``lambda_t``, each (k, k)."""
+        singular = [t for t, lam in enumerate(state.lams) if _nearly_singular(lam)]
+        dense = {t: self._gamma_at_boundary(state, t) for t in singular if state.lams[t].any()}
+        out = []
+        for t, lam in enumerate(state.lams):
+            if t in dense:
+                out.append(dense[t])
+            elif t in singular:  # lambda_t = 0: the deviance is even in it
+                out.append(np.zeros_like(lam))
+            else:
+                inner = self._information_gap(state, t)
+                out.append(2.0 * sla.solve_triangular(lam, inner, lower=True, trans="T"))
+        return out
+
+    def _information_gap(self, state: _State, t: int) -> FloatArray:
+        """``l I - sum_j (G_jj + K_xj S_xx^-1 K_xj' + (df / pwrss) u_j u_j')``, (k, k)."""
+        k, l = self.cross.sizes[t]
+        part = self.cross.slices[t]
+        gap = l * np.eye(k) - self.solver.inverse_blocks(t).sum(axis=0)
+        u = state.u[part].reshape(l, k)
+        gap -= (self.df / state.pwrss) * (u.T @ u)
+        if self.reml:
+            Kx = state.Kx[part].reshape(l, k, -1).transpose(1, 0, 2).reshape(k, -1)
+            gap -= Kx @ Kx.T
+        return gap
+
+    def _gamma_at_boundary(self, state: _State, t: int) -> FloatArray:
+        """The same derivative without the inverse of ``lambda_t``."""
+        k, l = self.cross.sizes[t]
+        part = self.cross.slices[t]
+        total = self._trace_blocks(state, t)
+        LK = self._left(state.lams, state.K, transpose=False)
+        D = self.cross.B[part] - self.cross.A[part] @ LK
+        d, u = (D @ state.residual).reshape(l, k), state.u[part].reshape(l, k)
+        total -= (self.df / state.pwrss) * (d.T @ u)
+        if self.reml and len(state.gamma):
+            Dx = D[:, :-1] @ sla.solve_triangular(state.Rxx, np.eye(len(state.gamma)))
+            Dx = Dx.reshape(l, k, -1).transpose(1, 0, 2).reshape(k, -1)
+            Kx = state.Kx[part].reshape(l, k, -1).transpose(1, 0, 2).reshape(k, -1)
+            total -= Dx @ Kx.T
+        return 2.0 * total
+
+    def _trace_blocks(self, state: _State, t: int) -> FloatArray:
+        """``sum_j (A Lambda G)_jj`` over the levels of term t from G on the pattern of A."""
+        k = self.cross.sizes[t][0]
+        total = np.zeros((k, k))
+        for s in range(len(self.cross.sizes)):
+            pair = (max(s, t), min(s, t))
+            A, G = self.cross.pairs[pair].data, self.solver.inverse_on_pattern(pair)
+            if s > t:  # blocks (s, t): A[t, s] lambda_s G[s, t]
+                total += np.einsum("bsi,sr,brj->ij", A, state.lams[s], G, optimize=True)
+            else:  # blocks (t, s): A[t, s] lambda_s G[s, t], G[s, t] the transpose of G[t, s]
+                total += np.einsum("bis,sr,bjr->ij", A, state.lams[s], G, optimize=True)
+        return total
+
+    # ------------------------------------------------------------------------ curvature
+
+    def average_information(self, theta: FloatArray) -> FloatArray:
+        """Average-information matrix of the deviance in theta, sigma^2 profiled out.
+
+        Returns
+        -------
+        ndarray, (n_theta, n_theta)
+            Positive semi-definite; approximates the Hessian of the deviance where its
+            gradient vanishes.
+        """
+        state = self._at(theta)
+        g, d = self._directions(state)
+        Ag = self.cross.A @ g
+        right = self._left(state.lams, Ag)
+        Q = g.T @ Ag - right.T @ self.solver.solve(right)
+        if len(state.gamma):
+            Dg = self.cross.B[:, :-1].T @ g - state.K[:, :-1].T @ right
+            half = sla.solve_triangular(state.Rxx, Dg, trans="T")
+            Q -= half.T @ half
+        gd = g.T @ d
+        return (Q - np.outer(gd, gd) / state.pwrss) * (self.df / state.pwrss)
+
+    def _directions(self, state: _State) -> tuple[FloatArray, FloatArray]:
+        """Columns ``g_i = E_i u + Lambda E_i'd`` (q, n_theta), and ``d = Z'V^-1(y - X beta)``."""
+        cov, cross = self.covariance, self.cross
+        b = self._left(state.lams, state.u[:, None], transpose=False)
+        d = cross.B @ state.residual - (cross.A @ b)[:, 0]
+        g = np.zeros((cross.q, cov.n_theta))
+        for t, term in enumerate(cov.terms):
+            k, l = cross.sizes[t]
+            part, lam = cross.slices[t], state.lams[t]
+            u_t, d_t = state.u[part].reshape(l, k), d[part].reshape(l, k)
+            block = g[part].reshape(l, k, -1)
+            for i, r, c in zip(
+                range(cov.slices[t].start, cov.slices[t].stop), term.rows, term.cols, strict=True
+            ):
+                block[:, r, i] += u_t[:, c]
+                block[:, :, i] += d_t[:, r, None] * lam[:, c]
+        return g, d
+
+    def newton_matrix(self, theta: FloatArray) -> FloatArray:
+        """Average information plus the exact curvature of ``theta -> lambda lambda'``."""
+        state = self._at(theta)
+        H = self.average_information(theta)
+        gammas = self._gamma_blocks(state)
+        for t, term in enumerate(self.covariance.terms):
+            lam, at = state.lams[t], self.covariance.slices[t]
+            if _nearly_singular(lam):
+                continue
+            psi = 0.5 * sla.solve_triangular(lam, gammas[t].T, lower=True, trans="T").T
+            same = term.cols[:, None] == term.cols[None, :]
+            block = (psi + psi.T)[np.ix_(term.rows, term.rows)]
+            H[at, at] += np.where(same, block, 0.0)
+        return H
+
+    def hessian(self, theta: FloatArray) -> FloatArray:
+        """Hessian of the deviance in theta by central differences of the exact gradient."""
+        theta = np.asarray(theta, dtype=float)
+        H = np.empty((len(theta), len(theta)))
+        for i in range(len(theta)):
+            step = np.zeros(len(theta))
+            step[i] = HESSIAN_STEP * max(1.0, abs(theta[i]))
+            H[i] = (self.gradient(theta + step) - self.gradient(theta - step)) / (2.0 * step[i])
+        return 0.5 * (H + H.T)
+
+
+def _nearly_singular(lam: FloatArray) -> bool:
+    diagonal = np.abs(np.diag(lam))
+    return bool(diagonal.min() <= NEARLY_SINGULAR * max(np.abs(lam).max(), NEARLY_SINGULAR))

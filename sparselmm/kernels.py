@@ -1,0 +1,482 @@
+"""Every compiled loop of the package: arrays in, arrays out.
+
+Each function is plain Python over NumPy arrays; :func:`compiled` hands it to numba at its
+first call and caches the machine code on disk, so importing the package compiles nothing
+and a fit that needs no kernel never loads numba. ``NUMBA_DISABLE_JIT=1`` runs them as
+plain Python. None of them checks its arguments: callers do.
+
+Coupling lists. Several kernels work on a *leading* grouping factor whose part of
+``M = Lambda'A Lambda + I`` is block diagonal with blocks ``D_l`` (k x k). The entries of M that
+couple level ``l`` with the other columns ("trailing" columns, numbered from 0) are stored
+as a list per level: ``cols[indptr[l]:indptr[l + 1]]`` ascending, and for each entry the k
+coefficients ``V[e, :]`` of that trailing column.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+
+from sparselmm._typing import FloatArray, IntArray
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def compiled(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile with numba at the first call, caching on disk."""
+    jitted: list[Callable[..., Any]] = []
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not jitted:
+            import numba  # loaded late: a fit that needs no kernel does not pay for it
+
+            jitted.append(numba.njit(cache=True, nogil=True)(function))
+        result: R = jitted[0](*args, **kwargs)
+        return result
+
+    return call
+
+
+# ------------------------------------------------------------------------ cross-products
+
+
+@compiled
+def add_rows(codes: IntArray, rows: FloatArray, out: FloatArray) -> None:
+    """``out[codes[i]] += rows[i]``; rows (m, c), out (l, c); negative codes are skipped."""
+    for i in range(codes.shape[0]):
+        j = codes[i]
+        if j >= 0:
+            for c in range(rows.shape[1]):
+                out[j, c] += rows[i, c]
+
+
+@compiled
+def add_scaled_rows(codes: IntArray, values: FloatArray, rows: FloatArray, out: FloatArray) -> None:
+    """``out[codes[i] k + r] += values[i, r] rows[i]``; values (m, k), out (l k, c)."""
+    k = values.shape[1]
+    for i in range(codes.shape[0]):
+        j = codes[i]
+        if j >= 0:
+            for r in range(k):
+                v = values[i, r]
+                for c in range(rows.shape[1]):
+                    out[j * k + r, c] += v * rows[i, c]
+
+
+@compiled
+def diagonal_blocks(codes: IntArray, values: FloatArray, w: FloatArray, n_levels: int) -> FloatArray:
+    """``sum_i w_i v_i v_i'`` over the rows of each level, (l, k, k).
+
+    ``values`` of shape (0, 1) stands for ones, ``w`` of length 0 for unit weights.
+    """
+    k = values.shape[1]
+    ones, unit = values.shape[0] == 0, w.shape[0] == 0
+    out = np.zeros((n_levels, k, k))
+    for i in range(codes.shape[0]):
+        j = codes[i]
+        if j < 0:
+            continue
+        wi = 1.0 if unit else w[i]
+        if ones:
+            out[j, 0, 0] += wi
+        else:
+            for r in range(k):
+                for c in range(k):
+                    out[j, r, c] += wi * values[i, r] * values[i, c]
+    return out
+
+
+@compiled
+def sort_pairs(codes_s: IntArray, codes_t: IntArray, n_s: int, n_t: int) -> IntArray:
+    """Rows ordered by (code_t, code_s), rows without a level left out: two counting sorts."""
+    n = codes_s.shape[0]
+    start = np.zeros(n_s + 1, dtype=np.int64)
+    m = 0
+    for i in range(n):
+        if codes_s[i] >= 0 and codes_t[i] >= 0:
+            start[codes_s[i] + 1] += 1
+            m += 1
+    for j in range(n_s):
+        start[j + 1] += start[j]
+    by_s = np.empty(m, dtype=codes_s.dtype)
+    for i in range(n):
+        if codes_s[i] >= 0 and codes_t[i] >= 0:
+            by_s[start[codes_s[i]]] = i
+            start[codes_s[i]] += 1
+    begin = np.zeros(n_t + 1, dtype=np.int64)
+    for e in range(m):
+        begin[codes_t[by_s[e]] + 1] += 1
+    for j in range(n_t):
+        begin[j + 1] += begin[j]
+    order = np.empty(m, dtype=codes_s.dtype)
+    for e in range(m):
+        i = by_s[e]
+        order[begin[codes_t[i]]] = i
+        begin[codes_t[i]] += 1
+    return order
+
+
+@compiled
+def pair_blocks(
+    order: IntArray,
+    codes_s: IntArray,
+    codes_t: IntArray,
+    values_s: FloatArray,
+    values_t: FloatArray,
+    w: FloatArray,
+    n_t: int,
+) -> tuple[IntArray, IntArray, FloatArray]:
+    """``Z_s'WZ_t`` in blocks from rows sorted by (code_t, code_s).
+
+    Returns ``indptr`` (n_t + 1,), ``rows`` (nb,) and ``data`` (nb, k_s, k_t). ``values`` of
+    shape (0, 1) stand for ones, ``w`` of length 0 for unit weights.
+    """
+    ks, kt = values_s.shape[1], values_t.shape[1]
+    ones_s, ones_t = values_s.shape[0] == 0, values_t.shape[0] == 0
+    unit = w.shape[0] == 0
+    m = order.shape[0]
+    nb = 0
+    for e in range(m):
+        i = order[e]
+        if e == 0 or codes_t[i] != codes_t[order[e - 1]] or codes_s[i] != codes_s[order[e - 1]]:
+            nb += 1
+    indptr = np.zeros(n_t + 1, dtype=np.int64)
+    rows = np.empty(nb, dtype=codes_s.dtype)
+    data = np.zeros((nb, ks, kt))
+    b = -1
+    for e in range(m):
+        i = order[e]
+        if e == 0 or codes_t[i] != codes_t[order[e - 1]] or codes_s[i] != codes_s[order[e - 1]]:
+            b += 1
+            rows[b] = codes_s[i]
+            indptr[codes_t[i] + 1] += 1
+        wi = 1.0 if unit else w[i]
+        for r in range(ks):
+            vs = wi if ones_s else wi * values_s[i, r]
+            for c in range(kt):
+                data[b, r, c] += vs if ones_t else vs * values_t[i, c]
+    for j in range(n_t):
+        indptr[j + 1] += indptr[j]
+    return indptr, rows, data
+
+
+# ---------------------------------------------------------------- leading-factor elimination
+
+
+@compiled
+def inverse_factors(D: FloatArray) -> tuple[FloatArray, float]:
+    """Inverse Cholesky factors of many small matrices, and the sum of their log determinants.
+
+    D (l, k, k), symmetric positive definite. Returns ``R`` (l, k, k) lower triangular with
+    ``R D R' = I``, that is ``R = C^-1`` for ``D = C C'``. A matrix that is not positive
+    definite gives NaN.
+    """
+    l, k = D.shape[0], D.shape[1]
+    R = np.zeros((l, k, k))
+    C = np.zeros((k, k))
+    logdet = 0.0
+    for j in range(l):
+        for a in range(k):
+            for b in range(a + 1):
+                s = D[j, a, b]
+                for c in range(b):
+                    s -= C[a, c] * C[b, c]
+                if a == b:
+                    C[a, a] = np.sqrt(s) if s > 0 else np.nan
+                else:
+                    C[a, b] = s / C[b, b]
+            logdet += 2.0 * np.log(C[a, a])
+        for b in range(k):
+            R[j, b, b] = 1.0 / C[b, b]
+            for a in range(b + 1, k):
+                s = 0.0
+                for c in range(b, a):
+                    s -= C[a, c] * R[j, c, b]
+                R[j, a, b] = s / C[a, a]
+    return R, logdet
+
+
+@compiled
+def scale_couplings(R: FloatArray, indptr: IntArray, V: FloatArray) -> None:
+    """``V[e] = R_l V[e]`` in place for every coupling entry e of level l; V (ne, k)."""
+    k = R.shape[1]
+    for l in range(R.shape[0]):
+        for e in range(indptr[l], indptr[l + 1]):
+            for a in range(k - 1, -1, -1):
+                s = 0.0
+                for b in range(a + 1):
+                    s += R[l, a, b] * V[e, b]
+                V[e, a] = s
+
+
+@compiled
+def schur_dense(
+    colptr: IntArray, level: IntArray, entry: IntArray,
+    indptr: IntArray, cols: IntArray, Y: FloatArray, S: FloatArray,
+) -> None:  # fmt: skip
+    """``S -= Y'Y``, upper triangle, trailing column by trailing column.
+
+    ``colptr, level, entry`` is the coupling list seen from the trailing columns: entry
+    ``entry[f]`` of level ``level[f]`` for f in ``colptr[a]:colptr[a + 1]``. S (r, r) C order.
+    """
+    k = Y.shape[1]
+    for a in range(colptr.shape[0] - 1):
+        for f in range(colptr[a], colptr[a + 1]):
+            e = entry[f]
+            stop = indptr[level[f] + 1]
+            if k == 1:
+                y = Y[e, 0]
+                for g in range(e, stop):
+                    S[a, cols[g]] -= y * Y[g, 0]
+            else:
+                for g in range(e, stop):
+                    s = 0.0
+                    for c in range(k):
+                        s += Y[e, c] * Y[g, c]
+                    S[a, cols[g]] -= s
+
+
+@compiled
+def schur_sparse(
+    colptr: IntArray, level: IntArray, entry: IntArray,
+    indptr: IntArray, cols: IntArray, Y: FloatArray,
+    s_indptr: IntArray, s_rows: IntArray, s_data: FloatArray,
+) -> None:  # fmt: skip
+    """``S -= Y'Y`` for a sparse S: lower triangle by columns, rows ascending, in place."""
+    k = Y.shape[1]
+    work = np.zeros(colptr.shape[0] - 1)
+    for a in range(colptr.shape[0] - 1):
+        for f in range(colptr[a], colptr[a + 1]):
+            e = entry[f]
+            for g in range(e, indptr[level[f] + 1]):
+                s = 0.0
+                for c in range(k):
+                    s += Y[e, c] * Y[g, c]
+                work[cols[g]] += s
+        for h in range(s_indptr[a], s_indptr[a + 1]):
+            s_data[h] -= work[s_rows[h]]
+            work[s_rows[h]] = 0.0
+
+
+@compiled
+def couple_inverse_dense(
+    indptr: IntArray, cols: IntArray, Y: FloatArray, G: FloatArray
+) -> FloatArray:
+    """``P = Y G`` on the coupling pattern, (ne, k); G (r, r) symmetric, upper triangle read."""
+    k = Y.shape[1]
+    P = np.zeros(Y.shape)
+    for l in range(indptr.shape[0] - 1):
+        for e in range(indptr[l], indptr[l + 1]):
+            a = cols[e]
+            for c in range(k):
+                P[e, c] += Y[e, c] * G[a, a]
+            for g in range(e + 1, indptr[l + 1]):
+                x = G[a, cols[g]]
+                for c in range(k):
+                    P[e, c] += Y[g, c] * x
+                    P[g, c] += Y[e, c] * x
+    return P
+
+
+@compiled
+def couple_inverse_sparse(
+    colptr: IntArray, level: IntArray, entry: IntArray,
+    indptr: IntArray, cols: IntArray, Y: FloatArray,
+    s_indptr: IntArray, s_rows: IntArray, g_data: FloatArray,
+) -> FloatArray:  # fmt: skip
+    """``P = Y G`` on the coupling pattern, for G on the (lower, by columns) pattern of S."""
+    k = Y.shape[1]
+    P = np.zeros(Y.shape)
+    work = np.zeros(colptr.shape[0] - 1)
+    for a in range(colptr.shape[0] - 1):
+        for h in range(s_indptr[a], s_indptr[a + 1]):
+            work[s_rows[h]] = g_data[h]
+        for f in range(colptr[a], colptr[a + 1]):
+            e = entry[f]
+            for c in range(k):
+                P[e, c] += Y[e, c] * work[a]
+            for g in range(e + 1, indptr[level[f] + 1]):
+                x = work[cols[g]]
+                for c in range(k):
+                    P[e, c] += Y[g, c] * x
+                    P[g, c] += Y[e, c] * x
+    return P
+
+
+@compiled
+def couple_factor(
+    indptr: IntArray, cols: IntArray, Y: FloatArray, Linv: FloatArray
+) -> FloatArray:
+    """``sum_e Y G Y'`` per level from the inverse factor, (l, k, k); G = Linv'Linv.
+
+    ``Linv`` (r, r) lower triangular in C order of its transpose: row a of the array is
+    column a of L^-1, whose entries before a are zero.
+    """
+    k, r = Y.shape[1], Linv.shape[0]
+    out = np.zeros((indptr.shape[0] - 1, k, k))
+    work = np.empty((k, r))
+    for l in range(indptr.shape[0] - 1):
+        if indptr[l] == indptr[l + 1]:
+            continue
+        first = cols[indptr[l]]
+        for c in range(k):
+            for i in range(first, r):
+                work[c, i] = 0.0
+        for e in range(indptr[l], indptr[l + 1]):
+            a = cols[e]
+            for c in range(k):
+                y = Y[e, c]
+                for i in range(a, r):
+                    work[c, i] += y * Linv[a, i]
+        for c in range(k):
+            for d in range(c + 1):
+                s = 0.0
+                for i in range(first, r):
+                    s += work[c, i] * work[d, i]
+                out[l, c, d] = s
+                out[l, d, c] = s
+    return out
+
+
+@compiled
+def leading_products(indptr: IntArray, Y: FloatArray, P: FloatArray) -> FloatArray:
+    """``sum_e Y[e] P[e]'`` per level, (l, k, k)."""
+    k = Y.shape[1]
+    out = np.zeros((indptr.shape[0] - 1, k, k))
+    for l in range(indptr.shape[0] - 1):
+        for e in range(indptr[l], indptr[l + 1]):
+            for c in range(k):
+                for d in range(k):
+                    out[l, c, d] += Y[e, c] * P[e, d]
+    return out
+
+
+# --------------------------------------------------------------------- selected inverse
+
+
+@compiled
+def supernodes(indptr: IntArray, rows: IntArray, widest: int) -> IntArray:
+    """First column of each supernode of L (lower, by columns, rows ascending), and n.
+
+    Neighbouring columns belong together when the later one's pattern is the earlier one's
+    without its first row.
+    """
+    n = indptr.shape[0] - 1
+    starts = np.empty(n + 1, dtype=np.int64)
+    count, j = 0, 0
+    while j < n:
+        starts[count] = j
+        count += 1
+        c = j
+        while c + 1 < n and c + 1 - j < widest:
+            a, b = indptr[c] + 1, indptr[c + 1]
+            size = indptr[c + 2] - b
+            if indptr[c + 1] - a != size:
+                break
+            same = True
+            for i in range(size):
+                if rows[a + i] != rows[b + i]:
+                    same = False
+                    break
+            if not same:
+                break
+            c += 1
+        j = c + 1
+    starts[count] = n
+    return starts[: count + 1]
+
+
+@compiled
+def selected_inverse(
+    indptr: IntArray, rows: IntArray, L: FloatArray, starts: IntArray
+) -> FloatArray:
+    """Entries of ``(L L')^-1`` on the pattern of L, supernode by supernode.
+
+    With J the columns of a supernode, R the rows below them and G the inverse, the
+    recurrence of Takahashi, Fagan & Chen (1973) and Erisman & Tinney (1975) in blocks is
+
+        Y = L_RJ L_JJ^-1,   G_RJ = -G_RR Y,   G_JJ = L_JJ^-T L_JJ^-1 - Y' G_RJ,
+
+    from the last supernode to the first. ``G_RR`` is on the pattern because the rows below
+    J are a clique of L L'. L: lower triangle by columns, rows ascending, diagonal first.
+    """
+    G = np.empty(L.shape[0])
+    for s in range(starts.shape[0] - 2, -1, -1):
+        c0, m = starts[s], starts[s + 1] - starts[s]
+        r = indptr[c0 + 1] - indptr[c0] - m
+        inv = np.zeros((m, m))
+        for b in range(m):
+            inv[b, b] = 1.0 / L[indptr[c0 + b]]
+            for a in range(b + 1, m):
+                x = 0.0
+                for c in range(b, a):
+                    x -= L[indptr[c0 + c] + a - c] * inv[c, b]
+                inv[a, b] = x / L[indptr[c0 + a]]
+        block = np.dot(np.ascontiguousarray(inv.T), inv)
+        if r > 0:
+            below = indptr[c0] + m
+            LR = np.empty((r, m))
+            for b in range(m):
+                at = indptr[c0 + b] + m - b
+                for i in range(r):
+                    LR[i, b] = L[at + i]
+            GRR = np.empty((r, r))
+            for i in range(r):
+                col = rows[below + i]
+                p, stop = indptr[col], indptr[col + 1]
+                for h in range(i, r):
+                    row = rows[below + h]
+                    guess = indptr[col] + row - col
+                    if guess < stop and rows[guess] == row:
+                        p = guess
+                    else:
+                        lo, hi = p, stop
+                        while lo < hi:
+                            mid = (lo + hi) // 2
+                            if rows[mid] < row:
+                                lo = mid + 1
+                            else:
+                                hi = mid
+                        p = lo
+                    GRR[i, h] = G[p]
+                    GRR[h, i] = G[p]
+            Y = np.dot(LR, inv)
+            GRJ = np.dot(GRR, Y)
+            block += np.dot(np.ascontiguousarray(Y.T), GRJ)
+            for b in range(m):
+                at = indptr[c0 + b] + m - b
+                for i in range(r):
+                    G[at + i] = -GRJ[i, b]
+        for b in range(m):
+            for a in range(b, m):
+                G[indptr[c0 + b] + a - b] = block[a, b]
+    return G
+
+
+@compiled
+def column_counts(indptr: IntArray, rows: IntArray) -> IntArray:
+    """Nonzeros per column of the Cholesky factor of a matrix in its elimination order, (n,).
+
+    ``indptr, rows`` hold the strict upper triangle by columns (row < column). Rows of L
+    are row subtrees of the elimination tree (Liu 1990): time nnz(L), memory n.
+    """
+    n = indptr.shape[0] - 1
+    parent = np.full(n, -1, dtype=np.int64)
+    mark = np.full(n, -1, dtype=np.int64)
+    counts = np.ones(n, dtype=np.int64)
+    for i in range(n):
+        mark[i] = i
+        for e in range(indptr[i], indptr[i + 1]):
+            j = rows[e]
+            while mark[j] != i:
+                mark[j] = i
+                counts[j] += 1
+                if parent[j] == -1:
+                    parent[j] = i
+                j = parent[j]
+    return counts

@@ -1,0 +1,262 @@
+"""Random-effects terms given as matrices: statsmodels' ``VCSpec`` and the ``z_terms`` argument."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from sparselmm._typing import CSR, AnyArray, BoolArray, IntArray
+from sparselmm.coded import NewRows, TermSpec
+from sparselmm.components import stack_blocks
+from sparselmm.exceptions import DataError
+from sparselmm.factors import Factor, factorize, object_or_number
+from sparselmm.terms import Grouping, Levels, RandomTerm
+from sparselmm.validate import Rows, check_finite, check_length, check_names, warn_user
+
+Built = tuple[RandomTerm, TermSpec]
+
+
+class VCSpec:
+    """Variance components as matrices, the holder statsmodels uses.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Names of the components.
+    colnames : sequence of sequence of sequence of str
+        ``colnames[k][i]`` names the columns of ``mats[k][i]``.
+    mats : sequence of sequence of array or sparse array
+        ``mats[k][i]``, (n_i, q_ki): design of component ``k`` in the ``i``-th group, groups in
+        sorted order, rows in the order of the data.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> VCSpec(["a"], [[["1"], ["1"]]], [[np.ones((2, 1)), np.ones((3, 1))]]).names
+    ['a']
+    """
+
+    def __init__(self, names: Sequence[str], colnames: Any, mats: Any) -> None:
+        self.names = names
+        self.colnames = colnames
+        self.mats = mats
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """One component of a :class:`VCSpec`, its groups put together.
+
+    Attributes
+    ----------
+    name : str
+        Name of the component.
+    block : csr_array, (n, l)
+        All groups' matrices.
+    groups : ndarray, (l,)
+        Group label of each column.
+    columns : ndarray of str, (l,)
+        Name of each column within its group.
+    """
+
+    name: str
+    block: CSR
+    groups: AnyArray
+    columns: AnyArray
+
+    def kept(self, kept: BoolArray | None, grouping: Grouping | None) -> Stack:
+        """Only the rows kept, and the columns of groups that still have rows."""
+        if kept is None or grouping is None:
+            return self
+        still = np.flatnonzero(pd.Index(self.groups).isin(grouping.labels))
+        block = sp.csr_array(self.block[np.flatnonzero(kept)][:, still])
+        return Stack(self.name, block, self.groups[still], self.columns[still])
+
+    def term(self, rows: Rows) -> Built:
+        """The term and its memory."""
+        check_finite(self.block.data, [self.name], "a matrix of exog_vc", rows)
+        levels = Levels(("Group", self.name), (self.groups, self.columns))
+        template = RandomTerm(name=self.name, origin="vc", columns=("{}",), levels=levels)
+        return replace(template, block=self.block), StackSpec(template)
+
+
+@dataclass(frozen=True, eq=False)
+class StackSpec:
+    """Memory of a component given as matrices.
+
+    Attributes
+    ----------
+    template : RandomTerm
+        Without the block.
+    """
+
+    template: RandomTerm
+
+    def codes_used(self) -> list[str]:
+        """None: nothing is evaluated."""
+        return []
+
+    def evaluate(self, new: NewRows) -> RandomTerm:
+        """The component on new rows, columns matched by group and name."""
+        vc = new.arrays["exog_vc"]
+        if vc is None:
+            raise DataError(
+                f"component {self.template.name!r} was given as matrices; pass exog_vc= with the "
+                "matrices of the new rows"
+            )
+        stacks = {s.name: s for s in stack_all(vc, factorize(new.group_values, sort=True))}
+        if self.template.name not in stacks:
+            raise DataError(f"exog_vc has no component {self.template.name!r}")
+        stack = stacks[self.template.name]
+        known = pd.MultiIndex.from_arrays(list(self.template.levels.parts))
+        place = known.get_indexer(pd.MultiIndex.from_arrays([stack.groups, stack.columns]))
+        entries = stack.block.tocoo()
+        keep = place[entries.col] >= 0
+        where = (entries.row[keep], place[entries.col[keep]])
+        shape = (new.rows.n, self.template.n_levels)
+        return replace(self.template, block=sp.csr_array((entries.data[keep], where), shape=shape))
+
+
+def stack_all(vc: VCSpec | dict[str, Any], groups: Factor) -> list[Stack]:
+    """Every component's matrices over the groups, put together."""
+    order = np.argsort(groups.codes, kind="stable")
+    order = order[np.searchsorted(groups.codes[order], 0) :]
+    rows = np.split(order, np.flatnonzero(np.diff(groups.codes[order])) + 1)
+    if isinstance(vc, dict):
+        vc = _from_dict(vc, groups, rows)
+    check_names(list(vc.names), "components of exog_vc")
+    return [
+        _stack(name, vc.colnames[k], vc.mats[k], groups, rows) for k, name in enumerate(vc.names)
+    ]
+
+
+def _stack(
+    name: str, colnames: Any, mats: Any, groups: Factor, rows: Sequence[IntArray]
+) -> Stack:
+    if len(mats) != len(groups.labels):
+        raise DataError(
+            f"exog_vc component {name!r} has matrices for {len(mats)} groups but there are "
+            f"{len(groups.labels)}; give one per group, in sorted order"
+        )
+    pieces, start = [], 0
+    of_group, columns = [], []
+    for i, (matrix, where) in enumerate(zip(mats, rows, strict=True)):
+        matrix = matrix if sp.issparse(matrix) else np.asarray(matrix, dtype=float)
+        matrix = matrix[:, None] if matrix.ndim == 1 else matrix
+        if matrix.shape[0] != len(where):
+            raise DataError(
+                f"exog_vc component {name!r}: the matrix of group {groups.labels[i]!r} has "
+                f"{matrix.shape[0]} rows but the group has {len(where)}"
+            )
+        pieces.append((matrix, where, start))
+        start += matrix.shape[1]
+        of_group.extend([i] * matrix.shape[1])
+        columns.extend(map(str, list(colnames[i])[: matrix.shape[1]]))
+    block = stack_blocks(pieces, (len(groups.codes), start))
+    return Stack(name, block, groups.labels[of_group], np.array(columns, dtype=object))
+
+
+def _from_dict(vc: dict[str, Any], groups: Factor, rows: Sequence[IntArray]) -> VCSpec:
+    """The deprecated ``{name: {group: matrix}}``; a group without an entry has no columns."""
+    warn_user("Using deprecated variance components format", FutureWarning)
+    names, colnames, mats = list(vc), [], []
+    for name in names:
+        of_groups = []
+        for label, where in zip(groups.labels.tolist(), rows, strict=True):
+            matrix = vc[name].get(label, np.empty((len(where), 0)))
+            matrix = matrix if sp.issparse(matrix) else np.asarray(matrix, dtype=float)
+            of_groups.append(matrix[:, None] if matrix.ndim == 1 else matrix)
+        mats.append(of_groups)
+        colnames.append([[str(j) for j in range(m.shape[1])] for m in of_groups])
+    return VCSpec(names, colnames, mats)
+
+
+@dataclass(frozen=True, eq=False)
+class UserMatrix:
+    """One entry of ``z_terms``.
+
+    Attributes
+    ----------
+    name : str
+        Its key.
+    block : csr_array, (n, l)
+        The matrix.
+    labels : ndarray, (l,)
+        Names of its columns.
+    """
+
+    name: str
+    block: CSR
+    labels: AnyArray
+
+    def kept(self, kept: BoolArray | None) -> UserMatrix:
+        """Only the rows kept."""
+        if kept is None:
+            return self
+        return UserMatrix(self.name, self.block[np.flatnonzero(kept)], self.labels)
+
+    def term(self, rows: Rows) -> Built:
+        """The term and its memory."""
+        check_finite(self.block.data, [self.name], "the matrix z_terms", rows)
+        levels = Levels(("column",), (self.labels,))
+        template = RandomTerm(name=self.name, origin="array", columns=("{}",), levels=levels)
+        return replace(template, block=self.block), MatrixSpec(template)
+
+
+@dataclass(frozen=True, eq=False)
+class MatrixSpec:
+    """Memory of a ``z_terms`` entry.
+
+    Attributes
+    ----------
+    template : RandomTerm
+        Without the block.
+    """
+
+    template: RandomTerm
+
+    def codes_used(self) -> list[str]:
+        """None: nothing is evaluated."""
+        return []
+
+    def evaluate(self, new: NewRows) -> RandomTerm:
+        """The term with the new matrix."""
+        name, width = self.template.name, self.template.n_levels
+        if name not in new.arrays["z_terms"]:
+            raise DataError(
+                f"term {name!r} is a matrix of z_terms; pass z_terms={{{name!r}: Z}} with one row "
+                f"per new row and {width} columns"
+            )
+        matrix = user_matrix(name, new.arrays["z_terms"][name], new.rows.n)
+        if matrix.block.shape[1] != width:
+            raise DataError(
+                f"z_terms[{name!r}] has {matrix.block.shape[1]} columns but the fit had {width}"
+            )
+        return replace(self.template, block=matrix.block)
+
+
+def user_matrices(z_terms: Mapping[str, Any] | None, n: int) -> list[UserMatrix]:
+    """Every entry of ``z_terms``."""
+    if z_terms is None:
+        return []
+    if not isinstance(z_terms, Mapping):
+        raise DataError(
+            f"z_terms must be a dict of name to matrix, not {type(z_terms).__name__}; "
+            "write z_terms={'name': Z}"
+        )
+    return [user_matrix(str(name), Z, n) for name, Z in z_terms.items()]
+
+
+def user_matrix(name: str, Z: Any, n: int) -> UserMatrix:
+    """One matrix as sparse float64, with the names of its columns."""
+    labels = object_or_number(Z.columns) if isinstance(Z, pd.DataFrame) else None
+    dense = Z if sp.issparse(Z) else np.asarray(Z, dtype=float)
+    if dense.ndim != 2 or dense.shape[1] == 0:
+        raise DataError(f"z_terms[{name!r}] must be a matrix with columns, got shape {dense.shape}")
+    check_length(dense.shape[0], n, f"z_terms[{name!r}]")
+    block = sp.csr_array(dense, dtype=np.float64)
+    return UserMatrix(name, block, np.arange(block.shape[1]) if labels is None else labels)

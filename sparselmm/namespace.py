@@ -1,0 +1,477 @@
+"""Expressions of a formula evaluated on data: names, columns, and the calls to patsy."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from patsy import DesignInfo, EvalEnvironment, ModelDesc, PatsyError
+from patsy import builtins as patsy_builtins
+from patsy.build import build_design_matrices, design_matrix_builders
+from patsy.desc import Term
+from patsy.eval import EvalFactor
+from patsy.missing import NAAction
+
+from sparselmm._typing import FloatArray
+from sparselmm.exceptions import DataError, FormulaError, MissingDataError
+from sparselmm.factors import Factor, factorize
+from sparselmm.validate import DROP_HINT, Rows, missing_rows, unknown_column
+
+
+def factor(x: Any) -> Any:
+    """R's name for ``C(x)``."""
+    return patsy_builtins.C(x)
+
+
+R_NAMES: dict[str, Any] = {
+    "factor": factor,
+    "log": np.log,
+    "log2": np.log2,
+    "log10": np.log10,
+    "log1p": np.log1p,
+    "exp": np.exp,
+    "sqrt": np.sqrt,
+    "sin": np.sin,
+    "cos": np.cos,
+    "tan": np.tan,
+    "abs": np.abs,
+    "pi": np.pi,
+}
+PATSY_NAMES: dict[str, Any] = {
+    name: getattr(patsy_builtins, name) for name in patsy_builtins.__all__
+}
+_PYTHON_NAMES = frozenset(dir(__import__("builtins")))
+_FACTOR_CALLS = ("C", "factor")
+
+
+def capture_env(depth: int | EvalEnvironment = 0) -> EvalEnvironment:
+    """Variables a formula may use besides the columns of the data.
+
+    Parameters
+    ----------
+    depth : int or EvalEnvironment
+        0 stands for the function that calls ``capture_env``, 1 for its caller, and so on;
+        a negative number for no variables at all. An environment is returned as it is.
+
+    Returns
+    -------
+    EvalEnvironment
+    """
+    if isinstance(depth, EvalEnvironment):
+        return depth
+    if depth < 0:
+        return EvalEnvironment([{}])
+    return EvalEnvironment.capture(depth, reference=1)
+
+
+@lru_cache(maxsize=1024)
+def _parse(code: str) -> ast.expr:
+    try:
+        return ast.parse(code, mode="eval").body
+    except SyntaxError as error:
+        raise FormulaError(f"cannot read {code!r} in the formula: {error.msg}") from error
+
+
+@lru_cache(maxsize=1024)
+def names_in(code: str) -> tuple[str, ...]:
+    """Names an expression looks up, ``Q("a b")`` counted as ``a b``; functions included."""
+    tree = _parse(code)
+    bound = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+    names: dict[str, None] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            if isinstance(node.ctx, ast.Store):
+                bound.add(node.id)
+            names[node.id] = None
+        elif (quoted := quoted_name(node)) is not None:
+            names[quoted] = None
+    return tuple(name for name in names if name not in bound)
+
+
+def quoted_name(node: ast.AST) -> str | None:
+    """The name inside ``Q("...")``."""
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
+        return None
+    if node.func.id != "Q" or len(node.args) != 1 or not isinstance(node.args[0], ast.Constant):
+        return None
+    return str(node.args[0].value)
+
+
+def _dotted(code: str) -> dict[str, str]:
+    """First name of every attribute chain: ``{"Sepal": "Sepal.Length"}``."""
+    chains = {}
+    for node in ast.walk(_parse(code)):
+        if isinstance(node, ast.Attribute):
+            text = ast.unparse(node)
+            chains.setdefault(text.split(".")[0], text)
+    return chains
+
+
+@lru_cache(maxsize=1024)
+def plain_column(code: str) -> tuple[str, str] | None:
+    """Column and wrapping of an expression that is one column, or None.
+
+    ``x`` and ``Q("x")`` give ``("x", "")``, ``C(x)`` gives ``("x", "C")``, ``factor(x)``
+    gives ``("x", "factor")``, and ``C(x, Sum)`` gives ``("x", "coded")``.
+    """
+    node = _parse(code)
+    if (bare := _bare(node)) is not None:
+        return bare, ""
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args):
+        return None
+    inner = _bare(node.args[0])
+    if node.func.id not in _FACTOR_CALLS or inner is None:
+        return None
+    if len(node.args) == 1 and not node.keywords:
+        return inner, node.func.id
+    takes_levels = len(node.args) > 2 or any(k.arg != "contrast" for k in node.keywords)
+    return None if takes_levels else (inner, "coded")
+
+
+def _bare(node: ast.AST) -> str | None:
+    return node.id if isinstance(node, ast.Name) else quoted_name(node)
+
+
+@dataclass(frozen=True, eq=False)
+class Namespace:
+    """The rows in use, as the expressions of a formula see them.
+
+    Attributes
+    ----------
+    frame : DataFrame
+        Rows in use.
+    env : EvalEnvironment
+        Variables besides the columns.
+    rows : Rows
+        For messages: where these rows stand in the user's data.
+    columns : dict
+        Columns in use; strings and categoricals that serve as factors only are Categoricals.
+    """
+
+    frame: pd.DataFrame
+    env: EvalEnvironment
+    rows: Rows
+    columns: dict[str, Any]
+    _factors: dict[tuple[str, bool], Factor] = field(default_factory=dict, init=False)
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return len(self.frame)
+
+    def evaluate(self, code: str) -> Any:
+        """Value of any expression."""
+        plain = plain_column(code)
+        if plain is not None and plain[1] == "" and plain[0] in self.columns:
+            return self.columns[plain[0]]
+        try:
+            env = self.env.with_outer_namespace(PATSY_NAMES)
+            return env.eval(code, inner_namespace=self.columns)
+        except Exception as error:  # any exception of the user's own code
+            raise FormulaError(
+                f"cannot evaluate {code!r}: {type(error).__name__}: {error}"
+            ) from error
+
+    def vector(self, code: str) -> FloatArray:
+        """Value of a numeric expression, (n,)."""
+        value = np.asarray(self.evaluate(code))
+        if value.ndim == 0:
+            value = np.full(self.n, value)
+        if value.shape != (self.n,) or value.dtype.kind not in "fiu":
+            raise FormulaError(
+                f"{code!r} must give one number per row ({self.n}); it gives shape "
+                f"{value.shape} of dtype {value.dtype}"
+            )
+        return value.astype(np.float64, copy=False)
+
+    def labels(self, code: str) -> Any:
+        """Values of an expression that names a grouping factor, (n,)."""
+        plain = plain_column(code)
+        if plain is not None and plain[0] in self.columns and plain[1] != "coded":
+            return self.columns[plain[0]]
+        values = self.evaluate(code)
+        if isinstance(values, type(patsy_builtins.C([0]))):
+            values = values.data
+        if np.ndim(values) != 1 or len(values) != self.n:
+            raise FormulaError(
+                f"the grouping factor {code!r} must give one label per row ({self.n}); "
+                f"it gives shape {np.shape(values)}"
+            )
+        return values
+
+    def factor(self, code: str, *, sort: bool = False) -> Factor:
+        """Codes and labels of a grouping factor, computed once per expression."""
+        key = (code, sort)
+        if key not in self._factors:
+            self._factors[key] = factorize(self.labels(code), sort=sort)
+        return self._factors[key]
+
+
+def is_known(name: str, env: EvalEnvironment) -> bool:
+    """Whether a name can be looked up outside the data."""
+    return name in env.namespace or name in PATSY_NAMES or name in _PYTHON_NAMES
+
+
+def with_r_names(env: EvalEnvironment) -> EvalEnvironment:
+    """The environment with R's functions as fall-backs."""
+    return env.with_outer_namespace(R_NAMES)
+
+
+def used_columns(
+    codes: Mapping[str, str], frame: pd.DataFrame, env: EvalEnvironment
+) -> tuple[list[str], EvalEnvironment]:
+    """Columns that some expressions use, and the variables they take from elsewhere.
+
+    Parameters
+    ----------
+    codes : mapping
+        Expression to the place where it stands, for messages.
+    frame : DataFrame
+        The data.
+    env : EvalEnvironment
+        Variables besides the columns.
+
+    Returns
+    -------
+    columns : list of str
+    env : EvalEnvironment
+        Restricted to the names in use, so that nothing else is kept alive.
+    """
+    columns: dict[str, None] = {}
+    others: set[str] = set()
+    for code, place in codes.items():
+        for name in names_in(code):
+            if name in frame.columns:
+                columns[name] = None
+            elif is_known(name, env):
+                others.add(name)
+            else:
+                raise _unknown(name, code, frame, place)
+    namespace = env.namespace
+    return list(columns), env.subset([name for name in others if name in namespace])
+
+
+def _unknown(name: str, code: str, frame: pd.DataFrame, place: str) -> FormulaError:
+    dotted = _dotted(code).get(name)
+    if dotted is not None:
+        return FormulaError(
+            f"{dotted!r}, used in {place}, reads as attribute access in Python; "
+            f'a column of that name is written Q("{dotted}")'
+        )
+    return unknown_column(name, frame.columns, place)
+
+
+def take_columns(
+    frame: pd.DataFrame, names: Iterable[str], codes: Iterable[str],
+    categories: Mapping[str, pd.Index] | None = None,
+) -> dict[str, Any]:
+    """Columns as patsy shall see them.
+
+    Strings become Categoricals of sorted labels, once, because patsy would loop over them in
+    Python; unused categories are dropped; nullable numbers become NumPy's. A column that some
+    expression uses other than as a factor stays as it is.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Rows in use.
+    names : iterable of str
+        Columns wanted.
+    codes : iterable of str
+        Every expression that uses them.
+    categories : mapping, optional
+        Labels learned before, for new data; labels not among them become missing.
+
+    Returns
+    -------
+    dict
+        Name to Series or Categorical.
+    """
+    otherwise = {
+        name for code in codes if plain_column(code) is None for name in names_in(code)
+    }
+    out = {}
+    for name in names:
+        column = frame[name]
+        if isinstance(column, pd.DataFrame):
+            raise DataError(f"the data have {column.shape[1]} columns called {name!r}; keep one")
+        if categories is not None and name in categories:
+            column = recoded(column, categories[name])
+        elif name not in otherwise and _has_labels(column):
+            column = categorical(column)
+        elif pd.api.types.is_extension_array_dtype(column.dtype):
+            column = _as_numpy(column)
+        out[name] = column
+    return out
+
+
+def _has_labels(column: pd.Series) -> bool:
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return True
+    if column.dtype == object:
+        return pd.api.types.infer_dtype(column, skipna=True) == "string"
+    return bool(pd.api.types.is_string_dtype(column.dtype))
+
+
+def categorical(column: Any) -> pd.Series:
+    """A column as a Categorical of the labels seen; an existing order of categories is kept."""
+    seen = factorize(column)
+    dtype = column.dtype
+    ordered = isinstance(dtype, pd.CategoricalDtype) and dtype.ordered
+    values = pd.Categorical.from_codes(seen.codes, pd.Index(seen.labels), ordered=ordered)
+    return pd.Series(values, index=column.index, copy=False)
+
+
+def recoded(column: pd.Series, categories: pd.Index) -> pd.Series:
+    """A column as a Categorical of known labels; any other label becomes missing."""
+    values = pd.Categorical(column.astype(object), categories=categories)
+    return pd.Series(values, index=column.index, copy=False)
+
+
+def _as_numpy(column: pd.Series) -> pd.Series:
+    if pd.api.types.is_bool_dtype(column.dtype) and not column.hasnans:
+        return column.astype(bool)
+    if pd.api.types.is_numeric_dtype(column.dtype) and not isinstance(
+        column.dtype, pd.CategoricalDtype
+    ):
+        return pd.Series(column.to_numpy(dtype=float, na_value=np.nan), index=column.index)
+    return column
+
+
+def right_terms(text: str) -> list[Term]:
+    """patsy's terms of a one-sided formula."""
+    try:
+        return list(ModelDesc.from_formula("~ " + text).rhs_termlist)
+    except PatsyError as error:
+        raise FormulaError(f"cannot read {text!r}: {error.message}") from error
+
+
+def single_term(code: str) -> list[Term]:
+    """patsy's term list of one expression, without an intercept."""
+    return [Term([EvalFactor(code)])]
+
+
+def codes_of(terms: Iterable[Term]) -> list[str]:
+    """Expressions that patsy's terms are made of."""
+    return [factor.code for term in terms for factor in term.factors]
+
+
+def learn(termlists: Sequence[list[Term]], space: Namespace) -> list[DesignInfo]:
+    """What patsy needs to remember to build each design on these and on new data."""
+    action = NAAction(on_NA="raise")
+    with _patsy_errors(space):
+        return list(
+            design_matrix_builders(
+                termlists, lambda: iter([space.columns]), space.env, NA_action=action
+            )
+        )
+
+
+def build(infos: Sequence[DesignInfo], space: Namespace) -> list[FloatArray]:
+    """Design matrices of training data, each (n, columns); missing values are an error."""
+    return _build(infos, space.columns, space.n, NAAction(on_NA="raise"), space)
+
+
+def _build(
+    infos: Sequence[DesignInfo], columns: Mapping[str, Any], n: int, action: NAAction,
+    space: Namespace,
+) -> list[FloatArray]:
+    active = [info for info in infos if info.factor_infos]
+    with _patsy_errors(space):
+        built = iter(build_design_matrices(active, columns, NA_action=action) if active else ())
+    out = []
+    for info in infos:
+        matrix = next(built) if info.factor_infos else np.ones((n, len(info.column_names)))
+        if len(matrix) != n:
+            raise FormulaError(
+                f"{', '.join(info.column_names)} have {len(matrix)} rows but the data have {n}"
+            )
+        out.append(np.asarray(matrix))
+    return out
+
+
+def rebuild(info: DesignInfo, space: Namespace) -> FloatArray:
+    """Design matrix of new data; rows with a missing value are NaN.
+
+    Categories were matched when the columns were taken, so an unseen label is a missing one
+    here: :func:`refuse_unseen` tells them apart before.
+    """
+    absent = np.zeros(space.n, dtype=bool)
+    columns = dict(space.columns)
+    for name in {name for code in info_codes(info) for name in names_in(code)}:
+        column = columns.get(name)
+        if isinstance(getattr(column, "dtype", None), pd.CategoricalDtype):
+            gone = np.asarray(column.cat.codes) < 0
+            if gone.any():
+                absent |= gone
+                columns[name] = column.fillna(column.cat.categories[0])
+    matrix = _build([info], columns, space.n, NAAction(NA_types=[]), space)[0]
+    if absent.any():
+        matrix = matrix.copy()
+        matrix[absent] = np.nan
+    return matrix
+
+
+def info_codes(info: DesignInfo) -> list[str]:
+    """Expressions a remembered design evaluates."""
+    return [factor.code for factor in info.factor_infos]
+
+
+class _patsy_errors:
+    """Turns patsy's errors into ours."""
+
+    def __init__(self, space: Namespace) -> None:
+        self.space = space
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if not isinstance(error, PatsyError):
+            return
+        if "missing values" in str(error.message):
+            raise describe_missing(self.space) from error
+        raise FormulaError(f"the formula cannot be evaluated: {error}") from error
+
+
+def describe_missing(space: Namespace) -> MissingDataError:
+    """The error that names the first column with missing values."""
+    for name, column in space.columns.items():
+        bad = np.flatnonzero(missing_rows(column))
+        if len(bad):
+            return MissingDataError(
+                f"column {name!r} has {len(bad)} missing value(s), "
+                f"the first at {space.rows.where(int(bad[0]))}; {DROP_HINT}"
+            )
+    return MissingDataError(
+        f"an expression of the formula gives missing values where its columns have none; {DROP_HINT}"
+    )
+
+
+def categories_in(columns: Mapping[str, Any]) -> dict[str, pd.Index]:
+    """Labels of the columns that were turned into Categoricals."""
+    return {
+        name: column.cat.categories
+        for name, column in columns.items()
+        if isinstance(column.dtype, pd.CategoricalDtype)
+    }
+
+
+def refuse_unseen(frame: pd.DataFrame, categories: Mapping[str, pd.Index], rows: Rows) -> None:
+    """Refuse labels of fixed-effects factors that the fit has not seen."""
+    for name, known in categories.items():
+        column = frame[name]
+        new = np.asarray(~column.isin(known) & column.notna())
+        if new.any():
+            first = int(np.argmax(new))
+            shown = ", ".join(map(repr, known[:8])) + (", ..." if len(known) > 8 else "")
+            raise DataError(
+                f"column {name!r} has a label the fit has not seen: {column.iloc[first]!r} at "
+                f"{rows.where(first)}. Known labels are {shown}; a fixed effect cannot be "
+                "predicted for any other"
+            )

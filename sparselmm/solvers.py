@@ -1,0 +1,449 @@
+"""Factorization of ``M = Lambda'A Lambda + I`` by elimination in two steps.
+
+A *leading* grouping factor has a block-diagonal part of A, so its columns are eliminated in
+closed form, level by level. What is left, the *remainder* (the Schur complement of the leading
+columns, or all of M when there is no leading factor), is factored densely by LAPACK or
+sparsely by CHOLMOD. With ``D_l = C_l C_l'`` the block of leading level ``l``, ``R_l = C_l^-1``
+and ``Y_l = R_l M_lN`` its scaled coupling to the trailing columns N it meets,
+
+    S       = M_RR - sum_l Y_l'Y_l                            remainder
+    logdet  = sum_l log det D_l + log det S
+    K_R     = S^-1 (rhs_R - sum_l Y_l'R_l rhs_l),   K_l = R_l'(R_l rhs_l - Y_l K_R)
+    G_RR    = S^-1,   G_lN = -R_l'Y_l G_NN,   G_ll = R_l'(I + Y_l G_NN Y_l')R_l
+
+where ``G = M^-1`` is only ever formed on the pattern of A (block inversion; on the sparse
+remainder the Takahashi equations). One grouping factor has an empty remainder; a small model
+has no leading factor and a dense remainder; a model with no dominant factor has no leading
+factor and a sparse remainder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import scipy.sparse as sp
+from scipy.linalg import lapack
+
+from sparselmm import kernels
+from sparselmm._typing import FloatArray, IntArray
+from sparselmm.cholesky import (
+    CholeskyFactor,
+    Mode,
+    NotPositiveDefiniteError,
+    Ordering,
+    Pattern,
+)
+from sparselmm.crossprod import CrossProducts, PairBlocks
+
+Pair = tuple[int, int]
+
+
+def congruence(data: FloatArray, left: FloatArray, right: FloatArray) -> FloatArray:
+    """``left' block right`` for every block; data (nb, k_s, k_t)."""
+    nb, ks, kt = data.shape
+    if ks == kt == 1:
+        return data * (left[0, 0] * right[0, 0])
+    return (data.reshape(nb, ks * kt) @ np.kron(left, right)).reshape(nb, ks, kt)
+
+
+def apply_blocks(blocks: FloatArray, x: FloatArray, transpose: bool = False) -> FloatArray:
+    """``blocks[l] @ x[l]``, (l, k, m), as k^2 passes over long arrays."""
+    k = blocks.shape[1]
+    if k == 1:
+        return blocks * x
+    out = np.zeros_like(x)
+    for a in range(k):
+        for b in range(k):
+            factor = blocks[:, b, a] if transpose else blocks[:, a, b]
+            out[:, a] += factor[:, None] * x[:, b]
+    return out
+
+
+@dataclass(frozen=True, eq=False)
+class Strategy:
+    """How M is factored.
+
+    Attributes
+    ----------
+    leading : int or None
+        Term eliminated in closed form.
+    remainder : {"dense", "sparse"}
+        LAPACK or CHOLMOD for the rest.
+    ordering, mode
+        CHOLMOD's, used when the remainder is sparse.
+    """
+
+    leading: int | None
+    remainder: Literal["dense", "sparse"]
+    ordering: Ordering = "amd"
+    mode: Mode = "supernodal"
+
+
+class Remainder(Protocol):
+    """What is left of M after the leading factor, as LAPACK or CHOLMOD hold it."""
+
+    def assemble(self, blocks: dict[Pair, FloatArray]) -> None: ...
+    def subtract(self, coupling: Coupling, Y: FloatArray) -> None: ...
+    def factorize(self) -> float: ...
+    def solve(self, rhs: FloatArray) -> FloatArray: ...
+    def invert(self) -> None: ...
+    def couple(self, coupling: Coupling, Y: FloatArray) -> FloatArray: ...
+    def entries(self, pair: Pair) -> FloatArray: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Coupling:
+    """Which trailing columns each leading level meets, seen from both sides.
+
+    Attributes
+    ----------
+    indptr, cols : ndarray of int
+        Trailing columns of level ``l``, ascending: ``cols[indptr[l]:indptr[l + 1]]``.
+    colptr, level, entry : ndarray of int
+        The same entries by trailing column: positions in ``cols`` and their levels.
+    places : dict
+        For each trailing term, positions in ``cols`` of its blocks' first coefficient, (nb,).
+    """
+
+    indptr: IntArray
+    cols: IntArray
+    colptr: IntArray
+    level: IntArray
+    entry: IntArray
+    places: dict[int, IntArray]
+
+    @classmethod
+    def of(cls, pairs: dict[int, PairBlocks], starts: dict[int, int], n_trailing: int) -> Coupling:
+        """Merge the couplings of all trailing terms; ``pairs[s]`` is ``Z_s'WZ_leading``."""
+        level = np.concatenate([np.repeat(p.cols, p.data.shape[1]) for p in pairs.values()])
+        cols = np.concatenate(
+            [
+                (starts[s] + p.rows[:, None] * p.data.shape[1] + np.arange(p.data.shape[1])).ravel()
+                for s, p in pairs.items()
+            ]
+        )
+        n_levels = len(next(iter(pairs.values())).indptr) - 1
+        order = np.lexsort((cols, level)) if len(pairs) > 1 else np.arange(len(cols))
+        place = np.empty(len(cols), dtype=np.int64)
+        place[order] = np.arange(len(cols))
+        places, at = {}, 0
+        for s, p in pairs.items():
+            nb, ks = p.data.shape[:2]
+            places[s] = place[at : at + nb * ks : ks]
+            at += nb * ks
+        level, cols = level[order], cols[order]
+        by_column = np.argsort(cols, kind="stable")
+        return cls(
+            indptr=_pointers(level, n_levels),
+            cols=cols,
+            colptr=_pointers(cols, n_trailing),
+            level=level[by_column],
+            entry=by_column,
+            places=places,
+        )
+
+
+def _pointers(index: IntArray, n: int) -> IntArray:
+    return np.concatenate([[0], np.cumsum(np.bincount(index, minlength=n))])
+
+
+class DenseRemainder:
+    """LAPACK on the upper triangle of a C-ordered array (LAPACK sees its lower triangle)."""
+
+    def __init__(self, pairs: dict[Pair, PairBlocks], starts: dict[int, int], n: int):
+        self._n = n
+        self._S = np.zeros((n, n))
+        self._G: FloatArray | None = None
+        self._index = {}
+        for (s, t), pair in pairs.items():
+            rows, cols = pair.coordinates(starts[s], starts[t])
+            self._index[s, t] = (cols * n + rows).reshape(pair.data.shape)
+
+    def assemble(self, blocks: dict[Pair, FloatArray]) -> None:
+        self._S[...] = 0.0
+        self._G = None
+        flat = self._S.reshape(-1)
+        for pair, data in blocks.items():
+            flat[self._index[pair]] = data
+        flat[:: self._n + 1] += 1.0
+
+    def subtract(self, coupling: Coupling, Y: FloatArray) -> None:
+        kernels.schur_dense(
+            coupling.colptr, coupling.level, coupling.entry,
+            coupling.indptr, coupling.cols, Y, self._S,
+        )  # fmt: skip
+
+    def factorize(self) -> float:
+        _, info = lapack.dpotrf(self._S.T, lower=1, clean=0, overwrite_a=1)
+        if info:
+            raise NotPositiveDefiniteError(f"dense remainder, LAPACK dpotrf info={info}")
+        return float(2.0 * np.log(np.diag(self._S)).sum())
+
+    def solve(self, rhs: FloatArray) -> FloatArray:
+        solution, _ = lapack.dpotrs(self._S.T, rhs, lower=1)
+        return np.ascontiguousarray(solution)
+
+    def invert(self) -> None:
+        if self._G is None:
+            inverse, _ = lapack.dpotri(self._S.T, lower=1)
+            self._G = inverse.T
+
+    def couple(self, coupling: Coupling, Y: FloatArray) -> FloatArray:
+        return kernels.couple_inverse_dense(coupling.indptr, coupling.cols, Y, self._G)
+
+    def entries(self, pair: Pair) -> FloatArray:
+        assert self._G is not None
+        index = self._index[pair]
+        col, row = np.divmod(index, self._n)
+        return self._G[np.minimum(col, row), np.maximum(col, row)]
+
+
+class SparseRemainder:
+    """CHOLMOD on a fixed pattern."""
+
+    def __init__(
+        self,
+        pairs: dict[Pair, PairBlocks],
+        starts: dict[int, int],
+        n: int,
+        coupling: Coupling | None,
+        strategy: Strategy,
+    ):
+        at = {pair: blocks.coordinates(starts[pair[0]], starts[pair[1]]) for pair, blocks in pairs.items()}
+        rows = np.concatenate([r.ravel() for r, _ in at.values()])
+        cols = np.concatenate([c.ravel() for _, c in at.values()])
+        if coupling is not None:
+            fill = _fill_pattern(coupling, n)
+            rows, cols = np.concatenate([rows, fill.row]), np.concatenate([cols, fill.col])
+        self.pattern = Pattern.of(rows, cols, n)
+        self.factor = CholeskyFactor(self.pattern, strategy.ordering, strategy.mode)
+        self._index = {pair: self.pattern.positions(r, c) for pair, (r, c) in at.items()}
+        self._data = np.zeros(self.pattern.nnz)
+        self._G: FloatArray | None = None
+
+    def assemble(self, blocks: dict[Pair, FloatArray]) -> None:
+        self._data[:] = 0.0
+        self._G = None
+        for pair, data in blocks.items():
+            self._data[self._index[pair]] = data
+        self._data[self.pattern.indptr[:-1]] += 1.0
+
+    def subtract(self, coupling: Coupling, Y: FloatArray) -> None:
+        kernels.schur_sparse(
+            coupling.colptr, coupling.level, coupling.entry, coupling.indptr, coupling.cols,
+            Y, self.pattern.indptr, self.pattern.rows, self._data,
+        )  # fmt: skip
+
+    def factorize(self) -> float:
+        return self.factor.factorize(self._data)
+
+    def solve(self, rhs: FloatArray) -> FloatArray:
+        return self.factor.solve(rhs)
+
+    def invert(self) -> None:
+        if self._G is None:
+            self._G = self.factor.selected_inverse()
+
+    def couple(self, coupling: Coupling, Y: FloatArray) -> FloatArray:
+        return kernels.couple_inverse_sparse(
+            coupling.colptr, coupling.level, coupling.entry, coupling.indptr, coupling.cols,
+            Y, self.pattern.indptr, self.pattern.rows, self._G,
+        )  # fmt: skip
+
+    def entries(self, pair: Pair) -> FloatArray:
+        assert self._G is not None
+        return self._G[self._index[pair]]
+
+
+def _fill_pattern(coupling: Coupling, n: int) -> sp.coo_array:
+    """Pairs of trailing columns that some leading level meets together."""
+    ones = np.ones(len(coupling.cols), dtype=np.int32)
+    meets = sp.csr_array(
+        (ones, coupling.cols, coupling.indptr), shape=(len(coupling.indptr) - 1, n)
+    )
+    return sp.tril(meets.T @ meets, format="coo")
+
+
+class BlockSolver:
+    """M factored at one theta after another; see the module's head for the algebra.
+
+    Parameters
+    ----------
+    cross : CrossProducts
+        Supplies A in blocks.
+    strategy : Strategy
+        What is eliminated how.
+    """
+
+    def __init__(self, cross: CrossProducts, strategy: Strategy):
+        self.cross = cross
+        self.strategy = strategy
+        lead = strategy.leading
+        self._trailing = [t for t in range(len(cross.sizes)) if t != lead]
+        starts, n = {}, 0
+        for t in self._trailing:
+            starts[t] = n
+            n += cross.sizes[t][0] * cross.sizes[t][1]
+        self._starts, self._n_trailing = starts, n
+        self._inner = {
+            (s, t): cross.pairs[s, t] for s in self._trailing for t in self._trailing if s >= t
+        }
+        self._outer: dict[int, PairBlocks] = {}
+        self._coupling: Coupling | None = None
+        if lead is not None and self._trailing:
+            self._outer = {s: cross.pair(s, lead) for s in self._trailing}
+            self._coupling = Coupling.of(self._outer, starts, n)
+        self._rest = self._make_remainder() if self._trailing else None
+        self._R = np.zeros((0, 1, 1))
+        self._Y = np.zeros((0, 1))
+        self._Ymat: sp.bsr_array | sp.csr_array | None = None
+        self._P: FloatArray | None = None
+
+    def _make_remainder(self) -> Remainder:
+        if self.strategy.remainder == "dense":
+            return DenseRemainder(self._inner, self._starts, self._n_trailing)
+        return SparseRemainder(
+            self._inner, self._starts, self._n_trailing, self._coupling, self.strategy
+        )
+
+    # ------------------------------------------------------------------------ factorize
+
+    def factorize(self, lams: Sequence[FloatArray]) -> float:
+        """Factor ``Lambda'A Lambda + I``; returns its log determinant.
+
+        Parameters
+        ----------
+        lams : sequence of ndarray, (k, k)
+            ``lambda_t`` of every term.
+
+        Raises
+        ------
+        NotPositiveDefiniteError
+            If rounding destroyed positive definiteness (theta far too large).
+        """
+        self._P = None
+        logdet = self._eliminate(lams)
+        if self._rest is not None:
+            self._rest.assemble(
+                {(s, t): congruence(p.data, lams[s], lams[t]) for (s, t), p in self._inner.items()}
+            )
+            if self._coupling is not None:
+                self._couple(lams)
+                self._rest.subtract(self._coupling, self._Y)
+            logdet += self._rest.factorize()
+        if not np.isfinite(logdet):
+            raise NotPositiveDefiniteError("a leading block is not positive definite")
+        return logdet
+
+    def _eliminate(self, lams: Sequence[FloatArray]) -> float:
+        lead = self.strategy.leading
+        if lead is None:
+            return 0.0
+        D = congruence(self.cross.pairs[lead, lead].data, lams[lead], lams[lead])
+        k = D.shape[1]
+        D = D + np.eye(k)
+        if k == 1:
+            self._R = 1.0 / np.sqrt(D)
+            return float(np.log(D).sum())
+        self._R, logdet = kernels.inverse_factors(D)
+        return float(logdet)
+
+    def _couple(self, lams: Sequence[FloatArray]) -> None:
+        lead, coupling = self.strategy.leading, self._coupling
+        assert lead is not None and coupling is not None
+        k = self.cross.sizes[lead][0]
+        Y = np.empty((len(coupling.cols), k))
+        for s, pair in self._outer.items():
+            block = congruence(pair.data, lams[s], lams[lead])
+            for c in range(block.shape[1]):
+                Y[coupling.places[s] + c] = block[:, c]
+        kernels.scale_couplings(self._R, coupling.indptr, Y)
+        self._Y = Y
+        shape = (k * (len(coupling.indptr) - 1), self._n_trailing)
+        if k == 1:
+            self._Ymat = sp.csr_array((Y[:, 0], coupling.cols, coupling.indptr), shape=shape)
+        else:
+            self._Ymat = sp.bsr_array((Y[:, :, None], coupling.cols, coupling.indptr), shape=shape)
+
+    # ---------------------------------------------------------------------------- solve
+
+    def solve(self, rhs: FloatArray) -> FloatArray:
+        """``M^-1 rhs``, (q, m)."""
+        lead = self.strategy.leading
+        out = np.empty_like(rhs)
+        slices, sizes = self.cross.slices, self.cross.sizes
+        if lead is not None:
+            k, l = sizes[lead]
+            m = rhs.shape[1]
+            f = apply_blocks(self._R, rhs[slices[lead]].reshape(l, k, m)).reshape(l * k, m)
+        if self._rest is not None:
+            rest = np.concatenate([rhs[slices[t]] for t in self._trailing])
+            if self._Ymat is not None:
+                rest -= self._Ymat.T @ f
+            rest = self._rest.solve(rest)
+            for t in self._trailing:
+                k_t, l_t = sizes[t]
+                out[slices[t]] = rest[self._starts[t] : self._starts[t] + k_t * l_t]
+            if self._Ymat is not None:
+                f -= self._Ymat @ rest
+        if lead is not None:
+            out[slices[lead]] = apply_blocks(
+                self._R, f.reshape(l, k, m), transpose=True
+            ).reshape(l * k, m)
+        return out
+
+    # -------------------------------------------------------------------------- inverse
+
+    def _invert(self) -> None:
+        if self._rest is not None:
+            self._rest.invert()
+            if self._coupling is not None and self._P is None:
+                self._P = self._rest.couple(self._coupling, self._Y)
+
+    def inverse_blocks(self, t: int) -> FloatArray:
+        """Diagonal blocks of ``M^-1`` of every level of term t, (l, k, k).
+
+        A term whose levels share columns (a user-made block) has k = 1.
+        """
+        self._invert()
+        if t == self.strategy.leading:
+            return self._leading_blocks()
+        pair = self._inner[t, t]
+        entries = self._rest.entries((t, t))  # type: ignore[union-attr]
+        return entries if pair.is_block_diagonal else entries[pair.rows == pair.cols]
+
+    def _leading_blocks(self) -> FloatArray:
+        k = self._R.shape[1]
+        inner = np.broadcast_to(np.eye(k), self._R.shape).copy()
+        if self._coupling is not None:
+            inner += kernels.leading_products(self._coupling.indptr, self._Y, self._P)
+        if k == 1:
+            return self._R**2 * inner
+        left = apply_blocks(self._R, inner, transpose=True)
+        return apply_blocks(self._R, left.transpose(0, 2, 1), transpose=True).transpose(0, 2, 1)
+
+    def inverse_on_pattern(self, pair: Pair) -> FloatArray:
+        """Blocks of ``M^-1`` where ``A[s, t]`` has blocks, for ``s >= t``, (nb, k_s, k_t)."""
+        self._invert()
+        s, t = pair
+        lead = self.strategy.leading
+        if s == t == lead:
+            return self._leading_blocks()
+        if lead not in pair:
+            return self._rest.entries(pair)  # type: ignore[union-attr]
+        return self._outer_inverse(s if t == lead else t, flip=s == lead)
+
+    def _outer_inverse(self, trailing: int, flip: bool) -> FloatArray:
+        """``G[trailing, leading]`` on the pattern; ``flip`` gives ``G[leading, trailing]``."""
+        assert self._coupling is not None and self._P is not None
+        pair = self._outer[trailing]
+        ks = pair.data.shape[1]
+        places = self._coupling.places[trailing][:, None] + np.arange(ks)
+        blocks = -np.matmul(self._P[places], self._R[pair.cols])
+        if not flip:
+            return blocks
+        order = pair.transpose_order
+        return np.ascontiguousarray(blocks[order].transpose(0, 2, 1))

@@ -1,0 +1,234 @@
+"""Checks of the data before a fit; each error says what was seen, expected and to change."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sparselmm._typing import AnyArray, BoolArray, FloatArray, IntArray
+from sparselmm.exceptions import (
+    DataError,
+    FormulaError,
+    MissingDataError,
+    SpecificationWarning,
+)
+from sparselmm.terms import RandomTerm
+
+_PACKAGE = __name__.partition(".")[0] + "."
+MISSING_CHOICES = ("none", "drop", "raise")
+DROP_HINT = "use missing='drop' to leave such rows out"
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Where the rows in use stand in the data the user gave.
+
+    Attributes
+    ----------
+    n_all : int
+        Number of rows given.
+    index : Index or None
+        Row labels of all rows given; None when they have none.
+    positions : ndarray of int, (n,), or None
+        Rows in use, ascending; None for all.
+    """
+
+    n_all: int
+    index: pd.Index | None = None
+    positions: IntArray | None = None
+
+    @property
+    def n(self) -> int:
+        """Number of rows in use."""
+        return self.n_all if self.positions is None else len(self.positions)
+
+    def labels(self) -> pd.Index | None:
+        """Labels of the rows in use."""
+        if self.index is None or self.positions is None:
+            return self.index
+        return self.index[self.positions]
+
+    def where(self, i: int) -> str:
+        """How to name row ``i`` of those in use: ``"row 5 (label 'b')"``, counted from 0."""
+        position = i if self.positions is None else int(self.positions[i])
+        if self.index is None or self.index[position] == position:
+            return f"row {position}"
+        return f"row {position} (label {self.index[position]!r})"
+
+    def part(self, positions: IntArray) -> Rows:
+        """Only the rows at some positions among those in use."""
+        if self.positions is not None:
+            positions = self.positions[positions]
+        return Rows(self.n_all, self.index, positions)
+
+
+def warn_user(message: str, category: type[Warning]) -> None:
+    """Warn at the line of the user's code that called into this package."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_PACKAGE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level - 1)
+
+
+def check_missing_argument(missing: str) -> None:
+    """Refuse anything but the three choices."""
+    if missing not in MISSING_CHOICES:
+        raise DataError(f"missing must be one of {MISSING_CHOICES}, got {missing!r}")
+
+
+def check_keywords(given: Iterable[str], known: Sequence[str]) -> None:
+    """Refuse keyword arguments that would otherwise be passed over."""
+    for name in given:
+        if name not in known:
+            hint = suggestion(name, known)
+            raise DataError(f"argument {name} not permitted for MixedLM initialization{hint}")
+
+
+def suggestion(name: str, known: Iterable[object]) -> str:
+    """``"; did you mean 'Days'?"`` or nothing."""
+    names = [str(other) for other in known]
+    lower = {other.lower(): other for other in names}
+    close = get_close_matches(name, names, n=3, cutoff=0.6)
+    if not close and name.lower() in lower:
+        close = [lower[name.lower()]]
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+def unknown_column(name: str, columns: Iterable[object], used_in: str) -> FormulaError:
+    """The error for a name that is neither a column nor known to Python."""
+    shown = [str(column) for column in columns]
+    known = ", ".join(shown[:10]) + (", ..." if len(shown) > 10 else "")
+    return FormulaError(
+        f"{name!r}, used in {used_in}, is not a column of the data{suggestion(name, shown)}. "
+        f"Columns are: {known}".replace("?.", "?")
+    )
+
+
+def check_some_rows(n: int, before: int, step: str) -> None:
+    """Refuse data without rows, naming the step that emptied them."""
+    if n == 0:
+        seen = "the data have no rows" if before == 0 else f"{step} leaves none of {before} rows"
+        raise DataError(f"{seen}; a fit needs at least two")
+
+
+def check_length(n_seen: int, n_expected: int, argument: str, against: str = "data") -> None:
+    """Refuse an argument of the wrong length."""
+    if n_seen != n_expected:
+        raise DataError(
+            f"{argument} has {n_seen} rows but {against} has {n_expected}; "
+            "give one value per row, in the same order"
+        )
+
+
+def check_numeric(values: Any, name: str) -> None:
+    """Refuse strings, booleans and other non-numbers in the response and the like."""
+    dtype = getattr(values, "dtype", None)
+    if pd.api.types.is_bool_dtype(dtype):
+        raise DataError(f"{name} is boolean; convert it, for example with .astype(float)")
+    if not pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_complex_dtype(dtype):
+        raise DataError(
+            f"{name} must be numeric but has dtype {dtype}; convert it, for example with "
+            "pd.to_numeric(...)"
+        )
+
+
+def check_finite(values: AnyArray, names: Sequence[str], kind: str, rows: Rows) -> None:
+    """Refuse NaN and infinite values in a column or a matrix, naming the column."""
+    if np.isfinite(np.sum(values)):  # one pass and no copy when all is well
+        return
+    finite = np.isfinite(values)
+    if finite.all():
+        return
+    columns = finite[:, None] if finite.ndim == 1 else finite
+    j = int(np.argmin(columns.all(axis=0)))
+    bad = np.flatnonzero(~columns[:, j])
+    column = values if values.ndim == 1 else values[:, j]
+    nan = np.isnan(column[bad])
+    what = "missing" if nan.all() else "infinite" if not nan.any() else "missing or infinite"
+    hint = DROP_HINT if nan.all() else "infinite values cannot be fitted; correct or remove them"
+    raise MissingDataError(
+        f"{kind} {names[j]!r} has {len(bad)} {what} value(s), "
+        f"the first at {rows.where(int(bad[0]))}; {hint}"
+    )
+
+
+def check_codes(codes: IntArray, name: str, kind: str, rows: Rows) -> None:
+    """Refuse missing labels in a grouping factor."""
+    if len(codes) and codes.min() < 0:
+        bad = np.flatnonzero(codes < 0)
+        raise MissingDataError(
+            f"{kind} {name!r} has {len(bad)} missing value(s), "
+            f"the first at {rows.where(int(bad[0]))}; {DROP_HINT}"
+        )
+
+
+def check_response(y: FloatArray, name: str, offset: FloatArray | None) -> None:
+    """Refuse a response without variation."""
+    if offset is None and y.min() == y.max():
+        raise DataError(
+            f"the response {name!r} is constant ({y[0]:g} in all {len(y)} rows); "
+            "there is no variation to explain"
+        )
+
+
+def check_weights(weights: FloatArray, rows: Rows) -> None:
+    """Refuse negative and all-zero prior weights."""
+    if (weights < 0).any():
+        bad = np.flatnonzero(weights < 0)
+        raise DataError(
+            f"weights has {len(bad)} negative value(s), the first at {rows.where(int(bad[0]))}; "
+            "weights are 1/variance up to a constant and cannot be negative"
+        )
+    if not weights.any():
+        raise DataError("all weights are zero; at least some rows must count")
+
+
+def check_term(term: RandomTerm, n: int) -> None:
+    """Refuse a term whose variance cannot be estimated from ``n`` rows."""
+    shown = f"{'component' if term.origin == 'vc' else 'grouping factor'} {term.name!r}"
+    if term.origin in ("re", "bar") and term.n_levels < 2:
+        raise DataError(
+            f"{shown} has only one level ({_first(term)}); the variance between levels needs at "
+            "least two. Use a column that differs between groups, or leave the term out"
+        )
+    if term.block is None and term.values is None and term.n_levels >= n:
+        raise DataError(
+            f"{shown} has {term.n_levels} levels for {n} rows: one per row, so its variance cannot "
+            "be told from the residual variance. Use a factor whose levels repeat"
+        )
+    if term.block is None and term.values is not None and term.q >= n:
+        warn_user(
+            f"{shown} has {term.q} random coefficients ({term.n_levels} levels x {term.k}) for "
+            f"{n} rows; the residual variance is probably not identifiable. Use fewer effects",
+            SpecificationWarning,
+        )
+
+
+def _first(term: RandomTerm) -> str:
+    return repr(term.levels.labels()[0]) if len(term.levels) else "none"
+
+
+def check_names(names: Sequence[str], what: str) -> None:
+    """Refuse two terms of one name."""
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise FormulaError(f"two {what} are called {twice[0]!r}; rename one of them")
+
+
+def missing_rows(values: Any) -> BoolArray:
+    """Rows of a column, vector or matrix with any missing value."""
+    if hasattr(values, "tocoo"):
+        coo = values.tocoo()
+        out = np.zeros(coo.shape[0], dtype=bool)
+        out[coo.row[np.isnan(coo.data)]] = True
+        return out
+    absent = np.asarray(pd.isna(values))
+    return absent if absent.ndim == 1 else absent.any(axis=1)
