@@ -140,7 +140,7 @@ def _response(endog: Any) -> tuple[FloatArray, str, pd.Index | None]:
 def as_float(values: Any) -> FloatArray:
     """A numeric column as float64, without a copy when it is; nullable missing becomes NaN."""
     if isinstance(values, pd.Series) and pd.api.types.is_extension_array_dtype(values.dtype):
-        return values.to_numpy(dtype=np.float64, na_value=np.nan)
+        values = values.to_numpy(dtype=np.float64, na_value=np.nan)
     return np.asarray(values, dtype=np.float64)
 
 
@@ -174,7 +174,7 @@ def _matrix(
     values: Any, n: int, argument: str, prefix: str
 ) -> tuple[FloatArray, tuple[str, ...] | None]:
     """Any 1-d or 2-d numbers as (n, k), with the names pandas gives them."""
-    names = None
+    names: tuple[str, ...] | None = None
     if isinstance(values, pd.Series):
         names = (f"{prefix}1" if values.name is None else str(values.name),)
         values = values.to_frame()

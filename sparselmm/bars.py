@@ -26,7 +26,9 @@ _TOKEN = re.compile(
 _OPENING = {"(": ")", "[": "]", "{": "}"}
 _CLOSING = frozenset(_OPENING.values())
 _BARS = frozenset({"|", "||"})
-_OPERATORS = frozenset("+ - * / ** : ~ | || , < > == != <= >= // % @ =".split())
+_OPERATORS = frozenset(
+    ("+", "-", "*", "/", "**", "//", "%", "@", ":", "~", "|", "||", "=", "==", "!=", "<", ">")
+)
 
 Tokens = tuple[str, ...]
 
@@ -274,8 +276,8 @@ def _flat_terms(tokens: Tokens, text: str) -> Iterator[tuple[str, Tokens]]:
 def _split_terms(tokens: Tokens) -> list[tuple[str, Tokens]]:
     """Signed additive terms at the top level; a sign after an operator is unary."""
     terms: list[tuple[str, Tokens]] = []
-    sign, current = "+", []
-    seen_sign = True
+    current: list[str] = []
+    sign, seen_sign = "+", True
     for _, token, depth in _with_depth(tokens):
         if depth == 0 and token in "+-" and not (current and current[-1] in _OPERATORS):
             if current:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,18 +22,17 @@ from patsy.desc import Term
 from sparselmm._typing import CSR, BoolArray, FloatArray, IntArray
 from sparselmm.coded import GROUPS, CodedSpec, NewRows, TermSpec, coded_term, product
 from sparselmm.exceptions import FormulaError, SpecificationWarning
+from sparselmm.expressions import names_in, parse_expression, plain_column, quoted_name
 from sparselmm.factors import Crossing, Factor, cross
 from sparselmm.namespace import (
     PATSY_NAMES,
     R_NAMES,
     Namespace,
     build,
+    categorical,
     codes_of,
     info_codes,
     learn,
-    names_in,
-    plain_column,
-    quoted_name,
     rebuild,
     recoded,
     right_terms,
@@ -127,7 +126,7 @@ def _is_ours(function: str, space: Namespace) -> bool:
     """Whether a name still means patsy's (or our) function."""
     if function in space.columns:
         return False
-    ours = PATSY_NAMES.get(function, R_NAMES.get(function))
+    ours = R_NAMES.get(function, PATSY_NAMES.get(function))
     return space.env.namespace.get(function, ours) is ours
 
 
@@ -135,7 +134,7 @@ def _is_number(code: str, space: Namespace) -> bool:
     """Whether an expression is a number per row that depends on that row alone."""
     if not any(name in space.columns for name in names_in(code)):
         return False
-    if not _elementwise(ast.parse(code, mode="eval").body, space):
+    if not _elementwise(parse_expression(code), space):
         return False
     value = space.evaluate(code)
     return np.ndim(value) == 1 and np.asarray(value).dtype.kind in "fiu"
@@ -307,7 +306,7 @@ def _part(space: Namespace, rows: IntArray, codes: list[str]) -> Namespace:
             continue
         values = space.columns[column].iloc[rows]
         if isinstance(values.dtype, pd.CategoricalDtype):
-            values = values.cat.remove_unused_categories()
+            values = categorical(values)
         columns[column] = values
     return Namespace(space.frame.iloc[rows, :0], space.env, space.rows.part(rows), columns)
 
@@ -334,7 +333,7 @@ def _known_labels(info: DesignInfo, space: Namespace, rows: IntArray) -> BoolArr
 
 
 def stack_blocks(
-    pieces: list[tuple[FloatArray | CSR, IntArray, int]], shape: tuple[int, int]
+    pieces: Sequence[tuple[Any, IntArray, int]], shape: tuple[int, int]
 ) -> CSR:
     """Sparse (n, l) matrix of pieces ``(matrix, its rows, its first column)``."""
     row, column, data = [np.empty(0, int)], [np.empty(0, int)], [np.empty(0)]

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import scipy.linalg as sla
@@ -37,7 +37,7 @@ from sparselmm._typing import FloatArray
 from sparselmm.cholesky import NotPositiveDefiniteError
 from sparselmm.covariance import Covariance
 from sparselmm.crossprod import CrossProducts
-from sparselmm.solvers import BlockSolver
+from sparselmm.solvers import BlockSolver, congruence
 
 NEARLY_SINGULAR = 1e-4
 """Below this share of its largest entry a diagonal of lambda_t counts as singular: dividing by
@@ -364,6 +364,45 @@ class ProfiledDeviance:
             step[i] = HESSIAN_STEP * max(1.0, abs(theta[i]))
             H[i] = (self.gradient(theta + step) - self.gradient(theta - step)) / (2.0 * step[i])
         return 0.5 * (H + H.T)
+
+    # ------------------------------------------------------------- after the optimization
+
+    def conditional_columns(self, theta: FloatArray, right: FloatArray) -> FloatArray:
+        """``Lambda M^-1 Lambda' right``, (q, m): columns of ``Var(b | y) / sigma^2``.
+
+        Parameters
+        ----------
+        theta : ndarray, (n_theta,)
+        right : ndarray, (q, m)
+            Unit vectors, or sums of unit vectors whose columns of Z never meet.
+        """
+        lams = self._at(theta).lams
+        return self._left(lams, self.solver.solve(self._left(lams, right)), transpose=False)
+
+    def conditional_blocks(self, theta: FloatArray, t: int) -> FloatArray:
+        """``lambda_t G_jj lambda_t'``, (l, k, k): ``Var(b_j | y) / sigma^2`` of every level."""
+        lam = self._at(theta).lams[t]
+        return congruence(self.solver.inverse_blocks(t), lam.T, lam.T)
+
+    def conditional_cross_blocks(self, theta: FloatArray, s: int, t: int) -> FloatArray:
+        """``lambda_s G lambda_t'`` where ``A[s, t]`` has blocks, for s >= t, (nb, k_s, k_t)."""
+        lams = self._at(theta).lams
+        return congruence(self.solver.inverse_on_pattern((s, t)), lams[s].T, lams[t].T)
+
+    def pwrss_gradient(self, theta: FloatArray) -> FloatArray:
+        """Gradient of pwrss in theta, (n_theta,): ``-2 sum_j d_j[r] u_j[c]`` for entry (r, c)."""
+        state, cross = self._at(theta), self.cross
+        b = self._left(state.lams, state.u[:, None], transpose=False)
+        d = cross.B @ state.residual - (cross.A @ b)[:, 0]
+        blocks = [
+            -2.0 * d[part].reshape(l, k).T @ state.u[part].reshape(l, k)
+            for part, (k, l) in zip(cross.slices, cross.sizes, strict=True)
+        ]
+        return self.covariance.pick(blocks)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the evaluation at the last theta, which the factor belongs to."""
+        return {**self.__dict__, "_state": None}
 
 
 def _nearly_singular(lam: FloatArray) -> bool:

@@ -125,7 +125,8 @@ def cross(factors: Sequence[Factor]) -> Crossing:
     Crossing
     """
     labels = tuple(factor.labels for factor in factors)
-    codes, table = factors[0].codes, (np.arange(len(labels[0])),)
+    codes = factors[0].codes
+    table: tuple[IntArray, ...] = (np.arange(len(labels[0])),)
     for factor in factors[1:]:
         codes, seen = _pair(codes, factor.codes, len(table[0]), len(factor.labels))
         first, second = np.divmod(seen, len(factor.labels))
@@ -195,7 +196,8 @@ def match_crossed(table: Sequence[IntArray], codes: Sequence[IntArray]) -> IntAr
     -------
     ndarray of int, (m,)
     """
-    known, new = table[0].astype(np.int64), codes[0].astype(np.int64)
+    known: IntArray = table[0].astype(np.int64)
+    new: IntArray = codes[0].astype(np.int64)
     absent = new < 0
     for column, code in zip(table[1:], codes[1:], strict=True):
         absent |= code < 0

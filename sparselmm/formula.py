@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import pandas as pd
@@ -21,6 +22,7 @@ from sparselmm.bars import Bar, ParsedFormula, parse_formula, parse_one_sided
 from sparselmm.coded import GROUPS, coded_term, grouping
 from sparselmm.components import component
 from sparselmm.exceptions import DataError, FormulaError
+from sparselmm.expressions import names_in, plain_column
 from sparselmm.matrices import Built, VCSpec
 from sparselmm.namespace import (
     Namespace,
@@ -30,8 +32,6 @@ from sparselmm.namespace import (
     codes_of,
     info_codes,
     learn,
-    names_in,
-    plain_column,
     right_terms,
     single_term,
     take_columns,
@@ -48,7 +48,7 @@ from sparselmm.spec import (
     check_design,
     total,
 )
-from sparselmm.terms import Design, Grouping
+from sparselmm.terms import Design, Grouping, RandomTerm
 from sparselmm.validate import (
     check_finite,
     check_missing_argument,
@@ -141,13 +141,13 @@ def from_formula(
     check_some_rows(len(frame), len(frame), "")
     plan = _plan(formula, groups, re_formula, vc_formula)
     given = Given.of(frame, groups, weights, offset, z_terms)
-    names, env = used_columns(plan.codes, frame, env)
+    names, used_env = used_columns(plan.codes, frame, env)
     names += [name for name in given.columns if name not in names]
     rows, kept = rows_in_use(frame, names, given, subset, missing, env)
     if kept is not None:
         given = given.kept(kept)
     inner = frame if kept is None else frame[kept]
-    space = Namespace(inner, env, rows, take_columns(inner, names, plan.codes))
+    space = Namespace(inner, used_env, rows, take_columns(inner, names, plan.read))
     return _assemble(plan, given, space, kept)
 
 
@@ -171,6 +171,22 @@ class _Plan:
     vc: dict[str, str]
     bars: list[_BarTerm]
     codes: dict[str, str]  # every expression, and where it stands
+
+    @property
+    def read(self) -> list[str]:
+        """Every expression but the grouping factors that are plain columns."""
+        factors = [code for bar in self.bars for code in bar.factors]
+        effects = [code for bar in self.bars for code in codes_of(bar.terms)]
+        components = [code for text in self.vc.values() for code in codes_of(right_terms(text))]
+        return [
+            self.parsed.response,
+            *self.parsed.offsets,
+            *codes_of(self.fixed),
+            *codes_of(self.re),
+            *effects,
+            *components,
+            *(code for code in factors if plain_column(code) is None),
+        ]
 
 
 def _plan(formula: str, groups: Any, re_formula: Any, vc_formula: Any) -> _Plan:
@@ -238,8 +254,8 @@ def _assemble(
     built = _group_terms(plan, groups, matrices, space) if groups is not None else []
     first = [term for term, _ in built if term.origin == "re"]
     bars = [_bar_term(bar, matrices, space) for bar in plan.bars]
-    _refuse_twins([*((b, plan.bars[i].factors) for i, (b, _) in enumerate(bars)),
-                   *((term, (given.groups_column or GROUPS,)) for term in first)])
+    named = [(term, bar.factors) for (term, _), bar in zip(bars, plan.bars, strict=True)]
+    _refuse_twins(named + [(term, (given.groups_column or GROUPS,)) for term in first])
     built += _named_apart(_lme4_order(bars), [term.name for term in first])
     built += [matrix.term(space.rows) for matrix in given.matrices]
     fixed = matrices.info(plan.fixed)
@@ -251,7 +267,7 @@ def _assemble(
         formula=plan.parsed.text,
         x_names=x_names,
         terms=tuple(memory for _, memory in built),
-        groups=groups and GroupsSpec(groups.name, given.groups_column, groups.labels),
+        groups=None if groups is None else _groups_spec(groups, given),
         design_info=fixed,
         offsets=plan.parsed.offsets,
         offset_column=given.offset_column,
@@ -260,6 +276,10 @@ def _assemble(
         env=space.env,
     )
     return BuiltDesign(design, spec, space.rows.labels(), kept, True, space.frame)
+
+
+def _groups_spec(groups: Grouping, given: Given) -> GroupsSpec:
+    return GroupsSpec(groups.name, given.groups_column, groups.labels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -351,7 +371,7 @@ def _bar_term(bar: _BarTerm, matrices: _Matrices, space: Namespace) -> Built:
 def _lme4_order(bars: list[Built]) -> list[Built]:
     """lme4's order: as written, or by decreasing number of levels (ties reversed)."""
     counts = [term.n_levels for term, _ in bars]
-    if all(a >= b for a, b in zip(counts, counts[1:], strict=False)):
+    if all(a >= b for a, b in pairwise(counts)):
         return bars
     order = sorted(range(len(bars)), key=lambda i: counts[i])
     return [bars[i] for i in reversed(order)]
@@ -372,15 +392,16 @@ def _named_apart(bars: list[Built], taken: list[str]) -> list[Built]:
     return out
 
 
-def _refuse_twins(terms: list[tuple[Any, tuple[str, ...]]]) -> None:
+def _refuse_twins(terms: list[tuple[RandomTerm, tuple[str, ...]]]) -> None:
     """Refuse two terms with the same effects of the same grouping factor."""
     seen = set()
     for term, factors in terms:
-        key = (frozenset(factors), tuple(name.replace(term.name, "Intercept")
-               if term.origin == "re" else name for name in term.columns))
-        if key in seen:
+        columns = term.columns
+        if term.origin == "re":
+            columns = tuple(name.replace(term.name, "Intercept") for name in columns)
+        if (frozenset(factors), columns) in seen:
             raise FormulaError(
-                f"the random-effects term {', '.join(key[1])} of {term.name!r} occurs twice; its "
+                f"the random-effects term ({' + '.join(columns)}|{term.name}) occurs twice; its "
                 "two variances cannot be told apart. Leave one out"
             )
-        seen.add(key)
+        seen.add((frozenset(factors), columns))

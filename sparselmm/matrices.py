@@ -143,7 +143,8 @@ def _stack(
             f"{len(groups.labels)}; give one per group, in sorted order"
         )
     pieces, start = [], 0
-    of_group, columns = [], []
+    of_group: list[int] = []
+    columns: list[str] = []
     for i, (matrix, where) in enumerate(zip(mats, rows, strict=True)):
         matrix = matrix if sp.issparse(matrix) else np.asarray(matrix, dtype=float)
         matrix = matrix[:, None] if matrix.ndim == 1 else matrix

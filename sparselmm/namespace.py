@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -19,17 +18,28 @@ from patsy.missing import NAAction
 
 from sparselmm._typing import FloatArray
 from sparselmm.exceptions import DataError, FormulaError, MissingDataError
-from sparselmm.factors import Factor, factorize
+from sparselmm.expressions import dotted_names, names_in, plain_column
+from sparselmm.factors import Factor, factorize, match
 from sparselmm.validate import DROP_HINT, Rows, missing_rows, unknown_column
 
+_READY = "sparselmm_levels"  # marks, in ``attrs``, a column whose categories are final
 
-def factor(x: Any) -> Any:
-    """R's name for ``C(x)``."""
-    return patsy_builtins.C(x)
+
+def C(data: Any, contrast: Any = None, levels: Any = None) -> Any:
+    """patsy's ``C``, without its loop over the rows for columns made ready before.
+
+    patsy reads a contrast from the attribute of that name.
+    """
+    if levels is not None or not getattr(data, "attrs", {}).get(_READY):
+        return patsy_builtins.C(data, contrast, levels)
+    marked = data.copy(deep=False)
+    object.__setattr__(marked, "contrast", contrast)
+    return marked
 
 
 R_NAMES: dict[str, Any] = {
-    "factor": factor,
+    "C": C,
+    "factor": C,
     "log": np.log,
     "log2": np.log2,
     "log10": np.log10,
@@ -46,7 +56,7 @@ PATSY_NAMES: dict[str, Any] = {
     name: getattr(patsy_builtins, name) for name in patsy_builtins.__all__
 }
 _PYTHON_NAMES = frozenset(dir(__import__("builtins")))
-_FACTOR_CALLS = ("C", "factor")
+_NOTHING = pd.Series(dtype=float)
 
 
 def capture_env(depth: int | EvalEnvironment = 0) -> EvalEnvironment:
@@ -67,74 +77,6 @@ def capture_env(depth: int | EvalEnvironment = 0) -> EvalEnvironment:
     if depth < 0:
         return EvalEnvironment([{}])
     return EvalEnvironment.capture(depth, reference=1)
-
-
-@lru_cache(maxsize=1024)
-def _parse(code: str) -> ast.expr:
-    try:
-        return ast.parse(code, mode="eval").body
-    except SyntaxError as error:
-        raise FormulaError(f"cannot read {code!r} in the formula: {error.msg}") from error
-
-
-@lru_cache(maxsize=1024)
-def names_in(code: str) -> tuple[str, ...]:
-    """Names an expression looks up, ``Q("a b")`` counted as ``a b``; functions included."""
-    tree = _parse(code)
-    bound = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
-    names: dict[str, None] = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name):
-            if isinstance(node.ctx, ast.Store):
-                bound.add(node.id)
-            names[node.id] = None
-        elif (quoted := quoted_name(node)) is not None:
-            names[quoted] = None
-    return tuple(name for name in names if name not in bound)
-
-
-def quoted_name(node: ast.AST) -> str | None:
-    """The name inside ``Q("...")``."""
-    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
-        return None
-    if node.func.id != "Q" or len(node.args) != 1 or not isinstance(node.args[0], ast.Constant):
-        return None
-    return str(node.args[0].value)
-
-
-def _dotted(code: str) -> dict[str, str]:
-    """First name of every attribute chain: ``{"Sepal": "Sepal.Length"}``."""
-    chains = {}
-    for node in ast.walk(_parse(code)):
-        if isinstance(node, ast.Attribute):
-            text = ast.unparse(node)
-            chains.setdefault(text.split(".")[0], text)
-    return chains
-
-
-@lru_cache(maxsize=1024)
-def plain_column(code: str) -> tuple[str, str] | None:
-    """Column and wrapping of an expression that is one column, or None.
-
-    ``x`` and ``Q("x")`` give ``("x", "")``, ``C(x)`` gives ``("x", "C")``, ``factor(x)``
-    gives ``("x", "factor")``, and ``C(x, Sum)`` gives ``("x", "coded")``.
-    """
-    node = _parse(code)
-    if (bare := _bare(node)) is not None:
-        return bare, ""
-    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args):
-        return None
-    inner = _bare(node.args[0])
-    if node.func.id not in _FACTOR_CALLS or inner is None:
-        return None
-    if len(node.args) == 1 and not node.keywords:
-        return inner, node.func.id
-    takes_levels = len(node.args) > 2 or any(k.arg != "contrast" for k in node.keywords)
-    return None if takes_levels else (inner, "coded")
-
-
-def _bare(node: ast.AST) -> str | None:
-    return node.id if isinstance(node, ast.Name) else quoted_name(node)
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,7 +199,7 @@ def used_columns(
 
 
 def _unknown(name: str, code: str, frame: pd.DataFrame, place: str) -> FormulaError:
-    dotted = _dotted(code).get(name)
+    dotted = dotted_names(code).get(name)
     if dotted is not None:
         return FormulaError(
             f"{dotted!r}, used in {place}, reads as attribute access in Python; "
@@ -267,14 +209,16 @@ def _unknown(name: str, code: str, frame: pd.DataFrame, place: str) -> FormulaEr
 
 
 def take_columns(
-    frame: pd.DataFrame, names: Iterable[str], codes: Iterable[str],
+    frame: pd.DataFrame,
+    names: Iterable[str],
+    codes: Iterable[str],
     categories: Mapping[str, pd.Index] | None = None,
 ) -> dict[str, Any]:
     """Columns as patsy shall see them.
 
-    Strings become Categoricals of sorted labels, once, because patsy would loop over them in
-    Python; unused categories are dropped; nullable numbers become NumPy's. A column that some
-    expression uses other than as a factor stays as it is.
+    Strings, and numbers that only occur as ``C(x)``, become Categoricals of sorted labels, once,
+    because patsy would loop over them in Python; unused categories are dropped; nullable numbers
+    become NumPy's. A column that some expression uses in any other way stays as it is.
 
     Parameters
     ----------
@@ -283,18 +227,16 @@ def take_columns(
     names : iterable of str
         Columns wanted.
     codes : iterable of str
-        Every expression that uses them.
+        Every expression that uses them, but for plain grouping factors.
     categories : mapping, optional
         Labels learned before, for new data; labels not among them become missing.
 
     Returns
     -------
     dict
-        Name to Series or Categorical.
+        Name to Series.
     """
-    otherwise = {
-        name for code in codes if plain_column(code) is None for name in names_in(code)
-    }
+    uses = _uses(codes)
     out = {}
     for name in names:
         column = frame[name]
@@ -302,7 +244,7 @@ def take_columns(
             raise DataError(f"the data have {column.shape[1]} columns called {name!r}; keep one")
         if categories is not None and name in categories:
             column = recoded(column, categories[name])
-        elif name not in otherwise and _has_labels(column):
+        elif _serves_as_factor(column, uses.get(name, set())):
             column = categorical(column)
         elif pd.api.types.is_extension_array_dtype(column.dtype):
             column = _as_numpy(column)
@@ -310,12 +252,27 @@ def take_columns(
     return out
 
 
-def _has_labels(column: pd.Series) -> bool:
+def _uses(codes: Iterable[str]) -> dict[str, set[str]]:
+    """Wrappings of each name, ``"other"`` where it is more than a plain column."""
+    uses: dict[str, set[str]] = {}
+    for code in codes:
+        plain = plain_column(code)
+        for name in names_in(code):
+            wrapping = plain[1] if plain is not None and plain[0] == name else "other"
+            uses.setdefault(name, set()).add(wrapping)
+    return uses
+
+
+def _serves_as_factor(column: pd.Series, uses: set[str]) -> bool:
+    if "other" in uses:
+        return False
     if isinstance(column.dtype, pd.CategoricalDtype):
         return True
     if column.dtype == object:
-        return pd.api.types.infer_dtype(column, skipna=True) == "string"
-    return bool(pd.api.types.is_string_dtype(column.dtype))
+        return bool(pd.api.types.infer_dtype(column, skipna=True) == "string")
+    if pd.api.types.is_bool_dtype(column.dtype):
+        return False
+    return bool(pd.api.types.is_string_dtype(column.dtype)) or (bool(uses) and "" not in uses)
 
 
 def categorical(column: Any) -> pd.Series:
@@ -324,13 +281,19 @@ def categorical(column: Any) -> pd.Series:
     dtype = column.dtype
     ordered = isinstance(dtype, pd.CategoricalDtype) and dtype.ordered
     values = pd.Categorical.from_codes(seen.codes, pd.Index(seen.labels), ordered=ordered)
-    return pd.Series(values, index=column.index, copy=False)
+    return _ready(values, column.index)
 
 
 def recoded(column: pd.Series, categories: pd.Index) -> pd.Series:
     """A column as a Categorical of known labels; any other label becomes missing."""
-    values = pd.Categorical(column.astype(object), categories=categories)
-    return pd.Series(values, index=column.index, copy=False)
+    codes = match(np.asarray(categories), column)
+    return _ready(pd.Categorical.from_codes(codes, categories), column.index)
+
+
+def _ready(values: pd.Categorical, index: pd.Index) -> pd.Series:
+    column = pd.Series(values, index=index, copy=False)
+    column.attrs[_READY] = True
+    return column
 
 
 def _as_numpy(column: pd.Series) -> pd.Series:
@@ -345,8 +308,13 @@ def _as_numpy(column: pd.Series) -> pd.Series:
 
 def right_terms(text: str) -> list[Term]:
     """patsy's terms of a one-sided formula."""
+    return list(_terms(text))
+
+
+@lru_cache(maxsize=256)
+def _terms(text: str) -> tuple[Term, ...]:
     try:
-        return list(ModelDesc.from_formula("~ " + text).rhs_termlist)
+        return tuple(ModelDesc.from_formula("~ " + text).rhs_termlist)
     except PatsyError as error:
         raise FormulaError(f"cannot read {text!r}: {error.message}") from error
 
@@ -404,8 +372,8 @@ def rebuild(info: DesignInfo, space: Namespace) -> FloatArray:
     absent = np.zeros(space.n, dtype=bool)
     columns = dict(space.columns)
     for name in {name for code in info_codes(info) for name in names_in(code)}:
-        column = columns.get(name)
-        if isinstance(getattr(column, "dtype", None), pd.CategoricalDtype):
+        column = columns.get(name, _NOTHING)
+        if isinstance(column.dtype, pd.CategoricalDtype):
             gone = np.asarray(column.cat.codes) < 0
             if gone.any():
                 absent |= gone
@@ -449,7 +417,8 @@ def describe_missing(space: Namespace) -> MissingDataError:
                 f"the first at {space.rows.where(int(bad[0]))}; {DROP_HINT}"
             )
     return MissingDataError(
-        f"an expression of the formula gives missing values where its columns have none; {DROP_HINT}"
+        "an expression of the formula gives missing values where its columns have none; "
+        "change the expression, or leave those rows out with subset="
     )
 
 

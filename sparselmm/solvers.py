@@ -150,17 +150,82 @@ def _pointers(index: IntArray, n: int) -> IntArray:
     return np.concatenate([[0], np.cumsum(np.bincount(index, minlength=n))])
 
 
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Which columns of M lead, which trail, and how they meet.
+
+    Attributes
+    ----------
+    leading : int or None
+        Term eliminated in closed form.
+    trailing : tuple of int
+        The other terms.
+    starts : dict
+        First trailing column of each trailing term.
+    n_trailing : int
+        Number of trailing columns.
+    inner : dict
+        Blocks of A between trailing terms.
+    outer : dict
+        Blocks of A of each trailing term with the leading term, by leading level.
+    coupling : Coupling or None
+        The same as lists of columns; None when nothing leads or nothing trails.
+    """
+
+    leading: int | None
+    trailing: tuple[int, ...]
+    starts: dict[int, int]
+    n_trailing: int
+    inner: dict[Pair, PairBlocks]
+    outer: dict[int, PairBlocks]
+    coupling: Coupling | None
+
+    @classmethod
+    def of(cls, cross: CrossProducts, leading: int | None) -> Layout:
+        """Layout of a model with the given leading term."""
+        trailing = tuple(t for t in range(len(cross.sizes)) if t != leading)
+        starts, n = {}, 0
+        for t in trailing:
+            starts[t] = n
+            n += cross.sizes[t][0] * cross.sizes[t][1]
+        inner = {(s, t): cross.pairs[s, t] for s in trailing for t in trailing if s >= t}
+        if leading is None or not trailing:
+            return cls(leading, trailing, starts, n, inner, {}, None)
+        outer = {s: cross.pair(s, leading) for s in trailing}
+        return cls(leading, trailing, starts, n, inner, outer, Coupling.of(outer, starts, n))
+
+    def coordinates(self, pair: Pair) -> tuple[IntArray, IntArray]:
+        """Trailing rows and columns of the entries of a pair of trailing terms."""
+        return self.inner[pair].coordinates(self.starts[pair[0]], self.starts[pair[1]])
+
+    def remainder_pattern(self) -> Pattern:
+        """Pattern of the Schur complement of the leading columns."""
+        at = [self.coordinates(pair) for pair in self.inner]
+        rows = [r.ravel() for r, _ in at]
+        cols = [c.ravel() for _, c in at]
+        if self.coupling is not None:
+            meets = sp.csr_array(
+                (np.ones(len(self.coupling.cols), np.int32), self.coupling.cols, self.coupling.indptr),
+                shape=(len(self.coupling.indptr) - 1, self.n_trailing),
+            )
+            fill = sp.tril(meets.T @ meets, format="coo")
+            rows.append(fill.row)
+            cols.append(fill.col)
+        return Pattern.of(np.concatenate(rows), np.concatenate(cols), self.n_trailing)
+
+
 class DenseRemainder:
     """LAPACK on the upper triangle of a C-ordered array (LAPACK sees its lower triangle)."""
 
-    def __init__(self, pairs: dict[Pair, PairBlocks], starts: dict[int, int], n: int):
+    def __init__(self, layout: Layout):
+        n = layout.n_trailing
         self._n = n
         self._S = np.zeros((n, n))
         self._G: FloatArray | None = None
         self._index = {}
-        for (s, t), pair in pairs.items():
-            rows, cols = pair.coordinates(starts[s], starts[t])
-            self._index[s, t] = (cols * n + rows).reshape(pair.data.shape)
+        for pair in layout.inner:
+            rows, cols = layout.coordinates(pair)
+            self._index[pair] = cols * n + rows
 
     def assemble(self, blocks: dict[Pair, FloatArray]) -> None:
         self._S[...] = 0.0
@@ -204,23 +269,12 @@ class DenseRemainder:
 class SparseRemainder:
     """CHOLMOD on a fixed pattern."""
 
-    def __init__(
-        self,
-        pairs: dict[Pair, PairBlocks],
-        starts: dict[int, int],
-        n: int,
-        coupling: Coupling | None,
-        strategy: Strategy,
-    ):
-        at = {pair: blocks.coordinates(starts[pair[0]], starts[pair[1]]) for pair, blocks in pairs.items()}
-        rows = np.concatenate([r.ravel() for r, _ in at.values()])
-        cols = np.concatenate([c.ravel() for _, c in at.values()])
-        if coupling is not None:
-            fill = _fill_pattern(coupling, n)
-            rows, cols = np.concatenate([rows, fill.row]), np.concatenate([cols, fill.col])
-        self.pattern = Pattern.of(rows, cols, n)
+    def __init__(self, layout: Layout, strategy: Strategy):
+        self.pattern = layout.remainder_pattern()
         self.factor = CholeskyFactor(self.pattern, strategy.ordering, strategy.mode)
-        self._index = {pair: self.pattern.positions(r, c) for pair, (r, c) in at.items()}
+        self._index = {
+            pair: self.pattern.positions(*layout.coordinates(pair)) for pair in layout.inner
+        }
         self._data = np.zeros(self.pattern.nnz)
         self._G: FloatArray | None = None
 
@@ -258,15 +312,6 @@ class SparseRemainder:
         return self._G[self._index[pair]]
 
 
-def _fill_pattern(coupling: Coupling, n: int) -> sp.coo_array:
-    """Pairs of trailing columns that some leading level meets together."""
-    ones = np.ones(len(coupling.cols), dtype=np.int32)
-    meets = sp.csr_array(
-        (ones, coupling.cols, coupling.indptr), shape=(len(coupling.indptr) - 1, n)
-    )
-    return sp.tril(meets.T @ meets, format="coo")
-
-
 class BlockSolver:
     """M factored at one theta after another; see the module's head for the algebra.
 
@@ -281,33 +326,20 @@ class BlockSolver:
     def __init__(self, cross: CrossProducts, strategy: Strategy):
         self.cross = cross
         self.strategy = strategy
-        lead = strategy.leading
-        self._trailing = [t for t in range(len(cross.sizes)) if t != lead]
-        starts, n = {}, 0
-        for t in self._trailing:
-            starts[t] = n
-            n += cross.sizes[t][0] * cross.sizes[t][1]
-        self._starts, self._n_trailing = starts, n
-        self._inner = {
-            (s, t): cross.pairs[s, t] for s in self._trailing for t in self._trailing if s >= t
-        }
-        self._outer: dict[int, PairBlocks] = {}
-        self._coupling: Coupling | None = None
-        if lead is not None and self._trailing:
-            self._outer = {s: cross.pair(s, lead) for s in self._trailing}
-            self._coupling = Coupling.of(self._outer, starts, n)
-        self._rest = self._make_remainder() if self._trailing else None
+        self.layout = layout = Layout.of(cross, strategy.leading)
+        self._rest: Remainder | None = None
+        if layout.trailing and strategy.remainder == "dense":
+            self._rest = DenseRemainder(layout)
+        elif layout.trailing:
+            self._rest = SparseRemainder(layout, strategy)
         self._R = np.zeros((0, 1, 1))
         self._Y = np.zeros((0, 1))
         self._Ymat: sp.bsr_array | sp.csr_array | None = None
         self._P: FloatArray | None = None
 
-    def _make_remainder(self) -> Remainder:
-        if self.strategy.remainder == "dense":
-            return DenseRemainder(self._inner, self._starts, self._n_trailing)
-        return SparseRemainder(
-            self._inner, self._starts, self._n_trailing, self._coupling, self.strategy
-        )
+    def __reduce__(self) -> tuple[type[BlockSolver], tuple[CrossProducts, Strategy]]:
+        """Pickled as its recipe: numeric factors are not portable."""
+        return BlockSolver, (self.cross, self.strategy)
 
     # ------------------------------------------------------------------------ factorize
 
@@ -328,11 +360,11 @@ class BlockSolver:
         logdet = self._eliminate(lams)
         if self._rest is not None:
             self._rest.assemble(
-                {(s, t): congruence(p.data, lams[s], lams[t]) for (s, t), p in self._inner.items()}
+                {(s, t): congruence(p.data, lams[s], lams[t]) for (s, t), p in self.layout.inner.items()}
             )
-            if self._coupling is not None:
+            if self.layout.coupling is not None:
                 self._couple(lams)
-                self._rest.subtract(self._coupling, self._Y)
+                self._rest.subtract(self.layout.coupling, self._Y)
             logdet += self._rest.factorize()
         if not np.isfinite(logdet):
             raise NotPositiveDefiniteError("a leading block is not positive definite")
@@ -352,17 +384,17 @@ class BlockSolver:
         return float(logdet)
 
     def _couple(self, lams: Sequence[FloatArray]) -> None:
-        lead, coupling = self.strategy.leading, self._coupling
+        lead, coupling = self.strategy.leading, self.layout.coupling
         assert lead is not None and coupling is not None
         k = self.cross.sizes[lead][0]
         Y = np.empty((len(coupling.cols), k))
-        for s, pair in self._outer.items():
+        for s, pair in self.layout.outer.items():
             block = congruence(pair.data, lams[s], lams[lead])
             for c in range(block.shape[1]):
                 Y[coupling.places[s] + c] = block[:, c]
         kernels.scale_couplings(self._R, coupling.indptr, Y)
         self._Y = Y
-        shape = (k * (len(coupling.indptr) - 1), self._n_trailing)
+        shape = (k * (len(coupling.indptr) - 1), self.layout.n_trailing)
         if k == 1:
             self._Ymat = sp.csr_array((Y[:, 0], coupling.cols, coupling.indptr), shape=shape)
         else:
@@ -380,13 +412,13 @@ class BlockSolver:
             m = rhs.shape[1]
             f = apply_blocks(self._R, rhs[slices[lead]].reshape(l, k, m)).reshape(l * k, m)
         if self._rest is not None:
-            rest = np.concatenate([rhs[slices[t]] for t in self._trailing])
+            rest = np.concatenate([rhs[slices[t]] for t in self.layout.trailing])
             if self._Ymat is not None:
                 rest -= self._Ymat.T @ f
             rest = self._rest.solve(rest)
-            for t in self._trailing:
+            for t in self.layout.trailing:
                 k_t, l_t = sizes[t]
-                out[slices[t]] = rest[self._starts[t] : self._starts[t] + k_t * l_t]
+                out[slices[t]] = rest[self.layout.starts[t] : self.layout.starts[t] + k_t * l_t]
             if self._Ymat is not None:
                 f -= self._Ymat @ rest
         if lead is not None:
@@ -400,8 +432,8 @@ class BlockSolver:
     def _invert(self) -> None:
         if self._rest is not None:
             self._rest.invert()
-            if self._coupling is not None and self._P is None:
-                self._P = self._rest.couple(self._coupling, self._Y)
+            if self.layout.coupling is not None and self._P is None:
+                self._P = self._rest.couple(self.layout.coupling, self._Y)
 
     def inverse_blocks(self, t: int) -> FloatArray:
         """Diagonal blocks of ``M^-1`` of every level of term t, (l, k, k).
@@ -411,15 +443,15 @@ class BlockSolver:
         self._invert()
         if t == self.strategy.leading:
             return self._leading_blocks()
-        pair = self._inner[t, t]
+        pair = self.layout.inner[t, t]
         entries = self._rest.entries((t, t))  # type: ignore[union-attr]
         return entries if pair.is_block_diagonal else entries[pair.rows == pair.cols]
 
     def _leading_blocks(self) -> FloatArray:
         k = self._R.shape[1]
         inner = np.broadcast_to(np.eye(k), self._R.shape).copy()
-        if self._coupling is not None:
-            inner += kernels.leading_products(self._coupling.indptr, self._Y, self._P)
+        if self.layout.coupling is not None:
+            inner += kernels.leading_products(self.layout.coupling.indptr, self._Y, self._P)
         if k == 1:
             return self._R**2 * inner
         left = apply_blocks(self._R, inner, transpose=True)
@@ -438,10 +470,10 @@ class BlockSolver:
 
     def _outer_inverse(self, trailing: int, flip: bool) -> FloatArray:
         """``G[trailing, leading]`` on the pattern; ``flip`` gives ``G[leading, trailing]``."""
-        assert self._coupling is not None and self._P is not None
-        pair = self._outer[trailing]
+        assert self.layout.coupling is not None and self._P is not None
+        pair = self.layout.outer[trailing]
         ks = pair.data.shape[1]
-        places = self._coupling.places[trailing][:, None] + np.arange(ks)
+        places = self.layout.coupling.places[trailing][:, None] + np.arange(ks)
         blocks = -np.matmul(self._P[places], self._R[pair.cols])
         if not flip:
             return blocks

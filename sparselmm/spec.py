@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,16 +15,17 @@ from patsy import DesignInfo, EvalEnvironment
 from sparselmm._typing import CSR, AnyArray, BoolArray, FloatArray
 from sparselmm.coded import NewRows, TermSpec, new_matrix
 from sparselmm.exceptions import DataError, FormulaError
+from sparselmm.expressions import names_in
 from sparselmm.factors import match
 from sparselmm.namespace import (
     Namespace,
     info_codes,
     is_known,
-    names_in,
     rebuild,
     refuse_unseen,
     take_columns,
 )
+from sparselmm.pickling import dumps
 from sparselmm.terms import Design, RandomTerm, assemble_z
 from sparselmm.validate import (
     Rows,
@@ -122,6 +124,9 @@ class DesignSpec:
     offset_array: bool = False
     categories: dict[str, pd.Index] = field(default_factory=dict)
     env: EvalEnvironment | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _thawed, (dumps(dict(vars(self))),)
 
     def evaluate(
         self,
@@ -231,6 +236,10 @@ class DesignSpec:
         elif self.offset_column is not None and space is not None:
             parts.append(np.asarray(space.columns[self.offset_column], dtype=float))
         return total(parts)
+
+
+def _thawed(frozen: bytes) -> DesignSpec:
+    return DesignSpec(**pickle.loads(frozen))
 
 
 def total(parts: Sequence[FloatArray]) -> FloatArray | None:

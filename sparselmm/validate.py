@@ -75,7 +75,7 @@ def warn_user(message: str, category: type[Warning]) -> None:
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_PACKAGE):
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, category, stacklevel=level - 1)
+    warnings.warn(message, category, stacklevel=level)
 
 
 def check_missing_argument(missing: str) -> None:
@@ -230,5 +230,5 @@ def missing_rows(values: Any) -> BoolArray:
         out = np.zeros(coo.shape[0], dtype=bool)
         out[coo.row[np.isnan(coo.data)]] = True
         return out
-    absent = np.asarray(pd.isna(values))
-    return absent if absent.ndim == 1 else absent.any(axis=1)
+    absent: BoolArray = np.asarray(pd.isna(values))
+    return np.asarray(absent.any(axis=1)) if absent.ndim == 2 else absent

@@ -1,0 +1,61 @@
+# `make` lists the targets. Each installs first whatever it needs.
+
+PYTHONS = python3 python3.13 python3.12 python3.11 python3.10
+PYTHON ?= $(shell for python in $(PYTHONS); do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
+	&& command -v "$$python" && break; done)
+VENV ?= .venv
+STAMP := $(VENV)/.installed
+BIN := $(VENV)/bin
+
+# Two test processes with one BLAS thread each: threads of both would compete for the same cores.
+TESTFLAGS ?= -n 2 --dist loadfile
+PYTEST = OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest
+
+.PHONY: help install demo test test-fast check format docs bench clean distclean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "PYTHON=...    interpreter to build $(VENV) with, 3.10 or later"
+	@echo "VENV=...      folder of the virtual environment"
+	@echo "TESTFLAGS=... options for pytest, e.g. TESTFLAGS='-x -k cholesky'"
+
+install: $(STAMP) ## set up .venv with the package and all its extras
+
+demo: $(STAMP) ## fit two models from the command line
+	$(BIN)/python -m sparselmm demo
+
+test: $(STAMP) ## run the whole test suite
+	$(PYTEST) $(TESTFLAGS)
+
+test-fast: $(STAMP) ## run the tests that are not marked slow
+	$(PYTEST) $(TESTFLAGS) -m "not slow"
+
+check: $(STAMP) ## lint, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## rewrite the files as `make check` wants them
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(STAMP) ## build the documentation, executing every page
+	$(BIN)/python -m sphinx -E -W --keep-going -b html docs docs/_build/html
+
+bench: $(STAMP) ## run the benchmarks
+	PYTHONPATH=tests $(BIN)/python -m benchmarks
+
+clean: ## remove what was built, keep .venv
+	rm -rf build dist docs/_build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find sparselmm tests tools docs data -name __pycache__ -exec rm -rf {} +
+
+distclean: clean ## remove .venv as well
+	rm -rf $(VENV)
+
+$(STAMP): setup.cfg pyproject.toml tools/bootstrap.py
+	@test -n "$(PYTHON)" || { echo "sparselmm needs Python 3.10 or later; none of" \
+		"$(PYTHONS) is. Name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	"$(PYTHON)" tools/bootstrap.py $(VENV)
+	@touch $@

@@ -1,0 +1,32 @@
+from importlib.metadata import metadata
+
+about = metadata("sparselmm")
+project = about["Name"]
+author = about["Author"]
+release = about["Version"]
+copyright = "2026, sparselmm developers"
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.mathjax",
+]
+exclude_patterns = ["_build"]
+
+myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
+myst_heading_anchors = 3
+
+# Every page runs on every build, so the numbers it shows are the present code's.
+nb_execution_mode = "force"
+nb_execution_timeout = 600
+nb_execution_raise_on_error = True
+nb_merge_streams = True
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # the docstrings give types and shapes
+napoleon_google_docstring = False
+napoleon_use_ivar = True  # attributes as fields: autodoc lists properties once, not twice
+
+html_theme = "furo"
+html_title = f"{project} {release}"

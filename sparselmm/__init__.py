@@ -1,0 +1,43 @@
+"""Linear mixed models with large crossed and nested random effects."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from sparselmm import datasets
+from sparselmm.exceptions import (
+    ConvergenceWarning,
+    DataError,
+    FormulaError,
+    MemoryLimitError,
+    MissingDataError,
+    ModelWarning,
+    RankDeficiencyWarning,
+    SingularMatrixWarning,
+    SparseLMMError,
+    SpecificationWarning,
+)
+from sparselmm.formula import VCSpec
+from sparselmm.model import MixedLM, mixedlm
+from sparselmm.results import MixedLMResults
+
+try:
+    __version__ = version("sparselmm")
+except PackageNotFoundError:  # a source tree that was never installed
+    __version__ = "0+unknown"
+
+__all__ = [
+    "ConvergenceWarning",
+    "DataError",
+    "FormulaError",
+    "MemoryLimitError",
+    "MissingDataError",
+    "MixedLM",
+    "MixedLMResults",
+    "ModelWarning",
+    "RankDeficiencyWarning",
+    "SingularMatrixWarning",
+    "SparseLMMError",
+    "SpecificationWarning",
+    "VCSpec",
+    "datasets",
+    "mixedlm",
+]

@@ -1,0 +1,313 @@
+"""Random effects at the optimum: conditional means, conditional covariances, their tables.
+
+Numbers only; :mod:`sparselmm.results` puts pandas labels on them. A *unit* is one key of the
+``random_effects`` dict, a group or a level of a grouping factor, with all its columns of Z.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from sparselmm._typing import AnyArray, BoolArray, FloatArray, IntArray
+from sparselmm.deviance import ProfiledDeviance
+from sparselmm.terms import Grouping, RandomTerm, term_slices
+from sparselmm.variances import coefficient_names, is_component
+
+BATCH_NUMBERS = 4_000_000
+"""Numbers in one batch of right-hand sides (32 MB)."""
+
+MAX_BATCH = 256
+"""Right-hand sides solved together; more gain nothing."""
+
+
+def random_part(terms: Sequence[RandomTerm], b: FloatArray, n: int) -> FloatArray:
+    """``Z b`` term by term, (n,), without forming Z."""
+    out = np.zeros(n)
+    for term, part in zip(terms, term_slices(tuple(terms)), strict=True):
+        if term.block is not None:
+            out += term.block @ b[part]
+            continue
+        assert term.codes is not None
+        table = np.vstack([b[part].reshape(-1, term.k), np.zeros((1, term.k))])  # code -1
+        rows = table[term.codes]
+        out += rows[:, 0] if term.values is None else np.einsum("ij,ij->i", rows, term.values)
+    return out
+
+
+def unseen_rows(fitted: RandomTerm, new: RandomTerm) -> BoolArray:
+    """Rows of new data whose level the fit has not seen, (m,).
+
+    A coded term marks them. A term given as a matrix shows them only if no row of the fit was
+    empty, as with factors; otherwise an empty row is taken as it is.
+    """
+    if new.codes is not None:
+        return np.asarray(new.codes < 0)
+    assert new.block is not None and fitted.block is not None
+    empty = np.diff(new.block.indptr) == 0
+    if new.origin == "array" or (np.diff(fitted.block.indptr) == 0).any():
+        return np.zeros_like(empty)
+    return empty
+
+
+# ------------------------------------------------------------------------ tables by factor
+
+
+@dataclass(frozen=True, eq=False)
+class FactorTable:
+    """Coefficients of one grouping factor: one row per level, one column per coefficient.
+
+    Attributes
+    ----------
+    name : str
+        Grouping factor, or name of the variance component.
+    terms : tuple of int
+        Terms that make up the columns.
+    labels : ndarray, (l,)
+        Level labels; ``"a:A"`` strings for interactions.
+    columns : tuple of str
+        Coefficient names.
+    """
+
+    name: str
+    terms: tuple[int, ...]
+    labels: AnyArray
+    columns: tuple[str, ...]
+
+
+def factor_tables(terms: Sequence[RandomTerm]) -> list[FactorTable]:
+    """One table per grouping factor; several terms of one factor share it."""
+    tables: list[FactorTable] = []
+    place: dict[tuple[str, ...], int] = {}
+    for t, term in enumerate(terms):
+        if is_component(term):
+            tables.append(FactorTable(term.name, (t,), term.levels.labels(), (term.name,)))
+            continue
+        at = place.get(term.levels.names)
+        if at is not None and _same_levels(terms[tables[at].terms[0]], term):
+            old = tables[at]
+            columns = (*old.columns, *term.columns)
+            tables[at] = replace(old, terms=(*old.terms, t), columns=columns)
+            continue
+        name = ":".join(term.levels.names) if at is None else term.name
+        place.setdefault(term.levels.names, len(tables))
+        tables.append(FactorTable(name, (t,), term.levels.labels(), term.columns))
+    return tables
+
+
+def _same_levels(a: RandomTerm, b: RandomTerm) -> bool:
+    return a.levels is b.levels or (
+        len(a.levels) == len(b.levels)
+        and all(
+            np.array_equal(x, y) for x, y in zip(a.levels.parts, b.levels.parts, strict=True)
+        )
+    )
+
+
+def table_modes(table: FactorTable, terms: Sequence[RandomTerm], b: FloatArray) -> FloatArray:
+    """Conditional means of a table, (l, number of columns)."""
+    parts = term_slices(tuple(terms))
+    return np.hstack([b[parts[t]].reshape(-1, terms[t].k) for t in table.terms])
+
+
+def table_variances(
+    table: FactorTable, deviance: ProfiledDeviance, theta: FloatArray, scale: float
+) -> FloatArray:
+    """Conditional variances of a table, (l, number of columns), fixed effects taken as known."""
+    blocks = [deviance.conditional_blocks(theta, t) for t in table.terms]
+    return scale * np.hstack([np.einsum("bii->bi", block) for block in blocks])
+
+
+# ------------------------------------------------------------------------------- by unit
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """Columns of Z sorted by the unit they belong to.
+
+    Attributes
+    ----------
+    factor : str
+        Name of the grouping factor.
+    labels : ndarray, (m,)
+        Label of each unit.
+    indptr : ndarray of int, (m + 1,)
+        Unit ``j`` owns ``columns[indptr[j]:indptr[j + 1]]``.
+    columns : ndarray of int, (c,)
+        Columns of Z.
+    names : ndarray of str, (c,)
+        Coefficient name of each column.
+    independent : bool
+        Whether no row of the data involves two units, so that M is block diagonal by unit.
+    terms : tuple of int
+        Terms the columns come from.
+    """
+
+    factor: str
+    labels: AnyArray
+    indptr: IntArray
+    columns: IntArray
+    names: AnyArray
+    independent: bool
+    terms: tuple[int, ...]
+
+    @cached_property
+    def sizes(self) -> IntArray:
+        """Columns of each unit, (m,)."""
+        return np.diff(self.indptr)
+
+    @cached_property
+    def owner(self) -> IntArray:
+        """Unit of each column, (c,)."""
+        return np.repeat(np.arange(len(self.labels)), self.sizes)
+
+    @cached_property
+    def rank(self) -> IntArray:
+        """Place of each column within its unit, (c,)."""
+        return np.arange(len(self.columns)) - self.indptr[self.owner]
+
+    @property
+    def n_covariances(self) -> int:
+        """Numbers in all units' covariance matrices together."""
+        return int((self.sizes.astype(np.int64) ** 2).sum())
+
+
+def all_units(
+    terms: Sequence[RandomTerm], grouping: Grouping | None, group_names: tuple[str, ...]
+) -> list[Units]:
+    """Units of a model: its groups, then the levels of every other factor.
+
+    Parameters
+    ----------
+    terms : sequence of RandomTerm
+    grouping : Grouping or None
+        The statsmodels ``groups`` argument.
+    group_names : tuple of str
+        Coefficient names of the ``groups`` term.
+    """
+    grouped = tuple(t for t, term in enumerate(terms) if term.origin in ("re", "vc"))
+    out = []
+    if grouped:
+        assert grouping is not None
+        out.append(_group_units(terms, grouped, grouping, group_names))
+    rest = [t for t in range(len(terms)) if t not in grouped]
+    for table in factor_tables([terms[t] for t in rest]):
+        inner = tuple(rest[t] for t in table.terms)
+        out.append(_level_units(terms, replace(table, terms=inner)))
+    alone = len(out) == 1 and not any(term.origin == "array" for term in terms)
+    return [replace(units, independent=alone) for units in out]
+
+
+def _level_units(terms: Sequence[RandomTerm], table: FactorTable) -> Units:
+    parts = term_slices(tuple(terms))
+    columns = np.hstack(
+        [np.arange(parts[t].start, parts[t].stop).reshape(-1, terms[t].k) for t in table.terms]
+    )
+    l, k = columns.shape
+    names = np.tile(np.array(table.columns, dtype=object), l)
+    return Units(
+        table.name, table.labels, np.arange(0, l * k + 1, k), columns.ravel(), names,
+        False, table.terms,
+    )  # fmt: skip
+
+
+def _group_units(
+    terms: Sequence[RandomTerm],
+    grouped: tuple[int, ...],
+    grouping: Grouping,
+    group_names: tuple[str, ...],
+) -> Units:
+    """The ``groups`` term's coefficients, then the columns of each component, group by group."""
+    parts = term_slices(tuple(terms))
+    place = {label: j for j, label in enumerate(grouping.labels.tolist())}
+    owners, columns, names = [], [], []
+    for t in grouped:
+        term, part = terms[t], parts[t]
+        of_level = [place[label] for label in term.levels.parts[0].tolist()]
+        owners.append(np.repeat(np.array(of_level, dtype=np.intp), term.k))
+        columns.append(np.arange(part.start, part.stop))
+        if is_component(term):
+            names.append(np.array(component_labels(term), dtype=object))
+        else:
+            names.append(np.tile(np.array(group_names, dtype=object), term.n_levels))
+    owner = np.concatenate(owners)
+    order = np.argsort(owner, kind="stable")
+    counts = np.bincount(owner, minlength=len(grouping.labels))
+    indptr = np.concatenate([[0], np.cumsum(counts)])
+    return Units(
+        grouping.name, grouping.labels, indptr, np.concatenate(columns)[order],
+        np.concatenate(names)[order], False, grouped,
+    )  # fmt: skip
+
+
+def component_labels(term: RandomTerm) -> list[str]:
+    """statsmodels' labels of a component's columns, ``"cask[C(cask)[a]]"``, (l,)."""
+    (template,) = term.columns
+    inner = term.levels.parts[1:]
+    if not inner:
+        return [f"{term.name}[{template}]"] * term.n_levels
+    return [f"{term.name}[{template.format(*row)}]" for row in zip(*inner, strict=True)]
+
+
+def group_coefficients(terms: Sequence[RandomTerm], from_arrays: bool) -> tuple[str, ...]:
+    """statsmodels' labels of the ``groups`` term in ``random_effects`` and ``cov_re``."""
+    for term in terms:
+        if term.origin == "re":
+            default = from_arrays and term.values is None
+            return ("Group Var",) if default else coefficient_names(term)
+    return ()
+
+
+def unit_covariances(
+    units: Units, deviance: ProfiledDeviance, theta: FloatArray, scale: float
+) -> list[FloatArray]:
+    """Conditional covariance of the coefficients of each unit, fixed effects taken as known.
+
+    ``sigma^2 Lambda M^-1 Lambda'`` restricted to the unit's columns. When units are independent
+    the i-th columns of all of them are solved for together.
+
+    Returns
+    -------
+    list of ndarray, (size_j, size_j)
+    """
+    if len(units.terms) == 1 and (units.sizes == units.sizes[:1]).all():
+        t = units.terms[0]
+        k = int(units.sizes[0])
+        if deviance.cross.sizes[t][0] == k:
+            return list(scale * deviance.conditional_blocks(theta, t))
+    flat = np.empty(units.n_covariances)
+    starts = np.concatenate([[0], np.cumsum(units.sizes.astype(np.int64) ** 2)])
+    colour = units.rank if units.independent else np.arange(len(units.columns))
+    q = deviance.cross.q
+    width = int(np.clip(BATCH_NUMBERS // max(q, 1), 1, MAX_BATCH))
+    for first in range(0, int(colour.max(initial=-1)) + 1, width):
+        inside = np.flatnonzero((colour >= first) & (colour < first + width))
+        right = np.zeros((q, width))
+        right[units.columns[inside], colour[inside] - first] = 1.0
+        solution = deviance.conditional_columns(theta, right)
+        _scatter(units, starts, inside, solution, colour - first, flat)
+    flat *= scale
+    shapes = zip(np.split(flat, starts[1:-1]), units.sizes, strict=True)
+    return [block.reshape(size, size) for block, size in shapes]
+
+
+def _scatter(
+    units: Units,
+    starts: IntArray,
+    inside: IntArray,
+    solution: FloatArray,
+    colour: IntArray,
+    flat: FloatArray,
+) -> None:
+    """Write the solved columns ``inside`` into their units' matrices."""
+    size = units.sizes[units.owner[inside]]
+    total = int(size.sum())
+    source = np.repeat(inside, size)  # one entry per (column, row of its unit)
+    step = np.arange(total) - np.repeat(np.cumsum(size) - size, size)
+    unit = units.owner[source]
+    row = units.indptr[unit] + step
+    to = starts[unit] + step * units.sizes[unit] + units.rank[source]
+    flat[to] = solution[units.columns[row], colour[source]]

@@ -1,0 +1,145 @@
+"""Start values by one pass of moments over the cross-products.
+
+MINQUE(0) (Rao 1971; Searle, Casella & McCulloch 1992, section 11.3d): the quadratic forms of
+the least-squares residuals e
+
+    S_t = sum_j Z_tj'We e'WZ_tj  (k x k, levels j of term t),      e'We
+
+are set equal to their expectations under ``Var(y) = sum_s Z_s (I (x) Psi_s) Z_s' + sigma^2 W^-1``,
+
+    E S_t = sum_s sum_(j,i) N_(tj,si) Psi_s N_(tj,si)' + sigma^2 sum_j N_(tj,tj),
+    N = Z'(W - WX(X'WX)^-1X'W)Z = A - B_x B_x'        (B_x in the orthonormal working basis),
+
+a linear system in the entries of all Psi_s and sigma^2. N is dense, but only sums of products of
+its entries are needed, and those split into sums over the blocks of A and Gram matrices of B_x.
+For balanced nested and crossed designs the solution is the ANOVA estimate.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+
+from sparselmm._typing import CSC, FloatArray
+from sparselmm.covariance import Covariance, TermCovariance
+from sparselmm.crossprod import CrossProducts
+
+SMALLEST = 0.05
+"""Smallest relative standard deviation to start from: at zero the deviance is stationary."""
+
+STRONGEST = 0.99
+"""Largest correlation to start from."""
+
+
+def moment_start(cross: CrossProducts, covariance: Covariance) -> FloatArray:
+    """Start values of theta.
+
+    Parameters
+    ----------
+    cross : CrossProducts
+    covariance : Covariance
+
+    Returns
+    -------
+    ndarray, (n_theta,)
+        Every ``lambda_t`` is invertible: variances that the moments put at or below zero start
+        at `SMALLEST`, correlations within `STRONGEST`.
+    """
+    psis, residual = _moment_estimates(cross, covariance)
+    theta = np.zeros(covariance.n_theta)
+    for term, part, psi in zip(covariance.terms, covariance.slices, psis, strict=True):
+        lam = np.linalg.cholesky(_inside_cone(psi / residual))
+        theta[part] = lam[term.rows, term.cols]
+    return theta
+
+
+def _inside_cone(psi: FloatArray) -> FloatArray:
+    """Nearest-looking positive definite matrix, (k, k): variances floored, correlations shrunk."""
+    variances = np.diag(psi)
+    positive = variances > SMALLEST**2
+    sd = np.sqrt(np.maximum(variances, SMALLEST**2))
+    corr = np.where(np.outer(positive, positive), psi / np.outer(sd, sd), 0.0)
+    np.fill_diagonal(corr, 1.0)
+    values, vectors = np.linalg.eigh(corr)
+    corr = vectors @ (np.maximum(values, 1.0 - STRONGEST)[:, None] * vectors.T)
+    norm = np.sqrt(np.diag(corr))
+    fixed: FloatArray = corr * np.outer(sd / norm, sd / norm)
+    return fixed
+
+
+def _moment_estimates(
+    cross: CrossProducts, covariance: Covariance
+) -> tuple[list[FloatArray], float]:
+    """Solution of the moment equations: ``Psi_t`` of every term, and sigma^2."""
+    terms = covariance.terms
+    X = [_by_level(cross, t, cross.B[:, :-1]) for t in range(len(terms))]
+    grams = [np.einsum("lir,ljq->ijrq", x, x, optimize=True) for x in X]
+    m = covariance.n_theta
+    T, s = np.zeros((m + 1, m + 1)), np.zeros(m + 1)
+    for t, rows in enumerate(covariance.slices):
+        for u, cols in enumerate(covariance.slices[: t + 1]):
+            F = _second_moments(cross, t, u, X, grams)
+            T[rows, cols] = _at_theta(F, terms[t], terms[u])
+            T[cols, rows] = T[rows, cols].T
+        N = _diagonal_sum(cross, t) - np.einsum("ijrr->ij", grams[t])
+        twice = np.where(terms[t].rows == terms[t].cols, 1.0, 2.0)
+        T[rows, m] = T[m, rows] = twice * N[terms[t].rows, terms[t].cols]
+        e = _by_level(cross, t, cross.B[:, -1:])[:, :, 0]
+        s[rows] = twice * (e.T @ e)[terms[t].rows, terms[t].cols]
+    T[m, m], s[m] = cross.n - cross.basis.rank, cross.C[-1, -1]
+    scale = np.sqrt(np.maximum(np.diag(T), np.finfo(float).tiny))
+    solution = np.linalg.lstsq(T / np.outer(scale, scale), s / scale, rcond=1e-10)[0] / scale
+    psis = []
+    for term, part in zip(terms, covariance.slices, strict=True):
+        lower = term.factor(solution[part])
+        psis.append(lower + lower.T - np.diag(np.diag(lower)))
+    floor = 1e-4 * s[m] / max(T[m, m], 1.0)
+    return psis, max(float(solution[m]), floor, np.finfo(float).tiny)
+
+
+def _by_level(cross: CrossProducts, t: int, x: FloatArray) -> FloatArray:
+    """Rows of term t as (l, k, columns)."""
+    k, l = cross.sizes[t]
+    return x[cross.slices[t]].reshape(l, k, x.shape[1])
+
+
+def _second_moments(
+    cross: CrossProducts, t: int, u: int, X: list[FloatArray], grams: list[FloatArray]
+) -> FloatArray:
+    """``F[i, j, a, b] = sum N[i, a] N[j, b]`` over all pairs of levels of t and u."""
+    blocks = cross.pairs[t, u].data
+    nb, kt, ku = blocks.shape
+    flat = np.ascontiguousarray(blocks).reshape(nb, kt * ku)
+    F: FloatArray = (flat.T @ flat).reshape(kt, ku, kt, ku).transpose(0, 2, 1, 3).copy()
+    F += np.einsum("ijrq,abrq->ijab", grams[t], grams[u], optimize=True)
+    cross_term = np.empty((kt, kt, ku, ku))
+    for i in range(kt):
+        for a in range(ku):
+            A_ia = _coefficient_pair(cross, (t, i), (u, a))
+            for b in range(ku):
+                product = A_ia @ X[u][:, b]
+                cross_term[i, :, a, b] = np.einsum("lr,ljr->j", product, X[t])
+    F -= cross_term + cross_term.transpose(1, 0, 3, 2)
+    return F
+
+
+def _coefficient_pair(cross: CrossProducts, a: tuple[int, int], b: tuple[int, int]) -> CSC:
+    """``Z_a'WZ_b`` for one coefficient of each term, sparse (l_a, l_b); a not before b."""
+    blocks = cross.pairs[a[0], b[0]]
+    shape = (blocks.n_rows, len(blocks.indptr) - 1)
+    data = np.ascontiguousarray(blocks.data[:, a[1], b[1]])
+    return sp.csc_array((data, blocks.rows, blocks.indptr), shape=shape)
+
+
+def _at_theta(F: FloatArray, left: TermCovariance, right: TermCovariance) -> FloatArray:
+    """Coefficients of the moment equations, symmetric entries of both sides added up."""
+    i, j = left.rows[:, None], left.cols[:, None]
+    a, b = right.rows[None, :], right.cols[None, :]
+    both = F[i, j, a, b] + np.where(a == b, 0.0, F[i, j, b, a])
+    return both + np.where(i == j, 0.0, F[j, i, a, b] + np.where(a == b, 0.0, F[j, i, b, a]))
+
+
+def _diagonal_sum(cross: CrossProducts, t: int) -> FloatArray:
+    """Sum of the diagonal blocks of ``Z_t'WZ_t``, (k, k)."""
+    pair = cross.pairs[t, t]
+    return pair.data[pair.rows == pair.cols].sum(axis=0)

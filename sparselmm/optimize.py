@@ -1,0 +1,448 @@
+"""Minimization of the profiled deviance, with every evaluation on record.
+
+The default is a trust-region Newton method. Its model Hessian is the average information plus
+the exact curvature of ``theta -> lambda lambda'`` (see :mod:`sparselmm.deviance`), corrected
+by a symmetric rank-one secant update of the part the average information leaves out, so that
+convergence is superlinear with one factorization per iteration and no Hessian traces (the
+structured quasi-Newton idea of Dennis, Gay & Welsch 1981; trust region as in Nocedal & Wright
+2006, algorithm 4.1 with the exact subproblem of section 4.3).
+
+Theta is unconstrained: the deviance is even in every column of ``lambda_t``, so a zero
+variance is an ordinary stationary point. Whether it is a minimum shows in the derivative
+with respect to the variance, which is checked before a zero is accepted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import scipy.optimize as so
+
+from sparselmm._typing import BoolArray, FloatArray
+from sparselmm.cholesky import NotPositiveDefiniteError
+from sparselmm.covariance import Covariance
+from sparselmm.deviance import Deviance
+
+TOLERANCE = 1e-9
+"""Stop when the Newton step promises less than this decrease of the deviance (absolute: the
+deviance is on the scale of chi-square statistics whatever n is)."""
+
+MAX_ITERATIONS = 200
+
+RADIUS = (1.0, 1e3)
+"""First and largest trust-region radius, relative to the standard deviations in theta."""
+
+SMALLEST_SCALE = 0.1
+"""Standard deviations below this share of sigma do not shrink the trust region further."""
+
+SNAP = 1e-3
+"""A diagonal of lambda_t below this is tried as exactly zero."""
+
+PROBE = 1e-3
+"""Value of theta at which the derivative in the variance is read next to a zero."""
+
+SCIPY_METHODS = {
+    "bfgs": "BFGS",
+    "lbfgs": "L-BFGS-B",
+    "l-bfgs-b": "L-BFGS-B",
+    "cg": "CG",
+    "nm": "Nelder-Mead",
+    "nelder-mead": "Nelder-Mead",
+    "powell": "Powell",
+    "cobyla": "COBYLA",
+    "slsqp": "SLSQP",
+    "tnc": "TNC",
+    "trust-constr": "trust-constr",
+    "basinhopping": "basinhopping",
+}
+"""Names accepted besides the default, statsmodels' spellings included."""
+
+WITHOUT_GRADIENT = {"Nelder-Mead", "Powell", "COBYLA"}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation of the deviance.
+
+    Attributes
+    ----------
+    theta : ndarray, (n_theta,)
+    deviance : float
+        ``inf`` where the factorization failed.
+    gradient_norm : float
+        Largest absolute entry of the gradient; NaN where it was not computed.
+    step : float
+        Length of the step that led here, in theta.
+    ratio : float
+        Actual over predicted decrease; NaN where no model predicted one.
+    radius : float
+        Trust-region radius of that step; NaN for SciPy's methods.
+    accepted : bool
+    seconds : float
+        Time since the start of the optimization.
+    """
+
+    theta: FloatArray
+    deviance: float
+    gradient_norm: float = np.nan
+    step: float = np.nan
+    ratio: float = np.nan
+    radius: float = np.nan
+    accepted: bool = True
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class OptSummary:
+    """How the optimum was found, and the evidence that it is one.
+
+    Attributes
+    ----------
+    theta : ndarray, (n_theta,)
+        Rectified: diagonals of every ``lambda_t`` are non-negative.
+    deviance : float
+    gradient : ndarray, (n_theta,)
+        At ``theta``.
+    hessian : ndarray, (n_theta, n_theta)
+        The model Hessian of the last iteration.
+    at_boundary : ndarray of bool, (n_theta,)
+        Entries of theta held at zero because a variance is estimated as zero.
+    expected_decrease : float
+        ``g' H^-1 g / 2`` off the boundary: how much deviance another step could gain.
+    smallest_eigenvalue : float
+        Of the Hessian off the boundary.
+    method, message : str
+    converged : bool
+    n_evaluations : int
+        Factorizations, start and boundary checks included.
+    history : tuple of Evaluation
+    """
+
+    theta: FloatArray
+    deviance: float
+    gradient: FloatArray
+    hessian: FloatArray
+    at_boundary: BoolArray
+    expected_decrease: float
+    smallest_eigenvalue: float
+    method: str
+    message: str
+    converged: bool
+    n_evaluations: int
+    history: tuple[Evaluation, ...] = field(repr=False)
+
+    @property
+    def gradient_norm(self) -> float:
+        """Largest absolute entry of the gradient off the boundary."""
+        inner = self.gradient[~self.at_boundary]
+        return float(np.abs(inner).max()) if len(inner) else 0.0
+
+
+Callback = Callable[[Evaluation], None]
+
+
+class _Recorder:
+    """Evaluates the deviance and keeps the record of it."""
+
+    def __init__(self, deviance: Deviance, callback: Callback | None):
+        self.deviance = deviance
+        self.callback = callback
+        self.history: list[Evaluation] = []
+        self._start = time.perf_counter()
+
+    def value(self, theta: FloatArray) -> float:
+        try:
+            return self.deviance.value(theta)
+        except NotPositiveDefiniteError:
+            return np.inf
+
+    def gradient(self, theta: FloatArray) -> FloatArray:
+        return self.deviance.gradient(theta)
+
+    def record(self, theta: FloatArray, deviance: float, **details: Any) -> None:
+        entry = Evaluation(
+            theta.copy(), deviance, seconds=time.perf_counter() - self._start, **details
+        )
+        self.history.append(entry)
+        if self.callback is not None:
+            self.callback(entry)
+
+
+# --------------------------------------------------------------------------- trust region
+
+
+def minimize(
+    deviance: Any,
+    start: FloatArray,
+    *,
+    method: str | None = None,
+    max_iterations: int | None = None,
+    tolerance: float = TOLERANCE,
+    callback: Callback | None = None,
+    **options: Any,
+) -> OptSummary:
+    """Minimize the deviance over theta.
+
+    Parameters
+    ----------
+    deviance : ProfiledDeviance or DenseDeviance
+        The default method also needs ``newton_matrix``; a deviance without it is minimized
+        with L-BFGS-B.
+    start : ndarray, (n_theta,)
+        Start values.
+    method : str or None
+        None or ``"newton"`` for the trust-region method, or a name of `SCIPY_METHODS`.
+    max_iterations : int, optional
+    tolerance : float
+        Stop when another step promises less decrease of the deviance than this.
+    callback : callable, optional
+        Called with every :class:`Evaluation`.
+    **options
+        Passed on to SciPy's method.
+
+    Returns
+    -------
+    OptSummary
+
+    Raises
+    ------
+    ValueError
+        If the method is unknown.
+    """
+    name = "newton" if method is None else method.lower()
+    if name != "newton" and name not in SCIPY_METHODS:
+        raise ValueError(
+            f"unknown optimizer {method!r}; use 'newton' (default) or one of {sorted(SCIPY_METHODS)}"
+        )
+    recorder = _Recorder(deviance, callback)
+    limit = MAX_ITERATIONS if max_iterations is None else max_iterations
+    if name == "newton":
+        theta, message, finished = _newton(recorder, start, limit, tolerance)
+    else:
+        theta, message, finished = _scipy(recorder, start, SCIPY_METHODS[name], max_iterations, options)
+    theta = _settle_zeros(recorder, theta, limit, tolerance, polish=name == "newton")
+    return _summarize(recorder, theta, name, message, finished, tolerance)
+
+
+def _newton(
+    recorder: _Recorder, start: FloatArray, limit: int, tolerance: float
+) -> tuple[FloatArray, str, bool]:
+    """Trust-region iterations from ``start``."""
+    deviance = recorder.deviance
+    theta, radius = np.array(start, dtype=float), RADIUS[0]
+    value = recorder.value(theta)
+    while not np.isfinite(value) and np.abs(theta).max() > 1e-3:
+        theta, value = theta / 4.0, recorder.value(theta / 4.0)
+    gradient = recorder.gradient(theta)
+    base = deviance.newton_matrix(theta)
+    correction, scale = np.zeros_like(base), np.zeros(len(theta))
+    recorder.record(theta, value, gradient_norm=float(np.abs(gradient).max(initial=0.0)))
+    for _ in range(limit):
+        model = base + correction
+        if _expected_decrease(model, gradient) < tolerance:
+            return theta, "converged: another step gains less than the tolerance", True
+        scale = np.maximum(scale, _scale(deviance.covariance, theta))
+        step, predicted = _trust_region_step(model * np.outer(scale, scale), gradient * scale, radius)
+        length = float(np.linalg.norm(step))
+        step = scale * step
+        trial = theta + step
+        trial_value = recorder.value(trial)
+        ratio = (value - trial_value) / predicted
+        good = ratio > 1e-4 or abs(value - trial_value) < 1e-12 * abs(value)
+        details = {"step": length, "ratio": ratio, "radius": radius, "accepted": good}
+        radius = _next_radius(radius, ratio, length)
+        if not good:
+            recorder.record(trial, trial_value, **details)
+            if length < 1e-10:
+                return theta, "stopped: no decrease within rounding", True
+            continue
+        new_gradient = recorder.gradient(trial)
+        recorder.record(trial, trial_value, gradient_norm=float(np.abs(new_gradient).max()), **details)
+        base = deviance.newton_matrix(trial)
+        correction = _secant(correction, base, step, new_gradient - gradient)
+        theta, value, gradient = trial, trial_value, new_gradient
+    return theta, f"stopped: no convergence in {limit} iterations", False
+
+
+def _scale(covariance: Covariance, theta: FloatArray) -> FloatArray:
+    """Size of the relative standard deviation each entry of theta belongs to, (n_theta,)."""
+    rows = [
+        np.maximum(np.linalg.norm(lam, axis=1), SMALLEST_SCALE)[term.rows]
+        for term, lam in zip(covariance.terms, covariance.factors(theta), strict=True)
+    ]
+    return np.concatenate(rows) if rows else np.zeros(0)
+
+
+def _next_radius(radius: float, ratio: float, length: float) -> float:
+    if ratio < 0.25 or np.isnan(ratio):
+        return 0.25 * length
+    if ratio > 0.75 and length > 0.8 * radius:
+        return min(3.0 * radius, RADIUS[1])
+    return radius
+
+
+def _secant(
+    correction: FloatArray, base: FloatArray, step: FloatArray, change: FloatArray
+) -> FloatArray:
+    """Symmetric rank-one update so that ``(base + correction) step = change``."""
+    left = change - (base + correction) @ step
+    denominator = float(left @ step)
+    if abs(denominator) < 1e-8 * np.linalg.norm(left) * np.linalg.norm(step):
+        return correction
+    return correction + np.outer(left, left) / denominator
+
+
+def _expected_decrease(model: FloatArray, gradient: FloatArray) -> float:
+    """Decrease promised by a full Newton step on the model with its curvature made positive."""
+    values, vectors = np.linalg.eigh(model)
+    floor = 1e-10 * max(float(np.abs(values).max(initial=0.0)), 1e-300)
+    part = vectors.T @ gradient
+    return float(0.5 * np.sum(part**2 / np.maximum(np.abs(values), floor)))
+
+
+def _trust_region_step(
+    model: FloatArray, gradient: FloatArray, radius: float
+) -> tuple[FloatArray, float]:
+    """Minimizer of ``g's + s'Hs / 2`` with ``|s| <= radius``, and the decrease it promises."""
+    values, vectors = np.linalg.eigh(model)
+    part = vectors.T @ gradient
+
+    def length(shift: float) -> float:
+        return float(np.linalg.norm(part / (values + shift)))
+
+    smallest = float(values[0])
+    tiny = 1e-12 * max(1.0, float(np.abs(values).max()))
+    low = max(0.0, -smallest) + tiny
+    if smallest > tiny and length(0.0) <= radius:
+        step = -part / values
+    elif length(low) < radius:  # the hard case: walk along the lowest curvature to the edge
+        step = -part / (values + low)
+        step[0] += np.copysign(np.sqrt(max(radius**2 - step @ step, 0.0)), step[0] or 1.0)
+    else:
+        high = low + float(np.linalg.norm(part)) / radius
+        shift = float(so.brentq(lambda v: 1.0 / length(v) - 1.0 / radius, low, high, xtol=1e-14))
+        step = -part / (values + shift)
+    predicted = -float(part @ step + 0.5 * step @ (values * step))
+    return vectors @ step, predicted
+
+
+# ------------------------------------------------------------------------ SciPy's methods
+
+
+def _scipy(
+    recorder: _Recorder,
+    start: FloatArray,
+    method: str,
+    limit: int | None,
+    options: dict[str, Any],
+) -> tuple[FloatArray, str, bool]:
+    """One of SciPy's minimizers on the same deviance."""
+
+    def objective(theta: FloatArray) -> float:
+        value = recorder.value(theta)
+        recorder.record(theta, value)
+        return value if np.isfinite(value) else 1e300
+
+    arguments: dict[str, Any] = {} if method in WITHOUT_GRADIENT else {"jac": recorder.gradient}
+    if limit is not None:
+        options = {**options, "maxiter": limit}
+    if method == "basinhopping":
+        result = so.basinhopping(
+            objective, start, niter=limit or 10, rng=0,
+            minimizer_kwargs={"method": "L-BFGS-B", "jac": recorder.gradient},
+        )  # fmt: skip
+        return result.x, str(result.message), bool(result.lowest_optimization_result.success)
+    result = so.minimize(objective, start, method=method, options=options, **arguments)
+    return np.asarray(result.x), str(result.message), bool(result.success)
+
+
+# ------------------------------------------------------------------------------- boundary
+
+
+def _settle_zeros(
+    recorder: _Recorder, theta: FloatArray, limit: int, tolerance: float, polish: bool
+) -> FloatArray:
+    """Rectify, put variances that vanish at exactly zero, and leave false zeros again."""
+    covariance: Covariance = recorder.deviance.covariance
+    for _ in range(3):
+        theta = covariance.rectify(theta)
+        snapped = _snapped(covariance, theta)
+        if np.array_equal(snapped, theta):
+            return theta
+        value, at_zero = recorder.value(theta), recorder.value(snapped)
+        recorder.record(snapped, at_zero, accepted=at_zero <= value + tolerance)
+        if at_zero > value + tolerance:
+            return theta
+        false = _false_zeros(recorder, covariance, snapped)
+        if not false.any() or not polish:
+            return snapped
+        restart = np.where(false, 0.3, snapped)
+        theta, _, _ = _newton(recorder, restart, limit, tolerance)
+    return covariance.rectify(theta)
+
+
+def _snapped(covariance: Covariance, theta: FloatArray) -> FloatArray:
+    """Theta with the columns of ``lambda_t`` that are all below `SNAP` set to zero."""
+    out = theta.copy()
+    for term, part in zip(covariance.terms, covariance.slices, strict=True):
+        lam = np.abs(term.factor(theta[part]))
+        small = lam.max(axis=0) < SNAP
+        out[part] = np.where(small[term.cols], 0.0, out[part])
+    return out
+
+
+def _false_zeros(recorder: _Recorder, covariance: Covariance, theta: FloatArray) -> BoolArray:
+    """Diagonal entries at zero where the deviance falls with the variance, (n_theta,)."""
+    zeros = covariance.on_diagonal & (theta == 0.0)
+    probe = np.where(zeros, PROBE, theta)
+    value = recorder.value(probe)
+    slope = recorder.gradient(probe)
+    recorder.record(probe, value, gradient_norm=float(np.abs(slope).max()), accepted=False)
+    return zeros & (slope < 0.0)
+
+
+def _summarize(
+    recorder: _Recorder,
+    theta: FloatArray,
+    method: str,
+    message: str,
+    finished: bool,
+    tolerance: float,
+) -> OptSummary:
+    deviance = recorder.deviance
+    covariance: Covariance = deviance.covariance
+    value, gradient = recorder.value(theta), recorder.gradient(theta)
+    hessian = _final_hessian(deviance, theta)
+    boundary = _boundary(covariance, theta)
+    inner = ~boundary
+    H, g = hessian[np.ix_(inner, inner)], gradient[inner]
+    decrease = _expected_decrease(H, g) if inner.any() else 0.0
+    lowest = float(np.linalg.eigvalsh(H)[0]) if inner.any() else np.nan
+    good = finished and decrease < max(1e-4, 10.0 * tolerance)
+    if finished and not good:
+        message += f"; but another step promises to lower the deviance by {decrease:.2g}"
+    return OptSummary(
+        theta=theta, deviance=value, gradient=gradient, hessian=hessian, at_boundary=boundary,
+        expected_decrease=decrease, smallest_eigenvalue=lowest, method=method, message=message,
+        converged=good, n_evaluations=len(recorder.history), history=tuple(recorder.history),
+    )  # fmt: skip
+
+
+def _final_hessian(deviance: Any, theta: FloatArray) -> FloatArray:
+    if hasattr(deviance, "newton_matrix"):
+        matrix: FloatArray = deviance.newton_matrix(theta)
+        return matrix
+    return np.diag(np.full(len(theta), np.nan))
+
+
+def _boundary(covariance: Covariance, theta: FloatArray) -> BoolArray:
+    """Entries in columns of ``lambda_t`` that are entirely zero."""
+    out = np.zeros(len(theta), dtype=bool)
+    for term, part in zip(covariance.terms, covariance.slices, strict=True):
+        empty = ~term.factor(theta[part]).any(axis=0)
+        out[part] = empty[term.cols]
+    return out
