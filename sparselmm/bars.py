@@ -161,8 +161,7 @@ def parse_one_sided(text: str, argument: str) -> str:
 def tokenize(text: str) -> Tokens:
     """Tokens of a formula; R's ``^`` comes out as ``**``."""
     tokens = tuple(
-        "**" if match.group(1) == "^" else match.group(1)
-        for match in _TOKEN.finditer(text)
+        "**" if match.group(1) == "^" else match.group(1) for match in _TOKEN.finditer(text)
     )
     for token in tokens:
         if token.startswith("`"):

@@ -19,7 +19,7 @@ import scipy.sparse as sp
 from patsy import DesignInfo
 from patsy.desc import Term
 
-from sparselmm._typing import CSR, BoolArray, FloatArray, IntArray
+from sparselmm._typing import CSR, BoolArray, IntArray
 from sparselmm.coded import GROUPS, CodedSpec, NewRows, TermSpec, coded_term, product
 from sparselmm.exceptions import FormulaError, SpecificationWarning
 from sparselmm.expressions import names_in, parse_expression, plain_column, quoted_name
@@ -332,9 +332,7 @@ def _known_labels(info: DesignInfo, space: Namespace, rows: IntArray) -> BoolArr
     return known
 
 
-def stack_blocks(
-    pieces: Sequence[tuple[Any, IntArray, int]], shape: tuple[int, int]
-) -> CSR:
+def stack_blocks(pieces: Sequence[tuple[Any, IntArray, int]], shape: tuple[int, int]) -> CSR:
     """Sparse (n, l) matrix of pieces ``(matrix, its rows, its first column)``."""
     row, column, data = [np.empty(0, int)], [np.empty(0, int)], [np.empty(0)]
     for matrix, rows, start in pieces:

@@ -43,6 +43,9 @@ NEARLY_SINGULAR = 1e-4
 """Below this share of its largest entry a diagonal of lambda_t counts as singular: dividing by
 it would cost more than half the digits of the gradient."""
 
+SMALLEST_PIVOT = 1e-8
+"""A curvature needs few digits, so its division by a diagonal of lambda_t may lose most."""
+
 HESSIAN_STEP = 1e-5
 """Step of central differences of the exact gradient: eps^(1/3) balances truncation and rounding."""
 
@@ -347,7 +350,7 @@ class ProfiledDeviance:
         gammas = self._gamma_blocks(state)
         for t, term in enumerate(self.covariance.terms):
             lam, at = state.lams[t], self.covariance.slices[t]
-            if _nearly_singular(lam):
+            if np.abs(np.diag(lam)).min() < SMALLEST_PIVOT * max(1.0, np.abs(lam).max()):
                 continue
             psi = 0.5 * sla.solve_triangular(lam, gammas[t].T, lower=True, trans="T").T
             same = term.cols[:, None] == term.cols[None, :]

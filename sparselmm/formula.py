@@ -241,9 +241,7 @@ def _expand(bar: Bar) -> Iterator[_BarTerm]:
             yield _BarTerm(name, factors, part, bar.text)
 
 
-def _assemble(
-    plan: _Plan, given: Given, space: Namespace, kept: BoolArray | None
-) -> BuiltDesign:
+def _assemble(plan: _Plan, given: Given, space: Namespace, kept: BoolArray | None) -> BuiltDesign:
     matrices = _Matrices.of(plan, space)
     y, y_name = _response(plan.parsed.response, matrices, space)
     groups = None

@@ -134,9 +134,7 @@ def stack_all(vc: VCSpec | dict[str, Any], groups: Factor) -> list[Stack]:
     ]
 
 
-def _stack(
-    name: str, colnames: Any, mats: Any, groups: Factor, rows: Sequence[IntArray]
-) -> Stack:
+def _stack(name: str, colnames: Any, mats: Any, groups: Factor, rows: Sequence[IntArray]) -> Stack:
     if len(mats) != len(groups.labels):
         raise DataError(
             f"exog_vc component {name!r} has matrices for {len(mats)} groups but there are "

@@ -87,14 +87,27 @@ def _moment_estimates(
         e = _by_level(cross, t, cross.B[:, -1:])[:, :, 0]
         s[rows] = twice * (e.T @ e)[terms[t].rows, terms[t].cols]
     T[m, m], s[m] = cross.n - cross.basis.rank, cross.C[-1, -1]
-    scale = np.sqrt(np.maximum(np.diag(T), np.finfo(float).tiny))
-    solution = np.linalg.lstsq(T / np.outer(scale, scale), s / scale, rcond=1e-10)[0] / scale
+    solution = _solve(T, s, [_size(cross, t)[term.rows, term.cols] for t, term in enumerate(terms)])
     psis = []
     for term, part in zip(terms, covariance.slices, strict=True):
         lower = term.factor(solution[part])
         psis.append(lower + lower.T - np.diag(np.diag(lower)))
     floor = 1e-4 * s[m] / max(T[m, m], 1.0)
     return psis, max(float(solution[m]), floor, np.finfo(float).tiny)
+
+
+def _size(cross: CrossProducts, t: int) -> FloatArray:
+    """Sums of squares of ``Z_t'WZ_t``, (k, k): what the moments would be without X."""
+    return np.einsum("bij,bij->ij", cross.pairs[t, t].data, cross.pairs[t, t].data)
+
+
+def _solve(T: FloatArray, s: FloatArray, sizes: list[FloatArray]) -> FloatArray:
+    """Solution of the scaled moment equations; what X explains entirely comes out as zero."""
+    diagonal = np.diag(T)
+    confounded = np.append(diagonal[:-1] <= 1e-9 * np.concatenate(sizes), False)
+    scale = np.sqrt(np.where(confounded | (diagonal <= 0), np.inf, diagonal))
+    solution = np.linalg.lstsq(T / np.outer(scale, scale), s / scale, rcond=1e-10)[0] / scale
+    return np.asarray(solution, dtype=float)
 
 
 def _by_level(cross: CrossProducts, t: int, x: FloatArray) -> FloatArray:

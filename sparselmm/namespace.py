@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -26,7 +27,7 @@ _READY = "sparselmm_levels"  # marks, in ``attrs``, a column whose categories ar
 
 
 def C(data: Any, contrast: Any = None, levels: Any = None) -> Any:
-    """patsy's ``C``, without its loop over the rows for columns made ready before.
+    """Do what patsy's ``C`` does, without a loop over the rows of columns made ready before.
 
     patsy reads a contrast from the attribute of that name.
     """
@@ -307,7 +308,7 @@ def _as_numpy(column: pd.Series) -> pd.Series:
 
 
 def right_terms(text: str) -> list[Term]:
-    """patsy's terms of a one-sided formula."""
+    """Terms of a one-sided formula, as patsy reads it."""
     return list(_terms(text))
 
 
@@ -320,7 +321,7 @@ def _terms(text: str) -> tuple[Term, ...]:
 
 
 def single_term(code: str) -> list[Term]:
-    """patsy's term list of one expression, without an intercept."""
+    """The term list of one expression, without an intercept."""
     return [Term([EvalFactor(code)])]
 
 
@@ -346,7 +347,10 @@ def build(infos: Sequence[DesignInfo], space: Namespace) -> list[FloatArray]:
 
 
 def _build(
-    infos: Sequence[DesignInfo], columns: Mapping[str, Any], n: int, action: NAAction,
+    infos: Sequence[DesignInfo],
+    columns: Mapping[str, Any],
+    n: int,
+    action: NAAction,
     space: Namespace,
 ) -> list[FloatArray]:
     active = [info for info in infos if info.factor_infos]
@@ -390,20 +394,14 @@ def info_codes(info: DesignInfo) -> list[str]:
     return [factor.code for factor in info.factor_infos]
 
 
-class _patsy_errors:
-    """Turns patsy's errors into ours."""
-
-    def __init__(self, space: Namespace) -> None:
-        self.space = space
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if not isinstance(error, PatsyError):
-            return
+@contextmanager
+def _patsy_errors(space: Namespace) -> Iterator[None]:
+    """Turn patsy's errors into ours."""
+    try:
+        yield
+    except PatsyError as error:
         if "missing values" in str(error.message):
-            raise describe_missing(self.space) from error
+            raise describe_missing(space) from error
         raise FormulaError(f"the formula cannot be evaluated: {error}") from error
 
 

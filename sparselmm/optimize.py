@@ -33,7 +33,7 @@ deviance is on the scale of chi-square statistics whatever n is)."""
 
 MAX_ITERATIONS = 200
 
-RADIUS = (1.0, 1e3)
+RADIUS = (1.0, 1.0)
 """First and largest trust-region radius, relative to the standard deviations in theta."""
 
 SMALLEST_SCALE = 0.1
@@ -239,13 +239,13 @@ def _newton(
         theta, value = theta / 4.0, recorder.value(theta / 4.0)
     gradient = recorder.gradient(theta)
     base = deviance.newton_matrix(theta)
-    correction, scale = np.zeros_like(base), np.zeros(len(theta))
+    correction, trusted = np.zeros_like(base), False
     recorder.record(theta, value, gradient_norm=float(np.abs(gradient).max(initial=0.0)))
     for _ in range(limit):
-        model = base + correction
+        model = base + correction if trusted else base
         if _expected_decrease(model, gradient) < tolerance:
             return theta, "converged: another step gains less than the tolerance", True
-        scale = np.maximum(scale, _scale(deviance.covariance, theta))
+        scale = _scale(deviance.covariance, theta)
         step, predicted = _trust_region_step(model * np.outer(scale, scale), gradient * scale, radius)
         length = float(np.linalg.norm(step))
         step = scale * step
@@ -257,11 +257,14 @@ def _newton(
         radius = _next_radius(radius, ratio, length)
         if not good:
             recorder.record(trial, trial_value, **details)
+            trusted = not trusted and bool(correction.any())
             if length < 1e-10:
                 return theta, "stopped: no decrease within rounding", True
             continue
         new_gradient = recorder.gradient(trial)
         recorder.record(trial, trial_value, gradient_norm=float(np.abs(new_gradient).max()), **details)
+        plain, corrected = _promise(base, gradient, step), _promise(base + correction, gradient, step)
+        trusted = abs(corrected - (value - trial_value)) <= abs(plain - (value - trial_value))
         base = deviance.newton_matrix(trial)
         correction = _secant(correction, base, step, new_gradient - gradient)
         theta, value, gradient = trial, trial_value, new_gradient
@@ -285,13 +288,22 @@ def _next_radius(radius: float, ratio: float, length: float) -> float:
     return radius
 
 
+def _promise(model: FloatArray, gradient: FloatArray, step: FloatArray) -> float:
+    """Decrease that a quadratic model predicts for a step."""
+    return -float(gradient @ step + 0.5 * step @ model @ step)
+
+
 def _secant(
     correction: FloatArray, base: FloatArray, step: FloatArray, change: FloatArray
 ) -> FloatArray:
     """Symmetric rank-one update so that ``(base + correction) step = change``."""
-    left = change - (base + correction) @ step
+    wanted = change - base @ step
+    curvature = float(step @ correction @ step)
+    if abs(curvature) > abs(float(step @ wanted)):
+        correction = correction * abs(float(step @ wanted) / curvature)
+    left = wanted - correction @ step
     denominator = float(left @ step)
-    if abs(denominator) < 1e-8 * np.linalg.norm(left) * np.linalg.norm(step):
+    if abs(denominator) <= 1e-8 * np.linalg.norm(left) * np.linalg.norm(step):
         return correction
     return correction + np.outer(left, left) / denominator
 

@@ -60,8 +60,9 @@ def dumps(value: Any) -> bytes:
 class _Pickler(pickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, EvalEnvironment):
-            namespace = {name: value for part in obj._namespaces[::-1] for name, value in part.items()}
-            saved = {name: _saved(name, value) for name, value in namespace.items()}
+            inner_last = reversed(obj._namespaces)
+            names = {name: value for part in inner_last for name, value in part.items()}
+            saved = {name: _saved(name, value) for name, value in names.items()}
             return _environment, (saved, obj.flags)
         if type(obj) in _PLAIN:
             state = {name: value for name, value in vars(obj).items() if name != "origin"}
@@ -95,7 +96,7 @@ def _environment(saved: dict[str, tuple[str, Any]], flags: int) -> EvalEnvironme
 
 
 def _restore(kind: type, state: dict[str, Any]) -> Any:
-    obj = object.__new__(kind)
+    obj: Any = object.__new__(kind)
     obj.__dict__.update({"origin": None} if kind is EvalFactor else {})
     obj.__dict__.update(state)
     return obj

@@ -48,9 +48,7 @@ class Given:
     columns: list[str]
 
     @classmethod
-    def of(
-        cls, frame: pd.DataFrame, groups: Any, weights: Any, offset: Any, z_terms: Any
-    ) -> Given:
+    def of(cls, frame: pd.DataFrame, groups: Any, weights: Any, offset: Any, z_terms: Any) -> Given:
         """Read the arguments, each checked against the length of the data."""
         n = len(frame)
         name, column, labels = "Group", None, None
@@ -70,7 +68,13 @@ class Given:
         offset_column = offset if isinstance(offset, str) else None
         matrices = user_matrices(z_terms, n)
         return cls(
-            labels, name, column, vectors["weights"], vectors["offset"], offset_column, matrices,
+            labels,
+            name,
+            column,
+            vectors["weights"],
+            vectors["offset"],
+            offset_column,
+            matrices,
             columns,
         )
 

@@ -56,10 +56,10 @@ def per_group_columns(formula, data, groups):
 def term_columns(term, n):
     """The same of a built term; columns of zeros left out."""
     Z = dense_z(term, n)
-    parts = list(zip(*(part.tolist() for part in term.levels.parts)))
+    parts = list(zip(*(part.tolist() for part in term.levels.parts), strict=True))
     names = [term.columns[0].format(*part[1:]) for part in parts]
     out = {}
-    for j, (part, name) in enumerate(zip(parts, names)):
+    for j, (part, name) in enumerate(zip(parts, names, strict=True)):
         assert (part[0], name) not in out
         if Z[:, j].any():
             out[part[0], name] = Z[:, j]

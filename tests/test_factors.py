@@ -49,11 +49,13 @@ columns = st.integers(1, 3).flatmap(
 @given(columns, st.integers(5, 10**6))
 def test_cross_keeps_the_combinations_seen(rows, size):
     """Against sorted sets of tuples; ``size`` moves between the table and the hash."""
-    factors = [Factor(np.array(c, dtype=np.int32), np.arange(size)) for c in zip(*rows)]
+    factors = [
+        Factor(np.array(c, dtype=np.int32), np.arange(size)) for c in zip(*rows, strict=True)
+    ]
     crossing = cross(factors)
     seen = sorted({row for row in rows if min(row) >= 0})
     if len(factors) > 1:
-        assert list(zip(*(part.tolist() for part in crossing.table))) == seen
+        assert list(zip(*(part.tolist() for part in crossing.table), strict=True)) == seen
         expected = [seen.index(row) if min(row) >= 0 else -1 for row in rows]
         assert crossing.codes.tolist() == expected
         found = match_crossed(crossing.table, [factor.codes for factor in factors])
@@ -70,8 +72,9 @@ def test_match_unknown_and_missing():
 
 
 def test_huge_products_do_not_overflow():
-    size = 2**31 - 1
-    codes = [np.array([size - 1, 0, size - 1]) for _ in range(4)]
-    labels = np.broadcast_to(np.int8(0), size)
-    factors = [Factor(code, labels) for code in codes[:2]]
-    assert cross(factors).codes.tolist() == [1, 0, 1]
+    size = 2**20  # four factors: 2**80 possible combinations
+    code = np.array([size - 1, 0, size - 1])
+    factors = [Factor(code, np.empty(size)) for _ in range(4)]
+    crossing = cross(factors)
+    assert crossing.codes.tolist() == [1, 0, 1]
+    assert match_crossed(crossing.table, [code] * 4).tolist() == [1, 0, 1]

@@ -1,0 +1,251 @@
+"""The printed summary: statsmodels' two tables, then the variance components and the optimizer.
+
+The text of the first two tables is laid out character by character as statsmodels does, so that
+output pasted into a report looks the same whichever package made it.
+"""
+
+from __future__ import annotations
+
+import html
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from sparselmm._typing import FloatArray, IntArray
+from sparselmm.variances import VarianceRow
+
+TITLE = "Mixed Linear Model Regression Results"
+VARIANCE_COLUMNS = ("Groups", "Name", "Variance", "Std.Dev.", "Corr")
+NOTE_WIDTH = 78
+
+
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """A fit in print.
+
+    Attributes
+    ----------
+    tables : list of DataFrame
+        ``[0]`` facts about the fit (four columns of strings), ``[1]`` coefficients as strings,
+        indexed by parameter names, ``[2]`` variance components as strings.
+    title : str
+    notes : tuple of str
+        Lines below the tables.
+    """
+
+    tables: list[pd.DataFrame]
+    title: str
+    notes: tuple[str, ...]
+
+    def as_text(self) -> str:
+        """Plain text."""
+        head = _statsmodels_text(self.tables[0], self.tables[1], self.title)
+        return "\n".join([head, _variance_text(self.tables[2]), *map(_wrapped, self.notes)])
+
+    def __str__(self) -> str:
+        return self.as_text()
+
+    def __repr__(self) -> str:
+        return self.as_text()
+
+    def as_html(self) -> str:
+        """HTML tables."""
+        info, coefficients, variances = self.tables
+        parts = [
+            f"<h4>{html.escape(self.title)}</h4>",
+            _html(info.to_numpy().tolist(), [], []),
+            _html(
+                coefficients.to_numpy().tolist(), list(coefficients.columns), coefficients.index
+            ),
+            _html(variances.to_numpy().tolist(), list(variances.columns), []),
+            *(f"<p>{html.escape(note)}</p>" for note in self.notes),
+        ]
+        return "\n".join(parts)
+
+    def _repr_html_(self) -> str:
+        return self.as_html()
+
+    def as_latex(self, label: str = "") -> str:
+        """LaTeX ``table`` environment.
+
+        Parameters
+        ----------
+        label : str
+            Label for cross-references.
+        """
+        info, coefficients, variances = self.tables
+        names = [[str(name)] for name in coefficients.index]
+        rows = np.hstack([np.array(names, dtype=object), coefficients.to_numpy(dtype=object)])
+        lines = [
+            r"\begin{table}",
+            rf"\caption{{{_tex(self.title)}}}",
+            rf"\label{{{label}}}",
+            _latex(info.to_numpy().tolist(), [], "llll"),
+            _latex(rows.tolist(), ["", *coefficients.columns], "lrrrrrr"),
+            _latex(variances.to_numpy().tolist(), list(variances.columns), "llrrr"),
+            r"\end{table}",
+            r"\bigskip",
+            " \\newline \n".join(map(_tex, self.notes)),
+        ]
+        return "\n".join(lines)
+
+    def _repr_latex_(self) -> str:
+        return self.as_latex()
+
+
+# -------------------------------------------------------------------------- build the tables
+
+
+def info_table(
+    left: Sequence[tuple[str, str]], right: Sequence[tuple[str, str]]
+) -> pd.DataFrame:
+    """Facts in two pairs of columns, the shorter one filled up with blanks."""
+    n = max(len(left), len(right))
+    pairs = [[*side, *[("", "")] * (n - len(side))] for side in (left, right)]
+    return pd.DataFrame([[*a, *b] for a, b in zip(*pairs, strict=True)])
+
+
+def coefficient_table(values: FloatArray, names: Sequence[str], alpha: float) -> pd.DataFrame:
+    """Numbers as strings, three decimals; blank where not finite.
+
+    Parameters
+    ----------
+    values : ndarray, (m, 6)
+        Estimate, standard error, z, p, and the ends of the confidence interval.
+    names : sequence of str, (m,)
+    alpha : float
+        One minus the confidence level.
+    """
+    columns = ["Coef.", "Std.Err.", "z", "P>|z|", f"[{alpha / 2}", f"{1 - alpha / 2}]"]
+    text = [[f"{x:.3f}" if np.isfinite(x) else "" for x in row] for row in values]
+    return pd.DataFrame(text, index=list(names), columns=columns, dtype=object)
+
+
+def variance_table(rows: Sequence[VarianceRow]) -> pd.DataFrame:
+    """Variances, standard deviations and correlations as lme4 prints them."""
+    lines: list[list[str]] = []
+    correlations: dict[tuple[str, str | None], list[float]] = {}
+    for row in rows:
+        if row.second is not None:
+            correlations.setdefault((row.group, row.second), []).append(row.sdcor)
+    last = None
+    for row in rows:
+        if row.second is not None:
+            continue
+        group, last = row.group if row.group != last else "", row.group
+        corr = correlations.get((row.group, row.first), [])
+        text = " ".join(f"{x:.2f}" if np.isfinite(x) else "NaN" for x in corr)
+        lines.append([group, row.first or "", _number(row.vcov), _number(row.sdcor), text])
+    return pd.DataFrame(lines, columns=list(VARIANCE_COLUMNS), dtype=object)
+
+
+def _number(value: float) -> str:
+    return f"{value:.5g}" if value == 0 or abs(value) < 1e-3 else f"{value:.4f}"
+
+
+def group_facts(sizes: IntArray) -> list[tuple[str, str]]:
+    """Number and sizes of the statsmodels groups."""
+    return [
+        ("No. Groups:", str(len(sizes))),
+        ("Min. group size:", str(sizes.min())),
+        ("Max. group size:", str(sizes.max())),
+        ("Mean group size:", f"{sizes.mean():.1f}"),
+    ]
+
+
+# ----------------------------------------------------------------------------------- text
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """A table of strings on its way to text."""
+
+    rows: list[list[str]]  # stubs included
+    header: list[str] | None
+    aligns: str
+
+    def lines(self, separator: int = 1, stub_pad: int = 0) -> list[str]:
+        rows = [[row[0] + " " * stub_pad, *row[1:]] for row in self.rows]
+        every = [self.header, *rows] if self.header else rows
+        widths = [max(map(len, column)) for column in zip(*every, strict=True)]
+        gap = " " * separator
+        body = [gap.join(map(_padded, row, widths, self.aligns)) for row in rows]
+        if not self.header:
+            return body
+        head = gap.join(map(_padded, self.header, widths, "c" * len(widths)))
+        return [head, "-" * len(head), *body]
+
+
+def _padded(text: str, width: int, align: str) -> str:
+    pad = {"l": text.ljust, "r": text.rjust, "c": text.center}
+    return pad[align](width)
+
+
+def _statsmodels_text(info: pd.DataFrame, coefficients: pd.DataFrame, title: str) -> str:
+    """Both tables stretched to the width of the wider one."""
+    grids = [
+        _Grid([list(row) for row in info.to_numpy()], None, "llll"),
+        _Grid(
+            [[str(name), *row] for name, row in zip(coefficients.index, coefficients.to_numpy(), strict=True)],
+            ["", *coefficients.columns],
+            "lrrrrrr",
+        ),
+    ]
+    columns = (info.shape[1], coefficients.shape[1])
+    natural = [len(grid.lines()[0]) for grid in grids]
+    width = max(natural)
+    text = []
+    for grid, size, gaps in zip(grids, natural, (c - 1 for c in columns), strict=True):
+        pad = (width - size) // gaps
+        text.append(grid.lines(1 + pad, width - size - gaps * pad))
+    if len(title) < width:
+        title = " " * int(width / 2 - len(title) / 2) + title
+    rule = "=" * width
+    return "\n".join([title, rule, *text[0], "-" * width, *text[1], rule])
+
+
+def _variance_text(table: pd.DataFrame) -> str:
+    grid = _Grid([list(row) for row in table.to_numpy()], list(table.columns), "llrrl")
+    lines = grid.lines()
+    return "\n".join([*(line.rstrip() for line in lines), "-" * len(lines[1])])
+
+
+def _wrapped(note: str) -> str:
+    return "\n".join(textwrap.wrap(note, NOTE_WIDTH))
+
+
+# -------------------------------------------------------------------------- HTML and LaTeX
+
+
+def _html(rows: list[list[str]], header: list[str], stubs: Sequence[object]) -> str:
+    lines = ['<table class="simpletable">']
+    if header:
+        cells = [*([""] if len(stubs) else []), *header]
+        lines.append("<tr>" + "".join(f"<th>{html.escape(c)}</th>" for c in cells) + "</tr>")
+    for i, row in enumerate(rows):
+        stub = f"<th>{html.escape(str(stubs[i]))}</th>" if len(stubs) else ""
+        cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
+        lines.append(f"<tr>{stub}{cells}</tr>")
+    return "\n".join([*lines, "</table>"])
+
+
+_TEX_SPECIAL = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "|": r"\textbar{}", ">": r"\textgreater{}", "<": r"\textless{}",
+}  # fmt: skip
+
+
+def _tex(text: str) -> str:
+    return "".join(_TEX_SPECIAL.get(character, character) for character in text)
+
+
+def _latex(rows: list[list[str]], header: list[str], aligns: str) -> str:
+    lines = [rf"\begin{{tabular}}{{{aligns}}}", r"\hline"]
+    if header:
+        lines += [" & ".join(map(_tex, header)) + r" \\", r"\hline"]
+    lines += [" & ".join(map(_tex, row)) + r" \\" for row in rows]
+    return "\n".join([*lines, r"\hline", r"\end{tabular}"])
