@@ -30,3 +30,5 @@ napoleon_use_ivar = True  # attributes as fields: autodoc lists properties once,
 
 html_theme = "furo"
 html_title = f"{project} {release}"
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]

@@ -122,6 +122,8 @@ def parse_formula(text: str) -> ParsedFormula:
             offsets.append(render(term[2:-1]))
         else:
             _refuse_stray_bar(term, text)
+            if term == (".",):
+                raise FormulaError(f"'.' for all other columns in {text!r}: write the names")
             fixed.append(f"{sign} {render(term)}")
     joined = " ".join(fixed).removeprefix("+ ")
     return ParsedFormula(text, render(response), joined or "1", tuple(bars), tuple(offsets))

@@ -19,7 +19,7 @@ import scipy.sparse as sp
 from patsy import DesignInfo
 from patsy.desc import Term
 
-from sparselmm._typing import CSR, BoolArray, IntArray
+from sparselmm._typing import CSR, AnyArray, BoolArray, IntArray
 from sparselmm.coded import GROUPS, CodedSpec, NewRows, TermSpec, coded_term, product
 from sparselmm.exceptions import FormulaError, SpecificationWarning
 from sparselmm.expressions import names_in, parse_expression, plain_column, quoted_name
@@ -38,7 +38,7 @@ from sparselmm.namespace import (
     right_terms,
 )
 from sparselmm.terms import Grouping, Levels, RandomTerm, index_dtype
-from sparselmm.validate import check_codes, check_finite, warn_user
+from sparselmm.validate import check_codes, check_finite, not_finite, warn_user
 
 
 def component(
@@ -278,7 +278,6 @@ def _per_group(
         (info,) = learn([terms], part)
         (matrix,) = build([info], part)
         infos[group] = info
-        check_finite(matrix, info.column_names, f"vc_formula[{name!r}]: column", part.rows)
         pieces.append((matrix, rows, int(starts[group])))
         starts[group + 1] = starts[group] + matrix.shape[1]
         columns.extend(info.column_names)
@@ -286,7 +285,21 @@ def _per_group(
     levels = Levels((groups.name, name), (groups.labels[labels], np.array(columns, dtype=object)))
     template = RandomTerm(name=name, origin="vc", columns=("{}",), levels=levels)
     block = stack_blocks(pieces, (space.n, int(starts[-1])))
+    _check_block(name, block, levels.parts[1], space)
     return replace(template, block=block), PerGroupSpec(template, infos, starts)
+
+
+def _check_block(name: str, block: CSR, columns: AnyArray, space: Namespace) -> None:
+    """Refuse infinite entries, naming the column of the first row that has one."""
+    if np.isfinite(block.data).all():
+        return
+    entries = block.tocoo()
+    bad = np.flatnonzero(~np.isfinite(entries.data))
+    bad = bad[np.argsort(entries.row[bad], kind="stable")]
+    first = columns[entries.col[bad[0]]]
+    same = bad[columns[entries.col[bad]] == first]
+    what = f"vc_formula[{name!r}]: column {first!r}"
+    raise not_finite(entries.data[same], entries.row[same], what, space.rows)
 
 
 def _rows_of_groups(codes: IntArray) -> Iterator[tuple[int, IntArray]]:

@@ -178,6 +178,13 @@ class CrossProducts:
         """``Z_s'WZ_t`` for any order of s and t."""
         return self.pairs[s, t] if s >= t else self.pairs[t, s].transposed()
 
+    def rms(self, t: int) -> FloatArray:
+        """Weighted root mean square over the rows of each covariate of term t, (k,)."""
+        pair = self.pairs[t, t]
+        own = pair.data[pair.rows == pair.cols]
+        squares: FloatArray = np.einsum("bii->i", own)
+        return np.sqrt(squares / max(self.n, 1))
+
     @cached_property
     def A(self) -> CSR:
         """``Z'WZ``, sparse (q, q), both triangles."""

@@ -43,6 +43,9 @@ NEARLY_SINGULAR = 1e-4
 """Below this share of its largest entry a diagonal of lambda_t counts as singular: dividing by
 it would cost more than half the digits of the gradient."""
 
+WIDE = 12
+"""Up to this many columns one product with ``lambda (x) I`` beats many k x k products."""
+
 SMALLEST_PIVOT = 1e-8
 """A curvature needs few digits, so its division by a diagonal of lambda_t may lose most."""
 
@@ -160,6 +163,7 @@ class ProfiledDeviance:
         self.reml = reml
         self.df = cross.n - cross.basis.rank if reml else cross.n
         self._state: _State | None = None
+        self._gammas: tuple[_State, list[FloatArray]] | None = None
         self.n_factorizations = 0
 
     # ---------------------------------------------------------------------------- value
@@ -207,7 +211,10 @@ class ProfiledDeviance:
         for lam, part, (k, l) in zip(lams, self.cross.slices, self.cross.sizes, strict=True):
             block = x[part].reshape(l, k, -1)
             if k == 1:
-                out[part] = x[part] * lam[0, 0]
+                np.multiply(x[part], lam[0, 0], out=out[part])
+            elif block.shape[2] <= WIDE:
+                wide = np.kron(lam if transpose else lam.T, np.eye(block.shape[2]))
+                out[part] = (block.reshape(l, -1) @ wide).reshape(out[part].shape)
             else:
                 out[part] = np.matmul(lam.T if transpose else lam, block).reshape(out[part].shape)
         return out
@@ -244,7 +251,13 @@ class ProfiledDeviance:
 
     def gradient(self, theta: FloatArray) -> FloatArray:
         """Exact gradient of the deviance in theta, (n_theta,)."""
-        return self.covariance.pick(self._gamma_blocks(self._at(theta)))
+        return self.covariance.pick(self._at_gradient(theta))
+
+    def _at_gradient(self, theta: FloatArray) -> list[FloatArray]:
+        state = self._at(theta)
+        if self._gammas is None or self._gammas[0] is not state:
+            self._gammas = (state, self._gamma_blocks(state))
+        return self._gammas[1]
 
     def _gamma_blocks(self, state: _State) -> list[FloatArray]:
         """Derivative with respect to every entry of every ``lambda_t``, each (k, k)."""
@@ -347,7 +360,7 @@ class ProfiledDeviance:
         """Average information plus the exact curvature of ``theta -> lambda lambda'``."""
         state = self._at(theta)
         H = self.average_information(theta)
-        gammas = self._gamma_blocks(state)
+        gammas = self._at_gradient(theta)
         for t, term in enumerate(self.covariance.terms):
             lam, at = state.lams[t], self.covariance.slices[t]
             if np.abs(np.diag(lam)).min() < SMALLEST_PIVOT * max(1.0, np.abs(lam).max()):
@@ -362,11 +375,20 @@ class ProfiledDeviance:
         """Hessian of the deviance in theta by central differences of the exact gradient."""
         theta = np.asarray(theta, dtype=float)
         H = np.empty((len(theta), len(theta)))
+        units = self._theta_units()
         for i in range(len(theta)):
             step = np.zeros(len(theta))
-            step[i] = HESSIAN_STEP * max(1.0, abs(theta[i]))
+            step[i] = HESSIAN_STEP * max(units[i], abs(theta[i]))
             H[i] = (self.gradient(theta + step) - self.gradient(theta - step)) / (2.0 * step[i])
         return 0.5 * (H + H.T)
+
+    def _theta_units(self) -> FloatArray:
+        """Size of each entry of theta that matters: one over its covariate's root mean square."""
+        units = []
+        for t, term in enumerate(self.covariance.terms):
+            rms = self.cross.rms(t)
+            units.append(1.0 / np.where(rms > 0, rms, 1.0)[term.rows])
+        return np.concatenate(units) if units else np.zeros(0)
 
     # ------------------------------------------------------------- after the optimization
 
@@ -405,7 +427,7 @@ class ProfiledDeviance:
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the evaluation at the last theta, which the factor belongs to."""
-        return {**self.__dict__, "_state": None}
+        return {**self.__dict__, "_state": None, "_gammas": None}
 
 
 def _nearly_singular(lam: FloatArray) -> bool:

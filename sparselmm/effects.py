@@ -50,7 +50,7 @@ def unseen_rows(fitted: RandomTerm, new: RandomTerm) -> BoolArray:
     empty = np.diff(new.block.indptr) == 0
     if new.origin == "array" or (np.diff(fitted.block.indptr) == 0).any():
         return np.zeros_like(empty)
-    return empty
+    return np.asarray(empty)
 
 
 # ------------------------------------------------------------------------ tables by factor
@@ -101,9 +101,7 @@ def factor_tables(terms: Sequence[RandomTerm]) -> list[FactorTable]:
 def _same_levels(a: RandomTerm, b: RandomTerm) -> bool:
     return a.levels is b.levels or (
         len(a.levels) == len(b.levels)
-        and all(
-            np.array_equal(x, y) for x, y in zip(a.levels.parts, b.levels.parts, strict=True)
-        )
+        and all(np.array_equal(x, y) for x, y in zip(a.levels.parts, b.levels.parts, strict=True))
     )
 
 
@@ -188,7 +186,7 @@ def all_units(
     group_names : tuple of str
         Coefficient names of the ``groups`` term.
     """
-    grouped = tuple(t for t, term in enumerate(terms) if term.origin in ("re", "vc"))
+    grouped = tuple(t for t, term in enumerate(terms) if _is_of_groups(term, grouping))
     out = []
     if grouped:
         assert grouping is not None
@@ -199,6 +197,15 @@ def all_units(
         out.append(_level_units(terms, replace(table, terms=inner)))
     alone = len(out) == 1 and not any(term.origin == "array" for term in terms)
     return [replace(units, independent=alone) for units in out]
+
+
+def _is_of_groups(term: RandomTerm, grouping: Grouping | None) -> bool:
+    """Whether the term's levels are the groups, or columns within them."""
+    if term.origin in ("re", "vc"):
+        return True
+    if grouping is None or term.levels.names != (grouping.name,) or term.origin != "bar":
+        return False
+    return set(term.levels.parts[0].tolist()) <= set(grouping.labels.tolist())
 
 
 def _level_units(terms: Sequence[RandomTerm], table: FactorTable) -> Units:
@@ -232,7 +239,8 @@ def _group_units(
         if is_component(term):
             names.append(np.array(component_labels(term), dtype=object))
         else:
-            names.append(np.tile(np.array(group_names, dtype=object), term.n_levels))
+            own = group_names if term.origin == "re" else term.columns
+            names.append(np.tile(np.array(own, dtype=object), term.n_levels))
     owner = np.concatenate(owners)
     order = np.argsort(owner, kind="stable")
     counts = np.bincount(owner, minlength=len(grouping.labels))
@@ -244,7 +252,7 @@ def _group_units(
 
 
 def component_labels(term: RandomTerm) -> list[str]:
-    """statsmodels' labels of a component's columns, ``"cask[C(cask)[a]]"``, (l,)."""
+    """Statsmodels' labels of a component's columns, ``"cask[C(cask)[a]]"``, (l,)."""
     (template,) = term.columns
     inner = term.levels.parts[1:]
     if not inner:
@@ -253,7 +261,7 @@ def component_labels(term: RandomTerm) -> list[str]:
 
 
 def group_coefficients(terms: Sequence[RandomTerm], from_arrays: bool) -> tuple[str, ...]:
-    """statsmodels' labels of the ``groups`` term in ``random_effects`` and ``cov_re``."""
+    """Statsmodels' labels of the ``groups`` term in ``random_effects`` and ``cov_re``."""
     for term in terms:
         if term.origin == "re":
             default = from_arrays and term.values is None

@@ -9,7 +9,7 @@ Coupling lists. Several kernels work on a *leading* grouping factor whose part o
 ``M = Lambda'A Lambda + I`` is block diagonal with blocks ``D_l`` (k x k). The entries of M that
 couple level ``l`` with the other columns ("trailing" columns, numbered from 0) are stored
 as a list per level: ``cols[indptr[l]:indptr[l + 1]]`` ascending, and for each entry the k
-coefficients ``V[e, :]`` of that trailing column.
+coefficients ``V[:, e]`` of that trailing column.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 
 from sparselmm._typing import FloatArray, IntArray
+
+RELAXED = {"contract", "reassoc"}
+"""Sums may be reordered to use vector instructions; the order is fixed when compiling."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -35,7 +38,7 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
         if not jitted:
             import numba  # loaded late: a fit that needs no kernel does not pay for it
 
-            jitted.append(numba.njit(cache=True, nogil=True)(function))
+            jitted.append(numba.njit(cache=True, nogil=True, fastmath=RELAXED)(function))
         result: R = jitted[0](*args, **kwargs)
         return result
 
@@ -202,16 +205,62 @@ def inverse_factors(D: FloatArray) -> tuple[FloatArray, float]:
 
 
 @compiled
+def apply_blocks(blocks: FloatArray, x: FloatArray, out: FloatArray, transpose: bool) -> None:
+    """``out[l] = blocks[l] @ x[l]`` or ``blocks[l]' @ x[l]``; blocks (l, k, k), x (l, k, m).
+
+    ``out`` may not be ``x``.
+    """
+    l, k, m = x.shape
+    for j in range(l):
+        for a in range(k):
+            for c in range(m):
+                out[j, a, c] = 0.0
+            for b in range(k):
+                f = blocks[j, b, a] if transpose else blocks[j, a, b]
+                if f != 0.0:
+                    for c in range(m):
+                        out[j, a, c] += f * x[j, b, c]
+
+
+@compiled
 def scale_couplings(R: FloatArray, indptr: IntArray, V: FloatArray) -> None:
-    """``V[e] = R_l V[e]`` in place for every coupling entry e of level l; V (ne, k)."""
+    """``V[:, e] = R_l V[:, e]`` in place for every coupling entry e of level l; V (k, ne)."""
     k = R.shape[1]
     for l in range(R.shape[0]):
-        for e in range(indptr[l], indptr[l + 1]):
-            for a in range(k - 1, -1, -1):
+        for a in range(k - 1, -1, -1):
+            for e in range(indptr[l], indptr[l + 1]):
                 s = 0.0
                 for b in range(a + 1):
-                    s += R[l, a, b] * V[e, b]
-                V[e, a] = s
+                    s += R[l, a, b] * V[b, e]
+                V[a, e] = s
+
+
+@compiled
+def subtract_leading(
+    indptr: IntArray, cols: IntArray, Y: FloatArray, x: FloatArray, out: FloatArray
+) -> None:
+    """``out -= Y'x``: x (l, k, m) of the leading levels, out (r, m) of the trailing columns."""
+    k, m = Y.shape[0], x.shape[2]
+    for l in range(indptr.shape[0] - 1):
+        for e in range(indptr[l], indptr[l + 1]):
+            for c in range(k):
+                y = Y[c, e]
+                for i in range(m):
+                    out[cols[e], i] -= y * x[l, c, i]
+
+
+@compiled
+def subtract_trailing(
+    indptr: IntArray, cols: IntArray, Y: FloatArray, x: FloatArray, out: FloatArray
+) -> None:
+    """``out -= Y x``: x (r, m) of the trailing columns, out (l, k, m) of the leading levels."""
+    k, m = Y.shape[0], x.shape[1]
+    for l in range(indptr.shape[0] - 1):
+        for e in range(indptr[l], indptr[l + 1]):
+            for c in range(k):
+                y = Y[c, e]
+                for i in range(m):
+                    out[l, c, i] -= y * x[cols[e], i]
 
 
 @compiled
@@ -222,23 +271,28 @@ def schur_dense(
     """``S -= Y'Y``, upper triangle, trailing column by trailing column.
 
     ``colptr, level, entry`` is the coupling list seen from the trailing columns: entry
-    ``entry[f]`` of level ``level[f]`` for f in ``colptr[a]:colptr[a + 1]``. S (r, r) C order.
+    ``entry[f]`` of level ``level[f]`` for f in ``colptr[a]:colptr[a + 1]``. S (r, r) C order,
+    Y (k, ne).
     """
-    k = Y.shape[1]
-    for a in range(colptr.shape[0] - 1):
+    k, r = Y.shape[0], colptr.shape[0] - 1
+    work = np.empty(r)
+    for a in range(r):
         for f in range(colptr[a], colptr[a + 1]):
             e = entry[f]
             stop = indptr[level[f] + 1]
+            y = Y[0, e]
             if k == 1:
-                y = Y[e, 0]
                 for g in range(e, stop):
-                    S[a, cols[g]] -= y * Y[g, 0]
-            else:
+                    S[a, cols[g]] -= y * Y[0, g]
+                continue
+            for g in range(e, stop):
+                work[g - e] = y * Y[0, g]
+            for c in range(1, k):
+                y = Y[c, e]
                 for g in range(e, stop):
-                    s = 0.0
-                    for c in range(k):
-                        s += Y[e, c] * Y[g, c]
-                    S[a, cols[g]] -= s
+                    work[g - e] += y * Y[c, g]
+            for g in range(e, stop):
+                S[a, cols[g]] -= work[g - e]
 
 
 @compiled
@@ -248,16 +302,15 @@ def schur_sparse(
     s_indptr: IntArray, s_rows: IntArray, s_data: FloatArray,
 ) -> None:  # fmt: skip
     """``S -= Y'Y`` for a sparse S: lower triangle by columns, rows ascending, in place."""
-    k = Y.shape[1]
+    k = Y.shape[0]
     work = np.zeros(colptr.shape[0] - 1)
     for a in range(colptr.shape[0] - 1):
         for f in range(colptr[a], colptr[a + 1]):
             e = entry[f]
-            for g in range(e, indptr[level[f] + 1]):
-                s = 0.0
-                for c in range(k):
-                    s += Y[e, c] * Y[g, c]
-                work[cols[g]] += s
+            for c in range(k):
+                y = Y[c, e]
+                for g in range(e, indptr[level[f] + 1]):
+                    work[cols[g]] += y * Y[c, g]
         for h in range(s_indptr[a], s_indptr[a + 1]):
             s_data[h] -= work[s_rows[h]]
             work[s_rows[h]] = 0.0
@@ -267,19 +320,23 @@ def schur_sparse(
 def couple_inverse_dense(
     indptr: IntArray, cols: IntArray, Y: FloatArray, G: FloatArray
 ) -> FloatArray:
-    """``P = Y G`` on the coupling pattern, (ne, k); G (r, r) symmetric, upper triangle read."""
-    k = Y.shape[1]
+    """``P = Y G`` on the coupling pattern, (k, ne); G (r, r) symmetric, upper triangle read."""
+    k = Y.shape[0]
     P = np.zeros(Y.shape)
+    work = np.empty(G.shape[0])
     for l in range(indptr.shape[0] - 1):
-        for e in range(indptr[l], indptr[l + 1]):
+        stop = indptr[l + 1]
+        for e in range(indptr[l], stop):
             a = cols[e]
+            for g in range(e, stop):
+                work[g - e] = G[a, cols[g]]
             for c in range(k):
-                P[e, c] += Y[e, c] * G[a, a]
-            for g in range(e + 1, indptr[l + 1]):
-                x = G[a, cols[g]]
-                for c in range(k):
-                    P[e, c] += Y[g, c] * x
-                    P[g, c] += Y[e, c] * x
+                y = Y[c, e]
+                s = y * work[0]
+                for g in range(e + 1, stop):
+                    s += Y[c, g] * work[g - e]
+                    P[c, g] += y * work[g - e]
+                P[c, e] += s
     return P
 
 
@@ -290,7 +347,7 @@ def couple_inverse_sparse(
     s_indptr: IntArray, s_rows: IntArray, g_data: FloatArray,
 ) -> FloatArray:  # fmt: skip
     """``P = Y G`` on the coupling pattern, for G on the (lower, by columns) pattern of S."""
-    k = Y.shape[1]
+    k = Y.shape[0]
     P = np.zeros(Y.shape)
     work = np.zeros(colptr.shape[0] - 1)
     for a in range(colptr.shape[0] - 1):
@@ -299,60 +356,28 @@ def couple_inverse_sparse(
         for f in range(colptr[a], colptr[a + 1]):
             e = entry[f]
             for c in range(k):
-                P[e, c] += Y[e, c] * work[a]
-            for g in range(e + 1, indptr[level[f] + 1]):
-                x = work[cols[g]]
-                for c in range(k):
-                    P[e, c] += Y[g, c] * x
-                    P[g, c] += Y[e, c] * x
+                y = Y[c, e]
+                s = y * work[a]
+                for g in range(e + 1, indptr[level[f] + 1]):
+                    x = work[cols[g]]
+                    s += Y[c, g] * x
+                    P[c, g] += y * x
+                P[c, e] += s
     return P
 
 
 @compiled
-def couple_factor(
-    indptr: IntArray, cols: IntArray, Y: FloatArray, Linv: FloatArray
-) -> FloatArray:
-    """``sum_e Y G Y'`` per level from the inverse factor, (l, k, k); G = Linv'Linv.
-
-    ``Linv`` (r, r) lower triangular in C order of its transpose: row a of the array is
-    column a of L^-1, whose entries before a are zero.
-    """
-    k, r = Y.shape[1], Linv.shape[0]
-    out = np.zeros((indptr.shape[0] - 1, k, k))
-    work = np.empty((k, r))
-    for l in range(indptr.shape[0] - 1):
-        if indptr[l] == indptr[l + 1]:
-            continue
-        first = cols[indptr[l]]
-        for c in range(k):
-            for i in range(first, r):
-                work[c, i] = 0.0
-        for e in range(indptr[l], indptr[l + 1]):
-            a = cols[e]
-            for c in range(k):
-                y = Y[e, c]
-                for i in range(a, r):
-                    work[c, i] += y * Linv[a, i]
-        for c in range(k):
-            for d in range(c + 1):
-                s = 0.0
-                for i in range(first, r):
-                    s += work[c, i] * work[d, i]
-                out[l, c, d] = s
-                out[l, d, c] = s
-    return out
-
-
-@compiled
 def leading_products(indptr: IntArray, Y: FloatArray, P: FloatArray) -> FloatArray:
-    """``sum_e Y[e] P[e]'`` per level, (l, k, k)."""
-    k = Y.shape[1]
+    """``sum_e Y[:, e] P[:, e]'`` per level, (l, k, k)."""
+    k = Y.shape[0]
     out = np.zeros((indptr.shape[0] - 1, k, k))
     for l in range(indptr.shape[0] - 1):
-        for e in range(indptr[l], indptr[l + 1]):
-            for c in range(k):
-                for d in range(k):
-                    out[l, c, d] += Y[e, c] * P[e, d]
+        for c in range(k):
+            for d in range(k):
+                s = 0.0
+                for e in range(indptr[l], indptr[l + 1]):
+                    s += Y[c, e] * P[d, e]
+                out[l, c, d] = s
     return out
 
 

@@ -24,10 +24,11 @@ from sparselmm.exceptions import (
 from sparselmm.formula import BuiltDesign, capture_env, from_arrays, from_formula
 from sparselmm.optimize import Evaluation, OptSummary, minimize
 from sparselmm.moments import moment_start
-from sparselmm.plan import FitPlan, make_plan
+from sparselmm.plan import Candidate, FitPlan, make_plan
 from sparselmm.results import MixedLMResults
 from sparselmm.solvers import BlockSolver
 from sparselmm.terms import Design, RandomTerm
+from sparselmm.threads import one_thread
 
 SCIPY_OPTIONS = ("gtol", "maxiter", "eps", "maxcor", "ftol", "tol", "disp", "maxls")
 """Keywords statsmodels passes on to its optimizers."""
@@ -324,8 +325,10 @@ class MixedLM:
             return DenseDeviance(self.design, self.covariance, reml=reml)
         if engine != "sparse":
             raise ValueError(f"engine must be 'sparse' or 'dense', not {engine!r}")
-        strategy = self.plan(memory_limit).chosen.strategy
-        solver = BlockSolver(self.cross, strategy)
+        return self._sparse(self.plan(memory_limit).chosen, reml)
+
+    def _sparse(self, chosen: Candidate, reml: bool) -> ProfiledDeviance:
+        solver = BlockSolver(self.cross, chosen.strategy, chosen.factor)
         return ProfiledDeviance(self.cross, self.covariance, solver, reml=reml)
 
     # ------------------------------------------------------------------------------- fit
@@ -377,24 +380,25 @@ class MixedLM:
         SingularMatrixWarning
             If a variance is estimated as zero or a correlation as one in size.
         """
-        objective = self.deviance(reml, engine, memory_limit)
-        start = moment_start(self.cross, self.covariance) if start_theta is None else start_theta
+        with one_thread():
+            chosen = self.plan(memory_limit).chosen
+            start = moment_start(self.cross, self.covariance) if start_theta is None else start_theta
         monitor = _Progress(progress)
-        try:
-            opt = minimize(
-                objective, start, method=method, max_iterations=maxiter, callback=monitor
-            )
-        except KeyboardInterrupt:
-            monitor.interrupted()
-            raise
-        finally:
-            monitor.close()
+        with chosen.threads():
+            sparse = self._sparse(chosen, reml)
+            objective = sparse if engine == "sparse" else self.deviance(reml, engine)
+            try:
+                opt = minimize(
+                    objective, start, method=method, max_iterations=maxiter, callback=monitor
+                )
+            except KeyboardInterrupt:
+                monitor.interrupted()
+                raise
+            finally:
+                monitor.close()
+            fit = objective.at(opt.theta)
         _warn(opt, self.covariance, self.terms)
-        if isinstance(objective, DenseDeviance):
-            sparse = self.deviance(reml, "sparse", memory_limit)
-            assert isinstance(sparse, ProfiledDeviance)
-            return MixedLMResults(self, self.built, sparse, objective.at(opt.theta), opt)
-        return MixedLMResults(self, self.built, objective, objective.at(opt.theta), opt)
+        return MixedLMResults(self, self.built, sparse, fit, opt)
 
 
 mixedlm = MixedLM.from_formula

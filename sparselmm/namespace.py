@@ -21,7 +21,7 @@ from sparselmm._typing import FloatArray
 from sparselmm.exceptions import DataError, FormulaError, MissingDataError
 from sparselmm.expressions import dotted_names, names_in, plain_column
 from sparselmm.factors import Factor, factorize, match
-from sparselmm.validate import DROP_HINT, Rows, missing_rows, unknown_column
+from sparselmm.validate import DROP_HINT, Rows, missing_rows, shown, unknown_column
 
 _READY = "sparselmm_levels"  # marks, in ``attrs``, a column whose categories are final
 
@@ -240,7 +240,7 @@ def take_columns(
     uses = _uses(codes)
     out = {}
     for name in names:
-        column = frame[name]
+        column: Any = frame[name]
         if isinstance(column, pd.DataFrame):
             raise DataError(f"the data have {column.shape[1]} columns called {name!r}; keep one")
         if categories is not None and name in categories:
@@ -281,7 +281,8 @@ def categorical(column: Any) -> pd.Series:
     seen = factorize(column)
     dtype = column.dtype
     ordered = isinstance(dtype, pd.CategoricalDtype) and dtype.ordered
-    values = pd.Categorical.from_codes(seen.codes, pd.Index(seen.labels), ordered=ordered)
+    labels: Any = pd.Index(seen.labels)
+    values = pd.Categorical.from_codes(seen.codes, labels, ordered=ordered)
     return _ready(values, column.index)
 
 
@@ -291,7 +292,7 @@ def recoded(column: pd.Series, categories: pd.Index) -> pd.Series:
     return _ready(pd.Categorical.from_codes(codes, categories), column.index)
 
 
-def _ready(values: pd.Categorical, index: pd.Index) -> pd.Series:
+def _ready(values: Any, index: pd.Index) -> pd.Series:
     column = pd.Series(values, index=index, copy=False)
     column.attrs[_READY] = True
     return column
@@ -432,13 +433,13 @@ def categories_in(columns: Mapping[str, Any]) -> dict[str, pd.Index]:
 def refuse_unseen(frame: pd.DataFrame, categories: Mapping[str, pd.Index], rows: Rows) -> None:
     """Refuse labels of fixed-effects factors that the fit has not seen."""
     for name, known in categories.items():
-        column = frame[name]
+        column: Any = frame[name]
         new = np.asarray(~column.isin(known) & column.notna())
         if new.any():
             first = int(np.argmax(new))
-            shown = ", ".join(map(repr, known[:8])) + (", ..." if len(known) > 8 else "")
+            labels = ", ".join(map(shown, known[:8])) + (", ..." if len(known) > 8 else "")
             raise DataError(
-                f"column {name!r} has a label the fit has not seen: {column.iloc[first]!r} at "
-                f"{rows.where(first)}. Known labels are {shown}; a fixed effect cannot be "
+                f"column {name!r} has a label the fit has not seen: {shown(column.iloc[first])} at "
+                f"{rows.where(first)}. Known labels are {labels}; a fixed effect cannot be "
                 "predicted for any other"
             )

@@ -10,21 +10,39 @@ docs/design.md); only their ratios matter for the choice.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from sparselmm._typing import IntArray
-from sparselmm.cholesky import CholeskyFactor, Mode, Ordering
+from sparselmm.cholesky import CholeskyFactor, Mode, Ordering, Pattern
 from sparselmm.crossprod import CrossProducts
 from sparselmm.exceptions import MemoryLimitError
 from sparselmm.solvers import Layout, Strategy
+from sparselmm.threads import blas_threads
 
-RATE = {"dense": 30e9, "supernodal": 8e9, "simplicial": 0.7e9, "loop": 0.8e9}
-"""Floating-point operations per second: LAPACK, CHOLMOD with BLAS, CHOLMOD without, our loops."""
+RATE = {"dense": 60e9, "supernodal": 30e9, "simplicial": 0.7e9, "loop": 1e9, "fill": 2e9}
+"""Operations per second: LAPACK, CHOLMOD with and without BLAS, our own loops, memory traffic."""
+
+PER_ENTRY = 1e-7
+"""Seconds per entry of a sparse factor for assembling, copying and reading it."""
 
 OVERHEAD = 2e-5
 """Seconds of fixed cost per evaluation and term."""
+
+SUPERNODAL_FROM = 40.0
+"""Operations per entry of L from which CHOLMOD's dense blocks pay, as in CHOLMOD itself."""
+
+EVALUATIONS = 8
+"""Evaluations of a typical fit."""
+
+ANALYSIS_SECONDS = 3e-7
+"""Seconds to order and analyse a pattern, per entry."""
+
+ANALYSIS_GAIN = 4.0
+"""An analysis must be able to save this many times its cost to be tried."""
 
 SMALL = 400
 """Up to this many columns LAPACK on all of M is quickest and needs no compiled kernel."""
@@ -33,7 +51,7 @@ ANALYSE_LIMIT = 60_000_000
 """Entries of a pattern above which its sparse analysis would cost more than it could gain."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Candidate:
     """One priced way to factor M.
 
@@ -48,6 +66,10 @@ class Candidate:
         Bytes of factor, inverse and coupling at the peak of one gradient.
     seconds : float
         Predicted time of value and gradient.
+    n_trailing : int
+        Columns of the remainder.
+    factor : CholeskyFactor or None
+        CHOLMOD's analysis of a sparse remainder, to be used by the fit.
     """
 
     strategy: Strategy
@@ -55,6 +77,12 @@ class Candidate:
     flops: float
     memory: int
     seconds: float
+    n_trailing: int
+    factor: CholeskyFactor | None = field(default=None, repr=False)
+
+    def threads(self) -> AbstractContextManager[Any]:
+        """Context in which BLAS and LAPACK use the threads that suit this factorization."""
+        return blas_threads(self.strategy, self.n_trailing, self.flops)
 
     def describe(self, names: tuple[str, ...]) -> str:
         """The strategy in words."""
@@ -163,14 +191,19 @@ def make_plan(
     memory_limit : int, optional
         Bytes; default what the machine has available.
     """
-    candidates = [_dense(cross)] if cross.q <= max(SMALL, 4000) else []
-    if cross.q > SMALL or not candidates:
+    candidates = [_dense(cross)]
+    if cross.q > SMALL:
         leads = [t for t in range(len(cross.sizes)) if cross.pairs[t, t].is_block_diagonal]
         for t in leads:
             candidates += _eliminating(cross, t)
-        best = min((c.seconds for c in candidates), default=np.inf)
-        if len(cross.sizes) > len(leads) or (len(cross.sizes) > 1 and best > 0.02):
-            candidates += _sparse(cross, None)
+        best = min(c.seconds for c in candidates)
+        one_factor = len(cross.sizes) == 1 and bool(leads)
+        if not one_factor and _worth_analysing(best, _nnz_a(cross) / 2.0):
+            memory, seconds = _base(cross)
+            candidates += [
+                replace(c, memory=c.memory + memory, seconds=c.seconds + seconds)
+                for c in _sparse(cross, None)
+            ]
     candidates.sort(key=lambda c: c.seconds)
     return FitPlan(
         n=cross.n,
@@ -190,18 +223,26 @@ def _nnz_a(cross: CrossProducts) -> int:
 def _base(cross: CrossProducts) -> tuple[int, float]:
     """Memory and time every strategy needs: right-hand sides and products with A."""
     m = cross.basis.rank + 1
-    memory = 8 * cross.q * m * 4
-    return memory, OVERHEAD * len(cross.sizes) + cross.q * m * m * 4 / RATE["loop"] / 4
+    return 8 * cross.q * m * 4, OVERHEAD * len(cross.sizes) + 4.0 * cross.q * m / RATE["loop"]
 
 
 def _dense(cross: CrossProducts) -> Candidate:
-    q = cross.q
+    """LAPACK on all of M."""
     memory, seconds = _base(cross)
-    flops = q**3 / 3.0
+    q = cross.q
     return Candidate(
-        Strategy(None, "dense"), q * (q + 1) // 2, flops, memory + 16 * q * q,
-        seconds + 3.0 * flops / RATE["dense"] + 2.0 * q * q / RATE["loop"] / 4,
-    )  # fmt: skip
+        Strategy(None, "dense"),
+        nnz=q * (q + 1) // 2,
+        flops=q**3 / 3.0,
+        memory=memory + 16 * q * q,
+        seconds=seconds + _dense_seconds(q),
+        n_trailing=q,
+    )
+
+
+def _dense_seconds(n: int) -> float:
+    """Factorization and inverse of a dense matrix, and filling it."""
+    return float(n) ** 3 / RATE["dense"] + 4.0 * float(n) ** 2 / RATE["fill"]
 
 
 def _eliminating(cross: CrossProducts, t: int) -> list[Candidate]:
@@ -209,32 +250,46 @@ def _eliminating(cross: CrossProducts, t: int) -> list[Candidate]:
     k, l = cross.sizes[t]
     rest = cross.q - k * l
     memory, seconds = _base(cross)
-    reach = np.zeros(l, dtype=np.int64)
+    reach = np.zeros(l)
     for s, (ks, _) in enumerate(cross.sizes):
         if s != t:
             reach += ks * _degrees(cross, s, t)
-    updates = float(k * np.sum(reach.astype(float) ** 2))
-    own = l * k**3 + updates / 2.0
-    memory += 8 * (2 * k * k * l + 4 * k * int(reach.sum()) + 3 * int(reach.sum()))
-    seconds += (l * k**3 * 4 + 1.5 * updates) / RATE["loop"]
-    nnz = l * k * (k + 1) // 2 + k * int(reach.sum())
+    entries, updates = int(reach.sum()), float(k * np.sum(reach**2))
+    lead = Candidate(
+        Strategy(t, "dense"),
+        nnz=l * k * (k + 1) // 2 + k * entries,
+        flops=l * k**3 + updates,
+        memory=memory + 8 * (2 * k * k * l + (4 * k + 3) * entries),
+        seconds=seconds + (4.0 * l * k**3 + 2.0 * updates + 20.0 * entries) / RATE["loop"],
+        n_trailing=rest,
+    )
     if rest == 0:
-        return [Candidate(Strategy(t, "dense"), nnz, own, memory, seconds)]
-    flops = rest**3 / 3.0
-    out = [
-        Candidate(
-            Strategy(t, "dense"), nnz + rest * (rest + 1) // 2, own + flops,
-            memory + 16 * rest * rest, seconds + 3.0 * flops / RATE["dense"] + rest**2 / 1e9,
-        )
-    ]  # fmt: skip
-    if rest > SMALL and updates / 2.0 < min(ANALYSE_LIMIT, 0.2 * rest**2):
-        for c in _sparse(cross, t):
-            out.append(
-                Candidate(
-                    c.strategy, c.nnz + nnz, c.flops + own, c.memory + memory, c.seconds + seconds
-                )
-            )
+        return [lead]
+    out = [_with_rest(lead, Strategy(t, "dense"), rest * (rest + 1) // 2, rest**3 / 3.0,
+                      16 * rest * rest, _dense_seconds(rest))]  # fmt: skip
+    few_fill = updates / k < min(2.0 * ANALYSE_LIMIT, 0.4 * rest**2)
+    if few_fill and _worth_analysing(out[0].seconds, entries + updates / k / 2.0):
+        out += [
+            _with_rest(lead, c.strategy, c.nnz, c.flops, c.memory, c.seconds, c.factor)
+            for c in _sparse(cross, t)
+        ]
     return out
+
+
+def _with_rest(
+    lead: Candidate, strategy: Strategy, nnz: int, flops: float, memory: int, seconds: float,
+    factor: CholeskyFactor | None = None,
+) -> Candidate:  # fmt: skip
+    """Costs of the leading factor and of the remainder together."""
+    return Candidate(
+        strategy, lead.nnz + nnz, lead.flops + flops, lead.memory + memory,
+        lead.seconds + seconds, lead.n_trailing, factor,
+    )  # fmt: skip
+
+
+def _worth_analysing(best: float, nnz: float) -> bool:
+    """Whether a sparse analysis of a pattern can pay for itself within one fit."""
+    return nnz < ANALYSE_LIMIT and EVALUATIONS * best > ANALYSIS_GAIN * nnz * ANALYSIS_SECONDS
 
 
 def _degrees(cross: CrossProducts, s: int, t: int) -> IntArray:
@@ -247,24 +302,31 @@ def _degrees(cross: CrossProducts, s: int, t: int) -> IntArray:
 
 def _sparse(cross: CrossProducts, leading: int | None) -> list[Candidate]:
     """CHOLMOD on the remainder of a leading term, or on all of M."""
-    if _nnz_a(cross) > ANALYSE_LIMIT:
-        return []
-    memory, seconds = (0, 0.0) if leading is not None else _base(cross)
-    out = []
     pattern = Layout.of(cross, leading).remainder_pattern()
     orderings: tuple[Ordering, ...] = ("amd", "metis")
+    out: list[Candidate] = []
     for ordering in orderings:
-        factor = CholeskyFactor(pattern, ordering)
-        counts = factor.column_counts().astype(float)
-        nnz, flops = int(counts.sum()), float(np.sum(counts**2))
-        mode: Mode = "supernodal" if flops > 40.0 * nnz else "simplicial"
-        cost = flops / RATE[mode] + 2.5 * flops / (RATE["supernodal"] if mode == "supernodal" else RATE["loop"])
-        out.append(
-            Candidate(
-                Strategy(leading, "sparse", ordering, mode),
-                nnz, flops, memory + 40 * nnz, seconds + cost + 60.0 * nnz / RATE["loop"] / 4,
-            )
-        )  # fmt: skip
-        if flops < 1e8:
-            break  # another ordering cannot gain anything that matters
+        candidate = _analysed(pattern, leading, ordering)
+        out.append(candidate)
+        if not _worth_analysing(candidate.seconds, 2.0 * pattern.nnz):
+            break
     return out
+
+
+def _analysed(pattern: Pattern, leading: int | None, ordering: Ordering) -> Candidate:
+    """CHOLMOD with one ordering, priced from the column counts of its factor."""
+    factor = CholeskyFactor(pattern, ordering, "supernodal")
+    counts = factor.column_counts().astype(float)
+    nnz, flops = int(counts.sum()), float(np.sum(counts**2))
+    mode: Mode = "supernodal" if flops > SUPERNODAL_FROM * nnz else "simplicial"
+    if mode == "simplicial":
+        factor = CholeskyFactor(pattern, ordering, mode)
+    return Candidate(
+        Strategy(leading, "sparse", ordering, mode),
+        nnz=nnz,
+        flops=flops,
+        memory=40 * nnz + 24 * pattern.nnz,
+        seconds=3.0 * flops / RATE[mode] + PER_ENTRY * nnz,
+        n_trailing=pattern.n,
+        factor=factor,
+    )

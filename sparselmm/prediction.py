@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sparselmm._typing import BoolArray, FloatArray, IntArray
 from sparselmm.coded import new_matrix
 from sparselmm.effects import random_part, unseen_rows
+from sparselmm.estimates import Estimates
 from sparselmm.exceptions import DataError, RankDeficiencyWarning
+from sparselmm.expressions import plain_column
 from sparselmm.formula import BuiltDesign, NewDesign
 from sparselmm.terms import RandomTerm
 from sparselmm.validate import warn_user
+
+if TYPE_CHECKING:
+    from pandas import Index
 
 UNSEEN = ("error", "population", "nan")
 """What to do with rows whose level of a grouping factor the fit has not seen."""
@@ -22,6 +27,32 @@ SHOWN_LABELS = 5
 
 Labels = Callable[[RandomTerm, IntArray], list[str]]
 """Names the levels of some rows of new data, for an error message."""
+
+
+def predict(
+    est: Estimates,
+    built: BuiltDesign,
+    exog: Any,
+    transform: bool,
+    random: bool,
+    unseen: str,
+    arrays: Mapping[str, Any],
+) -> tuple[FloatArray, Index | None]:
+    """Predicted means of new rows and their index; arguments as of ``MixedLMResults.predict``."""
+    new = new_design(built, exog, transform, random, arrays)
+    warn_if_dropped(est.dropped)
+    out = fixed_part(new.X, est.beta, new.offset)
+    if random:
+        labels = level_labels(built, exog, arrays.get("groups"))
+        out = out + new_random_part(est.terms, new, est.pls.b, unseen, labels)
+    return out, new.row_labels
+
+
+def fitted(est: Estimates, random: bool) -> FloatArray:
+    """Fitted values of the training rows, (n,), with or without random effects."""
+    design = est.design
+    out = fixed_part(design.X, est.beta, design.offset)
+    return out + random_part(design.terms, est.pls.b, design.n) if random else out
 
 
 def new_design(
@@ -134,9 +165,7 @@ def check_arguments(random: bool, unseen: str, arrays: Mapping[str, Any]) -> Non
         )
 
 
-def level_labels(
-    built: BuiltDesign, exog: Any, groups: Any
-) -> Labels:
+def level_labels(built: BuiltDesign, exog: Any, groups: Any) -> Labels:
     """How to name the levels of new rows: by their labels where these are columns, else by row."""
 
     def labels(term: RandomTerm, rows: IntArray) -> list[str]:
@@ -155,7 +184,8 @@ def _label_column(built: BuiltDesign, exog: Any, groups: Any, name: str) -> Any:
         if groups is not None:
             return groups
         name = memory.column or name
-    try:
-        return exog[name]
-    except (KeyError, IndexError, TypeError):
+    if not isinstance(exog, Mapping) and not hasattr(exog, "columns"):
         return None
+    plain = plain_column(name) if built.spec.formula is not None else None
+    column = name if plain is None else plain[0]
+    return exog.get(column, None)

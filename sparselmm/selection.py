@@ -15,7 +15,7 @@ from sparselmm._typing import BoolArray, FloatArray
 from sparselmm.arrays import complete_rows, group_labels, kept_rows, row_vector, take
 from sparselmm.exceptions import DataError
 from sparselmm.matrices import UserMatrix, user_matrices
-from sparselmm.validate import Rows, check_length, check_some_rows, unknown_column
+from sparselmm.validate import Rows, check_length, check_some_rows, shown, unknown_column
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +57,7 @@ class Given:
             labels = _column(frame, groups, "groups")
         elif groups is not None:
             labels = group_labels(groups, n)
-            source = getattr(groups, "name", None)
-            column = source if source in frame.columns else None
+            column = _origin(groups, frame)
         vectors = {}
         for argument, value in (("weights", weights), ("offset", offset)):
             if isinstance(value, str):
@@ -94,10 +93,19 @@ class Given:
         return [self.groups, self.weights, self.offset, *blocks]
 
 
-def _column(frame: pd.DataFrame, name: str, argument: str) -> pd.Series:
+def _origin(groups: Any, frame: pd.DataFrame) -> str | None:
+    """The column of the data a Series was taken from, unchanged; then new data have it too."""
+    name = getattr(groups, "name", None)
+    if not isinstance(groups, pd.Series) or not isinstance(name, str):
+        return None
+    same = name in frame.columns and groups.equals(frame[name])
+    return name if same else None
+
+
+def _column(frame: pd.DataFrame, name: str, argument: str) -> Any:
     if name not in frame.columns:
         raise unknown_column(name, frame.columns, f"{argument}=")
-    column = frame[name]
+    column: Any = frame[name]
     if isinstance(column, pd.DataFrame):
         raise DataError(f"the data have {column.shape[1]} columns called {name!r}; keep one")
     return column
@@ -155,7 +163,7 @@ def _subset_mask(frame: pd.DataFrame, subset: Any, env: EvalEnvironment) -> Bool
     if len(unknown):
         raise DataError(
             f"subset has {len(unknown)} label(s) that are not in the index of the data, the first "
-            f"is {unknown[0]!r}; pass index labels, a boolean mask or a query string"
+            f"is {shown(unknown[0])}; pass index labels, a boolean mask or a query string"
         )
     return np.asarray(frame.index.isin(labels))
 
@@ -164,7 +172,8 @@ def _query_mask(frame: pd.DataFrame, query: str, env: EvalEnvironment) -> BoolAr
     namespace = env.namespace
     local = {n: namespace[n] for n in re.findall(r"@(\w+)", query) if n in namespace}
     try:
-        mask = np.asarray(frame.eval(query, local_dict=local))
+        unique = frame if frame.columns.is_unique else frame.loc[:, ~frame.columns.duplicated()]
+        mask = np.asarray(unique.eval(query, local_dict=local))
     except Exception as error:  # whatever pandas makes of the user's expression
         raise DataError(
             f"cannot evaluate subset={query!r}: {type(error).__name__}: {error}"

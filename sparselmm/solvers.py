@@ -50,15 +50,11 @@ def congruence(data: FloatArray, left: FloatArray, right: FloatArray) -> FloatAr
 
 
 def apply_blocks(blocks: FloatArray, x: FloatArray, transpose: bool = False) -> FloatArray:
-    """``blocks[l] @ x[l]``, (l, k, m), as k^2 passes over long arrays."""
-    k = blocks.shape[1]
-    if k == 1:
+    """``blocks[l] @ x[l]`` or ``blocks[l]' @ x[l]`` for every level, (l, k, m)."""
+    if blocks.shape[1] == 1:
         return blocks * x
-    out = np.zeros_like(x)
-    for a in range(k):
-        for b in range(k):
-            factor = blocks[:, b, a] if transpose else blocks[:, a, b]
-            out[:, a] += factor[:, None] * x[:, b]
+    out = np.empty(x.shape)
+    kernels.apply_blocks(blocks, np.ascontiguousarray(x), out, transpose)
     return out
 
 
@@ -269,9 +265,8 @@ class DenseRemainder:
 class SparseRemainder:
     """CHOLMOD on a fixed pattern."""
 
-    def __init__(self, layout: Layout, strategy: Strategy):
-        self.pattern = layout.remainder_pattern()
-        self.factor = CholeskyFactor(self.pattern, strategy.ordering, strategy.mode)
+    def __init__(self, layout: Layout, factor: CholeskyFactor):
+        self.pattern, self.factor = factor.pattern, factor
         self._index = {
             pair: self.pattern.positions(*layout.coordinates(pair)) for pair in layout.inner
         }
@@ -321,9 +316,13 @@ class BlockSolver:
         Supplies A in blocks.
     strategy : Strategy
         What is eliminated how.
+    factor : CholeskyFactor, optional
+        The remainder as CHOLMOD already analysed it, when it is sparse.
     """
 
-    def __init__(self, cross: CrossProducts, strategy: Strategy):
+    def __init__(
+        self, cross: CrossProducts, strategy: Strategy, factor: CholeskyFactor | None = None
+    ):
         self.cross = cross
         self.strategy = strategy
         self.layout = layout = Layout.of(cross, strategy.leading)
@@ -331,10 +330,13 @@ class BlockSolver:
         if layout.trailing and strategy.remainder == "dense":
             self._rest = DenseRemainder(layout)
         elif layout.trailing:
-            self._rest = SparseRemainder(layout, strategy)
+            if factor is None:
+                factor = CholeskyFactor(
+                    layout.remainder_pattern(), strategy.ordering, strategy.mode
+                )
+            self._rest = SparseRemainder(layout, factor)
         self._R = np.zeros((0, 1, 1))
-        self._Y = np.zeros((0, 1))
-        self._Ymat: sp.bsr_array | sp.csr_array | None = None
+        self._Y = np.zeros((1, 0))
         self._P: FloatArray | None = None
 
     def __reduce__(self) -> tuple[type[BlockSolver], tuple[CrossProducts, Strategy]]:
@@ -387,44 +389,36 @@ class BlockSolver:
         lead, coupling = self.strategy.leading, self.layout.coupling
         assert lead is not None and coupling is not None
         k = self.cross.sizes[lead][0]
-        Y = np.empty((len(coupling.cols), k))
+        Y = np.empty((k, len(coupling.cols)))
         for s, pair in self.layout.outer.items():
             block = congruence(pair.data, lams[s], lams[lead])
             for c in range(block.shape[1]):
-                Y[coupling.places[s] + c] = block[:, c]
+                Y[:, coupling.places[s] + c] = block[:, c].T
         kernels.scale_couplings(self._R, coupling.indptr, Y)
         self._Y = Y
-        shape = (k * (len(coupling.indptr) - 1), self.layout.n_trailing)
-        if k == 1:
-            self._Ymat = sp.csr_array((Y[:, 0], coupling.cols, coupling.indptr), shape=shape)
-        else:
-            self._Ymat = sp.bsr_array((Y[:, :, None], coupling.cols, coupling.indptr), shape=shape)
 
     # ---------------------------------------------------------------------------- solve
 
     def solve(self, rhs: FloatArray) -> FloatArray:
         """``M^-1 rhs``, (q, m)."""
-        lead = self.strategy.leading
+        lead, layout, coupling = self.strategy.leading, self.layout, self.layout.coupling
         out = np.empty_like(rhs)
-        slices, sizes = self.cross.slices, self.cross.sizes
+        slices, sizes, m = self.cross.slices, self.cross.sizes, rhs.shape[1]
         if lead is not None:
             k, l = sizes[lead]
-            m = rhs.shape[1]
-            f = apply_blocks(self._R, rhs[slices[lead]].reshape(l, k, m)).reshape(l * k, m)
+            f = apply_blocks(self._R, rhs[slices[lead]].reshape(l, k, m))
         if self._rest is not None:
-            rest = np.concatenate([rhs[slices[t]] for t in self.layout.trailing])
-            if self._Ymat is not None:
-                rest -= self._Ymat.T @ f
+            rest = np.concatenate([rhs[slices[t]] for t in layout.trailing])
+            if coupling is not None:
+                kernels.subtract_leading(coupling.indptr, coupling.cols, self._Y, f, rest)
             rest = self._rest.solve(rest)
-            for t in self.layout.trailing:
-                k_t, l_t = sizes[t]
-                out[slices[t]] = rest[self.layout.starts[t] : self.layout.starts[t] + k_t * l_t]
-            if self._Ymat is not None:
-                f -= self._Ymat @ rest
+            for t in layout.trailing:
+                start = layout.starts[t]
+                out[slices[t]] = rest[start : start + sizes[t][0] * sizes[t][1]]
+            if coupling is not None:
+                kernels.subtract_trailing(coupling.indptr, coupling.cols, self._Y, rest, f)
         if lead is not None:
-            out[slices[lead]] = apply_blocks(
-                self._R, f.reshape(l, k, m), transpose=True
-            ).reshape(l * k, m)
+            out[slices[lead]] = apply_blocks(self._R, f, transpose=True).reshape(l * k, m)
         return out
 
     # -------------------------------------------------------------------------- inverse
@@ -454,8 +448,8 @@ class BlockSolver:
             inner += kernels.leading_products(self.layout.coupling.indptr, self._Y, self._P)
         if k == 1:
             return self._R**2 * inner
-        left = apply_blocks(self._R, inner, transpose=True)
-        return apply_blocks(self._R, left.transpose(0, 2, 1), transpose=True).transpose(0, 2, 1)
+        half = apply_blocks(self._R, inner, transpose=True)
+        return apply_blocks(self._R, half.transpose(0, 2, 1), transpose=True)
 
     def inverse_on_pattern(self, pair: Pair) -> FloatArray:
         """Blocks of ``M^-1`` where ``A[s, t]`` has blocks, for ``s >= t``, (nb, k_s, k_t)."""
@@ -474,7 +468,7 @@ class BlockSolver:
         pair = self.layout.outer[trailing]
         ks = pair.data.shape[1]
         places = self.layout.coupling.places[trailing][:, None] + np.arange(ks)
-        blocks = -np.matmul(self._P[places], self._R[pair.cols])
+        blocks = -np.matmul(self._P[:, places].transpose(1, 2, 0), self._R[pair.cols])
         if not flip:
             return blocks
         order = pair.transpose_order

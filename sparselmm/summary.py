@@ -15,6 +15,9 @@ import numpy as np
 import pandas as pd
 
 from sparselmm._typing import FloatArray, IntArray
+from sparselmm.effects import factor_tables
+from sparselmm.estimates import Estimates, intervals, names_or, p_values
+from sparselmm.optimize import OptSummary
 from sparselmm.variances import VarianceRow
 
 TITLE = "Mixed Linear Model Regression Results"
@@ -58,7 +61,9 @@ class Summary:
             f"<h4>{html.escape(self.title)}</h4>",
             _html(info.to_numpy().tolist(), [], []),
             _html(
-                coefficients.to_numpy().tolist(), list(coefficients.columns), coefficients.index
+                coefficients.to_numpy().tolist(),
+                list(coefficients.columns),
+                list(coefficients.index),
             ),
             _html(variances.to_numpy().tolist(), list(variances.columns), []),
             *(f"<p>{html.escape(note)}</p>" for note in self.notes),
@@ -99,9 +104,79 @@ class Summary:
 # -------------------------------------------------------------------------- build the tables
 
 
-def info_table(
-    left: Sequence[tuple[str, str]], right: Sequence[tuple[str, str]]
-) -> pd.DataFrame:
+def summarize(
+    est: Estimates,
+    opt: OptSummary,
+    yname: str,
+    xname_fe: Sequence[str] | None,
+    xname_re: Sequence[str] | None,
+    title: str,
+    alpha: float,
+) -> Summary:
+    """Summary of a fit; the arguments are those of ``MixedLMResults.summary``."""
+    names = [
+        *names_or(xname_fe, est.design.x_names, "xname_fe"),
+        *names_or(xname_re, est.layout.names, "xname_re"),
+    ]
+    tables = [
+        info_table(*_facts(est, opt, yname)),
+        coefficient_table(_numbers(est, alpha), names, alpha),
+        variance_table(est.variance_rows),
+    ]
+    return Summary(tables, title, _notes(est, opt))
+
+
+def _numbers(est: Estimates, alpha: float) -> FloatArray:
+    """The coefficient table, (p + m, 6): no tests and intervals for variances."""
+    p = est.design.p
+    fixed = [est.beta, est.bse_fe, est.z[:p], p_values(est.z[:p])]
+    out = np.full((len(est.names), 6), np.nan)
+    out[:p] = np.column_stack([*fixed, intervals(est.beta, est.bse_fe, alpha)])
+    out[p:, :2] = np.column_stack([est.variances, est.bse_re])
+    return out
+
+
+Facts = list[tuple[str, str]]
+
+
+def _facts(est: Estimates, opt: OptSummary, yname: str) -> tuple[Facts, Facts]:
+    """Left and right column of the first table."""
+    left = [("Model:", "MixedLM"), ("No. Observations:", str(est.nobs))]
+    groups = est.design.groups
+    if groups is not None:
+        left += group_facts(np.bincount(groups.codes, minlength=len(groups.labels)))
+    for table in factor_tables(est.terms):
+        if est.terms[table.terms[0]].origin in ("bar", "array"):
+            left.append((f"Groups {table.name}:", str(len(table.labels))))
+    right = [
+        ("Dependent Variable:", yname),
+        ("Method:", "REML" if est.pls.reml else "ML"),
+        ("Scale:", f"{est.pls.scale:.4f}"),
+        ("Log-Likelihood:", f"{-0.5 * est.pls.deviance:.4f}"),
+        ("Converged:", "Yes" if opt.converged else "No"),
+    ]
+    return left, right
+
+
+def _notes(est: Estimates, opt: OptSummary) -> tuple[str, ...]:
+    notes = [
+        f"Converged: {'Yes' if opt.converged else 'No'}; largest gradient entry "
+        f"{opt.gradient_norm:.2g}; {opt.n_evaluations} evaluations"
+    ]
+    if not opt.converged:
+        notes.append(f"The optimizer stopped: {opt.message}")
+    if est.singular:
+        notes.append(
+            "Singular fit: a random-effects variance is estimated as zero or a correlation as "
+            "+-1. The estimates are valid; standard errors of these variances do not exist."
+        )
+    if est.dropped:
+        names = ", ".join(est.dropped)
+        notes.append(f"Dropped columns of X, linearly dependent on the others: {names}")
+    return tuple(notes)
+
+
+def info_table(left: Sequence[tuple[str, str]], right: Sequence[tuple[str, str]]) -> pd.DataFrame:
     """Facts in two pairs of columns, the shorter one filled up with blanks."""
     n = max(len(left), len(right))
     pairs = [[*side, *[("", "")] * (n - len(side))] for side in (left, right)]
@@ -189,7 +264,10 @@ def _statsmodels_text(info: pd.DataFrame, coefficients: pd.DataFrame, title: str
     grids = [
         _Grid([list(row) for row in info.to_numpy()], None, "llll"),
         _Grid(
-            [[str(name), *row] for name, row in zip(coefficients.index, coefficients.to_numpy(), strict=True)],
+            [
+                [str(name), *row]
+                for name, row in zip(coefficients.index, coefficients.to_numpy(), strict=True)
+            ],
             ["", *coefficients.columns],
             "lrrrrrr",
         ),
@@ -204,7 +282,8 @@ def _statsmodels_text(info: pd.DataFrame, coefficients: pd.DataFrame, title: str
     if len(title) < width:
         title = " " * int(width / 2 - len(title) / 2) + title
     rule = "=" * width
-    return "\n".join([title, rule, *text[0], "-" * width, *text[1], rule])
+    dashes = "-" * len(text[1][0])  # statsmodels' second table may be wider by its padding
+    return "\n".join([title, rule, *text[0], dashes, *text[1], rule])
 
 
 def _variance_text(table: pd.DataFrame) -> str:
@@ -227,8 +306,8 @@ def _html(rows: list[list[str]], header: list[str], stubs: Sequence[object]) -> 
         lines.append("<tr>" + "".join(f"<th>{html.escape(c)}</th>" for c in cells) + "</tr>")
     for i, row in enumerate(rows):
         stub = f"<th>{html.escape(str(stubs[i]))}</th>" if len(stubs) else ""
-        cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
-        lines.append(f"<tr>{stub}{cells}</tr>")
+        body = "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
+        lines.append(f"<tr>{stub}{body}</tr>")
     return "\n".join([*lines, "</table>"])
 
 

@@ -160,7 +160,7 @@ class Design:
     @property
     def p(self) -> int:
         """Number of columns of X."""
-        return self.X.shape[1]
+        return int(self.X.shape[1])
 
     @property
     def q(self) -> int:
@@ -217,18 +217,21 @@ def _assemble_coded(terms: tuple[RandomTerm, ...], n: int) -> CSR:
     data = np.empty((n, width))
     at, first = 0, 0
     for term in terms:
-        assert term.codes is not None
         for c in range(term.k):
-            np.multiply(term.codes, term.k, out=indices[:, at], casting="unsafe")
+            np.multiply(_coded(term), term.k, out=indices[:, at], casting="unsafe")
             indices[:, at] += first + c
             data[:, at] = 1.0 if term.values is None else term.values[:, c]
             at += 1
         first += term.q
-    absent = [term for term in terms if (term.codes < 0).any()]  # type: ignore[operator]
-    if absent:
+    if any(np.any(_coded(term) < 0) for term in terms):
         return _drop_absent(terms, indices, data, (n, q))
     indptr = np.arange(0, n * width + 1, width, dtype=itype) if width else np.zeros(n + 1, itype)
     return sp.csr_array((data.ravel(), indices.ravel(), indptr), shape=(n, q))
+
+
+def _coded(term: RandomTerm) -> IntArray:
+    assert term.codes is not None
+    return term.codes
 
 
 def _drop_absent(
@@ -236,8 +239,7 @@ def _drop_absent(
 ) -> CSR:
     """CSR without the entries of rows that belong to no level of a term."""
     present = np.concatenate(
-        [np.repeat((term.codes >= 0)[:, None], term.k, axis=1) for term in terms],  # type: ignore[operator]
-        axis=1,
+        [np.repeat((_coded(term) >= 0)[:, None], term.k, axis=1) for term in terms], axis=1
     )
     indptr = np.concatenate([[0], np.cumsum(present.sum(axis=1))]).astype(indices.dtype)
     return sp.csr_array((data[present], indices[present], indptr), shape=shape)

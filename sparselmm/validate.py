@@ -61,7 +61,7 @@ class Rows:
         position = i if self.positions is None else int(self.positions[i])
         if self.index is None or self.index[position] == position:
             return f"row {position}"
-        return f"row {position} (label {self.index[position]!r})"
+        return f"row {position} (label {shown(self.index[position])})"
 
     def part(self, positions: IntArray) -> Rows:
         """Only the rows at some positions among those in use."""
@@ -76,6 +76,11 @@ def warn_user(message: str, category: type[Warning]) -> None:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_PACKAGE):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=level)
+
+
+def shown(value: Any) -> str:
+    """A label as a user would write it, NumPy's scalars as Python's."""
+    return repr(value.item() if isinstance(value, np.generic) else value)
 
 
 def check_missing_argument(missing: str) -> None:
@@ -104,10 +109,10 @@ def suggestion(name: str, known: Iterable[object]) -> str:
 
 def unknown_column(name: str, columns: Iterable[object], used_in: str) -> FormulaError:
     """The error for a name that is neither a column nor known to Python."""
-    shown = [str(column) for column in columns]
-    known = ", ".join(shown[:10]) + (", ..." if len(shown) > 10 else "")
+    names = [str(column) for column in columns]
+    known = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
     return FormulaError(
-        f"{name!r}, used in {used_in}, is not a column of the data{suggestion(name, shown)}. "
+        f"{name!r}, used in {used_in}, is not a column of the data{suggestion(name, names)}. "
         f"Columns are: {known}".replace("?.", "?")
     )
 
@@ -130,7 +135,7 @@ def check_length(n_seen: int, n_expected: int, argument: str, against: str = "da
 
 def check_numeric(values: Any, name: str) -> None:
     """Refuse strings, booleans and other non-numbers in the response and the like."""
-    dtype = getattr(values, "dtype", None)
+    dtype: Any = getattr(values, "dtype", None)
     if pd.api.types.is_bool_dtype(dtype):
         raise DataError(f"{name} is boolean; convert it, for example with .astype(float)")
     if not pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_complex_dtype(dtype):
@@ -151,12 +156,16 @@ def check_finite(values: AnyArray, names: Sequence[str], kind: str, rows: Rows) 
     j = int(np.argmin(columns.all(axis=0)))
     bad = np.flatnonzero(~columns[:, j])
     column = values if values.ndim == 1 else values[:, j]
-    nan = np.isnan(column[bad])
-    what = "missing" if nan.all() else "infinite" if not nan.any() else "missing or infinite"
+    raise not_finite(column[bad], bad, f"{kind} {names[j]!r}", rows)
+
+
+def not_finite(values: AnyArray, where: IntArray, what: str, rows: Rows) -> MissingDataError:
+    """The error for NaN and infinite ``values`` in rows ``where``, ascending, of ``what``."""
+    nan = np.isnan(values)
+    seen = "missing" if nan.all() else "infinite" if not nan.any() else "missing or infinite"
     hint = DROP_HINT if nan.all() else "infinite values cannot be fitted; correct or remove them"
-    raise MissingDataError(
-        f"{kind} {names[j]!r} has {len(bad)} {what} value(s), "
-        f"the first at {rows.where(int(bad[0]))}; {hint}"
+    return MissingDataError(
+        f"{what} has {len(where)} {seen} value(s), the first at {rows.where(int(where[0]))}; {hint}"
     )
 
 
@@ -193,27 +202,27 @@ def check_weights(weights: FloatArray, rows: Rows) -> None:
 
 def check_term(term: RandomTerm, n: int) -> None:
     """Refuse a term whose variance cannot be estimated from ``n`` rows."""
-    shown = f"{'component' if term.origin == 'vc' else 'grouping factor'} {term.name!r}"
+    what = f"{'component' if term.origin == 'vc' else 'grouping factor'} {term.name!r}"
     if term.origin in ("re", "bar") and term.n_levels < 2:
         raise DataError(
-            f"{shown} has only one level ({_first(term)}); the variance between levels needs at "
+            f"{what} has only one level ({_first(term)}); the variance between levels needs at "
             "least two. Use a column that differs between groups, or leave the term out"
         )
     if term.block is None and term.values is None and term.n_levels >= n:
         raise DataError(
-            f"{shown} has {term.n_levels} levels for {n} rows: one per row, so its variance cannot "
+            f"{what} has {term.n_levels} levels for {n} rows: one per row, so its variance cannot "
             "be told from the residual variance. Use a factor whose levels repeat"
         )
     if term.block is None and term.values is not None and term.q >= n:
         warn_user(
-            f"{shown} has {term.q} random coefficients ({term.n_levels} levels x {term.k}) for "
+            f"{what} has {term.q} random coefficients ({term.n_levels} levels x {term.k}) for "
             f"{n} rows; the residual variance is probably not identifiable. Use fewer effects",
             SpecificationWarning,
         )
 
 
 def _first(term: RandomTerm) -> str:
-    return repr(term.levels.labels()[0]) if len(term.levels) else "none"
+    return shown(term.levels.labels()[0]) if len(term.levels) else "none"
 
 
 def check_names(names: Sequence[str], what: str) -> None:

@@ -87,9 +87,7 @@ class VarianceLayout:
             labels = (term.name,) if is_component(term) else coefficient_names(term)
             for i, j in zip(*np.tril_indices(term.k), strict=True):
                 places.append((t, int(i), int(j)))
-                names.append(
-                    f"{labels[i]} Var" if i == j else f"{labels[j]} x {labels[i]} Cov"
-                )
+                names.append(f"{labels[i]} Var" if i == j else f"{labels[j]} x {labels[i]} Cov")
         table = np.array(places, dtype=np.intp).reshape(-1, 3)
         return cls(table[:, 0], table[:, 1], table[:, 2], tuple(names), cov_terms, components)
 
@@ -99,9 +97,7 @@ class VarianceLayout:
         return np.array([psi[t][i, j] for t, i, j in places], dtype=float)
 
 
-def singular_terms(
-    cross: CrossProducts, covariance: Covariance, theta: FloatArray
-) -> BoolArray:
+def singular_terms(cross: CrossProducts, covariance: Covariance, theta: FloatArray) -> BoolArray:
     """Terms whose estimated covariance matrix is singular, (n_terms,).
 
     A coefficient has no variance when its standard deviation times the root mean square of its
@@ -110,18 +106,11 @@ def singular_terms(
     """
     out = np.zeros(len(covariance.terms), dtype=bool)
     for t, lam in enumerate(covariance.factors(theta)):
-        squares = np.einsum("bii->i", _own_blocks(cross, t))
-        rms = np.sqrt(squares / max(cross.n, 1))
         sd = np.linalg.norm(lam, axis=1)
         own = np.abs(np.diag(lam))
-        out[t] = bool(((sd * rms < SINGULAR_TOLERANCE) | (own < SINGULAR_TOLERANCE * sd)).any())
+        none = sd * cross.rms(t) < SINGULAR_TOLERANCE
+        out[t] = bool((none | (own < SINGULAR_TOLERANCE * sd)).any())
     return out
-
-
-def _own_blocks(cross: CrossProducts, t: int) -> FloatArray:
-    """Diagonal blocks of ``Z_t'WZ_t``, (l, k, k)."""
-    pair = cross.pairs[t, t]
-    return pair.data[pair.rows == pair.cols]
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +179,7 @@ def _inverse(H: FloatArray) -> FloatArray:
         factor = sla.cho_factor(H / np.outer(size, size))
     except np.linalg.LinAlgError:
         return np.full_like(H, np.nan)
-    return sla.cho_solve(factor, np.eye(len(H))) / np.outer(size, size)
+    return np.asarray(sla.cho_solve(factor, np.eye(len(H))) / np.outer(size, size))
 
 
 def _transform(
@@ -215,8 +204,8 @@ def _transform(
     out_ratios = 2.0 * jacobian @ inverse @ jacobian.T
     out_absolute = 2.0 * to_absolute @ joint @ to_absolute.T
     for out in (out_ratios, out_absolute):
-        out[: m][undefined] = np.nan
-        out[:, : m][:, undefined] = np.nan
+        out[:m][undefined] = np.nan
+        out[:, :m][:, undefined] = np.nan
     return VarianceCovariance(out_ratios, out_absolute)
 
 
@@ -259,8 +248,10 @@ def variance_rows(
     for term, block in zip(terms, psi, strict=True):
         names = (None,) if is_component(term) else term.columns
         sd = np.sqrt(np.diag(block))
-        for i, name in enumerate(names):
-            rows.append(VarianceRow(term.name, name, None, float(block[i, i]), float(sd[i])))
+        rows += [
+            VarianceRow(term.name, name, None, float(block[j, j]), float(sd[j]))
+            for j, name in enumerate(names)
+        ]
         for i, j in zip(*np.triu_indices(term.k, 1), strict=True):
             size = sd[i] * sd[j]
             cor = float(block[i, j] / size) if size > 0 else np.nan

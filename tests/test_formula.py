@@ -652,6 +652,7 @@ NEW_ERRORS = [
     ("y ~ a + (1|g)", {}, {"a": "four"}, {}, DataError, "label the fit has not seen: 'four'"),
     ("y ~ C(k) + (1|g)", {}, {"k": 99}, {}, DataError, "99"),
     ("y ~ x", {"groups": g}, {}, {}, DataError, "pass groups="),
+    ("y ~ x", {"groups": DATA["g"] + "!"}, {}, {}, DataError, "pass groups="),
     ("y ~ x", {"groups": g}, {}, {"groups": ["q"]}, DataError, "groups has 1 rows"),
     ("y ~ x + (1|g)", {"offset": x}, {}, {}, DataError, "pass offset="),
     ("y ~ x", {"z_terms": {"m": np.eye(N)}}, {}, {}, DataError, "'m' is a matrix of z_terms"),
@@ -677,7 +678,7 @@ def test_array_models_on_new_arrays():
     X = np.column_stack([ONE, x])
     names = ["one", "x"]
     spec = vc_spec(per_group_columns("0 + C(k)", DATA, g))
-    Z = sp.random_array((N, 3), density=0.5, rng=np.random.default_rng(0))
+    Z = sp.csr_array(np.outer(x > 1, [1.0, 2.0, 0.0]))
     result = from_arrays(
         DATA["y"],
         pd.DataFrame(X, DATA.index, names),

@@ -1,0 +1,1 @@
+"""Benchmarks: ratios between programs on the same data in one run. See ``__main__``."""
