@@ -375,20 +375,12 @@ class ProfiledDeviance:
         """Hessian of the deviance in theta by central differences of the exact gradient."""
         theta = np.asarray(theta, dtype=float)
         H = np.empty((len(theta), len(theta)))
-        units = self._theta_units()
+        units = theta_units(self.cross, self.covariance)
         for i in range(len(theta)):
             step = np.zeros(len(theta))
             step[i] = HESSIAN_STEP * max(units[i], abs(theta[i]))
             H[i] = (self.gradient(theta + step) - self.gradient(theta - step)) / (2.0 * step[i])
         return 0.5 * (H + H.T)
-
-    def _theta_units(self) -> FloatArray:
-        """Size of each entry of theta that matters: one over its covariate's root mean square."""
-        units = []
-        for t, term in enumerate(self.covariance.terms):
-            rms = self.cross.rms(t)
-            units.append(1.0 / np.where(rms > 0, rms, 1.0)[term.rows])
-        return np.concatenate(units) if units else np.zeros(0)
 
     # ------------------------------------------------------------- after the optimization
 
@@ -428,6 +420,15 @@ class ProfiledDeviance:
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the evaluation at the last theta, which the factor belongs to."""
         return {**self.__dict__, "_state": None, "_gammas": None}
+
+
+def theta_units(cross: CrossProducts, covariance: Covariance) -> FloatArray:
+    """Size of each entry of theta that matters: one over its covariate's root mean square."""
+    units = [
+        1.0 / np.where(rms > 0, rms, 1.0)[term.rows]
+        for term, rms in zip(covariance.terms, map(cross.rms, range(len(cross.sizes))), strict=True)
+    ]
+    return np.concatenate(units) if units else np.zeros(0)
 
 
 def _nearly_singular(lam: FloatArray) -> bool:

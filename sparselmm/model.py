@@ -15,7 +15,7 @@ from sparselmm._typing import CSR, AnyArray, FloatArray
 from sparselmm.covariance import Covariance
 from sparselmm.crossprod import CrossProducts
 from sparselmm.dense import DenseDeviance
-from sparselmm.deviance import ProfiledDeviance
+from sparselmm.deviance import ProfiledDeviance, theta_units
 from sparselmm.exceptions import (
     ConvergenceWarning,
     RankDeficiencyWarning,
@@ -389,7 +389,12 @@ class MixedLM:
             objective = sparse if engine == "sparse" else self.deviance(reml, engine)
             try:
                 opt = minimize(
-                    objective, start, method=method, max_iterations=maxiter, callback=monitor
+                    objective,
+                    np.asarray(start, dtype=float),
+                    method=method,
+                    max_iterations=maxiter,
+                    units=theta_units(self.cross, self.covariance),
+                    callback=monitor,
                 )
             except KeyboardInterrupt:
                 monitor.interrupted()

@@ -25,7 +25,8 @@ from sparselmm.covariance import Covariance, TermCovariance
 from sparselmm.crossprod import CrossProducts
 
 SMALLEST = 0.05
-"""Smallest relative standard deviation to start from: at zero the deviance is stationary."""
+"""Smallest standard deviation to start from, relative to sigma and for a covariate of root mean
+square one: at zero the deviance is stationary."""
 
 STRONGEST = 0.99
 """Largest correlation to start from."""
@@ -47,8 +48,11 @@ def moment_start(cross: CrossProducts, covariance: Covariance) -> FloatArray:
     """
     psis, residual = _moment_estimates(cross, covariance)
     theta = np.zeros(covariance.n_theta)
-    for term, part, psi in zip(covariance.terms, covariance.slices, psis, strict=True):
-        lam = np.linalg.cholesky(_inside_cone(psi / residual))
+    for t, (term, part) in enumerate(zip(covariance.terms, covariance.slices, strict=True)):
+        rms = cross.rms(t)
+        unit = 1.0 / np.where(rms > 0, rms, 1.0)
+        psi = psis[t] / residual / np.outer(unit, unit)
+        lam = unit[:, None] * np.linalg.cholesky(_inside_cone(psi))
         theta[part] = lam[term.rows, term.cols]
     return theta
 

@@ -42,6 +42,9 @@ SMALLEST_SCALE = 0.1
 SNAP = 1e-3
 """A diagonal of lambda_t below this is tried as exactly zero."""
 
+RESTART = 0.3
+"""Value of theta from which a variance that was falsely zero starts again."""
+
 PROBE = 1e-3
 """Value of theta at which the derivative in the variance is read next to a zero."""
 
@@ -148,8 +151,9 @@ Callback = Callable[[Evaluation], None]
 class _Recorder:
     """Evaluates the deviance and keeps the record of it."""
 
-    def __init__(self, deviance: Deviance, callback: Callback | None):
+    def __init__(self, deviance: Deviance, units: FloatArray, callback: Callback | None):
         self.deviance = deviance
+        self.units = units
         self.callback = callback
         self.history: list[Evaluation] = []
         self._start = time.perf_counter()
@@ -182,6 +186,7 @@ def minimize(
     method: str | None = None,
     max_iterations: int | None = None,
     tolerance: float = TOLERANCE,
+    units: FloatArray | None = None,
     callback: Callback | None = None,
     **options: Any,
 ) -> OptSummary:
@@ -199,6 +204,8 @@ def minimize(
     max_iterations : int, optional
     tolerance : float
         Stop when another step promises less decrease of the deviance than this.
+    units : ndarray, (n_theta,), optional
+        What counts as one in each entry of theta (see `theta_units`); default ones.
     callback : callable, optional
         Called with every :class:`Evaluation`.
     **options
@@ -218,7 +225,7 @@ def minimize(
         raise ValueError(
             f"unknown optimizer {method!r}; use 'newton' (default) or one of {sorted(SCIPY_METHODS)}"
         )
-    recorder = _Recorder(deviance, callback)
+    recorder = _Recorder(deviance, np.ones(len(start)) if units is None else units, callback)
     limit = MAX_ITERATIONS if max_iterations is None else max_iterations
     if name == "newton":
         theta, message, finished = _newton(recorder, start, limit, tolerance)
@@ -245,7 +252,7 @@ def _newton(
         model = base + correction if trusted else base
         if _expected_decrease(model, gradient) < tolerance:
             return theta, "converged: another step gains less than the tolerance", True
-        scale = _scale(deviance.covariance, theta)
+        scale = _scale(recorder, theta)
         step, predicted = _trust_region_step(model * np.outer(scale, scale), gradient * scale, radius)
         length = float(np.linalg.norm(step))
         step = scale * step
@@ -271,13 +278,14 @@ def _newton(
     return theta, f"stopped: no convergence in {limit} iterations", False
 
 
-def _scale(covariance: Covariance, theta: FloatArray) -> FloatArray:
+def _scale(recorder: _Recorder, theta: FloatArray) -> FloatArray:
     """Size of the relative standard deviation each entry of theta belongs to, (n_theta,)."""
+    covariance: Covariance = recorder.deviance.covariance
     rows = [
-        np.maximum(np.linalg.norm(lam, axis=1), SMALLEST_SCALE)[term.rows]
+        np.linalg.norm(lam, axis=1)[term.rows]
         for term, lam in zip(covariance.terms, covariance.factors(theta), strict=True)
     ]
-    return np.concatenate(rows) if rows else np.zeros(0)
+    return np.maximum(np.concatenate(rows), SMALLEST_SCALE * recorder.units)
 
 
 def _next_radius(radius: float, ratio: float, length: float) -> float:
@@ -382,7 +390,7 @@ def _settle_zeros(
     covariance: Covariance = recorder.deviance.covariance
     for _ in range(3):
         theta = covariance.rectify(theta)
-        snapped = _snapped(covariance, theta)
+        snapped = _snapped(covariance, theta, recorder.units)
         if np.array_equal(snapped, theta):
             return theta
         value, at_zero = recorder.value(theta), recorder.value(snapped)
@@ -392,16 +400,16 @@ def _settle_zeros(
         false = _false_zeros(recorder, covariance, snapped)
         if not false.any() or not polish:
             return snapped
-        restart = np.where(false, 0.3, snapped)
+        restart = np.where(false, RESTART * recorder.units, snapped)
         theta, _, _ = _newton(recorder, restart, limit, tolerance)
     return covariance.rectify(theta)
 
 
-def _snapped(covariance: Covariance, theta: FloatArray) -> FloatArray:
+def _snapped(covariance: Covariance, theta: FloatArray, units: FloatArray) -> FloatArray:
     """Theta with the columns of ``lambda_t`` that are all below `SNAP` set to zero."""
     out = theta.copy()
     for term, part in zip(covariance.terms, covariance.slices, strict=True):
-        lam = np.abs(term.factor(theta[part]))
+        lam = np.abs(term.factor(theta[part] / units[part]))
         small = lam.max(axis=0) < SNAP
         out[part] = np.where(small[term.cols], 0.0, out[part])
     return out
@@ -410,7 +418,7 @@ def _snapped(covariance: Covariance, theta: FloatArray) -> FloatArray:
 def _false_zeros(recorder: _Recorder, covariance: Covariance, theta: FloatArray) -> BoolArray:
     """Diagonal entries at zero where the deviance falls with the variance, (n_theta,)."""
     zeros = covariance.on_diagonal & (theta == 0.0)
-    probe = np.where(zeros, PROBE, theta)
+    probe = np.where(zeros, PROBE * recorder.units, theta)
     value = recorder.value(probe)
     slope = recorder.gradient(probe)
     recorder.record(probe, value, gradient_norm=float(np.abs(slope).max()), accepted=False)
