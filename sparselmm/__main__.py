@@ -30,10 +30,10 @@ import pandas as pd
 
 from sparselmm import __version__, datasets
 from sparselmm.exceptions import ModelWarning, SparseLMMError, SpecificationWarning
+from sparselmm.formula.validate import suggestion
 from sparselmm.model import DENSE_LIMIT, MixedLM
 from sparselmm.optimize import SCIPY_METHODS
 from sparselmm.results import MixedLMResults
-from sparselmm.validate import suggestion
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 PARQUET = (".parquet", ".pq")

@@ -170,8 +170,7 @@ class CrossProducts:
         """Rows of B (and of u and b) that belong to each term."""
         ends = np.cumsum([k * l for k, l in self.sizes], dtype=np.int64)
         return [
-            slice(int(end) - k * l, int(end))
-            for end, (k, l) in zip(ends, self.sizes, strict=True)
+            slice(int(end) - k * l, int(end)) for end, (k, l) in zip(ends, self.sizes, strict=True)
         ]
 
     def pair(self, s: int, t: int) -> PairBlocks:
@@ -188,7 +187,10 @@ class CrossProducts:
     @cached_property
     def A(self) -> CSR:
         """``Z'WZ``, sparse (q, q), both triangles."""
-        grid = [[_to_bsr(self.pair(s, t)) for t in range(len(self.sizes))] for s in range(len(self.sizes))]
+        grid = [
+            [_to_bsr(self.pair(s, t)) for t in range(len(self.sizes))]
+            for s in range(len(self.sizes))
+        ]
         if not grid:
             return sp.csr_array((0, 0))
         return sp.csr_array(sp.block_array(grid, format="csr"))
@@ -331,9 +333,7 @@ def _fixed_products(design: Design, y: FloatArray, basis: Basis) -> tuple[FloatA
     return B, C
 
 
-def _add_term_product(
-    out: FloatArray, term: RandomTerm, rows: slice, weighted: FloatArray
-) -> None:
+def _add_term_product(out: FloatArray, term: RandomTerm, rows: slice, weighted: FloatArray) -> None:
     """Add ``Z_t[rows]' weighted`` to ``out``, (l * k, r + 1)."""
     if term.block is not None:
         out += term.block[rows].T @ weighted

@@ -183,9 +183,7 @@ class ProfiledDeviance:
         K = self.solver.solve(right)
         S = cross.C - right.T @ K
         r = len(S) - 1
-        Rxx, info = (
-            sla.lapack.dpotrf(S[:r, :r], lower=0) if r else (np.zeros((0, 0)), 0)
-        )
+        Rxx, info = sla.lapack.dpotrf(S[:r, :r], lower=0) if r else (np.zeros((0, 0)), 0)
         if info:
             raise NotPositiveDefiniteError("X'V^-1X is not positive definite")
         half = sla.solve_triangular(Rxx, S[:r, r], trans="T") if r else np.zeros(0)
@@ -232,7 +230,9 @@ class ProfiledDeviance:
     def at(self, theta: FloatArray) -> PLSFit:
         """The penalized least-squares solution at theta."""
         state, basis = self._at(theta), self.cross.basis
-        root = basis.T @ sla.solve_triangular(state.Rxx, np.eye(basis.rank)) if basis.rank else basis.T
+        root = (
+            basis.T @ sla.solve_triangular(state.Rxx, np.eye(basis.rank)) if basis.rank else basis.T
+        )
         return PLSFit(
             theta=state.theta.copy(),
             beta=basis.shift + basis.T @ state.gamma,

@@ -72,7 +72,9 @@ def add_scaled_rows(codes: IntArray, values: FloatArray, rows: FloatArray, out: 
 
 
 @compiled
-def diagonal_blocks(codes: IntArray, values: FloatArray, w: FloatArray, n_levels: int) -> FloatArray:
+def diagonal_blocks(
+    codes: IntArray, values: FloatArray, w: FloatArray, n_levels: int
+) -> FloatArray:
     """``sum_i w_i v_i v_i'`` over the rows of each level, (l, k, k).
 
     ``values`` of shape (0, 1) stands for ones, ``w`` of length 0 for unit weights.

@@ -22,13 +22,14 @@ from sparselmm.exceptions import (
     SingularMatrixWarning,
 )
 from sparselmm.formula import BuiltDesign, capture_env, from_arrays, from_formula
-from sparselmm.optimize import Evaluation, OptSummary, minimize
 from sparselmm.moments import moment_start
+from sparselmm.optimize import Evaluation, OptSummary, minimize
 from sparselmm.plan import Candidate, FitPlan, make_plan
 from sparselmm.results import MixedLMResults
 from sparselmm.solvers import BlockSolver
 from sparselmm.terms import Design, RandomTerm
 from sparselmm.threads import one_thread
+from sparselmm.variances import singular_terms
 
 SCIPY_OPTIONS = ("gtol", "maxiter", "eps", "maxcor", "ftol", "tol", "disp", "maxls")
 """Keywords statsmodels passes on to its optimizers."""
@@ -38,9 +39,6 @@ DENSE_LIMIT = 5000
 
 PATIENCE = 3.0
 """Seconds after which a fit on a terminal or in a notebook starts to show its progress."""
-
-SINGULAR = 1e-4
-"""A diagonal of lambda_t below this share of its row counts as singular, as in lme4."""
 
 
 class MixedLM:
@@ -382,7 +380,9 @@ class MixedLM:
         """
         with one_thread():
             chosen = self.plan(memory_limit).chosen
-            start = moment_start(self.cross, self.covariance) if start_theta is None else start_theta
+            start = (
+                moment_start(self.cross, self.covariance) if start_theta is None else start_theta
+            )
         monitor = _Progress(progress)
         with chosen.threads():
             sparse = self._sparse(chosen, reml)
@@ -402,8 +402,24 @@ class MixedLM:
             finally:
                 monitor.close()
             fit = objective.at(opt.theta)
-        _warn(opt, self.covariance, self.terms)
+        self._warn(opt)
         return MixedLMResults(self, self.built, sparse, fit, opt)
+
+    def _warn(self, opt: OptSummary) -> None:
+        if not opt.converged:
+            warnings.warn(
+                f"the optimizer did not converge: {opt.message}", ConvergenceWarning, stacklevel=3
+            )
+        flags = singular_terms(self.cross, self.covariance, opt.theta)
+        singular = [term.name for term, flag in zip(self.terms, flags, strict=True) if flag]
+        if singular:
+            warnings.warn(
+                "The random effects covariance matrix is singular: a variance of "
+                f"{', '.join(singular)} is estimated as zero or a correlation as +-1. The "
+                "estimate is valid; the data do not support all of its parameters.",
+                SingularMatrixWarning,
+                stacklevel=3,
+            )
 
 
 mixedlm = MixedLM.from_formula
@@ -446,29 +462,3 @@ class _Progress:
         if self._open:
             sys.stderr.write("\n")
             self._open = False
-
-
-def _warn(opt: OptSummary, covariance: Covariance, terms: tuple[RandomTerm, ...]) -> None:
-    if not opt.converged:
-        warnings.warn(
-            f"the optimizer did not converge: {opt.message}", ConvergenceWarning, stacklevel=3
-        )
-    singular = [
-        term.name
-        for term, lam in zip(terms, covariance.factors(opt.theta), strict=True)
-        if is_singular(lam)
-    ]
-    if singular:
-        warnings.warn(
-            "The random effects covariance matrix is singular: a variance of "
-            f"{', '.join(singular)} is estimated as zero or a correlation as +-1. The estimate "
-            "is valid; the data do not support all of its parameters.",
-            SingularMatrixWarning,
-            stacklevel=3,
-        )
-
-
-def is_singular(lam: FloatArray) -> bool:
-    """Whether the covariance ``lam lam'`` of one term is singular to lme4's tolerance."""
-    size = np.linalg.norm(lam, axis=1)
-    return bool((np.abs(np.diag(lam)) <= SINGULAR * np.maximum(size, SINGULAR)).any())

@@ -230,7 +230,9 @@ def minimize(
     if name == "newton":
         theta, message, finished = _newton(recorder, start, limit, tolerance)
     else:
-        theta, message, finished = _scipy(recorder, start, SCIPY_METHODS[name], max_iterations, options)
+        theta, message, finished = _scipy(
+            recorder, start, SCIPY_METHODS[name], max_iterations, options
+        )
     theta = _settle_zeros(recorder, theta, limit, tolerance, polish=name == "newton")
     return _summarize(recorder, theta, name, message, finished, tolerance)
 
@@ -253,7 +255,9 @@ def _newton(
         if _expected_decrease(model, gradient) < tolerance:
             return theta, "converged: another step gains less than the tolerance", True
         scale = _scale(recorder, theta)
-        step, predicted = _trust_region_step(model * np.outer(scale, scale), gradient * scale, radius)
+        step, predicted = _trust_region_step(
+            model * np.outer(scale, scale), gradient * scale, radius
+        )
         length = float(np.linalg.norm(step))
         step = scale * step
         trial = theta + step
@@ -269,8 +273,13 @@ def _newton(
                 return theta, "stopped: no decrease within rounding", True
             continue
         new_gradient = recorder.gradient(trial)
-        recorder.record(trial, trial_value, gradient_norm=float(np.abs(new_gradient).max()), **details)
-        plain, corrected = _promise(base, gradient, step), _promise(base + correction, gradient, step)
+        recorder.record(
+            trial, trial_value, gradient_norm=float(np.abs(new_gradient).max()), **details
+        )
+        plain, corrected = (
+            _promise(base, gradient, step),
+            _promise(base + correction, gradient, step),
+        )
         trusted = abs(corrected - (value - trial_value)) <= abs(plain - (value - trial_value))
         base = deviance.newton_matrix(trial)
         correction = _secant(correction, base, step, new_gradient - gradient)

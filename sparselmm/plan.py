@@ -147,7 +147,9 @@ class FitPlan:
         return head + "\n" + self._table(self.chosen)
 
     def _table(self, chosen: Candidate | None) -> str:
-        lines = [f"  {'factorization':44s} {'nnz(L)':>12s} {'Gflop':>9s} {'memory':>9s} {'s/eval':>9s}"]
+        lines = [
+            f"  {'factorization':44s} {'nnz(L)':>12s} {'Gflop':>9s} {'memory':>9s} {'s/eval':>9s}"
+        ]
         for c in self.candidates:
             mark = "*" if c is chosen else " "
             lines.append(

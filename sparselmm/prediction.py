@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sparselmm._typing import BoolArray, FloatArray, IntArray
-from sparselmm.coded import new_matrix
 from sparselmm.effects import random_part, unseen_rows
 from sparselmm.estimates import Estimates
 from sparselmm.exceptions import DataError, RankDeficiencyWarning
-from sparselmm.expressions import plain_column
 from sparselmm.formula import BuiltDesign, NewDesign
+from sparselmm.formula.coded import new_matrix
+from sparselmm.formula.expressions import plain_column
+from sparselmm.formula.validate import warn_user
 from sparselmm.terms import RandomTerm
-from sparselmm.validate import warn_user
 
 if TYPE_CHECKING:
     from pandas import Index

@@ -201,7 +201,11 @@ class Layout:
         cols = [c.ravel() for _, c in at]
         if self.coupling is not None:
             meets = sp.csr_array(
-                (np.ones(len(self.coupling.cols), np.int32), self.coupling.cols, self.coupling.indptr),
+                (
+                    np.ones(len(self.coupling.cols), np.int32),
+                    self.coupling.cols,
+                    self.coupling.indptr,
+                ),
                 shape=(len(self.coupling.indptr) - 1, self.n_trailing),
             )
             fill = sp.tril(meets.T @ meets, format="coo")
@@ -362,7 +366,10 @@ class BlockSolver:
         logdet = self._eliminate(lams)
         if self._rest is not None:
             self._rest.assemble(
-                {(s, t): congruence(p.data, lams[s], lams[t]) for (s, t), p in self.layout.inner.items()}
+                {
+                    (s, t): congruence(p.data, lams[s], lams[t])
+                    for (s, t), p in self.layout.inner.items()
+                }
             )
             if self.layout.coupling is not None:
                 self._couple(lams)

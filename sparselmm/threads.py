@@ -25,9 +25,7 @@ def _controller() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def blas_threads(
-    strategy: Strategy, n_trailing: int, flops: float
-) -> AbstractContextManager[Any]:
+def blas_threads(strategy: Strategy, n_trailing: int, flops: float) -> AbstractContextManager[Any]:
     """Context in which BLAS, LAPACK and OpenMP use one thread, unless the work is large.
 
     Parameters

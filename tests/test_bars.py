@@ -2,8 +2,8 @@
 
 import pytest
 
-from sparselmm.bars import parse_formula, parse_one_sided
 from sparselmm.exceptions import FormulaError
+from sparselmm.formula.bars import parse_formula, parse_one_sided
 
 FIXED = [
     ("y ~ x", "x"),

@@ -10,21 +10,18 @@ from pathlib import Path
 
 import pytest
 
-FORMULA = (
-    "expressions pickling factors validate namespace coded components matrices spec selection "
-    "arrays formula"
-)
-LAYERS = (
+LAYERS = (  # every module, lowest first; imports go downwards or sideways, never in a circle
     "_typing exceptions",
     "kernels",
     "terms",
     "covariance cholesky crossprod",
-    "solvers plan",
-    f"bars {FORMULA}",
+    "solvers threads plan moments",
+    "formula",
     "deviance dense",
     "optimize simulate",
+    "variances effects estimates",
     "inference",
-    "summary plots",
+    "labels prediction storage summary plots",
     "results",
     "model datasets",
     "__init__ __main__",
@@ -32,8 +29,8 @@ LAYERS = (
 HOMES = {  # modules that may import these packages; every other package may be imported anywhere
     "sksparse": "cholesky",
     "numba": "kernels",
-    "patsy": FORMULA,
-    "pandas": f"{FORMULA} model results summary datasets plots __main__",
+    "patsy": "formula",
+    "pandas": "formula labels prediction results model summary datasets plots __main__",
 }
 
 ROOT = Path(__file__).parent.parent

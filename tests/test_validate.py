@@ -15,7 +15,7 @@ from sparselmm.exceptions import (
     SpecificationWarning,
 )
 from sparselmm.formula import VCSpec, from_arrays, from_formula
-from sparselmm.validate import Rows, check_keywords
+from sparselmm.formula.validate import Rows, check_keywords
 
 DATA = ragged_data().reset_index(drop=True)
 N = len(DATA)

@@ -20,7 +20,7 @@ from patsy.design_info import FactorInfo, SubtermInfo
 from patsy.eval import EvalFactor
 
 from sparselmm.exceptions import FormulaError
-from sparselmm.namespace import PATSY_NAMES
+from sparselmm.formula.namespace import PATSY_NAMES
 
 _TRANSFORMS = tuple(
     value.__patsy_stateful_transform__

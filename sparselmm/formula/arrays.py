@@ -9,13 +9,12 @@ import numpy as np
 import pandas as pd
 
 from sparselmm._typing import BoolArray, FloatArray
-from sparselmm.coded import GROUPS, coded_term
 from sparselmm.exceptions import DataError
-from sparselmm.factors import Crossing, Factor, cross, factorize
-from sparselmm.matrices import Built, VCSpec, stack_all, user_matrices
-from sparselmm.spec import BuiltDesign, DesignSpec, GroupsSpec, check_design, keep_mask
-from sparselmm.terms import Design, Grouping
-from sparselmm.validate import (
+from sparselmm.formula.coded import GROUPS, coded_term
+from sparselmm.formula.factors import Crossing, Factor, cross, factorize
+from sparselmm.formula.matrices import Built, VCSpec, stack_all, user_matrices
+from sparselmm.formula.spec import BuiltDesign, DesignSpec, GroupsSpec, check_design, keep_mask
+from sparselmm.formula.validate import (
     Rows,
     check_codes,
     check_finite,
@@ -26,6 +25,7 @@ from sparselmm.validate import (
     check_some_rows,
     missing_rows,
 )
+from sparselmm.terms import Design, Grouping
 
 
 def from_arrays(

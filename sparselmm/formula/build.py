@@ -17,14 +17,14 @@ from patsy import DesignInfo, EvalEnvironment
 from patsy.desc import INTERCEPT, Term
 
 from sparselmm._typing import BoolArray, FloatArray
-from sparselmm.arrays import as_float, from_arrays, group_crossing, make_grouping
-from sparselmm.bars import Bar, ParsedFormula, parse_formula, parse_one_sided
-from sparselmm.coded import GROUPS, coded_term, grouping
-from sparselmm.components import component
 from sparselmm.exceptions import DataError, FormulaError
-from sparselmm.expressions import names_in, plain_column
-from sparselmm.matrices import Built, VCSpec
-from sparselmm.namespace import (
+from sparselmm.formula.arrays import as_float, group_crossing, make_grouping
+from sparselmm.formula.bars import Bar, ParsedFormula, parse_formula, parse_one_sided
+from sparselmm.formula.coded import GROUPS, coded_term, grouping
+from sparselmm.formula.components import component
+from sparselmm.formula.expressions import names_in, plain_column
+from sparselmm.formula.matrices import Built
+from sparselmm.formula.namespace import (
     Namespace,
     build,
     capture_env,
@@ -38,33 +38,22 @@ from sparselmm.namespace import (
     used_columns,
     with_r_names,
 )
-from sparselmm.selection import Given, rows_in_use
-from sparselmm.spec import (
+from sparselmm.formula.selection import Given, rows_in_use
+from sparselmm.formula.spec import (
     BuiltDesign,
     DesignSpec,
     GroupsSpec,
-    NewDesign,
     as_frame,
     check_design,
     total,
 )
-from sparselmm.terms import Design, Grouping, RandomTerm
-from sparselmm.validate import (
+from sparselmm.formula.validate import (
     check_finite,
     check_missing_argument,
     check_numeric,
     check_some_rows,
 )
-
-__all__ = [
-    "BuiltDesign",
-    "DesignSpec",
-    "NewDesign",
-    "VCSpec",
-    "capture_env",
-    "from_arrays",
-    "from_formula",
-]
+from sparselmm.terms import Design, Grouping, RandomTerm
 
 
 def from_formula(

@@ -13,11 +13,11 @@ import pandas as pd
 from patsy import DesignInfo, EvalEnvironment
 
 from sparselmm._typing import CSR, AnyArray, BoolArray, FloatArray
-from sparselmm.coded import NewRows, TermSpec, new_matrix
 from sparselmm.exceptions import DataError, FormulaError
-from sparselmm.expressions import names_in
-from sparselmm.factors import match
-from sparselmm.namespace import (
+from sparselmm.formula.coded import NewRows, TermSpec, new_matrix
+from sparselmm.formula.expressions import names_in
+from sparselmm.formula.factors import match
+from sparselmm.formula.namespace import (
     Namespace,
     info_codes,
     is_known,
@@ -25,9 +25,8 @@ from sparselmm.namespace import (
     refuse_unseen,
     take_columns,
 )
-from sparselmm.pickling import dumps
-from sparselmm.terms import Design, RandomTerm, assemble_z
-from sparselmm.validate import (
+from sparselmm.formula.pickling import dumps
+from sparselmm.formula.validate import (
     Rows,
     check_finite,
     check_length,
@@ -37,6 +36,7 @@ from sparselmm.validate import (
     check_weights,
     unknown_column,
 )
+from sparselmm.terms import Design, RandomTerm, assemble_z
 
 
 @dataclass(frozen=True, eq=False)

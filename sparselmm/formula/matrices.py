@@ -11,12 +11,12 @@ import pandas as pd
 import scipy.sparse as sp
 
 from sparselmm._typing import CSR, AnyArray, BoolArray, IntArray
-from sparselmm.coded import NewRows, TermSpec
-from sparselmm.components import stack_blocks
 from sparselmm.exceptions import DataError
-from sparselmm.factors import Factor, factorize, object_or_number
+from sparselmm.formula.coded import NewRows, TermSpec
+from sparselmm.formula.components import stack_blocks
+from sparselmm.formula.factors import Factor, factorize, object_or_number
+from sparselmm.formula.validate import Rows, check_finite, check_length, check_names, warn_user
 from sparselmm.terms import Grouping, Levels, RandomTerm
-from sparselmm.validate import Rows, check_finite, check_length, check_names, warn_user
 
 Built = tuple[RandomTerm, TermSpec]
 

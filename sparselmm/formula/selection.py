@@ -12,10 +12,10 @@ import pandas as pd
 from patsy import EvalEnvironment
 
 from sparselmm._typing import BoolArray, FloatArray
-from sparselmm.arrays import complete_rows, group_labels, kept_rows, row_vector, take
 from sparselmm.exceptions import DataError
-from sparselmm.matrices import UserMatrix, user_matrices
-from sparselmm.validate import Rows, check_length, check_some_rows, shown, unknown_column
+from sparselmm.formula.arrays import complete_rows, group_labels, kept_rows, row_vector, take
+from sparselmm.formula.matrices import UserMatrix, user_matrices
+from sparselmm.formula.validate import Rows, check_length, check_some_rows, shown, unknown_column
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,9 +19,9 @@ from patsy.missing import NAAction
 
 from sparselmm._typing import FloatArray
 from sparselmm.exceptions import DataError, FormulaError, MissingDataError
-from sparselmm.expressions import dotted_names, names_in, plain_column
-from sparselmm.factors import Factor, factorize, match
-from sparselmm.validate import DROP_HINT, Rows, missing_rows, shown, unknown_column
+from sparselmm.formula.expressions import dotted_names, names_in, plain_column
+from sparselmm.formula.factors import Factor, factorize, match
+from sparselmm.formula.validate import DROP_HINT, Rows, missing_rows, shown, unknown_column
 
 _READY = "sparselmm_levels"  # marks, in ``attrs``, a column whose categories are final
 

@@ -20,11 +20,11 @@ from patsy import DesignInfo
 from patsy.desc import Term
 
 from sparselmm._typing import CSR, AnyArray, BoolArray, IntArray
-from sparselmm.coded import GROUPS, CodedSpec, NewRows, TermSpec, coded_term, product
 from sparselmm.exceptions import FormulaError, SpecificationWarning
-from sparselmm.expressions import names_in, parse_expression, plain_column, quoted_name
-from sparselmm.factors import Crossing, Factor, cross
-from sparselmm.namespace import (
+from sparselmm.formula.coded import GROUPS, CodedSpec, NewRows, TermSpec, coded_term, product
+from sparselmm.formula.expressions import names_in, parse_expression, plain_column, quoted_name
+from sparselmm.formula.factors import Crossing, Factor, cross
+from sparselmm.formula.namespace import (
     PATSY_NAMES,
     R_NAMES,
     Namespace,
@@ -37,8 +37,8 @@ from sparselmm.namespace import (
     recoded,
     right_terms,
 )
+from sparselmm.formula.validate import check_codes, check_finite, not_finite, warn_user
 from sparselmm.terms import Grouping, Levels, RandomTerm, index_dtype
-from sparselmm.validate import check_codes, check_finite, not_finite, warn_user
 
 
 def component(
@@ -51,7 +51,7 @@ def component(
     name : str
         Key in ``vc_formula``.
     formula : str
-        Right side as :func:`~sparselmm.bars.parse_one_sided` gives it.
+        Right side as :func:`~sparselmm.formula.bars.parse_one_sided` gives it.
     groups : Grouping
         The ``groups`` argument.
     space : Namespace

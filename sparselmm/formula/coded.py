@@ -16,10 +16,10 @@ from patsy import DesignInfo
 
 from sparselmm._typing import FloatArray, IntArray
 from sparselmm.exceptions import DataError
-from sparselmm.factors import Crossing, Factor, compact, cross, match, match_crossed
-from sparselmm.namespace import Namespace, info_codes, rebuild
+from sparselmm.formula.factors import Crossing, Factor, compact, cross, match, match_crossed
+from sparselmm.formula.namespace import Namespace, info_codes, rebuild
+from sparselmm.formula.validate import Rows, check_codes
 from sparselmm.terms import Origin, RandomTerm
-from sparselmm.validate import Rows, check_codes
 
 GROUPS = ""  # stands for the ``groups`` argument among the expressions of a crossing
 
