@@ -22,7 +22,8 @@ Ordering = Literal["amd", "metis", "nesdis", "natural"]
 Mode = Literal["simplicial", "supernodal"]
 
 WIDEST_SUPERNODE = 96
-"""Columns handled together in the selected inverse; wider blocks copy less but reuse cache worse."""
+"""Columns handled together in the selected inverse: wider blocks copy less, narrower ones stay
+in cache."""
 
 
 class NotPositiveDefiniteError(ArithmeticError):
@@ -141,7 +142,7 @@ class CholeskyFactor:
     def selected_inverse(self) -> FloatArray:
         """Entries of ``M^-1`` on the pattern, (nnz,), in the order of ``pattern.rows``."""
         L = self.lower()
-        if self._inverse_map is None:
+        if self._inverse_map is None or self._starts is None:
             place = np.empty(self.pattern.n, dtype=np.int64)
             place[self.permutation] = np.arange(self.pattern.n)
             cols = np.repeat(np.arange(self.pattern.n), np.diff(self.pattern.indptr))

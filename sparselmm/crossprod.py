@@ -254,7 +254,8 @@ def working_basis(X: FloatArray, y: FloatArray, w: FloatArray | None) -> Basis:
     p = X.shape[1]
     if p == 0:
         return Basis(0, np.zeros(0, dtype=np.intp), np.zeros((0, 0)), np.zeros(0))
-    R, kept = _gram_factor(X, w), np.arange(p)
+    kept: IntArray = np.arange(p)
+    R = _gram_factor(X, w)
     if R is None:
         R, kept = _qr_factor(X, w)
     T = sla.solve_triangular(R, np.eye(len(kept)))
@@ -301,7 +302,7 @@ def _qr_factor(X: FloatArray, w: FloatArray | None) -> tuple[FloatArray, IntArra
     R = np.zeros((0, p))
     for rows in _row_blocks(len(X)):
         part = X[rows] if w is None else X[rows] * np.sqrt(w[rows, None])
-        R = np.linalg.qr(np.vstack([R, part]), mode="r")
+        R = np.asarray(np.linalg.qr(np.vstack([R, part]), mode="r"))
     norms = np.linalg.norm(R, axis=0)
     kept: list[int] = []
     Q = np.zeros((len(R), 0))

@@ -1,6 +1,7 @@
 """The dense twin: textbook formulas with the n x n matrix V, the oracle of every test.
 
-    V = W^-1 + Z Lambda Lambda'Z',   beta = (X'V^-1X)^-1 X'V^-1y,   P = V^-1 - V^-1X(X'V^-1X)^-1X'V^-1
+    V = W^-1 + Z Lambda Lambda'Z',   beta = (X'V^-1X)^-1 X'V^-1y
+    P = V^-1 - V^-1X(X'V^-1X)^-1X'V^-1
     -2 log L = n log(2 pi sigma^2) + log det V + (y - X beta)'V^-1(y - X beta) / sigma^2
 
 (Searle, Casella & McCulloch 1992, sections 6.2 and 6.6; the gradient is their section 6.3.)
@@ -15,7 +16,7 @@ import scipy.linalg as sla
 from sparselmm._typing import FloatArray
 from sparselmm.covariance import Covariance
 from sparselmm.crossprod import working_basis
-from sparselmm.deviance import PLSFit
+from sparselmm.deviance import PLSFit, difference_hessian
 from sparselmm.terms import Design
 
 
@@ -48,7 +49,7 @@ class DenseDeviance:
             np.kron(np.eye(term.n_levels), lam)
             for term, lam in zip(self.terms, factors, strict=True)
         ]
-        return sla.block_diag(*blocks)
+        return np.asarray(sla.block_diag(*blocks))
 
     def at(self, theta: FloatArray) -> PLSFit:
         """The solution at theta, with ``b = Psi Z'V^-1(y - X beta)``."""
@@ -95,3 +96,8 @@ class DenseDeviance:
             trace = np.sum((P if self.reml else Vinv) * Vi)
             out[i] = trace - float(Py @ Vi @ Py) / fit.scale
         return out
+
+    def newton_matrix(self, theta: FloatArray) -> FloatArray:
+        """Hessian by central differences of the gradient."""
+        theta = np.asarray(theta, dtype=float)
+        return difference_hessian(self.gradient, theta, np.ones(len(theta)))

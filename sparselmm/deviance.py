@@ -26,6 +26,7 @@ variance.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -103,9 +104,21 @@ class PLSFit:
 class Deviance(Protocol):
     """What the sparse engine and its dense twin have in common."""
 
-    def value(self, theta: FloatArray) -> float: ...
-    def gradient(self, theta: FloatArray) -> FloatArray: ...
-    def at(self, theta: FloatArray) -> PLSFit: ...
+    @property
+    def covariance(self) -> Covariance:
+        """Map from theta to Lambda."""
+
+    def value(self, theta: FloatArray) -> float:
+        """Deviance."""
+
+    def gradient(self, theta: FloatArray) -> FloatArray:
+        """Its derivative in theta, (n_theta,)."""
+
+    def newton_matrix(self, theta: FloatArray) -> FloatArray:
+        """Its second derivative, or what stands in for it, (n_theta, n_theta)."""
+
+    def at(self, theta: FloatArray) -> PLSFit:
+        """The model as it stands at theta."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -373,14 +386,8 @@ class ProfiledDeviance:
 
     def hessian(self, theta: FloatArray) -> FloatArray:
         """Hessian of the deviance in theta by central differences of the exact gradient."""
-        theta = np.asarray(theta, dtype=float)
-        H = np.empty((len(theta), len(theta)))
         units = theta_units(self.cross, self.covariance)
-        for i in range(len(theta)):
-            step = np.zeros(len(theta))
-            step[i] = HESSIAN_STEP * max(units[i], abs(theta[i]))
-            H[i] = (self.gradient(theta + step) - self.gradient(theta - step)) / (2.0 * step[i])
-        return 0.5 * (H + H.T)
+        return difference_hessian(self.gradient, np.asarray(theta, dtype=float), units)
 
     # ------------------------------------------------------------- after the optimization
 
@@ -420,6 +427,18 @@ class ProfiledDeviance:
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the evaluation at the last theta, which the factor belongs to."""
         return {**self.__dict__, "_state": None, "_gammas": None}
+
+
+def difference_hessian(
+    gradient: Callable[[FloatArray], FloatArray], theta: FloatArray, units: FloatArray
+) -> FloatArray:
+    """Hessian by central differences of an exact gradient, (n_theta, n_theta)."""
+    H = np.empty((len(theta), len(theta)))
+    for i in range(len(theta)):
+        step = np.zeros(len(theta))
+        step[i] = HESSIAN_STEP * max(units[i], abs(theta[i]))
+        H[i] = (gradient(theta + step) - gradient(theta - step)) / (2.0 * step[i])
+    return 0.5 * (H + H.T)
 
 
 def theta_units(cross: CrossProducts, covariance: Covariance) -> FloatArray:

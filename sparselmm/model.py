@@ -18,6 +18,7 @@ from sparselmm.dense import DenseDeviance
 from sparselmm.deviance import ProfiledDeviance, theta_units
 from sparselmm.exceptions import (
     ConvergenceWarning,
+    DataError,
     RankDeficiencyWarning,
     SingularMatrixWarning,
 )
@@ -193,7 +194,8 @@ class MixedLM:
         """
         for name in kwargs:
             raise ValueError(f"argument {name} not permitted for MixedLM initialization")
-        env = capture_env(eval_env + 1) if isinstance(eval_env, int) else capture_env(eval_env)
+        caller = isinstance(eval_env, int) and eval_env >= 0
+        env = capture_env(eval_env + 1 if caller else eval_env)
         built = from_formula(
             formula, data, groups=groups, re_formula=re_formula, vc_formula=vc_formula,
             weights=weights, offset=offset, z_terms=z_terms, subset=subset, missing=missing,
@@ -316,7 +318,7 @@ class MixedLM:
         """
         if engine == "dense":
             if self.nobs > DENSE_LIMIT:
-                raise ValueError(
+                raise DataError(
                     f"engine='dense' needs {self.nobs}^2 numbers for {self.nobs} rows; it is meant "
                     f"for checks on at most {DENSE_LIMIT}. Use engine='sparse'."
                 )

@@ -180,7 +180,7 @@ class _Recorder:
 
 
 def minimize(
-    deviance: Any,
+    deviance: Deviance,
     start: FloatArray,
     *,
     method: str | None = None,
@@ -195,8 +195,6 @@ def minimize(
     Parameters
     ----------
     deviance : ProfiledDeviance or DenseDeviance
-        The default method also needs ``newton_matrix``; a deviance without it is minimized
-        with L-BFGS-B.
     start : ndarray, (n_theta,)
         Start values.
     method : str or None
@@ -223,7 +221,8 @@ def minimize(
     name = "newton" if method is None else method.lower()
     if name != "newton" and name not in SCIPY_METHODS:
         raise ValueError(
-            f"unknown optimizer {method!r}; use 'newton' (default) or one of {sorted(SCIPY_METHODS)}"
+            f"unknown optimizer {method!r}; use 'newton' (default) or one of "
+            f"{sorted(SCIPY_METHODS)}"
         )
     recorder = _Recorder(deviance, np.ones(len(start)) if units is None else units, callback)
     limit = MAX_ITERATIONS if max_iterations is None else max_iterations
@@ -337,20 +336,21 @@ def _trust_region_step(
     model: FloatArray, gradient: FloatArray, radius: float
 ) -> tuple[FloatArray, float]:
     """Minimizer of ``g's + s'Hs / 2`` with ``|s| <= radius``, and the decrease it promises."""
+    values: FloatArray
     values, vectors = np.linalg.eigh(model)
-    part = vectors.T @ gradient
+    part: FloatArray = vectors.T @ gradient
 
     def length(shift: float) -> float:
-        return float(np.linalg.norm(part / (values + shift)))
+        return float(np.sqrt(np.sum((part / (values + shift)) ** 2)))
 
     smallest = float(values[0])
-    tiny = 1e-12 * max(1.0, float(np.abs(values).max()))
+    tiny = 1e-12 * max(1.0, max(abs(smallest), abs(float(values[-1]))))
     low = max(0.0, -smallest) + tiny
     if smallest > tiny and length(0.0) <= radius:
         step = -part / values
     elif length(low) < radius:  # the hard case: walk along the lowest curvature to the edge
         step = -part / (values + low)
-        step[0] += np.copysign(np.sqrt(max(radius**2 - step @ step, 0.0)), step[0] or 1.0)
+        step[0] += np.copysign(np.sqrt(max(radius**2 - float(step @ step), 0.0)), step[0] or 1.0)
     else:
         high = low + float(np.linalg.norm(part)) / radius
         shift = float(so.brentq(lambda v: 1.0 / length(v) - 1.0 / radius, low, high, xtol=1e-14))
@@ -445,7 +445,7 @@ def _summarize(
     deviance = recorder.deviance
     covariance: Covariance = deviance.covariance
     value, gradient = recorder.value(theta), recorder.gradient(theta)
-    hessian = _final_hessian(deviance, theta)
+    hessian = deviance.newton_matrix(theta)
     boundary = _boundary(covariance, theta)
     inner = ~boundary
     H, g = hessian[np.ix_(inner, inner)], gradient[inner]
@@ -461,17 +461,10 @@ def _summarize(
     )  # fmt: skip
 
 
-def _final_hessian(deviance: Any, theta: FloatArray) -> FloatArray:
-    if hasattr(deviance, "newton_matrix"):
-        matrix: FloatArray = deviance.newton_matrix(theta)
-        return matrix
-    return np.diag(np.full(len(theta), np.nan))
-
-
 def _boundary(covariance: Covariance, theta: FloatArray) -> BoolArray:
     """Entries in columns of ``lambda_t`` that are entirely zero."""
     out = np.zeros(len(theta), dtype=bool)
     for term, part in zip(covariance.terms, covariance.slices, strict=True):
-        empty = ~term.factor(theta[part]).any(axis=0)
-        out[part] = empty[term.cols]
+        used = np.asarray(term.factor(theta[part]).any(axis=0))
+        out[part] = ~used[term.cols]
     return out

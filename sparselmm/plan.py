@@ -134,7 +134,8 @@ class FitPlan:
             if candidate.memory <= self.memory_limit:
                 return candidate
         raise MemoryLimitError(
-            f"no factorization of this model fits in {_bytes(self.memory_limit)}:\n{self._table(None)}\n"
+            f"no factorization of this model fits in {_bytes(self.memory_limit)}:\n"
+            f"{self._table(None)}\n"
             "Use a machine with more memory, raise memory_limit=, or drop the random-effects "
             "term that couples the largest factors."
         )

@@ -19,7 +19,7 @@ factor and a sparse remainder.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -81,13 +81,26 @@ class Strategy:
 class Remainder(Protocol):
     """What is left of M after the leading factor, as LAPACK or CHOLMOD hold it."""
 
-    def assemble(self, blocks: dict[Pair, FloatArray]) -> None: ...
-    def subtract(self, coupling: Coupling, Y: FloatArray) -> None: ...
-    def factorize(self) -> float: ...
-    def solve(self, rhs: FloatArray) -> FloatArray: ...
-    def invert(self) -> None: ...
-    def couple(self, coupling: Coupling, Y: FloatArray) -> FloatArray: ...
-    def entries(self, pair: Pair) -> FloatArray: ...
+    def assemble(self, blocks: dict[Pair, FloatArray]) -> None:
+        """Start from ``Lambda'A Lambda + I`` among the trailing columns."""
+
+    def subtract(self, coupling: Coupling, Y: FloatArray) -> None:
+        """Subtract ``Y'Y``, what the leading columns explain."""
+
+    def factorize(self) -> float:
+        """Factor the remainder; returns its log determinant."""
+
+    def solve(self, rhs: FloatArray) -> FloatArray:
+        """``S^-1 rhs``, (r, m)."""
+
+    def invert(self) -> None:
+        """Have ``S^-1`` on the pattern ready."""
+
+    def couple(self, coupling: Coupling, Y: FloatArray) -> FloatArray:
+        """``Y S^-1`` on the coupling pattern, (k, ne)."""
+
+    def entries(self, pair: Pair) -> FloatArray:
+        """``S^-1`` where a pair of trailing terms has blocks, (nb, k_s, k_t)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +122,7 @@ class Coupling:
     colptr: IntArray
     level: IntArray
     entry: IntArray
-    places: dict[int, IntArray]
+    places: Mapping[int, IntArray]
 
     @classmethod
     def of(cls, pairs: dict[int, PairBlocks], starts: dict[int, int], n_trailing: int) -> Coupling:
@@ -228,6 +241,7 @@ class DenseRemainder:
             self._index[pair] = cols * n + rows
 
     def assemble(self, blocks: dict[Pair, FloatArray]) -> None:
+        """Start from ``Lambda'A Lambda + I`` among the trailing columns."""
         self._S[...] = 0.0
         self._G = None
         flat = self._S.reshape(-1)
@@ -236,30 +250,37 @@ class DenseRemainder:
         flat[:: self._n + 1] += 1.0
 
     def subtract(self, coupling: Coupling, Y: FloatArray) -> None:
+        """Subtract ``Y'Y``, what the leading columns explain."""
         kernels.schur_dense(
             coupling.colptr, coupling.level, coupling.entry,
             coupling.indptr, coupling.cols, Y, self._S,
         )  # fmt: skip
 
     def factorize(self) -> float:
+        """Factor the remainder; returns its log determinant."""
         _, info = lapack.dpotrf(self._S.T, lower=1, clean=0, overwrite_a=1)
         if info:
             raise NotPositiveDefiniteError(f"dense remainder, LAPACK dpotrf info={info}")
         return float(2.0 * np.log(np.diag(self._S)).sum())
 
     def solve(self, rhs: FloatArray) -> FloatArray:
+        """``S^-1 rhs``, (r, m)."""
         solution, _ = lapack.dpotrs(self._S.T, rhs, lower=1)
         return np.ascontiguousarray(solution)
 
     def invert(self) -> None:
+        """Have ``S^-1`` on the pattern ready."""
         if self._G is None:
             inverse, _ = lapack.dpotri(self._S.T, lower=1)
             self._G = inverse.T
 
     def couple(self, coupling: Coupling, Y: FloatArray) -> FloatArray:
+        """``Y S^-1`` on the coupling pattern, (k, ne)."""
+        assert self._G is not None
         return kernels.couple_inverse_dense(coupling.indptr, coupling.cols, Y, self._G)
 
     def entries(self, pair: Pair) -> FloatArray:
+        """``S^-1`` where a pair of trailing terms has blocks, (nb, k_s, k_t)."""
         assert self._G is not None
         index = self._index[pair]
         col, row = np.divmod(index, self._n)
@@ -278,6 +299,7 @@ class SparseRemainder:
         self._G: FloatArray | None = None
 
     def assemble(self, blocks: dict[Pair, FloatArray]) -> None:
+        """Start from ``Lambda'A Lambda + I`` among the trailing columns."""
         self._data[:] = 0.0
         self._G = None
         for pair, data in blocks.items():
@@ -285,28 +307,35 @@ class SparseRemainder:
         self._data[self.pattern.indptr[:-1]] += 1.0
 
     def subtract(self, coupling: Coupling, Y: FloatArray) -> None:
+        """Subtract ``Y'Y``, what the leading columns explain."""
         kernels.schur_sparse(
             coupling.colptr, coupling.level, coupling.entry, coupling.indptr, coupling.cols,
             Y, self.pattern.indptr, self.pattern.rows, self._data,
         )  # fmt: skip
 
     def factorize(self) -> float:
+        """Factor the remainder; returns its log determinant."""
         return self.factor.factorize(self._data)
 
     def solve(self, rhs: FloatArray) -> FloatArray:
+        """``S^-1 rhs``, (r, m)."""
         return self.factor.solve(rhs)
 
     def invert(self) -> None:
+        """Have ``S^-1`` on the pattern ready."""
         if self._G is None:
             self._G = self.factor.selected_inverse()
 
     def couple(self, coupling: Coupling, Y: FloatArray) -> FloatArray:
+        """``Y S^-1`` on the coupling pattern, (k, ne)."""
+        assert self._G is not None
         return kernels.couple_inverse_sparse(
             coupling.colptr, coupling.level, coupling.entry, coupling.indptr, coupling.cols,
             Y, self.pattern.indptr, self.pattern.rows, self._G,
         )  # fmt: skip
 
     def entries(self, pair: Pair) -> FloatArray:
+        """``S^-1`` where a pair of trailing terms has blocks, (nb, k_s, k_t)."""
         assert self._G is not None
         return self._G[self._index[pair]]
 
@@ -451,7 +480,7 @@ class BlockSolver:
     def _leading_blocks(self) -> FloatArray:
         k = self._R.shape[1]
         inner = np.broadcast_to(np.eye(k), self._R.shape).copy()
-        if self.layout.coupling is not None:
+        if self.layout.coupling is not None and self._P is not None:
             inner += kernels.leading_products(self.layout.coupling.indptr, self._Y, self._P)
         if k == 1:
             return self._R**2 * inner

@@ -1,4 +1,4 @@
-"""Fits with closed forms: balanced analysis of variance (Searle, Casella & McCulloch 1992, ch. 4)."""
+"""Fits with closed forms: balanced analysis of variance (Searle et al. 1992, chapter 4)."""
 
 import numpy as np
 import pandas as pd

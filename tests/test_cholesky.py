@@ -19,7 +19,9 @@ def shapes():
     n = 40
     yield "arrow_last", np.full(n - 1, n - 1), np.arange(n - 1), n
     yield "arrow_first", np.arange(1, n), np.zeros(n - 1, dtype=int), n
-    rows, cols = np.nonzero(np.tril(np.ones((n, n)), -1) * (np.subtract.outer(range(n), range(n)) < 4))
+    rows, cols = np.nonzero(
+        np.tril(np.ones((n, n)), -1) * (np.subtract.outer(range(n), range(n)) < 4)
+    )
     yield "banded", rows, cols, n
     rows, cols = np.nonzero(np.tril(np.kron(np.eye(8), np.ones((5, 5))), -1))
     yield "block_diagonal", rows, cols, 40

@@ -32,9 +32,7 @@ def test_definitions(name, path):
     Z, w = one.Z.toarray(), weights(one)
     y = one.y if one.offset is None else one.y - one.offset
     basis = cross.basis
-    Qe = np.column_stack(
-        [one.X[:, basis.kept] @ basis.T, y - one.X[:, basis.kept] @ basis.shift]
-    )
+    Qe = np.column_stack([one.X[:, basis.kept] @ basis.T, y - one.X[:, basis.kept] @ basis.shift])
     A = (Z.T * w) @ Z
     np.testing.assert_allclose(cross.A.toarray(), A, rtol=0, atol=1e-13 * np.abs(A).max())
     B = (Z.T * w) @ Qe
@@ -128,7 +126,9 @@ def test_working_basis(case, weighted, path):
     assert cond < 1e8
     Q = W_X @ basis.T
     # From the Gram matrix cond^2 eps with cond < 1e3, from QR cond eps: below 1e-8 either way.
-    np.testing.assert_allclose(Q.T @ Q, np.eye(len(kept)), atol=1e-15 * min(cond, 1e3) ** 2 + 1e-15 * cond)
+    np.testing.assert_allclose(
+        Q.T @ Q, np.eye(len(kept)), atol=1e-15 * min(cond, 1e3) ** 2 + 1e-15 * cond
+    )
     np.testing.assert_array_equal(basis.T, np.triu(basis.T))
     expected = -2.0 * np.log(np.abs(np.diag(sla.qr(W_X, mode="r")[0]))).sum()
     assert basis.logdet == pytest.approx(expected, rel=1e-9, abs=1e-9)

@@ -31,7 +31,11 @@ def textbook(dense, theta):
     ZL = dense.Z @ dense._lambda(theta)
     V = np.diag(1.0 / dense.w) + ZL @ ZL.T
     VX = np.linalg.solve(V, dense.X)
-    P = np.linalg.inv(V) - VX @ np.linalg.solve(dense.X.T @ VX, VX.T) if VX.size else np.linalg.inv(V)
+    P = (
+        np.linalg.inv(V) - VX @ np.linalg.solve(dense.X.T @ VX, VX.T)
+        if VX.size
+        else np.linalg.inv(V)
+    )
     return ZL, V, P
 
 
@@ -76,7 +80,9 @@ def test_solution(name, kind, reml):
     assert a.ldRX2 == pytest.approx(b.ldRX2, rel=1e-10, abs=1e-10 + loss)
     assert a.pwrss == pytest.approx(b.pwrss, rel=1e-10 + loss)
     se = np.sqrt(np.diag(b.vcov_unscaled))
-    np.testing.assert_allclose(a.beta, b.beta, rtol=0, atol=(1e-10 + loss) * (se * b.sigma).max(initial=0))
+    np.testing.assert_allclose(
+        a.beta, b.beta, rtol=0, atol=(1e-10 + loss) * (se * b.sigma).max(initial=0)
+    )
     np.testing.assert_allclose(
         a.vcov_unscaled / np.outer(se, se), b.vcov_unscaled / np.outer(se, se), atol=1e-10 + loss
     )
@@ -116,7 +122,9 @@ def test_curvature(name, kind, reml):
     scale, df = dense.at(theta).scale, dense.df
     F, psi = [], np.zeros((len(theta), len(theta)))
     start = 0
-    for one, t, part in zip(dense.terms, model.covariance.terms, model.covariance.slices, strict=True):
+    for one, t, part in zip(
+        dense.terms, model.covariance.terms, model.covariance.slices, strict=True
+    ):
         Z = dense.Z[:, start : start + one.q].reshape(-1, one.n_levels, one.k)
         start += one.q
         # derivative of the deviance in Psi, one level after another

@@ -78,8 +78,7 @@ def test_twice_the_rows_give_the_same_arrays():
     one = two_factors(1500, 40, 30, slope=True).design
     rows = np.tile(np.arange(one.n), 2)
     terms = [
-        term(t.name, t.codes[rows], None if t.values is None else t.values[rows])
-        for t in one.terms
+        term(t.name, t.codes[rows], None if t.values is None else t.values[rows]) for t in one.terms
     ]
     double = design(one.y[rows], one.X[rows], *terms)
     a, b = (CrossProducts.from_design(d) for d in (one, double))

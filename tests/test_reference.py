@@ -180,3 +180,12 @@ def test_random_effects(name):
         assert (np.abs(b.sum(axis=0) - term.ranef_sum) <= STOP * size * len(b) ** 0.5).all()
         error = np.abs((b**2).sum(axis=0) - term.ranef_sumsq)
         assert (error <= STOP * (term.ranef_sumsq + NOTHING * c.ref.sigma**2)).all()
+
+
+@every_fit
+def test_number_of_evaluations(name):
+    """One grouping factor, or InstEval's three crossed ones: a dozen factorizations at most."""
+    c = compare(name)
+    if len(c.ref.terms) == 1 or c.ref.dataset == "InstEval":
+        assert c.fit.opt.n_evaluations <= 12
+    assert c.fit.opt.n_evaluations <= 40
