@@ -174,7 +174,10 @@ class _SkSparse04:
             self._factor.cholesky_inplace(matrix)
         except cholmod.CholmodNotPositiveDefiniteError as error:
             raise NotPositiveDefiniteError(str(error)) from error
-        return float(self._factor.logdet())
+        D = self._factor.D()
+        if not (D > 0).all():  # the simplicial LDL' does not refuse negative pivots
+            raise NotPositiveDefiniteError(f"smallest pivot {D.min():.3g}")
+        return float(np.log(D).sum())
 
     def solve(self, rhs: FloatArray) -> FloatArray:
         solution: FloatArray = self._factor.solve_A(rhs)

@@ -24,6 +24,7 @@ import scipy.sparse as sp
 from sparselmm import kernels
 from sparselmm._typing import CSR, FloatArray, IntArray
 from sparselmm.terms import Design, RandomTerm, term_slices
+from sparselmm.threads import one_thread
 
 CHUNK_ROWS = 32_768
 """Rows transformed at a time, so that no second copy of X is ever made (fits in L2 cache)."""
@@ -205,8 +206,9 @@ class CrossProducts:
             Response, fixed and random design, weights and offset.
         """
         y = design.y if design.offset is None else design.y - design.offset
-        basis = working_basis(design.X, y, design.weights)
-        B, C = _fixed_products(design, y, basis)
+        with one_thread():  # products of narrow blocks of rows
+            basis = working_basis(design.X, y, design.weights)
+            B, C = _fixed_products(design, y, basis)
         w = design.weights
         positive = None if w is None else w > 0
         return cls(

@@ -189,7 +189,7 @@ class MixedLM:
         >>> data = sparselmm.datasets.load("Penicillin")
         >>> model = sparselmm.MixedLM.from_formula(
         ...     "diameter ~ 1 + (1 | plate) + (1 | sample)", data)
-        >>> model.fit().sigma.round(4)
+        >>> round(model.fit().sigma, 4)
         0.5499
         """
         for name in kwargs:

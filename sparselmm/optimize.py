@@ -42,6 +42,9 @@ SMALLEST_SCALE = 0.1
 SNAP = 1e-3
 """A diagonal of lambda_t below this is tried as exactly zero."""
 
+LIFT = 0.05
+"""Start value in place of an exact zero, where the deviance is stationary whatever the data."""
+
 RESTART = 0.3
 """Value of theta from which a variance that was falsely zero starts again."""
 
@@ -226,6 +229,8 @@ def minimize(
         )
     recorder = _Recorder(deviance, np.ones(len(start)) if units is None else units, callback)
     limit = MAX_ITERATIONS if max_iterations is None else max_iterations
+    zero = deviance.covariance.on_diagonal & (start == 0.0)
+    start = np.where(zero, LIFT * recorder.units, start)
     if name == "newton":
         theta, message, finished = _newton(recorder, start, limit, tolerance)
     else:

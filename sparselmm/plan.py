@@ -10,7 +10,7 @@ docs/design.md); only their ratios matter for the choice.
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from sparselmm.cholesky import CholeskyFactor, Mode, Ordering, Pattern
 from sparselmm.crossprod import CrossProducts
 from sparselmm.exceptions import MemoryLimitError
 from sparselmm.solvers import Layout, Strategy
-from sparselmm.threads import blas_threads
+from sparselmm.threads import one_thread
 
 RATE = {"dense": 60e9, "supernodal": 30e9, "simplicial": 0.7e9, "loop": 1e9, "fill": 2e9}
 """Operations per second: LAPACK, CHOLMOD with and without BLAS, our own loops, memory traffic."""
@@ -43,6 +43,13 @@ ANALYSIS_SECONDS = 3e-7
 
 ANALYSIS_GAIN = 4.0
 """An analysis must be able to save this many times its cost to be tried."""
+
+MANY_COLUMNS = 1500
+"""Order of a dense remainder from which more than one thread is used. Below it threads could save
+milliseconds on an idle machine and cost seconds on a busy one."""
+
+MANY_FLOPS = 5e9
+"""Operations of a sparse factorization from which more than one thread is used."""
 
 SMALL = 400
 """Up to this many columns LAPACK on all of M is quickest and needs no compiled kernel."""
@@ -81,8 +88,10 @@ class Candidate:
     factor: CholeskyFactor | None = field(default=None, repr=False)
 
     def threads(self) -> AbstractContextManager[Any]:
-        """Context in which BLAS and LAPACK use the threads that suit this factorization."""
-        return blas_threads(self.strategy, self.n_trailing, self.flops)
+        """Context in which BLAS and LAPACK use one thread, unless the work is large."""
+        dense = self.strategy.remainder == "dense"
+        large = self.n_trailing >= MANY_COLUMNS if dense else self.flops >= MANY_FLOPS
+        return nullcontext() if large else one_thread()
 
     def describe(self, names: tuple[str, ...]) -> str:
         """The strategy in words."""
@@ -93,6 +102,14 @@ class Candidate:
         if len(names) == 1:
             return f"closed form in {names[s.leading]}"
         return f"eliminate {names[s.leading]}, then {rest}"
+
+
+@dataclass(frozen=True, eq=False)
+class _Leading:
+    """Price of a leading term by itself, and the entries its Schur complement may have."""
+
+    cost: Candidate
+    fill: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,16 +214,12 @@ def make_plan(
     candidates = [_dense(cross)]
     if cross.q > SMALL:
         leads = [t for t in range(len(cross.sizes)) if cross.pairs[t, t].is_block_diagonal]
-        for t in leads:
-            candidates += _eliminating(cross, t)
-        best = min(c.seconds for c in candidates)
-        one_factor = len(cross.sizes) == 1 and bool(leads)
-        if not one_factor and _worth_analysing(best, _nnz_a(cross) / 2.0):
-            memory, seconds = _base(cross)
-            candidates += [
-                replace(c, memory=c.memory + memory, seconds=c.seconds + seconds)
-                for c in _sparse(cross, None)
-            ]
+        leading = [_leading(cross, t) for t in leads]
+        candidates += [_then_dense(lead) for lead in leading]
+        for lead in leading:
+            candidates += _then_sparse(cross, lead, min(c.seconds for c in candidates))
+        if len(cross.sizes) > 1 or not leads:
+            candidates += _all_sparse(cross, min(c.seconds for c in candidates))
     candidates.sort(key=lambda c: c.seconds)
     return FitPlan(
         n=cross.n,
@@ -248,35 +261,58 @@ def _dense_seconds(n: int) -> float:
     return float(n) ** 3 / RATE["dense"] + 4.0 * float(n) ** 2 / RATE["fill"]
 
 
-def _eliminating(cross: CrossProducts, t: int) -> list[Candidate]:
-    """Term t in closed form, the rest densely or sparsely."""
+def _leading(cross: CrossProducts, t: int) -> _Leading:
+    """Price of eliminating term t in closed form."""
     k, l = cross.sizes[t]
-    rest = cross.q - k * l
     memory, seconds = _base(cross)
     reach = np.zeros(l)
     for s, (ks, _) in enumerate(cross.sizes):
         if s != t:
             reach += ks * _degrees(cross, s, t)
-    entries, updates = int(reach.sum()), float(k * np.sum(reach**2))
-    lead = Candidate(
+    entries, pairs = int(reach.sum()), float(np.sum(reach**2))
+    cost = Candidate(
         Strategy(t, "dense"),
         nnz=l * k * (k + 1) // 2 + k * entries,
-        flops=l * k**3 + updates,
+        flops=l * k**3 + k * pairs,
         memory=memory + 8 * (2 * k * k * l + (4 * k + 3) * entries),
-        seconds=seconds + (4.0 * l * k**3 + 2.0 * updates + 20.0 * entries) / RATE["loop"],
-        n_trailing=rest,
+        seconds=seconds + (4.0 * l * k**3 + 2.0 * k * pairs + 20.0 * entries) / RATE["loop"],
+        n_trailing=cross.q - k * l,
     )
-    if rest == 0:
-        return [lead]
-    out = [_with_rest(lead, Strategy(t, "dense"), rest * (rest + 1) // 2, rest**3 / 3.0,
-                      16 * rest * rest, _dense_seconds(rest))]  # fmt: skip
-    few_fill = updates / k < min(2.0 * ANALYSE_LIMIT, 0.4 * rest**2)
-    if few_fill and _worth_analysing(out[0].seconds, entries + updates / k / 2.0):
-        out += [
-            _with_rest(lead, c.strategy, c.nnz, c.flops, c.memory, c.seconds, c.factor)
-            for c in _sparse(cross, t)
-        ]
-    return out
+    return _Leading(cost, entries + pairs / 2.0)
+
+
+def _then_dense(lead: _Leading) -> Candidate:
+    """The rest by LAPACK; nothing when the leading term is all there is."""
+    n, cost = lead.cost.n_trailing, lead.cost
+    if n == 0:
+        return cost
+    return _with_rest(
+        cost, cost.strategy, n * (n + 1) // 2, n**3 / 3.0, 16 * n * n, _dense_seconds(n)
+    )
+
+
+def _then_sparse(cross: CrossProducts, lead: _Leading, best: float) -> list[Candidate]:
+    """The rest by CHOLMOD, where its pattern is sparse and worth analysing."""
+    n, cost = lead.cost.n_trailing, lead.cost
+    if n <= SMALL or 2.0 * lead.fill > 0.4 * n**2 or cost.seconds >= best:
+        return []
+    if not _worth_analysing(best, lead.fill):
+        return []
+    return [
+        _with_rest(cost, c.strategy, c.nnz, c.flops, c.memory, c.seconds, c.factor)
+        for c in _sparse(cross, cost.strategy.leading)
+    ]
+
+
+def _all_sparse(cross: CrossProducts, best: float) -> list[Candidate]:
+    """CHOLMOD on all of M."""
+    if not _worth_analysing(best, _nnz_a(cross) / 2.0):
+        return []
+    memory, seconds = _base(cross)
+    return [
+        replace(c, memory=c.memory + memory, seconds=c.seconds + seconds)
+        for c in _sparse(cross, None)
+    ]
 
 
 def _with_rest(

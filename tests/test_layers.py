@@ -12,10 +12,10 @@ import pytest
 
 LAYERS = (  # every module, lowest first; imports go downwards or sideways, never in a circle
     "_typing exceptions",
-    "kernels",
+    "kernels threads",
     "terms",
     "covariance cholesky crossprod",
-    "solvers threads plan moments",
+    "solvers plan moments",
     "formula",
     "deviance dense",
     "optimize simulate",
