@@ -47,6 +47,31 @@ class TermCovariance:
         """Number of free entries."""
         return len(self.rows)
 
+    @cached_property
+    def tangent(self) -> tuple[IntArray, IntArray]:
+        """Rows and columns of the entries of ``lambda_t`` a step may change, each (m,).
+
+        A triangle is only one of the square roots of ``Psi_t``. Steps move all k x k entries, so
+        that no coefficient is favoured by its place; `retract` makes the root triangular again.
+        """
+        if len(self.rows) == self.k:
+            return self.rows, self.cols
+        rows, cols = np.divmod(np.arange(self.k**2), self.k)
+        return rows, cols
+
+    @cached_property
+    def in_tangent(self) -> IntArray:
+        """Which entries of `tangent` are the entries of theta, (n_theta,)."""
+        if len(self.rows) == self.k:
+            return np.arange(self.k)
+        return self.rows * self.k + self.cols
+
+    def retract(self, lam: FloatArray) -> FloatArray:
+        """Theta of the triangular root with non-negative diagonal of ``lam lam'``."""
+        R = np.linalg.qr(lam.T, mode="r")
+        lower: FloatArray = (R * np.where(np.diag(R) < 0, -1.0, 1.0)[:, None]).T
+        return lower[self.rows, self.cols]
+
     def factor(self, theta: FloatArray) -> FloatArray:
         """``lambda_t``, (k, k)."""
         lam = np.zeros((self.k, self.k))
@@ -107,6 +132,39 @@ class Covariance:
             block[term.rows, term.cols] for term, block in zip(self.terms, blocks, strict=True)
         ]
         return np.concatenate(parts) if parts else np.zeros(0)
+
+    @cached_property
+    def tangent_slices(self) -> list[slice]:
+        """Part of a tangent vector that belongs to each term."""
+        ends = np.cumsum([len(term.tangent[0]) for term in self.terms], dtype=int)
+        return [
+            slice(int(end) - len(term.tangent[0]), int(end))
+            for end, term in zip(ends, self.terms, strict=True)
+        ]
+
+    @cached_property
+    def in_tangent(self) -> IntArray:
+        """Which entries of a tangent vector are the entries of theta, (n_theta,)."""
+        parts = [
+            part.start + term.in_tangent
+            for part, term in zip(self.tangent_slices, self.terms, strict=True)
+        ]
+        return np.concatenate(parts) if parts else np.zeros(0, dtype=int)
+
+    def tangent_vector(self, blocks: Sequence[FloatArray]) -> FloatArray:
+        """Entries of per-term (k, k) matrices in the order of tangent vectors."""
+        parts = [block[term.tangent] for term, block in zip(self.terms, blocks, strict=True)]
+        return np.concatenate(parts) if parts else np.zeros(0)
+
+    def retract(self, theta: FloatArray, step: FloatArray) -> FloatArray:
+        """Theta after a tangent step, (n_theta,)."""
+        out = np.empty(self.n_theta)
+        factors = self.factors(theta)
+        for t, term in enumerate(self.terms):
+            lam = factors[t]
+            lam[term.tangent] += step[self.tangent_slices[t]]
+            out[self.slices[t]] = term.retract(lam)
+        return out
 
     def rectify(self, theta: FloatArray) -> FloatArray:
         """The theta with non-negative diagonals that gives the same ``Psi``.

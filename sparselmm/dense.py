@@ -16,7 +16,7 @@ import scipy.linalg as sla
 from sparselmm._typing import FloatArray
 from sparselmm.covariance import Covariance
 from sparselmm.crossprod import working_basis
-from sparselmm.deviance import PLSFit, difference_hessian
+from sparselmm.deviance import PLSFit, add_root_curvature
 from sparselmm.terms import Design
 
 
@@ -80,24 +80,52 @@ class DenseDeviance:
 
     def gradient(self, theta: FloatArray) -> FloatArray:
         """``tr(V^-1 V_i)`` (ML) or ``tr(P V_i)`` (REML) less ``y'P V_i P y / sigma^2``."""
+        return self.tangent_model(theta)[0][self.covariance.in_tangent]
+
+    def tangent_model(self, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Gradient, and average information plus root curvature, by their definitions.
+
+        ``AI_ij = y'P V_i P V_j P y / sigma^2``, sigma^2 profiled out (Gilmour, Thompson & Cullis
+        1995, eq. 7), and ``dD/dPsi_t = sum_j Z_j'(P - P y y'P / sigma^2)Z_j``.
+        """
         theta = np.asarray(theta, dtype=float)
-        fit, Lam = self.at(theta), self._lambda(theta)
-        ZL = self.Z @ Lam
+        fit, ZL = self.at(theta), self.Z @ self._lambda(theta)
         Vinv = np.linalg.inv(np.diag(1.0 / self.w) + ZL @ ZL.T)
         VX = Vinv @ self.X
         P = Vinv - VX @ fit.vcov_unscaled @ VX.T
-        Py = P @ self.y
-        out = np.empty(len(theta))
-        for i in range(len(theta)):
-            step = np.zeros(len(theta))
-            step[i] = 1.0
-            E = self.Z @ self._lambda(step)  # Lambda is linear in theta
-            Vi = E @ ZL.T + ZL @ E.T
-            trace = np.sum((P if self.reml else Vinv) * Vi)
-            out[i] = trace - float(Py @ Vi @ Py) / fit.scale
-        return out
+        Py, trace_of = P @ self.y, P if self.reml else Vinv
+        directions = [E @ ZL.T + ZL @ E.T for E in self._root_directions()]
+        VPy = np.array([Vi @ Py for Vi in directions])
+        quadratic = VPy @ Py
+        traces = np.array([np.sum(trace_of * Vi) for Vi in directions])
+        H = (VPy @ P @ VPy.T - np.outer(quadratic, quadratic) / fit.pwrss) / fit.scale
+        for t, Zt in enumerate(self._by_coefficient()):
+            d = np.einsum("njk,n->jk", Zt, Py)
+            psi = np.einsum("nja,nm,mjb->ab", Zt, trace_of, Zt, optimize=True)
+            add_root_curvature(H, self.covariance, t, psi - d.T @ d / fit.scale)
+        return traces - quadratic / fit.scale, H
 
     def newton_matrix(self, theta: FloatArray) -> FloatArray:
-        """Hessian by central differences of the gradient."""
-        theta = np.asarray(theta, dtype=float)
-        return difference_hessian(self.gradient, theta, np.ones(len(theta)))
+        """The model Hessian in theta, (n_theta, n_theta)."""
+        inner = self.covariance.in_tangent
+        return self.tangent_model(theta)[1][np.ix_(inner, inner)]
+
+    def _by_coefficient(self) -> list[FloatArray]:
+        """Z of every term as (n, l, k)."""
+        ends = np.cumsum([term.q for term in self.terms])
+        return [
+            self.Z[:, end - term.q : end].reshape(len(self.Z), term.n_levels, term.k)
+            for term, end in zip(self.terms, ends, strict=True)
+        ]
+
+    def _root_directions(self) -> list[FloatArray]:
+        """``Z dLambda`` for every tangent coordinate, each (n, q)."""
+        out, first = [], 0
+        for t, (Zt, term) in enumerate(zip(self._by_coefficient(), self.terms, strict=True)):
+            for r, c in zip(*self.covariance.terms[t].tangent, strict=True):
+                E = np.zeros(self.Z.shape)
+                cols = first + c + term.k * np.arange(term.n_levels)
+                E[:, cols] = Zt[:, :, r]
+                out.append(E)
+            first += term.q
+        return out

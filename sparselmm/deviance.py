@@ -47,7 +47,7 @@ it would cost more than half the digits of the gradient."""
 WIDE = 12
 """Up to this many columns one product with ``lambda (x) I`` beats many k x k products."""
 
-SMALLEST_PIVOT = 1e-8
+SMALLEST_PIVOT = 1e-6
 """A curvature needs few digits, so its division by a diagonal of lambda_t may lose most."""
 
 HESSIAN_STEP = 1e-5
@@ -114,8 +114,11 @@ class Deviance(Protocol):
     def gradient(self, theta: FloatArray) -> FloatArray:
         """Its derivative in theta, (n_theta,)."""
 
+    def tangent_model(self, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Gradient and model Hessian in all entries of every ``lambda_t``."""
+
     def newton_matrix(self, theta: FloatArray) -> FloatArray:
-        """Its second derivative, or what stands in for it, (n_theta, n_theta)."""
+        """The model Hessian in theta, (n_theta, n_theta)."""
 
     def at(self, theta: FloatArray) -> PLSFit:
         """The model as it stands at theta."""
@@ -177,6 +180,7 @@ class ProfiledDeviance:
         self.df = cross.n - cross.basis.rank if reml else cross.n
         self._state: _State | None = None
         self._gammas: tuple[_State, list[FloatArray]] | None = None
+        self._psi_slopes: dict[int, FloatArray] = {}
         self.n_factorizations = 0
 
     # ---------------------------------------------------------------------------- value
@@ -339,7 +343,11 @@ class ProfiledDeviance:
             Positive semi-definite; approximates the Hessian of the deviance where its
             gradient vanishes.
         """
-        state = self._at(theta)
+        inner = self.covariance.in_tangent
+        return self._average_information(self._at(theta))[np.ix_(inner, inner)]
+
+    def _average_information(self, state: _State) -> FloatArray:
+        """The same in tangent coordinates, that is for all entries of every ``lambda_t``."""
         g, d = self._directions(state)
         Ag = self.cross.A @ g
         right = self._left(state.lams, Ag)
@@ -352,37 +360,48 @@ class ProfiledDeviance:
         return (Q - np.outer(gd, gd) / state.pwrss) * (self.df / state.pwrss)
 
     def _directions(self, state: _State) -> tuple[FloatArray, FloatArray]:
-        """Columns ``g_i = E_i u + Lambda E_i'd`` (q, n_theta), and ``d = Z'V^-1(y - X beta)``."""
+        """Columns ``g_i = E_i u + Lambda E_i'd`` (q, m), and ``d = Z'V^-1(y - X beta)``."""
         cov, cross = self.covariance, self.cross
         b = self._left(state.lams, state.u[:, None], transpose=False)
         d = cross.B @ state.residual - (cross.A @ b)[:, 0]
-        g = np.zeros((cross.q, cov.n_theta))
+        g = np.zeros((cross.q, sum(len(term.tangent[0]) for term in cov.terms)))
         for t, term in enumerate(cov.terms):
             k, l = cross.sizes[t]
             part, lam = cross.slices[t], state.lams[t]
             u_t, d_t = state.u[part].reshape(l, k), d[part].reshape(l, k)
             block = g[part].reshape(l, k, -1)
-            for i, r, c in zip(
-                range(cov.slices[t].start, cov.slices[t].stop), term.rows, term.cols, strict=True
-            ):
+            first = cov.tangent_slices[t].start
+            for i, (r, c) in enumerate(zip(*term.tangent, strict=True), first):
                 block[:, r, i] += u_t[:, c]
                 block[:, :, i] += d_t[:, r, None] * lam[:, c]
         return g, d
 
+    def tangent_model(self, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Gradient and model Hessian in all entries of every ``lambda_t``.
+
+        The Hessian is the average information plus the exact curvature of
+        ``lambda -> lambda lambda'``.
+
+        Returns
+        -------
+        gradient : ndarray, (m,)
+        hessian : ndarray, (m, m)
+            In tangent coordinates, see `Covariance.tangent_slices`.
+        """
+        state, gammas = self._at(theta), self._at_gradient(theta)
+        H = self._average_information(state)
+        for t, lam in enumerate(state.lams):
+            if np.abs(np.diag(lam)).min() > SMALLEST_PIVOT * np.abs(lam).max():
+                psi = sla.solve_triangular(lam, gammas[t].T, lower=True, trans="T").T
+                self._psi_slopes[t] = 0.5 * psi
+            if t in self._psi_slopes:  # at a singular lambda_t the last one, which hardly moved
+                add_root_curvature(H, self.covariance, t, self._psi_slopes[t])
+        return self.covariance.tangent_vector(gammas), H
+
     def newton_matrix(self, theta: FloatArray) -> FloatArray:
-        """Average information plus the exact curvature of ``theta -> lambda lambda'``."""
-        state = self._at(theta)
-        H = self.average_information(theta)
-        gammas = self._at_gradient(theta)
-        for t, term in enumerate(self.covariance.terms):
-            lam, at = state.lams[t], self.covariance.slices[t]
-            if np.abs(np.diag(lam)).min() < SMALLEST_PIVOT * max(1.0, np.abs(lam).max()):
-                continue
-            psi = 0.5 * sla.solve_triangular(lam, gammas[t].T, lower=True, trans="T").T
-            same = term.cols[:, None] == term.cols[None, :]
-            block = (psi + psi.T)[np.ix_(term.rows, term.rows)]
-            H[at, at] += np.where(same, block, 0.0)
-        return H
+        """The model Hessian in theta, (n_theta, n_theta)."""
+        inner = self.covariance.in_tangent
+        return self.tangent_model(theta)[1][np.ix_(inner, inner)]
 
     def hessian(self, theta: FloatArray) -> FloatArray:
         """Hessian of the deviance in theta by central differences of the exact gradient."""
@@ -427,6 +446,18 @@ class ProfiledDeviance:
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the evaluation at the last theta, which the factor belongs to."""
         return {**self.__dict__, "_state": None, "_gammas": None}
+
+
+def add_root_curvature(H: FloatArray, covariance: Covariance, t: int, psi: FloatArray) -> None:
+    """Add the curvature of ``lambda_t -> Psi_t`` to a Hessian in tangent coordinates, in place.
+
+    ``psi`` (k, k) is the derivative of the deviance in ``Psi_t / sigma^2``; along ``dlambda`` the
+    second derivative of ``lambda lambda'`` is ``2 dlambda dlambda'``.
+    """
+    rows, cols = covariance.terms[t].tangent
+    at = covariance.tangent_slices[t]
+    same = cols[:, None] == cols[None, :]
+    H[at, at] += np.where(same, (psi + psi.T)[np.ix_(rows, rows)], 0.0)
 
 
 def difference_hessian(

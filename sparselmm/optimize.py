@@ -1,11 +1,15 @@
 """Minimization of the profiled deviance, with every evaluation on record.
 
-The default is a trust-region Newton method. Its model Hessian is the average information plus
-the exact curvature of ``theta -> lambda lambda'`` (see :mod:`sparselmm.deviance`), corrected
-by a symmetric rank-one secant update of the part the average information leaves out, so that
-convergence is superlinear with one factorization per iteration and no Hessian traces (the
-structured quasi-Newton idea of Dennis, Gay & Welsch 1981; trust region as in Nocedal & Wright
-2006, algorithm 4.1 with the exact subproblem of section 4.3).
+The default is a trust-region Newton method (Nocedal & Wright 2006, algorithm 4.1 with the exact
+subproblem of section 4.3). Its model Hessian is the average information plus the exact curvature
+of ``lambda -> lambda lambda'`` (see :mod:`sparselmm.deviance`), one factorization per iteration.
+
+Geometry. The deviance depends on ``lambda_t`` only through ``Psi_t = lambda_t lambda_t'``. A step
+therefore moves all k x k entries of the root, across the rotations ``lambda_t K`` (K
+skew-symmetric) that leave ``Psi_t`` as it is, and a QR factorization makes the root triangular
+again: a step on the quotient of the square roots by the rotations (Vandereycken, Absil & Vandewalle
+2013, section 3). In a triangle's own coordinates nearly singular covariances make curved
+valleys, because the order of the coefficients decides which entry must turn; here they do not.
 
 Theta is unconstrained: the deviance is even in every column of ``lambda_t``, so a zero
 variance is an ordinary stationary point. Whether it is a minimum shows in the derivative
@@ -20,11 +24,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import scipy.linalg as sla
 import scipy.optimize as so
 
 from sparselmm._typing import BoolArray, FloatArray
 from sparselmm.cholesky import NotPositiveDefiniteError
-from sparselmm.covariance import Covariance
+from sparselmm.covariance import Covariance, TermCovariance
 from sparselmm.deviance import Deviance
 
 TOLERANCE = 1e-9
@@ -250,21 +255,16 @@ def _newton(
     value = recorder.value(theta)
     while not np.isfinite(value) and np.abs(theta).max() > 1e-3:
         theta, value = theta / 4.0, recorder.value(theta / 4.0)
-    gradient = recorder.gradient(theta)
-    base = deviance.newton_matrix(theta)
-    correction, trusted = np.zeros_like(base), False
-    recorder.record(theta, value, gradient_norm=float(np.abs(gradient).max(initial=0.0)))
+    gradient, model = deviance.tangent_model(theta)
+    recorder.record(theta, value, gradient_norm=_size(deviance, gradient))
     for _ in range(limit):
-        model = base + correction if trusted else base
-        if _expected_decrease(model, gradient) < tolerance:
+        basis = _basis(recorder, theta)
+        slope, bend = basis.T @ gradient, basis.T @ model @ basis
+        if _expected_decrease(bend, slope) < tolerance:
             return theta, "converged: another step gains less than the tolerance", True
-        scale = _scale(recorder, theta)
-        step, predicted = _trust_region_step(
-            model * np.outer(scale, scale), gradient * scale, radius
-        )
+        step, predicted = _trust_region_step(bend, slope, radius)
         length = float(np.linalg.norm(step))
-        step = scale * step
-        trial = theta + step
+        trial = deviance.covariance.retract(theta, basis @ step)
         trial_value = recorder.value(trial)
         ratio = (value - trial_value) / predicted
         good = ratio > 1e-4 or abs(value - trial_value) < 1e-12 * abs(value)
@@ -272,33 +272,51 @@ def _newton(
         radius = _next_radius(radius, ratio, length)
         if not good:
             recorder.record(trial, trial_value, **details)
-            trusted = not trusted and bool(correction.any())
             if length < 1e-10:
                 return theta, "stopped: no decrease within rounding", True
             continue
-        new_gradient = recorder.gradient(trial)
-        recorder.record(
-            trial, trial_value, gradient_norm=float(np.abs(new_gradient).max()), **details
-        )
-        plain, corrected = (
-            _promise(base, gradient, step),
-            _promise(base + correction, gradient, step),
-        )
-        trusted = abs(corrected - (value - trial_value)) <= abs(plain - (value - trial_value))
-        base = deviance.newton_matrix(trial)
-        correction = _secant(correction, base, step, new_gradient - gradient)
-        theta, value, gradient = trial, trial_value, new_gradient
+        gradient, model = deviance.tangent_model(trial)
+        theta, value = trial, trial_value
+        recorder.record(theta, value, gradient_norm=_size(deviance, gradient), **details)
     return theta, f"stopped: no convergence in {limit} iterations", False
 
 
-def _scale(recorder: _Recorder, theta: FloatArray) -> FloatArray:
-    """Size of the relative standard deviation each entry of theta belongs to, (n_theta,)."""
+def _size(deviance: Deviance, gradient: FloatArray) -> float:
+    """Largest entry of the gradient in theta."""
+    return float(np.abs(gradient[deviance.covariance.in_tangent]).max(initial=0.0))
+
+
+def _basis(recorder: _Recorder, theta: FloatArray) -> FloatArray:
+    """Tangent vectors that change ``Psi``, orthonormal in units of the standard deviations.
+
+    Rotating the columns of ``lambda_t`` changes nothing: the directions ``lambda_t K`` with K
+    skew-symmetric are left out.
+
+    Returns
+    -------
+    ndarray, (m, n_theta)
+        More columns than n_theta only where ``lambda_t`` has lost two ranks.
+    """
     covariance: Covariance = recorder.deviance.covariance
-    rows = [
-        np.linalg.norm(lam, axis=1)[term.rows]
-        for term, lam in zip(covariance.terms, covariance.factors(theta), strict=True)
-    ]
-    return np.maximum(np.concatenate(rows), SMALLEST_SCALE * recorder.units)
+    blocks = []
+    for t, (term, lam) in enumerate(zip(covariance.terms, covariance.factors(theta), strict=True)):
+        units = np.ones(term.k)
+        units[term.rows] = recorder.units[covariance.slices[t]]
+        sd = np.maximum(np.linalg.norm(lam, axis=1), SMALLEST_SCALE * units)
+        scale = sd[term.tangent[0]]
+        blocks.append(scale[:, None] * _across_rotations(term, lam / sd[:, None]))
+    return np.asarray(sla.block_diag(*blocks))
+
+
+def _across_rotations(term: TermCovariance, lam: FloatArray) -> FloatArray:
+    """Orthonormal complement of ``lam K`` for all skew-symmetric K, in tangent coordinates."""
+    m, pairs = len(term.tangent[0]), [(a, b) for a in range(term.k) for b in range(a)]
+    if m == term.k:  # diagonal: no rotation keeps it so
+        return np.eye(m)
+    turns = np.zeros((len(pairs), term.k, term.k))
+    for i, (a, b) in enumerate(pairs):
+        turns[i, :, a], turns[i, :, b] = lam[:, b], -lam[:, a]
+    return np.asarray(sla.null_space(turns[:, term.tangent[0], term.tangent[1]], rcond=1e-8))
 
 
 def _next_radius(radius: float, ratio: float, length: float) -> float:
@@ -307,26 +325,6 @@ def _next_radius(radius: float, ratio: float, length: float) -> float:
     if ratio > 0.75 and length > 0.8 * radius:
         return min(3.0 * radius, RADIUS[1])
     return radius
-
-
-def _promise(model: FloatArray, gradient: FloatArray, step: FloatArray) -> float:
-    """Decrease that a quadratic model predicts for a step."""
-    return -float(gradient @ step + 0.5 * step @ model @ step)
-
-
-def _secant(
-    correction: FloatArray, base: FloatArray, step: FloatArray, change: FloatArray
-) -> FloatArray:
-    """Symmetric rank-one update so that ``(base + correction) step = change``."""
-    wanted = change - base @ step
-    curvature = float(step @ correction @ step)
-    if abs(curvature) > abs(float(step @ wanted)):
-        correction = correction * abs(float(step @ wanted) / curvature)
-    left = wanted - correction @ step
-    denominator = float(left @ step)
-    if abs(denominator) <= 1e-8 * np.linalg.norm(left) * np.linalg.norm(step):
-        return correction
-    return correction + np.outer(left, left) / denominator
 
 
 def _expected_decrease(model: FloatArray, gradient: FloatArray) -> float:
@@ -357,7 +355,7 @@ def _trust_region_step(
         step = -part / (values + low)
         step[0] += np.copysign(np.sqrt(max(radius**2 - float(step @ step), 0.0)), step[0] or 1.0)
     else:
-        high = low + float(np.linalg.norm(part)) / radius
+        high = low + 2.0 * float(np.linalg.norm(part)) / radius
         shift = float(so.brentq(lambda v: 1.0 / length(v) - 1.0 / radius, low, high, xtol=1e-14))
         step = -part / (values + shift)
     predicted = -float(part @ step + 0.5 * step @ (values * step))
