@@ -68,7 +68,7 @@ class TermCovariance:
 
     def retract(self, lam: FloatArray) -> FloatArray:
         """Theta of the triangular root with non-negative diagonal of ``lam lam'``."""
-        R = np.linalg.qr(lam.T, mode="r")
+        R = np.asarray(np.linalg.qr(lam.T, mode="r"))
         lower: FloatArray = (R * np.where(np.diag(R) < 0, -1.0, 1.0)[:, None]).T
         return lower[self.rows, self.cols]
 

@@ -23,6 +23,7 @@ import scipy.sparse as sp
 
 from sparselmm import kernels
 from sparselmm._typing import CSR, FloatArray, IntArray
+from sparselmm.exceptions import DataError
 from sparselmm.terms import Design, RandomTerm, term_slices
 from sparselmm.threads import one_thread
 
@@ -210,6 +211,7 @@ class CrossProducts:
             basis = working_basis(design.X, y, design.weights)
             B, C = _fixed_products(design, y, basis)
         w = design.weights
+        _check_residual(design, y, basis, float(C[-1, -1]))
         positive = None if w is None else w > 0
         return cls(
             sizes=tuple((term.k, term.n_levels) for term in design.terms),
@@ -266,6 +268,23 @@ def working_basis(X: FloatArray, y: FloatArray, w: FloatArray | None) -> Basis:
         basis = Basis(p, kept, T, shift)
         shift = shift + T @ _gram(X, y, w, basis)[:-1, -1]
     return Basis(p, kept, T, shift)
+
+
+def _check_residual(design: Design, y: FloatArray, basis: Basis, residual: float) -> None:
+    """Refuse a response that leaves nothing to estimate a variance from."""
+    w = design.weights
+    n = design.n if w is None else int((w > 0).sum())
+    if n <= basis.rank:
+        raise DataError(
+            f"{n} rows and {basis.rank} independent fixed effects leave no degrees of freedom for "
+            "the residual variance; use fewer fixed effects or more rows"
+        )
+    total = float(y @ y if w is None else y @ (w * y))
+    if residual <= (n * np.finfo(float).eps) ** 2 * total:
+        raise DataError(
+            f"the fixed effects explain the response {design.y_name!r} exactly: the residual "
+            "variance is zero and no variance component can be estimated"
+        )
 
 
 def _row_blocks(n: int) -> list[slice]:

@@ -16,7 +16,7 @@ import scipy.linalg as sla
 from sparselmm._typing import FloatArray
 from sparselmm.covariance import Covariance
 from sparselmm.crossprod import working_basis
-from sparselmm.deviance import PLSFit, add_root_curvature
+from sparselmm.deviance import PLSFit, add_root_curvature, theta_units
 from sparselmm.terms import Design
 
 
@@ -41,6 +41,11 @@ class DenseDeviance:
         self.X, self.y = design.X[rows][:, kept], y[rows]
         self.Z, self.w = design.Z.toarray()[rows], w[rows]
         self.terms, self.covariance, self.reml = design.terms, covariance, reml
+        rms = [
+            np.sqrt(np.einsum("n,njk,njk->k", self.w, Zt, Zt) / len(self.y))
+            for Zt in self._by_coefficient()
+        ]
+        self.units = theta_units(covariance, rms)
         self.df = len(self.y) - (self.X.shape[1] if reml else 0)
 
     def _lambda(self, theta: FloatArray) -> FloatArray:

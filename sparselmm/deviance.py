@@ -26,7 +26,7 @@ variance.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -41,8 +41,8 @@ from sparselmm.crossprod import CrossProducts
 from sparselmm.solvers import BlockSolver, congruence
 
 NEARLY_SINGULAR = 1e-4
-"""Below this share of its largest entry a diagonal of lambda_t counts as singular: dividing by
-it would cost more than half the digits of the gradient."""
+"""Below this share of its row (or of one over the covariate's root mean square) a diagonal of
+lambda_t counts as singular: dividing by it would cost more than half the gradient's digits."""
 
 WIDE = 12
 """Up to this many columns one product with ``lambda (x) I`` beats many k x k products."""
@@ -107,6 +107,10 @@ class Deviance(Protocol):
     @property
     def covariance(self) -> Covariance:
         """Map from theta to Lambda."""
+
+    @property
+    def units(self) -> FloatArray:
+        """What counts as one in each entry of theta, (n_theta,)."""
 
     def value(self, theta: FloatArray) -> float:
         """Deviance."""
@@ -178,6 +182,7 @@ class ProfiledDeviance:
         self.solver = solver
         self.reml = reml
         self.df = cross.n - cross.basis.rank if reml else cross.n
+        self.units = theta_units(covariance, [cross.rms(t) for t in range(len(cross.sizes))])
         self._state: _State | None = None
         self._gammas: tuple[_State, list[FloatArray]] | None = None
         self._psi_slopes: dict[int, FloatArray] = {}
@@ -278,7 +283,7 @@ class ProfiledDeviance:
 
     def _gamma_blocks(self, state: _State) -> list[FloatArray]:
         """Derivative with respect to every entry of every ``lambda_t``, each (k, k)."""
-        singular = [t for t, lam in enumerate(state.lams) if _nearly_singular(lam)]
+        singular = [t for t, lam in enumerate(state.lams) if self._pivot(t, lam) <= NEARLY_SINGULAR]
         dense = {t: self._gamma_at_boundary(state, t) for t in singular if state.lams[t].any()}
         out = []
         for t, lam in enumerate(state.lams):
@@ -290,6 +295,13 @@ class ProfiledDeviance:
                 inner = self._information_gap(state, t)
                 out.append(2.0 * sla.solve_triangular(lam, inner, lower=True, trans="T"))
         return out
+
+    def _pivot(self, t: int, lam: FloatArray) -> float:
+        """Smallest diagonal of ``lambda_t`` as a share of its row, or of what counts as one."""
+        term = self.covariance.terms[t]
+        unit = np.ones(term.k)
+        unit[term.rows] = self.units[self.covariance.slices[t]]
+        return float((np.abs(np.diag(lam)) / np.maximum(np.linalg.norm(lam, axis=1), unit)).min())
 
     def _information_gap(self, state: _State, t: int) -> FloatArray:
         """``l I - sum_j (G_jj + K_xj S_xx^-1 K_xj' + (df / pwrss) u_j u_j')``, (k, k)."""
@@ -391,7 +403,7 @@ class ProfiledDeviance:
         state, gammas = self._at(theta), self._at_gradient(theta)
         H = self._average_information(state)
         for t, lam in enumerate(state.lams):
-            if np.abs(np.diag(lam)).min() > SMALLEST_PIVOT * np.abs(lam).max():
+            if self._pivot(t, lam) > SMALLEST_PIVOT:
                 psi = sla.solve_triangular(lam, gammas[t].T, lower=True, trans="T").T
                 self._psi_slopes[t] = 0.5 * psi
             if t in self._psi_slopes:  # at a singular lambda_t the last one, which hardly moved
@@ -405,8 +417,7 @@ class ProfiledDeviance:
 
     def hessian(self, theta: FloatArray) -> FloatArray:
         """Hessian of the deviance in theta by central differences of the exact gradient."""
-        units = theta_units(self.cross, self.covariance)
-        return difference_hessian(self.gradient, np.asarray(theta, dtype=float), units)
+        return difference_hessian(self.gradient, np.asarray(theta, dtype=float), self.units)
 
     # ------------------------------------------------------------- after the optimization
 
@@ -472,15 +483,10 @@ def difference_hessian(
     return 0.5 * (H + H.T)
 
 
-def theta_units(cross: CrossProducts, covariance: Covariance) -> FloatArray:
-    """Size of each entry of theta that matters: one over its covariate's root mean square."""
+def theta_units(covariance: Covariance, rms: Sequence[FloatArray]) -> FloatArray:
+    """One over the root mean square of the covariate each entry of theta belongs to."""
     units = [
-        1.0 / np.where(rms > 0, rms, 1.0)[term.rows]
-        for term, rms in zip(covariance.terms, map(cross.rms, range(len(cross.sizes))), strict=True)
+        1.0 / np.where(size > 0, size, 1.0)[term.rows]
+        for term, size in zip(covariance.terms, rms, strict=True)
     ]
     return np.concatenate(units) if units else np.zeros(0)
-
-
-def _nearly_singular(lam: FloatArray) -> bool:
-    diagonal = np.abs(np.diag(lam))
-    return bool(diagonal.min() <= NEARLY_SINGULAR * max(np.abs(lam).max(), NEARLY_SINGULAR))

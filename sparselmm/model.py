@@ -15,7 +15,7 @@ from sparselmm._typing import CSR, AnyArray, FloatArray
 from sparselmm.covariance import Covariance
 from sparselmm.crossprod import CrossProducts
 from sparselmm.dense import DenseDeviance
-from sparselmm.deviance import ProfiledDeviance, theta_units
+from sparselmm.deviance import ProfiledDeviance
 from sparselmm.exceptions import (
     ConvergenceWarning,
     DataError,
@@ -395,7 +395,6 @@ class MixedLM:
                     np.asarray(start, dtype=float),
                     method=method,
                     max_iterations=maxiter,
-                    units=theta_units(self.cross, self.covariance),
                     callback=monitor,
                 )
             except KeyboardInterrupt:

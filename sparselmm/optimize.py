@@ -31,6 +31,7 @@ from sparselmm._typing import BoolArray, FloatArray
 from sparselmm.cholesky import NotPositiveDefiniteError
 from sparselmm.covariance import Covariance, TermCovariance
 from sparselmm.deviance import Deviance
+from sparselmm.exceptions import DataError
 
 TOLERANCE = 1e-9
 """Stop when the Newton step promises less than this decrease of the deviance (absolute: the
@@ -125,7 +126,7 @@ class OptSummary:
     expected_decrease : float
         ``g' H^-1 g / 2`` off the boundary: how much deviance another step could gain.
     smallest_eigenvalue : float
-        Of the Hessian off the boundary.
+        Of the Hessian off the boundary, with theta in units of its standard deviations.
     method, message : str
     converged : bool
     n_evaluations : int
@@ -159,9 +160,9 @@ Callback = Callable[[Evaluation], None]
 class _Recorder:
     """Evaluates the deviance and keeps the record of it."""
 
-    def __init__(self, deviance: Deviance, units: FloatArray, callback: Callback | None):
+    def __init__(self, deviance: Deviance, callback: Callback | None):
         self.deviance = deviance
-        self.units = units
+        self.units = deviance.units
         self.callback = callback
         self.history: list[Evaluation] = []
         self._start = time.perf_counter()
@@ -194,7 +195,6 @@ def minimize(
     method: str | None = None,
     max_iterations: int | None = None,
     tolerance: float = TOLERANCE,
-    units: FloatArray | None = None,
     callback: Callback | None = None,
     **options: Any,
 ) -> OptSummary:
@@ -210,8 +210,6 @@ def minimize(
     max_iterations : int, optional
     tolerance : float
         Stop when another step promises less decrease of the deviance than this.
-    units : ndarray, (n_theta,), optional
-        What counts as one in each entry of theta (see `theta_units`); default ones.
     callback : callable, optional
         Called with every :class:`Evaluation`.
     **options
@@ -225,6 +223,8 @@ def minimize(
     ------
     ValueError
         If the method is unknown.
+    DataError
+        If the start values have the wrong shape or are not finite.
     """
     name = "newton" if method is None else method.lower()
     if name != "newton" and name not in SCIPY_METHODS:
@@ -232,7 +232,8 @@ def minimize(
             f"unknown optimizer {method!r}; use 'newton' (default) or one of "
             f"{sorted(SCIPY_METHODS)}"
         )
-    recorder = _Recorder(deviance, np.ones(len(start)) if units is None else units, callback)
+    start = _checked_start(deviance.covariance, start)
+    recorder = _Recorder(deviance, callback)
     limit = MAX_ITERATIONS if max_iterations is None else max_iterations
     zero = deviance.covariance.on_diagonal & (start == 0.0)
     start = np.where(zero, LIFT * recorder.units, start)
@@ -244,6 +245,18 @@ def minimize(
         )
     theta = _settle_zeros(recorder, theta, limit, tolerance, polish=name == "newton")
     return _summarize(recorder, theta, name, message, finished, tolerance)
+
+
+def _checked_start(covariance: Covariance, start: FloatArray) -> FloatArray:
+    start = np.asarray(start, dtype=float)
+    if start.shape != (covariance.n_theta,):
+        raise DataError(
+            f"start values of shape {start.shape}; this model has {covariance.n_theta} entries "
+            "of theta (the lower triangles of the relative covariance factors, by columns)"
+        )
+    if not np.isfinite(start).all():
+        raise DataError(f"start values must be finite, not {start}")
+    return start
 
 
 def _newton(
@@ -299,13 +312,23 @@ def _basis(recorder: _Recorder, theta: FloatArray) -> FloatArray:
     """
     covariance: Covariance = recorder.deviance.covariance
     blocks = []
-    for t, (term, lam) in enumerate(zip(covariance.terms, covariance.factors(theta), strict=True)):
-        units = np.ones(term.k)
-        units[term.rows] = recorder.units[covariance.slices[t]]
-        sd = np.maximum(np.linalg.norm(lam, axis=1), SMALLEST_SCALE * units)
+    for term, lam, sd in zip(
+        covariance.terms, covariance.factors(theta), _sizes(recorder, theta), strict=True
+    ):
         scale = sd[term.tangent[0]]
         blocks.append(scale[:, None] * _across_rotations(term, lam / sd[:, None]))
     return np.asarray(sla.block_diag(*blocks))
+
+
+def _sizes(recorder: _Recorder, theta: FloatArray) -> list[FloatArray]:
+    """Relative standard deviation of every coefficient of every term, each (k,)."""
+    covariance: Covariance = recorder.deviance.covariance
+    out = []
+    for t, (term, lam) in enumerate(zip(covariance.terms, covariance.factors(theta), strict=True)):
+        units = np.ones(term.k)
+        units[term.rows] = recorder.units[covariance.slices[t]]
+        out.append(np.maximum(np.linalg.norm(lam, axis=1), SMALLEST_SCALE * units))
+    return out
 
 
 def _across_rotations(term: TermCovariance, lam: FloatArray) -> FloatArray:
@@ -451,7 +474,10 @@ def _summarize(
     hessian = deviance.newton_matrix(theta)
     boundary = _boundary(covariance, theta)
     inner = ~boundary
-    H, g = hessian[np.ix_(inner, inner)], gradient[inner]
+    sizes = zip(covariance.terms, _sizes(recorder, theta), strict=True)
+    scale = np.concatenate([sd[term.rows] for term, sd in sizes])
+    H = (hessian * np.outer(scale, scale))[np.ix_(inner, inner)]
+    g = (gradient * scale)[inner]
     decrease = _expected_decrease(H, g) if inner.any() else 0.0
     lowest = float(np.linalg.eigvalsh(H)[0]) if inner.any() else np.nan
     good = finished and decrease < max(1e-4, 10.0 * tolerance)

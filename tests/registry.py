@@ -18,7 +18,7 @@ from sparselmm.deviance import ProfiledDeviance
 from sparselmm.solvers import BlockSolver, Strategy
 from sparselmm.terms import Design, Levels, RandomTerm
 
-THETAS = ("interior", "random", "boundary", "zero", "near", "huge")
+THETAS = ("interior", "random", "boundary", "zero", "near", "touching", "huge")
 ORDERINGS = ("amd", "metis", "nesdis")
 MODES = ("simplicial", "supernodal")
 
@@ -75,6 +75,8 @@ class Model:
             theta[:] = 0.0
         elif kind == "near":
             theta[last] = 1e-5
+        elif kind == "touching":
+            theta[last] = 1e-10
         elif kind == "huge":
             theta *= 1e3
         else:

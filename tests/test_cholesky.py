@@ -98,13 +98,7 @@ def test_column_counts(shape, ordering):
     np.testing.assert_array_equal(counts, np.diff(factor.lower().indptr))
 
 
-LDL = pytest.mark.xfail(
-    reason="CHOLMOD's simplicial LDL' accepts negative pivots: a warning from log, then NaN",
-    strict=True,
-)
-
-
-@pytest.mark.parametrize("mode", [pytest.param("simplicial", marks=LDL), "supernodal"])
+@pytest.mark.parametrize("mode", ["simplicial", "supernodal"])
 def test_not_positive_definite(mode):
     pattern = Pattern.of(np.array([1]), np.array([0]), 2)
     factor = CholeskyFactor(pattern, "natural", mode)

@@ -154,17 +154,17 @@ def test_progress(capsys):
 def test_an_interrupted_fit_leaves_the_model_usable(monkeypatch, capsys):
     model = model_of("sleepstudy")
     expected = model.fit(start_theta=np.array([5.0, 0.0, 5.0]))
-    gradient = sparselmm.model.ProfiledDeviance.gradient
+    tangent_model = sparselmm.model.ProfiledDeviance.tangent_model
     calls = []
 
     def interrupted(self, theta):
         calls.append(theta)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return gradient(self, theta)
+        return tangent_model(self, theta)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sparselmm.model.ProfiledDeviance, "gradient", interrupted)
+        patch.setattr(sparselmm.model.ProfiledDeviance, "tangent_model", interrupted)
         with pytest.raises(KeyboardInterrupt):
             model.fit(start_theta=np.array([5.0, 0.0, 5.0]))
     message = capsys.readouterr().err
@@ -235,6 +235,63 @@ def test_start_values():
     best = model.fit()
     for start in ([1.0, 0.0, 1.0], (0.1, 0.1, 0.1), pd.Series([3.0, -1.0, 2.0])):
         assert model.fit(start_theta=start).llf == pytest.approx(best.llf, abs=TOLERANCE)
+
+
+WRONG_STARTS = {
+    "short": [1.0],
+    "long": [1.0, 0.0, 1.0, 1.0],
+    "nan": [1.0, np.nan, 1.0],
+    "inf": [1.0, np.inf, 1.0],
+}
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "short",
+        "long",
+        "nan",
+        "inf",
+    ],
+)
+def test_wrong_start_values(start):
+    with pytest.raises(ValueError):  # noqa: PT011 - the message is not settled
+        model_of("sleepstudy").fit(start_theta=np.array(WRONG_STARTS[start]))
+
+
+@pytest.mark.parametrize("formula", ["z ~ Days + (1 | Subject)", "z ~ C(row) + (1 | Subject)"])
+def test_nothing_left_to_explain(formula):
+    """A response that X explains without residual has no scale: an error on purpose."""
+    data = load("sleepstudy").assign(z=lambda d: 2.0 * d.Days + 1.0, row=np.arange(180))
+    with pytest.raises(sparselmm.SparseLMMError):
+        MixedLM.from_formula(formula, data).fit()
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        10.0,
+        2000.0,
+        pytest.param(
+            1e5,
+            marks=pytest.mark.xfail(
+                reason="intercept and slope are then correlated to 1 - 1e-10: stops early and "
+                "reports convergence",
+                strict=True,
+            ),
+        ),
+    ],
+)
+def test_origin_of_a_slope(origin):
+    """Years since 0 or since 2000: the same model, whatever the correlation at zero."""
+    data = load("sleepstudy")
+    moved = data.assign(Days=data.Days + origin)
+    one = MixedLM.from_formula(MODELS["sleepstudy"], data).fit(reml=False)
+    other = MixedLM.from_formula(MODELS["sleepstudy"], moved).fit(reml=False)
+    assert other.converged
+    # differences of squares of covariates near 2000 lose six digits of the deviance's sixteen
+    assert other.llf == pytest.approx(one.llf, abs=1e-8)
+    assert other.fe_params["Days"] == pytest.approx(one.fe_params["Days"], rel=1e-6)
 
 
 def test_mixedlm_is_from_formula():

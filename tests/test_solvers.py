@@ -80,20 +80,7 @@ def test_same_deviance_and_gradient(name, strategy):
             np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-9 * scale)
 
 
-LDL = pytest.mark.xfail(
-    reason="CHOLMOD's simplicial LDL' accepts negative pivots: a warning from log, then NaN",
-    strict=True,
-)
-
-
-@pytest.mark.parametrize(
-    "strategy",
-    [
-        pytest.param(s, marks=LDL if (s.remainder, s.mode) == ("sparse", "simplicial") else ())
-        for s in MODELS["crossed_three"].strategies()
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("strategy", MODELS["crossed_three"].strategies(), ids=str)
 def test_too_large_a_theta_is_an_error_not_a_number(strategy):
     model = MODELS["crossed_three"]
     solver = BlockSolver(CrossProducts.from_design(model.design), strategy)
