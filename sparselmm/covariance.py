@@ -17,6 +17,9 @@ import numpy as np
 from sparselmm._typing import BoolArray, FloatArray, IntArray
 from sparselmm.terms import RandomTerm, Structure
 
+COLLINEAR = 1e-12
+"""Share of the largest second moment below which a direction of covariates counts as none."""
+
 
 @dataclass(frozen=True, eq=False)
 class TermCovariance:
@@ -125,6 +128,30 @@ class Covariance:
     def psi(self, theta: FloatArray, scale: float = 1.0) -> list[FloatArray]:
         """``Psi_t = scale * lambda_t lambda_t'`` of every term, each (k, k)."""
         return [scale * lam @ lam.T for lam in self.factors(theta)]
+
+    def unit_roots(self, second_moments: Sequence[FloatArray]) -> list[FloatArray]:
+        """Roots of the coefficient covariances that count as one, each (k, k) lower triangular.
+
+        The inverse of a term's second moments of covariates is the covariance of coefficients
+        that adds about one to the variance of a typical row, whatever the units and the origins
+        of the covariates are.
+
+        Parameters
+        ----------
+        second_moments : sequence of ndarray, (k, k)
+            Mean products of each term's covariates.
+        """
+        out = []
+        for term, moments in zip(self.terms, second_moments, strict=True):
+            rms = np.sqrt(np.diag(moments))
+            rms[rms == 0] = 1.0
+            if len(term.rows) == term.k:  # independent coefficients, or only one
+                out.append(np.diag(1.0 / rms))
+                continue
+            values, vectors = np.linalg.eigh(moments / np.outer(rms, rms))
+            inverse = (vectors / np.maximum(values, COLLINEAR * values[-1])) @ vectors.T
+            out.append(np.linalg.cholesky(inverse / np.outer(rms, rms)))
+        return out
 
     def pick(self, blocks: Sequence[FloatArray]) -> FloatArray:
         """Entries of per-term (k, k) matrices at the positions of theta, (n_theta,)."""

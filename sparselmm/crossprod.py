@@ -179,12 +179,15 @@ class CrossProducts:
         """``Z_s'WZ_t`` for any order of s and t."""
         return self.pairs[s, t] if s >= t else self.pairs[t, s].transposed()
 
+    def second_moments(self, t: int) -> FloatArray:
+        """Weighted mean over the rows of the covariates' products of term t, (k, k)."""
+        pair = self.pairs[t, t]
+        total: FloatArray = pair.data[pair.rows == pair.cols].sum(axis=0)
+        return total / max(self.n, 1)
+
     def rms(self, t: int) -> FloatArray:
         """Weighted root mean square over the rows of each covariate of term t, (k,)."""
-        pair = self.pairs[t, t]
-        own = pair.data[pair.rows == pair.cols]
-        squares: FloatArray = np.einsum("bii->i", own)
-        return np.sqrt(squares / max(self.n, 1))
+        return np.sqrt(np.diag(self.second_moments(t)))
 
     @cached_property
     def A(self) -> CSR:

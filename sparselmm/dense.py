@@ -41,11 +41,12 @@ class DenseDeviance:
         self.X, self.y = design.X[rows][:, kept], y[rows]
         self.Z, self.w = design.Z.toarray()[rows], w[rows]
         self.terms, self.covariance, self.reml = design.terms, covariance, reml
-        rms = [
-            np.sqrt(np.einsum("n,njk,njk->k", self.w, Zt, Zt) / len(self.y))
+        moments = [
+            np.einsum("n,nja,njb->ab", self.w, Zt, Zt) / len(self.y)
             for Zt in self._by_coefficient()
         ]
-        self.units = theta_units(covariance, rms)
+        self.units = theta_units(covariance, [np.sqrt(np.diag(S)) for S in moments])
+        self.unit_roots = covariance.unit_roots(moments)
         self.df = len(self.y) - (self.X.shape[1] if reml else 0)
 
     def _lambda(self, theta: FloatArray) -> FloatArray:

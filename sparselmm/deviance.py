@@ -112,6 +112,10 @@ class Deviance(Protocol):
     def units(self) -> FloatArray:
         """What counts as one in each entry of theta, (n_theta,)."""
 
+    @property
+    def unit_roots(self) -> list[FloatArray]:
+        """What counts as one in each ``lambda_t``, see `Covariance.unit_roots`."""
+
     def value(self, theta: FloatArray) -> float:
         """Deviance."""
 
@@ -183,6 +187,9 @@ class ProfiledDeviance:
         self.reml = reml
         self.df = cross.n - cross.basis.rank if reml else cross.n
         self.units = theta_units(covariance, [cross.rms(t) for t in range(len(cross.sizes))])
+        self.unit_roots = covariance.unit_roots(
+            [cross.second_moments(t) for t in range(len(cross.sizes))]
+        )
         self._state: _State | None = None
         self._gammas: tuple[_State, list[FloatArray]] | None = None
         self._psi_slopes: dict[int, FloatArray] = {}

@@ -6,6 +6,9 @@ would expect, so both ``except sparselmm.FormulaError`` and ``except ValueError`
 
 from __future__ import annotations
 
+import sys
+from functools import cache
+
 
 class SparseLMMError(Exception):
     """Base class of every error raised on purpose by sparselmm."""
@@ -45,3 +48,32 @@ class RankDeficiencyWarning(ModelWarning):
 
 class SpecificationWarning(ModelWarning):
     """The model is valid but probably not the one that was meant."""
+
+
+class ValueWarning(ModelWarning):
+    """An argument has no effect."""
+
+
+def catchable(category: type[ModelWarning]) -> type[Warning]:
+    """The class to warn with: ours, and statsmodels' of the same name where that is imported.
+
+    Code written for statsmodels filters by its classes. This package never imports statsmodels;
+    once the user has, a warning is raised with a class that derives from both.
+
+    Parameters
+    ----------
+    category : type
+        A warning class of this module.
+
+    Returns
+    -------
+    type
+    """
+    theirs = sys.modules.get("statsmodels.tools.sm_exceptions")
+    other = getattr(theirs, category.__name__, None)
+    return category if other is None else _both(category, other)
+
+
+@cache
+def _both(ours: type[Warning], theirs: type[Warning]) -> type[Warning]:
+    return type(ours.__name__, (ours, theirs), {"__doc__": ours.__doc__, "__module__": __name__})

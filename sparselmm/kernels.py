@@ -320,16 +320,20 @@ def schur_sparse(
 
 @compiled
 def couple_inverse_dense(
-    indptr: IntArray, cols: IntArray, Y: FloatArray, G: FloatArray
-) -> FloatArray:
-    """``P = Y G`` on the coupling pattern, (k, ne); G (r, r) symmetric, upper triangle read."""
+    colptr: IntArray, level: IntArray, entry: IntArray,
+    indptr: IntArray, cols: IntArray, Y: FloatArray, G: FloatArray,
+) -> FloatArray:  # fmt: skip
+    """``P = Y G`` on the coupling pattern, (k, ne); G (r, r) symmetric, upper triangle read.
+
+    Row by row of G, so that the row in use stays in cache.
+    """
     k = Y.shape[0]
     P = np.zeros(Y.shape)
     work = np.empty(G.shape[0])
-    for l in range(indptr.shape[0] - 1):
-        stop = indptr[l + 1]
-        for e in range(indptr[l], stop):
-            a = cols[e]
+    for a in range(colptr.shape[0] - 1):
+        for f in range(colptr[a], colptr[a + 1]):
+            e = entry[f]
+            stop = indptr[level[f] + 1]
             for g in range(e, stop):
                 work[g - e] = G[a, cols[g]]
             for c in range(k):

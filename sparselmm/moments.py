@@ -18,6 +18,7 @@ For balanced nested and crossed designs the solution is the ANOVA estimate.
 from __future__ import annotations
 
 import numpy as np
+import scipy.linalg as sla
 import scipy.sparse as sp
 
 from sparselmm._typing import CSC, FloatArray
@@ -25,8 +26,8 @@ from sparselmm.covariance import Covariance, TermCovariance
 from sparselmm.crossprod import CrossProducts
 
 SMALLEST = 0.05
-"""Smallest standard deviation to start from, relative to sigma and for a covariate of root mean
-square one: at zero the deviance is stationary."""
+"""Smallest standard deviation to start from, relative to sigma and to what counts as one: at zero
+the deviance is stationary."""
 
 STRONGEST = 0.99
 """Largest correlation to start from."""
@@ -48,11 +49,11 @@ def moment_start(cross: CrossProducts, covariance: Covariance) -> FloatArray:
     """
     psis, residual = _moment_estimates(cross, covariance)
     theta = np.zeros(covariance.n_theta)
-    for t, (term, part) in enumerate(zip(covariance.terms, covariance.slices, strict=True)):
-        rms = cross.rms(t)
-        unit = 1.0 / np.where(rms > 0, rms, 1.0)
-        psi = psis[t] / residual / np.outer(unit, unit)
-        lam = unit[:, None] * np.linalg.cholesky(_inside_cone(psi))
+    roots = covariance.unit_roots([cross.second_moments(t) for t in range(len(psis))])
+    for term, part, psi, root in zip(covariance.terms, covariance.slices, psis, roots, strict=True):
+        half = sla.solve_triangular(root, psi / residual, lower=True)
+        whitened = sla.solve_triangular(root, half.T, lower=True)
+        lam = root @ np.linalg.cholesky(_inside_cone(whitened))
         theta[part] = lam[term.rows, term.cols]
     return theta
 

@@ -300,10 +300,11 @@ def _size(deviance: Deviance, gradient: FloatArray) -> float:
 
 
 def _basis(recorder: _Recorder, theta: FloatArray) -> FloatArray:
-    """Tangent vectors that change ``Psi``, orthonormal in units of the standard deviations.
+    """Tangent vectors that change ``Psi``, orthonormal in the metric of the trust region.
 
-    Rotating the columns of ``lambda_t`` changes nothing: the directions ``lambda_t K`` with K
-    skew-symmetric are left out.
+    A step ``C X`` has the length of X, with ``C C'`` the present covariance plus a share of what
+    counts as one: neither units nor origins of the covariates matter. Rotating the columns of
+    ``lambda_t`` changes nothing: the directions ``lambda_t K`` with K skew-symmetric are left out.
 
     Returns
     -------
@@ -312,11 +313,17 @@ def _basis(recorder: _Recorder, theta: FloatArray) -> FloatArray:
     """
     covariance: Covariance = recorder.deviance.covariance
     blocks = []
-    for term, lam, sd in zip(
-        covariance.terms, covariance.factors(theta), _sizes(recorder, theta), strict=True
+    for term, lam, unit in zip(
+        covariance.terms, covariance.factors(theta), recorder.deviance.unit_roots, strict=True
     ):
-        scale = sd[term.tangent[0]]
-        blocks.append(scale[:, None] * _across_rotations(term, lam / sd[:, None]))
+        rows, cols = term.tangent
+        metric = np.linalg.cholesky(lam @ lam.T + SMALLEST_SCALE**2 * unit @ unit.T)
+        across = _across_rotations(term, sla.solve_triangular(metric, lam, lower=True))
+        if len(rows) == term.k:
+            blocks.append(np.diag(metric)[:, None] * across)
+            continue
+        mixed = metric @ across.T.reshape(-1, term.k, term.k)
+        blocks.append(mixed[:, rows, cols].T)
     return np.asarray(sla.block_diag(*blocks))
 
 

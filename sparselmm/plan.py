@@ -44,6 +44,10 @@ ANALYSIS_SECONDS = 3e-7
 ANALYSIS_GAIN = 4.0
 """An analysis must be able to save this many times its cost to be tried."""
 
+FULL = 8.0
+"""When the leading levels join every pair of trailing columns this many times on average, no
+ordering keeps the remainder sparse and none is tried."""
+
 MANY_COLUMNS = 1500
 """Order of a dense remainder from which more than one thread is used. Below it threads could save
 milliseconds on an idle machine and cost seconds on a busy one."""
@@ -218,7 +222,8 @@ def make_plan(
         candidates += [_then_dense(lead) for lead in leading]
         for lead in leading:
             candidates += _then_sparse(cross, lead, min(c.seconds for c in candidates))
-        if len(cross.sizes) > 1 or not leads:
+        full = any(2.0 * lead.fill > FULL * lead.cost.n_trailing**2 for lead in leading)
+        if (len(cross.sizes) > 1 and not full) or not leads:
             candidates += _all_sparse(cross, min(c.seconds for c in candidates))
     candidates.sort(key=lambda c: c.seconds)
     return FitPlan(

@@ -277,7 +277,10 @@ class DenseRemainder:
     def couple(self, coupling: Coupling, Y: FloatArray) -> FloatArray:
         """``Y S^-1`` on the coupling pattern, (k, ne)."""
         assert self._G is not None
-        return kernels.couple_inverse_dense(coupling.indptr, coupling.cols, Y, self._G)
+        return kernels.couple_inverse_dense(
+            coupling.colptr, coupling.level, coupling.entry, coupling.indptr, coupling.cols,
+            Y, self._G,
+        )  # fmt: skip
 
     def entries(self, pair: Pair) -> FloatArray:
         """``S^-1`` where a pair of trailing terms has blocks, (nb, k_s, k_t)."""

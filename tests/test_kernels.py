@@ -226,7 +226,8 @@ def test_couple_inverse_dense(kernel, k):
     c = Coupled(k)
     G = symmetric(c)
     read = np.triu(G) + np.tril(np.full((c.r, c.r), np.nan), -1)  # only the upper triangle
-    close(kernel("couple_inverse_dense")(c.indptr, c.cols, c.Y, read), c.on_pattern(c.dense @ G))
+    P = kernel("couple_inverse_dense")(c.colptr, c.level, c.entry, c.indptr, c.cols, c.Y, read)
+    close(P, c.on_pattern(c.dense @ G))
 
 
 def test_couple_inverse_sparse(kernel, k):

@@ -1,0 +1,590 @@
+"""What statsmodels' ``MixedLM`` has besides the fit: attributes, packed parameters, likelihood."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from sparselmm._typing import AnyArray, FloatArray, IntArray
+from sparselmm.cholesky import NotPositiveDefiniteError
+from sparselmm.covariance import Covariance
+from sparselmm.crossprod import CrossProducts
+from sparselmm.deviance import ProfiledDeviance
+from sparselmm.effects import component_labels, group_coefficients
+from sparselmm.exceptions import DataError
+from sparselmm.formula import BuiltDesign, VCSpec
+from sparselmm.packing import MixedLMParams, Packing
+from sparselmm.profiled import fit_at, hessian, point, score_raw, score_sqrt
+from sparselmm.terms import RandomTerm, assemble_z
+from sparselmm.variances import VarianceLayout, coefficient_names
+
+
+@dataclass(frozen=True, eq=False)
+class ModelData:
+    """Names of a model, as statsmodels' ``model.data``.
+
+    Attributes
+    ----------
+    xnames : list of str
+        Columns of X.
+    ynames : str
+        Response.
+    param_names : list of str
+        Entries of ``params``.
+    exog_re_names, exog_re_names_full : list of str
+        Rows of ``cov_re``, and its packed entries.
+    vcomp_names : list of str
+        Variance components.
+    frame : DataFrame or None
+        Rows of the user's data in use.
+    model_spec : object or None
+        The formula library's memory of X.
+    row_labels : Index or None
+        Index of the rows in use.
+    """
+
+    xnames: list[str]
+    ynames: str
+    param_names: list[str]
+    exog_re_names: list[str]
+    exog_re_names_full: list[str]
+    vcomp_names: list[str]
+    frame: Any
+    model_spec: Any
+    row_labels: Any
+
+    @classmethod
+    def of(cls, built: BuiltDesign, layout: VarianceLayout) -> ModelData:
+        """Names of a built design."""
+        design = built.design
+        own = group_coefficients(design.terms, built.spec.formula is None)
+        re_names = [
+            name
+            for t in layout.cov_terms
+            for name in (
+                own if design.terms[t].origin == "re" else coefficient_names(design.terms[t])
+            )
+        ]
+        k_re2 = len(layout.names) - len(layout.components)
+        return cls(
+            xnames=list(design.x_names),
+            ynames=design.y_name,
+            param_names=[*design.x_names, *layout.names],
+            exog_re_names=re_names,
+            exog_re_names_full=list(layout.names[:k_re2]),
+            vcomp_names=[design.terms[t].name for t in layout.components],
+            frame=built.frame,
+            model_spec=built.spec.design_info,
+            row_labels=built.row_labels,
+        )
+
+
+class ComponentMatrices(VCSpec):
+    """The components of a model as statsmodels' ``VCSpec``; matrices are made when asked for.
+
+    Parameters
+    ----------
+    terms : sequence of RandomTerm
+        Components.
+    rows : list of ndarray of int
+        Rows of every group.
+    labels : ndarray
+        Labels of the groups.
+    n : int
+        Number of rows.
+    """
+
+    def __init__(self, terms: list[RandomTerm], rows: list[IntArray], labels: AnyArray, n: int):
+        self.names = [term.name for term in terms]
+        self._parts = (terms, rows, labels, n)
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in ("colnames", "mats"):
+            raise AttributeError(name)
+        self.colnames, self.mats = self._made()
+        return self.__dict__[name]
+
+    def _made(self) -> tuple[list[list[list[str]]], list[list[FloatArray]]]:
+        terms, rows, labels, n = self._parts
+        place = {label: j for j, label in enumerate(labels.tolist())}
+        colnames, mats = [], []
+        for term in terms:
+            block = component_block(term, n)
+            owner = np.array([place[label] for label in term.levels.parts[0].tolist()])
+            of_group = _members(owner, len(labels))
+            own = component_labels(term)
+            strip = len(term.name) + 1
+            colnames.append([[own[j][strip:-1] for j in columns] for columns in of_group])
+            mats.append(
+                [block[r][:, c].toarray() for r, c in zip(rows, of_group, strict=True)]
+            )
+        return colnames, mats
+
+
+def component_block(term: RandomTerm, n: int) -> Any:
+    """Z_t of a term, sparse (n, q_t)."""
+    return term.block if term.block is not None else sp.csr_array(assemble_z((term,), n))
+
+
+def _members(codes: IntArray, count: int) -> list[IntArray]:
+    """Positions of every code, ascending."""
+    order = np.argsort(codes, kind="stable")
+    order = order[np.searchsorted(codes[order], 0) :]
+    ends = np.cumsum(np.bincount(codes[codes >= 0], minlength=count))
+    return np.split(order, ends[:-1])
+
+
+class StatsmodelsInterface:
+    """Attributes and methods statsmodels' ``MixedLM`` offers, for :class:`sparselmm.MixedLM`.
+
+    Packed parameters and :class:`MixedLMParams` are in profile units: variances are divided by the
+    residual variance.
+    """
+
+    built: BuiltDesign
+    covariance: Covariance
+    use_sqrt: bool
+    reml: bool
+    fe_pen: Any
+    cov_pen: Any
+    re_pen: Any
+    _freepat: MixedLMParams | None
+    _engines: dict[bool, ProfiledDeviance]
+
+    # ------------------------------------------------------------------------- attributes
+
+    @cached_property
+    def _layout(self) -> VarianceLayout:
+        return VarianceLayout.of(self.built.design.terms)
+
+    @property
+    def _packing(self) -> Packing:
+        return Packing(self._layout, self.covariance, self.built.design.p)
+
+    @cached_property
+    def data(self) -> ModelData:
+        """Names, as statsmodels' ``model.data``."""
+        return ModelData.of(self.built, self._layout)
+
+    @property
+    def k_re(self) -> int:
+        """Order of ``cov_re``."""
+        return self._packing.k_re
+
+    @property
+    def k_re2(self) -> int:
+        """Variances and covariances of the random coefficients."""
+        return self._packing.k_re2
+
+    @property
+    def k_vc(self) -> int:
+        """Number of variance components."""
+        return self._packing.k_vc
+
+    @property
+    def k_params(self) -> int:
+        """``k_fe + k_re2``, as statsmodels counts."""
+        return self.built.design.p + self.k_re2
+
+    @property
+    def k_constant(self) -> int:
+        """1 when X has a constant column, else 0."""
+        X = self.built.design.X
+        return int(any(column.min() == column.max() != 0 for column in X.T)) if len(X) else 0
+
+    @property
+    def n_totobs(self) -> int:
+        """Number of rows."""
+        return self.built.design.n
+
+    @property
+    def group_labels(self) -> list[Hashable]:
+        """Sorted labels of the ``groups`` argument; empty without it."""
+        grouping = self.built.design.groups
+        return [] if grouping is None else grouping.labels.tolist()
+
+    @property
+    def n_groups(self) -> int:
+        """Number of groups."""
+        return len(self.group_labels)
+
+    @cached_property
+    def row_indices(self) -> dict[Any, IntArray]:
+        """Rows of every group, ascending."""
+        grouping = self.built.design.groups
+        if grouping is None:
+            return {}
+        rows = _members(grouping.codes, len(grouping.labels))
+        return dict(zip(self.group_labels, rows, strict=True))
+
+    @cached_property
+    def exog_re(self) -> FloatArray | None:
+        """Covariates of the ``groups`` term, (n, k_re); None without such a term."""
+        for term in self.built.design.terms:
+            if term.origin == "re":
+                return np.ones((self.n_totobs, 1)) if term.values is None else term.values
+        return None
+
+    @cached_property
+    def exog_vc(self) -> VCSpec:
+        """Variance components; their matrices are made when first asked for."""
+        terms = [term for term in self.built.design.terms if term.origin == "vc"]
+        labels = np.array(self.group_labels, dtype=object)
+        rows = list(self.row_indices.values()) if terms else []
+        return ComponentMatrices(terms, rows, labels, self.n_totobs)
+
+    def group_list(self, array: Any) -> list[AnyArray] | None:
+        """Rows of an array, group by group.
+
+        Parameters
+        ----------
+        array : array-like, (n,) or (n, k), or None
+
+        Returns
+        -------
+        list of ndarray, or None
+        """
+        if array is None:
+            return None
+        values = np.asarray(array)
+        return [values[rows] for rows in self.row_indices.values()]
+
+    @property
+    def endog_li(self) -> list[AnyArray] | None:
+        """Response by group."""
+        return self.group_list(self.built.design.y)
+
+    @property
+    def exog_li(self) -> list[AnyArray] | None:
+        """Fixed-effects design by group."""
+        return self.group_list(self.built.design.X)
+
+    @property
+    def exog_re_li(self) -> list[AnyArray] | None:
+        """Covariates of the random coefficients by group."""
+        return self.group_list(self.exog_re)
+
+    @property
+    def exog_re2_li(self) -> list[FloatArray] | None:
+        """``Z_i'Z_i`` of every group."""
+        parts = self.exog_re_li
+        return None if parts is None else [Z.T @ Z for Z in parts]
+
+    # ------------------------------------------------------------------------- likelihood
+
+    def _engine(self, reml: bool) -> ProfiledDeviance:
+        raise NotImplementedError
+
+    @property
+    def cross(self) -> CrossProducts:
+        """Cross-products of the rows."""
+        raise NotImplementedError
+
+    def _params(self, params: Any, has_fe: bool) -> MixedLMParams:
+        if all(hasattr(params, name) for name in ("fe_params", "cov_re", "vcomp")):
+            return MixedLMParams.from_components(params.fe_params, params.cov_re, None, params.vcomp)
+        return self._packing.unpack(params, self.use_sqrt, has_fe)
+
+    def _kept(self, fe_params: Any) -> FloatArray:
+        return np.nan_to_num(np.asarray(fe_params, dtype=float))[self.cross.basis.kept]
+
+    def loglike(self, params: Any, profile_fe: bool = True) -> float:
+        """Profile log-likelihood less the penalties of the last fit.
+
+        Parameters
+        ----------
+        params : MixedLMParams or array-like
+            An array holds the packed covariance parameters alone.
+        profile_fe : bool
+            Replace the fixed effects by their GLS estimates.
+
+        Returns
+        -------
+        float
+            ``-inf`` where the covariance matrix is not positive semi-definite.
+        """
+        at = self._params(params, has_fe=False)
+        deviance = self._engine(self.reml)
+        try:
+            theta = self._packing.theta(at)
+            fit = fit_at(deviance, theta, None if profile_fe else self._kept(at.fe_params))
+        except (ValueError, NotPositiveDefiniteError):
+            return -np.inf
+        value = -0.5 * fit.deviance
+        if self.cov_pen is not None and self.k_re:
+            value -= float(self.cov_pen.func(at.cov_re, np.linalg.pinv(at.cov_re)))
+        if self.fe_pen is not None:
+            value -= float(self.fe_pen.func(self._spread(fit.beta)))
+        return value
+
+    def _spread(self, beta: FloatArray) -> FloatArray:
+        out = np.zeros(self.built.design.p)
+        out[self.cross.basis.kept] = beta
+        return out
+
+    def score(self, params: Any, profile_fe: bool = True) -> FloatArray:
+        """Gradient of :meth:`loglike` in the packed parameters, in the units of ``use_sqrt``.
+
+        Parameters
+        ----------
+        params : MixedLMParams or array-like
+            As for :meth:`loglike`.
+        profile_fe : bool
+            Fixed effects at their GLS estimates and left out of the gradient.
+
+        Returns
+        -------
+        ndarray
+            Zero for parameters the last fit held fixed.
+        """
+        at = self._params(params, has_fe=False)
+        parts = self._scores(at, profile_fe, self.use_sqrt)
+        if self._freepat is not None:
+            mask = self._freepat
+            free = self._packing.layout.pick(self._packing.psi(mask))
+            sizes = [free[: self.k_re2], free[self.k_re2 :]]
+            parts = (parts[0] * mask.fe_params, parts[1] * sizes[0], parts[2] * sizes[1])
+        return np.concatenate(parts[1:] if profile_fe else parts)
+
+    def score_full(self, params: Any, calc_fe: bool) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Gradient in the fixed effects, ``cov_re`` and ``vcomp``.
+
+        Parameters
+        ----------
+        params : MixedLMParams or array-like
+            As for :meth:`loglike`; the fixed effects are used as given.
+        calc_fe : bool
+            Compute the first part; zeros otherwise.
+
+        Returns
+        -------
+        score_fe, score_re, score_vc : ndarray, (k_fe,), (k_re2,), (k_vc,)
+        """
+        parts = self._scores(self._params(params, has_fe=False), False, use_sqrt=False)
+        return parts if calc_fe else (np.zeros_like(parts[0]), *parts[1:])
+
+    def score_sqrt(
+        self, params: Any, calc_fe: bool = True
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Gradient in the fixed effects, the Cholesky factor of ``cov_re``, and ``sqrt(vcomp)``.
+
+        Parameters and returns as of :meth:`score_full`.
+        """
+        parts = self._scores(self._params(params, has_fe=False), False, use_sqrt=True)
+        return parts if calc_fe else (np.zeros_like(parts[0]), *parts[1:])
+
+    def _scores(
+        self, at: MixedLMParams, profile_fe: bool, use_sqrt: bool
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        packing, deviance = self._packing, self._engine(self.reml)
+        theta = packing.theta(at)
+        here = point(deviance, theta, None if profile_fe else self._kept(at.fe_params))
+        score_fe = self._spread(here.score_fe)
+        if self.fe_pen is not None:
+            score_fe -= self.fe_pen.deriv(self._spread(here.fit.beta))
+        if self.cov_pen is not None:
+            psi = np.asarray(self.cov_pen.deriv(at.cov_re, np.linalg.pinv(at.cov_re)))
+            _add_packed(packing, here.psi_gradient, psi)
+        if use_sqrt:
+            packed = score_sqrt(packing, theta, here)
+        else:
+            packed = score_raw(packing, here)
+        return score_fe, packed[: self.k_re2], packed[self.k_re2 :]
+
+    def hessian(self, params: Any) -> tuple[FloatArray, bool]:
+        """Hessian of the log-likelihood in the fixed effects, ``cov_re`` and ``vcomp``.
+
+        Parameters
+        ----------
+        params : MixedLMParams or array-like
+            An array is packed, fixed effects first.
+
+        Returns
+        -------
+        hess : ndarray, (k_fe + k_re2 + k_vc,) * 2
+            NaN for columns of X that were dropped.
+        singular : bool
+            Whether a covariance matrix is singular.
+        """
+        at = self._params(params, has_fe=True)
+        deviance, packing = self._engine(self.reml), self._packing
+        psi = packing.psi(at)
+        inner = hessian(deviance, packing, psi, self._kept(at.fe_params))
+        p = self.built.design.p
+        place = np.append(deviance.cross.basis.kept, p + np.arange(len(self._layout.names)))
+        out = np.full((p + len(self._layout.names),) * 2, np.nan)
+        out[np.ix_(place, place)] = inner
+        singular = any(len(b) and np.linalg.eigvalsh(b)[0] < 1e-10 for b in psi)
+        return out, bool(singular)
+
+    def get_fe_params(
+        self, cov_re: Any, vcomp: Any, tol: float = 1e-10
+    ) -> tuple[FloatArray, bool]:
+        """Fixed effects by generalized least squares.
+
+        Parameters
+        ----------
+        cov_re, vcomp : array-like
+            Covariances divided by the residual variance.
+        tol : float
+            Eigenvalue below which a covariance matrix counts as singular.
+
+        Returns
+        -------
+        fe_params : ndarray, (k_fe,)
+            Zero for dropped columns.
+        singular : bool
+        """
+        at = MixedLMParams.from_components(np.zeros(0), cov_re=_square(cov_re), vcomp=vcomp)
+        fit = self._engine(self.reml).at(self._packing.theta(at))
+        singular = any(
+            len(b) and np.linalg.eigvalsh(b)[0] < tol for b in self._packing.psi(at)
+        )
+        return self._spread(fit.beta), bool(singular)
+
+    def get_scale(self, fe_params: Any, cov_re: Any, vcomp: Any) -> float:
+        """Residual variance at given fixed effects and covariances.
+
+        Parameters
+        ----------
+        fe_params : array-like, (k_fe,)
+        cov_re, vcomp : array-like
+            Covariances divided by the residual variance.
+        """
+        at = MixedLMParams.from_components(fe_params, cov_re=_square(cov_re), vcomp=vcomp)
+        theta = self._packing.theta(at)
+        return fit_at(self._engine(self.reml), theta, self._kept(at.fe_params)).scale
+
+    def predict(self, params: Any, exog: Any = None) -> FloatArray:
+        """``X beta``: the fixed part of the mean.
+
+        Parameters
+        ----------
+        params : MixedLMParams or array-like
+            An array begins with the fixed effects.
+        exog : array-like, (m, k_fe), optional
+            Default: the X of the model.
+
+        Returns
+        -------
+        ndarray, (m,)
+        """
+        beta = params.fe_params if hasattr(params, "fe_params") else params
+        beta = np.asarray(beta, dtype=float)[: self.built.design.p]
+        X = self.built.design.X if exog is None else np.asarray(exog, dtype=float)
+        return np.asarray(X @ beta)
+
+    def get_distribution(self, params: Any, scale: float, exog: Any = None) -> Distribution:
+        """The distribution of the response, for simulation.
+
+        Parameters
+        ----------
+        params : array-like
+            Packed, fixed effects first, variances divided by ``scale`` (as ``results.params``).
+        scale : float
+            Residual variance.
+        exog : array-like, (n, k_fe), optional
+            Default: the X of the model.
+
+        Returns
+        -------
+        Distribution
+            With ``rvs(n, rng)``.
+        """
+        at = self._packing.unpack(params, use_sqrt=False, has_fe=True)
+        X = self.built.design.X if exog is None else np.asarray(exog, dtype=float)
+        lams = self.covariance.factors(self._packing.theta(at))
+        return Distribution(X @ at.fe_params, self.built.design.terms, lams, scale)
+
+    def initialize(self) -> None:
+        """Do nothing; statsmodels has this method."""
+
+    def information(self, params: Any) -> Any:
+        """Refuse, as statsmodels does; see :meth:`hessian`."""
+        raise NotImplementedError("use hessian()")
+
+
+def _square(cov_re: Any) -> FloatArray:
+    cov = np.asarray(cov_re, dtype=float)
+    return cov.reshape(0, 0) if cov.size == 0 else cov
+
+
+def _add_packed(packing: Packing, gradients: list[FloatArray], packed: FloatArray) -> None:
+    """Add twice a derivative in packed ``cov_re`` to derivatives in the symmetric ``Psi_t``."""
+    layout = packing.layout
+    places = zip(packed, layout.terms, layout.rows, layout.cols, strict=False)
+    for value, t, i, j in places:
+        if i == j:
+            gradients[t][i, i] += 2.0 * value
+        else:
+            gradients[t][i, j] += value
+            gradients[t][j, i] += value
+
+
+@dataclass(frozen=True, eq=False)
+class Distribution:
+    """The distribution of the response at given parameters.
+
+    Attributes
+    ----------
+    mean : ndarray, (n,)
+        ``X beta``.
+    terms : tuple of RandomTerm
+    lams : list of ndarray, (k, k)
+        Relative covariance factor of each term.
+    scale : float
+        Residual variance.
+    """
+
+    mean: FloatArray
+    terms: tuple[RandomTerm, ...]
+    lams: list[FloatArray]
+    scale: float
+
+    def rvs(self, n: int | None = None, rng: Any = None) -> FloatArray:
+        """One draw of the response.
+
+        Parameters
+        ----------
+        n : int, optional
+            Not used; statsmodels' interface has it.
+        rng : int, Generator, RandomState, optional
+            Source of random numbers, drawn in the order statsmodels draws them.
+
+        Returns
+        -------
+        ndarray, (n,)
+        """
+        if not hasattr(rng, "normal"):
+            rng = np.random.default_rng(rng)
+        if len(self.mean) != self._rows:
+            raise DataError(f"exog has {len(self.mean)} rows, the model {self._rows}")
+        y = np.array(self.mean, dtype=float)
+        sigma = np.sqrt(self.scale)
+        for term, lam in zip(self.terms, self.lams, strict=True):
+            u = rng.normal(size=(term.n_levels, term.k))
+            if term.origin == "vc":  # statsmodels draws group by group
+                order = np.argsort(_codes(term.levels.parts[0]), kind="stable")
+                drawn, u = u, np.empty_like(u)
+                u[order] = drawn
+            Z = component_block(term, len(y))
+            y += Z @ (sigma * u @ lam.T).ravel()
+        return y + sigma * rng.normal(size=len(y))
+
+    @property
+    def _rows(self) -> int:
+        for term in self.terms:
+            part = term.block if term.block is not None else term.codes
+            if part is not None:
+                return int(part.shape[0])
+        return len(self.mean)
+
+
+def _codes(labels: AnyArray) -> IntArray:
+    """Rank of each label among the sorted ones."""
+    return np.asarray(np.unique(labels, return_inverse=True)[1])

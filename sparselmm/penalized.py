@@ -1,0 +1,325 @@
+"""Fixed parameters and penalties: the profiled deviance on part of its parameters.
+
+A mask ``free`` (zeros and ones) holds packed entries of ``Psi / sigma^2`` at their start values.
+Where that fixes entries of ``lambda_t`` themselves (independent coefficients, leading rows, a
+zero pattern that factors without fill) theta simply loses them. Any other mask is an equality
+constraint ``Psi(theta) = Psi(start)`` on the fixed entries.
+
+Penalties are statsmodels' objects: ``fe_pen.func(beta)``, ``deriv``, and
+``cov_pen.func(Psi, inverse)``, ``deriv`` (packed), both for ``Psi / sigma^2``, subtracted from the
+log-likelihood. Beta is the minimizer given theta, so that its derivative does not enter the
+gradient in theta.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import scipy.optimize as so
+
+from sparselmm._typing import BoolArray, FloatArray, IntArray
+from sparselmm.covariance import Covariance, TermCovariance
+from sparselmm.deviance import PLSFit, ProfiledDeviance, difference_hessian
+from sparselmm.packing import MixedLMParams, Packing, factor_of
+from sparselmm.profiled import fit_at, point
+
+
+@dataclass(frozen=True, eq=False)
+class FixedEntries(TermCovariance):
+    """A term some of whose ``lambda_t`` is known.
+
+    Attributes
+    ----------
+    known : ndarray, (k, k)
+        The known entries, zero at the free ones.
+    """
+
+    known: FloatArray
+
+    def factor(self, theta: FloatArray) -> FloatArray:
+        """``lambda_t``, (k, k)."""
+        lam = self.known.copy()
+        lam[self.rows, self.cols] = theta
+        return lam
+
+    @property
+    def tangent(self) -> tuple[IntArray, IntArray]:  # type: ignore[override]
+        """Rows and columns of the free entries."""
+        return self.rows, self.cols
+
+    @property
+    def in_tangent(self) -> IntArray:  # type: ignore[override]
+        """All of them."""
+        return np.arange(len(self.rows))
+
+    def retract(self, lam: FloatArray) -> FloatArray:
+        """The free entries as they are: rotations would move the known ones."""
+        return lam[self.rows, self.cols]
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """What is free, and how the rest is held.
+
+    Attributes
+    ----------
+    covariance : Covariance
+        Of the free entries of theta.
+    theta : ndarray, (n_theta,)
+        Their start values.
+    packed : ndarray of bool, (m,)
+        Free entries of the packed ``Psi``.
+    fe : ndarray of bool, (p,)
+        Free fixed effects.
+    reduced : bool
+        Whether ``covariance`` lost entries; False: constraints are needed, or nothing is fixed.
+    constrained : bool
+        Whether equality constraints are needed.
+    newton : bool
+        Whether every term is a plain unstructured or diagonal one.
+    """
+
+    covariance: Covariance
+    theta: FloatArray
+    packed: BoolArray
+    fe: BoolArray
+    reduced: bool
+    constrained: bool
+    newton: bool
+
+    @classmethod
+    def of(cls, packing: Packing, free: MixedLMParams, start: MixedLMParams) -> Mask:
+        """Mask of a model.
+
+        Parameters
+        ----------
+        packing : Packing
+        free : MixedLMParams
+            1 for a parameter to estimate, 0 for one held at its start value.
+        start : MixedLMParams
+        """
+        masks = [np.asarray(mask) != 0 for mask in packing.psi(free)]
+        psi = packing.psi(start)
+        terms, theta, plain, reducible = [], [], True, True
+        for old, mask, block in zip(packing.covariance.terms, masks, psi, strict=True):
+            lower = np.tril(mask)
+            block = _within(mask, block)
+            lam = factor_of(block)
+            pattern = _factor_pattern(lower, block)
+            if pattern is None:
+                reducible = False
+                break
+            known = np.where(pattern, 0.0, lam)
+            term = _term(old, pattern, known)
+            plain &= not isinstance(term, FixedEntries)
+            terms.append(term)
+            theta.append(lam[term.rows, term.cols])
+        fe = np.ones(packing.k_fe, dtype=bool)
+        if len(free.fe_params) == packing.k_fe:
+            fe = np.asarray(free.fe_params) != 0
+        packed = packing.layout.pick([mask.astype(float) for mask in masks]) != 0
+        if not reducible:
+            whole = packing.theta(start)
+            return cls(packing.covariance, whole, packed, fe, False, True, False)
+        covariance = Covariance(tuple(terms))
+        values = np.concatenate(theta) if theta else np.zeros(0)
+        return cls(covariance, values, packed, fe, not packed.all(), False, plain)
+
+
+def _within(mask: BoolArray, block: FloatArray) -> FloatArray:
+    """Start values; free covariances become zero when the matrix is not a covariance matrix."""
+    try:
+        factor_of(block)
+    except ValueError:
+        return np.where(mask & ~np.eye(len(block), dtype=bool), 0.0, block)
+    return block
+
+
+def _factor_pattern(lower: BoolArray, block: FloatArray) -> BoolArray | None:
+    """Free entries of ``lambda_t`` when that is what the mask means, else None."""
+    k = len(lower)
+    full = np.tril(np.ones((k, k), dtype=bool))
+    held = full & ~lower
+    rows = held.any(axis=1)
+    m = int(rows.sum())
+    if held.sum() == full[:m].sum() and rows[:m].all():  # nothing, or leading rows, held
+        return lower
+    off = np.tril(full, -1)
+    if (lower & off).any():
+        zero_pattern = not (held & ~off).any() and not block[held].any()
+        return lower if zero_pattern and not _fills(lower) else None
+    return lower if not block[off].any() else None  # independent coefficients
+
+
+def _fills(pattern: BoolArray) -> bool:
+    """Whether the Cholesky factor of a matrix has entries outside the matrix's pattern."""
+    k = len(pattern)
+    return any(
+        pattern[i, j] and pattern[h, j] and not pattern[i, h]
+        for j in range(k)
+        for h in range(j + 1, k)
+        for i in range(h + 1, k)
+    )
+
+
+def _term(old: TermCovariance, pattern: BoolArray, known: FloatArray) -> TermCovariance:
+    """A plain term when nothing but zeros is known off a full triangle or diagonal."""
+    cols, rows = np.nonzero(pattern.T)
+    if len(rows) == len(old.rows) and not known.any():
+        return old
+    if not known.any() and np.array_equal(rows, cols) and len(rows) == old.k:
+        return TermCovariance(old.k, rows, cols)
+    return FixedEntries(old.k, rows, cols, known)
+
+
+@dataclass(frozen=True, eq=False)
+class Penalties:
+    """Penalties and fixed values of the fixed effects.
+
+    Attributes
+    ----------
+    packing : Packing
+    fe_pen, cov_pen : object or None
+        With ``func`` and ``deriv``.
+    held : ndarray of bool, (r,)
+        Fixed effects held fixed, among the independent columns.
+    values : ndarray, (r,)
+        What they are held at.
+    """
+
+    packing: Packing
+    fe_pen: Any
+    cov_pen: Any
+    held: BoolArray
+    values: FloatArray
+
+
+class PenalizedDeviance:
+    """The profiled deviance with penalties, with some fixed effects held fixed.
+
+    Parameters
+    ----------
+    deviance : ProfiledDeviance
+    penalties : Penalties
+    """
+
+    def __init__(self, deviance: ProfiledDeviance, penalties: Penalties):
+        self.deviance = deviance
+        self.penalties = penalties
+        self.covariance = deviance.covariance
+        self.units = deviance.units
+        self._beta: tuple[FloatArray, FloatArray] | None = None
+
+    def beta(self, theta: FloatArray) -> FloatArray:
+        """Best fixed effects given theta, (r,)."""
+        if self._beta is not None and np.array_equal(self._beta[0], theta):
+            return self._beta[1]
+        fit = self.deviance.at(theta)
+        held, fe_pen = self.penalties.held, self.penalties.fe_pen
+        S = np.linalg.inv(fit.vcov_unscaled)
+        beta = fit.beta.copy()
+        if held.any():
+            away = self.penalties.values[held] - beta[held]
+            beta[held] = self.penalties.values[held]
+            beta[~held] -= np.linalg.solve(S[np.ix_(~held, ~held)], S[np.ix_(~held, held)] @ away)
+        if fe_pen is not None and not held.all():
+            beta = self._shrunk(fit, S, beta, ~held)
+        self._beta = (np.array(theta), beta)
+        return beta
+
+    def _shrunk(
+        self, fit: PLSFit, S: FloatArray, start: FloatArray, free: BoolArray
+    ) -> FloatArray:
+        """Minimizer of ``df log q(beta) + 2 fe_pen(beta)`` over the free entries."""
+        pen = self.penalties.fe_pen
+        size = np.sqrt(np.diag(fit.vcov_unscaled)[free] * fit.scale)
+
+        def objective(step: FloatArray) -> tuple[float, FloatArray]:
+            beta = start.copy()
+            beta[free] += size * step
+            away = beta - fit.beta
+            q = fit.pwrss + float(away @ S @ away)
+            slope = 2.0 * fit.df / q * (S @ away) + 2.0 * np.asarray(pen.deriv(beta), dtype=float)
+            value = fit.df * np.log(q / fit.pwrss) + 2.0 * float(pen.func(beta))
+            return float(value), slope[free] * size
+
+        found = so.minimize(
+            objective, np.zeros(int(free.sum())), jac=True, method="BFGS", options={"gtol": 1e-9}
+        )
+        beta = start.copy()
+        beta[free] += size * found.x
+        return beta
+
+    def at(self, theta: FloatArray) -> PLSFit:
+        """The model at theta; its deviance includes twice the penalties."""
+        fit = fit_at(self.deviance, theta, self.beta(theta))
+        value = fit.deviance
+        if self.penalties.fe_pen is not None:
+            value += 2.0 * float(self.penalties.fe_pen.func(fit.beta))
+        if self.penalties.cov_pen is not None:
+            value += 2.0 * float(self.penalties.cov_pen.func(*self._cov(theta)))
+        return replace(fit, deviance=value)
+
+    def _cov(self, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
+        cov = self.penalties.packing.params(np.zeros(0), self.covariance.psi(theta)).cov_re
+        return cov, np.linalg.pinv(cov)
+
+    def value(self, theta: FloatArray) -> float:
+        """Penalized deviance."""
+        return self.at(theta).deviance
+
+    def gradient(self, theta: FloatArray) -> FloatArray:
+        """Its gradient in theta, (n_theta,)."""
+        gradients = point(self.deviance, theta, self.beta(theta)).psi_gradient
+        cov_pen, packing = self.penalties.cov_pen, self.penalties.packing
+        if cov_pen is not None:
+            packed = np.asarray(cov_pen.deriv(*self._cov(theta)), dtype=float)
+            full = np.append(packed, np.zeros(packing.k_vc))
+            for value, t, i, j in zip(
+                full, packing.layout.terms, packing.layout.rows, packing.layout.cols, strict=True
+            ):
+                gradients[t][i, j] += value if i != j else 2.0 * value
+                if i != j:
+                    gradients[t][j, i] += value
+        lams = self.covariance.factors(theta)
+        return self.covariance.pick([2.0 * G @ lam for G, lam in zip(gradients, lams, strict=True)])
+
+    def newton_matrix(self, theta: FloatArray) -> FloatArray:
+        """Hessian by central differences of the gradient."""
+        return difference_hessian(self.gradient, np.asarray(theta, dtype=float), self.units)
+
+    def tangent_model(self, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Gradient and Hessian with zeros for the directions theta does not have."""
+        inner = self.covariance.in_tangent
+        m = sum(len(term.tangent[0]) for term in self.covariance.terms)
+        gradient, H = np.zeros(m), np.zeros((m, m))
+        gradient[inner] = self.gradient(theta)
+        H[np.ix_(inner, inner)] = self.newton_matrix(theta)
+        return gradient, H
+
+
+def minimize_constrained(
+    objective: ProfiledDeviance | PenalizedDeviance, packing: Packing, mask: Mask, maxiter: int
+) -> tuple[FloatArray, str, bool]:
+    """Theta, message and success of a minimization with entries of ``Psi`` held fixed (SLSQP)."""
+    covariance, layout = packing.covariance, packing.layout
+    held = np.flatnonzero(~mask.packed)
+    wanted = layout.pick(covariance.psi(mask.theta))[held]
+    units = objective.units
+
+    def difference(z: FloatArray) -> FloatArray:
+        return layout.pick(covariance.psi(z * units))[held] - wanted
+
+    start = mask.theta / units
+    zero = covariance.on_diagonal & (start == 0.0)
+    found = so.minimize(
+        lambda z: objective.value(z * units),
+        np.where(zero, 1e-3, start),
+        jac=lambda z: objective.gradient(z * units) * units,
+        method="SLSQP",
+        constraints={"type": "eq", "fun": difference},
+        options={"ftol": 1e-12, "maxiter": maxiter},
+    )
+    return covariance.rectify(found.x * units), str(found.message), bool(found.success)
