@@ -55,6 +55,10 @@ class Pattern:
         itype = index_dtype(flags.nnz)
         return cls(flags.indptr.astype(itype), flags.indices.astype(itype))
 
+    def long(self) -> Pattern:
+        """The same with 64-bit indices, which CHOLMOD then uses for the factor as well."""
+        return Pattern(self.indptr.astype(np.int64), self.rows.astype(np.int64))
+
     @property
     def n(self) -> int:
         """Order of the matrix."""
@@ -77,7 +81,9 @@ class Pattern:
 
     def matrix(self, data: FloatArray) -> CSC:
         """SciPy matrix with these values in the lower triangle."""
-        return sp.csc_array((data, self.rows, self.indptr), shape=(self.n, self.n))
+        matrix = sp.csc_array((data, self.rows, self.indptr), shape=(self.n, self.n))
+        matrix.indices, matrix.indptr = self.rows, self.indptr  # SciPy narrows them when it can
+        return matrix
 
 
 class CholeskyFactor:
@@ -160,9 +166,11 @@ class _SkSparse04:
     """scikit-sparse 0.4: ``analyze`` and ``Factor``."""
 
     def __init__(self, matrix: CSC, ordering: Ordering, mode: Mode):
-        use_long = matrix.indices.dtype == np.int64
         self._factor: Any = cholmod.analyze(
-            matrix, mode=mode, ordering_method=ordering, use_long=use_long
+            matrix,
+            mode=mode,
+            ordering_method=ordering,
+            use_long=matrix.indices.dtype == np.int64,
         )
 
     def permutation(self) -> IntArray:

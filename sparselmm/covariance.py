@@ -17,7 +17,7 @@ import numpy as np
 from sparselmm._typing import BoolArray, FloatArray, IntArray
 from sparselmm.terms import RandomTerm, Structure
 
-COLLINEAR = 1e-12
+COLLINEAR = 1e-11
 """Share of the largest second moment below which a direction of covariates counts as none."""
 
 
@@ -149,7 +149,8 @@ class Covariance:
                 out.append(np.diag(1.0 / rms))
                 continue
             values, vectors = np.linalg.eigh(moments / np.outer(rms, rms))
-            inverse = (vectors / np.maximum(values, COLLINEAR * values[-1])) @ vectors.T
+            values = np.where(values > COLLINEAR * values[-1], values, values[-1])
+            inverse = (vectors / values) @ vectors.T
             out.append(np.linalg.cholesky(inverse / np.outer(rms, rms)))
         return out
 

@@ -21,6 +21,7 @@ from sparselmm.cholesky import CholeskyFactor, Mode, Ordering, Pattern
 from sparselmm.crossprod import CrossProducts
 from sparselmm.exceptions import MemoryLimitError
 from sparselmm.solvers import Layout, Strategy
+from sparselmm.terms import index_dtype
 from sparselmm.threads import one_thread
 
 RATE = {"dense": 60e9, "supernodal": 30e9, "simplicial": 0.7e9, "loop": 1e9, "fill": 2e9}
@@ -363,8 +364,9 @@ def _analysed(pattern: Pattern, leading: int | None, ordering: Ordering) -> Cand
     counts = factor.column_counts().astype(float)
     nnz, flops = int(counts.sum()), float(np.sum(counts**2))
     mode: Mode = "supernodal" if flops > SUPERNODAL_FROM * nnz else "simplicial"
-    if mode == "simplicial":
-        factor = CholeskyFactor(pattern, ordering, mode)
+    wide = index_dtype(nnz) is np.int64
+    if mode == "simplicial" or wide:
+        factor = CholeskyFactor(pattern.long() if wide else pattern, ordering, mode)
     return Candidate(
         Strategy(leading, "sparse", ordering, mode),
         nnz=nnz,

@@ -160,8 +160,10 @@ def _facts(est: Estimates, opt: OptSummary, yname: str) -> tuple[Facts, Facts]:
 
 def _notes(est: Estimates, opt: OptSummary) -> tuple[str, ...]:
     notes = [
-        f"Converged: {'Yes' if opt.converged else 'No'}; largest gradient entry "
-        f"{opt.gradient_norm:.2g}; {opt.n_evaluations} evaluations"
+        f"Converged: {'Yes' if opt.converged else 'No'}; {opt.n_evaluations} evaluations; "
+        f"largest gradient entry {opt.gradient_norm:.2g}",
+        f"Another step would lower the deviance by {opt.expected_decrease:.1g}; "
+        f"smallest eigenvalue of its Hessian {opt.smallest_eigenvalue:.3g}",
     ]
     if not opt.converged:
         notes.append(f"The optimizer stopped: {opt.message}")

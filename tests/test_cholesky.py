@@ -122,3 +122,14 @@ def test_many_repeated_entries():
     """A pair of columns that meets 256 times, zero in an int8, is still one entry."""
     pattern = Pattern.of(np.ones(256, dtype=int), np.zeros(256, dtype=int), 2)
     np.testing.assert_array_equal(pattern.rows, [0, 1, 1])
+
+
+@pytest.mark.parametrize("mode", ["simplicial", "supernodal"])
+def test_64_bit_indices_give_the_same_factor(mode):
+    """Wide indices, which a factor of more than 2^31 entries needs, change nothing else."""
+    pattern = Pattern.of(*SHAPES["banded"])
+    data, _ = positive_definite(pattern, np.random.default_rng(3))
+    narrow, wide = CholeskyFactor(pattern, "amd", mode), CholeskyFactor(pattern.long(), "amd", mode)
+    assert wide.factorize(data) == narrow.factorize(data)
+    assert pattern.long().matrix(data).indices.dtype == np.int64
+    np.testing.assert_array_equal(wide.selected_inverse(), narrow.selected_inverse())

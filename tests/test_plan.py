@@ -34,6 +34,7 @@ def price_everything(monkeypatch):
     """Small models, too, get every candidate."""
     monkeypatch.setattr(plan, "SMALL", 3)
     monkeypatch.setattr(plan, "_worth_analysing", lambda *_: True, raising=False)
+    monkeypatch.setattr(plan, "FULL", np.inf)
 
 
 @pytest.mark.parametrize("name", MODELS)

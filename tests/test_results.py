@@ -33,7 +33,13 @@ def results_at(model, theta, reml=True):
     """Results of a model at a given theta, without an optimizer."""
     deviance = model.deviance(reml)
     opt = SimpleNamespace(
-        theta=theta, converged=True, message="", gradient_norm=1e-7, n_evaluations=9
+        theta=theta,
+        converged=True,
+        message="",
+        gradient_norm=1e-7,
+        n_evaluations=9,
+        expected_decrease=1e-12,
+        smallest_eigenvalue=1.0,
     )
     return MixedLMResults(model, model.built, deviance, deviance.at(theta), opt)
 
