@@ -192,6 +192,7 @@ class ProfiledDeviance:
         )
         self._state: _State | None = None
         self._gammas: tuple[_State, list[FloatArray]] | None = None
+        self._tangent: tuple[_State, FloatArray, FloatArray] | None = None
         self._psi_slopes: dict[int, FloatArray] = {}
         self.n_factorizations = 0
 
@@ -408,6 +409,8 @@ class ProfiledDeviance:
             In tangent coordinates, see `Covariance.tangent_slices`.
         """
         state, gammas = self._at(theta), self._at_gradient(theta)
+        if self._tangent is not None and self._tangent[0] is state:
+            return self._tangent[1:]
         H = self._average_information(state)
         for t, lam in enumerate(state.lams):
             if self._pivot(t, lam) > SMALLEST_PIVOT:
@@ -415,7 +418,8 @@ class ProfiledDeviance:
                 self._psi_slopes[t] = 0.5 * psi
             if t in self._psi_slopes:  # at a singular lambda_t the last one, which hardly moved
                 add_root_curvature(H, self.covariance, t, self._psi_slopes[t])
-        return self.covariance.tangent_vector(gammas), H
+        self._tangent = state, self.covariance.tangent_vector(gammas), H
+        return self._tangent[1:]
 
     def newton_matrix(self, theta: FloatArray) -> FloatArray:
         """The model Hessian in theta, (n_theta, n_theta)."""
@@ -463,7 +467,7 @@ class ProfiledDeviance:
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the evaluation at the last theta, which the factor belongs to."""
-        return {**self.__dict__, "_state": None, "_gammas": None}
+        return {**self.__dict__, "_state": None, "_gammas": None, "_tangent": None}
 
 
 def add_root_curvature(H: FloatArray, covariance: Covariance, t: int, psi: FloatArray) -> None:

@@ -42,7 +42,7 @@ EVALUATIONS = 8
 ANALYSIS_SECONDS = 3e-7
 """Seconds to order and analyse a pattern, per entry."""
 
-ANALYSIS_GAIN = 4.0
+ANALYSIS_GAIN = 12.0
 """An analysis must be able to save this many times its cost to be tried."""
 
 FULL = 8.0
@@ -306,7 +306,7 @@ def _then_sparse(cross: CrossProducts, lead: _Leading, best: float) -> list[Cand
         return []
     return [
         _with_rest(cost, c.strategy, c.nnz, c.flops, c.memory, c.seconds, c.factor)
-        for c in _sparse(cross, cost.strategy.leading)
+        for c in _sparse(cross, cost.strategy.leading, best)
     ]
 
 
@@ -317,7 +317,7 @@ def _all_sparse(cross: CrossProducts, best: float) -> list[Candidate]:
     memory, seconds = _base(cross)
     return [
         replace(c, memory=c.memory + memory, seconds=c.seconds + seconds)
-        for c in _sparse(cross, None)
+        for c in _sparse(cross, None, best)
     ]
 
 
@@ -345,15 +345,19 @@ def _degrees(cross: CrossProducts, s: int, t: int) -> IntArray:
     return np.bincount(pair.rows, minlength=pair.n_rows)
 
 
-def _sparse(cross: CrossProducts, leading: int | None) -> list[Candidate]:
-    """CHOLMOD on the remainder of a leading term, or on all of M."""
+def _sparse(cross: CrossProducts, leading: int | None, best: float) -> list[Candidate]:
+    """CHOLMOD on the remainder of a leading term, or on all of M.
+
+    METIS is slower than AMD and seldom halves its work: it is tried only where that could win.
+    """
     pattern = Layout.of(cross, leading).remainder_pattern()
     orderings: tuple[Ordering, ...] = ("amd", "metis")
     out: list[Candidate] = []
     for ordering in orderings:
         candidate = _analysed(pattern, leading, ordering)
         out.append(candidate)
-        if not _worth_analysing(candidate.seconds, 2.0 * pattern.nnz):
+        hopeless = candidate.seconds > 2.0 * best
+        if hopeless or not _worth_analysing(candidate.seconds, 2.0 * pattern.nnz):
             break
     return out
 
