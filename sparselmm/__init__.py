@@ -14,9 +14,11 @@ from sparselmm.exceptions import (
     SingularMatrixWarning,
     SparseLMMError,
     SpecificationWarning,
+    ValueWarning,
 )
 from sparselmm.formula import VCSpec
 from sparselmm.model import MixedLM, mixedlm
+from sparselmm.packing import MixedLMParams
 from sparselmm.results import MixedLMResults
 
 try:
@@ -31,6 +33,7 @@ __all__ = [
     "MemoryLimitError",
     "MissingDataError",
     "MixedLM",
+    "MixedLMParams",
     "MixedLMResults",
     "ModelWarning",
     "RankDeficiencyWarning",
@@ -38,6 +41,7 @@ __all__ = [
     "SparseLMMError",
     "SpecificationWarning",
     "VCSpec",
+    "ValueWarning",
     "datasets",
     "mixedlm",
 ]

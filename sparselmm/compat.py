@@ -3,140 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 
-from sparselmm._typing import AnyArray, FloatArray, IntArray
+from sparselmm._typing import CSR, AnyArray, FloatArray, IntArray
 from sparselmm.cholesky import NotPositiveDefiniteError
 from sparselmm.covariance import Covariance
 from sparselmm.crossprod import CrossProducts
-from sparselmm.deviance import ProfiledDeviance
-from sparselmm.effects import component_labels, group_coefficients
-from sparselmm.exceptions import DataError
+from sparselmm.deviance import PLSFit, ProfiledDeviance
+from sparselmm.effects import random_part
 from sparselmm.formula import BuiltDesign, VCSpec
+from sparselmm.holders import ComponentMatrices, Distribution, ModelData, members
 from sparselmm.packing import MixedLMParams, Packing
-from sparselmm.profiled import fit_at, hessian, point, score_raw, score_sqrt
-from sparselmm.terms import RandomTerm, assemble_z
-from sparselmm.variances import VarianceLayout, coefficient_names
-
-
-@dataclass(frozen=True, eq=False)
-class ModelData:
-    """Names of a model, as statsmodels' ``model.data``.
-
-    Attributes
-    ----------
-    xnames : list of str
-        Columns of X.
-    ynames : str
-        Response.
-    param_names : list of str
-        Entries of ``params``.
-    exog_re_names, exog_re_names_full : list of str
-        Rows of ``cov_re``, and its packed entries.
-    vcomp_names : list of str
-        Variance components.
-    frame : DataFrame or None
-        Rows of the user's data in use.
-    model_spec : object or None
-        The formula library's memory of X.
-    row_labels : Index or None
-        Index of the rows in use.
-    """
-
-    xnames: list[str]
-    ynames: str
-    param_names: list[str]
-    exog_re_names: list[str]
-    exog_re_names_full: list[str]
-    vcomp_names: list[str]
-    frame: Any
-    model_spec: Any
-    row_labels: Any
-
-    @classmethod
-    def of(cls, built: BuiltDesign, layout: VarianceLayout) -> ModelData:
-        """Names of a built design."""
-        design = built.design
-        own = group_coefficients(design.terms, built.spec.formula is None)
-        re_names = [
-            name
-            for t in layout.cov_terms
-            for name in (
-                own if design.terms[t].origin == "re" else coefficient_names(design.terms[t])
-            )
-        ]
-        k_re2 = len(layout.names) - len(layout.components)
-        return cls(
-            xnames=list(design.x_names),
-            ynames=design.y_name,
-            param_names=[*design.x_names, *layout.names],
-            exog_re_names=re_names,
-            exog_re_names_full=list(layout.names[:k_re2]),
-            vcomp_names=[design.terms[t].name for t in layout.components],
-            frame=built.frame,
-            model_spec=built.spec.design_info,
-            row_labels=built.row_labels,
-        )
-
-
-class ComponentMatrices(VCSpec):
-    """The components of a model as statsmodels' ``VCSpec``; matrices are made when asked for.
-
-    Parameters
-    ----------
-    terms : sequence of RandomTerm
-        Components.
-    rows : list of ndarray of int
-        Rows of every group.
-    labels : ndarray
-        Labels of the groups.
-    n : int
-        Number of rows.
-    """
-
-    def __init__(self, terms: list[RandomTerm], rows: list[IntArray], labels: AnyArray, n: int):
-        self.names = [term.name for term in terms]
-        self._parts = (terms, rows, labels, n)
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in ("colnames", "mats"):
-            raise AttributeError(name)
-        self.colnames, self.mats = self._made()
-        return self.__dict__[name]
-
-    def _made(self) -> tuple[list[list[list[str]]], list[list[FloatArray]]]:
-        terms, rows, labels, n = self._parts
-        place = {label: j for j, label in enumerate(labels.tolist())}
-        colnames, mats = [], []
-        for term in terms:
-            block = component_block(term, n)
-            owner = np.array([place[label] for label in term.levels.parts[0].tolist()])
-            of_group = _members(owner, len(labels))
-            own = component_labels(term)
-            strip = len(term.name) + 1
-            colnames.append([[own[j][strip:-1] for j in columns] for columns in of_group])
-            mats.append(
-                [block[r][:, c].toarray() for r, c in zip(rows, of_group, strict=True)]
-            )
-        return colnames, mats
-
-
-def component_block(term: RandomTerm, n: int) -> Any:
-    """Z_t of a term, sparse (n, q_t)."""
-    return term.block if term.block is not None else sp.csr_array(assemble_z((term,), n))
-
-
-def _members(codes: IntArray, count: int) -> list[IntArray]:
-    """Positions of every code, ascending."""
-    order = np.argsort(codes, kind="stable")
-    order = order[np.searchsorted(codes[order], 0) :]
-    ends = np.cumsum(np.bincount(codes[codes >= 0], minlength=count))
-    return np.split(order, ends[:-1])
+from sparselmm.profiled import add_packed, fit_at, hessian, point, score_raw, score_sqrt
+from sparselmm.terms import Design, RandomTerm
+from sparselmm.variances import VarianceLayout
 
 
 class StatsmodelsInterface:
@@ -155,6 +38,59 @@ class StatsmodelsInterface:
     re_pen: Any
     _freepat: MixedLMParams | None
     _engines: dict[bool, ProfiledDeviance]
+
+    # ----------------------------------------------------------------------- description
+
+    @property
+    def design(self) -> Design:
+        """Response, fixed and random design of the rows in use."""
+        return self.built.design
+
+    @property
+    def terms(self) -> tuple[RandomTerm, ...]:
+        """Random-effects terms in the order of their columns of Z."""
+        return self.design.terms
+
+    @property
+    def endog(self) -> FloatArray:
+        """Response, (n,)."""
+        return self.design.y
+
+    @property
+    def exog(self) -> FloatArray:
+        """Fixed-effects design, (n, p)."""
+        return self.design.X
+
+    @property
+    def Z(self) -> CSR:
+        """Random-effects design, sparse (n, q)."""
+        return self.design.Z
+
+    @property
+    def endog_names(self) -> str:
+        """Name of the response."""
+        return self.design.y_name
+
+    @property
+    def exog_names(self) -> list[str]:
+        """Names of the columns of X."""
+        return list(self.design.x_names)
+
+    @property
+    def groups(self) -> AnyArray | None:
+        """Group label of every row, (n,), when the model was written with ``groups``."""
+        grouping = self.design.groups
+        return None if grouping is None else grouping.labels[grouping.codes]
+
+    @property
+    def nobs(self) -> int:
+        """Number of rows."""
+        return self.design.n
+
+    @property
+    def k_fe(self) -> int:
+        """Number of fixed effects."""
+        return self.design.p
 
     # ------------------------------------------------------------------------- attributes
 
@@ -219,7 +155,7 @@ class StatsmodelsInterface:
         grouping = self.built.design.groups
         if grouping is None:
             return {}
-        rows = _members(grouping.codes, len(grouping.labels))
+        rows = members(grouping.codes, len(grouping.labels))
         return dict(zip(self.group_labels, rows, strict=True))
 
     @cached_property
@@ -287,7 +223,9 @@ class StatsmodelsInterface:
 
     def _params(self, params: Any, has_fe: bool) -> MixedLMParams:
         if all(hasattr(params, name) for name in ("fe_params", "cov_re", "vcomp")):
-            return MixedLMParams.from_components(params.fe_params, params.cov_re, None, params.vcomp)
+            return MixedLMParams.from_components(
+                params.fe_params, params.cov_re, None, params.vcomp
+            )
         return self._packing.unpack(params, self.use_sqrt, has_fe)
 
     def _kept(self, fe_params: Any) -> FloatArray:
@@ -315,12 +253,24 @@ class StatsmodelsInterface:
             fit = fit_at(deviance, theta, None if profile_fe else self._kept(at.fe_params))
         except (ValueError, NotPositiveDefiniteError):
             return -np.inf
-        value = -0.5 * fit.deviance
+        value = -0.5 * (fit.deviance + fit.df * np.log(self._pwrss(fit) / fit.pwrss))
         if self.cov_pen is not None and self.k_re:
             value -= float(self.cov_pen.func(at.cov_re, np.linalg.pinv(at.cov_re)))
         if self.fe_pen is not None:
             value -= float(self.fe_pen.func(self._spread(fit.beta)))
         return value
+
+    def _pwrss(self, fit: PLSFit) -> float:
+        """``|W^1/2 (y - X beta - Z b)|^2 + |u|^2`` from the rows: second differences need it."""
+        design = self.built.design
+        if not design.n:
+            return fit.pwrss
+        residual = design.y - design.X[:, self.cross.basis.kept] @ fit.beta
+        residual -= random_part(design.terms, fit.b, design.n)
+        if design.offset is not None:
+            residual -= design.offset
+        squares = residual**2 if design.weights is None else design.weights * residual**2
+        return float(squares.sum() + (fit.u**2).sum())
 
     def _spread(self, beta: FloatArray) -> FloatArray:
         out = np.zeros(self.built.design.p)
@@ -389,11 +339,8 @@ class StatsmodelsInterface:
             score_fe -= self.fe_pen.deriv(self._spread(here.fit.beta))
         if self.cov_pen is not None:
             psi = np.asarray(self.cov_pen.deriv(at.cov_re, np.linalg.pinv(at.cov_re)))
-            _add_packed(packing, here.psi_gradient, psi)
-        if use_sqrt:
-            packed = score_sqrt(packing, theta, here)
-        else:
-            packed = score_raw(packing, here)
+            add_packed(packing, here.psi_gradient, psi)
+        packed = score_sqrt(packing, theta, here) if use_sqrt else score_raw(packing, here)
         return score_fe, packed[: self.k_re2], packed[self.k_re2 :]
 
     def hessian(self, params: Any) -> tuple[FloatArray, bool]:
@@ -422,9 +369,7 @@ class StatsmodelsInterface:
         singular = any(len(b) and np.linalg.eigvalsh(b)[0] < 1e-10 for b in psi)
         return out, bool(singular)
 
-    def get_fe_params(
-        self, cov_re: Any, vcomp: Any, tol: float = 1e-10
-    ) -> tuple[FloatArray, bool]:
+    def get_fe_params(self, cov_re: Any, vcomp: Any, tol: float = 1e-10) -> tuple[FloatArray, bool]:
         """Fixed effects by generalized least squares.
 
         Parameters
@@ -442,9 +387,7 @@ class StatsmodelsInterface:
         """
         at = MixedLMParams.from_components(np.zeros(0), cov_re=_square(cov_re), vcomp=vcomp)
         fit = self._engine(self.reml).at(self._packing.theta(at))
-        singular = any(
-            len(b) and np.linalg.eigvalsh(b)[0] < tol for b in self._packing.psi(at)
-        )
+        singular = any(len(b) and np.linalg.eigvalsh(b)[0] < tol for b in self._packing.psi(at))
         return self._spread(fit.beta), bool(singular)
 
     def get_scale(self, fe_params: Any, cov_re: Any, vcomp: Any) -> float:
@@ -512,79 +455,3 @@ class StatsmodelsInterface:
 def _square(cov_re: Any) -> FloatArray:
     cov = np.asarray(cov_re, dtype=float)
     return cov.reshape(0, 0) if cov.size == 0 else cov
-
-
-def _add_packed(packing: Packing, gradients: list[FloatArray], packed: FloatArray) -> None:
-    """Add twice a derivative in packed ``cov_re`` to derivatives in the symmetric ``Psi_t``."""
-    layout = packing.layout
-    places = zip(packed, layout.terms, layout.rows, layout.cols, strict=False)
-    for value, t, i, j in places:
-        if i == j:
-            gradients[t][i, i] += 2.0 * value
-        else:
-            gradients[t][i, j] += value
-            gradients[t][j, i] += value
-
-
-@dataclass(frozen=True, eq=False)
-class Distribution:
-    """The distribution of the response at given parameters.
-
-    Attributes
-    ----------
-    mean : ndarray, (n,)
-        ``X beta``.
-    terms : tuple of RandomTerm
-    lams : list of ndarray, (k, k)
-        Relative covariance factor of each term.
-    scale : float
-        Residual variance.
-    """
-
-    mean: FloatArray
-    terms: tuple[RandomTerm, ...]
-    lams: list[FloatArray]
-    scale: float
-
-    def rvs(self, n: int | None = None, rng: Any = None) -> FloatArray:
-        """One draw of the response.
-
-        Parameters
-        ----------
-        n : int, optional
-            Not used; statsmodels' interface has it.
-        rng : int, Generator, RandomState, optional
-            Source of random numbers, drawn in the order statsmodels draws them.
-
-        Returns
-        -------
-        ndarray, (n,)
-        """
-        if not hasattr(rng, "normal"):
-            rng = np.random.default_rng(rng)
-        if len(self.mean) != self._rows:
-            raise DataError(f"exog has {len(self.mean)} rows, the model {self._rows}")
-        y = np.array(self.mean, dtype=float)
-        sigma = np.sqrt(self.scale)
-        for term, lam in zip(self.terms, self.lams, strict=True):
-            u = rng.normal(size=(term.n_levels, term.k))
-            if term.origin == "vc":  # statsmodels draws group by group
-                order = np.argsort(_codes(term.levels.parts[0]), kind="stable")
-                drawn, u = u, np.empty_like(u)
-                u[order] = drawn
-            Z = component_block(term, len(y))
-            y += Z @ (sigma * u @ lam.T).ravel()
-        return y + sigma * rng.normal(size=len(y))
-
-    @property
-    def _rows(self) -> int:
-        for term in self.terms:
-            part = term.block if term.block is not None else term.codes
-            if part is not None:
-                return int(part.shape[0])
-        return len(self.mean)
-
-
-def _codes(labels: AnyArray) -> IntArray:
-    """Rank of each label among the sorted ones."""
-    return np.asarray(np.unique(labels, return_inverse=True)[1])

@@ -133,14 +133,27 @@ class Deviance(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class _State:
-    """Everything the value needed, kept for the gradient at the same theta."""
+class State:
+    """Everything the value needed, kept for the gradient at the same theta.
+
+    Attributes
+    ----------
+    theta : ndarray, (n_theta,)
+    lams : list of ndarray, (k, k)
+    K : ndarray, (q, r + 1)
+        ``M^-1 Lambda'B``.
+    Rxx : ndarray, (r, r)
+        Upper Cholesky factor of ``S_xx``.
+    gamma : ndarray, (r,)
+        Fixed effects in the working basis.
+    ldM, pwrss, deviance : float
+    """
 
     theta: FloatArray
     lams: list[FloatArray]
-    K: FloatArray  # (q, r + 1)
-    Rxx: FloatArray  # upper Cholesky factor of S_xx
-    gamma: FloatArray  # fixed effects in the working basis
+    K: FloatArray
+    Rxx: FloatArray
+    gamma: FloatArray
     ldM: float
     pwrss: float
     deviance: float
@@ -152,6 +165,7 @@ class _State:
 
     @cached_property
     def u(self) -> FloatArray:
+        """Conditional modes of the spherical random effects, (q,)."""
         return self.K @ self.residual
 
     @cached_property
@@ -190,21 +204,22 @@ class ProfiledDeviance:
         self.unit_roots = covariance.unit_roots(
             [cross.second_moments(t) for t in range(len(cross.sizes))]
         )
-        self._state: _State | None = None
-        self._gammas: tuple[_State, list[FloatArray]] | None = None
-        self._tangent: tuple[_State, FloatArray, FloatArray] | None = None
+        self._state: State | None = None
+        self._gammas: tuple[State, list[FloatArray]] | None = None
+        self._tangent: tuple[State, FloatArray, FloatArray] | None = None
         self._psi_slopes: dict[int, FloatArray] = {}
         self.n_factorizations = 0
 
     # ---------------------------------------------------------------------------- value
 
-    def _at(self, theta: FloatArray) -> _State:
+    def state_at(self, theta: FloatArray) -> State:
+        """The evaluation at theta; the solver then holds its factor."""
         if self._state is None or not np.array_equal(theta, self._state.theta):
             self._state = None
             self._state = self._evaluate(np.array(theta, dtype=float))
         return self._state
 
-    def _evaluate(self, theta: FloatArray) -> _State:
+    def _evaluate(self, theta: FloatArray) -> State:
         cross = self.cross
         lams = self.covariance.factors(theta)
         self.n_factorizations += 1
@@ -220,7 +235,7 @@ class ProfiledDeviance:
         pwrss = float(S[r, r] - half @ half)
         gamma = sla.solve_triangular(Rxx, half) if r else half
         deviance = self._criterion(ldM, Rxx, pwrss)
-        return _State(theta, lams, K, Rxx, gamma, ldM, pwrss, deviance)
+        return State(theta, lams, K, Rxx, gamma, ldM, pwrss, deviance)
 
     def _criterion(self, ldM: float, Rxx: FloatArray, pwrss: float) -> float:
         if not pwrss > 0:
@@ -255,11 +270,11 @@ class ProfiledDeviance:
         NotPositiveDefiniteError
             If theta is so large that rounding destroys the factorization.
         """
-        return self._at(theta).deviance
+        return self.state_at(theta).deviance
 
     def at(self, theta: FloatArray) -> PLSFit:
         """The penalized least-squares solution at theta."""
-        state, basis = self._at(theta), self.cross.basis
+        state, basis = self.state_at(theta), self.cross.basis
         root = (
             basis.T @ sla.solve_triangular(state.Rxx, np.eye(basis.rank)) if basis.rank else basis.T
         )
@@ -284,12 +299,12 @@ class ProfiledDeviance:
         return self.covariance.pick(self._at_gradient(theta))
 
     def _at_gradient(self, theta: FloatArray) -> list[FloatArray]:
-        state = self._at(theta)
+        state = self.state_at(theta)
         if self._gammas is None or self._gammas[0] is not state:
             self._gammas = (state, self._gamma_blocks(state))
         return self._gammas[1]
 
-    def _gamma_blocks(self, state: _State) -> list[FloatArray]:
+    def _gamma_blocks(self, state: State) -> list[FloatArray]:
         """Derivative with respect to every entry of every ``lambda_t``, each (k, k)."""
         singular = [t for t, lam in enumerate(state.lams) if self._pivot(t, lam) <= NEARLY_SINGULAR]
         dense = {t: self._gamma_at_boundary(state, t) for t in singular if state.lams[t].any()}
@@ -311,7 +326,7 @@ class ProfiledDeviance:
         unit[term.rows] = self.units[self.covariance.slices[t]]
         return float((np.abs(np.diag(lam)) / np.maximum(np.linalg.norm(lam, axis=1), unit)).min())
 
-    def _information_gap(self, state: _State, t: int) -> FloatArray:
+    def _information_gap(self, state: State, t: int) -> FloatArray:
         """``l I - sum_j (G_jj + K_xj S_xx^-1 K_xj' + (df / pwrss) u_j u_j')``, (k, k)."""
         k, l = self.cross.sizes[t]
         part = self.cross.slices[t]
@@ -323,7 +338,7 @@ class ProfiledDeviance:
             gap -= Kx @ Kx.T
         return gap
 
-    def _gamma_at_boundary(self, state: _State, t: int) -> FloatArray:
+    def _gamma_at_boundary(self, state: State, t: int) -> FloatArray:
         """The same derivative without the inverse of ``lambda_t``."""
         k, l = self.cross.sizes[t]
         part = self.cross.slices[t]
@@ -339,7 +354,7 @@ class ProfiledDeviance:
             total -= Dx @ Kx.T
         return 2.0 * total
 
-    def _trace_blocks(self, state: _State, t: int) -> FloatArray:
+    def _trace_blocks(self, state: State, t: int) -> FloatArray:
         """``sum_j (A Lambda G)_jj`` over the levels of term t from G on the pattern of A."""
         k = self.cross.sizes[t][0]
         total = np.zeros((k, k))
@@ -364,9 +379,9 @@ class ProfiledDeviance:
             gradient vanishes.
         """
         inner = self.covariance.in_tangent
-        return self._average_information(self._at(theta))[np.ix_(inner, inner)]
+        return self._average_information(self.state_at(theta))[np.ix_(inner, inner)]
 
-    def _average_information(self, state: _State) -> FloatArray:
+    def _average_information(self, state: State) -> FloatArray:
         """The same in tangent coordinates, that is for all entries of every ``lambda_t``."""
         g, d = self._directions(state)
         Ag = self.cross.A @ g
@@ -379,7 +394,7 @@ class ProfiledDeviance:
         gd = g.T @ d
         return (Q - np.outer(gd, gd) / state.pwrss) * (self.df / state.pwrss)
 
-    def _directions(self, state: _State) -> tuple[FloatArray, FloatArray]:
+    def _directions(self, state: State) -> tuple[FloatArray, FloatArray]:
         """Columns ``g_i = E_i u + Lambda E_i'd`` (q, m), and ``d = Z'V^-1(y - X beta)``."""
         cov, cross = self.covariance, self.cross
         b = self._left(state.lams, state.u[:, None], transpose=False)
@@ -408,7 +423,7 @@ class ProfiledDeviance:
         hessian : ndarray, (m, m)
             In tangent coordinates, see `Covariance.tangent_slices`.
         """
-        state, gammas = self._at(theta), self._at_gradient(theta)
+        state, gammas = self.state_at(theta), self._at_gradient(theta)
         if self._tangent is not None and self._tangent[0] is state:
             return self._tangent[1:]
         H = self._average_information(state)
@@ -441,22 +456,22 @@ class ProfiledDeviance:
         right : ndarray, (q, m)
             Unit vectors, or sums of unit vectors whose columns of Z never meet.
         """
-        lams = self._at(theta).lams
+        lams = self.state_at(theta).lams
         return self._left(lams, self.solver.solve(self._left(lams, right)), transpose=False)
 
     def conditional_blocks(self, theta: FloatArray, t: int) -> FloatArray:
         """``lambda_t G_jj lambda_t'``, (l, k, k): ``Var(b_j | y) / sigma^2`` of every level."""
-        lam = self._at(theta).lams[t]
+        lam = self.state_at(theta).lams[t]
         return congruence(self.solver.inverse_blocks(t), lam.T, lam.T)
 
     def conditional_cross_blocks(self, theta: FloatArray, s: int, t: int) -> FloatArray:
         """``lambda_s G lambda_t'`` where ``A[s, t]`` has blocks, for s >= t, (nb, k_s, k_t)."""
-        lams = self._at(theta).lams
+        lams = self.state_at(theta).lams
         return congruence(self.solver.inverse_on_pattern((s, t)), lams[s].T, lams[t].T)
 
     def pwrss_gradient(self, theta: FloatArray) -> FloatArray:
         """Gradient of pwrss in theta, (n_theta,): ``-2 sum_j d_j[r] u_j[c]`` for entry (r, c)."""
-        state, cross = self._at(theta), self.cross
+        state, cross = self.state_at(theta), self.cross
         b = self._left(state.lams, state.u[:, None], transpose=False)
         d = cross.B @ state.residual - (cross.A @ b)[:, 0]
         blocks = [

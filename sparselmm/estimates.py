@@ -10,7 +10,7 @@ import numpy as np
 import scipy.linalg as sla
 from scipy.stats import norm
 
-from sparselmm._typing import FloatArray
+from sparselmm._typing import BoolArray, FloatArray, IntArray
 from sparselmm.deviance import PLSFit, ProfiledDeviance
 from sparselmm.effects import Units, all_units, group_coefficients
 from sparselmm.terms import Design, RandomTerm
@@ -23,6 +23,9 @@ from sparselmm.variances import (
     variance_covariance,
     variance_rows,
 )
+
+SLOPE_STEP = 1e-5
+"""Relative step of central differences in theta: eps^(1/3) balances truncation and rounding."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,19 +42,27 @@ class Estimates:
         Its solution at the optimum.
     group_names : tuple of str
         Coefficient names of the ``groups`` term in tables of random effects.
+    psi_scale : float or None
+        Residual variance that ``Psi_t`` is formed with, when it is not the scale of ``pls``.
+    n_fixed : int
+        Parameters held fixed among beta and theta.
     """
 
     design: Design
     deviance: ProfiledDeviance
     pls: PLSFit
     group_names: tuple[str, ...]
+    psi_scale: float | None = None
+    n_fixed: int = 0
 
     @classmethod
     def of(
-        cls, design: Design, deviance: ProfiledDeviance, pls: PLSFit, from_arrays: bool
-    ) -> Estimates:
+        cls, design: Design, deviance: ProfiledDeviance, pls: PLSFit, from_arrays: bool,
+        psi_scale: float | None = None, n_fixed: int = 0,
+    ) -> Estimates:  # fmt: skip
         """Estimates of a model built from a formula or from arrays."""
-        return cls(design, deviance, pls, group_coefficients(design.terms, from_arrays))
+        names = group_coefficients(design.terms, from_arrays)
+        return cls(design, deviance, pls, names, psi_scale, n_fixed)
 
     @property
     def terms(self) -> tuple[RandomTerm, ...]:
@@ -66,7 +77,7 @@ class Estimates:
     @property
     def n_parameters(self) -> int:
         """Fixed effects, covariance parameters and sigma."""
-        return len(self.pls.beta) + len(self.pls.theta) + 1
+        return len(self.pls.beta) + len(self.pls.theta) + 1 - self.n_fixed
 
     @cached_property
     def dropped(self) -> tuple[str, ...]:
@@ -112,7 +123,13 @@ class Estimates:
     @cached_property
     def psi(self) -> list[FloatArray]:
         """``Psi_t`` of every term in the units of the data, each (k, k)."""
-        return self.deviance.covariance.psi(self.pls.theta, self.pls.scale)
+        scale = self.pls.scale if self.psi_scale is None else self.psi_scale
+        return self.deviance.covariance.psi(self.pls.theta, scale)
+
+    @cached_property
+    def ratios(self) -> FloatArray:
+        """Packed variance parameters divided by the residual variance, (m,)."""
+        return self.layout.pick(self.deviance.covariance.psi(self.pls.theta))
 
     @cached_property
     def variances(self) -> FloatArray:
@@ -141,6 +158,19 @@ class Estimates:
         return sla.block_diag(*blocks) if blocks else np.zeros((0, 0))
 
     @cached_property
+    def cov_re_unscaled(self) -> FloatArray:
+        """``cov_re`` divided by the residual variance."""
+        psi = self.deviance.covariance.psi(self.pls.theta)
+        blocks = [psi[t] for t in self.layout.cov_terms]
+        return sla.block_diag(*blocks) if blocks else np.zeros((0, 0))
+
+    @cached_property
+    def group_sizes(self) -> IntArray | None:
+        """Rows of every group of the ``groups`` argument; None without it."""
+        groups = self.design.groups
+        return None if groups is None else np.bincount(groups.codes, minlength=len(groups.labels))
+
+    @cached_property
     def cov_re_names(self) -> list[str]:
         """Names of the rows of ``cov_re``."""
         terms = [self.terms[t] for t in self.layout.cov_terms]
@@ -160,13 +190,32 @@ class Estimates:
     @cached_property
     def params(self) -> FloatArray:
         """Fixed effects, then ``variances / sigma^2``, (p + m,)."""
-        return np.append(self.beta, self.variances / self.pls.scale)
+        return np.append(self.beta, self.ratios)
 
     @cached_property
     def bse(self) -> FloatArray:
-        """Standard errors of ``params``."""
+        """Standard errors of ``params``, from the joint information of all of them.
+
+        To the variance of a fixed effect comes ``J Var(theta) J'``, J its derivative in theta:
+        the off-diagonal blocks of the joint information, which statsmodels inverts with the rest.
+        """
         ratios = np.sqrt(np.diag(self.variance_covariance.ratios))
-        return np.append(self.bse_fe, ratios)
+        var = np.diag(self.vcov).copy()
+        cov = self.variance_covariance.theta
+        J = self._beta_slopes(np.diag(cov) > 0)
+        var[self.deviance.cross.basis.kept] += np.einsum("ij,jk,ik->i", J, cov, J)
+        return np.append(np.sqrt(var), ratios)
+
+    def _beta_slopes(self, wanted: BoolArray) -> FloatArray:
+        """Derivative of the GLS estimate in theta by central differences, (r, n_theta)."""
+        theta, units = self.pls.theta, self.deviance.units
+        J = np.zeros((len(self.pls.beta), len(theta)))
+        for i in np.flatnonzero(wanted):
+            step = np.zeros(len(theta))
+            step[i] = SLOPE_STEP * max(units[i], abs(theta[i]))
+            ends = [self.deviance.at(theta + sign * step).beta for sign in (1.0, -1.0)]
+            J[:, i] = (ends[0] - ends[1]) / (2.0 * step[i])
+        return J
 
     @cached_property
     def cov_params(self) -> FloatArray:

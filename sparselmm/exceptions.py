@@ -7,7 +7,7 @@ would expect, so both ``except sparselmm.FormulaError`` and ``except ValueError`
 from __future__ import annotations
 
 import sys
-from functools import cache
+from functools import lru_cache
 
 
 class SparseLMMError(Exception):
@@ -71,9 +71,9 @@ def catchable(category: type[ModelWarning]) -> type[Warning]:
     """
     theirs = sys.modules.get("statsmodels.tools.sm_exceptions")
     other = getattr(theirs, category.__name__, None)
-    return category if other is None else _both(category, other)
+    return category if other is None else _both(category, other)  # type: ignore[arg-type]
 
 
-@cache
+@lru_cache
 def _both(ours: type[Warning], theirs: type[Warning]) -> type[Warning]:
     return type(ours.__name__, (ours, theirs), {"__doc__": ours.__doc__, "__module__": __name__})

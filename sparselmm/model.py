@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from sparselmm._typing import CSR, AnyArray, FloatArray
+from sparselmm._typing import FloatArray
+from sparselmm.compat import StatsmodelsInterface
 from sparselmm.covariance import Covariance
 from sparselmm.crossprod import CrossProducts
 from sparselmm.dense import DenseDeviance
@@ -21,28 +20,39 @@ from sparselmm.exceptions import (
     DataError,
     RankDeficiencyWarning,
     SingularMatrixWarning,
+    catchable,
+)
+from sparselmm.fitting import (
+    HARDLY,
+    checked_keywords,
+    constrained,
+    method_names,
+    nearly_zero,
+    not_optimized,
+    penalties_of,
+    search,
+    start_parameters,
+    without_fixed,
 )
 from sparselmm.formula import BuiltDesign, capture_env, from_arrays, from_formula
+from sparselmm.formula.validate import warn_user
 from sparselmm.moments import moment_start
-from sparselmm.optimize import Evaluation, OptSummary, minimize
+from sparselmm.optimize import OptSummary
+from sparselmm.packing import MixedLMParams
+from sparselmm.penalized import Mask, PenalizedDeviance
 from sparselmm.plan import Candidate, FitPlan, make_plan
+from sparselmm.progress import Progress
+from sparselmm.regularized import RegularizedFits
 from sparselmm.results import MixedLMResults
 from sparselmm.solvers import BlockSolver
-from sparselmm.terms import Design, RandomTerm
 from sparselmm.threads import one_thread
 from sparselmm.variances import singular_terms
-
-SCIPY_OPTIONS = ("gtol", "maxiter", "eps", "maxcor", "ftol", "tol", "disp", "maxls")
-"""Keywords statsmodels passes on to its optimizers."""
 
 DENSE_LIMIT = 5000
 """Rows up to which the dense engine, whose memory grows as n^2, is allowed."""
 
-PATIENCE = 3.0
-"""Seconds after which a fit on a terminal or in a notebook starts to show its progress."""
 
-
-class MixedLM:
+class MixedLM(RegularizedFits, StatsmodelsInterface):
     """Linear mixed model ``y = X beta + Z b + e`` with any crossed or nested random effects.
 
     Three ways to write the random effects end as the same sparse Z and may be mixed:
@@ -210,59 +220,10 @@ class MixedLM:
         self.use_sqrt = use_sqrt
         self.formula = built.spec.formula
         self.covariance = Covariance.of(built.design.terms)
-
-    # ----------------------------------------------------------------------- description
-
-    @property
-    def design(self) -> Design:
-        """Response, fixed and random design of the rows in use."""
-        return self.built.design
-
-    @property
-    def terms(self) -> tuple[RandomTerm, ...]:
-        """Random-effects terms in the order of their columns of Z."""
-        return self.design.terms
-
-    @property
-    def endog(self) -> FloatArray:
-        """Response, (n,)."""
-        return self.design.y
-
-    @property
-    def exog(self) -> FloatArray:
-        """Fixed-effects design, (n, p)."""
-        return self.design.X
-
-    @property
-    def Z(self) -> CSR:
-        """Random-effects design, sparse (n, q)."""
-        return self.design.Z
-
-    @property
-    def endog_names(self) -> str:
-        """Name of the response."""
-        return self.design.y_name
-
-    @property
-    def exog_names(self) -> list[str]:
-        """Names of the columns of X."""
-        return list(self.design.x_names)
-
-    @property
-    def groups(self) -> AnyArray | None:
-        """Group label of every row, (n,), when the model was written with ``groups``."""
-        grouping = self.design.groups
-        return None if grouping is None else grouping.labels[grouping.codes]
-
-    @property
-    def nobs(self) -> int:
-        """Number of rows."""
-        return self.design.n
-
-    @property
-    def k_fe(self) -> int:
-        """Number of fixed effects."""
-        return self.design.p
+        self.reml, self.fe_pen, self.cov_pen, self.re_pen = True, None, None, None
+        self._freepat: MixedLMParams | None = None
+        self._engines: dict[bool, ProfiledDeviance] = {}
+        self._init_kwds: dict[str, Any] = {}
 
     # ------------------------------------------------------------------------ likelihood
 
@@ -327,33 +288,62 @@ class MixedLM:
             raise ValueError(f"engine must be 'sparse' or 'dense', not {engine!r}")
         return self._sparse(self.plan(memory_limit).chosen, reml)
 
-    def _sparse(self, chosen: Candidate, reml: bool) -> ProfiledDeviance:
+    def _sparse(
+        self, chosen: Candidate, reml: bool, covariance: Covariance | None = None
+    ) -> ProfiledDeviance:
         solver = BlockSolver(self.cross, chosen.strategy, chosen.factor)
-        return ProfiledDeviance(self.cross, self.covariance, solver, reml=reml)
+        return ProfiledDeviance(self.cross, covariance or self.covariance, solver, reml=reml)
 
     # ------------------------------------------------------------------------------- fit
 
     def fit(
         self,
-        start_theta: FloatArray | None = None,
+        start_params: Any = None,
         reml: bool = True,
+        niter_sa: int = 0,
+        do_cg: bool = True,
+        fe_pen: Any = None,
+        cov_pen: Any = None,
+        free: MixedLMParams | None = None,
+        full_output: bool = False,
+        method: str | Sequence[str] | None = None,
         *,
-        method: str | None = None,
+        start_theta: FloatArray | None = None,
         engine: str = "sparse",
         maxiter: int | None = None,
         progress: bool | None = None,
         memory_limit: int | None = None,
+        **fit_kwargs: Any,
     ) -> MixedLMResults:
         """Estimate the model by REML or maximum likelihood.
 
         Parameters
         ----------
-        start_theta : ndarray, (n_theta,), optional
-            Start values; default one-pass moment estimates.
+        start_params : MixedLMParams or array-like, optional
+            Start values, variances divided by the residual variance; an array is packed as
+            ``use_sqrt`` says, with or without the fixed effects. Default one-pass moment
+            estimates, or the identity when ``free`` is given.
         reml : bool
             REML instead of maximum likelihood.
-        method : str, optional
-            Default a trust-region Newton method; or a SciPy method by name.
+        niter_sa : int
+            Not used; statsmodels has it.
+        do_cg : bool
+            False: no optimization, the model at its start values.
+        fe_pen : object, optional
+            Penalty on the fixed effects with ``func(beta)`` and ``deriv(beta)``, subtracted
+            from the log-likelihood.
+        cov_pen : object, optional
+            Penalty on ``cov_re / scale`` with ``func(matrix, inverse)`` and ``deriv``, packed.
+        free : MixedLMParams, optional
+            Mask: 1 for a parameter to estimate, 0 for one held at its start value. With the
+            identity as ``cov_re`` the random coefficients are independent.
+        full_output : bool
+            Keep the optimizer's record as ``results.hist``.
+        method : str or list of str, optional
+            Default a trust-region Newton method; or SciPy methods by name, in statsmodels'
+            spelling or SciPy's, tried in turn until one converges.
+        start_theta : ndarray, (n_theta,), optional
+            Start values of theta, instead of ``start_params``.
         engine : {"sparse", "dense"}
             "dense" fits with textbook formulas on the rows, to check the sparse engine.
         maxiter : int, optional
@@ -363,6 +353,9 @@ class MixedLM:
             and only when the fit takes more than a few seconds.
         memory_limit : int, optional
             Bytes the factorization may use; default what the machine has available.
+        **fit_kwargs
+            ``gtol, ftol, tol, eps, maxcor, maxls`` are passed on to a SciPy method that knows
+            them, ``disp=True`` means ``progress=True``.
 
         Returns
         -------
@@ -372,6 +365,8 @@ class MixedLM:
         ------
         MemoryLimitError
             If no factorization of the model fits in ``memory_limit``.
+        ValueError
+            If start values have the wrong length or a method is unknown.
 
         Warns
         -----
@@ -379,87 +374,102 @@ class MixedLM:
             If the optimizer stopped before its convergence criteria were met.
         SingularMatrixWarning
             If a variance is estimated as zero or a correlation as one in size.
+        FutureWarning
+            If a keyword has no meaning here.
         """
+        keywords = checked_keywords(fit_kwargs, niter_sa)
+        methods = method_names(method)
+        progress = True if progress is None and keywords.get("disp") else progress
+        self.reml, self.fe_pen, self.cov_pen, self._freepat = reml, fe_pen, cov_pen, free
+        start = start_parameters(self._packing, start_params, self.use_sqrt)
+        mask = None if free is None else Mask.of(self._packing, free, start)
         with one_thread():
             chosen = self.plan(memory_limit).chosen
-            start = (
-                moment_start(self.cross, self.covariance) if start_theta is None else start_theta
-            )
-        monitor = _Progress(progress)
+            theta = self._start(start, start_params, start_theta, mask, do_cg)
+        monitor = Progress(progress)
         with chosen.threads():
-            sparse = self._sparse(chosen, reml)
-            objective = sparse if engine == "sparse" else self.deviance(reml, engine)
+            sparse = self._sparse(chosen, reml, None if mask is None else mask.covariance)
+            if sparse.covariance is self.covariance:
+                self._engines = {reml: sparse}
+            pen = penalties_of(self._packing, sparse, mask, start, fe_pen, cov_pen)
+            objective: Any = sparse if pen is None else PenalizedDeviance(sparse, pen)
+            if engine != "sparse":
+                objective = self.deviance(reml, engine)
             try:
-                opt = minimize(
-                    objective,
-                    np.asarray(start, dtype=float),
-                    method=method,
-                    max_iterations=maxiter,
-                    callback=monitor,
-                )
+                if not do_cg or not len(theta):
+                    reason = "nothing to optimize" if do_cg else "not optimized: do_cg=False"
+                    opt = not_optimized(objective, theta, reason, fine=do_cg)
+                elif mask is not None and mask.constrained:
+                    opt = constrained(objective, self._packing, mask, maxiter)
+                else:
+                    if mask is not None and not mask.newton:
+                        methods = [name or "bfgs" for name in methods]
+                    opt = search(objective, theta, methods, keywords, maxiter, monitor)
             except KeyboardInterrupt:
                 monitor.interrupted()
                 raise
             finally:
                 monitor.close()
             fit = objective.at(opt.theta)
-        self._warn(opt)
-        return MixedLMResults(self, self.built, sparse, fit, opt)
+        if pen is not None and pen.held.any():
+            fit = without_fixed(fit, pen.held)
+        if do_cg:
+            self._warn(opt, sparse)
+        fixed = 0 if pen is None else int(pen.held.sum())
+        if mask is not None and mask.constrained:
+            fixed += int((~mask.packed).sum())
+        return MixedLMResults(
+            self, self.built, sparse, fit, opt, use_sqrt=self.use_sqrt, n_fixed=fixed,
+            freepat=free, cov_pen=cov_pen, full_output=full_output,
+        )  # fmt: skip
 
-    def _warn(self, opt: OptSummary) -> None:
+    def _start(
+        self, start: MixedLMParams, given: Any, theta: FloatArray | None, mask: Mask | None,
+        optimize: bool,
+    ) -> FloatArray:  # fmt: skip
+        """Start values of the free entries of theta."""
+        if mask is not None:
+            return mask.theta
+        if theta is not None:
+            return np.asarray(theta, dtype=float)
+        if given is None and optimize:
+            return moment_start(self.cross, self.covariance)
+        return self._packing.theta(start)
+
+    def _warn(self, opt: OptSummary, deviance: ProfiledDeviance) -> None:
         if not opt.converged:
-            warnings.warn(
-                f"the optimizer did not converge: {opt.message}", ConvergenceWarning, stacklevel=3
+            warn_user(
+                f"the optimizer did not converge: {opt.message}", catchable(ConvergenceWarning)
             )
-        flags = singular_terms(self.cross, self.covariance, opt.theta)
+        flags = singular_terms(self.cross, deviance.covariance, opt.theta)
         singular = [term.name for term, flag in zip(self.terms, flags, strict=True) if flag]
+        near = nearly_zero(deviance, opt, [term.name for term in self.terms])
+        if near and not singular:
+            warn_user(
+                f"The random effects covariance matrix is nearly singular: the variance of "
+                f"{', '.join(near)} can hardly be told from zero (the deviance would rise by less "
+                f"than {HARDLY}).",
+                catchable(SingularMatrixWarning),
+            )
         if singular:
-            warnings.warn(
+            warn_user(
                 "The random effects covariance matrix is singular: a variance of "
                 f"{', '.join(singular)} is estimated as zero or a correlation as +-1. The "
                 "estimate is valid; the data do not support all of its parameters.",
-                SingularMatrixWarning,
-                stacklevel=3,
+                catchable(SingularMatrixWarning),
             )
+
+    def _engine(self, reml: bool) -> ProfiledDeviance:
+        if reml not in self._engines:
+            self._engines = {**self._engines, reml: self._sparse(self.plan().chosen, reml)}
+        return self._engines[reml]
+
+    def _get_init_kwds(self) -> dict[str, Any]:
+        return dict(self._init_kwds)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the factorizations, which are made again when needed."""
+        return {**self.__dict__, "_engines": {}}
 
 
 mixedlm = MixedLM.from_formula
-
-
-class _Progress:
-    """One line on stderr per evaluation, when wanted or when a fit takes long."""
-
-    def __init__(self, wanted: bool | None):
-        interactive = sys.stderr.isatty() or "ipykernel" in sys.modules
-        self._after = 0.0 if wanted else PATIENCE if wanted is None and interactive else np.inf
-        self._start = time.perf_counter()
-        self._count = 0
-        self._open = False
-        self._last: Evaluation | None = None
-
-    def __call__(self, evaluation: Evaluation) -> None:
-        self._count += 1
-        self._last = evaluation
-        if time.perf_counter() - self._start >= self._after:
-            line = f"evaluation {self._count}: deviance {evaluation.deviance:.6f}"
-            if np.isfinite(evaluation.gradient_norm):
-                line += f", gradient {evaluation.gradient_norm:.2e}"
-            sys.stderr.write(f"\r{line:<70s}")
-            sys.stderr.flush()
-            self._open = True
-
-    def interrupted(self) -> None:
-        """Say where the optimization stood."""
-        if self._last is not None:
-            self.close()
-            theta = np.array2string(self._last.theta, separator=", ", precision=6)
-            sys.stderr.write(
-                f"interrupted after {self._count} evaluations at deviance "
-                f"{self._last.deviance:.6f}; continue with fit(start_theta={theta})\n"
-            )
-
-    def close(self) -> None:
-        """End the line."""
-        if self._open:
-            sys.stderr.write("\n")
-            self._open = False

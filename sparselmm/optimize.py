@@ -157,7 +157,7 @@ class OptSummary:
 Callback = Callable[[Evaluation], None]
 
 
-class _Recorder:
+class Recorder:
     """Evaluates the deviance and keeps the record of it."""
 
     def __init__(self, deviance: Deviance, callback: Callback | None):
@@ -168,15 +168,18 @@ class _Recorder:
         self._start = time.perf_counter()
 
     def value(self, theta: FloatArray) -> float:
+        """Deviance, ``inf`` where the factorization fails."""
         try:
             return self.deviance.value(theta)
         except NotPositiveDefiniteError:
             return np.inf
 
     def gradient(self, theta: FloatArray) -> FloatArray:
+        """Gradient in theta."""
         return self.deviance.gradient(theta)
 
     def record(self, theta: FloatArray, deviance: float, **details: Any) -> None:
+        """Add an :class:`Evaluation` to the history and tell the callback."""
         entry = Evaluation(
             theta.copy(), deviance, seconds=time.perf_counter() - self._start, **details
         )
@@ -233,7 +236,7 @@ def minimize(
             f"{sorted(SCIPY_METHODS)}"
         )
     start = _checked_start(deviance.covariance, start)
-    recorder = _Recorder(deviance, callback)
+    recorder = Recorder(deviance, callback)
     limit = MAX_ITERATIONS if max_iterations is None else max_iterations
     zero = deviance.covariance.on_diagonal & (start == 0.0)
     start = np.where(zero, LIFT * recorder.units, start)
@@ -244,7 +247,7 @@ def minimize(
             recorder, start, SCIPY_METHODS[name], max_iterations, options
         )
     theta = _settle_zeros(recorder, theta, limit, tolerance, polish=name == "newton")
-    return _summarize(recorder, theta, name, message, finished, tolerance)
+    return certify(recorder, theta, name, message, finished, tolerance)
 
 
 def _checked_start(covariance: Covariance, start: FloatArray) -> FloatArray:
@@ -260,7 +263,7 @@ def _checked_start(covariance: Covariance, start: FloatArray) -> FloatArray:
 
 
 def _newton(
-    recorder: _Recorder, start: FloatArray, limit: int, tolerance: float
+    recorder: Recorder, start: FloatArray, limit: int, tolerance: float
 ) -> tuple[FloatArray, str, bool]:
     """Trust-region iterations from ``start``."""
     deviance = recorder.deviance
@@ -299,7 +302,7 @@ def _size(deviance: Deviance, gradient: FloatArray) -> float:
     return float(np.abs(gradient[deviance.covariance.in_tangent]).max(initial=0.0))
 
 
-def _basis(recorder: _Recorder, theta: FloatArray) -> FloatArray:
+def _basis(recorder: Recorder, theta: FloatArray) -> FloatArray:
     """Tangent vectors that change ``Psi``, orthonormal in the metric of the trust region.
 
     A step ``C X`` has the length of X, with ``C C'`` the present covariance plus a share of what
@@ -327,7 +330,7 @@ def _basis(recorder: _Recorder, theta: FloatArray) -> FloatArray:
     return np.asarray(sla.block_diag(*blocks))
 
 
-def _sizes(recorder: _Recorder, theta: FloatArray) -> list[FloatArray]:
+def _sizes(recorder: Recorder, theta: FloatArray) -> list[FloatArray]:
     """Relative standard deviation of every coefficient of every term, each (k,)."""
     covariance: Covariance = recorder.deviance.covariance
     out = []
@@ -396,7 +399,7 @@ def _trust_region_step(
 
 
 def _scipy(
-    recorder: _Recorder,
+    recorder: Recorder,
     start: FloatArray,
     method: str,
     limit: int | None,
@@ -426,7 +429,7 @@ def _scipy(
 
 
 def _settle_zeros(
-    recorder: _Recorder, theta: FloatArray, limit: int, tolerance: float, polish: bool
+    recorder: Recorder, theta: FloatArray, limit: int, tolerance: float, polish: bool
 ) -> FloatArray:
     """Rectify, put variances that vanish at exactly zero, and leave false zeros again."""
     covariance: Covariance = recorder.deviance.covariance
@@ -457,7 +460,7 @@ def _snapped(covariance: Covariance, theta: FloatArray, units: FloatArray) -> Fl
     return out
 
 
-def _false_zeros(recorder: _Recorder, covariance: Covariance, theta: FloatArray) -> BoolArray:
+def _false_zeros(recorder: Recorder, covariance: Covariance, theta: FloatArray) -> BoolArray:
     """Diagonal entries at zero where the deviance falls with the variance, (n_theta,)."""
     zeros = covariance.on_diagonal & (theta == 0.0)
     probe = np.where(zeros, PROBE * recorder.units, theta)
@@ -467,14 +470,15 @@ def _false_zeros(recorder: _Recorder, covariance: Covariance, theta: FloatArray)
     return zeros & (slope < 0.0)
 
 
-def _summarize(
-    recorder: _Recorder,
+def certify(
+    recorder: Recorder,
     theta: FloatArray,
     method: str,
     message: str,
     finished: bool,
     tolerance: float,
 ) -> OptSummary:
+    """The record of an optimization that ended at theta, with the evidence that it is optimal."""
     deviance = recorder.deviance
     covariance: Covariance = deviance.covariance
     value, gradient = recorder.value(theta), recorder.gradient(theta)

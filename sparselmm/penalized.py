@@ -23,7 +23,7 @@ from sparselmm._typing import BoolArray, FloatArray, IntArray
 from sparselmm.covariance import Covariance, TermCovariance
 from sparselmm.deviance import PLSFit, ProfiledDeviance, difference_hessian
 from sparselmm.packing import MixedLMParams, Packing, factor_of
-from sparselmm.profiled import fit_at, point
+from sparselmm.profiled import add_packed, fit_at, point
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,12 +45,12 @@ class FixedEntries(TermCovariance):
         return lam
 
     @property
-    def tangent(self) -> tuple[IntArray, IntArray]:  # type: ignore[override]
+    def tangent(self) -> tuple[IntArray, IntArray]:
         """Rows and columns of the free entries."""
         return self.rows, self.cols
 
     @property
-    def in_tangent(self) -> IntArray:  # type: ignore[override]
+    def in_tangent(self) -> IntArray:
         """All of them."""
         return np.arange(len(self.rows))
 
@@ -119,7 +119,7 @@ class Mask:
         fe = np.ones(packing.k_fe, dtype=bool)
         if len(free.fe_params) == packing.k_fe:
             fe = np.asarray(free.fe_params) != 0
-        packed = packing.layout.pick([mask.astype(float) for mask in masks]) != 0
+        packed: BoolArray = packing.layout.pick([mask.astype(float) for mask in masks]) != 0
         if not reducible:
             whole = packing.theta(start)
             return cls(packing.covariance, whole, packed, fe, False, True, False)
@@ -140,9 +140,9 @@ def _within(mask: BoolArray, block: FloatArray) -> FloatArray:
 def _factor_pattern(lower: BoolArray, block: FloatArray) -> BoolArray | None:
     """Free entries of ``lambda_t`` when that is what the mask means, else None."""
     k = len(lower)
-    full = np.tril(np.ones((k, k), dtype=bool))
-    held = full & ~lower
-    rows = held.any(axis=1)
+    full: BoolArray = np.asarray(np.tril(np.ones((k, k))) != 0)
+    held: BoolArray = np.asarray(full & ~lower)
+    rows: BoolArray = np.asarray(held.any(axis=1))
     m = int(rows.sum())
     if held.sum() == full[:m].sum() and rows[:m].all():  # nothing, or leading rows, held
         return lower
@@ -210,6 +210,7 @@ class PenalizedDeviance:
         self.penalties = penalties
         self.covariance = deviance.covariance
         self.units = deviance.units
+        self.unit_roots = deviance.unit_roots
         self._beta: tuple[FloatArray, FloatArray] | None = None
 
     def beta(self, theta: FloatArray) -> FloatArray:
@@ -218,7 +219,7 @@ class PenalizedDeviance:
             return self._beta[1]
         fit = self.deviance.at(theta)
         held, fe_pen = self.penalties.held, self.penalties.fe_pen
-        S = np.linalg.inv(fit.vcov_unscaled)
+        S = np.asarray(np.linalg.inv(fit.vcov_unscaled), float)
         beta = fit.beta.copy()
         if held.any():
             away = self.penalties.values[held] - beta[held]
@@ -229,9 +230,7 @@ class PenalizedDeviance:
         self._beta = (np.array(theta), beta)
         return beta
 
-    def _shrunk(
-        self, fit: PLSFit, S: FloatArray, start: FloatArray, free: BoolArray
-    ) -> FloatArray:
+    def _shrunk(self, fit: PLSFit, S: FloatArray, start: FloatArray, free: BoolArray) -> FloatArray:
         """Minimizer of ``df log q(beta) + 2 fe_pen(beta)`` over the free entries."""
         pen = self.penalties.fe_pen
         size = np.sqrt(np.diag(fit.vcov_unscaled)[free] * fit.scale)
@@ -243,7 +242,7 @@ class PenalizedDeviance:
             q = fit.pwrss + float(away @ S @ away)
             slope = 2.0 * fit.df / q * (S @ away) + 2.0 * np.asarray(pen.deriv(beta), dtype=float)
             value = fit.df * np.log(q / fit.pwrss) + 2.0 * float(pen.func(beta))
-            return float(value), slope[free] * size
+            return float(value), np.asarray(slope[free] * size, float)
 
         found = so.minimize(
             objective, np.zeros(int(free.sum())), jac=True, method="BFGS", options={"gtol": 1e-9}
@@ -264,7 +263,7 @@ class PenalizedDeviance:
 
     def _cov(self, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
         cov = self.penalties.packing.params(np.zeros(0), self.covariance.psi(theta)).cov_re
-        return cov, np.linalg.pinv(cov)
+        return cov, np.asarray(np.linalg.pinv(cov), dtype=float)
 
     def value(self, theta: FloatArray) -> float:
         """Penalized deviance."""
@@ -276,13 +275,7 @@ class PenalizedDeviance:
         cov_pen, packing = self.penalties.cov_pen, self.penalties.packing
         if cov_pen is not None:
             packed = np.asarray(cov_pen.deriv(*self._cov(theta)), dtype=float)
-            full = np.append(packed, np.zeros(packing.k_vc))
-            for value, t, i, j in zip(
-                full, packing.layout.terms, packing.layout.rows, packing.layout.cols, strict=True
-            ):
-                gradients[t][i, j] += value if i != j else 2.0 * value
-                if i != j:
-                    gradients[t][j, i] += value
+            add_packed(packing, gradients, packed)
         lams = self.covariance.factors(theta)
         return self.covariance.pick([2.0 * G @ lam for G, lam in zip(gradients, lams, strict=True)])
 
@@ -294,7 +287,8 @@ class PenalizedDeviance:
         """Gradient and Hessian with zeros for the directions theta does not have."""
         inner = self.covariance.in_tangent
         m = sum(len(term.tangent[0]) for term in self.covariance.terms)
-        gradient, H = np.zeros(m), np.zeros((m, m))
+        gradient: FloatArray = np.zeros(m)
+        H: FloatArray = np.zeros((m, m))
         gradient[inner] = self.gradient(theta)
         H[np.ix_(inner, inner)] = self.newton_matrix(theta)
         return gradient, H

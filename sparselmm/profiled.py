@@ -78,7 +78,7 @@ def _modes(deviance: ProfiledDeviance, theta: FloatArray, beta: FloatArray) -> F
     """``u = Lambda'Z'V^-1(y - X beta)``, (q,)."""
     basis = deviance.cross.basis
     gamma = sla.solve_triangular(basis.T, beta - basis.shift) if basis.rank else np.zeros(0)
-    return np.asarray(deviance._at(theta).K @ np.append(-gamma, 1.0))
+    return np.asarray(deviance.state_at(theta).K @ np.append(-gamma, 1.0))
 
 
 def lifted(deviance: ProfiledDeviance, theta: FloatArray) -> FloatArray:
@@ -96,10 +96,10 @@ def point(deviance: ProfiledDeviance, theta: FloatArray, beta: FloatArray | None
     """Value and gradient at theta and the GLS estimate, or another beta, (r,)."""
     fit = fit_at(deviance, theta, beta)
     shift = deviance.at(theta).beta - fit.beta
-    score_fe = fit.df / fit.pwrss * np.linalg.solve(fit.vcov_unscaled, shift)
+    score_fe = np.asarray(fit.df / fit.pwrss * np.linalg.solve(fit.vcov_unscaled, shift), float)
     inside = lifted(deviance, theta)
     near = fit if inside is theta else fit_at(deviance, inside, beta)
-    state = deviance._at(inside)
+    state = deviance.state_at(inside)
     gradients = []
     for t, lam in enumerate(state.lams):
         k, l = deviance.cross.sizes[t]
@@ -176,3 +176,15 @@ def _difference(
         return np.asarray((score(step) - score(-step)) / (2.0 * step))
     except ValueError:  # no room below: a variance of zero
         return np.asarray((4.0 * score(step) - score(2.0 * step) - 3.0 * score(0.0)) / (2.0 * step))
+
+
+def add_packed(packing: Packing, gradients: list[FloatArray], packed: FloatArray) -> None:
+    """Add twice a derivative in packed ``cov_re`` to derivatives in the symmetric ``Psi_t``."""
+    layout = packing.layout
+    places = zip(packed, layout.terms, layout.rows, layout.cols, strict=False)
+    for value, t, i, j in places:
+        if i == j:
+            gradients[t][i, i] += 2.0 * value
+        else:
+            gradients[t][i, j] += value
+            gradients[t][j, i] += value

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparselmm import effects, labels, prediction, storage, summary
+from sparselmm import effects, labels, prediction, summary
 from sparselmm._typing import FloatArray
 from sparselmm.deviance import PLSFit, ProfiledDeviance
 from sparselmm.estimates import Estimates, intervals, p_values
 from sparselmm.formula import BuiltDesign
 from sparselmm.optimize import OptSummary
+from sparselmm.results_compat import ResultsInterface
 
 Vector = Any
 """pandas Series when the user works with pandas, ndarray otherwise."""
@@ -28,7 +29,7 @@ Matrix = Any
 """pandas DataFrame when the user works with pandas, ndarray otherwise."""
 
 
-class MixedLMResults:
+class MixedLMResults(ResultsInterface):
     """A fitted linear mixed model.
 
     Results are labelled (pandas) when the model was given pandas objects and plain arrays when it
@@ -77,7 +78,8 @@ class MixedLMResults:
 
     def __init__(
         self, model: Any, built: BuiltDesign, deviance: ProfiledDeviance, fit: PLSFit,
-        opt: OptSummary, *, use_sqrt: bool = True,
+        opt: OptSummary, *, use_sqrt: bool = True, psi_scale: float | None = None,
+        n_fixed: int = 0, freepat: Any = None, cov_pen: Any = None, full_output: bool = False,
     ) -> None:  # fmt: skip
         self.model = model
         self.built = built
@@ -85,7 +87,12 @@ class MixedLMResults:
         self.pls = fit
         self.opt = opt
         self.use_sqrt = use_sqrt
-        self._est = Estimates.of(built.design, deviance, fit, built.spec.formula is None)
+        self.freepat = freepat
+        self.cov_pen = cov_pen
+        self.hist = [self.mle_retvals] if full_output else None
+        self._est = Estimates.of(
+            built.design, deviance, fit, built.spec.formula is None, psi_scale, n_fixed
+        )
 
     # ------------------------------------------------------------------------ plain facts
 
@@ -135,34 +142,9 @@ class MixedLMResults:
         return self._est.nobs
 
     @property
-    def df_resid(self) -> int:
-        """``nobs`` minus the rank of X."""
-        return self.nobs - self.deviance.cross.basis.rank
-
-    @property
     def df_modelwc(self) -> int:
         """Length of ``params``."""
         return len(self._est.names)
-
-    @property
-    def k_fe(self) -> int:
-        """Columns of X, dropped ones included."""
-        return self.built.design.p
-
-    @property
-    def k_re(self) -> int:
-        """Order of ``cov_re``."""
-        return len(self._est.cov_re)
-
-    @property
-    def k_re2(self) -> int:
-        """Variances and covariances in ``params`` before the variance components."""
-        return len(self._est.layout.names) - self.k_vc
-
-    @property
-    def k_vc(self) -> int:
-        """Variance components: entries of ``vcomp``."""
-        return len(self._est.layout.components)
 
     @property
     def dropped(self) -> tuple[str, ...]:
@@ -231,15 +213,6 @@ class MixedLMResults:
         """Fixed effects, then variances and covariances as ratios to ``scale``."""
         return self._vector(self._est.params, self._est.names)
 
-    def cov_params(self) -> Matrix:
-        """Estimation covariance of ``params``, variances as ratios to ``scale``.
-
-        The block of the variance parameters is the inverse of the observed information; it is NaN
-        for a singular term. Fixed effects and variance parameters are asymptotically independent
-        and their covariance is given as zero.
-        """
-        return self._matrix(self._est.cov_params, self._est.names)
-
     @property
     def normalized_cov_params(self) -> Matrix:
         """``cov_params() / scale``."""
@@ -298,7 +271,7 @@ class MixedLMResults:
     @property
     def cov_re_unscaled(self) -> Matrix:
         """``cov_re / scale``."""
-        return self.cov_re / self.scale
+        return self._matrix(self._est.cov_re_unscaled, self._est.cov_re_names)
 
     @property
     def vcomp(self) -> FloatArray:
@@ -459,27 +432,6 @@ class MixedLMResults:
 
     def _repr_html_(self) -> str:
         return self.summary().as_html()
-
-    # ------------------------------------------------------------------------- save and load
-
-    def save(self, fname: storage.File) -> None:
-        """Pickle the results.
-
-        Parameters
-        ----------
-        fname : path or binary file
-        """
-        storage.save(self, fname)
-
-    @classmethod
-    def load(cls, fname: storage.File) -> MixedLMResults:
-        """Read results that :meth:`save` wrote. Only load files you trust.
-
-        Parameters
-        ----------
-        fname : path or binary file
-        """
-        return storage.load(cls, fname)
 
     # ------------------------------------------------------------------------------- helpers
 

@@ -129,7 +129,8 @@ def summarize(
 def _numbers(est: Estimates, alpha: float) -> FloatArray:
     """The coefficient table, (p + m, 6): no tests and intervals for variances."""
     p = est.design.p
-    fixed = [est.beta, est.bse_fe, est.z[:p], p_values(est.z[:p])]
+    z = est.beta / est.bse_fe
+    fixed = [est.beta, est.bse_fe, z, p_values(z)]
     out = np.full((len(est.names), 6), np.nan)
     out[:p] = np.column_stack([*fixed, intervals(est.beta, est.bse_fe, alpha)])
     out[p:, :2] = np.column_stack([est.variances, est.bse_re])
@@ -142,9 +143,8 @@ Facts = list[tuple[str, str]]
 def _facts(est: Estimates, opt: OptSummary, yname: str) -> tuple[Facts, Facts]:
     """Left and right column of the first table."""
     left = [("Model:", "MixedLM"), ("No. Observations:", str(est.nobs))]
-    groups = est.design.groups
-    if groups is not None:
-        left += group_facts(np.bincount(groups.codes, minlength=len(groups.labels)))
+    if est.group_sizes is not None:
+        left += group_facts(est.group_sizes)
     for table in factor_tables(est.terms):
         if est.terms[table.terms[0]].origin in ("bar", "array"):
             left.append((f"Groups {table.name}:", str(len(table.labels))))

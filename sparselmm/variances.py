@@ -19,7 +19,7 @@ carried over to ``Psi = s2 lambda lambda'`` by the Jacobian.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.linalg as sla
@@ -123,10 +123,13 @@ class VarianceCovariance:
         Of the entries of ``Psi_t / sigma^2``.
     absolute : ndarray, (m + 1, m + 1)
         Of the entries of ``Psi_t`` and, last, of sigma^2.
+    theta : ndarray, (n_theta, n_theta)
+        Of theta; zero for the entries of a singular term.
     """
 
     ratios: FloatArray
     absolute: FloatArray
+    theta: FloatArray
 
 
 def variance_covariance(
@@ -158,7 +161,7 @@ def variance_covariance(
     H = deviance.hessian(theta)[np.ix_(free, free)]
     inverse = _inverse(H)
     gradient = deviance.pwrss_gradient(theta)[free]
-    return _transform(
+    out = _transform(
         jacobian=_jacobian(covariance, theta, layout)[:, free],
         ratios=layout.pick(covariance.psi(theta)),
         inverse=inverse,
@@ -167,6 +170,9 @@ def variance_covariance(
         scale=scale,
         undefined=singular[layout.terms],
     )
+    of_theta = np.zeros((covariance.n_theta, covariance.n_theta))
+    of_theta[np.ix_(free, free)] = 2.0 * inverse
+    return replace(out, theta=of_theta)
 
 
 def _inverse(H: FloatArray) -> FloatArray:
@@ -206,7 +212,7 @@ def _transform(
     for out in (out_ratios, out_absolute):
         out[:m][undefined] = np.nan
         out[:, :m][:, undefined] = np.nan
-    return VarianceCovariance(out_ratios, out_absolute)
+    return VarianceCovariance(out_ratios, out_absolute, inverse)
 
 
 def _jacobian(covariance: Covariance, theta: FloatArray, layout: VarianceLayout) -> FloatArray:

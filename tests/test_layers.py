@@ -21,8 +21,11 @@ LAYERS = (  # every module, lowest first; imports go downwards or sideways, neve
     "optimize simulate",
     "variances effects estimates",
     "inference",
+    "packing",
+    "profiled",
+    "penalized fitting progress contrasts holders compat",
     "labels prediction storage summary plots",
-    "results",
+    "results_compat results regularized",
     "model datasets",
     "__init__ __main__",
 )
@@ -30,7 +33,8 @@ HOMES = {  # modules that may import these packages; every other package may be 
     "sksparse": "cholesky",
     "numba": "kernels",
     "patsy": "formula",
-    "pandas": "formula labels prediction results model summary datasets plots __main__",
+    "pandas": "formula contrasts labels prediction results_compat results model summary datasets "
+    "plots __main__",
 }
 
 ROOT = Path(__file__).parent.parent

@@ -74,7 +74,7 @@ def test_unknown_arguments(build):
     data = load("sleepstudy")
     with pytest.raises(ValueError, match="argument exog_rv not permitted"):
         build(data, exog_rv=1)
-    with pytest.raises(TypeError, match="progres"):
+    with pytest.warns(FutureWarning, match="Argument progres not used"):
         build(data).fit(progres=False)
 
 

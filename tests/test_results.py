@@ -325,7 +325,8 @@ def test_packing_names_and_units():
     ratios = [psi.loc["Pig", "Pig"], psi.loc["Time", "Pig"], psi.loc["Time", "Time"]]
     close(fit.params.iloc[2:] * fit.scale, ratios)
     close(fit.cov_re_unscaled * fit.scale, psi)
-    close(fit.bse**2, np.diag(fit.cov_params()))
+    close(fit.bse[fit.k_fe :] ** 2, np.diag(fit.cov_params())[fit.k_fe :])
+    assert (fit.bse[: fit.k_fe] >= fit.bse_fe).all()  # with the uncertainty of the variances
     close(fit.normalized_cov_params * fit.scale, fit.cov_params())
     close(fit.tvalues, fit.params / fit.bse)
     close(fit.pvalues, 2 * norm.sf(np.abs(fit.params / fit.bse)))

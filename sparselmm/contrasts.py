@@ -1,0 +1,237 @@
+"""Tests of linear hypotheses ``R beta = q``: value objects and the functions that fill them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from sparselmm._typing import BoolArray, FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class ContrastResults:
+    """Tests of single linear hypotheses, one row each.
+
+    Attributes
+    ----------
+    effect, sd, statistic, pvalue : ndarray, (m,)
+        Estimate of ``R beta``, its standard error, ``(R beta - q) / sd``, two-sided p-value.
+    distribution : {"norm", "t"}
+    df_denom : float
+        Degrees of freedom of the t distribution; NaN for the normal one.
+    c_names : list of str
+    """
+
+    effect: FloatArray
+    sd: FloatArray
+    statistic: FloatArray
+    pvalue: FloatArray
+    distribution: str
+    df_denom: float
+    c_names: list[str]
+
+    @property
+    def tvalue(self) -> FloatArray:
+        """``statistic``."""
+        return self.statistic
+
+    def conf_int(self, alpha: float = 0.05) -> FloatArray:
+        """Confidence intervals of ``effect``, (m, 2)."""
+        normal = self.distribution == "norm"
+        tail = 1.0 - alpha / 2.0
+        q = stats.norm.ppf(tail) if normal else stats.t.ppf(tail, self.df_denom)
+        return np.column_stack([self.effect - q * self.sd, self.effect + q * self.sd])
+
+    def summary_frame(self, xname: Sequence[str] | None = None, alpha: float = 0.05) -> Any:
+        """Table as a DataFrame.
+
+        Parameters
+        ----------
+        xname : sequence of str, optional
+            Names of the hypotheses.
+        alpha : float
+        """
+        letter = "z" if self.distribution == "norm" else "t"
+        columns = ["coef", "std err", letter, f"P>|{letter}|", "Conf. Int. Low", "Conf. Int. Upp."]
+        values = [self.effect, self.sd, self.statistic, np.atleast_1d(self.pvalue)]
+        table = np.column_stack([*values, self.conf_int(alpha)])
+        return pd.DataFrame(table, list(xname or self.c_names), columns)
+
+    def summary(
+        self, xname: Sequence[str] | None = None, alpha: float = 0.05, title: str | None = None
+    ) -> str:
+        """Table as text."""
+        table = self.summary_frame(xname, alpha).to_string(float_format=lambda v: f"{v:.4f}")
+        return f"{title or 'Test for Constraints'}\n{table}"
+
+    def __str__(self) -> str:
+        return self.summary()
+
+
+@dataclass(frozen=True, eq=False)
+class WaldResults:
+    """A joint test of several linear hypotheses.
+
+    Attributes
+    ----------
+    statistic : float or ndarray, (1, 1)
+        Chi-squared or F.
+    pvalue : float
+    distribution : {"chi2", "F"}
+    df_num : int
+        Number of hypotheses.
+    df_denom : float
+        Of F the denominator's degrees of freedom; of chi-squared, as in statsmodels, ``df_num``.
+    """
+
+    statistic: Any
+    pvalue: float
+    distribution: str
+    df_num: int
+    df_denom: float
+
+    @property
+    def fvalue(self) -> Any:
+        """``statistic`` of an F test."""
+        if self.distribution != "F":
+            raise AttributeError("fvalue")
+        return self.statistic
+
+    def summary(self) -> str:
+        """One line of text."""
+        if self.distribution == "F":
+            return (
+                f"<F test: F={self.statistic!r}, p={self.pvalue}, df_denom={self.df_denom:.3g}, "
+                f"df_num={self.df_num:.3g}>"
+            )
+        return (
+            f"<Wald test (chi2): statistic={self.statistic}, p-value={self.pvalue}, "
+            f"df_denom={self.df_denom:.3g}>"
+        )
+
+    def __str__(self) -> str:
+        return self.summary()
+
+
+@dataclass(frozen=True, eq=False)
+class TermTests:
+    """Wald tests of whole terms.
+
+    Attributes
+    ----------
+    table : DataFrame
+        One row per term: statistic, p-value, number of hypotheses.
+    """
+
+    table: pd.DataFrame
+
+    def summary_frame(self) -> pd.DataFrame:
+        """The table."""
+        return self.table
+
+    def __str__(self) -> str:
+        return str(self.table.to_string())
+
+
+@dataclass(frozen=True, eq=False)
+class PairwiseResults:
+    """Differences between the levels of a factor.
+
+    Attributes
+    ----------
+    contrasts : ContrastResults
+    result_frame : DataFrame
+        Differences with p-values adjusted for their number.
+    """
+
+    contrasts: ContrastResults
+    result_frame: pd.DataFrame
+
+
+def t_tests(
+    R: FloatArray, q: FloatArray, beta: FloatArray, cov: FloatArray, df: float | None
+) -> ContrastResults:
+    """Test each row of ``R beta = q``; normal distribution when ``df`` is None."""
+    effect = _times(R, beta)
+    sd = np.sqrt(np.einsum("ij,ij->i", R, _times_matrix(R, cov)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        statistic = (effect - q) / sd
+    size = np.abs(statistic)
+    pvalue = 2.0 * (stats.norm.sf(size) if df is None else stats.t.sf(size, df))
+    kind, denominator = ("norm", np.nan) if df is None else ("t", float(df))
+    names = [f"c{i}" for i in range(len(R))]
+    return ContrastResults(effect, sd, statistic, np.squeeze(pvalue), kind, denominator, names)
+
+
+def _times(R: FloatArray, x: FloatArray) -> FloatArray:
+    """``R x`` where a NaN counts only if it is asked for."""
+    unknown = ~np.isfinite(x)
+    out = R @ np.where(unknown, 0.0, x)
+    return np.where((R[:, unknown] != 0).any(axis=1), np.nan, out)
+
+
+def _times_matrix(R: FloatArray, cov: FloatArray) -> FloatArray:
+    unknown = ~np.isfinite(np.diag(cov))
+    known = np.where(unknown[:, None] | unknown[None, :], 0.0, cov)
+    out = R @ known
+    out[(R[:, unknown] != 0).any(axis=1)] = np.nan
+    return out
+
+
+def wald(
+    R: FloatArray, q: FloatArray, beta: FloatArray, cov: FloatArray, df: float | None, scalar: bool
+) -> WaldResults:
+    """Test all rows of ``R beta = q`` together: chi-squared, or F with ``df``."""
+    gap = _times(R, beta) - q
+    V = _times_matrix(R, cov) @ R.T
+    m = int(np.linalg.matrix_rank(V)) if np.isfinite(V).all() else len(R)
+    value = float(gap @ np.linalg.pinv(V) @ gap) if np.isfinite(V).all() else np.nan
+    if df is not None:
+        value /= max(m, 1)
+        pvalue, kind, denominator = float(stats.f.sf(value, m, df)), "F", float(df)
+    else:
+        pvalue, kind, denominator = float(stats.chi2.sf(value, m)), "chi2", float(m)
+    return WaldResults(value if scalar else np.array([[value]]), pvalue, kind, m, denominator)
+
+
+def adjusted(p: FloatArray, method: str, alpha: float) -> tuple[BoolArray, FloatArray]:
+    """Decisions and adjusted p-values of several tests.
+
+    Parameters
+    ----------
+    p : ndarray, (m,)
+    method : str
+        "hs" (Holm-Sidak), "holm", "bonferroni", "sidak" or "fdr_bh".
+    alpha : float
+
+    Raises
+    ------
+    ValueError
+        When the method is unknown.
+    """
+    names = {"h": "holm", "b": "bonferroni", "s": "sidak", "holm-sidak": "hs"}
+    m, order = len(p), np.argsort(p, kind="stable")
+    name, ordered, rank = names.get(method, method), p[order], np.arange(len(p))
+    with np.errstate(divide="ignore"):
+        if name == "hs":
+            new = np.maximum.accumulate(-np.expm1((m - rank) * np.log1p(-ordered)))
+        elif name == "holm":
+            new = np.maximum.accumulate((m - rank) * ordered)
+        elif name == "bonferroni":
+            new = m * ordered
+        elif name == "sidak":
+            new = -np.expm1(m * np.log1p(-ordered))
+        elif name == "fdr_bh":
+            new = np.minimum.accumulate((m / (rank + 1) * ordered)[::-1])[::-1]
+        else:
+            raise ValueError(
+                f"unknown method {method!r}; use 'hs', 'holm', 'bonferroni', 'sidak' or 'fdr_bh'"
+            )
+    out = np.empty(m)
+    out[order] = np.minimum(new, 1.0)
+    return out <= alpha, out

@@ -1,0 +1,271 @@
+"""The search behind ``MixedLM.fit``: start values, masks, penalties, statsmodels' arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from sparselmm._typing import BoolArray, FloatArray
+from sparselmm.deviance import Deviance, PLSFit, ProfiledDeviance
+from sparselmm.exceptions import ConvergenceWarning, ValueWarning, catchable
+from sparselmm.formula.validate import warn_user
+from sparselmm.optimize import SCIPY_METHODS, Callback, OptSummary, Recorder, certify, minimize
+from sparselmm.packing import MixedLMParams, Packing
+from sparselmm.penalized import Mask, Penalties, minimize_constrained
+
+ALLOWED = ("gtol", "maxiter", "eps", "maxcor", "ftol", "tol", "disp", "maxls")
+"""Keywords statsmodels passes on to its optimizers."""
+
+SMALL = 0.1
+"""Share of sigma below which a standard deviation is compared with zero."""
+
+HARDLY = 0.01
+"""Likelihood-ratio statistic below which the data do not tell a variance from zero at all."""
+
+DEFAULT_METHODS = ("newton", "ncg", "minimize")
+"""Names that stand for the default method: what they ask for, second derivatives, it uses."""
+
+OPTIONS: dict[str, dict[str, str]] = {
+    "BFGS": {"gtol": "gtol"},
+    "CG": {"gtol": "gtol"},
+    "L-BFGS-B": {"gtol": "gtol", "ftol": "ftol", "maxcor": "maxcor", "maxls": "maxls"},
+    "Nelder-Mead": {"ftol": "fatol", "tol": "fatol"},
+    "Powell": {"ftol": "ftol", "tol": "ftol"},
+    "SLSQP": {"ftol": "ftol", "tol": "ftol"},
+    "TNC": {"gtol": "gtol", "ftol": "ftol"},
+    "COBYLA": {"tol": "tol"},
+    "trust-constr": {"gtol": "gtol"},
+}
+"""SciPy's option for each keyword; derivatives are exact, so ``eps`` has no use."""
+
+
+def checked_keywords(given: Mapping[str, Any], niter_sa: int) -> dict[str, Any]:
+    """Keywords of ``fit`` that statsmodels allows; the others are warned about."""
+    other = sorted(set(given).difference(ALLOWED))
+    if other:
+        warn_user(
+            f"Argument{'s' if len(other) > 1 else ''} {', '.join(other)} not used by MixedLM.fit. "
+            "Future versions will raise on these arguments.",
+            FutureWarning,
+        )
+    if niter_sa > 0:
+        warn_user("niter_sa is currently ignored", catchable(ValueWarning))
+    return {name: value for name, value in given.items() if name in ALLOWED}
+
+
+def method_names(method: str | Sequence[str] | None) -> list[str | None]:
+    """Optimizers to try in turn; None for the default one.
+
+    Raises
+    ------
+    ValueError
+        When a name is unknown.
+    """
+    names = [method] if method is None or isinstance(method, str) else list(method)
+    out: list[str | None] = []
+    for name in names:
+        if name is None or name.lower() in DEFAULT_METHODS:
+            out.append(None)
+        elif name.lower() in SCIPY_METHODS:
+            out.append(name.lower())
+        else:
+            known = sorted({*SCIPY_METHODS, *DEFAULT_METHODS})
+            raise ValueError(f"unknown optimizer {name!r}; use None (default) or one of {known}")
+    return out
+
+
+def start_parameters(packing: Packing, given: Any, use_sqrt: bool) -> MixedLMParams:
+    """Start values as parameters.
+
+    Parameters
+    ----------
+    packing : Packing
+    given : MixedLMParams, array-like or None
+        Packed with or without fixed effects; None for statsmodels' default, the identity.
+    use_sqrt : bool
+        Units of a packed array.
+
+    Raises
+    ------
+    ValueError
+        When the length of an array is wrong.
+    """
+    if given is None:
+        psi = [np.eye(term.k) for term in packing.covariance.terms]
+        return packing.params(np.zeros(packing.k_fe), psi)
+    if all(hasattr(given, name) for name in ("cov_re", "vcomp")):
+        fe = getattr(given, "fe_params", np.zeros(packing.k_fe))
+        fe = fe if len(fe) == packing.k_fe else np.zeros(packing.k_fe)
+        return MixedLMParams.from_components(fe, cov_re=given.cov_re, vcomp=given.vcomp)
+    m = len(packing.layout.names)
+    if len(given) not in (m, m + packing.k_fe):
+        raise ValueError(
+            f"invalid start_params: length {len(given)}, expected {m} covariance parameters or "
+            f"{packing.k_fe} fixed effects and these"
+        )
+    return packing.unpack(given, use_sqrt, has_fe=len(given) != m)
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Where a search ended.
+
+    Attributes
+    ----------
+    fit : PLSFit
+    opt : OptSummary
+    n_fixed : int
+        Parameters held fixed that theta and beta still count.
+    undefined : bool
+        Whether standard errors of variance parameters are unknown.
+    """
+
+    fit: PLSFit
+    opt: OptSummary
+    n_fixed: int
+    undefined: bool
+
+
+def penalties_of(
+    packing: Packing,
+    deviance: ProfiledDeviance,
+    mask: Mask | None,
+    start: MixedLMParams,
+    fe_pen: Any,
+    cov_pen: Any,
+) -> Penalties | None:
+    """Penalties and held fixed effects, None when there are none."""
+    kept = deviance.cross.basis.kept
+    held = np.zeros(len(kept), dtype=bool) if mask is None else ~mask.fe[kept]
+    if fe_pen is None and cov_pen is None and not held.any():
+        return None
+    inner = Packing(packing.layout, deviance.covariance, packing.k_fe)
+    values = np.asarray(start.fe_params, dtype=float)[kept]
+    return Penalties(inner, fe_pen, cov_pen, held, values)
+
+
+def search(
+    objective: Deviance,
+    start: FloatArray,
+    methods: Sequence[str | None],
+    keywords: Mapping[str, Any],
+    maxiter: int | None,
+    callback: Callback | None,
+) -> OptSummary:
+    """Try one optimizer after the other until one converges."""
+    opt = None
+    for place, method in enumerate(methods):
+        opt = minimize(
+            objective, start, method=method, max_iterations=maxiter, callback=callback,
+            **_options(method, keywords),
+        )  # fmt: skip
+        if opt.converged:
+            break
+        start = opt.theta
+        if place + 1 < len(methods):
+            warn_user(
+                f"Retrying MixedLM optimization with {methods[place + 1] or 'newton'}",
+                catchable(ConvergenceWarning),
+            )
+    assert opt is not None, "method is an empty list"
+    return opt
+
+
+def _options(method: str | None, keywords: Mapping[str, Any]) -> dict[str, Any]:
+    if method is None:
+        return {}
+    known = OPTIONS.get(SCIPY_METHODS[method], {})
+    return {known[name]: value for name, value in keywords.items() if name in known}
+
+
+def not_optimized(objective: Deviance, theta: FloatArray, message: str, fine: bool) -> OptSummary:
+    """The record of an optimization that was not done, or was done elsewhere."""
+    recorder = Recorder(objective, None)
+    value = objective.value(theta)
+    recorder.record(theta, value)
+    if len(theta):
+        opt = certify(recorder, theta, "none", message, fine, np.inf)
+        return replace(opt, converged=fine, message=message)
+    none = np.zeros(0)
+    return OptSummary(
+        theta=theta, deviance=value, gradient=none, hessian=np.zeros((0, 0)),
+        at_boundary=np.zeros(0, dtype=bool), expected_decrease=0.0, smallest_eigenvalue=np.nan,
+        method="none", message=message, converged=fine, n_evaluations=1,
+        history=tuple(recorder.history),
+    )  # fmt: skip
+
+
+def constrained(objective: Any, packing: Packing, mask: Mask, maxiter: int | None) -> OptSummary:
+    """Search with equality constraints."""
+    theta, message, fine = minimize_constrained(objective, packing, mask, maxiter or 500)
+    return replace(not_optimized(objective, theta, message, fine), method="slsqp")
+
+
+def nearly_zero(deviance: ProfiledDeviance, opt: OptSummary, names: Sequence[str]) -> list[str]:
+    """Terms whose variance is not zero but could as well be: the deviance hardly rises.
+
+    Only terms with a standard deviation below `SMALL` of sigma are tried.
+    """
+    out = []
+    covariance = deviance.covariance
+    for name, part in zip(names, covariance.slices, strict=True):
+        size = np.abs(opt.theta[part] / deviance.units[part]).max(initial=0.0)
+        if 0.0 < size < SMALL:
+            at_zero = opt.theta.copy()
+            at_zero[part] = 0.0
+            if deviance.value(at_zero) - deviance.value(opt.theta) < HARDLY:
+                out.append(name)
+    return out
+
+
+def without_fixed(fit: PLSFit, held: BoolArray) -> PLSFit:
+    """The fit with no uncertainty about the fixed effects that were held fixed."""
+    free = np.flatnonzero(~held)
+    information = np.linalg.inv(fit.vcov_unscaled)[np.ix_(free, free)]
+    vcov = np.zeros_like(fit.vcov_unscaled)
+    vcov[np.ix_(free, free)] = np.linalg.inv(information)
+    return replace(fit, vcov_unscaled=vcov)
+
+
+def shooting(fit: PLSFit, alpha: FloatArray, ceps: float, ptol: float, maxit: int) -> FloatArray:
+    """L1-penalized fixed effects by cyclic coordinate descent, (r,).
+
+    Minimizes ``(y - X b)'V^-1(y - X b) + sum alpha_j |b_j|``, V in the units of the data, from the
+    unpenalized estimate; a coefficient smaller than ``ceps`` is left where it is (Friedman, Hastie
+    & Tibshirani 2010, section 2).
+
+    Parameters
+    ----------
+    fit : PLSFit
+        The unpenalized fit.
+    alpha : ndarray, (r,)
+    ceps, ptol : float
+    maxit : int
+    """
+    S = np.linalg.inv(fit.vcov_unscaled) / fit.scale
+    target = S @ fit.beta
+    beta = fit.beta.copy()
+    for _ in range(maxit):
+        before = beta.copy()
+        for j in range(len(beta)):
+            if abs(beta[j]) < ceps:
+                continue
+            beta[j] = 0.0
+            slope = -2.0 * float(target[j] - S[j] @ beta)
+            if abs(slope) > alpha[j]:
+                beta[j] = -(slope - np.copysign(alpha[j], slope)) / (2.0 * S[j, j])
+        if np.abs(before - beta).max(initial=0.0) < ptol:
+            break
+    return beta
+
+
+def known_only(fit: PLSFit, ceps: float) -> PLSFit:
+    """The fit with NaN for the covariance of coefficients that the penalty removed."""
+    stay = np.flatnonzero(np.abs(fit.beta) > ceps)
+    information = np.linalg.inv(fit.vcov_unscaled)[np.ix_(stay, stay)]
+    vcov = np.full_like(fit.vcov_unscaled, np.nan)
+    vcov[np.ix_(stay, stay)] = np.linalg.inv(information)
+    return replace(fit, vcov_unscaled=vcov)

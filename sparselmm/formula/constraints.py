@@ -1,0 +1,40 @@
+"""Linear hypotheses in words: ``"Time = 0"``, ``"a = b, c = 2"``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from patsy import DesignInfo, PatsyError
+
+from sparselmm._typing import FloatArray
+from sparselmm.exceptions import FormulaError
+
+
+def linear_constraints(text: Any, names: Sequence[str]) -> tuple[FloatArray, FloatArray]:
+    """Coefficients (m, p) and constants (m,) of hypotheses about named parameters.
+
+    Parameters
+    ----------
+    text : str, list of str or dict
+        What patsy's ``DesignInfo.linear_constraint`` understands.
+    names : sequence of str, (p,)
+
+    Raises
+    ------
+    FormulaError
+        When the text cannot be understood.
+
+    Examples
+    --------
+    >>> linear_constraints("a = b", ["a", "b"])[0].tolist()
+    [[1.0, -1.0]]
+    """
+    try:
+        found = DesignInfo(list(names)).linear_constraint(text)
+    except (PatsyError, ValueError, KeyError) as error:
+        raise FormulaError(
+            f"the hypothesis {text!r} cannot be understood; parameters are: {', '.join(names)}"
+        ) from error
+    return np.asarray(found.coefs, float), np.asarray(found.constants, float).ravel()

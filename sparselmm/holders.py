@@ -1,0 +1,193 @@
+"""What a model hands out in statsmodels' shapes: names, component matrices, a distribution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from sparselmm._typing import AnyArray, FloatArray, IntArray
+from sparselmm.effects import component_labels, group_coefficients
+from sparselmm.exceptions import DataError
+from sparselmm.formula import BuiltDesign, VCSpec
+from sparselmm.terms import RandomTerm, assemble_z
+from sparselmm.variances import VarianceLayout, coefficient_names
+
+
+@dataclass(frozen=True, eq=False)
+class ModelData:
+    """Names of a model, as statsmodels' ``model.data``.
+
+    Attributes
+    ----------
+    xnames : list of str
+        Columns of X.
+    ynames : str
+        Response.
+    param_names : list of str
+        Entries of ``params``.
+    exog_re_names, exog_re_names_full : list of str
+        Rows of ``cov_re``, and its packed entries.
+    vcomp_names : list of str
+        Variance components.
+    frame : DataFrame or None
+        Rows of the user's data in use.
+    model_spec : object or None
+        The formula library's memory of X.
+    row_labels : Index or None
+        Index of the rows in use.
+    """
+
+    xnames: list[str]
+    ynames: str
+    param_names: list[str]
+    exog_re_names: list[str]
+    exog_re_names_full: list[str]
+    vcomp_names: list[str]
+    frame: Any
+    model_spec: Any
+    row_labels: Any
+
+    @classmethod
+    def of(cls, built: BuiltDesign, layout: VarianceLayout) -> ModelData:
+        """Names of a built design."""
+        design = built.design
+        own = group_coefficients(design.terms, built.spec.formula is None)
+        re_names = [
+            name
+            for t in layout.cov_terms
+            for name in (
+                own if design.terms[t].origin == "re" else coefficient_names(design.terms[t])
+            )
+        ]
+        k_re2 = len(layout.names) - len(layout.components)
+        return cls(
+            xnames=list(design.x_names),
+            ynames=design.y_name,
+            param_names=[*design.x_names, *layout.names],
+            exog_re_names=re_names,
+            exog_re_names_full=list(layout.names[:k_re2]),
+            vcomp_names=[design.terms[t].name for t in layout.components],
+            frame=built.frame,
+            model_spec=built.spec.design_info,
+            row_labels=built.row_labels,
+        )
+
+
+class ComponentMatrices(VCSpec):
+    """The components of a model as statsmodels' ``VCSpec``; matrices are made when asked for.
+
+    Parameters
+    ----------
+    terms : sequence of RandomTerm
+        Components.
+    rows : list of ndarray of int
+        Rows of every group.
+    labels : ndarray
+        Labels of the groups.
+    n : int
+        Number of rows.
+    """
+
+    def __init__(self, terms: list[RandomTerm], rows: list[IntArray], labels: AnyArray, n: int):
+        self.names = [term.name for term in terms]
+        self._parts = (terms, rows, labels, n)
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in ("colnames", "mats"):
+            raise AttributeError(name)
+        self.colnames, self.mats = self._made()
+        return self.__dict__[name]
+
+    def _made(self) -> tuple[list[list[list[str]]], list[list[FloatArray]]]:
+        terms, rows, labels, n = self._parts
+        place = {label: j for j, label in enumerate(labels.tolist())}
+        colnames, mats = [], []
+        for term in terms:
+            block = component_block(term, n)
+            owner = np.array([place[label] for label in term.levels.parts[0].tolist()])
+            of_group = members(owner, len(labels))
+            own = component_labels(term)
+            strip = len(term.name) + 1
+            colnames.append([[own[j][strip:-1] for j in columns] for columns in of_group])
+            mats.append([block[r][:, c].toarray() for r, c in zip(rows, of_group, strict=True)])
+        return colnames, mats
+
+
+def component_block(term: RandomTerm, n: int) -> Any:
+    """Z_t of a term, sparse (n, q_t)."""
+    return term.block if term.block is not None else sp.csr_array(assemble_z((term,), n))
+
+
+def members(codes: IntArray, count: int) -> list[IntArray]:
+    """Positions of every code, ascending."""
+    order = np.argsort(codes, kind="stable")
+    order = order[np.searchsorted(codes[order], 0) :]
+    ends = np.cumsum(np.bincount(codes[codes >= 0], minlength=count))
+    return np.split(order, ends[:-1])
+
+
+@dataclass(frozen=True, eq=False)
+class Distribution:
+    """The distribution of the response at given parameters.
+
+    Attributes
+    ----------
+    mean : ndarray, (n,)
+        ``X beta``.
+    terms : tuple of RandomTerm
+    lams : list of ndarray, (k, k)
+        Relative covariance factor of each term.
+    scale : float
+        Residual variance.
+    """
+
+    mean: FloatArray
+    terms: tuple[RandomTerm, ...]
+    lams: list[FloatArray]
+    scale: float
+
+    def rvs(self, n: int | None = None, rng: Any = None) -> FloatArray:
+        """One draw of the response.
+
+        Parameters
+        ----------
+        n : int, optional
+            Not used; statsmodels' interface has it.
+        rng : int, Generator, RandomState, optional
+            Source of random numbers, drawn in the order statsmodels draws them.
+
+        Returns
+        -------
+        ndarray, (n,)
+        """
+        if not hasattr(rng, "normal"):
+            rng = np.random.default_rng(rng)
+        if len(self.mean) != self._rows:
+            raise DataError(f"exog has {len(self.mean)} rows, the model {self._rows}")
+        y = np.array(self.mean, dtype=float)
+        sigma = np.sqrt(self.scale)
+        for term, lam in zip(self.terms, self.lams, strict=True):
+            u = rng.normal(size=(term.n_levels, term.k))
+            if term.origin == "vc":  # statsmodels draws group by group
+                order = np.argsort(_codes(term.levels.parts[0]), kind="stable")
+                drawn, u = u, np.empty_like(u)
+                u[order] = drawn
+            Z = component_block(term, len(y))
+            y += Z @ (sigma * u @ lam.T).ravel()
+        return y + sigma * rng.normal(size=len(y))
+
+    @property
+    def _rows(self) -> int:
+        for term in self.terms:
+            part = term.block if term.block is not None else term.codes
+            if part is not None:
+                return int(part.shape[0])
+        return len(self.mean)
+
+
+def _codes(labels: AnyArray) -> IntArray:
+    """Rank of each label among the sorted ones."""
+    return np.asarray(np.unique(labels, return_inverse=True)[1])

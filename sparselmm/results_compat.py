@@ -1,0 +1,473 @@
+"""What statsmodels' results have besides estimates: hypothesis tests, profiles, storage."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sparselmm import storage
+from sparselmm._typing import FloatArray
+from sparselmm.contrasts import (
+    ContrastResults,
+    PairwiseResults,
+    TermTests,
+    WaldResults,
+    adjusted,
+    t_tests,
+    wald,
+)
+from sparselmm.deviance import PLSFit, ProfiledDeviance
+from sparselmm.estimates import Estimates
+from sparselmm.exceptions import DataError
+from sparselmm.formula import BuiltDesign
+from sparselmm.formula.constraints import linear_constraints
+from sparselmm.optimize import OptSummary
+from sparselmm.packing import MixedLMParams, Packing
+from sparselmm.terms import RandomTerm
+
+
+class ResultsInterface:
+    """Methods statsmodels' results offer, for :class:`sparselmm.MixedLMResults`."""
+
+    model: Any
+    built: BuiltDesign
+    deviance: ProfiledDeviance
+    pls: PLSFit
+    opt: OptSummary
+    freepat: MixedLMParams | None
+    cov_pen: Any
+    _est: Estimates
+    use_t = False
+
+    @property
+    def k_fe(self) -> int:
+        """Columns of X, dropped ones included."""
+        return self.built.design.p
+
+    @property
+    def k_re(self) -> int:
+        """Order of ``cov_re``."""
+        return len(self._est.cov_re)
+
+    @property
+    def k_re2(self) -> int:
+        """Variances and covariances in ``params`` before the variance components."""
+        return len(self._est.layout.names) - self.k_vc
+
+    @property
+    def k_vc(self) -> int:
+        """Variance components: entries of ``vcomp``."""
+        return len(self._est.layout.components)
+
+    @property
+    def params_object(self) -> MixedLMParams:
+        """Fixed effects and variances divided by ``scale``, as a :class:`MixedLMParams`."""
+        packing = Packing(self._est.layout, self.deviance.covariance, self.k_fe)
+        return packing.params(self._est.beta, self.deviance.covariance.psi(self.pls.theta))
+
+    @property
+    def mle_retvals(self) -> dict[str, Any]:
+        """How the optimizer ended, in statsmodels' words; ``opt`` has every evaluation."""
+        return {
+            "fopt": 0.5 * self.opt.deviance,
+            "gopt": 0.5 * self.opt.gradient,
+            "converged": self.opt.converged,
+            "iterations": sum(entry.accepted for entry in self.opt.history),
+            "fcalls": self.opt.n_evaluations,
+            "warnflag": int(not self.opt.converged),
+            "message": self.opt.message,
+            "method": self.opt.method,
+            "allvecs": [entry.theta for entry in self.opt.history],
+        }
+
+    # ------------------------------------------------------------------------------- tests
+
+    def cov_params(
+        self, r_matrix: Any = None, column: Any = None, scale: Any = None, cov_p: Any = None,
+        other: Any = None,
+    ) -> Any:  # fmt: skip
+        """Estimation covariance of ``params``, variances as ratios to ``scale``.
+
+        The block of the variance parameters is the inverse of the observed information; it is NaN
+        for a singular term. Fixed effects and variance parameters are asymptotically independent
+        and their covariance is given as zero.
+
+        Parameters
+        ----------
+        r_matrix : array-like, (m, number of parameters), optional
+            Covariance of these linear combinations instead.
+        column : int or sequence of int, optional
+            Variance of one parameter, or covariance of some.
+        scale, cov_p, other : optional
+            A factor in place of ``scale``; another covariance; combinations on the right.
+        """
+        cov = self._est.cov_params if cov_p is None else np.asarray(cov_p, dtype=float)
+        if scale is not None:
+            cov = cov * (scale / self.pls.scale)
+        if column is not None:
+            chosen = np.asarray(column)
+            return cov[chosen, chosen] if chosen.ndim == 0 else cov[np.ix_(chosen, chosen)]
+        if r_matrix is not None:
+            R = np.atleast_2d(np.asarray(r_matrix, dtype=float))
+            right = R if other is None else np.atleast_2d(np.asarray(other, dtype=float))
+            return R @ cov @ right.T
+        return self._matrix(cov, self._est.names)
+
+    def _matrix(self, values: FloatArray, names: Sequence[str]) -> Any:
+        raise NotImplementedError
+
+    def t_test(self, r_matrix: Any, use_t: bool | None = None) -> ContrastResults:
+        """Test linear combinations of the parameters one by one.
+
+        Parameters
+        ----------
+        r_matrix : array-like, (m, k_fe) or (k_fe,), or str, or tuple
+            Combinations of the fixed effects that are zero; a hypothesis in words about any
+            parameters, ``"Time = 0"``; or ``(R, q)``.
+        use_t : bool, optional
+            t distribution with ``df_resid`` degrees of freedom instead of the normal one.
+
+        Returns
+        -------
+        ContrastResults
+
+        Raises
+        ------
+        ValueError
+            When an array does not have k_fe columns.
+        FormulaError
+            When a hypothesis in words cannot be understood.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("sleepstudy")
+        >>> fit = sparselmm.mixedlm("Reaction ~ Days + (Days | Subject)", data).fit()
+        >>> fit.t_test("Days = 10").statistic.round(2).tolist()
+        [0.3]
+        """
+        R, q = self._hypotheses(r_matrix, full=False)
+        df = float(self.df_resid) if use_t else None
+        return t_tests(R, q, self._est.params, self._est.cov_params, df)
+
+    @property
+    def df_resid(self) -> int:
+        """``nobs`` minus the rank of X."""
+        return self._est.nobs - self.deviance.cross.basis.rank
+
+    def _hypotheses(self, given: Any, full: bool) -> tuple[FloatArray, FloatArray]:
+        """``R`` with one column per parameter, and ``q``."""
+        p, m = self.k_fe, len(self._est.names)
+        words = isinstance(given, (str, dict)) or (
+            isinstance(given, list) and given and all(isinstance(part, str) for part in given)
+        )
+        if words:
+            return linear_constraints(given, self._est.names)
+        values: Any = 0.0
+        if isinstance(given, tuple) and len(given) == 2 and np.ndim(given[0]) >= 1:
+            given, values = given
+        R = np.atleast_2d(np.asarray(given, dtype=float))
+        if full and R.shape[1] == m and R.ndim == 2:
+            pass
+        elif R.ndim != 2 or R.shape[1] != p:
+            raise ValueError(
+                f"r_matrix for t-test should have {p:d} columns, one per fixed effect, got shape "
+                f"{np.shape(given)}; name other parameters in words, for example "
+                f"{self._est.names[-1] + ' = 0'!r}"
+            )
+        else:
+            R = np.hstack([R, np.zeros((len(R), m - p))])
+        return R, np.broadcast_to(np.asarray(values, dtype=float).ravel(), (len(R),)).copy()
+
+    def wald_test(
+        self, r_matrix: Any, cov_p: Any = None, invcov: Any = None, use_f: bool | None = None,
+        df_constraints: Any = None, scalar: bool | None = None,
+    ) -> WaldResults:  # fmt: skip
+        """Test linear hypotheses jointly.
+
+        Parameters
+        ----------
+        r_matrix : array-like, (m, k_fe) or (m, number of parameters), or str, or tuple
+            As for :meth:`t_test`.
+        cov_p : array-like, optional
+            Covariance of ``params`` to use instead of ``cov_params()``.
+        invcov, df_constraints : optional
+            Not used; statsmodels has them.
+        use_f : bool, optional
+            F distribution instead of chi-squared.
+        scalar : bool, optional
+            Give the statistic as a number; default True.
+
+        Returns
+        -------
+        WaldResults
+        """
+        R, q = self._hypotheses(r_matrix, full=True)
+        cov = self._est.cov_params if cov_p is None else np.asarray(cov_p, dtype=float)
+        df = float(self.df_resid) if use_f else None
+        return wald(R, q, self._est.params, cov, df, scalar is not False)
+
+    def f_test(self, r_matrix: Any, cov_p: Any = None, invcov: Any = None) -> WaldResults:
+        """:meth:`wald_test` with the F distribution."""
+        return self.wald_test(r_matrix, cov_p=cov_p, use_f=True)
+
+    def wald_test_terms(
+        self, skip_single: bool = False, extra_constraints: Any = None,
+        combine_terms: Sequence[str] | None = None, scalar: bool | None = None,
+    ) -> TermTests:  # fmt: skip
+        """Wald test of every term of the formula, all its columns together.
+
+        Parameters
+        ----------
+        skip_single : bool
+            Leave out terms with one column.
+        extra_constraints : sequence, optional
+            More hypotheses, as for :meth:`wald_test`.
+        combine_terms : sequence of str, optional
+            Also test together all terms whose name contains one of these.
+        scalar : bool, optional
+            Kept for statsmodels.
+
+        Returns
+        -------
+        TermTests
+        """
+        columns = self._term_columns()
+        tests = {n: c for n, c in columns.items() if len(c) > 1 or not skip_single}
+        for part in combine_terms or ():
+            tests[part] = [j for name, c in columns.items() if part in name for j in c]
+        eye = np.eye(self.k_fe)
+        rows = {name: self.wald_test(eye[c]) for name, c in tests.items()}
+        for extra in extra_constraints or ():
+            rows[str(extra)] = self.wald_test(extra)
+        table = pd.DataFrame(
+            {
+                "statistic": [test.statistic for test in rows.values()],
+                "pvalue": [test.pvalue for test in rows.values()],
+                "df_constraint": [test.df_num for test in rows.values()],
+            },
+            index=list(rows),
+        )
+        return TermTests(table)
+
+    def _term_columns(self) -> dict[str, list[int]]:
+        info = self.built.spec.design_info
+        if info is None:
+            return {name: [j] for j, name in enumerate(self.built.spec.x_names)}
+        return {name: list(range(self.k_fe))[part] for name, part in info.term_name_slices.items()}
+
+    def t_test_pairwise(
+        self, term_name: str, method: str = "hs", alpha: float = 0.05,
+        factor_labels: Sequence[str] | None = None,
+    ) -> PairwiseResults:  # fmt: skip
+        """Differences between all pairs of levels of a factor coded by treatment.
+
+        Parameters
+        ----------
+        term_name : str
+            Term of the formula.
+        method : {"hs", "holm", "bonferroni", "sidak", "fdr_bh"}
+            Adjustment of the p-values for their number.
+        alpha : float
+        factor_labels : sequence of str, optional
+            Names of the levels, the reference level first.
+
+        Returns
+        -------
+        PairwiseResults
+        """
+        columns = self._term_columns().get(term_name)
+        if columns is None:
+            known = ", ".join(self._term_columns())
+            raise ValueError(f"no term {term_name!r}; terms are: {known}")
+        names = [self.built.spec.x_names[j] for j in columns]
+        labels = list(factor_labels or self._factor_labels(term_name, names))
+        effects = np.eye(self.k_fe)[columns]
+        if len(labels) == len(columns) + 1:  # treatment coding: the reference level is zero
+            effects = np.vstack([np.zeros(self.k_fe), effects])
+        pairs = [(i, j) for i in range(len(labels)) for j in range(i + 1, len(labels))]
+        test = self.t_test(np.array([effects[j] - effects[i] for i, j in pairs]))
+        frame = test.summary_frame([f"{labels[j]}-{labels[i]}" for i, j in pairs], alpha)
+        reject, p = adjusted(np.atleast_1d(test.pvalue), method, alpha)
+        return PairwiseResults(
+            test, frame.assign(**{f"pvalue-{method}": p, f"reject-{method}": reject})
+        )
+
+    def _factor_labels(self, term_name: str, names: list[str]) -> list[str]:
+        info = self.built.spec.design_info
+        if info is not None:
+            for factor, memory in info.factor_infos.items():
+                if memory.type == "categorical" and factor.name() == term_name:
+                    return [str(label) for label in memory.categories]
+        return names
+
+    # ---------------------------------------------------------------------------- profiles
+
+    def profile_re(
+        self, re_ix: Any, vtype: str, num_low: int = 5, dist_low: float = 1.0, num_high: int = 5,
+        dist_high: float = 1.0, **fit_kwargs: Any,
+    ) -> FloatArray:  # fmt: skip
+        """Profile log-likelihood of one variance, refitted with its ratio to the scale fixed.
+
+        Parameters
+        ----------
+        re_ix : int or str
+            Row of ``cov_re``, or name of the component.
+        vtype : {"re", "vc"}
+        num_low, num_high : int
+            Points below and above the estimate.
+        dist_low, dist_high : float
+            Distance of the outermost points, in the units of the data.
+        **fit_kwargs
+            Arguments of ``MixedLM.fit``.
+
+        Returns
+        -------
+        ndarray, (num_low + num_high + 1, 2)
+            Variance, in the units of the data, and log-likelihood; the estimate in row
+            ``num_low``.
+
+        Raises
+        ------
+        ValueError
+            When ``vtype`` is unknown or ``dist_low`` leads to a negative variance.
+        """
+        if vtype not in ("re", "vc"):
+            raise ValueError(f"vtype must be one of ('re', 'vc'), got {vtype!r}")
+        params = self.params_object
+        model = self.model
+        if vtype == "re":
+            model, order = _leading(model, int(re_ix))
+            params.cov_re = params.cov_re[np.ix_(order, order)]
+            value = float(params.cov_re[0, 0])
+        else:
+            place = [self._est.terms[t].name for t in self._est.layout.components].index(re_ix)
+            value = float(params.vcomp[place])
+        scale = self.pls.scale
+        low, high = value - dist_low / scale, value + dist_high / scale
+        if low <= 0:
+            raise ValueError(
+                "dist_low is too large and would result in a negative variance. Try a smaller "
+                f"value, less than {value * scale:.4g}."
+            )
+        left, right = np.linspace(low, value, num_low + 1), np.linspace(value, high, num_high + 1)
+        free = self._all_free()
+        if vtype == "re":
+            free.cov_re = free.cov_re[np.ix_(order, order)]
+            free.cov_re[0, 0] = 0
+        else:
+            free.vcomp[place] = 0
+        out = []
+        for x in [*left, *right[1:]]:
+            if vtype == "re":
+                params.cov_re[0, 0] = x
+            else:
+                params.vcomp[place] = x
+            fit = model.fit(
+                start_params=params, free=free, reml=self.pls.reml, cov_pen=self.cov_pen,
+                **fit_kwargs,
+            )  # fmt: skip
+            out.append([x * fit.scale, fit.llf])
+        return np.array(out)
+
+    def _all_free(self) -> MixedLMParams:
+        if self.freepat is not None:
+            return self.freepat.copy()
+        k_re, k_vc = self.params_object.k_re, self.params_object.k_vc
+        return MixedLMParams.from_components(
+            np.ones(self.k_fe), cov_re=np.ones((k_re, k_re)), vcomp=np.ones(k_vc)
+        )
+
+    # ------------------------------------------------------------------------- save and load
+
+    def remove_data(self) -> None:
+        """Drop everything with one entry per row; estimates, tests and ``summary`` remain.
+
+        ``results.model`` becomes a copy without rows; the model itself is left as it is. Row-wise
+        results such as ``fittedvalues`` are gone; ``predict`` works on new data.
+        """
+        est = self._est
+        sizes = est.group_sizes
+        built = without_rows(self.built)
+        model = copy.copy(self.model)
+        for name in ("data", "row_indices", "exog_re", "exog_vc"):
+            model.__dict__.pop(name, None)
+        model.built = built
+        self.model, self.built = model, built
+        slim = replace(est, design=built.design)
+        slim.__dict__["group_sizes"] = sizes
+        self._est = slim
+        self.__dict__.pop("_fitted", None)
+        for name in ("random_effects", "random_effects_cov"):
+            self.__dict__.pop(name, None)
+
+    def save(self, fname: storage.File, remove_data: bool = False) -> None:
+        """Pickle the results.
+
+        Parameters
+        ----------
+        fname : path or binary file
+        remove_data : bool
+            Call :meth:`remove_data` first.
+        """
+        if remove_data:
+            self.remove_data()
+        storage.save(self, fname)
+
+    @classmethod
+    def load(cls, fname: storage.File) -> Any:
+        """Read results that :meth:`save` wrote. Only load files you trust.
+
+        Parameters
+        ----------
+        fname : path or binary file
+        """
+        return storage.load(cls, fname)
+
+
+def without_rows(built: BuiltDesign) -> BuiltDesign:
+    """The built design with every row removed, names and levels kept."""
+    design = built.design
+    groups = design.groups
+    slim = replace(
+        design, y=np.zeros(0), X=np.zeros((0, design.p)), weights=None, offset=None,
+        terms=tuple(_term_without_rows(term) for term in design.terms),
+        groups=None if groups is None else replace(groups, codes=groups.codes[:0]),
+    )  # fmt: skip
+    return replace(built, design=slim, row_labels=None, kept=None, frame=None)
+
+
+def _term_without_rows(term: RandomTerm) -> RandomTerm:
+    return replace(
+        term,
+        codes=None if term.codes is None else term.codes[:0],
+        values=None if term.values is None else term.values[:0],
+        block=None if term.block is None else term.block[:0],
+    )
+
+
+def _leading(model: Any, index: int) -> tuple[Any, list[int]]:
+    """The model with one coefficient of its only ``cov_re`` term put first, and the order."""
+    layout = model._packing.layout
+    if len(layout.cov_terms) != 1:
+        raise DataError(
+            "profile_re with vtype='re' needs one term with coefficients; the model has "
+            f"{len(layout.cov_terms)}"
+        )
+    (t,) = layout.cov_terms
+    term = model.terms[t]
+    order = list(range(term.k))
+    order[0], order[index] = order[index], order[0]
+    terms = list(model.terms)
+    values = None if term.values is None else np.ascontiguousarray(term.values[:, order])
+    terms[t] = replace(term, values=values, columns=tuple(term.columns[j] for j in order))
+    new = copy.copy(model)
+    for name in ("cross", "data", "_layout", "exog_re"):
+        new.__dict__.pop(name, None)
+    new._set_up(replace(model.built, design=replace(model.design, terms=tuple(terms))), True)
+    return new, order

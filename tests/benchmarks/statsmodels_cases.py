@@ -1,0 +1,79 @@
+"""Benchmark cases against statsmodels: the same call with the same arguments in both packages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.cases import one_factor
+
+
+@dataclass(frozen=True)
+class StatsmodelsCase:
+    """One model, spelled with ``groups``, ``re_formula`` and ``vc_formula``.
+
+    ``target`` is the least acceptable ratio of statsmodels' time to ours, None where statsmodels is
+    not worth waiting for; ``read_csv`` the most that our whole call may take, in units of the time
+    pandas needs to read the data as CSV.
+    """
+
+    name: str
+    title: str
+    formula: str
+    arguments: dict[str, Any]
+    data: Callable[[], pd.DataFrame]
+    target: float | None
+    read_csv: float | None = None
+    build: dict[str, Any] = field(default_factory=dict)
+    repeats: int = 5
+
+
+def pairs(groups: int, seed: int = 11) -> pd.DataFrame:
+    """Groups of two rows."""
+    rng = np.random.default_rng(seed)
+    g = np.repeat(np.arange(groups), 2)
+    x = rng.normal(size=len(g))
+    y = 1 + 0.5 * x + rng.normal(size=groups)[g] + rng.normal(size=len(g))
+    return pd.DataFrame({"y": y, "x": x, "g": g})
+
+
+def crossed_levels(n: int = 40_000, levels: int = 100, seed: int = 12) -> pd.DataFrame:
+    """Two crossed factors without fixed effects, as in statsmodels' notebook."""
+    rng = np.random.default_rng(seed)
+    a, b = rng.integers(0, levels, n), rng.integers(0, levels, n)
+    y = 2 * rng.normal(size=levels)[a] + 3 * rng.normal(size=levels)[b] + rng.normal(size=n)
+    return pd.DataFrame({"y": y, "group1": a, "group2": b, "one": np.ones(n, dtype=int)})
+
+
+def nested_levels(
+    outer: int = 200, middle: int = 20, inner: int = 10, seed: int = 13
+) -> pd.DataFrame:
+    """Observations in groups in groups, the labels re-used, as in statsmodels' notebook."""
+    rng = np.random.default_rng(seed)
+    a = np.repeat(np.arange(outer), middle * inner)
+    b = np.tile(np.repeat(np.arange(middle), inner), outer)
+    y = 2 * rng.normal(size=outer)[a] + 3 * rng.normal(size=outer * middle)[a * middle + b]
+    return pd.DataFrame({"y": y + 4 * rng.normal(size=len(a)), "group1": a, "group2": b})
+
+
+CROSSED = {"groups": "one", "vc_formula": {"g1": "0 + C(group1)", "g2": "0 + C(group2)"}}
+NESTED = {"groups": "group1", "re_formula": "1", "vc_formula": {"g2": "0 + C(group2)"}}
+
+STATSMODELS_CASES = (
+    StatsmodelsCase("pairs_1k", "1,000 groups of two", "y ~ x", {"groups": "g"},
+                    lambda: pairs(1000), 50.0),
+    StatsmodelsCase("pairs_5k", "5,000 groups of two", "y ~ x", {"groups": "g"},
+                    lambda: pairs(5000), 50.0),
+    StatsmodelsCase("pairs_10k", "10,000 groups of two", "y ~ x", {"groups": "g"},
+                    lambda: pairs(10_000), 50.0, repeats=3),
+    StatsmodelsCase("sm_crossed", "crossed 100 + 100 levels, 40,000 rows", "y ~ 1", CROSSED,
+                    crossed_levels, 200.0, build={"use_sparse": True}, repeats=1),
+    StatsmodelsCase("sm_nested", "nested, 40,000 rows", "y ~ 1", NESTED, nested_levels, 50.0,
+                    repeats=1),
+    StatsmodelsCase("sm_one_factor", "125,066 groups, 500,000 rows", "y ~ f1 + f2 + x",
+                    {"groups": "g"}, one_factor, None, read_csv=2.0, repeats=3),
+)  # fmt: skip
