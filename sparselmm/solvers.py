@@ -374,6 +374,7 @@ class BlockSolver:
         self._R = np.zeros((0, 1, 1))
         self._Y = np.zeros((1, 0))
         self._P: FloatArray | None = None
+        self._Dinv: FloatArray | None = None
 
     def __reduce__(self) -> tuple[type[BlockSolver], tuple[CrossProducts, Strategy]]:
         """Pickled as its recipe: numeric factors are not portable."""
@@ -394,7 +395,7 @@ class BlockSolver:
         NotPositiveDefiniteError
             If rounding destroyed positive definiteness (theta far too large).
         """
-        self._P = None
+        self._P = self._Dinv = None
         logdet = self._eliminate(lams)
         if self._rest is not None:
             self._rest.assemble(
@@ -441,21 +442,23 @@ class BlockSolver:
     def solve(self, rhs: FloatArray) -> FloatArray:
         """``M^-1 rhs``, (q, m)."""
         lead, layout, coupling = self.strategy.leading, self.layout, self.layout.coupling
+        if self._rest is None:
+            k, l = self.cross.sizes[0]
+            return apply_blocks(self._leading_blocks(), rhs.reshape(l, k, -1)).reshape(rhs.shape)
         out = np.empty_like(rhs)
         slices, sizes, m = self.cross.slices, self.cross.sizes, rhs.shape[1]
         if lead is not None:
             k, l = sizes[lead]
             f = apply_blocks(self._R, rhs[slices[lead]].reshape(l, k, m))
-        if self._rest is not None:
-            rest = np.concatenate([rhs[slices[t]] for t in layout.trailing])
-            if coupling is not None:
-                kernels.subtract_leading(coupling.indptr, coupling.cols, self._Y, f, rest)
-            rest = self._rest.solve(rest)
-            for t in layout.trailing:
-                start = layout.starts[t]
-                out[slices[t]] = rest[start : start + sizes[t][0] * sizes[t][1]]
-            if coupling is not None:
-                kernels.subtract_trailing(coupling.indptr, coupling.cols, self._Y, rest, f)
+        rest = np.concatenate([rhs[slices[t]] for t in layout.trailing])
+        if coupling is not None:
+            kernels.subtract_leading(coupling.indptr, coupling.cols, self._Y, f, rest)
+        rest = self._rest.solve(rest)
+        for t in layout.trailing:
+            start = layout.starts[t]
+            out[slices[t]] = rest[start : start + sizes[t][0] * sizes[t][1]]
+        if coupling is not None:
+            kernels.subtract_trailing(coupling.indptr, coupling.cols, self._Y, rest, f)
         if lead is not None:
             out[slices[lead]] = apply_blocks(self._R, f, transpose=True).reshape(l * k, m)
         return out
@@ -481,9 +484,13 @@ class BlockSolver:
         return entries if pair.is_block_diagonal else entries[pair.rows == pair.cols]
 
     def _leading_blocks(self) -> FloatArray:
+        if self.layout.coupling is None:
+            if self._Dinv is None:
+                self._Dinv = apply_blocks(self._R, self._R, transpose=True)
+            return self._Dinv
         k = self._R.shape[1]
         inner = np.broadcast_to(np.eye(k), self._R.shape).copy()
-        if self.layout.coupling is not None and self._P is not None:
+        if self._P is not None:
             inner += kernels.leading_products(self.layout.coupling.indptr, self._Y, self._P)
         if k == 1:
             return self._R**2 * inner
