@@ -32,3 +32,6 @@ html_theme = "furo"
 html_title = f"{project} {release}"
 html_static_path = ["_static"]
 html_css_files = ["tables.css"]
+
+# Shapes in type fields, such as (k_re, k_re), look like references to attributes of two classes.
+suppress_warnings = ["ref.python"]
