@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,8 @@ class Case:
     """One model on one data set.
 
     ``targets`` are the least acceptable ratios of a peer's time to ours; ``peers`` the programs
-    worth waiting for on this case.
+    worth waiting for on this case. ``statsmodels`` holds the arguments for it where the formula has
+    no bars.
     """
 
     name: str
@@ -26,6 +28,7 @@ class Case:
     peers: tuple[str, ...]
     targets: dict[str, float]
     repeats: int = 5
+    statsmodels: dict[str, Any] | None = None
 
 
 def _sleepstudy() -> pd.DataFrame:

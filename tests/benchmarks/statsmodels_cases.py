@@ -3,33 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from benchmarks.cases import one_factor
-
-
-@dataclass(frozen=True)
-class StatsmodelsCase:
-    """One model, spelled with ``groups``, ``re_formula`` and ``vc_formula``.
-
-    ``target`` is the least acceptable ratio of statsmodels' time to ours, None where statsmodels is
-    not worth waiting for; ``read_csv`` the most that our whole call may take, in units of the time
-    pandas needs to read the data as CSV.
-    """
-
-    name: str
-    title: str
-    formula: str
-    arguments: dict[str, Any]
-    data: Callable[[], pd.DataFrame]
-    target: float | None
-    read_csv: float | None = None
-    build: dict[str, Any] = field(default_factory=dict)
-    repeats: int = 5
+from benchmarks.cases import Case, one_factor
 
 
 def pairs(groups: int, seed: int = 11) -> pd.DataFrame:
@@ -63,17 +42,26 @@ def nested_levels(
 CROSSED = {"groups": "one", "vc_formula": {"g1": "0 + C(group1)", "g2": "0 + C(group2)"}}
 NESTED = {"groups": "group1", "re_formula": "1", "vc_formula": {"g2": "0 + C(group2)"}}
 
-STATSMODELS_CASES = (
-    StatsmodelsCase("pairs_1k", "1,000 groups of two", "y ~ x", {"groups": "g"},
-                    lambda: pairs(1000), 50.0),
-    StatsmodelsCase("pairs_5k", "5,000 groups of two", "y ~ x", {"groups": "g"},
-                    lambda: pairs(5000), 50.0),
-    StatsmodelsCase("pairs_10k", "10,000 groups of two", "y ~ x", {"groups": "g"},
-                    lambda: pairs(10_000), 50.0, repeats=3),
-    StatsmodelsCase("sm_crossed", "crossed 100 + 100 levels, 40,000 rows", "y ~ 1", CROSSED,
-                    crossed_levels, 200.0, build={"use_sparse": True}, repeats=1),
-    StatsmodelsCase("sm_nested", "nested, 40,000 rows", "y ~ 1", NESTED, nested_levels, 50.0,
-                    repeats=1),
-    StatsmodelsCase("sm_one_factor", "125,066 groups, 500,000 rows", "y ~ f1 + f2 + x",
-                    {"groups": "g"}, one_factor, None, read_csv=2.0, repeats=3),
+
+def _case(
+    name: str, title: str, formula: str, arguments: dict[str, Any],
+    data: Callable[[], pd.DataFrame], target: float | None, repeats: int = 5,
+) -> Case:  # fmt: skip
+    """A case spelled with statsmodels' arguments; without a target statsmodels is not run."""
+    return Case(
+        name, title, formula, data, ("statsmodels",) if target else (),
+        {"statsmodels": target} if target else {}, repeats, {"formula": formula, **arguments},
+    )  # fmt: skip
+
+
+CASES = (
+    _case("pairs_1k", "1,000 groups of two", "y ~ x", {"groups": "g"}, lambda: pairs(1000), 50.0),
+    _case("pairs_5k", "5,000 groups of two", "y ~ x", {"groups": "g"}, lambda: pairs(5000), 50.0),
+    _case("pairs_10k", "10,000 groups of two", "y ~ x", {"groups": "g"},
+          lambda: pairs(10_000), 50.0, repeats=3),
+    _case("sm_crossed", "crossed 100 + 100 levels, 40,000 rows", "y ~ 1", CROSSED, crossed_levels,
+          200.0, repeats=1),
+    _case("sm_nested", "nested, 40,000 rows", "y ~ 1", NESTED, nested_levels, 50.0, repeats=1),
+    _case("sm_one_factor", "125,066 groups by groups=", "y ~ f1 + f2 + x", {"groups": "g"},
+          one_factor, None, repeats=3),
 )  # fmt: skip
