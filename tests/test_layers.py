@@ -25,7 +25,7 @@ LAYERS = (  # every module, lowest first; imports go downwards or sideways, neve
     "profiled",
     "penalized fitting progress contrasts holders compat",
     "labels prediction storage summary plots",
-    "results_compat results regularized",
+    "results regularized",
     "model datasets",
     "__init__ __main__",
 )
@@ -33,8 +33,7 @@ HOMES = {  # modules that may import these packages; every other package may be 
     "sksparse": "cholesky",
     "numba": "kernels",
     "patsy": "formula",
-    "pandas": "formula contrasts labels prediction results_compat results model summary datasets "
-    "plots __main__",
+    "pandas": "formula contrasts labels prediction results model summary datasets plots __main__",
 }
 
 ROOT = Path(__file__).parent.parent

@@ -20,16 +20,20 @@ from sparselmm.deviance import PLSFit, ProfiledDeviance
 from sparselmm.estimates import Estimates, intervals, p_values
 from sparselmm.formula import BuiltDesign
 from sparselmm.optimize import OptSummary
-from sparselmm.results_compat import ResultsInterface
+from sparselmm.results.base import Matrix, Vector
+from sparselmm.results.comparison import ComparisonResults
+from sparselmm.results.diagnostics import DiagnosticResults
+from sparselmm.results.inference import InferenceResults
+from sparselmm.results.interface import ResultsInterface
+from sparselmm.results.prediction import PredictionResults
+from sparselmm.results.simulation import SimulationResults
+from sparselmm.results.tidy import TidyResults
 
-Vector = Any
-"""pandas Series when the user works with pandas, ndarray otherwise."""
 
-Matrix = Any
-"""pandas DataFrame when the user works with pandas, ndarray otherwise."""
-
-
-class MixedLMResults(ResultsInterface):
+class MixedLMResults(
+    ResultsInterface, InferenceResults, ComparisonResults, SimulationResults, PredictionResults,
+    DiagnosticResults, TidyResults,
+):  # fmt: skip
     """A fitted linear mixed model.
 
     Results are labelled (pandas) when the model was given pandas objects and plain arrays when it
@@ -432,15 +436,3 @@ class MixedLMResults(ResultsInterface):
 
     def _repr_html_(self) -> str:
         return self.summary().as_html()
-
-    # ------------------------------------------------------------------------------- helpers
-
-    def _vector(self, values: FloatArray, names: Sequence[str]) -> Vector:
-        return pd.Series(values, list(names), float) if self.built.pandas else values.copy()
-
-    def _matrix(self, values: FloatArray, names: Sequence[str]) -> Matrix:
-        names = list(names)
-        return pd.DataFrame(values, names, names) if self.built.pandas else values.copy()
-
-    def _rows(self, values: FloatArray) -> Vector:
-        return pd.Series(values, self.built.row_labels) if self.built.pandas else values

@@ -21,27 +21,19 @@ from sparselmm.contrasts import (
     t_tests,
     wald,
 )
-from sparselmm.deviance import PLSFit, ProfiledDeviance
-from sparselmm.estimates import Estimates
 from sparselmm.exceptions import DataError
 from sparselmm.formula import BuiltDesign
 from sparselmm.formula.constraints import linear_constraints
-from sparselmm.optimize import OptSummary
 from sparselmm.packing import MixedLMParams, Packing
+from sparselmm.results.base import ResultsBase
 from sparselmm.terms import RandomTerm
 
 
-class ResultsInterface:
+class ResultsInterface(ResultsBase):
     """Methods statsmodels' results offer, for :class:`sparselmm.MixedLMResults`."""
 
-    model: Any
-    built: BuiltDesign
-    deviance: ProfiledDeviance
-    pls: PLSFit
-    opt: OptSummary
     freepat: MixedLMParams | None
     cov_pen: Any
-    _est: Estimates
     use_t = False
 
     @property
@@ -117,9 +109,6 @@ class ResultsInterface:
             right = R if other is None else np.atleast_2d(np.asarray(other, dtype=float))
             return R @ cov @ right.T
         return self._matrix(cov, self._est.names)
-
-    def _matrix(self, values: FloatArray, names: Sequence[str]) -> Any:
-        raise NotImplementedError
 
     def t_test(self, r_matrix: Any, use_t: bool | None = None) -> ContrastResults:
         """Test linear combinations of the parameters one by one.
