@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import scipy.sparse as sp
+from scipy.linalg import lapack
 from sksparse import cholmod
 
 from sparselmm import kernels
@@ -155,8 +156,26 @@ class CholeskyFactor:
             in_l = Pattern(L.indptr, L.indices)
             self._inverse_map = in_l.positions(place[self.pattern.rows], place[cols])
             self._starts = kernels.supernodes(L.indptr, L.indices, WIDEST_SUPERNODE)
-        inverse = kernels.selected_inverse(L.indptr, L.indices, L.data, self._starts)
+            root = dense_root(np.diff(L.indptr))
+            self._starts = np.append(self._starts[self._starts < root], root)
+        inverse = np.empty(len(L.data))
+        _invert_root(L, int(self._starts[-1]), inverse)
+        kernels.selected_inverse(L.indptr, L.indices, L.data, self._starts, inverse)
         return inverse[self._inverse_map]
+
+
+def dense_root(counts: IntArray) -> int:
+    """First of the last columns of L below which no entry is zero, from the nonzeros of each."""
+    full = counts[::-1] == np.arange(1, len(counts) + 1)
+    return 0 if full.all() else len(counts) - int(np.argmin(full))
+
+
+def _invert_root(L: CSC, start: int, inverse: FloatArray) -> None:
+    """Inverse of the dense last columns, which L holds in LAPACK's packed format, by LAPACK."""
+    at = L.indptr[start]
+    full, _ = lapack.dtpttr(L.shape[0] - start, L.data[at:], uplo="L")
+    lapack.dpotri(full, lower=1, overwrite_c=1)
+    inverse[at:], _ = lapack.dtrttp(full, uplo="L")
 
 
 # ------------------------------------------------------------------ scikit-sparse versions

@@ -207,17 +207,21 @@ def constrained(objective: Any, packing: Packing, mask: Mask, maxiter: int | Non
 def nearly_zero(deviance: ProfiledDeviance, opt: OptSummary, names: Sequence[str]) -> list[str]:
     """Terms whose variance is not zero but could as well be: the deviance hardly rises.
 
-    Only terms with a standard deviation below `SMALL` of sigma are tried.
+    Only terms with a standard deviation below `SMALL` of sigma are tried, and of these only where
+    the Hessian H leaves it open: at the minimum of ``b theta^4 - a theta^2``, which is how a
+    deviance looks near zero, the rise to zero is ``theta H theta / 8``.
     """
     out = []
     covariance = deviance.covariance
     for name, part in zip(names, covariance.slices, strict=True):
-        size = np.abs(opt.theta[part] / deviance.units[part]).max(initial=0.0)
-        if 0.0 < size < SMALL:
-            at_zero = opt.theta.copy()
-            at_zero[part] = 0.0
-            if deviance.value(at_zero) - deviance.value(opt.theta) < HARDLY:
-                out.append(name)
+        theta = opt.theta[part]
+        size = np.abs(theta / deviance.units[part]).max(initial=0.0)
+        if not 0.0 < size < SMALL or theta @ opt.hessian[part, part] @ theta / 8.0 > 10.0 * HARDLY:
+            continue
+        here, at_zero = deviance.value(opt.theta), opt.theta.copy()
+        at_zero[part] = 0.0
+        if deviance.value(at_zero) - here < HARDLY:
+            out.append(name)
     return out
 
 

@@ -239,25 +239,30 @@ def scale_couplings(R: FloatArray, indptr: IntArray, V: FloatArray) -> None:
 
 @compiled
 def subtract_leading(
-    indptr: IntArray, cols: IntArray, Y: FloatArray, x: FloatArray, out: FloatArray
-) -> None:
-    """``out -= Y'x``: x (l, k, m) of the leading levels, out (r, m) of the trailing columns."""
+    colptr: IntArray, level: IntArray, entry: IntArray,
+    Y: FloatArray, x: FloatArray, out: FloatArray, begin: int, end: int,
+) -> None:  # fmt: skip
+    """``out -= Y'x``: x (l, k, m) of the leading levels, out (r, m) of the trailing columns.
+
+    For trailing columns ``begin:end``; the lists are those of `schur_dense`.
+    """
     k, m = Y.shape[0], x.shape[2]
-    for l in range(indptr.shape[0] - 1):
-        for e in range(indptr[l], indptr[l + 1]):
+    for a in range(begin, end):
+        for f in range(colptr[a], colptr[a + 1]):
             for c in range(k):
-                y = Y[c, e]
+                y = Y[c, entry[f]]
                 for i in range(m):
-                    out[cols[e], i] -= y * x[l, c, i]
+                    out[a, i] -= y * x[level[f], c, i]
 
 
 @compiled
 def subtract_trailing(
-    indptr: IntArray, cols: IntArray, Y: FloatArray, x: FloatArray, out: FloatArray
-) -> None:
-    """``out -= Y x``: x (r, m) of the trailing columns, out (l, k, m) of the leading levels."""
+    indptr: IntArray, cols: IntArray, Y: FloatArray, x: FloatArray, out: FloatArray,
+    begin: int, end: int,
+) -> None:  # fmt: skip
+    """``out -= Y x``: x (r, m) of the trailing columns, out (l, k, m) of levels ``begin:end``."""
     k, m = Y.shape[0], x.shape[1]
-    for l in range(indptr.shape[0] - 1):
+    for l in range(begin, end):
         for e in range(indptr[l], indptr[l + 1]):
             for c in range(k):
                 y = Y[c, e]
@@ -268,17 +273,17 @@ def subtract_trailing(
 @compiled
 def schur_dense(
     colptr: IntArray, level: IntArray, entry: IntArray,
-    indptr: IntArray, cols: IntArray, Y: FloatArray, S: FloatArray,
+    indptr: IntArray, cols: IntArray, Y: FloatArray, S: FloatArray, begin: int, end: int,
 ) -> None:  # fmt: skip
-    """``S -= Y'Y``, upper triangle, trailing column by trailing column.
+    """``S -= Y'Y``, upper triangle, for the trailing columns ``begin:end``.
 
     ``colptr, level, entry`` is the coupling list seen from the trailing columns: entry
     ``entry[f]`` of level ``level[f]`` for f in ``colptr[a]:colptr[a + 1]``. S (r, r) C order,
     Y (k, ne).
     """
-    k, r = Y.shape[0], colptr.shape[0] - 1
-    work = np.empty(r)
-    for a in range(r):
+    k = Y.shape[0]
+    work = np.empty(colptr.shape[0] - 1)
+    for a in range(begin, end):
         for f in range(colptr[a], colptr[a + 1]):
             e = entry[f]
             stop = indptr[level[f] + 1]
@@ -301,12 +306,15 @@ def schur_dense(
 def schur_sparse(
     colptr: IntArray, level: IntArray, entry: IntArray,
     indptr: IntArray, cols: IntArray, Y: FloatArray,
-    s_indptr: IntArray, s_rows: IntArray, s_data: FloatArray,
+    s_indptr: IntArray, s_rows: IntArray, s_data: FloatArray, begin: int, end: int,
 ) -> None:  # fmt: skip
-    """``S -= Y'Y`` for a sparse S: lower triangle by columns, rows ascending, in place."""
+    """``S -= Y'Y`` for a sparse S: lower triangle by columns, rows ascending, in place.
+
+    For the trailing columns ``begin:end``.
+    """
     k = Y.shape[0]
     work = np.zeros(colptr.shape[0] - 1)
-    for a in range(colptr.shape[0] - 1):
+    for a in range(begin, end):
         for f in range(colptr[a], colptr[a + 1]):
             e = entry[f]
             for c in range(k):
@@ -321,17 +329,20 @@ def schur_sparse(
 @compiled
 def couple_inverse_dense(
     colptr: IntArray, level: IntArray, entry: IntArray,
-    indptr: IntArray, cols: IntArray, Y: FloatArray, G: FloatArray,
-) -> FloatArray:  # fmt: skip
-    """``P = Y G`` on the coupling pattern, (k, ne); G (r, r) symmetric, upper triangle read.
+    indptr: IntArray, cols: IntArray, Y: FloatArray, G: FloatArray, P: FloatArray,
+    begin: int, end: int,
+) -> None:  # fmt: skip
+    """``P += Y G`` on the coupling pattern, (k, ne), for the leading levels ``begin:end``.
 
-    Row by row of G, so that the row in use stays in cache.
+    G (r, r) symmetric, upper triangle read, row by row so that the row in use stays in cache.
     """
     k = Y.shape[0]
-    P = np.zeros(Y.shape)
     work = np.empty(G.shape[0])
     for a in range(colptr.shape[0] - 1):
-        for f in range(colptr[a], colptr[a + 1]):
+        first = colptr[a] + np.searchsorted(level[colptr[a] : colptr[a + 1]], begin)
+        for f in range(first, colptr[a + 1]):
+            if level[f] >= end:
+                break
             e = entry[f]
             stop = indptr[level[f] + 1]
             for g in range(e, stop):
@@ -343,23 +354,28 @@ def couple_inverse_dense(
                     s += Y[c, g] * work[g - e]
                     P[c, g] += y * work[g - e]
                 P[c, e] += s
-    return P
 
 
 @compiled
 def couple_inverse_sparse(
     colptr: IntArray, level: IntArray, entry: IntArray,
     indptr: IntArray, cols: IntArray, Y: FloatArray,
-    s_indptr: IntArray, s_rows: IntArray, g_data: FloatArray,
-) -> FloatArray:  # fmt: skip
-    """``P = Y G`` on the coupling pattern, for G on the (lower, by columns) pattern of S."""
+    s_indptr: IntArray, s_rows: IntArray, g_data: FloatArray, P: FloatArray,
+    begin: int, end: int,
+) -> None:  # fmt: skip
+    """``P += Y G`` on the coupling pattern for the leading levels ``begin:end``.
+
+    G is given on the (lower, by columns) pattern of S.
+    """
     k = Y.shape[0]
-    P = np.zeros(Y.shape)
     work = np.zeros(colptr.shape[0] - 1)
     for a in range(colptr.shape[0] - 1):
         for h in range(s_indptr[a], s_indptr[a + 1]):
             work[s_rows[h]] = g_data[h]
-        for f in range(colptr[a], colptr[a + 1]):
+        first = colptr[a] + np.searchsorted(level[colptr[a] : colptr[a + 1]], begin)
+        for f in range(first, colptr[a + 1]):
+            if level[f] >= end:
+                break
             e = entry[f]
             for c in range(k):
                 y = Y[c, e]
@@ -369,7 +385,6 @@ def couple_inverse_sparse(
                     s += Y[c, g] * x
                     P[c, g] += y * x
                 P[c, e] += s
-    return P
 
 
 @compiled
@@ -424,9 +439,9 @@ def supernodes(indptr: IntArray, rows: IntArray, widest: int) -> IntArray:
 
 @compiled
 def selected_inverse(
-    indptr: IntArray, rows: IntArray, L: FloatArray, starts: IntArray
-) -> FloatArray:
-    """Entries of ``(L L')^-1`` on the pattern of L, supernode by supernode.
+    indptr: IntArray, rows: IntArray, L: FloatArray, starts: IntArray, G: FloatArray
+) -> None:
+    """Entries of ``(L L')^-1`` on the pattern of L, supernode by supernode, into G.
 
     With J the columns of a supernode, R the rows below them and G the inverse, the
     recurrence of Takahashi, Fagan & Chen (1973) and Erisman & Tinney (1975) in blocks is
@@ -434,9 +449,16 @@ def selected_inverse(
         Y = L_RJ L_JJ^-1,   G_RJ = -G_RR Y,   G_JJ = L_JJ^-T L_JJ^-1 - Y' G_RJ,
 
     from the last supernode to the first. ``G_RR`` is on the pattern because the rows below
-    J are a clique of L L'. L: lower triangle by columns, rows ascending, diagonal first.
+    J are a clique of L L'. L: lower triangle by columns, rows ascending, diagonal first;
+    columns from ``starts[-1]`` on, a dense triangle, are done already.
     """
-    G = np.empty(L.shape[0])
+    n = indptr.shape[0] - 1
+    owner = np.empty(n, dtype=np.int64)
+    for s in range(starts.shape[0] - 1):
+        owner[starts[s] : starts[s + 1]] = s
+    owner[starts[-1] :] = starts.shape[0] - 1
+    ends = np.append(starts[1:], n)
+    place = np.empty(n, dtype=np.int64)
     for s in range(starts.shape[0] - 2, -1, -1):
         c0, m = starts[s], starts[s + 1] - starts[s]
         r = indptr[c0 + 1] - indptr[c0] - m
@@ -450,32 +472,45 @@ def selected_inverse(
                 inv[a, b] = x / L[indptr[c0 + a]]
         block = np.dot(np.ascontiguousarray(inv.T), inv)
         if r > 0:
-            below = indptr[c0] + m
+            below = rows[indptr[c0] + m : indptr[c0 + 1]]
             LR = np.empty((r, m))
             for b in range(m):
                 at = indptr[c0 + b] + m - b
                 for i in range(r):
                     LR[i, b] = L[at + i]
             GRR = np.empty((r, r))
-            for i in range(r):
-                col = rows[below + i]
-                p, stop = indptr[col], indptr[col + 1]
-                for h in range(i, r):
-                    row = rows[below + h]
-                    guess = indptr[col] + row - col
-                    if guess < stop and rows[guess] == row:
-                        p = guess
+            i = 0
+            while i < r:  # the rows of one supernode K at a time: they share their pattern
+                K = owner[below[i]]
+                last = ends[K] - 1
+                stop = i + 1
+                while stop < r and below[stop] <= last:
+                    stop += 1
+                at, end = indptr[last] + 1, indptr[last + 1]  # rows below K
+                p = at
+                for h in range(stop, r):
+                    row = below[h]
+                    if end - at == n - 1 - last:  # all rows below K
+                        place[h] = row - last - 1
                     else:
-                        lo, hi = p, stop
-                        while lo < hi:
-                            mid = (lo + hi) // 2
-                            if rows[mid] < row:
-                                lo = mid + 1
-                            else:
-                                hi = mid
-                        p = lo
-                    GRR[i, h] = G[p]
-                    GRR[h, i] = G[p]
+                        while rows[p] < row:
+                            p += 1
+                        place[h] = p - at
+                for g in range(i, stop):
+                    col = below[g]
+                    base = indptr[col]
+                    for h in range(g, stop):
+                        GRR[g, h] = G[base + below[h] - col]
+                    base += last - col + 1
+                    for h in range(stop, r):
+                        GRR[g, h] = G[base + place[h]]
+                i = stop
+            for i0 in range(0, r, 32):  # the lower triangle, a tile at a time
+                i1 = min(i0 + 32, r)
+                for h0 in range(0, i0 + 1, 32):
+                    for i in range(i0, i1):
+                        for h in range(h0, min(h0 + 32, i)):
+                            GRR[i, h] = GRR[h, i]
             Y = np.dot(LR, inv)
             GRJ = np.dot(GRR, Y)
             block += np.dot(np.ascontiguousarray(Y.T), GRJ)
@@ -486,7 +521,6 @@ def selected_inverse(
         for b in range(m):
             for a in range(b, m):
                 G[indptr[c0 + b] + a - b] = block[a, b]
-    return G
 
 
 @compiled

@@ -411,10 +411,10 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
             finally:
                 monitor.close()
             fit = objective.at(opt.theta)
+            if do_cg:
+                self._warn(opt, sparse)
         if pen is not None and pen.held.any():
             fit = without_fixed(fit, pen.held)
-        if do_cg:
-            self._warn(opt, sparse)
         fixed = 0 if pen is None else int(pen.held.sum())
         if mask is not None and mask.constrained:
             fixed += int((~mask.packed).sum())

@@ -19,7 +19,7 @@ with respect to the variance, which is checked before a zero is accepted.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -273,12 +273,16 @@ def _newton(
         theta, value = theta / 4.0, recorder.value(theta / 4.0)
     gradient, model = deviance.tangent_model(theta)
     recorder.record(theta, value, gradient_norm=_size(deviance, gradient))
+    excess: list[float] = []
     for _ in range(limit):
         basis = _basis(recorder, theta)
         slope, bend = basis.T @ gradient, basis.T @ model @ basis
         if _expected_decrease(bend, slope) < tolerance:
             return theta, "converged: another step gains less than the tolerance", True
         step, predicted = _trust_region_step(bend, slope, radius)
+        within = bool(np.linalg.norm(step) < 0.99 * radius)
+        stretch = _stretch(excess) if within else 1.0
+        step, predicted = stretch * step, stretch * (2.0 - stretch) * predicted
         length = float(np.linalg.norm(step))
         trial = deviance.covariance.retract(theta, basis @ step)
         trial_value = recorder.value(trial)
@@ -291,10 +295,24 @@ def _newton(
             if length < 1e-10:
                 return theta, "stopped: no decrease within rounding", True
             continue
+        excess.append(1.0 - (2.0 - ratio * (2.0 - stretch)) / stretch if within else np.nan)
         gradient, model = deviance.tangent_model(trial)
         theta, value = trial, trial_value
         recorder.record(theta, value, gradient_norm=_size(deviance, gradient), **details)
     return theta, f"stopped: no convergence in {limit} iterations", False
+
+
+def _stretch(excess: Sequence[float]) -> float:
+    """Factor for a Newton step from the steps before it.
+
+    ``excess`` are the shares by which the curvature along each of the last steps fell short of
+    the model's. When two steps agree, one direction is left in which the model is wrong, each
+    step leaves that share of the distance to go, and the series of steps is summed (Aitken's
+    extrapolation).
+    """
+    if len(excess) < 2 or not abs(excess[-1] - excess[-2]) < 0.5 * abs(excess[-1]):
+        return 1.0
+    return 1.0 / (1.0 - min(max(excess[-1], -0.3), 0.3))
 
 
 def _size(deviance: Deviance, gradient: FloatArray) -> float:

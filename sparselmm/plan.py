@@ -17,17 +17,17 @@ from typing import Any
 import numpy as np
 
 from sparselmm._typing import IntArray
-from sparselmm.cholesky import CholeskyFactor, Mode, Ordering, Pattern
+from sparselmm.cholesky import CholeskyFactor, Mode, Ordering, Pattern, dense_root
 from sparselmm.crossprod import CrossProducts
 from sparselmm.exceptions import MemoryLimitError
 from sparselmm.solvers import Layout, Strategy
 from sparselmm.terms import index_dtype
 from sparselmm.threads import one_thread
 
-RATE = {"dense": 60e9, "supernodal": 30e9, "simplicial": 0.7e9, "loop": 1e9, "fill": 2e9}
+RATE = {"dense": 60e9, "supernodal": 40e9, "simplicial": 0.7e9, "loop": 1e9, "fill": 2e9}
 """Operations per second: LAPACK, CHOLMOD with and without BLAS, our own loops, memory traffic."""
 
-PER_ENTRY = 1e-7
+PER_ENTRY = 7e-8
 """Seconds per entry of a sparse factor for assembling, copying and reading it."""
 
 OVERHEAD = 2e-5
@@ -36,14 +36,18 @@ OVERHEAD = 2e-5
 SUPERNODAL_FROM = 40.0
 """Operations per entry of L from which CHOLMOD's dense blocks pay, as in CHOLMOD itself."""
 
-EVALUATIONS = 8
+EVALUATIONS = 7
 """Evaluations of a typical fit."""
 
 ANALYSIS_SECONDS = 3e-7
 """Seconds to order and analyse a pattern, per entry."""
 
+PATTERN_SECONDS = 1e-8
+"""Seconds to build the pattern of a remainder, per pair of columns that a leading level joins."""
+
 ANALYSIS_GAIN = 12.0
-"""An analysis must be able to save this many times its cost to be tried."""
+"""A fit must take this many times the cost of an analysis for it to be tried; half as many for the
+analysis of a Schur complement, which seldom fails to pay."""
 
 FULL = 8.0
 """When the leading levels join every pair of trailing columns this many times on average, no
@@ -58,6 +62,12 @@ MANY_FLOPS = 5e9
 
 SMALL = 400
 """Up to this many columns LAPACK on all of M is quickest and needs no compiled kernel."""
+
+SAMPLE = 15
+"""Trailing levels whose fill is counted to estimate how sparse a remainder is."""
+
+SPARSE_BELOW = 0.3
+"""Density of a remainder up to which its sparse factorization is considered."""
 
 ANALYSE_LIMIT = 60_000_000
 """Entries of a pattern above which its sparse analysis would cost more than it could gain."""
@@ -298,16 +308,42 @@ def _then_dense(lead: _Leading) -> Candidate:
 
 
 def _then_sparse(cross: CrossProducts, lead: _Leading, best: float) -> list[Candidate]:
-    """The rest by CHOLMOD, where its pattern is sparse and worth analysing."""
+    """The rest by CHOLMOD, where its pattern is sparse and worth building and analysing."""
     n, cost = lead.cost.n_trailing, lead.cost
-    if n <= SMALL or 2.0 * lead.fill > 0.4 * n**2 or cost.seconds >= best:
+    t = cost.strategy.leading
+    if t is None or n <= SMALL or cost.seconds >= best:
         return []
-    if not _worth_analysing(best, lead.fill):
+    dense = lead.fill > SPARSE_BELOW * n**2 / 2.0
+    density = _density(cross, t) if dense else 2.0 * lead.fill / n**2
+    entries = density * n**2 / 2.0 + lead.fill * PATTERN_SECONDS / ANALYSIS_SECONDS
+    if density > SPARSE_BELOW or not _worth_analysing(best - cost.seconds, entries / 2.0):
         return []
     return [
         _with_rest(cost, c.strategy, c.nnz, c.flops, c.memory, c.seconds, c.factor)
         for c in _sparse(cross, cost.strategy.leading, best)
     ]
+
+
+def _density(cross: CrossProducts, lead: int) -> float:
+    """Share of nonzeros in the Schur complement of a leading term, from a sample of its columns."""
+    others = [t for t in range(len(cross.sizes)) if t != lead]
+    to = {s: cross.pair(s, lead) for s in others}
+    met, n = 0.0, 0
+    for t in others:
+        k, l = cross.sizes[t]
+        back = cross.pair(lead, t)
+        sample = np.unique(np.linspace(0, l - 1, SAMPLE).astype(np.int64))
+        for level in sample:
+            via = back.rows[back.indptr[level] : back.indptr[level + 1]]
+            via = via[:: 1 + len(via) // (5 * SAMPLE)]  # a level of so many links joins all anyway
+            for s, pair in to.items():
+                ends = zip(pair.indptr[via], pair.indptr[via + 1], strict=True)
+                seen = np.zeros(cross.sizes[s][1], dtype=bool)
+                for begin, end in ends:
+                    seen[pair.rows[begin:end]] = True
+                met += k * l / len(sample) * cross.sizes[s][0] * seen.sum()
+        n += k * l
+    return met / n**2
 
 
 def _all_sparse(cross: CrossProducts, best: float) -> list[Candidate]:
@@ -348,10 +384,11 @@ def _degrees(cross: CrossProducts, s: int, t: int) -> IntArray:
 def _sparse(cross: CrossProducts, leading: int | None, best: float) -> list[Candidate]:
     """CHOLMOD on the remainder of a leading term, or on all of M.
 
-    METIS is slower than AMD and seldom halves its work: it is tried only where that could win.
+    Nested dissection takes longer than AMD and seldom halves its work: it is tried only where that
+    could win.
     """
     pattern = Layout.of(cross, leading).remainder_pattern()
-    orderings: tuple[Ordering, ...] = ("amd", "metis")
+    orderings: tuple[Ordering, ...] = ("amd", "nesdis")
     out: list[Candidate] = []
     for ordering in orderings:
         candidate = _analysed(pattern, leading, ordering)
@@ -367,6 +404,8 @@ def _analysed(pattern: Pattern, leading: int | None, ordering: Ordering) -> Cand
     factor = CholeskyFactor(pattern, ordering, "supernodal")
     counts = factor.column_counts().astype(float)
     nnz, flops = int(counts.sum()), float(np.sum(counts**2))
+    root = dense_root(counts)
+    n_root, loose = pattern.n - root, float(np.sum(counts[:root] ** 2))
     mode: Mode = "supernodal" if flops > SUPERNODAL_FROM * nnz else "simplicial"
     wide = index_dtype(nnz) is np.int64
     if mode == "simplicial" or wide:
@@ -376,7 +415,7 @@ def _analysed(pattern: Pattern, leading: int | None, ordering: Ordering) -> Cand
         nnz=nnz,
         flops=flops,
         memory=40 * nnz + 24 * pattern.nnz,
-        seconds=3.0 * flops / RATE[mode] + PER_ENTRY * nnz,
+        seconds=_dense_seconds(n_root) + 3.0 * loose / RATE[mode] + PER_ENTRY * counts[:root].sum(),
         n_trailing=pattern.n,
         factor=factor,
     )

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Literal, Protocol
 
 import numpy as np
@@ -37,6 +38,7 @@ from sparselmm.cholesky import (
     Pattern,
 )
 from sparselmm.crossprod import CrossProducts, PairBlocks
+from sparselmm.threads import equal_parts, in_parts
 
 Pair = tuple[int, int]
 
@@ -154,6 +156,27 @@ class Coupling:
             places=places,
         )
 
+    @property
+    def lists(self) -> tuple[IntArray, IntArray, IntArray, IntArray, IntArray]:
+        """``colptr, level, entry, indptr, cols``."""
+        return self.colptr, self.level, self.entry, self.indptr, self.cols
+
+    @cached_property
+    def _later(self) -> IntArray:
+        """For every entry by trailing column, how many entries of its level are not before it."""
+        return self.indptr[self.level + 1] - self.entry
+
+    @cached_property
+    def column_parts(self) -> IntArray:
+        """Bounds of trailing columns with equal work for each thread."""
+        total = np.append(0, np.cumsum(self._later, dtype=float))
+        return equal_parts(np.diff(total[self.colptr]))
+
+    @cached_property
+    def level_parts(self) -> IntArray:
+        """Bounds of leading levels with equal work for each thread."""
+        return equal_parts(np.diff(self.indptr).astype(float) ** 2 / 2.0)
+
 
 def _pointers(index: IntArray, n: int) -> IntArray:
     return np.concatenate([[0], np.cumsum(np.bincount(index, minlength=n))])
@@ -251,10 +274,8 @@ class DenseRemainder:
 
     def subtract(self, coupling: Coupling, Y: FloatArray) -> None:
         """Subtract ``Y'Y``, what the leading columns explain."""
-        kernels.schur_dense(
-            coupling.colptr, coupling.level, coupling.entry,
-            coupling.indptr, coupling.cols, Y, self._S,
-        )  # fmt: skip
+        loop = partial(kernels.schur_dense, *coupling.lists, Y, self._S)
+        in_parts(loop, coupling.column_parts)
 
     def factorize(self) -> float:
         """Factor the remainder; returns its log determinant."""
@@ -277,10 +298,10 @@ class DenseRemainder:
     def couple(self, coupling: Coupling, Y: FloatArray) -> FloatArray:
         """``Y S^-1`` on the coupling pattern, (k, ne)."""
         assert self._G is not None
-        return kernels.couple_inverse_dense(
-            coupling.colptr, coupling.level, coupling.entry, coupling.indptr, coupling.cols,
-            Y, self._G,
-        )  # fmt: skip
+        P = np.zeros(Y.shape)
+        loop = partial(kernels.couple_inverse_dense, *coupling.lists, Y, self._G, P)
+        in_parts(loop, coupling.level_parts)
+        return P
 
     def entries(self, pair: Pair) -> FloatArray:
         """``S^-1`` where a pair of trailing terms has blocks, (nb, k_s, k_t)."""
@@ -311,10 +332,9 @@ class SparseRemainder:
 
     def subtract(self, coupling: Coupling, Y: FloatArray) -> None:
         """Subtract ``Y'Y``, what the leading columns explain."""
-        kernels.schur_sparse(
-            coupling.colptr, coupling.level, coupling.entry, coupling.indptr, coupling.cols,
-            Y, self.pattern.indptr, self.pattern.rows, self._data,
-        )  # fmt: skip
+        pattern = self.pattern.indptr, self.pattern.rows
+        loop = partial(kernels.schur_sparse, *coupling.lists, Y, *pattern, self._data)
+        in_parts(loop, coupling.column_parts)
 
     def factorize(self) -> float:
         """Factor the remainder; returns its log determinant."""
@@ -332,10 +352,10 @@ class SparseRemainder:
     def couple(self, coupling: Coupling, Y: FloatArray) -> FloatArray:
         """``Y S^-1`` on the coupling pattern, (k, ne)."""
         assert self._G is not None
-        return kernels.couple_inverse_sparse(
-            coupling.colptr, coupling.level, coupling.entry, coupling.indptr, coupling.cols,
-            Y, self.pattern.indptr, self.pattern.rows, self._G,
-        )  # fmt: skip
+        P, pattern = np.zeros(Y.shape), (self.pattern.indptr, self.pattern.rows)
+        loop = partial(kernels.couple_inverse_sparse, *coupling.lists, Y, *pattern, self._G, P)
+        in_parts(loop, coupling.level_parts)
+        return P
 
     def entries(self, pair: Pair) -> FloatArray:
         """``S^-1`` where a pair of trailing terms has blocks, (nb, k_s, k_t)."""
@@ -452,13 +472,17 @@ class BlockSolver:
             f = apply_blocks(self._R, rhs[slices[lead]].reshape(l, k, m))
         rest = np.concatenate([rhs[slices[t]] for t in layout.trailing])
         if coupling is not None:
-            kernels.subtract_leading(coupling.indptr, coupling.cols, self._Y, f, rest)
+            by_column = coupling.colptr, coupling.level, coupling.entry
+            loop = partial(kernels.subtract_leading, *by_column, self._Y, f, rest)
+            in_parts(loop, coupling.column_parts)
         rest = self._rest.solve(rest)
         for t in layout.trailing:
             start = layout.starts[t]
             out[slices[t]] = rest[start : start + sizes[t][0] * sizes[t][1]]
         if coupling is not None:
-            kernels.subtract_trailing(coupling.indptr, coupling.cols, self._Y, rest, f)
+            by_level = coupling.indptr, coupling.cols
+            loop = partial(kernels.subtract_trailing, *by_level, self._Y, rest, f)
+            in_parts(loop, coupling.level_parts)
         if lead is not None:
             out[slices[lead]] = apply_blocks(self._R, f, transpose=True).reshape(l * k, m)
         return out
