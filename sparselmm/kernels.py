@@ -25,6 +25,9 @@ from sparselmm._typing import FloatArray, IntArray
 RELAXED = {"contract", "reassoc"}
 """Sums may be reordered to use vector instructions; the order is fixed when compiling."""
 
+PANEL = 64
+"""Rows of an inverse that are collected at a time, few enough to stay in cache."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -478,41 +481,38 @@ def selected_inverse(
                 at = indptr[c0 + b] + m - b
                 for i in range(r):
                     LR[i, b] = L[at + i]
-            GRR = np.empty((r, r))
+            Y = np.dot(LR, inv)
+            GRJ = np.zeros((r, m))
             i = 0
-            while i < r:  # the rows of one supernode K at a time: they share their pattern
+            while i < r:  # the rows of one supernode K at a time, they share their pattern
                 K = owner[below[i]]
                 last = ends[K] - 1
                 stop = i + 1
-                while stop < r and below[stop] <= last:
+                while stop < r and below[stop] <= last and stop - i < PANEL:
                     stop += 1
                 at, end = indptr[last] + 1, indptr[last + 1]  # rows below K
                 p = at
                 for h in range(stop, r):
                     row = below[h]
-                    if end - at == n - 1 - last:  # all rows below K
+                    if row <= last or end - at == n - 1 - last:  # in K, or K has all rows below
                         place[h] = row - last - 1
                     else:
                         while rows[p] < row:
                             p += 1
                         place[h] = p - at
+                inner, outer = np.empty((stop - i, stop - i)), np.empty((stop - i, r - stop))
                 for g in range(i, stop):
                     col = below[g]
-                    base = indptr[col]
+                    base = indptr[col] - col
                     for h in range(g, stop):
-                        GRR[g, h] = G[base + below[h] - col]
-                    base += last - col + 1
+                        inner[g - i, h - i] = G[base + below[h]]
+                        inner[h - i, g - i] = inner[g - i, h - i]
+                    base += last + 1
                     for h in range(stop, r):
-                        GRR[g, h] = G[base + place[h]]
+                        outer[g - i, h - stop] = G[base + place[h]]
+                GRJ[i:stop] += np.dot(inner, Y[i:stop]) + np.dot(outer, Y[stop:])
+                GRJ[stop:] += np.dot(outer.T, Y[i:stop])
                 i = stop
-            for i0 in range(0, r, 32):  # the lower triangle, a tile at a time
-                i1 = min(i0 + 32, r)
-                for h0 in range(0, i0 + 1, 32):
-                    for i in range(i0, i1):
-                        for h in range(h0, min(h0 + 32, i)):
-                            GRR[i, h] = GRR[h, i]
-            Y = np.dot(LR, inv)
-            GRJ = np.dot(GRR, Y)
             block += np.dot(np.ascontiguousarray(Y.T), GRJ)
             for b in range(m):
                 at = indptr[c0 + b] + m - b
