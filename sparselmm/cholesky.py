@@ -18,6 +18,7 @@ from sksparse import cholmod
 from sparselmm import kernels
 from sparselmm._typing import CSC, FloatArray, IntArray
 from sparselmm.terms import index_dtype
+from sparselmm.threads import one_thread
 
 Ordering = Literal["amd", "metis", "nesdis", "natural"]
 Mode = Literal["simplicial", "supernodal"]
@@ -160,7 +161,8 @@ class CholeskyFactor:
             self._starts = np.append(self._starts[self._starts < root], root)
         inverse = np.empty(len(L.data))
         _invert_root(L, int(self._starts[-1]), inverse)
-        kernels.selected_inverse(L.indptr, L.indices, L.data, self._starts, inverse)
+        with one_thread():  # its products are small
+            kernels.selected_inverse(L.indptr, L.indices, L.data, self._starts, inverse)
         return inverse[self._inverse_map]
 
 
