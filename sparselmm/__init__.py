@@ -4,22 +4,29 @@ from importlib.metadata import PackageNotFoundError, version
 
 from sparselmm import datasets
 from sparselmm.exceptions import (
+    BoundaryWarning,
     ConvergenceWarning,
     DataError,
     FormulaError,
     MemoryLimitError,
     MissingDataError,
     ModelWarning,
+    NoRandomEffectsError,
     RankDeficiencyWarning,
     SingularMatrixWarning,
     SparseLMMError,
     SpecificationWarning,
+    UnknownColumnError,
     ValueWarning,
 )
 from sparselmm.formula import VCSpec
 from sparselmm.model import MixedLM, mixedlm
 from sparselmm.packing import MixedLMParams
-from sparselmm.results import MixedLMResults
+from sparselmm.results import MixedLMResults, ModelComparison, ProfileResults, compare
+from sparselmm.results.bootstrapped import BootstrapResults
+from sparselmm.results.many import ManyResults
+from sparselmm.results.powered import PowerResults
+from sparselmm.structures import KnownCovariance, car, pedigree
 
 try:
     __version__ = version("sparselmm")
@@ -27,21 +34,33 @@ except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
 
 __all__ = [
+    "BootstrapResults",
+    "BoundaryWarning",
     "ConvergenceWarning",
     "DataError",
     "FormulaError",
+    "KnownCovariance",
+    "ManyResults",
     "MemoryLimitError",
     "MissingDataError",
     "MixedLM",
     "MixedLMParams",
     "MixedLMResults",
+    "ModelComparison",
     "ModelWarning",
+    "NoRandomEffectsError",
+    "PowerResults",
+    "ProfileResults",
     "RankDeficiencyWarning",
     "SingularMatrixWarning",
     "SparseLMMError",
     "SpecificationWarning",
+    "UnknownColumnError",
     "VCSpec",
     "ValueWarning",
+    "car",
+    "compare",
     "datasets",
     "mixedlm",
+    "pedigree",
 ]

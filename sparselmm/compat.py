@@ -16,7 +16,7 @@ from sparselmm.deviance import PLSFit, ProfiledDeviance
 from sparselmm.effects import random_part
 from sparselmm.formula import BuiltDesign, VCSpec
 from sparselmm.holders import ComponentMatrices, Distribution, ModelData, members
-from sparselmm.packing import MixedLMParams, Packing
+from sparselmm.packing import MixedLMParams, Packing, factor_of
 from sparselmm.profiled import add_packed, fit_at, hessian, point, score_raw, score_sqrt
 from sparselmm.terms import Design, RandomTerm
 from sparselmm.variances import VarianceLayout
@@ -127,7 +127,7 @@ class StatsmodelsInterface:
         """``k_fe + k_re2``, as statsmodels counts."""
         return self.built.design.p + self.k_re2
 
-    @property
+    @cached_property
     def k_constant(self) -> int:
         """1 when X has a constant column, else 0."""
         X = self.built.design.X
@@ -438,11 +438,22 @@ class StatsmodelsInterface:
         -------
         Distribution
             With ``rvs(n, rng)``.
+
+        Notes
+        -----
+        Parameters may themselves be drawn from their estimated normal distribution; a covariance
+        matrix that is not positive semi-definite is replaced by the nearest that is.
         """
         at = self._packing.unpack(params, use_sqrt=False, has_fe=True)
         X = self.built.design.X if exog is None else np.asarray(exog, dtype=float)
-        lams = self.covariance.factors(self._packing.theta(at))
+        lams = [factor_of(_nearest(psi)) for psi in self._packing.psi(at)]
         return Distribution(X @ at.fe_params, self.built.design.terms, lams, scale)
+
+    def _get_init_kwds(self) -> dict[str, Any]:
+        """Keywords that make the same model of another y and X; see :mod:`sparselmm.cloning`."""
+        formula = self.built.spec.formula
+        keywords = {} if formula is None else {"formula": formula}
+        return {**keywords, "use_sqrt": self.use_sqrt, "model_spec": self.built}
 
     def initialize(self) -> None:
         """Do nothing; statsmodels has this method."""
@@ -450,6 +461,12 @@ class StatsmodelsInterface:
     def information(self, params: Any) -> Any:
         """Refuse, as statsmodels does; see :meth:`hessian`."""
         raise NotImplementedError("use hessian()")
+
+
+def _nearest(psi: FloatArray) -> FloatArray:
+    """The positive semi-definite matrix nearest in the Frobenius norm, (k, k)."""
+    values, vectors = np.linalg.eigh(psi)
+    return np.asarray((vectors * np.maximum(values, 0.0)) @ vectors.T)
 
 
 def _square(cov_re: Any) -> FloatArray:

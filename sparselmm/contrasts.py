@@ -13,7 +13,7 @@ from scipy import stats
 from sparselmm._typing import BoolArray, FloatArray
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ContrastResults:
     """Tests of single linear hypotheses, one row each.
 
@@ -22,8 +22,8 @@ class ContrastResults:
     effect, sd, statistic, pvalue : ndarray, (m,)
         Estimate of ``R beta``, its standard error, ``(R beta - q) / sd``, two-sided p-value.
     distribution : {"norm", "t"}
-    df_denom : float
-        Degrees of freedom of the t distribution; NaN for the normal one.
+    df_denom : float or ndarray, (m,)
+        Degrees of freedom of the t distribution, one for all or one each; NaN for the normal one.
     c_names : list of str
     """
 
@@ -32,7 +32,7 @@ class ContrastResults:
     statistic: FloatArray
     pvalue: FloatArray
     distribution: str
-    df_denom: float
+    df_denom: float | FloatArray
     c_names: list[str]
 
     @property
@@ -60,20 +60,43 @@ class ContrastResults:
         columns = ["coef", "std err", letter, f"P>|{letter}|", "Conf. Int. Low", "Conf. Int. Upp."]
         values = [self.effect, self.sd, self.statistic, np.atleast_1d(self.pvalue)]
         table = np.column_stack([*values, self.conf_int(alpha)])
-        return pd.DataFrame(table, list(xname or self.c_names), columns)
+        frame = pd.DataFrame(table, list(xname or self.c_names), columns)
+        if np.ndim(self.df_denom):
+            frame.insert(2, "df", self.df_denom)
+        return frame
 
     def summary(
         self, xname: Sequence[str] | None = None, alpha: float = 0.05, title: str | None = None
     ) -> str:
-        """Table as text."""
-        table = self.summary_frame(xname, alpha).to_string(float_format=lambda v: f"{v:.4f}")
-        return f"{title or 'Test for Constraints'}\n{table}"
+        """Table as text, laid out as statsmodels does."""
+        frame = self.summary_frame(xname, alpha)
+        ends = [f"[{alpha / 2:.6g}", f"{1 - alpha / 2:.6g}]"]
+        names = [str(name) for name in frame.index]
+        header = [*map(str, frame.columns[:-2]), *ends]
+        stub = max(10, *map(len, names))
+        base = [11] * (len(header) - 2) + [12, 12]
+        widths = [max(n, len(h) + 1) for n, h in zip(base, header, strict=True)]
+        rows = [["", *header]]
+        for name, values in zip(names, frame.to_numpy(), strict=True):
+            text = [f"{value:.3f}" for value in values]
+            rows.append([name, f"{values[0]:.4f}", *text[1:]])
+        lines = [
+            f"{name:<{stub}}" + "".join(f"{x:>{n}}" for x, n in zip(cells, widths, strict=True))
+            for name, *cells in rows
+        ]
+        width = len(lines[0])
+        rule, dashes = "=" * width, "-" * width
+        title = (title or "Test for Constraints").center(width)
+        return "\n".join([title, rule, lines[0], dashes, *lines[1:], rule])
+
+    def __repr__(self) -> str:
+        return self.summary()
 
     def __str__(self) -> str:
         return self.summary()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class WaldResults:
     """A joint test of several linear hypotheses.
 
@@ -114,11 +137,11 @@ class WaldResults:
             f"df_denom={self.df_denom:.3g}>"
         )
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return self.summary()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TermTests:
     """Wald tests of whole terms.
 
@@ -131,11 +154,13 @@ class TermTests:
     table: pd.DataFrame
 
     def summary_frame(self) -> pd.DataFrame:
-        """The table."""
-        return self.table
+        """The table under statsmodels' headings."""
+        letter = "F" if "df_denom" in self.table else "chi2"
+        names = {"statistic": letter, "pvalue": f"P>{letter}"}
+        return self.table.rename(columns=lambda name: names.get(name, name.replace("df_", "df ")))
 
-    def __str__(self) -> str:
-        return str(self.table.to_string())
+    def __repr__(self) -> str:
+        return str(self.summary_frame().to_string())
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,8 +179,9 @@ class PairwiseResults:
 
 
 def t_tests(
-    R: FloatArray, q: FloatArray, beta: FloatArray, cov: FloatArray, df: float | None
-) -> ContrastResults:
+    R: FloatArray, q: FloatArray, beta: FloatArray, cov: FloatArray,
+    df: float | FloatArray | None,
+) -> ContrastResults:  # fmt: skip
     """Test each row of ``R beta = q``; normal distribution when ``df`` is None."""
     effect = _times(R, beta)
     sd = np.sqrt(np.einsum("ij,ij->i", R, _times_matrix(R, cov)))
@@ -163,9 +189,11 @@ def t_tests(
         statistic = (effect - q) / sd
     size = np.abs(statistic)
     pvalue = 2.0 * (stats.norm.sf(size) if df is None else stats.t.sf(size, df))
-    kind, denominator = ("norm", np.nan) if df is None else ("t", float(df))
+    kind = "norm" if df is None else "t"
     names = [f"c{i}" for i in range(len(R))]
-    return ContrastResults(effect, sd, statistic, np.squeeze(pvalue), kind, denominator, names)
+    return ContrastResults(
+        effect, sd, statistic, np.squeeze(pvalue), kind, np.nan if df is None else df, names
+    )
 
 
 def _times(R: FloatArray, x: FloatArray) -> FloatArray:

@@ -33,6 +33,12 @@ CHUNK_ROWS = 32_768
 RANK_TOLERANCE = 1e-7
 """A column is dependent when its residual norm is below this share of its norm (as R's ``qr``)."""
 
+NEARLY_DENSE = 0.2
+"""Share of nonzeros from which a product of user-made blocks is quicker by dense BLAS."""
+
+DENSE_CHUNK = 8_000_000
+"""Numbers of such blocks in one dense piece (64 MB)."""
+
 SMALL_ROWS = 20_000
 """Below this many rows SciPy's products are quick enough and no compiled kernel is loaded."""
 
@@ -198,6 +204,8 @@ class CrossProducts:
         ]
         if not grid:
             return sp.csr_array((0, 0))
+        if len(grid) == 1:
+            return sp.csr_array(grid[0][0])
         return sp.csr_array(sp.block_array(grid, format="csr"))
 
     @classmethod
@@ -412,13 +420,26 @@ def _pair_blocks_scipy(s: RandomTerm, t: RandomTerm, w: FloatArray | None) -> Pa
     Zt = _term_z(t)
     if w is not None:
         Zt = sp.csr_array(Zt.multiply(w[:, None]))
-    product = (Zt.T @ _term_z(s)).tocsr()
+    product = _products(Zt, _term_z(s))
     if s is t:  # a level always meets itself, also when its column of Z is all zero
         product = _with_diagonal(product)
     product = product.tobsr(blocksize=(t.k, s.k))
     product.sort_indices()
     data = np.ascontiguousarray(product.data.transpose(0, 2, 1))
     return PairBlocks(product.indptr, product.indices, data, s.n_levels)
+
+
+def _products(left: CSR, right: CSR) -> CSR:
+    """``left'right``, by dense blocks of rows where few entries are zero (a kinship matrix)."""
+    full = [part.nnz > NEARLY_DENSE * part.shape[0] * part.shape[1] for part in (left, right)]
+    if not all(full):
+        return sp.csr_array((left.T @ right).tocsr())
+    out = np.zeros((left.shape[1], right.shape[1]))
+    height = max(DENSE_CHUNK // (left.shape[1] + right.shape[1]), 1)
+    for start in range(0, left.shape[0], height):
+        rows = slice(start, start + height)
+        out += left[rows].toarray().T @ right[rows].toarray()
+    return sp.csr_array(out)
 
 
 def _with_diagonal(matrix: CSR) -> CSR:

@@ -16,7 +16,7 @@ import scipy.linalg as sla
 from sparselmm._typing import FloatArray
 from sparselmm.covariance import Covariance
 from sparselmm.crossprod import working_basis
-from sparselmm.deviance import PLSFit, add_root_curvature, theta_units
+from sparselmm.deviance import PLSFit, add_root_curvature, residual_part, theta_units
 from sparselmm.terms import Design
 
 
@@ -31,9 +31,14 @@ class DenseDeviance:
         Map from theta to Lambda.
     reml : bool
         REML criterion instead of -2 log-likelihood.
+    known_scale : float, optional
+        Residual variance, when it is known.
     """
 
-    def __init__(self, design: Design, covariance: Covariance, *, reml: bool):
+    def __init__(
+        self, design: Design, covariance: Covariance, *, reml: bool,
+        known_scale: float | None = None,
+    ):  # fmt: skip
         w = np.ones(design.n) if design.weights is None else design.weights
         rows = w > 0
         y = design.y if design.offset is None else design.y - design.offset
@@ -48,6 +53,7 @@ class DenseDeviance:
         self.units = theta_units(covariance, [np.sqrt(np.diag(S)) for S in moments])
         self.unit_roots = covariance.unit_roots(moments)
         self.df = len(self.y) - (self.X.shape[1] if reml else 0)
+        self.known_scale = known_scale
 
     def _lambda(self, theta: FloatArray) -> FloatArray:
         factors = self.covariance.factors(theta)
@@ -72,12 +78,13 @@ class DenseDeviance:
         pwrss = float(residual @ weighted)
         logdet = float(2.0 * np.log(np.diag(root[0])).sum())
         ldRX2 = float(np.linalg.slogdet(XtVX)[1]) if X.shape[1] else 0.0
-        deviance = logdet + self.df * (1.0 + np.log(2.0 * np.pi * pwrss / self.df))
+        deviance = logdet + residual_part(pwrss, self.df, self.known_scale)
         u = ZL.T @ weighted
         return PLSFit(
             theta=theta, beta=beta, vcov_unscaled=vcov, u=u, b=Lam @ u,
             ldL2=logdet + float(np.log(self.w).sum()), ldRX2=ldRX2, pwrss=pwrss,
             deviance=float(deviance + (ldRX2 if self.reml else 0.0)), df=self.df, reml=self.reml,
+            known_scale=self.known_scale,
         )  # fmt: skip
 
     def value(self, theta: FloatArray) -> float:
@@ -91,8 +98,8 @@ class DenseDeviance:
     def tangent_model(self, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Gradient, and average information plus root curvature, by their definitions.
 
-        ``AI_ij = y'P V_i P V_j P y / sigma^2``, sigma^2 profiled out (Gilmour, Thompson & Cullis
-        1995, eq. 7), and ``dD/dPsi_t = sum_j Z_j'(P - P y y'P / sigma^2)Z_j``.
+        ``AI_ij = y'P V_i P V_j P y / sigma^2``, an unknown sigma^2 profiled out (Gilmour, Thompson
+        & Cullis 1995, eq. 7), and ``dD/dPsi_t = sum_j Z_j'(P - P y y'P / sigma^2)Z_j``.
         """
         theta = np.asarray(theta, dtype=float)
         fit, ZL = self.at(theta), self.Z @ self._lambda(theta)
@@ -100,15 +107,19 @@ class DenseDeviance:
         VX = Vinv @ self.X
         P = Vinv - VX @ fit.vcov_unscaled @ VX.T
         Py, trace_of = P @ self.y, P if self.reml else Vinv
-        directions = [E @ ZL.T + ZL @ E.T for E in self._root_directions()]
+        directions = [E @ ZL.T + ZL @ E.T for E in self._root_directions(theta)]
         VPy = np.array([Vi @ Py for Vi in directions])
         quadratic = VPy @ Py
         traces = np.array([np.sum(trace_of * Vi) for Vi in directions])
-        H = (VPy @ P @ VPy.T - np.outer(quadratic, quadratic) / fit.pwrss) / fit.scale
+        H = VPy @ P @ VPy.T / fit.scale
+        if self.known_scale is None:
+            H -= np.outer(quadratic, quadratic) / fit.pwrss / fit.scale
+        lams = self.covariance.factors(theta)
         for t, Zt in enumerate(self._by_coefficient()):
             d = np.einsum("njk,n->jk", Zt, Py)
             psi = np.einsum("nja,nm,mjb->ab", Zt, trace_of, Zt, optimize=True)
-            add_root_curvature(H, self.covariance, t, psi - d.T @ d / fit.scale)
+            slope = psi - d.T @ d / fit.scale
+            add_root_curvature(H, self.covariance, t, slope, theta, 2.0 * slope @ lams[t])
         return traces - quadratic / fit.scale, H
 
     def newton_matrix(self, theta: FloatArray) -> FloatArray:
@@ -124,14 +135,18 @@ class DenseDeviance:
             for term, end in zip(self.terms, ends, strict=True)
         ]
 
-    def _root_directions(self) -> list[FloatArray]:
+    def _root_directions(self, theta: FloatArray) -> list[FloatArray]:
         """``Z dLambda`` for every tangent coordinate, each (n, q)."""
         out, first = [], 0
         for t, (Zt, term) in enumerate(zip(self._by_coefficient(), self.terms, strict=True)):
-            for r, c in zip(*self.covariance.terms[t].tangent, strict=True):
+            own = self.covariance.terms[t]
+            slopes = own.slopes(theta[self.covariance.slices[t]])
+            if slopes is None:
+                slopes = np.zeros((own.n_tangent, own.k, own.k))
+                slopes[(np.arange(own.n_tangent), *own.tangent)] = 1.0
+            for slope in slopes:
                 E = np.zeros(self.Z.shape)
-                cols = first + c + term.k * np.arange(term.n_levels)
-                E[:, cols] = Zt[:, :, r]
+                E[:, first : first + term.q] = (Zt @ slope).reshape(len(Zt), term.q)
                 out.append(E)
             first += term.q
         return out

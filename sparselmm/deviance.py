@@ -6,7 +6,9 @@ With ``M = Lambda'A Lambda + I``, ``K = M^-1 Lambda'B`` and ``S = C - (Lambda'B)
     beta = S_xx^-1 S_xy,   pwrss = S_yy - S_yx beta,   df = n - p (REML) or n (ML)
     deviance = log det M + [REML: log det S_xx] + df (1 + log(2 pi pwrss / df)) - sum log w
 
-(Bates, Maechler, Bolker & Walker 2015, eqs. 34 and 41, in cross-products instead of rows.)
+(Bates, Maechler, Bolker & Walker 2015, eqs. 34 and 41, in cross-products instead of rows). Where
+sigma^2 is known it is not profiled out: the deviance ends ``+ df log(2 pi sigma^2) + pwrss /
+sigma^2`` and ``1 / sigma^2`` stands for ``df / pwrss`` below.
 
 Gradient. Put ``G = M^-1``, ``u = K (-beta, 1)`` and ``D = B - A Lambda K = Z'V^-1[Xy]``. Because
 ``Lambda'A Lambda = M - I``, also ``Lambda'D = K`` and ``lambda_t' sum_j (A Lambda G)_jj =
@@ -76,6 +78,8 @@ class PLSFit:
     df : int
         ``n - r`` (REML) or ``n`` (ML).
     reml : bool
+    known_scale : float or None
+        Residual variance, where it was given and not estimated.
     """
 
     theta: FloatArray
@@ -89,11 +93,12 @@ class PLSFit:
     deviance: float
     df: int
     reml: bool
+    known_scale: float | None = None
 
     @property
     def scale(self) -> float:
-        """Residual variance ``sigma**2 = pwrss / df``."""
-        return self.pwrss / self.df
+        """Residual variance ``sigma**2``: ``pwrss / df`` unless it is known."""
+        return self.pwrss / self.df if self.known_scale is None else self.known_scale
 
     @property
     def sigma(self) -> float:
@@ -190,15 +195,19 @@ class ProfiledDeviance:
         Factorization of M; its numeric factor is reused by value and gradient.
     reml : bool
         REML criterion instead of -2 log-likelihood.
+    known_scale : float, optional
+        Residual variance, when it is known.
     """
 
     def __init__(
-        self, cross: CrossProducts, covariance: Covariance, solver: BlockSolver, *, reml: bool
-    ):
+        self, cross: CrossProducts, covariance: Covariance, solver: BlockSolver, *, reml: bool,
+        known_scale: float | None = None,
+    ):  # fmt: skip
         self.cross = cross
         self.covariance = covariance
         self.solver = solver
         self.reml = reml
+        self.known_scale = known_scale
         self.df = cross.n - cross.basis.rank if reml else cross.n
         self.units = theta_units(covariance, [cross.rms(t) for t in range(len(cross.sizes))])
         self.unit_roots = covariance.unit_roots(
@@ -240,7 +249,7 @@ class ProfiledDeviance:
     def _criterion(self, ldM: float, Rxx: FloatArray, pwrss: float) -> float:
         if not pwrss > 0:
             raise NotPositiveDefiniteError("the residual sum of squares is zero")
-        value = ldM + self.df * (1.0 + np.log(2.0 * np.pi * pwrss / self.df))
+        value = ldM + residual_part(pwrss, self.df, self.known_scale)
         if self.reml:
             value += self._ldRX2(Rxx)
         return float(value - self.cross.sum_log_w)
@@ -290,13 +299,14 @@ class ProfiledDeviance:
             deviance=state.deviance,
             df=self.df,
             reml=self.reml,
+            known_scale=self.known_scale,
         )
 
     # ------------------------------------------------------------------------- gradient
 
     def gradient(self, theta: FloatArray) -> FloatArray:
         """Exact gradient of the deviance in theta, (n_theta,)."""
-        return self.covariance.pick(self._at_gradient(theta))
+        return self.covariance.chain(theta, self._at_gradient(theta))
 
     def _at_gradient(self, theta: FloatArray) -> list[FloatArray]:
         state = self.state_at(theta)
@@ -316,15 +326,16 @@ class ProfiledDeviance:
                 out.append(np.zeros_like(lam))
             else:
                 inner = self._information_gap(state, t)
-                out.append(2.0 * sla.solve_triangular(lam, inner, lower=True, trans="T"))
+                out.append(2.0 * self.covariance.terms[t].divide(lam, inner))
         return out
 
     def _pivot(self, t: int, lam: FloatArray) -> float:
         """Smallest diagonal of ``lambda_t`` as a share of its row, or of what counts as one."""
-        term = self.covariance.terms[t]
-        unit = np.ones(term.k)
-        unit[term.rows] = self.units[self.covariance.slices[t]]
-        return float((np.abs(np.diag(lam)) / np.maximum(np.linalg.norm(lam, axis=1), unit)).min())
+        return self.covariance.terms[t].pivot(lam, self.units[self.covariance.slices[t]])
+
+    def _precision(self, pwrss: float) -> float:
+        """``1 / sigma^2``."""
+        return self.df / pwrss if self.known_scale is None else 1.0 / self.known_scale
 
     def _information_gap(self, state: State, t: int) -> FloatArray:
         """``l I - sum_j (G_jj + K_xj S_xx^-1 K_xj' + (df / pwrss) u_j u_j')``, (k, k)."""
@@ -332,7 +343,7 @@ class ProfiledDeviance:
         part = self.cross.slices[t]
         gap = l * np.eye(k) - self.solver.inverse_blocks(t).sum(axis=0)
         u = state.u[part].reshape(l, k)
-        gap -= (self.df / state.pwrss) * (u.T @ u)
+        gap -= self._precision(state.pwrss) * (u.T @ u)
         if self.reml:
             Kx = state.Kx[part].reshape(l, k, -1).transpose(1, 0, 2).reshape(k, -1)
             gap -= Kx @ Kx.T
@@ -346,7 +357,7 @@ class ProfiledDeviance:
         LK = self._left(state.lams, state.K, transpose=False)
         D = self.cross.B[part] - self.cross.A[part] @ LK
         d, u = (D @ state.residual).reshape(l, k), state.u[part].reshape(l, k)
-        total -= (self.df / state.pwrss) * (d.T @ u)
+        total -= self._precision(state.pwrss) * (d.T @ u)
         if self.reml and len(state.gamma):
             Dx = D[:, :-1] @ sla.solve_triangular(state.Rxx, np.eye(len(state.gamma)))
             Dx = Dx.reshape(l, k, -1).transpose(1, 0, 2).reshape(k, -1)
@@ -370,7 +381,7 @@ class ProfiledDeviance:
     # ------------------------------------------------------------------------ curvature
 
     def average_information(self, theta: FloatArray) -> FloatArray:
-        """Average-information matrix of the deviance in theta, sigma^2 profiled out.
+        """Average-information matrix of the deviance in theta, an unknown sigma^2 profiled out.
 
         Returns
         -------
@@ -391,21 +402,28 @@ class ProfiledDeviance:
             Dg = self.cross.B[:, :-1].T @ g - state.K[:, :-1].T @ right
             half = sla.solve_triangular(state.Rxx, Dg, trans="T")
             Q -= half.T @ half
-        gd = g.T @ d
-        return (Q - np.outer(gd, gd) / state.pwrss) * (self.df / state.pwrss)
+        if self.known_scale is None:
+            gd = g.T @ d
+            Q -= np.outer(gd, gd) / state.pwrss
+        return Q * self._precision(state.pwrss)
 
     def _directions(self, state: State) -> tuple[FloatArray, FloatArray]:
         """Columns ``g_i = E_i u + Lambda E_i'd`` (q, m), and ``d = Z'V^-1(y - X beta)``."""
         cov, cross = self.covariance, self.cross
         b = self._left(state.lams, state.u[:, None], transpose=False)
         d = cross.B @ state.residual - (cross.A @ b)[:, 0]
-        g = np.zeros((cross.q, sum(len(term.tangent[0]) for term in cov.terms)))
+        g = np.zeros((cross.q, cov.n_tangent))
         for t, term in enumerate(cov.terms):
             k, l = cross.sizes[t]
             part, lam = cross.slices[t], state.lams[t]
             u_t, d_t = state.u[part].reshape(l, k), d[part].reshape(l, k)
             block = g[part].reshape(l, k, -1)
             first = cov.tangent_slices[t].start
+            slopes = term.slopes(state.theta[cov.slices[t]])
+            if slopes is not None:
+                for i, E in enumerate(slopes, first):
+                    block[:, :, i] = u_t @ E.T + d_t @ E @ lam.T
+                continue
             for i, (r, c) in enumerate(zip(*term.tangent, strict=True), first):
                 block[:, r, i] += u_t[:, c]
                 block[:, :, i] += d_t[:, r, None] * lam[:, c]
@@ -429,11 +447,11 @@ class ProfiledDeviance:
         H = self._average_information(state)
         for t, lam in enumerate(state.lams):
             if self._pivot(t, lam) > SMALLEST_PIVOT:
-                psi = sla.solve_triangular(lam, gammas[t].T, lower=True, trans="T").T
-                self._psi_slopes[t] = 0.5 * psi
+                self._psi_slopes[t] = 0.5 * self.covariance.terms[t].divide(lam, gammas[t].T).T
             if t in self._psi_slopes:  # at a singular lambda_t the last one, which hardly moved
-                add_root_curvature(H, self.covariance, t, self._psi_slopes[t])
-        self._tangent = state, self.covariance.tangent_vector(gammas), H
+                psi = self._psi_slopes[t]
+                add_root_curvature(H, self.covariance, t, psi, state.theta, gammas[t])
+        self._tangent = state, self.covariance.tangent_vector(state.theta, gammas), H
         return self._tangent[1:]
 
     def newton_matrix(self, theta: FloatArray) -> FloatArray:
@@ -478,21 +496,40 @@ class ProfiledDeviance:
             -2.0 * d[part].reshape(l, k).T @ state.u[part].reshape(l, k)
             for part, (k, l) in zip(cross.slices, cross.sizes, strict=True)
         ]
-        return self.covariance.pick(blocks)
+        return self.covariance.chain(state.theta, blocks)
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the evaluation at the last theta, which the factor belongs to."""
         return {**self.__dict__, "_state": None, "_gammas": None, "_tangent": None}
 
 
-def add_root_curvature(H: FloatArray, covariance: Covariance, t: int, psi: FloatArray) -> None:
-    """Add the curvature of ``lambda_t -> Psi_t`` to a Hessian in tangent coordinates, in place.
+def residual_part(pwrss: float, df: int, known_scale: float | None) -> float:
+    """``df log(2 pi sigma^2) + pwrss / sigma^2`` at the estimate of sigma^2, or at its value."""
+    if known_scale is None:
+        return float(df * (1.0 + np.log(2.0 * np.pi * pwrss / df)))
+    return float(df * np.log(2.0 * np.pi * known_scale) + pwrss / known_scale)
 
-    ``psi`` (k, k) is the derivative of the deviance in ``Psi_t / sigma^2``; along ``dlambda`` the
-    second derivative of ``lambda lambda'`` is ``2 dlambda dlambda'``.
+
+def add_root_curvature(
+    H: FloatArray, covariance: Covariance, t: int, psi: FloatArray, theta: FloatArray,
+    gamma: FloatArray,
+) -> None:  # fmt: skip
+    """Add the curvature of ``theta -> Psi_t`` to a Hessian in tangent coordinates, in place.
+
+    ``psi`` (k, k) is the derivative of the deviance in ``Psi_t / sigma^2`` and ``gamma`` the one in
+    the entries of ``lambda_t``; along ``dlambda`` the second derivative of ``lambda lambda'`` is
+    ``2 dlambda dlambda'``, to which comes that of ``lambda_t`` itself where theta bends it.
     """
-    rows, cols = covariance.terms[t].tangent
-    at = covariance.tangent_slices[t]
+    term, at = covariance.terms[t], covariance.tangent_slices[t]
+    own = theta[covariance.slices[t]]
+    slopes = term.slopes(own)
+    if slopes is not None:
+        H[at, at] += np.einsum("ab,ibc,jac->ij", psi + psi.T, slopes, slopes, optimize=True)
+        bends = term.bends(own, gamma)
+        if bends is not None:
+            H[at, at] += bends
+        return
+    rows, cols = term.tangent
     same = cols[:, None] == cols[None, :]
     H[at, at] += np.where(same, (psi + psi.T)[np.ix_(rows, rows)], 0.0)
 
@@ -511,8 +548,5 @@ def difference_hessian(
 
 def theta_units(covariance: Covariance, rms: Sequence[FloatArray]) -> FloatArray:
     """One over the root mean square of the covariate each entry of theta belongs to."""
-    units = [
-        1.0 / np.where(size > 0, size, 1.0)[term.rows]
-        for term, size in zip(covariance.terms, rms, strict=True)
-    ]
+    units = [term.units(size) for term, size in zip(covariance.terms, rms, strict=True)]
     return np.concatenate(units) if units else np.zeros(0)

@@ -11,9 +11,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+import scipy.sparse as sp
 
-from sparselmm._typing import AnyArray, BoolArray, FloatArray, IntArray
+from sparselmm._typing import CSR, AnyArray, BoolArray, FloatArray, IntArray
 from sparselmm.deviance import ProfiledDeviance
+from sparselmm.exceptions import DataError
 from sparselmm.terms import Grouping, RandomTerm, term_slices
 from sparselmm.variances import coefficient_names, is_component
 
@@ -36,6 +38,35 @@ def random_part(terms: Sequence[RandomTerm], b: FloatArray, n: int) -> FloatArra
         rows = table[term.codes]
         out += rows[:, 0] if term.values is None else np.einsum("ij,ij->i", rows, term.values)
     return out
+
+
+def mixed(terms: Sequence[RandomTerm], x: FloatArray, transpose: bool = False) -> FloatArray:
+    """Effects of the levels from those of the columns of Z, or the transposed map, (q, ...).
+
+    They differ by the root R of a known covariance between levels: ``b = (R (x) I) b*``.
+    """
+    if all(term.root is None for term in terms):
+        return x
+    out = x.copy()
+    for term, part in zip(terms, term_slices(tuple(terms)), strict=True):
+        if term.root is not None:
+            by_level = x[part].reshape(term.n_levels, -1)
+            root = term.root.T if transpose else term.root
+            out[part] = np.asarray(root @ by_level).reshape(x[part].shape)
+    return out
+
+
+def of_columns(terms: Sequence[RandomTerm], H: CSR) -> CSR:
+    """Combinations of the effects of levels, (m, q), as combinations of those of columns of Z."""
+    if all(term.root is None for term in terms):
+        return H
+    blocks = [
+        sp.eye_array(term.q, format="csr")
+        if term.root is None
+        else sp.kron(term.root, sp.eye_array(term.k), format="csr")
+        for term in terms
+    ]
+    return sp.csr_array(H @ sp.csr_array(sp.block_diag(blocks, format="csr")))
 
 
 def unseen_rows(fitted: RandomTerm, new: RandomTerm) -> BoolArray:
@@ -105,18 +136,61 @@ def _same_levels(a: RandomTerm, b: RandomTerm) -> bool:
     )
 
 
+def factor_table(terms: Sequence[RandomTerm], name: str) -> FactorTable:
+    """The table of one grouping factor.
+
+    Raises
+    ------
+    DataError
+        When there is none of that name.
+    """
+    tables = {table.name: table for table in factor_tables(terms)}
+    if name not in tables:
+        raise DataError(f"no random effects of {name!r}; there are those of {', '.join(tables)}")
+    return tables[name]
+
+
+def table_columns(table: FactorTable, terms: Sequence[RandomTerm]) -> IntArray:
+    """Column of Z of every entry of a table, (l, number of columns)."""
+    parts = term_slices(tuple(terms))
+    return np.hstack(
+        [np.arange(parts[t].start, parts[t].stop).reshape(-1, terms[t].k) for t in table.terms]
+    )
+
+
 def table_modes(table: FactorTable, terms: Sequence[RandomTerm], b: FloatArray) -> FloatArray:
     """Conditional means of a table, (l, number of columns)."""
-    parts = term_slices(tuple(terms))
-    return np.hstack([b[parts[t]].reshape(-1, terms[t].k) for t in table.terms])
+    return np.asarray(b[table_columns(table, terms)])
 
 
 def table_variances(
-    table: FactorTable, deviance: ProfiledDeviance, theta: FloatArray, scale: float
-) -> FloatArray:
+    table: FactorTable, terms: Sequence[RandomTerm], deviance: ProfiledDeviance,
+    theta: FloatArray, scale: float,
+) -> FloatArray:  # fmt: skip
     """Conditional variances of a table, (l, number of columns), fixed effects taken as known."""
-    blocks = [deviance.conditional_blocks(theta, t) for t in table.terms]
-    return scale * np.hstack([np.einsum("bii->bi", block) for block in blocks])
+    parts = [
+        np.einsum("bii->bi", deviance.conditional_blocks(theta, t))
+        if terms[t].root is None
+        else _mixed_variances(t, terms, deviance, theta)
+        for t in table.terms
+    ]
+    return scale * np.hstack(parts)
+
+
+def _mixed_variances(
+    t: int, terms: Sequence[RandomTerm], deviance: ProfiledDeviance, theta: FloatArray
+) -> FloatArray:
+    """Conditional variances of the levels of a term with a known covariance, (l, k)."""
+    part = term_slices(tuple(terms))[t]
+    out = np.empty(part.stop - part.start)
+    width = int(np.clip(BATCH_NUMBERS // max(deviance.cross.q, 1), 1, MAX_BATCH))
+    for first in range(0, len(out), width):
+        inside = np.arange(first, min(first + width, len(out)))
+        right = np.zeros((deviance.cross.q, len(inside)))
+        right[part.start + inside, np.arange(len(inside))] = 1.0
+        right = mixed(terms, right, transpose=True)
+        out[inside] = np.sum(right * deviance.conditional_columns(theta, right), axis=0)
+    return out.reshape(terms[t].n_levels, terms[t].k)
 
 
 # ------------------------------------------------------------------------------- by unit
@@ -195,12 +269,16 @@ def all_units(
     for table in factor_tables([terms[t] for t in rest]):
         inner = tuple(rest[t] for t in table.terms)
         out.append(_level_units(terms, replace(table, terms=inner)))
-    alone = len(out) == 1 and not any(term.origin == "array" for term in terms)
+    alone = len(out) == 1 and not any(
+        term.origin == "array" or term.root is not None for term in terms
+    )
     return [replace(units, independent=alone) for units in out]
 
 
 def _is_of_groups(term: RandomTerm, grouping: Grouping | None) -> bool:
     """Whether the term's levels are the groups, or columns within them."""
+    if term.root is not None:  # may have levels that are no groups
+        return False
     if term.origin in ("re", "vc"):
         return True
     if grouping is None or term.levels.names != (grouping.name,) or term.origin != "bar":
@@ -209,10 +287,7 @@ def _is_of_groups(term: RandomTerm, grouping: Grouping | None) -> bool:
 
 
 def _level_units(terms: Sequence[RandomTerm], table: FactorTable) -> Units:
-    parts = term_slices(tuple(terms))
-    columns = np.hstack(
-        [np.arange(parts[t].start, parts[t].stop).reshape(-1, terms[t].k) for t in table.terms]
-    )
+    columns = table_columns(table, terms)
     l, k = columns.shape
     names = np.tile(np.array(table.columns, dtype=object), l)
     return Units(
@@ -270,8 +345,9 @@ def group_coefficients(terms: Sequence[RandomTerm], from_arrays: bool) -> tuple[
 
 
 def unit_covariances(
-    units: Units, deviance: ProfiledDeviance, theta: FloatArray, scale: float
-) -> list[FloatArray]:
+    units: Units, terms: Sequence[RandomTerm], deviance: ProfiledDeviance, theta: FloatArray,
+    scale: float,
+) -> list[FloatArray]:  # fmt: skip
     """Conditional covariance of the coefficients of each unit, fixed effects taken as known.
 
     ``sigma^2 Lambda M^-1 Lambda'`` restricted to the unit's columns. When units are independent
@@ -281,7 +357,8 @@ def unit_covariances(
     -------
     list of ndarray, (size_j, size_j)
     """
-    if len(units.terms) == 1 and (units.sizes == units.sizes[:1]).all():
+    own = all(terms[t].root is None for t in units.terms)
+    if own and len(units.terms) == 1 and (units.sizes == units.sizes[:1]).all():
         t = units.terms[0]
         k = int(units.sizes[0])
         if deviance.cross.sizes[t][0] == k:
@@ -295,7 +372,8 @@ def unit_covariances(
         inside = np.flatnonzero((colour >= first) & (colour < first + width))
         right = np.zeros((q, width))
         right[units.columns[inside], colour[inside] - first] = 1.0
-        solution = deviance.conditional_columns(theta, right)
+        right = mixed(terms, right, transpose=True)
+        solution = mixed(terms, deviance.conditional_columns(theta, right))
         _scatter(units, starts, inside, solution, colour - first, flat)
     flat *= scale
     shapes = zip(np.split(flat, starts[1:-1]), units.sizes, strict=True)

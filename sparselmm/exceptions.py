@@ -7,23 +7,55 @@ would expect, so both ``except sparselmm.FormulaError`` and ``except ValueError`
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from functools import lru_cache
+from typing import Any
 
 
 class SparseLMMError(Exception):
     """Base class of every error raised on purpose by sparselmm."""
 
 
-class FormulaError(SparseLMMError, ValueError):
+class InputError(SparseLMMError, ValueError):
+    """Base class of errors about what was given.
+
+    Where statsmodels or patsy raise an error class of their own, ours is raised with a class that
+    derives from it too, if that package is imported.
+    """
+
+    _theirs: tuple[tuple[str, str], ...] = ()
+    """Module and name of the classes others raise for the same reason."""
+
+    def __new__(cls, *args: object) -> InputError:
+        """Make the error, catchable by others' classes as well."""
+        kind: Any = cls
+        return super().__new__(_joined(kind, _imported(cls._theirs)), *args)
+
+
+class FormulaError(InputError):
     """A formula, or a name in it, cannot be understood."""
 
+    _theirs = (("patsy", "PatsyError"),)
 
-class DataError(SparseLMMError, ValueError):
+
+class UnknownColumnError(FormulaError, KeyError):
+    """A name is neither a column of the data nor known to Python."""
+
+    __str__ = Exception.__str__  # KeyError would show the message in quotes
+
+
+class NoRandomEffectsError(FormulaError, AttributeError):
+    """A model without random effects; statsmodels raises AttributeError without ``groups``."""
+
+
+class DataError(InputError):
     """The data cannot be fitted: wrong type, wrong length, no rows, no variation."""
 
 
 class MissingDataError(DataError):
     """Missing or infinite values in data that must be finite."""
+
+    _theirs = (("statsmodels.tools.sm_exceptions", "MissingDataError"), ("patsy", "PatsyError"))
 
 
 class MemoryLimitError(SparseLMMError, MemoryError):
@@ -40,6 +72,14 @@ class ConvergenceWarning(ModelWarning):
 
 class SingularMatrixWarning(ModelWarning):
     """The estimated random-effects covariance matrix is singular."""
+
+
+class BoundaryWarning(SingularMatrixWarning, ConvergenceWarning):
+    """A variance is estimated as zero, or nearly so, or a correlation as one in size.
+
+    The estimate is valid and the optimizer has converged. The class derives from
+    ConvergenceWarning as well because statsmodels warns of the same with both.
+    """
 
 
 class RankDeficiencyWarning(ModelWarning):
@@ -69,11 +109,30 @@ def catchable(category: type[ModelWarning]) -> type[Warning]:
     -------
     type
     """
-    theirs = sys.modules.get("statsmodels.tools.sm_exceptions")
-    other = getattr(theirs, category.__name__, None)
-    return category if other is None else _both(category, other)  # type: ignore[arg-type]
+    names = [kind.__name__ for kind in category.__mro__ if issubclass(kind, ModelWarning)]
+    kind: Any = category
+    return _joined(kind, _imported(("statsmodels.tools.sm_exceptions", n) for n in names))
+
+
+def _imported(classes: Iterable[tuple[str, str]]) -> tuple[type, ...]:
+    """Those classes whose modules are imported, without base classes of others."""
+    found = [getattr(sys.modules.get(module), name, None) for module, name in classes]
+    kinds = [kind for kind in found if kind is not None]
+    return tuple(k for k in kinds if not any(o is not k and issubclass(o, k) for o in kinds))
 
 
 @lru_cache
-def _both(ours: type[Warning], theirs: type[Warning]) -> type[Warning]:
-    return type(ours.__name__, (ours, theirs), {"__doc__": ours.__doc__, "__module__": __name__})
+def _joined(ours: Any, theirs: tuple[type, ...]) -> Any:
+    """``ours``, or a class of the same name that derives from others as well."""
+    others = tuple(kind for kind in theirs if not issubclass(ours, kind))
+    if not others:
+        return ours
+    body = {
+        "__doc__": ours.__doc__,
+        "__module__": __name__,
+        "__str__": ours.__str__,
+        "__reduce__": lambda self: (ours, self.args),  # pickled as ours
+        "message": property(str),  # what patsy's errors have besides
+        "origin": None,
+    }
+    return type(ours.__name__, (ours, *others), body)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 
 from sparselmm._typing import AnyArray, FloatArray, IntArray
@@ -38,6 +39,8 @@ class ModelData:
         The formula library's memory of X.
     row_labels : Index or None
         Index of the rows in use.
+    built : BuiltDesign
+        The numbers.
     """
 
     xnames: list[str]
@@ -49,6 +52,37 @@ class ModelData:
     frame: Any
     model_spec: Any
     row_labels: Any
+    built: BuiltDesign = field(repr=False)
+
+    @property
+    def design_info(self) -> Any:
+        """``model_spec`` under the name it had in statsmodels before 0.15."""
+        return self.model_spec
+
+    @property
+    def endog(self) -> FloatArray:
+        """Response, (n,)."""
+        return self.built.design.y
+
+    @property
+    def exog(self) -> FloatArray:
+        """X, (n, p)."""
+        return self.built.design.X
+
+    @property
+    def orig_endog(self) -> Any:
+        """Response as the formula's one column, or a Series, where the user works with pandas."""
+        if not self.built.pandas:
+            return self.endog
+        values = pd.Series(self.endog, self.row_labels, name=self.ynames)
+        return values if self.built.spec.formula is None else values.to_frame()
+
+    @property
+    def orig_exog(self) -> Any:
+        """X as a DataFrame where the user works with pandas."""
+        if not self.built.pandas:
+            return self.exog
+        return pd.DataFrame(self.exog, self.row_labels, self.xnames)
 
     @classmethod
     def of(cls, built: BuiltDesign, layout: VarianceLayout) -> ModelData:
@@ -73,6 +107,7 @@ class ModelData:
             frame=built.frame,
             model_spec=built.spec.design_info,
             row_labels=built.row_labels,
+            built=built,
         )
 
 

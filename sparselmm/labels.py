@@ -9,7 +9,14 @@ from typing import Any
 import pandas as pd
 
 from sparselmm._typing import FloatArray
-from sparselmm.effects import FactorTable, Units, table_modes, table_variances, unit_covariances
+from sparselmm.effects import (
+    FactorTable,
+    Units,
+    mixed,
+    table_modes,
+    table_variances,
+    unit_covariances,
+)
 from sparselmm.estimates import Estimates
 from sparselmm.exceptions import MemoryLimitError
 from sparselmm.variances import VarianceRow
@@ -22,7 +29,7 @@ def unit_series(est: Estimates) -> dict[Any, pd.Series]:
     """Conditional means of every unit."""
     out: dict[Any, pd.Series] = {}
     for units in est.units:
-        values = est.pls.b[units.columns]
+        values = mixed(est.terms, est.pls.b)[units.columns]
         for key, index, at in _labelled(units, len(est.units) > 1):
             out[key] = pd.Series(values[at], index=index)
     return out
@@ -44,7 +51,7 @@ def unit_frames(est: Estimates) -> dict[Any, pd.DataFrame]:
         )
     out: dict[Any, pd.DataFrame] = {}
     for units in est.units:
-        blocks = unit_covariances(units, est.deviance, est.pls.theta, est.pls.scale)
+        blocks = unit_covariances(units, est.terms, est.deviance, est.pls.theta, est.pls.scale)
         labelled = _labelled(units, len(est.units) > 1)
         for (key, index, _), block in zip(labelled, blocks, strict=True):
             out[key] = pd.DataFrame(block, index=index, columns=index, copy=False)
@@ -65,12 +72,13 @@ def _labelled(units: Units, several: bool) -> Iterator[tuple[Any, pd.Index, slic
 
 def mode_tables(est: Estimates, tables: Sequence[FactorTable]) -> dict[str, pd.DataFrame]:
     """Conditional means by factor, levels by coefficients."""
-    return {t.name: _level_frame(est, t, table_modes(t, est.terms, est.pls.b)) for t in tables}
+    b = mixed(est.terms, est.pls.b)
+    return {t.name: _level_frame(est, t, table_modes(t, est.terms, b)) for t in tables}
 
 
 def variance_tables(est: Estimates, tables: Sequence[FactorTable]) -> dict[str, pd.DataFrame]:
     """Conditional variances in the same shape."""
-    at = (est.deviance, est.pls.theta, est.pls.scale)
+    at = (est.terms, est.deviance, est.pls.theta, est.pls.scale)
     return {t.name: _level_frame(est, t, table_variances(t, *at)) for t in tables}
 
 

@@ -10,20 +10,22 @@ from typing import Any
 import numpy as np
 
 from sparselmm._typing import FloatArray
+from sparselmm.cloning import model_of, with_arrays, with_data
 from sparselmm.compat import StatsmodelsInterface
 from sparselmm.covariance import Covariance
 from sparselmm.crossprod import CrossProducts
 from sparselmm.dense import DenseDeviance
 from sparselmm.deviance import ProfiledDeviance
 from sparselmm.exceptions import (
+    BoundaryWarning,
     ConvergenceWarning,
     DataError,
     RankDeficiencyWarning,
-    SingularMatrixWarning,
     catchable,
 )
 from sparselmm.fitting import (
     HARDLY,
+    Held,
     checked_keywords,
     constrained,
     method_names,
@@ -35,7 +37,7 @@ from sparselmm.fitting import (
     without_fixed,
 )
 from sparselmm.formula import BuiltDesign, capture_env, from_arrays, from_formula
-from sparselmm.formula.validate import warn_user
+from sparselmm.formula.validate import check_levels, warn_user
 from sparselmm.moments import moment_start
 from sparselmm.optimize import OptSummary
 from sparselmm.packing import MixedLMParams
@@ -44,9 +46,13 @@ from sparselmm.plan import Candidate, FitPlan, make_plan
 from sparselmm.progress import Progress
 from sparselmm.regularized import RegularizedFits
 from sparselmm.results import MixedLMResults
+from sparselmm.results.many import ManyResults, fit_many
 from sparselmm.solvers import BlockSolver
 from sparselmm.threads import one_thread
 from sparselmm.variances import singular_terms
+
+BOUNDARY = "The MLE may be on the boundary of the parameter space."
+"""How statsmodels begins the warning of a zero variance; filters look for it."""
 
 DENSE_LIMIT = 5000
 """Rows up to which the dense engine, whose memory grows as n^2, is allowed."""
@@ -85,6 +91,8 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         Known part of the linear predictor.
     z_terms : mapping, optional
         Name to any (n, l) matrix, sparse or dense: a term with one variance.
+    covariance : mapping, optional
+        ``"Group"`` to the :class:`KnownCovariance` between the groups.
 
     Raises
     ------
@@ -121,13 +129,16 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         weights: Any = None,
         offset: Any = None,
         z_terms: Mapping[str, Any] | None = None,
+        covariance: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ):
-        for name in kwargs:
-            raise ValueError(f"argument {name} not permitted for MixedLM initialization")
+        other = model_of(kwargs)
+        if other is not None:
+            self._set_up(with_arrays(other, endog, exog), use_sqrt)
+            return
         built = from_arrays(
             endog, exog, groups, exog_re=exog_re, exog_vc=exog_vc, weights=weights,
-            offset=offset, z_terms=z_terms, missing=missing,
+            offset=offset, z_terms=z_terms, covariance=covariance, missing=missing,
         )  # fmt: skip
         self._set_up(built, use_sqrt)
 
@@ -147,6 +158,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         weights: Any = None,
         offset: Any = None,
         z_terms: Mapping[str, Any] | None = None,
+        covariance: Mapping[str, Any] | None = None,
         eval_env: Any = 0,
         **kwargs: Any,
     ) -> MixedLM:
@@ -179,6 +191,8 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
             Column name or values.
         z_terms : mapping, optional
             Name to any (n, l) matrix: a term with one variance.
+        covariance : mapping, optional
+            Name of a grouping factor to the :class:`KnownCovariance` between its levels.
         eval_env : int or patsy.EvalEnvironment
             How many frames up the variables of the formula are looked up.
 
@@ -202,15 +216,17 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         >>> round(model.fit().sigma, 4)
         0.5499
         """
-        for name in kwargs:
-            raise ValueError(f"argument {name} not permitted for MixedLM initialization")
-        caller = isinstance(eval_env, int) and eval_env >= 0
-        env = capture_env(eval_env + 1 if caller else eval_env)
-        built = from_formula(
-            formula, data, groups=groups, re_formula=re_formula, vc_formula=vc_formula,
-            weights=weights, offset=offset, z_terms=z_terms, subset=subset, missing=missing,
-            env=env,
-        )  # fmt: skip
+        other = model_of(kwargs)
+        if other is not None:
+            built = with_data(other, data)
+        else:
+            caller = isinstance(eval_env, int) and eval_env >= 0
+            env = capture_env(eval_env + 1 if caller else eval_env)
+            built = from_formula(
+                formula, data, groups=groups, re_formula=re_formula, vc_formula=vc_formula,
+                weights=weights, offset=offset, z_terms=z_terms, covariance=covariance,
+                subset=subset, missing=missing, env=env,
+            )  # fmt: skip
         model = cls.__new__(cls)
         model._set_up(built, use_sqrt)
         return model
@@ -218,12 +234,12 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
     def _set_up(self, built: BuiltDesign, use_sqrt: bool) -> None:
         self.built = built
         self.use_sqrt = use_sqrt
-        self.formula = built.spec.formula
+        if built.spec.formula is not None:
+            self.formula = built.spec.formula
         self.covariance = Covariance.of(built.design.terms)
         self.reml, self.fe_pen, self.cov_pen, self.re_pen = True, None, None, None
         self._freepat: MixedLMParams | None = None
         self._engines: dict[bool, ProfiledDeviance] = {}
-        self._init_kwds: dict[str, Any] = {}
 
     # ------------------------------------------------------------------------ likelihood
 
@@ -278,21 +294,27 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
             Both have ``value(theta)``, ``gradient(theta)`` and ``at(theta)``.
         """
         if engine == "dense":
-            if self.nobs > DENSE_LIMIT:
-                raise DataError(
-                    f"engine='dense' needs {self.nobs}^2 numbers for {self.nobs} rows; it is meant "
-                    f"for checks on at most {DENSE_LIMIT}. Use engine='sparse'."
-                )
-            return DenseDeviance(self.design, self.covariance, reml=reml)
+            return self._dense(reml, Held.of(None, self.covariance, ()))
         if engine != "sparse":
             raise ValueError(f"engine must be 'sparse' or 'dense', not {engine!r}")
         return self._sparse(self.plan(memory_limit).chosen, reml)
 
+    def _dense(self, reml: bool, held: Held) -> DenseDeviance:
+        if self.nobs > DENSE_LIMIT:
+            raise DataError(
+                f"engine='dense' needs {self.nobs}^2 numbers for {self.nobs} rows; it is meant "
+                f"for checks on at most {DENSE_LIMIT}. Use engine='sparse'."
+            )
+        return DenseDeviance(self.design, held.covariance, reml=reml, known_scale=held.scale)
+
     def _sparse(
-        self, chosen: Candidate, reml: bool, covariance: Covariance | None = None
-    ) -> ProfiledDeviance:
+        self, chosen: Candidate, reml: bool, covariance: Covariance | None = None,
+        known_scale: float | None = None,
+    ) -> ProfiledDeviance:  # fmt: skip
         solver = BlockSolver(self.cross, chosen.strategy, chosen.factor)
-        return ProfiledDeviance(self.cross, covariance or self.covariance, solver, reml=reml)
+        return ProfiledDeviance(
+            self.cross, covariance or self.covariance, solver, reml=reml, known_scale=known_scale
+        )
 
     # ------------------------------------------------------------------------------- fit
 
@@ -309,6 +331,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         method: str | Sequence[str] | None = None,
         *,
         start_theta: FloatArray | None = None,
+        fix: Mapping[str, Any] | None = None,
         engine: str = "sparse",
         maxiter: int | None = None,
         progress: bool | None = None,
@@ -344,6 +367,13 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
             spelling or SciPy's, tried in turn until one converges.
         start_theta : ndarray, (n_theta,), optional
             Start values of theta, instead of ``start_params``.
+        fix : dict, optional
+            Covariance parameters to hold. ``"sigma"``: the residual standard deviation (with
+            ``weights=1/v`` and ``fix={"sigma": 1}`` the variance of every row is its v, as in a
+            meta-analysis). A term's name: its covariance matrix, as ``{"ratio": Psi / sigma^2}``,
+            or in the units of the data as ``{"cov": Psi}`` or ``{"sd": ..., "corr": ...}``, for
+            which sigma must be held as well. ``"theta"``: values of theta, NaN for those to
+            estimate.
         engine : {"sparse", "dense"}
             "dense" fits with textbook formulas on the rows, to check the sparse engine.
         maxiter : int, optional
@@ -367,13 +397,17 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
             If no factorization of the model fits in ``memory_limit``.
         ValueError
             If start values have the wrong length or a method is unknown.
+        DataError
+            If ``fix`` cannot be understood, or a grouping factor has one level per row and
+            sigma is not held.
 
         Warns
         -----
         ConvergenceWarning
             If the optimizer stopped before its convergence criteria were met.
-        SingularMatrixWarning
-            If a variance is estimated as zero or a correlation as one in size.
+        BoundaryWarning
+            If a variance is estimated as zero, or nearly so, or a correlation as one in size:
+            both a SingularMatrixWarning and a ConvergenceWarning, as statsmodels gives both.
         FutureWarning
             If a keyword has no meaning here.
         """
@@ -383,18 +417,20 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         self.reml, self.fe_pen, self.cov_pen, self._freepat = reml, fe_pen, cov_pen, free
         start = start_parameters(self._packing, start_params, self.use_sqrt)
         mask = None if free is None else Mask.of(self._packing, free, start)
+        held = self._held(fix, free, fe_pen, cov_pen)
         with one_thread():
             chosen = self.plan(memory_limit).chosen
-            theta = self._start(start, start_params, start_theta, mask, do_cg)
+            theta = self._start(start, start_params, start_theta, mask, do_cg, held)
         monitor = Progress(progress)
         with chosen.threads():
-            sparse = self._sparse(chosen, reml, None if mask is None else mask.covariance)
-            if sparse.covariance is self.covariance:
+            inner = held.covariance if mask is None else mask.covariance
+            sparse = self._sparse(chosen, reml, inner, held.scale)
+            if inner is self.covariance and held.scale is None:
                 self._engines = {reml: sparse}
             pen = penalties_of(self._packing, sparse, mask, start, fe_pen, cov_pen)
             objective: Any = sparse if pen is None else PenalizedDeviance(sparse, pen)
             if engine != "sparse":
-                objective = self.deviance(reml, engine)
+                objective = self.deviance(reml, engine) if fix is None else self._dense(reml, held)
             try:
                 if not do_cg or not len(theta):
                     reason = "nothing to optimize" if do_cg else "not optimized: do_cg=False"
@@ -416,6 +452,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         if pen is not None and pen.held.any():
             fit = without_fixed(fit, pen.held)
         fixed = 0 if pen is None else int(pen.held.sum())
+        fixed += held.scale is not None
         if mask is not None and mask.constrained:
             fixed += int((~mask.packed).sum())
         return MixedLMResults(
@@ -423,18 +460,30 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
             freepat=free, cov_pen=cov_pen, full_output=full_output,
         )  # fmt: skip
 
+    def _held(self, fix: Any, *others: Any) -> Held:
+        """The ``fix`` argument, which goes with none of ``others``."""
+        if fix is not None and any(other is not None for other in others):
+            raise ValueError("fix does not go together with free, fe_pen or cov_pen; use one")
+        held = Held.of(fix, self.covariance, [term.name for term in self.terms])
+        if held.scale is None:
+            for term in self.terms:
+                check_levels(term, self.design.n)
+        return held
+
     def _start(
         self, start: MixedLMParams, given: Any, theta: FloatArray | None, mask: Mask | None,
-        optimize: bool,
+        optimize: bool, held: Held,
     ) -> FloatArray:  # fmt: skip
         """Start values of the free entries of theta."""
         if mask is not None:
             return mask.theta
         if theta is not None:
-            return np.asarray(theta, dtype=float)
+            start_theta = np.asarray(theta, dtype=float)
+            whole = start_theta.shape == held.free.shape  # any other is refused by the search
+            return start_theta[held.free] if whole else start_theta
         if given is None and optimize:
-            return moment_start(self.cross, self.covariance)
-        return self._packing.theta(start)
+            return moment_start(self.cross, self.covariance, held.scale)[held.free]
+        return self._packing.theta(start)[held.free]
 
     def _warn(self, opt: OptSummary, deviance: ProfiledDeviance) -> None:
         if not opt.converged:
@@ -442,30 +491,89 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
                 f"the optimizer did not converge: {opt.message}", catchable(ConvergenceWarning)
             )
         flags = singular_terms(self.cross, deviance.covariance, opt.theta)
+        free = [term.n_theta > 0 for term in deviance.covariance.terms]
+        flags = flags & np.array(free, dtype=bool)
         singular = [term.name for term, flag in zip(self.terms, flags, strict=True) if flag]
         near = nearly_zero(deviance, opt, [term.name for term in self.terms])
         if near and not singular:
             warn_user(
-                f"The random effects covariance matrix is nearly singular: the variance of "
-                f"{', '.join(near)} can hardly be told from zero (the deviance would rise by less "
-                f"than {HARDLY}).",
-                catchable(SingularMatrixWarning),
+                f"{BOUNDARY} The random effects covariance matrix is nearly singular: the variance "
+                f"of {', '.join(near)} can hardly be told from zero (the deviance would rise by "
+                f"less than {HARDLY}).",
+                catchable(BoundaryWarning),
             )
         if singular:
             warn_user(
-                "The random effects covariance matrix is singular: a variance of "
+                f"{BOUNDARY} The random effects covariance matrix is singular: a variance of "
                 f"{', '.join(singular)} is estimated as zero or a correlation as +-1. The "
                 "estimate is valid; the data do not support all of its parameters.",
-                catchable(SingularMatrixWarning),
+                catchable(BoundaryWarning),
             )
+
+    def fit_many(
+        self, Y: Any, names: Sequence[Any] | None = None, *, reml: bool = True,
+        missing: str = "raise", n_jobs: int = 1, progress: bool | None = None,
+        memory_limit: int | None = None,
+    ) -> ManyResults:  # fmt: skip
+        """Fit the model to many responses; the one it was made with is not used.
+
+        Set-up, cross-products of the design and the analysis of their pattern are done once. The
+        searches of small and medium models run on stacks of responses, see
+        :mod:`sparselmm.batched`; each ends at its own optimum with its own certificate.
+
+        Parameters
+        ----------
+        Y : DataFrame or array-like, (n, m)
+            One response per column, rows as in the data of the model. A memory-mapped array is
+            read block by block.
+        names : sequence, optional
+            Names of the responses; default the columns of a data frame, or 0 ... m - 1.
+        reml : bool
+            REML instead of maximum likelihood.
+        missing : {"raise", "drop"}
+            "drop" fits a response with missing values alone, on the rows it has.
+        n_jobs : int
+            Workers (joblib); -1 for one per processor.
+        progress : bool, optional
+            Show a progress bar. Default: only on a terminal or in a notebook, and only when it
+            takes more than a few seconds.
+        memory_limit : int, optional
+            Bytes the factorization may use.
+
+        Returns
+        -------
+        ManyResults
+            One row per response: estimates, standard errors, z, p, variances, flags.
+
+        Raises
+        ------
+        DataError
+            When Y has the wrong number of rows or holds values that cannot be used.
+
+        Warns
+        -----
+        ConvergenceWarning
+            When responses have no converged fit; their rows are NaN or flagged.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("sleepstudy")
+        >>> model = sparselmm.mixedlm("Reaction ~ Days + (Days | Subject)", data)
+        >>> Y = np.column_stack([data.Reaction, np.log(data.Reaction)])
+        >>> model.fit_many(Y, names=["ms", "log ms"]).fe_params.round(4)["Days"].tolist()
+        [10.4673, 0.0338]
+        """
+        with one_thread():
+            chosen = self.plan(memory_limit).chosen
+        engine = self._sparse(chosen, reml)
+        return fit_many(self.built.design, engine, Y, names, missing, n_jobs, progress)
 
     def _engine(self, reml: bool) -> ProfiledDeviance:
         if reml not in self._engines:
             self._engines = {**self._engines, reml: self._sparse(self.plan().chosen, reml)}
         return self._engines[reml]
-
-    def _get_init_kwds(self) -> dict[str, Any]:
-        return dict(self._init_kwds)
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the factorizations, which are made again when needed."""

@@ -33,13 +33,17 @@ STRONGEST = 0.99
 """Largest correlation to start from."""
 
 
-def moment_start(cross: CrossProducts, covariance: Covariance) -> FloatArray:
+def moment_start(
+    cross: CrossProducts, covariance: Covariance, known_scale: float | None = None
+) -> FloatArray:
     """Start values of theta.
 
     Parameters
     ----------
     cross : CrossProducts
     covariance : Covariance
+    known_scale : float, optional
+        Residual variance, when it is known.
 
     Returns
     -------
@@ -47,40 +51,74 @@ def moment_start(cross: CrossProducts, covariance: Covariance) -> FloatArray:
         Every ``lambda_t`` is invertible: variances that the moments put at or below zero start
         at `SMALLEST`, correlations within `STRONGEST`.
     """
-    psis, residual = _moment_estimates(cross, covariance)
-    theta = np.zeros(covariance.n_theta)
+    v, s = cross.B[None, :, -1], cross.C[None, -1, -1]
+    return moment_starts(cross, covariance, v, s, known_scale)[0]
+
+
+def moment_starts(
+    cross: CrossProducts, covariance: Covariance, v: FloatArray, s: FloatArray,
+    known_scale: float | None = None,
+) -> FloatArray:  # fmt: skip
+    """Start values of theta for many responses.
+
+    Parameters
+    ----------
+    cross : CrossProducts
+        Its response is not used.
+    covariance : Covariance
+    v : ndarray, (m, q)
+        Last column of B of every response.
+    s : ndarray, (m,)
+        Last entry of C of every response.
+    known_scale : float, optional
+        Residual variance, when it is known.
+
+    Returns
+    -------
+    ndarray, (m, n_theta)
+    """
+    plain = Covariance(tuple(term.moment_form for term in covariance.terms))
+    psis, residual = _moment_estimates(cross, plain, v, s)
+    if known_scale is not None:
+        residual = np.full_like(residual, known_scale)
+    theta = np.zeros((len(s), covariance.n_theta))
     roots = covariance.unit_roots([cross.second_moments(t) for t in range(len(psis))])
     for term, part, psi, root in zip(covariance.terms, covariance.slices, psis, roots, strict=True):
-        half = sla.solve_triangular(root, psi / residual, lower=True)
-        whitened = sla.solve_triangular(root, half.T, lower=True)
-        lam = root @ np.linalg.cholesky(_inside_cone(whitened))
-        theta[part] = lam[term.rows, term.cols]
+        back = sla.solve_triangular(root, np.eye(term.k), lower=True)
+        whitened = back @ (psi / residual[:, None, None]) @ back.T
+        lams = root @ np.linalg.cholesky(_inside_cone(whitened))
+        theta[:, part] = [term.coordinates(lam) for lam in lams]
     return theta
 
 
 def _inside_cone(psi: FloatArray) -> FloatArray:
-    """Nearest-looking positive definite matrix, (k, k): variances floored, correlations shrunk."""
-    variances = np.diag(psi)
+    """Nearest-looking positive definite matrices, (m, k, k).
+
+    Variances are floored and correlations shrunk.
+    """
+    eye = np.eye(psi.shape[1])
+    variances = np.einsum("mii->mi", psi)
     positive = variances > SMALLEST**2
     sd = np.sqrt(np.maximum(variances, SMALLEST**2))
-    corr = np.where(np.outer(positive, positive), psi / np.outer(sd, sd), 0.0)
-    np.fill_diagonal(corr, 1.0)
+    both = positive[:, :, None] & positive[:, None, :]
+    corr = np.where(both, psi / (sd[:, :, None] * sd[:, None, :]), 0.0) * (1.0 - eye) + eye
     values, vectors = np.linalg.eigh(corr)
-    corr = vectors @ (np.maximum(values, 1.0 - STRONGEST)[:, None] * vectors.T)
-    norm = np.sqrt(np.diag(corr))
-    fixed: FloatArray = corr * np.outer(sd / norm, sd / norm)
+    values = np.maximum(values, 1.0 - STRONGEST)[:, :, None]
+    corr = vectors @ (values * vectors.transpose(0, 2, 1))
+    size = sd / np.sqrt(np.einsum("mii->mi", corr))
+    fixed: FloatArray = corr * size[:, :, None] * size[:, None, :]
     return fixed
 
 
 def _moment_estimates(
-    cross: CrossProducts, covariance: Covariance
-) -> tuple[list[FloatArray], float]:
-    """Solution of the moment equations: ``Psi_t`` of every term, and sigma^2."""
+    cross: CrossProducts, covariance: Covariance, v: FloatArray, s: FloatArray
+) -> tuple[list[FloatArray], FloatArray]:
+    """Solutions of the moment equations: ``Psi_t`` of every term (m, k, k), and sigma^2 (m,)."""
     terms = covariance.terms
     X = [_by_level(cross, t, cross.B[:, :-1]) for t in range(len(terms))]
     grams = [np.einsum("lir,ljq->ijrq", x, x, optimize=True) for x in X]
     m = covariance.n_theta
-    T, s = np.zeros((m + 1, m + 1)), np.zeros(m + 1)
+    T, right = np.zeros((m + 1, m + 1)), np.zeros((m + 1, len(s)))
     for t, rows in enumerate(covariance.slices):
         for u, cols in enumerate(covariance.slices[: t + 1]):
             F = _second_moments(cross, t, u, X, grams)
@@ -89,16 +127,19 @@ def _moment_estimates(
         N = _diagonal_sum(cross, t) - np.einsum("ijrr->ij", grams[t])
         twice = np.where(terms[t].rows == terms[t].cols, 1.0, 2.0)
         T[rows, m] = T[m, rows] = twice * N[terms[t].rows, terms[t].cols]
-        e = _by_level(cross, t, cross.B[:, -1:])[:, :, 0]
-        s[rows] = twice * (e.T @ e)[terms[t].rows, terms[t].cols]
-    T[m, m], s[m] = cross.n - cross.basis.rank, cross.C[-1, -1]
-    solution = _solve(T, s, [_size(cross, t)[term.rows, term.cols] for t, term in enumerate(terms)])
+        e = v[:, cross.slices[t]].reshape(len(v), -1, terms[t].k)
+        squares = e.transpose(0, 2, 1) @ e
+        right[rows] = (twice * squares[:, terms[t].rows, terms[t].cols]).T
+    T[m, m], right[m] = cross.n - cross.basis.rank, s
+    sizes = [_size(cross, t)[term.rows, term.cols] for t, term in enumerate(terms)]
+    solution = _solve(T, right, sizes)
     psis = []
     for term, part in zip(terms, covariance.slices, strict=True):
-        lower = term.factor(solution[part])
-        psis.append(lower + lower.T - np.diag(np.diag(lower)))
-    floor = 1e-4 * s[m] / max(T[m, m], 1.0)
-    return psis, max(float(solution[m]), floor, np.finfo(float).tiny)
+        psi = np.zeros((len(s), term.k, term.k))
+        psi[:, term.rows, term.cols] = psi[:, term.cols, term.rows] = solution[part].T
+        psis.append(psi)
+    floor = 1e-4 * s / max(T[m, m], 1.0)
+    return psis, np.maximum(np.maximum(solution[m], floor), np.finfo(float).tiny)
 
 
 def _size(cross: CrossProducts, t: int) -> FloatArray:
@@ -106,12 +147,12 @@ def _size(cross: CrossProducts, t: int) -> FloatArray:
     return np.einsum("bij,bij->ij", cross.pairs[t, t].data, cross.pairs[t, t].data)
 
 
-def _solve(T: FloatArray, s: FloatArray, sizes: list[FloatArray]) -> FloatArray:
-    """Solution of the scaled moment equations; what X explains entirely comes out as zero."""
+def _solve(T: FloatArray, right: FloatArray, sizes: list[FloatArray]) -> FloatArray:
+    """Solutions of the scaled moment equations; what X explains entirely comes out as zero."""
     diagonal = np.diag(T)
     confounded = np.append(diagonal[:-1] <= 1e-9 * np.concatenate(sizes), False)
-    scale = np.sqrt(np.where(confounded | (diagonal <= 0), np.inf, diagonal))
-    solution = np.linalg.lstsq(T / np.outer(scale, scale), s / scale, rcond=1e-10)[0] / scale
+    scale = np.sqrt(np.where(confounded | (diagonal <= 0), np.inf, diagonal))[:, None]
+    solution = np.linalg.lstsq(T / scale / scale.T, right / scale, rcond=1e-10)[0] / scale
     return np.asarray(solution, dtype=float)
 
 

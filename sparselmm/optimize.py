@@ -29,7 +29,7 @@ import scipy.optimize as so
 
 from sparselmm._typing import BoolArray, FloatArray
 from sparselmm.cholesky import NotPositiveDefiniteError
-from sparselmm.covariance import Covariance, TermCovariance
+from sparselmm.covariance import Covariance
 from sparselmm.deviance import Deviance
 from sparselmm.exceptions import DataError
 
@@ -275,7 +275,7 @@ def _newton(
     recorder.record(theta, value, gradient_norm=_size(deviance, gradient))
     excess: list[float] = []
     for _ in range(limit):
-        basis = _basis(recorder, theta)
+        basis = _basis(recorder, theta, gradient)
         slope, bend = basis.T @ gradient, basis.T @ model @ basis
         if _expected_decrease(bend, slope) < tolerance:
             return theta, "converged: another step gains less than the tolerance", True
@@ -320,7 +320,7 @@ def _size(deviance: Deviance, gradient: FloatArray) -> float:
     return float(np.abs(gradient[deviance.covariance.in_tangent]).max(initial=0.0))
 
 
-def _basis(recorder: Recorder, theta: FloatArray) -> FloatArray:
+def _basis(recorder: Recorder, theta: FloatArray, gradient: FloatArray) -> FloatArray:
     """Tangent vectors that change ``Psi``, orthonormal in the metric of the trust region.
 
     A step ``C X`` has the length of X, with ``C C'`` the present covariance plus a share of what
@@ -333,41 +333,14 @@ def _basis(recorder: Recorder, theta: FloatArray) -> FloatArray:
         More columns than n_theta only where ``lambda_t`` has lost two ranks.
     """
     covariance: Covariance = recorder.deviance.covariance
-    blocks = []
-    for term, lam, unit in zip(
-        covariance.terms, covariance.factors(theta), recorder.deviance.unit_roots, strict=True
-    ):
-        rows, cols = term.tangent
-        metric = np.linalg.cholesky(lam @ lam.T + SMALLEST_SCALE**2 * unit @ unit.T)
-        across = _across_rotations(term, sla.solve_triangular(metric, lam, lower=True))
-        if len(rows) == term.k:
-            blocks.append(np.diag(metric)[:, None] * across)
-            continue
-        mixed = metric @ across.T.reshape(-1, term.k, term.k)
-        blocks.append(mixed[:, rows, cols].T)
+    roots = recorder.deviance.unit_roots
+    blocks = [
+        term.steps(theta[part], unit, SMALLEST_SCALE, gradient[at])
+        for term, part, at, unit in zip(
+            covariance.terms, covariance.slices, covariance.tangent_slices, roots, strict=True
+        )
+    ]
     return np.asarray(sla.block_diag(*blocks))
-
-
-def _sizes(recorder: Recorder, theta: FloatArray) -> list[FloatArray]:
-    """Relative standard deviation of every coefficient of every term, each (k,)."""
-    covariance: Covariance = recorder.deviance.covariance
-    out = []
-    for t, (term, lam) in enumerate(zip(covariance.terms, covariance.factors(theta), strict=True)):
-        units = np.ones(term.k)
-        units[term.rows] = recorder.units[covariance.slices[t]]
-        out.append(np.maximum(np.linalg.norm(lam, axis=1), SMALLEST_SCALE * units))
-    return out
-
-
-def _across_rotations(term: TermCovariance, lam: FloatArray) -> FloatArray:
-    """Orthonormal complement of ``lam K`` for all skew-symmetric K, in tangent coordinates."""
-    m, pairs = len(term.tangent[0]), [(a, b) for a in range(term.k) for b in range(a)]
-    if m == term.k:  # diagonal: no rotation keeps it so
-        return np.eye(m)
-    turns = np.zeros((len(pairs), term.k, term.k))
-    for i, (a, b) in enumerate(pairs):
-        turns[i, :, a], turns[i, :, b] = lam[:, b], -lam[:, a]
-    return np.asarray(sla.null_space(turns[:, term.tangent[0], term.tangent[1]], rcond=1e-8))
 
 
 def _next_radius(radius: float, ratio: float, length: float) -> float:
@@ -472,9 +445,7 @@ def _snapped(covariance: Covariance, theta: FloatArray, units: FloatArray) -> Fl
     """Theta with the columns of ``lambda_t`` that are all below `SNAP` set to zero."""
     out = theta.copy()
     for term, part in zip(covariance.terms, covariance.slices, strict=True):
-        lam = np.abs(term.factor(theta[part] / units[part]))
-        small = lam.max(axis=0) < SNAP
-        out[part] = np.where(small[term.cols], 0.0, out[part])
+        out[part] = term.snapped(theta[part], units[part], SNAP)
     return out
 
 
@@ -503,8 +474,11 @@ def certify(
     hessian = deviance.newton_matrix(theta)
     boundary = _boundary(covariance, theta)
     inner = ~boundary
-    sizes = zip(covariance.terms, _sizes(recorder, theta), strict=True)
-    scale = np.concatenate([sd[term.rows] for term, sd in sizes])
+    sizes = [
+        term.sizes(theta[part], recorder.units[part], SMALLEST_SCALE)
+        for term, part in zip(covariance.terms, covariance.slices, strict=True)
+    ]
+    scale = np.concatenate(sizes)
     H = (hessian * np.outer(scale, scale))[np.ix_(inner, inner)]
     g = (gradient * scale)[inner]
     decrease = _expected_decrease(H, g) if inner.any() else 0.0
@@ -523,6 +497,5 @@ def _boundary(covariance: Covariance, theta: FloatArray) -> BoolArray:
     """Entries in columns of ``lambda_t`` that are entirely zero."""
     out = np.zeros(len(theta), dtype=bool)
     for term, part in zip(covariance.terms, covariance.slices, strict=True):
-        used = np.asarray(term.factor(theta[part]).any(axis=0))
-        out[part] = ~used[term.cols]
+        out[part] = term.at_zero(theta[part])
     return out

@@ -16,11 +16,14 @@ import numpy as np
 import scipy.linalg as sla
 
 from sparselmm._typing import FloatArray
-from sparselmm.covariance import Covariance
+from sparselmm.covariance import Covariance, Patterned
 from sparselmm.variances import VarianceLayout
 
 NOT_NEGATIVE = 1e-10
 """A negative eigenvalue smaller than this share of the largest counts as rounding."""
+
+STRUCTURED = 1e-8
+"""Largest deviation from a patterned covariance that counts as rounding, as a share of it."""
 
 
 class MixedLMParams:
@@ -249,9 +252,21 @@ class Packing:
         Raises
         ------
         ValueError
-            When a covariance matrix is not positive semi-definite.
+            When a covariance matrix is not positive semi-definite, or not of the structure of its
+            term.
         """
-        return self.covariance.pick([factor_of(psi) for psi in self.psi(params)])
+        psi = self.psi(params)
+        theta = self.covariance.pick([factor_of(block) for block in psi])
+        for term, wanted, got in zip(
+            self.covariance.terms, psi, self.covariance.psi(theta), strict=True
+        ):
+            size = float(np.abs(wanted).max(initial=0.0))
+            if isinstance(term, Patterned) and np.abs(got - wanted).max() > STRUCTURED * size:
+                raise ValueError(
+                    "a covariance matrix is not of the structure of its term; the nearest one is "
+                    f"{got.tolist()}"
+                )
+        return theta
 
     def params(self, fe_params: FloatArray, psi: list[FloatArray]) -> MixedLMParams:
         """Parameters from ``Psi_t / sigma^2`` of every term."""

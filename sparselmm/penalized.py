@@ -20,7 +20,7 @@ import numpy as np
 import scipy.optimize as so
 
 from sparselmm._typing import BoolArray, FloatArray, IntArray
-from sparselmm.covariance import Covariance, TermCovariance
+from sparselmm.covariance import Covariance, Patterned, TermCovariance
 from sparselmm.deviance import PLSFit, ProfiledDeviance, difference_hessian
 from sparselmm.packing import MixedLMParams, Packing, factor_of
 from sparselmm.profiled import add_packed, fit_at, point
@@ -45,6 +45,11 @@ class FixedEntries(TermCovariance):
         return lam
 
     @property
+    def is_diagonal(self) -> bool:
+        """No: off-diagonal entries may be known."""
+        return False
+
+    @property
     def tangent(self) -> tuple[IntArray, IntArray]:
         """Rows and columns of the free entries."""
         return self.rows, self.cols
@@ -57,6 +62,19 @@ class FixedEntries(TermCovariance):
     def retract(self, lam: FloatArray) -> FloatArray:
         """The free entries as they are: rotations would move the known ones."""
         return lam[self.rows, self.cols]
+
+    def steps(
+        self, theta: FloatArray, unit: FloatArray, smallest: float, slope: FloatArray
+    ) -> FloatArray:
+        """The free entries, in units of the standard deviations of their rows."""
+        lam = self.factor(theta)
+        variances = np.diag(lam @ lam.T + smallest**2 * unit @ unit.T)
+        return np.diag(np.sqrt(variances)[self.rows])
+
+    @property
+    def moment_form(self) -> TermCovariance:
+        """All entries, known or not."""
+        return TermCovariance.of(self.k, "unstructured")
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +117,17 @@ class Mask:
         free : MixedLMParams
             1 for a parameter to estimate, 0 for one held at its start value.
         start : MixedLMParams
+
+        Raises
+        ------
+        ValueError
+            When a term has a patterned covariance.
         """
+        if any(isinstance(term, Patterned) for term in packing.covariance.terms):
+            raise ValueError(
+                "free= holds single entries of a covariance matrix, which a patterned covariance "
+                "has not; hold the whole term with fix="
+            )
         masks = [np.asarray(mask) != 0 for mask in packing.psi(free)]
         psi = packing.psi(start)
         terms, theta, plain, reducible = [], [], True, True
@@ -277,7 +305,8 @@ class PenalizedDeviance:
             packed = np.asarray(cov_pen.deriv(*self._cov(theta)), dtype=float)
             add_packed(packing, gradients, packed)
         lams = self.covariance.factors(theta)
-        return self.covariance.pick([2.0 * G @ lam for G, lam in zip(gradients, lams, strict=True)])
+        slopes = [2.0 * G @ lam for G, lam in zip(gradients, lams, strict=True)]
+        return self.covariance.chain(theta, slopes)
 
     def newton_matrix(self, theta: FloatArray) -> FloatArray:
         """Hessian by central differences of the gradient."""
@@ -286,7 +315,7 @@ class PenalizedDeviance:
     def tangent_model(self, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Gradient and Hessian with zeros for the directions theta does not have."""
         inner = self.covariance.in_tangent
-        m = sum(len(term.tangent[0]) for term in self.covariance.terms)
+        m = self.covariance.n_tangent
         gradient: FloatArray = np.zeros(m)
         H: FloatArray = np.zeros((m, m))
         gradient[inner] = self.gradient(theta)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from sparselmm._typing import BoolArray, FloatArray, IntArray
 from sparselmm.effects import random_part, unseen_rows
 from sparselmm.estimates import Estimates
 from sparselmm.exceptions import DataError, RankDeficiencyWarning
 from sparselmm.formula import BuiltDesign, NewDesign
-from sparselmm.formula.coded import new_matrix
-from sparselmm.formula.expressions import plain_column
+from sparselmm.formula.coded import GROUPS, CodedSpec, TermSpec, new_matrix
+from sparselmm.formula.expressions import names_in, plain_column
 from sparselmm.formula.validate import warn_user
 from sparselmm.terms import RandomTerm
 
@@ -28,36 +30,130 @@ SHOWN_LABELS = 5
 Labels = Callable[[RandomTerm, IntArray], list[str]]
 """Names the levels of some rows of new data, for an error message."""
 
+Switches = tuple[BoolArray, ...]
+"""For every random-effects term, which of its coefficients take part, each (k,)."""
+
+
+# ------------------------------------------------------------------------------ switches
+
+
+def switches(terms: Sequence[RandomTerm], re: Any) -> Switches:
+    """Which random effects the argument ``re`` of ``predict`` asks for.
+
+    Parameters
+    ----------
+    terms : sequence of RandomTerm
+        Terms of the fit.
+    re : bool, str, collection of str, or mapping of str to collection of str
+        All or none; names of terms or of grouping factors, which stand for all their terms; or
+        the coefficients wanted of each.
+
+    Raises
+    ------
+    DataError
+        When a name is unknown.
+    """
+    if isinstance(re, (bool, np.bool_)):
+        return tuple(np.full(term.k, bool(re)) for term in terms)
+    if isinstance(re, str):
+        re = [re]
+    if not isinstance(re, Collection):
+        raise DataError(
+            "re must be True, False, names of random-effects terms, or a mapping of names to "
+            f"coefficients, got {re!r}"
+        )
+    out = tuple(np.zeros(term.k, dtype=bool) for term in terms)
+    for name in re:
+        owners = [t for t, term in enumerate(terms) if name in _names_of(term)]
+        if not owners:
+            known = dict.fromkeys(name for term in terms for name in _names_of(term))
+            raise DataError(f"no random-effects term {name!r}; there are {', '.join(known)}")
+        columns = re[name] if isinstance(re, Mapping) else True
+        for t in owners:
+            out[t][:] |= _chosen(terms[t], columns)
+        if columns is not True:
+            _check_columns(name, columns, [terms[t] for t in owners])
+    return out
+
+
+def _names_of(term: RandomTerm) -> tuple[str, ...]:
+    return term.name, ":".join(term.levels.names)
+
+
+def _chosen(term: RandomTerm, columns: Any) -> Any:
+    if isinstance(columns, str):
+        columns = [columns]
+    if isinstance(columns, (bool, np.bool_)):
+        return bool(columns)
+    return np.isin(np.array(term.columns, dtype=object), list(columns))
+
+
+def _check_columns(name: str, columns: Any, terms: Sequence[RandomTerm]) -> None:
+    if isinstance(columns, (bool, np.bool_)):
+        return
+    known = dict.fromkeys(column for term in terms for column in term.columns)
+    unknown = [c for c in ([columns] if isinstance(columns, str) else columns) if c not in known]
+    if unknown:
+        raise DataError(
+            f"{name!r} has no coefficient {', '.join(map(repr, unknown))}; it has "
+            f"{', '.join(map(repr, known))}"
+        )
+
+
+def masked(term: RandomTerm, on: BoolArray) -> RandomTerm:
+    """The term on the same rows with some coefficients left out."""
+    if on.all():
+        return term
+    if not on.any() and term.block is not None:
+        return replace(term, block=sp.csr_array(term.block.shape))
+    if not on.any():
+        assert term.codes is not None
+        return replace(term, codes=np.full_like(term.codes, -1))
+    assert term.values is not None
+    return replace(term, values=np.where(on, term.values, 0.0))
+
+
+# ---------------------------------------------------------------------------- prediction
+
 
 def predict(
     est: Estimates,
     built: BuiltDesign,
     exog: Any,
     transform: bool,
-    random: bool,
+    on: Switches,
     unseen: str,
     arrays: Mapping[str, Any],
 ) -> tuple[FloatArray, Index | None]:
     """Predicted means of new rows and their index; arguments as of ``MixedLMResults.predict``."""
-    new = new_design(built, exog, transform, random, arrays)
+    new = new_design(built, exog, transform, on, arrays)
     warn_if_dropped(est.dropped)
     out = fixed_part(new.X, est.beta, new.offset)
-    if random:
+    if any_on(on):
         labels = level_labels(built, exog, arrays.get("groups"))
-        out = out + new_random_part(est.terms, new, est.pls.b, unseen, labels)
+        out = out + new_random_part(est.terms, new, est.pls.b, on, unseen, labels)
     return out, new.row_labels
 
 
-def fitted(est: Estimates, random: bool) -> FloatArray:
-    """Fitted values of the training rows, (n,), with or without random effects."""
-    design = est.design
+def any_on(on: Switches) -> bool:
+    """Whether any random effect takes part."""
+    return any(bool(part.any()) for part in on)
+
+
+def fitted(est: Estimates, random: Any) -> FloatArray:
+    """Fitted values of the training rows, (n,); ``random`` as `switches` takes it."""
+    design, on = est.design, switches(est.terms, random)
     out = fixed_part(design.X, est.beta, design.offset)
-    return out + random_part(design.terms, est.pls.b, design.n) if random else out
+    if not any_on(on):
+        return out
+    terms = [masked(term, part) for term, part in zip(design.terms, on, strict=True)]
+    return out + random_part(terms, est.pls.b, design.n)
 
 
 def new_design(
-    built: BuiltDesign, exog: Any, transform: bool, random: bool, arrays: Mapping[str, Any]
-) -> NewDesign:
+    built: BuiltDesign, exog: Any, transform: bool, on: Switches, arrays: Mapping[str, Any],
+    everything: bool = False,
+) -> NewDesign:  # fmt: skip
     """New data as a design.
 
     Parameters
@@ -68,10 +164,13 @@ def new_design(
         New data; numbers alone are taken as the columns of X.
     transform : bool
         Whether a data frame holds the formula's variables rather than the columns of X.
-    random : bool
-        Whether the random-effects design is wanted.
+    on : Switches
+        Random effects wanted. A term without any is not evaluated and has no level in any row.
     arrays : mapping
         ``groups, exog_re, exog_vc, offset, z_terms`` where the model needs them anew.
+    everything : bool
+        Evaluate the terms switched off as well, for their covariates. Their grouping factors
+        need not be in the data.
 
     Raises
     ------
@@ -82,14 +181,74 @@ def new_design(
     given = {name: value for name, value in arrays.items() if value is not None}
     tabular = hasattr(exog, "columns") or isinstance(exog, Mapping)
     if spec.formula is None or (transform and tabular):
-        return spec.evaluate(exog, random=random, **given)
-    if random:
+        if everything:
+            exog, given = _with_blanks(built, exog, on, given)
+            return spec.evaluate(exog, random=True, **given)
+        wanted = [bool(part.any()) for part in on]
+        chosen = tuple(t for t, used in zip(spec.terms, wanted, strict=True) if used)
+        new = replace(spec, terms=chosen).evaluate(exog, random=bool(chosen), **given)
+        if not chosen:
+            return new
+        found = iter(new.terms)
+        rest = [
+            next(found) if used else _nowhere(t, len(new.X))
+            for t, used in zip(spec.terms, wanted, strict=True)
+        ]
+        return replace(new, terms=tuple(rest))
+    if everything or any_on(on):
         raise DataError(
             "re=True needs a data frame with the variables of the formula; the columns of X alone "
-            "do not say which levels the rows belong to"
+            "do not say which levels the rows belong to, nor what an observation needs: without "
+            "re, pass interval='confidence' to get_prediction"
         )
     X, index = new_matrix(exog, spec.x_names)
     return NewDesign(X, (), given.get("offset"), index)
+
+
+def _nowhere(memory: TermSpec, m: int) -> RandomTerm:
+    """A term none of whose levels occurs in the rows."""
+    template = memory.template
+    if isinstance(memory, CodedSpec):
+        return replace(template, codes=np.full(m, -1), values=np.zeros((m, template.k)))
+    return replace(template, block=sp.csr_array((m, template.n_levels)))
+
+
+def _with_blanks(
+    built: BuiltDesign, exog: Any, on: Switches, given: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """New data with missing labels for grouping factors that only serve terms switched off."""
+    spec = built.spec
+    pairs = list(zip(spec.terms, on, strict=True))
+    needed = {code for term, part in pairs if part.any() for code in term.codes_used()}
+    needed |= {GROUPS for term, part in pairs if part.any() and _of_groups(term)}
+    unknown = np.full(_n_rows(exog), None, dtype=object)
+    if spec.groups is not None and GROUPS not in needed and "groups" not in given:
+        column = spec.groups.column
+        if column is None or spec.formula is None or exog.get(column, None) is None:
+            given = {**given, "groups": unknown}
+    if spec.design_info is None:
+        return exog, given
+    used = {name for code in needed if code for name in names_in(code)}
+    used |= {name for factor in spec.design_info.factor_infos for name in names_in(factor.code)}
+    blank = {}
+    for term, _ in pairs:
+        for code in term.factors if isinstance(term, CodedSpec) else ():
+            plain = plain_column(code) if code else None
+            if plain is not None and plain[0] not in used and exog.get(plain[0], None) is None:
+                blank[plain[0]] = unknown
+    if not blank:
+        return exog, given
+    return (exog.assign(**blank) if hasattr(exog, "assign") else {**exog, **blank}), given
+
+
+def _of_groups(term: Any) -> bool:
+    return not isinstance(term, CodedSpec) or GROUPS in term.factors
+
+
+def _n_rows(exog: Any) -> int:
+    if isinstance(exog, Mapping) and not hasattr(exog, "columns"):
+        return len(next(iter(exog.values()), ()))
+    return len(exog)
 
 
 def fixed_part(X: FloatArray, beta: FloatArray, offset: FloatArray | None) -> FloatArray:
@@ -110,8 +269,9 @@ def warn_if_dropped(dropped: Sequence[str]) -> None:
 
 
 def new_random_part(
-    fitted: Sequence[RandomTerm], new: NewDesign, b: FloatArray, unseen: str, labels: Labels
-) -> FloatArray:
+    fitted: Sequence[RandomTerm], new: NewDesign, b: FloatArray, on: Switches, unseen: str,
+    labels: Labels,
+) -> FloatArray:  # fmt: skip
     """``Z b`` of new rows under a policy for unseen levels, (m,).
 
     Parameters
@@ -122,6 +282,8 @@ def new_random_part(
         The new rows.
     b : ndarray, (q,)
         Conditional modes.
+    on : Switches
+        Random effects wanted.
     unseen : {"error", "population", "nan"}
     labels : callable
         ``labels(term, rows)`` names the levels of some rows, for the error message.
@@ -131,12 +293,12 @@ def new_random_part(
     DataError
         When there are unseen levels and the policy is "error".
     """
-    n = len(new.X)
-    out = random_part(new.terms, b, n)
+    terms = [masked(term, part) for term, part in zip(new.terms, on, strict=True)]
+    out = random_part(terms, b, len(new.X))
     if unseen == "population":
         return out
-    for old, term in zip(fitted, new.terms, strict=True):
-        rows = unseen_rows(old, term)
+    for old, term, part in zip(fitted, new.terms, on, strict=True):
+        rows = unseen_rows(old, term) & part.any()
         if unseen == "error" and rows.any():
             raise DataError(_unseen_message(term, rows, labels(term, np.flatnonzero(rows))))
         out[rows] = np.nan
@@ -154,10 +316,15 @@ def _unseen_message(term: RandomTerm, rows: BoolArray, labels: Sequence[Any]) ->
     )
 
 
-def check_arguments(random: bool, unseen: str, arrays: Mapping[str, Any]) -> None:
-    """Refuse an unknown policy, and arrays that would be passed over."""
+def check_unseen(unseen: str) -> None:
+    """Refuse an unknown policy."""
     if unseen not in UNSEEN:
         raise DataError(f"unseen must be one of {UNSEEN}, got {unseen!r}")
+
+
+def check_arguments(random: bool, unseen: str, arrays: Mapping[str, Any]) -> None:
+    """Refuse an unknown policy, and arrays that would be passed over."""
+    check_unseen(unseen)
     useless = [name for name, value in arrays.items() if value is not None]
     if useless and not random:
         raise TypeError(

@@ -23,7 +23,8 @@ import numpy as np
 import scipy.linalg as sla
 
 from sparselmm._typing import FloatArray
-from sparselmm.deviance import PLSFit, ProfiledDeviance
+from sparselmm.covariance import Patterned
+from sparselmm.deviance import PLSFit, ProfiledDeviance, residual_part
 from sparselmm.packing import Packing, factor_of
 
 LIFT = 1e-4
@@ -70,7 +71,8 @@ def fit_at(deviance: ProfiledDeviance, theta: FloatArray, beta: FloatArray | Non
             )
         ]
     )
-    value = fit.deviance + fit.df * float(np.log(pwrss / fit.pwrss))
+    value = fit.deviance + residual_part(pwrss, fit.df, fit.known_scale)
+    value -= residual_part(fit.pwrss, fit.df, fit.known_scale)
     return replace(fit, beta=beta, u=u, b=b, pwrss=pwrss, deviance=value)
 
 
@@ -96,7 +98,7 @@ def point(deviance: ProfiledDeviance, theta: FloatArray, beta: FloatArray | None
     """Value and gradient at theta and the GLS estimate, or another beta, (r,)."""
     fit = fit_at(deviance, theta, beta)
     shift = deviance.at(theta).beta - fit.beta
-    score_fe = np.asarray(fit.df / fit.pwrss * np.linalg.solve(fit.vcov_unscaled, shift), float)
+    score_fe = np.asarray(np.linalg.solve(fit.vcov_unscaled, shift) / fit.scale, float)
     inside = lifted(deviance, theta)
     near = fit if inside is theta else fit_at(deviance, inside, beta)
     state = deviance.state_at(inside)
@@ -106,12 +108,12 @@ def point(deviance: ProfiledDeviance, theta: FloatArray, beta: FloatArray | None
         part = deviance.cross.slices[t]
         u = near.u[part].reshape(l, k)
         gap = l * np.eye(k) - deviance.solver.inverse_blocks(t).sum(axis=0)
-        gap -= (near.df / near.pwrss) * (u.T @ u)
+        gap -= (u.T @ u) / near.scale
         if deviance.reml:
             Kx = state.Kx[part].reshape(l, k, -1).transpose(1, 0, 2).reshape(k, -1)
             gap -= Kx @ Kx.T
-        left = sla.solve_triangular(lam, gap, lower=True, trans="T")
-        gradients.append(sla.solve_triangular(lam, left.T, lower=True, trans="T"))
+        divide = deviance.covariance.terms[t].divide
+        gradients.append(divide(lam, divide(lam, gap).T))
     return Point(fit, score_fe, gradients)
 
 
@@ -136,15 +138,26 @@ def hessian(
 
     Exact in beta; central differences of the exact score in ``Psi``, one-sided next to the
     boundary.
+
+    Raises
+    ------
+    ValueError
+        When a term has a patterned covariance, whose entries cannot vary one by one.
     """
+    if any(isinstance(term, Patterned) for term in packing.covariance.terms):
+        raise ValueError(
+            "the Hessian in the entries of Psi is not defined for a patterned covariance; use "
+            "result.deviance.hessian(result.theta)"
+        )
     theta = packing.covariance.pick([factor_of(block) for block in psi])
     base = fit_at(deviance, theta, beta)
     Sxx = np.linalg.inv(base.vcov_unscaled)
     r, m = len(beta), len(packing.layout.names)
     first = point(deviance, theta, beta)
     out = np.zeros((r + m, r + m))
-    ratio = base.df / base.pwrss
-    out[:r, :r] = -ratio * Sxx + 2.0 / base.df * np.outer(first.score_fe, first.score_fe)
+    out[:r, :r] = -Sxx / base.scale
+    if base.known_scale is None:
+        out[:r, :r] += 2.0 / base.df * np.outer(first.score_fe, first.score_fe)
     for p in range(m):
         out[r + p] = _difference(deviance, packing, psi, beta, p)
     out[:r, r:] = out[r:, :r].T

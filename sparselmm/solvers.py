@@ -29,7 +29,7 @@ import scipy.sparse as sp
 from scipy.linalg import lapack
 
 from sparselmm import kernels
-from sparselmm._typing import FloatArray, IntArray
+from sparselmm._typing import CSR, FloatArray, IntArray
 from sparselmm.cholesky import (
     CholeskyFactor,
     Mode,
@@ -486,6 +486,53 @@ class BlockSolver:
         if lead is not None:
             out[slices[lead]] = apply_blocks(self._R, f, transpose=True).reshape(l * k, m)
         return out
+
+    def quadratic_forms(self, H: CSR, batch: int) -> FloatArray:
+        """``h'M^-1 h`` of sparse rows h, (m,), without touching the leading levels they leave out.
+
+        With ``f_l = R_l h_l`` and ``v = h_R - sum_l Y_l'f_l`` it is ``f'f + v'S^-1 v``.
+
+        Parameters
+        ----------
+        H : csr_array, (m, q)
+        batch : int
+            Rows solved for together.
+        """
+        lead, slices = self.strategy.leading, self.cross.slices
+        out = np.zeros(H.shape[0])
+        rest = sp.hstack([H[:, slices[t]] for t in self.layout.trailing] or [H[:, :0]], "csr")
+        if lead is not None:
+            own = sp.csr_array(H[:, slices[lead]])
+            levels = np.unique(own.indices // self.cross.sizes[lead][0])
+            F, Y = self._leading_part(own, levels)
+            out += F.multiply(F).sum(axis=1)
+            rest = rest - F @ Y
+        if self._rest is None:
+            return out
+        for start in range(0, len(out), batch):
+            v = rest[start : start + batch].toarray().T.copy()
+            out[start : start + batch] += (v * self._rest.solve(v)).sum(axis=0)
+        return out
+
+    def _leading_part(self, own: CSR, levels: IntArray) -> tuple[CSR, CSR]:
+        """``f`` of sparse rows at the leading levels they use, and Y of those levels."""
+        k, c = self._R.shape[1], len(levels)
+        columns = (levels[:, None] * k + np.arange(k)).ravel()
+        where = np.arange(c)
+        shape = (c * k, c * k)
+        R = sp.bsr_array((self._R[levels], where, np.arange(c + 1)), shape=shape)
+        F = sp.csr_array(own[:, columns] @ R.T)
+        coupling = self.layout.coupling
+        if coupling is None:
+            return F, sp.csr_array((c * k, self.layout.n_trailing))
+        counts = np.diff(coupling.indptr)[levels]
+        first = np.repeat(coupling.indptr[levels] - (np.cumsum(counts) - counts), counts)
+        entries = first + np.arange(int(counts.sum()))
+        rows = np.repeat(where, counts) * k + np.arange(k)[:, None]
+        cols = np.broadcast_to(coupling.cols[entries], rows.shape)
+        data = self._Y[:, entries]
+        shape = (c * k, self.layout.n_trailing)
+        return F, sp.csr_array((data.ravel(), (rows.ravel(), cols.ravel())), shape=shape)
 
     # -------------------------------------------------------------------------- inverse
 

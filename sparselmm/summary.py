@@ -13,10 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from sparselmm._typing import FloatArray, IntArray
 from sparselmm.effects import factor_tables
 from sparselmm.estimates import Estimates, intervals, names_or, p_values
+from sparselmm.inference.hypotheses import DenominatorDF
 from sparselmm.optimize import OptSummary
 from sparselmm.variances import VarianceRow
 
@@ -86,14 +88,14 @@ class Summary:
         rows = np.hstack([np.array(names, dtype=object), coefficients.to_numpy(dtype=object)])
         lines = [
             r"\begin{table}",
-            rf"\caption{{{_tex(self.title)}}}",
+            rf"\caption{{{tex(self.title)}}}",
             rf"\label{{{label}}}",
             _latex(info.to_numpy().tolist(), [], "llll"),
-            _latex(rows.tolist(), ["", *coefficients.columns], "lrrrrrr"),
+            _latex(rows.tolist(), ["", *coefficients.columns], "l" + "r" * coefficients.shape[1]),
             _latex(variances.to_numpy().tolist(), list(variances.columns), "llrrr"),
             r"\end{table}",
             r"\bigskip",
-            " \\newline \n".join(map(_tex, self.notes)),
+            " \\newline \n".join(map(tex, self.notes)),
         ]
         return "\n".join(lines)
 
@@ -112,27 +114,49 @@ def summarize(
     xname_re: Sequence[str] | None,
     title: str,
     alpha: float,
+    tests: DenominatorDF | None = None,
 ) -> Summary:
-    """Summary of a fit; the arguments are those of ``MixedLMResults.summary``."""
+    """Summary of a fit; the arguments are those of ``MixedLMResults.summary``.
+
+    With ``tests`` the fixed effects have t statistics with these degrees of freedom.
+    """
     names = [
         *names_or(xname_fe, est.design.x_names, "xname_fe"),
         *names_or(xname_re, est.layout.names, "xname_re"),
     ]
     tables = [
         info_table(*_facts(est, opt, yname)),
-        coefficient_table(_numbers(est, alpha), names, alpha),
+        coefficient_table(_numbers(est, alpha, tests), names, alpha, tests is not None),
         variance_table(est.variance_rows),
     ]
-    return Summary(tables, title, _notes(est, opt))
+    notes = _notes(est, opt)
+    if tests is not None:
+        notes = (_DDF_NOTES[tests.method], *notes)
+    return Summary(tables, title, notes)
 
 
-def _numbers(est: Estimates, alpha: float) -> FloatArray:
-    """The coefficient table, (p + m, 6): no tests and intervals for variances."""
+_DDF_NOTES = {
+    "satterthwaite": "t tests with Satterthwaite's degrees of freedom",
+    "kenward-roger": "t tests by Kenward and Roger: adjusted standard errors, their degrees of "
+    "freedom",
+}
+
+
+def _numbers(est: Estimates, alpha: float, tests: DenominatorDF | None) -> FloatArray:
+    """The coefficient table, (p + m, 6), or 7 with df: no tests and intervals for variances."""
     p = est.design.p
-    z = est.beta / est.bse_fe
-    fixed = [est.beta, est.bse_fe, z, p_values(z)]
-    out = np.full((len(est.names), 6), np.nan)
-    out[:p] = np.column_stack([*fixed, intervals(est.beta, est.bse_fe, alpha)])
+    if tests is None:
+        z = est.beta / est.bse_fe
+        fixed = [est.beta, est.bse_fe, z, p_values(z), intervals(est.beta, est.bse_fe, alpha)]
+    else:
+        se, df = np.sqrt(np.diag(tests.vcov)), tests.t_df(np.eye(p))
+        t = est.beta / se
+        half = stats.t.ppf(1.0 - alpha / 2.0, df) * se
+        fixed = [est.beta, se, df, t, 2.0 * stats.t.sf(np.abs(t), df), est.beta - half]
+        fixed.append(est.beta + half)
+    values = np.column_stack(fixed)
+    out = np.full((len(est.names), values.shape[1]), np.nan)
+    out[:p] = values
     out[p:, :2] = np.column_stack([est.variances, est.bse_re])
     return out
 
@@ -185,18 +209,24 @@ def info_table(left: Sequence[tuple[str, str]], right: Sequence[tuple[str, str]]
     return pd.DataFrame([[*a, *b] for a, b in zip(*pairs, strict=True)])
 
 
-def coefficient_table(values: FloatArray, names: Sequence[str], alpha: float) -> pd.DataFrame:
+def coefficient_table(
+    values: FloatArray, names: Sequence[str], alpha: float, with_df: bool = False
+) -> pd.DataFrame:
     """Numbers as strings, three decimals; blank where not finite.
 
     Parameters
     ----------
-    values : ndarray, (m, 6)
-        Estimate, standard error, z, p, and the ends of the confidence interval.
+    values : ndarray, (m, 6) or (m, 7)
+        Estimate, standard error, z, p, and the ends of the confidence interval; with degrees of
+        freedom before z, which is then t.
     names : sequence of str, (m,)
     alpha : float
         One minus the confidence level.
+    with_df : bool
+        Whether there are degrees of freedom.
     """
-    columns = ["Coef.", "Std.Err.", "z", "P>|z|", f"[{alpha / 2}", f"{1 - alpha / 2}]"]
+    middle = ["df", "t", "P>|t|"] if with_df else ["z", "P>|z|"]
+    columns = ["Coef.", "Std.Err.", *middle, f"[{alpha / 2}", f"{1 - alpha / 2}]"]
     text = [[f"{x:.3f}" if np.isfinite(x) else "" for x in row] for row in values]
     return pd.DataFrame(text, index=list(names), columns=columns, dtype=object)
 
@@ -271,7 +301,7 @@ def _statsmodels_text(info: pd.DataFrame, coefficients: pd.DataFrame, title: str
                 for name, row in zip(coefficients.index, coefficients.to_numpy(), strict=True)
             ],
             ["", *coefficients.columns],
-            "lrrrrrr",
+            "l" + "r" * coefficients.shape[1],
         ),
     ]
     columns = (info.shape[1], coefficients.shape[1])
@@ -320,13 +350,14 @@ _TEX_SPECIAL = {
 }  # fmt: skip
 
 
-def _tex(text: str) -> str:
+def tex(text: str) -> str:
+    """The text with the characters that mean something to LaTeX escaped."""
     return "".join(_TEX_SPECIAL.get(character, character) for character in text)
 
 
 def _latex(rows: list[list[str]], header: list[str], aligns: str) -> str:
     lines = [rf"\begin{{tabular}}{{{aligns}}}", r"\hline"]
     if header:
-        lines += [" & ".join(map(_tex, header)) + r" \\", r"\hline"]
-    lines += [" & ".join(map(_tex, row)) + r" \\" for row in rows]
+        lines += [" & ".join(map(tex, header)) + r" \\", r"\hline"]
+    lines += [" & ".join(map(tex, row)) + r" \\" for row in rows]
     return "\n".join([*lines, r"\hline", r"\end{tabular}"])

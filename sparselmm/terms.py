@@ -18,7 +18,15 @@ import scipy.sparse as sp
 from sparselmm._typing import CSR, AnyArray, FloatArray, IntArray
 
 Origin = Literal["re", "vc", "bar", "array"]
-Structure = Literal["unstructured", "diagonal"]
+Structure = Literal[
+    "unstructured",
+    "diagonal",
+    "homogeneous diagonal",
+    "compound symmetry",
+    "homogeneous compound symmetry",
+    "autoregressive",
+    "homogeneous autoregressive",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +60,8 @@ class RandomTerm:
     """One random-effects term: ``l`` levels of ``k`` coefficients and one covariance.
 
     Row ``i`` of the term's part of Z holds ``values[i]`` in the ``k`` columns of level
-    ``codes[i]``. A term with ``block`` instead has any sparse Z_t and one variance.
+    ``codes[i]``. A term with ``block`` instead has any sparse Z_t and one variance, unless it
+    comes from a known covariance between levels.
 
     Attributes
     ----------
@@ -69,10 +78,14 @@ class RandomTerm:
         Level of each row; -1 marks a row that belongs to no level (its Z row is zero).
     values : ndarray, (n, k), or None
         Coefficients' covariate values; None stands for a single column of ones.
-    block : csr_array, (n, l), or None
-        Z_t of a term that is not of the ``codes`` form (then ``k == 1``).
-    structure : {"unstructured", "diagonal"}
+    block : csr_array, (n, l * k), or None
+        Z_t of a term that is not of the ``codes`` form; ``k == 1`` without a ``root``.
+    structure : Structure
         Covariance of the ``k`` coefficients within one level.
+    root : csr_array, (l, l), or None
+        R with ``R R'`` the known covariance between levels. Then ``block`` is ``Z_t (R (x) I_k)``,
+        and the effects of the levels are ``R`` times those of its columns (see
+        :mod:`sparselmm.structures`).
     """
 
     name: str
@@ -83,6 +96,7 @@ class RandomTerm:
     values: FloatArray | None = None
     block: CSR | None = None
     structure: Structure = "unstructured"
+    root: CSR | None = None
 
     @property
     def k(self) -> int:
@@ -93,6 +107,11 @@ class RandomTerm:
     def n_levels(self) -> int:
         """Number of levels, l."""
         return len(self.levels)
+
+    @property
+    def is_uncorrelated(self) -> bool:
+        """Whether the coefficients are independent of each other by the term's structure."""
+        return self.structure in ("diagonal", "homogeneous diagonal")
 
     @property
     def q(self) -> int:

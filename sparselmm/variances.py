@@ -86,6 +86,8 @@ class VarianceLayout:
             term = terms[t]
             labels = (term.name,) if is_component(term) else coefficient_names(term)
             for i, j in zip(*np.tril_indices(term.k), strict=True):
+                if i != j and term.is_uncorrelated:
+                    continue
                 places.append((t, int(i), int(j)))
                 names.append(f"{labels[i]} Var" if i == j else f"{labels[j]} x {labels[i]} Cov")
         table = np.array(places, dtype=np.intp).reshape(-1, 3)
@@ -107,7 +109,7 @@ def singular_terms(cross: CrossProducts, covariance: Covariance, theta: FloatArr
     out = np.zeros(len(covariance.terms), dtype=bool)
     for t, lam in enumerate(covariance.factors(theta)):
         sd = np.linalg.norm(lam, axis=1)
-        own = np.abs(np.diag(lam))
+        own = np.abs(np.diag(covariance.terms[t].triangular(lam)))
         none = sd * cross.rms(t) < SINGULAR_TOLERANCE
         out[t] = bool((none | (own < SINGULAR_TOLERANCE * sd)).any())
     return out
@@ -160,13 +162,14 @@ def variance_covariance(
         free[part] = not singular[t]
     H = deviance.hessian(theta)[np.ix_(free, free)]
     inverse = _inverse(H)
-    gradient = deviance.pwrss_gradient(theta)[free]
+    known = deviance.known_scale is not None  # then nothing is lost to its estimation
+    gradient = np.zeros(int(free.sum())) if known else deviance.pwrss_gradient(theta)[free]
     out = _transform(
         jacobian=_jacobian(covariance, theta, layout)[:, free],
         ratios=layout.pick(covariance.psi(theta)),
         inverse=inverse,
         h=-gradient / scale**2,
-        h_ss=deviance.df / scale**2,
+        h_ss=np.inf if known else deviance.df / scale**2,
         scale=scale,
         undefined=singular[layout.terms],
     )
@@ -221,6 +224,10 @@ def _jacobian(covariance: Covariance, theta: FloatArray, layout: VarianceLayout)
     out = np.zeros((len(layout.terms), covariance.n_theta))
     for p, (t, a, b) in enumerate(zip(layout.terms, layout.rows, layout.cols, strict=True)):
         term, part, lam = covariance.terms[t], covariance.slices[t], lams[t]
+        slopes = term.slopes(theta[part])
+        if slopes is not None:
+            out[p, part] = slopes[:, a] @ lam[b] + slopes[:, b] @ lam[a]
+            continue
         out[p, part] = (a == term.rows) * lam[b, term.cols] + (b == term.rows) * lam[a, term.cols]
     return out
 
@@ -259,6 +266,8 @@ def variance_rows(
             for j, name in enumerate(names)
         ]
         for i, j in zip(*np.triu_indices(term.k, 1), strict=True):
+            if term.is_uncorrelated:
+                break
             size = sd[i] * sd[j]
             cor = float(block[i, j] / size) if size > 0 else np.nan
             rows.append(VarianceRow(term.name, names[i], names[j], float(block[i, j]), cor))

@@ -1,5 +1,7 @@
 """Lines found in public code that uses statsmodels' mixed models, as they stand there."""
 
+import copy
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -68,3 +70,38 @@ def test_groups(kind):
     res = mixedlm("Weight ~ Time", DATA, groups=groups).fit()
     assert res.params.index[-1] == ("Pig Var" if kind == "str" else "Group Var")
     assert isinstance(res.params, pd.Series)
+
+
+def test_tables_made_of_results():
+    res = mixedlm("Weight ~ Time", DATA, groups="Pig", re_formula="~Time").fit()
+    wide = pd.DataFrame(res.random_effects).T
+    assert wide.shape == (72, 2)
+    pd.testing.assert_frame_equal(wide, pd.concat(res.random_effects, axis=1).T)
+    assert pd.concat(res.random_effects_cov).shape == (144, 2)
+    table = pd.concat([res.params, res.bse, res.pvalues, res.conf_int()], axis=1)
+    assert table.drop("Pig Var").shape == (4, 5)
+    assert res.summary().tables[1].loc["Time", "Coef."] == "6.939"
+    assert res.summary().tables[1]["Coef."].astype(float)["Time"] == pytest.approx(6.939)
+
+
+@pytest.mark.parametrize(
+    "rows", [DATA["Time"] > 3, slice(None, None, -1)], ids=["filtered", "reversed"]
+)
+def test_rows_keep_their_labels(rows):
+    part = DATA[rows]
+    res = mixedlm("Weight ~ Time", part, groups=part["Pig"]).fit()
+    assert part.assign(resid=res.resid)["resid"].notna().all()
+    assert list(res.fittedvalues.index) == list(part.index) == list(res.model.data.row_labels)
+    design = res.model.data.design_info
+    assert design.column_names == res.model.exog_names
+
+
+def test_other_tools(tmp_path):
+    api = pytest.importorskip("statsmodels.api")
+    diagnostic = pytest.importorskip("statsmodels.stats.diagnostic")
+    res = mixedlm("Weight ~ Time", DATA, groups="Pig").fit()
+    assert diagnostic.het_white(res.resid, res.model.exog)[1] < 0.05
+    res.save(str(tmp_path / "fit.pickle"))
+    for same in (api.load(str(tmp_path / "fit.pickle")), copy.deepcopy(res)):
+        pd.testing.assert_series_equal(same.params, res.params)
+        np.testing.assert_allclose(same.predict(DATA.head(2)), res.predict(DATA.head(2)))

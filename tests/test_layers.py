@@ -12,19 +12,19 @@ import pytest
 
 LAYERS = (  # every module, lowest first; imports go downwards or sideways, never in a circle
     "_typing exceptions",
-    "kernels threads",
+    "kernels kernels_batched threads",
     "terms",
-    "covariance cholesky crossprod",
+    "covariance cholesky crossprod subsets structures",
     "solvers plan moments",
     "formula",
     "deviance dense",
-    "optimize simulate",
-    "variances effects estimates",
-    "inference",
+    "optimize simulate batched",
+    "variances effects estimates responses",
+    "inference power",
     "packing",
     "profiled",
-    "penalized fitting progress contrasts holders compat",
-    "labels prediction storage summary plots",
+    "penalized fitting progress contrasts holders compat cloning",
+    "labels prediction storage summary tables plots plots_diagnostics",
     "results regularized",
     "model datasets",
     "__init__ __main__",
@@ -33,7 +33,8 @@ HOMES = {  # modules that may import these packages; every other package may be 
     "sksparse": "cholesky",
     "numba": "kernels",
     "patsy": "formula",
-    "pandas": "formula contrasts labels prediction results model summary datasets plots __main__",
+    "pandas": "formula contrasts holders labels prediction results model summary tables datasets"
+    " plots __main__",
 }
 
 ROOT = Path(__file__).parent.parent

@@ -12,6 +12,7 @@ from sparselmm._typing import BoolArray, FloatArray
 from sparselmm.exceptions import DataError
 from sparselmm.formula.coded import GROUPS, coded_term
 from sparselmm.formula.factors import Crossing, Factor, cross, factorize
+from sparselmm.formula.known import with_known
 from sparselmm.formula.matrices import Built, VCSpec, stack_all, user_matrices
 from sparselmm.formula.spec import BuiltDesign, DesignSpec, GroupsSpec, check_design, keep_mask
 from sparselmm.formula.validate import (
@@ -38,6 +39,7 @@ def from_arrays(
     weights: Any = None,
     offset: Any = None,
     z_terms: Mapping[str, Any] | None = None,
+    covariance: Mapping[str, Any] | None = None,
     missing: str = "none",
 ) -> BuiltDesign:
     """Build a design from arrays.
@@ -61,6 +63,8 @@ def from_arrays(
         Known part of the linear predictor.
     z_terms : mapping, optional
         Name to any (n, l) matrix, sparse or dense: a term with one variance.
+    covariance : mapping, optional
+        ``"Group"`` to :class:`~sparselmm.KnownCovariance` between the groups.
     missing : {"none", "drop", "raise"}
         "drop" leaves rows with missing values out, otherwise they are an error.
 
@@ -99,10 +103,11 @@ def from_arrays(
     rows = kept_rows(n, index, kept, "missing='drop'")
     built: list[Built] = []
     grouping = None if labels is None else make_grouping("Group", take(labels, kept), rows)
-    if grouping is not None and (exog_re is not None or exog_vc is None):
+    if grouping is not None and (exog_re is not None or not stacks):
         built.append(_group_term(grouping, re_names, take(re, kept), rows))
     built += [stack.kept(kept, grouping).term(rows) for stack in stacks]
     built += [matrix.kept(kept).term(rows) for matrix in matrices]
+    built = with_known(built, covariance)
     terms = tuple(term for term, _ in built)
     y, X, weights, offset = (take(part, kept) for part in (y, X, weights, offset))
     design = Design(y, X, x_names, terms, y_name, weights, offset, grouping)

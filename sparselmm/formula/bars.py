@@ -8,9 +8,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sparselmm.exceptions import FormulaError
+from sparselmm.terms import Structure
+
+STRUCTURES: dict[str, tuple[bool, Structure, Structure]] = {
+    "us": (False, "unstructured", "unstructured"),
+    "diag": (False, "diagonal", "homogeneous diagonal"),
+    "cs": (False, "compound symmetry", "homogeneous compound symmetry"),
+    "ar1": (True, "autoregressive", "homogeneous autoregressive"),
+}
+"""lme4's names of covariance structures: whether variances are equal by default, and the
+structures with variances of their own and with equal ones."""
 
 _TOKEN = re.compile(
     r"""\s*(
@@ -50,6 +60,8 @@ class Bar:
         lme4's name of each grouping: ``"cask:batch"``, ``"c:(b:a)"``.
     double : bool
         Written with ``||``: effects are uncorrelated with each other.
+    structure : Structure
+        Covariance of the effects, from ``cs(...)`` and its like around the bar.
     """
 
     text: str
@@ -57,6 +69,7 @@ class Bar:
     groupings: tuple[Tokens, ...]
     names: Tokens
     double: bool
+    structure: Structure = "unstructured"
 
 
 @dataclass(frozen=True)
@@ -117,6 +130,9 @@ def parse_formula(text: str) -> ParsedFormula:
         if _is_bar(term):
             _refuse_minus(sign, term)
             bars.append(parse_bar(term))
+        elif _is_structured(term):
+            _refuse_minus(sign, term)
+            bars.append(parse_structured(term))
         elif _is_call(term, "offset"):
             _refuse_minus(sign, term)
             offsets.append(render(term[2:-1]))
@@ -201,6 +217,29 @@ def parse_bar(term: Tokens) -> Bar:
     names = tuple(name for name, _ in factors)
     groupings = tuple(parts for _, parts in factors)
     return Bar(_shown(inside), render(effects), groupings, names, inside[at[0]] == "||")
+
+
+def parse_structured(term: Tokens) -> Bar:
+    """Read ``cs(effects | grouping, hom=True)`` and its like."""
+    text, name = render(term), term[0]
+    inside, *options = _split_at(term[2:-1], ",")
+    bar = parse_bar(("(", *inside, ")"))
+    if bar.double:
+        raise FormulaError(f"{text} has a double bar; write one '|', {name}() says the structure")
+    equal, own, common = STRUCTURES[name]
+    for option in options:
+        if option[:2] != ("hom", "=") or option[2:] not in (
+            ("True",), ("False",), ("TRUE",), ("FALSE",),
+        ):  # fmt: skip
+            raise FormulaError(
+                f"{render(option)!r} in {text} is not understood; write hom=True for equal "
+                "variances or hom=False for a variance of each effect"
+            )
+        equal = option[2].title() == "True"
+    if name == "us" and equal:
+        raise FormulaError(f"{text}: us() has no pattern; write cs() or diag() with hom=True")
+    shown = f"{name}{bar.text}"
+    return replace(bar, text=shown, structure=common if equal else own)
 
 
 def _shown(inside: Tokens) -> str:
@@ -343,6 +382,13 @@ def _is_bar(term: Tokens) -> bool:
     if not _is_wrapped(term):
         return False
     return any(token in _BARS for _, token, depth in _with_depth(term[1:-1]) if depth == 0)
+
+
+def _is_structured(term: Tokens) -> bool:
+    """Whether the term is a bar inside one of `STRUCTURES`."""
+    if len(term) < 4 or term[0] not in STRUCTURES or not _is_wrapped(term[1:]):
+        return False
+    return any(token in _BARS for _, token, depth in _with_depth(term[2:-1]) if depth == 0)
 
 
 def _has_bar(term: Tokens) -> bool:

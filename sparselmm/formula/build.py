@@ -23,6 +23,7 @@ from sparselmm.formula.bars import Bar, ParsedFormula, parse_formula, parse_one_
 from sparselmm.formula.coded import GROUPS, coded_term, grouping
 from sparselmm.formula.components import component
 from sparselmm.formula.expressions import names_in, plain_column
+from sparselmm.formula.known import with_known
 from sparselmm.formula.matrices import Built
 from sparselmm.formula.namespace import (
     Namespace,
@@ -53,7 +54,7 @@ from sparselmm.formula.validate import (
     check_numeric,
     check_some_rows,
 )
-from sparselmm.terms import Design, Grouping, RandomTerm
+from sparselmm.terms import Design, Grouping, RandomTerm, Structure
 
 
 def from_formula(
@@ -66,6 +67,7 @@ def from_formula(
     weights: Any = None,
     offset: Any = None,
     z_terms: Mapping[str, Any] | None = None,
+    covariance: Mapping[str, Any] | None = None,
     subset: Any = None,
     missing: str = "none",
     env: EvalEnvironment | None = None,
@@ -90,6 +92,8 @@ def from_formula(
         Column name or values. Weights are >= 0; rows of weight zero do not count.
     z_terms : dict, optional
         Name to any (n, l) matrix, sparse or dense: a term with one variance.
+    covariance : dict, optional
+        Grouping factor to :class:`~sparselmm.KnownCovariance` between its levels.
     subset : array-like or str, optional
         Boolean mask, index labels, or a query such as ``"age > 3"``: the rows to use.
     missing : {"none", "drop", "raise"}
@@ -137,7 +141,7 @@ def from_formula(
         given = given.kept(kept)
     inner = frame if kept is None else frame[kept]
     space = Namespace(inner, used_env, rows, take_columns(inner, names, plan.read))
-    return _assemble(plan, given, space, kept)
+    return _assemble(plan, given, covariance, space, kept)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +152,7 @@ class _BarTerm:
     factors: tuple[str, ...]
     terms: list[Term]
     text: str
+    structure: Structure
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +195,7 @@ def _plan(formula: str, groups: Any, re_formula: Any, vc_formula: Any) -> _Plan:
     re: list[Term] = []
     if re_formula is not None:
         re = right_terms(parse_one_sided(re_formula, "re_formula"))
-    elif groups is not None and vc_formula is None:
+    elif groups is not None and not vc:
         re = [INTERCEPT]
     fixed = right_terms(parsed.fixed)
     bars = [part for bar in parsed.bars for part in _expand(bar)]
@@ -227,10 +232,16 @@ def _expand(bar: Bar) -> Iterator[_BarTerm]:
         raise FormulaError(f"{bar.text} has no effects; write (1|g) for an intercept")
     for part in [[term] for term in terms] if bar.double else [terms]:
         for name, factors in zip(bar.names, bar.groupings, strict=True):
-            yield _BarTerm(name, factors, part, bar.text)
+            yield _BarTerm(name, factors, part, bar.text, bar.structure)
 
 
-def _assemble(plan: _Plan, given: Given, space: Namespace, kept: BoolArray | None) -> BuiltDesign:
+def _assemble(
+    plan: _Plan,
+    given: Given,
+    covariance: Mapping[str, Any] | None,
+    space: Namespace,
+    kept: BoolArray | None,
+) -> BuiltDesign:
     matrices = _Matrices.of(plan, space)
     y, y_name = _response(plan.parsed.response, matrices, space)
     groups = None
@@ -245,6 +256,7 @@ def _assemble(plan: _Plan, given: Given, space: Namespace, kept: BoolArray | Non
     _refuse_twins(named + [(term, (given.groups_column or GROUPS,)) for term in first])
     built += _named_apart(_lme4_order(bars), [term.name for term in first])
     built += [matrix.term(space.rows) for matrix in given.matrices]
+    built = with_known(built, covariance)
     fixed = matrices.info(plan.fixed)
     X, x_names = matrices.values(plan.fixed), tuple(fixed.column_names)
     terms = tuple(term for term, _ in built)
@@ -352,7 +364,10 @@ def _effects(
 def _bar_term(bar: _BarTerm, matrices: _Matrices, space: Namespace) -> Built:
     values, info, columns = _effects(bar.terms, matrices, space, f"{bar.text}: column")
     crossing = grouping(bar.name, bar.factors, space)
-    return coded_term(bar.name, "bar", columns, bar.factors, bar.factors, crossing, values, info)
+    structure: Structure = bar.structure if len(columns) > 1 else "unstructured"
+    return coded_term(
+        bar.name, "bar", columns, bar.factors, bar.factors, crossing, values, info, structure
+    )
 
 
 def _lme4_order(bars: list[Built]) -> list[Built]:

@@ -19,7 +19,7 @@ from sparselmm.exceptions import DataError
 from sparselmm.formula.factors import Crossing, Factor, compact, cross, match, match_crossed
 from sparselmm.formula.namespace import Namespace, info_codes, rebuild
 from sparselmm.formula.validate import Rows, check_codes
-from sparselmm.terms import Origin, RandomTerm
+from sparselmm.terms import Origin, RandomTerm, Structure
 
 GROUPS = ""  # stands for the ``groups`` argument among the expressions of a crossing
 
@@ -96,7 +96,7 @@ class CodedSpec:
             for code, labels in zip(self.factors, self.crossing.labels, strict=True)
         ]
         level = match_crossed(self.crossing.table, codes) if len(codes) > 1 else codes[0]
-        return replace(self.template, codes=level, values=self._values(new))
+        return replace(self.template, codes=level, values=self.new_values(new))
 
     def _codes(self, code: str, labels: Any, new: NewRows) -> IntArray:
         if code == GROUPS:
@@ -105,7 +105,8 @@ class CodedSpec:
         assert new.space is not None
         return match(labels, new.space.labels(code))
 
-    def _values(self, new: NewRows) -> FloatArray | None:
+    def new_values(self, new: NewRows) -> FloatArray | None:
+        """Covariates of new rows, (m, k); None for an intercept."""
         if self.effects is None:
             return None
         if new.space is None:
@@ -170,6 +171,7 @@ def coded_term(
     crossing: Crossing,
     values: FloatArray | None,
     effects: DesignInfo | tuple[str, ...] | None,
+    structure: Structure = "unstructured",
 ) -> tuple[RandomTerm, CodedSpec]:
     """A coded term and its memory.
 
@@ -187,9 +189,13 @@ def coded_term(
         Covariates.
     effects
         As in :class:`CodedSpec`.
+    structure : Structure
+        Covariance of the coefficients.
     """
     levels = crossing.levels(names)
-    template = RandomTerm(name=name, origin=origin, columns=columns, levels=levels)
+    template = RandomTerm(
+        name=name, origin=origin, columns=columns, levels=levels, structure=structure
+    )
     term = replace(template, codes=compact(crossing.codes, len(levels)), values=values)
     memory = replace(crossing, codes=np.empty(0, dtype=np.int32))
     return term, CodedSpec(template, factors, memory, effects)

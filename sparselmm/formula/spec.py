@@ -13,7 +13,7 @@ import pandas as pd
 from patsy import DesignInfo, EvalEnvironment
 
 from sparselmm._typing import CSR, AnyArray, BoolArray, FloatArray
-from sparselmm.exceptions import DataError, FormulaError
+from sparselmm.exceptions import DataError, NoRandomEffectsError
 from sparselmm.formula.coded import NewRows, TermSpec, new_matrix
 from sparselmm.formula.expressions import names_in
 from sparselmm.formula.factors import match
@@ -303,7 +303,7 @@ def keep_mask(n: int, masks: Sequence[BoolArray]) -> BoolArray | None:
 def check_design(design: Design, rows: Rows) -> None:
     """Refuse a design that cannot be fitted."""
     if not design.terms:
-        raise FormulaError(
+        raise NoRandomEffectsError(
             "the model has no random effects; add a term such as '+ (1|g)' or groups=, or fit "
             "ordinary least squares instead"
         )
@@ -317,4 +317,4 @@ def check_design(design: Design, rows: Rows) -> None:
     check_response(design.y, design.y_name, design.offset)
     check_names([term.name for term in design.terms], "random-effects terms")
     for term in design.terms:
-        check_term(term, design.n)
+        check_term(term, design.n, design.weights is not None)

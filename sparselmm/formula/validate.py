@@ -19,6 +19,7 @@ from sparselmm.exceptions import (
     FormulaError,
     MissingDataError,
     SpecificationWarning,
+    UnknownColumnError,
 )
 from sparselmm.terms import RandomTerm
 
@@ -107,11 +108,11 @@ def suggestion(name: str, known: Iterable[object]) -> str:
     return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
 
 
-def unknown_column(name: str, columns: Iterable[object], used_in: str) -> FormulaError:
+def unknown_column(name: str, columns: Iterable[object], used_in: str) -> UnknownColumnError:
     """The error for a name that is neither a column nor known to Python."""
     names = [str(column) for column in columns]
     known = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-    return FormulaError(
+    return UnknownColumnError(
         f"{name!r}, used in {used_in}, is not a column of the data{suggestion(name, names)}. "
         f"Columns are: {known}".replace("?.", "?")
     )
@@ -200,20 +201,33 @@ def check_weights(weights: FloatArray, rows: Rows) -> None:
         raise DataError("all weights are zero; at least some rows must count")
 
 
-def check_term(term: RandomTerm, n: int) -> None:
-    """Refuse a term whose variance cannot be estimated from ``n`` rows."""
+def check_levels(term: RandomTerm, n: int) -> None:
+    """Refuse a term with a level per row, which the residual variance takes for its own."""
+    what = f"{'component' if term.origin == 'vc' else 'grouping factor'} {term.name!r}"
+    if term.block is None and term.values is None and term.n_levels >= n:
+        raise DataError(
+            f"{what} has {term.n_levels} levels for {n} rows: one per row, "
+            "so its variance cannot be told from the residual variance. Use a factor whose levels "
+            "repeat; or, where the variance v of every row is known, weights=1/v and "
+            "fit(fix={'sigma': 1})"
+        )
+
+
+def check_term(term: RandomTerm, n: int, weighted: bool) -> None:
+    """Refuse a term whose variance cannot be estimated from ``n`` rows.
+
+    A level per row waits for the fit when there are weights: sigma may be held there.
+    """
     what = f"{'component' if term.origin == 'vc' else 'grouping factor'} {term.name!r}"
     if term.origin in ("re", "bar") and term.n_levels < 2:
         raise DataError(
             f"{what} has only one level ({_first(term)}); the variance between levels needs at "
             "least two. Use a column that differs between groups, or leave the term out"
         )
-    if term.block is None and term.values is None and term.n_levels >= n:
-        raise DataError(
-            f"{what} has {term.n_levels} levels for {n} rows: one per row, so its variance cannot "
-            "be told from the residual variance. Use a factor whose levels repeat"
-        )
-    if term.block is None and term.values is not None and term.q >= n:
+    if not weighted:
+        check_levels(term, n)
+    identified = "autoregressive" in term.structure  # its correlations differ from the residual's
+    if term.block is None and term.values is not None and term.q >= n and not identified:
         warn_user(
             f"{what} has {term.q} random coefficients ({term.n_levels} levels x {term.k}) for "
             f"{n} rows; the residual variance is probably not identifiable. Use fewer effects",

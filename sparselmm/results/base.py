@@ -11,6 +11,7 @@ from sparselmm._typing import FloatArray
 from sparselmm.deviance import PLSFit, ProfiledDeviance
 from sparselmm.estimates import Estimates
 from sparselmm.formula import BuiltDesign
+from sparselmm.inference.ddf import DenominatorDF, denominator_df
 from sparselmm.optimize import OptSummary
 
 Vector = Any
@@ -30,6 +31,14 @@ class ResultsBase:
     opt: OptSummary
     use_sqrt: bool
     _est: Estimates
+
+    def _ddf(self, method: str) -> DenominatorDF:
+        """Tests of the fixed effects with one method's degrees of freedom, computed once."""
+        cache: dict[str, DenominatorDF] = self.__dict__.setdefault("_ddf_cache", {})
+        if method not in cache:
+            like = next((tests for name, tests in cache.items() if name != "z"), None)
+            cache[method] = denominator_df(self._est, method, like)
+        return cache[method]
 
     def _vector(self, values: FloatArray, names: Sequence[str]) -> Vector:
         return pd.Series(values, list(names), float) if self.built.pandas else values.copy()

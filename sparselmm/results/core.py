@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparselmm import effects, labels, prediction, summary
+from sparselmm import labels, prediction, summary
 from sparselmm._typing import FloatArray
 from sparselmm.deviance import PLSFit, ProfiledDeviance
 from sparselmm.estimates import Estimates, intervals, p_values
@@ -245,19 +245,52 @@ class MixedLMResults(
         """Two-sided p-values of ``tvalues`` under the normal distribution."""
         return self._vector(p_values(self._est.z), self._est.names)
 
-    def conf_int(self, alpha: float = 0.05) -> Matrix:
-        """Wald confidence intervals of ``params``.
+    def conf_int(self, alpha: float = 0.05, method: str = "wald", **options: Any) -> Matrix:
+        """Confidence intervals.
 
         Parameters
         ----------
         alpha : float
             One minus the confidence level.
+        method : {"wald", "profile", "bootstrap"}
+            Wald intervals of ``params``, whose variances are ratios to ``scale``; or intervals of
+            standard deviations and correlations, sigma and the fixed effects in the units of the
+            data: by profile likelihood, or from a parametric bootstrap.
+        **options
+            "profile": ``which`` and ``scale`` as for :meth:`profile`. "bootstrap": ``kind`` of the
+            interval, and arguments of :meth:`bootstrap` (its ``kind`` as ``resampling``).
 
         Returns
         -------
         DataFrame or ndarray, (number of parameters, 2)
-            Columns 0 and 1: lower and upper end.
+            Columns 0 and 1: lower and upper end. "profile" and "bootstrap" always give a
+            DataFrame; rows of a profile are named as for :meth:`profile`, and an end that is not
+            reached is the bound of the parameter (0, -1 or 1).
+
+        Raises
+        ------
+        ValueError
+            When the method is unknown.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("Penicillin")
+        >>> fit = sparselmm.mixedlm("diameter ~ 1 + (1 | plate) + (1 | sample)", data).fit()
+        >>> fit.conf_int(method="profile").round(4).loc["sd_Intercept|plate"].tolist()
+        [0.6336, 1.1821]
         """
+        if method == "profile":
+            return self._profile_conf_int(alpha, **options)
+        if method == "bootstrap":
+            kind = options.pop("kind", "percentile")
+            if "resampling" in options:
+                options["kind"] = options.pop("resampling")
+            return self.bootstrap(**options).conf_int(alpha, kind)
+        if method != "wald":
+            raise ValueError(f"method must be 'wald', 'profile' or 'bootstrap', got {method!r}")
+        if options:
+            raise ValueError(f"method='wald' takes no options, got {sorted(options)}")
         ends = intervals(self._est.params, self._est.bse, alpha)
         return pd.DataFrame(ends, index=self._est.names) if self.built.pandas else ends
 
@@ -291,47 +324,7 @@ class MixedLMResults(
         """
         return labels.varcorr_frame(self._est.variance_rows)
 
-    # ------------------------------------------------------------------------- random effects
-
-    @cached_property
-    def random_effects(self) -> dict[Any, pd.Series]:
-        """Conditional means of the random effects given the data, as a dict.
-
-        Keys are the groups, or the levels of the only grouping factor; with several factors they
-        are tuples ``(factor, level)``. Values are Series: coefficients of the ``groups`` term,
-        then columns of the variance components, or all coefficients of the factor.
-        """
-        return labels.unit_series(self._est)
-
-    @cached_property
-    def random_effects_cov(self) -> dict[Any, pd.DataFrame]:
-        """Conditional covariance matrices of the random effects, fixed effects taken as known.
-
-        The same keys as ``random_effects``; lme4's ``condVar``.
-
-        Raises
-        ------
-        MemoryLimitError
-            When the matrices would hold more than 2e8 numbers; ``ranef_var`` has the variances
-            alone.
-        """
-        return labels.unit_frames(self._est)
-
-    @cached_property
-    def ranef(self) -> dict[str, pd.DataFrame]:
-        """Conditional means, one table per grouping factor or variance component.
-
-        Always a dict of name to DataFrame: rows are levels (``"a:A"`` for the level a:A of an
-        interaction, ``"A:a"`` for label a of a component in group A), columns are coefficients.
-        """
-        return labels.mode_tables(self._est, effects.factor_tables(self._est.terms))
-
-    @cached_property
-    def ranef_var(self) -> dict[str, pd.DataFrame]:
-        """Conditional variances in the shape of ``ranef``, fixed effects taken as known."""
-        return labels.variance_tables(self._est, effects.factor_tables(self._est.terms))
-
-    # ------------------------------------------------------------------ fitted and predicted
+    # ------------------------------------------------------------------------- fitted values
 
     @property
     def fittedvalues(self) -> Vector:
@@ -347,68 +340,12 @@ class MixedLMResults(
     def _fitted(self) -> FloatArray:
         return prediction.fitted(self._est, random=True)
 
-    def predict(
-        self, exog: Any = None, transform: bool = True, *, re: bool = False, unseen: str = "error",
-        groups: Any = None, exog_re: Any = None, exog_vc: Any = None, offset: Any = None,
-        z_terms: Any = None,
-    ) -> Vector:  # fmt: skip
-        """Predicted means, of the fixed effects alone or with the random effects.
-
-        Parameters
-        ----------
-        exog : DataFrame, mapping or ndarray, (m, p), optional
-            New data: the formula's variables, or the columns of X. Default: the data of the fit.
-        transform : bool
-            False: a data frame holds the columns of X, not the formula's variables.
-        re : bool
-            Add the conditional means of the random effects.
-        unseen : {"error", "population", "nan"}
-            With ``re=True``, what to do with rows of a level the fit has not seen: refuse, leave
-            that random effect out, or predict NaN.
-        groups, exog_re, exog_vc, z_terms : optional
-            With ``re=True``, arrays for the new rows where the model was given arrays.
-        offset : array-like, (m,), optional
-            Offset of the new rows when the model's was an array.
-
-        Returns
-        -------
-        Series or ndarray, (m,)
-            A Series for a data frame, an array otherwise.
-
-        Raises
-        ------
-        TypeError
-            When arrays for random effects are given without ``re=True``.
-        DataError
-            When levels are unseen, or the new data do not suit the model.
-
-        Warns
-        -----
-        RankDeficiencyWarning
-            When coefficients of dropped columns had to count as zero.
-
-        Examples
-        --------
-        >>> import sparselmm
-        >>> data = sparselmm.datasets.load("sleepstudy")
-        >>> fit = sparselmm.mixedlm("Reaction ~ Days + (Days | Subject)", data).fit()
-        >>> new = data.iloc[:2].assign(Subject=["308", "999"])
-        >>> fit.predict(new, re=True, unseen="population").round(1).tolist()
-        [253.7, 261.9]
-        """
-        arrays = {"groups": groups, "exog_re": exog_re, "exog_vc": exog_vc, "z_terms": z_terms}
-        prediction.check_arguments(re, unseen, arrays)
-        if exog is None:
-            return prediction.fitted(self._est, re)
-        arrays["offset"] = offset
-        out, index = prediction.predict(self._est, self.built, exog, transform, re, unseen, arrays)
-        return out if index is None else pd.Series(out, index=index)
-
     # -------------------------------------------------------------------------------- print
 
     def summary(
         self, yname: str | None = None, xname_fe: Sequence[str] | None = None,
         xname_re: Sequence[str] | None = None, title: str | None = None, alpha: float = 0.05,
+        *, ddf: str | None = None,
     ) -> summary.Summary:  # fmt: skip
         """Printable summary: statsmodels' layout, then variance components and convergence.
 
@@ -423,15 +360,20 @@ class MixedLMResults(
         title : str, optional
         alpha : float
             One minus the confidence level of the intervals.
+        ddf : {"satterthwaite", "kenward-roger", "z"}, optional
+            t tests of the fixed effects with these degrees of freedom. Default ``"z"``: the
+            normal distribution, as in statsmodels.
 
         Raises
         ------
         ValueError
-            When a list of names has the wrong length.
+            When a list of names has the wrong length, or ``ddf`` is unknown or not defined for
+            this fit.
         """
         return summary.summarize(
             self._est, self.opt, yname or self.built.design.y_name, xname_fe, xname_re,
             summary.TITLE if title is None else title, alpha,
+            None if ddf in (None, "z") else self._ddf(str(ddf)),
         )  # fmt: skip
 
     def _repr_html_(self) -> str:

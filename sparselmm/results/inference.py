@@ -2,8 +2,324 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sparselmm._typing import FloatArray
+from sparselmm.exceptions import DataError, SpecificationWarning, catchable
+from sparselmm.formula.marginality import term_structure
+from sparselmm.formula.validate import warn_user
+from sparselmm.inference import bootstrap
+from sparselmm.inference.anova import TYPES, term_contrasts
+from sparselmm.inference.variance_components import (
+    RSquared,
+    entry_order,
+    icc_delta,
+    icc_values,
+    r_squared,
+    variance_intervals,
+    variance_weights,
+)
+from sparselmm.labels import varcorr_frame
 from sparselmm.results.base import ResultsBase
 
 
 class InferenceResults(ResultsBase):
     """Part of :class:`sparselmm.MixedLMResults`."""
+
+    # ------------------------------------------------------------------- fixed effects
+
+    def anova(self, type: int | str = 3, ddf: str = "satterthwaite") -> pd.DataFrame:
+        """Analysis of variance of the terms of the formula, with F tests.
+
+        Parameters
+        ----------
+        type : {3, 2, 1} or {"III", "II", "I"}
+            Hypotheses: each term given all others, with those that contain it averaged over (III)
+            or left out (II), or terms in the order of the formula (I). Types II and III do not
+            depend on the order of the terms, and no type depends on the coding of factors.
+        ddf : {"satterthwaite", "kenward-roger", "z"}
+            Denominator degrees of freedom. Kenward-Roger is for REML fits; "z" takes the variances
+            as known.
+
+        Returns
+        -------
+        DataFrame
+            One row per term: ``sum_sq`` and ``mean_sq`` (F times the residual variance, in squared
+            units of the response; F before Kenward and Roger's scaling, as in lmerTest),
+            ``df_num``, ``df_den``, ``F``, ``p_value``.
+
+        Raises
+        ------
+        ValueError
+            When an argument is unknown or ``ddf`` is not defined for this fit.
+        DataError
+            After ``remove_data()``: the hypotheses depend on the rows.
+
+        Warns
+        -----
+        SpecificationWarning
+            For type III when combinations of levels have no rows.
+
+        Notes
+        -----
+        The hypotheses are lmerTest's (Kuznetsova, Brockhoff & Christensen 2017, section 3.3), with
+        one difference: in a model with an interaction but without one of its main effects, such
+        as ``a + a:b``, lmerTest tests the coefficients of ``a``, whose meaning depends on the
+        coding; here ``a`` counts as contained in ``a:b``, as in SAS. Degrees of freedom: equations
+        (1) and (2) of :mod:`sparselmm.inference.satterthwaite` (Fai & Cornelius 1996), (1) to (3)
+        of :mod:`sparselmm.inference.kenward_roger` (Kenward & Roger 1997).
+
+        References
+        ----------
+        Fai, A. H.-T. and Cornelius, P. L. (1996). Approximate F-tests of multiple degree of
+        freedom hypotheses in generalized least squares analyses of unbalanced split-plot
+        experiments. *Journal of Statistical Computation and Simulation* 54, 363-378.
+
+        Goodnight, J. H. (1980). Tests of hypotheses in fixed effects linear models.
+        *Communications in Statistics - Theory and Methods* 9(2), 167-180.
+
+        Kenward, M. G. and Roger, J. H. (1997). Small sample inference for fixed effects from
+        restricted maximum likelihood. *Biometrics* 53(3), 983-997.
+
+        Kuznetsova, A., Brockhoff, P. B. and Christensen, R. H. B. (2017). lmerTest package: tests
+        in linear mixed effects models. *Journal of Statistical Software* 82(13).
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("Oats")
+        >>> fit = sparselmm.mixedlm("Yield ~ nitro_f * Variety + (1 | Block/Variety)", data).fit()
+        >>> fit.anova(ddf="kenward-roger").round(3)[["df_num", "df_den", "F"]]
+                         df_num  df_den       F
+        nitro_f               3    45.0  37.686
+        Variety               2    10.0   1.485
+        nitro_f:Variety       6    45.0   0.303
+        """
+        kind = TYPES.get(type)
+        if kind is None:
+            raise ValueError(f"type must be 1, 2 or 3 (or 'I', 'II', 'III'), got {type!r}")
+        method = self._ddf(ddf)
+        structure = term_structure(self.built)
+        empty = ~structure.cells.any(axis=0)
+        if kind == 3 and empty.any():
+            names = {structure.names[t] for t in structure.cell_terms[empty] if t >= 0}
+            warn_user(
+                f"combinations of levels without rows in {', '.join(sorted(names))}: read type III "
+                "tests with care, their hypotheses depend on which cells are empty",
+                catchable(SpecificationWarning),
+            )
+        kept = self.deviance.cross.basis.kept
+        contrasts = term_contrasts(structure, self.built.design.X, kept, kind)
+        tests = [method.f_test(L) for L in contrasts.values()]
+        F = np.array([test.statistic for test in tests], dtype=float)
+        mean_sq = F / np.array([test.scaling for test in tests]) * self.pls.scale
+        df = np.array([test.df_num for test in tests], dtype=int)
+        return pd.DataFrame(
+            {
+                "sum_sq": mean_sq * df,
+                "mean_sq": mean_sq,
+                "df_num": df,
+                "df_den": np.array([test.df_den for test in tests], dtype=float),
+                "F": F,
+                "p_value": np.array([test.p_value for test in tests], dtype=float),
+            },
+            index=list(contrasts),
+        )
+
+    # -------------------------------------------------------------- variance components
+
+    def variance_components(self, alpha: float = 0.05) -> pd.DataFrame:
+        """Variance components with standard errors, confidence intervals and shares.
+
+        Parameters
+        ----------
+        alpha : float
+            One minus the confidence level.
+
+        Returns
+        -------
+        DataFrame
+            The rows of ``varcorr``: variances, covariances, the residual last.
+
+            - ``vcov``, ``vcov_se``: variance or covariance and its standard error, in squared
+              units of the data;
+            - ``sdcor``, ``sdcor_se``: standard deviation or correlation and its standard error;
+            - ``lower``, ``upper``: confidence interval of ``sdcor``; squared, that of a variance;
+            - ``share``: part of the mean variance of a row that the fixed effects leave. Sums to
+              one; the part of a covariance may be negative.
+
+            Standard errors and intervals of a singular term are NaN: its estimates are on the
+            boundary and not asymptotically normal. The others' are as if that term were known.
+
+        Notes
+        -----
+        Standard errors are from the observed information of (Psi, sigma^2). Wald intervals on the
+        log scale for standard deviations and on Fisher's z scale for correlations: Pinheiro &
+        Bates (2000), section 2.4.3. They are poor with few levels; profile intervals and the
+        bootstrap do not rest on normality. Shares: Johnson (2014), eqs. 10-11.
+
+        References
+        ----------
+        Johnson, P. C. D. (2014). Extension of Nakagawa & Schielzeth's R2_GLMM to random slopes
+        models. *Methods in Ecology and Evolution* 5, 944-946.
+
+        Pinheiro, J. C. and Bates, D. M. (2000). *Mixed-Effects Models in S and S-PLUS*. Springer.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("Penicillin")
+        >>> fit = sparselmm.mixedlm("diameter ~ 1 + (1 | plate) + (1 | sample)", data).fit()
+        >>> fit.variance_components()[["grp", "sdcor", "lower", "upper", "share"]].round(3)
+                grp  sdcor  lower  upper  share
+        0     plate  0.847  0.621  1.154  0.151
+        1    sample  1.932  1.037  3.597  0.785
+        2  Residual  0.550  0.483  0.626  0.064
+        """
+        _check_alpha(alpha)
+        found = variance_intervals(self._est, alpha)
+        order = [*entry_order(self._est), len(found.se) - 1]
+        frame = varcorr_frame(self._est.variance_rows)
+        frame.insert(4, "vcov_se", found.se[order])
+        return frame.assign(
+            sdcor_se=found.sdcor_se[order],
+            lower=found.ends[order, 0],
+            upper=found.ends[order, 1],
+            share=found.share[order],
+        )
+
+    def icc(
+        self, ci: str = "delta", alpha: float = 0.05, n: int = 1000, seed: Any = None,
+        **bootstrap_options: Any,
+    ) -> pd.DataFrame:  # fmt: skip
+        """Intraclass correlation of every random-effects term and of all together.
+
+        Parameters
+        ----------
+        ci : {"delta", "bootstrap"}
+            Intervals by the delta method on the logit scale, or percentile intervals of the
+            parametric bootstrap, which remain valid for few levels and variances near zero.
+        alpha : float
+            One minus the confidence level.
+        n : int
+            Replicates of the bootstrap.
+        seed : int, sequence of int or SeedSequence, optional
+            Seed of the bootstrap.
+        **bootstrap_options
+            Other arguments of :meth:`bootstrap`, such as ``n_jobs``.
+
+        Returns
+        -------
+        DataFrame
+            One row per term and, last, ``"all terms"``. ``icc``: share of the mean variance of a
+            row that the fixed effects leave; ``se``, ``lower``, ``upper``; ``icc_unadjusted``: the
+            share with the variance of the fixed part counted in the total. Delta-method errors of
+            a singular term are NaN.
+
+        Raises
+        ------
+        ValueError
+            When an argument is unknown.
+
+        Notes
+        -----
+        Nakagawa, Johnson & Schielzeth (2017), where this is the adjusted ICC; with random slopes
+        the mean over the rows, Johnson (2014), eqs. 10-11.
+
+        References
+        ----------
+        Nakagawa, S., Johnson, P. C. D. and Schielzeth, H. (2017). The coefficient of determination
+        R2 and intra-class correlation coefficient from generalized linear mixed-effects models
+        revisited and expanded. *Journal of the Royal Society Interface* 14, 20170213.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("Dyestuff")
+        >>> fit = sparselmm.mixedlm("Yield ~ 1 + (1 | Batch)", data).fit()
+        >>> fit.icc()[["icc", "lower", "upper"]].round(3)
+                     icc  lower  upper
+        Batch      0.418  0.112  0.804
+        all terms  0.418  0.112  0.804
+        """
+        _check_alpha(alpha)
+        if ci not in ("delta", "bootstrap"):
+            raise ValueError(f"ci must be 'delta' or 'bootstrap', got {ci!r}")
+        if ci == "delta" and (bootstrap_options or seed is not None):
+            given = ", ".join([*bootstrap_options, *(["seed"] if seed is not None else [])])
+            raise ValueError(f"{given}: only for ci='bootstrap'")
+        est = self._est
+        found = icc_delta(est, alpha)
+        se, ends = found.se, found.ends
+        if ci == "bootstrap":
+            done = self.bootstrap(n, seed=seed, **bootstrap_options)  # type: ignore[attr-defined]
+            first = est.design.p
+            values = icc_values(
+                variance_weights(est), done.values[:, first : first + len(est.variances) + 1]
+            )
+            se = np.nanstd(values, axis=0, ddof=1)
+            ends = bootstrap.intervals(found.icc, values, alpha, "percentile")
+        return pd.DataFrame(
+            {
+                "icc": found.icc,
+                "se": se,
+                "lower": ends[:, 0],
+                "upper": ends[:, 1],
+                "icc_unadjusted": self._unadjusted(found.icc),
+            },
+            index=[*(term.name for term in est.terms), "all terms"],
+        )
+
+    def _unadjusted(self, icc: FloatArray) -> FloatArray:
+        try:
+            return icc * (1.0 - r_squared(self._est).marginal)
+        except DataError:  # without rows the variance of the fixed part is not known
+            return np.full(len(icc), np.nan)
+
+    def r2(self) -> RSquared:
+        """Marginal and conditional R2.
+
+        Returns
+        -------
+        RSquared
+            ``marginal``: share of the variance of the response explained by the fixed effects;
+            ``conditional``: by fixed and random effects; and the variances they are made of.
+
+        Raises
+        ------
+        DataError
+            After ``remove_data()``.
+
+        Notes
+        -----
+        Nakagawa & Schielzeth (2013), eqs. 26, 29 and 30; with random slopes Johnson (2014), eqs.
+        10-11.
+        An offset counts neither as explained nor as variance. With prior weights the residual
+        variance is the mean of ``sigma^2 / w``, which does not depend on the scale of the weights.
+
+        References
+        ----------
+        Nakagawa, S. and Schielzeth, H. (2013). A general and simple method for obtaining R2 from
+        generalized linear mixed-effects models. *Methods in Ecology and Evolution* 4, 133-142.
+
+        Johnson, P. C. D. (2014). Extension of Nakagawa & Schielzeth's R2_GLMM to random slopes
+        models. *Methods in Ecology and Evolution* 5, 944-946.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("sleepstudy")
+        >>> fit = sparselmm.mixedlm("Reaction ~ Days + (Days | Subject)", data).fit()
+        >>> r2 = fit.r2()
+        >>> round(r2.marginal, 3), round(r2.conditional, 3)
+        (0.279, 0.799)
+        """
+        return r_squared(self._est)
+
+
+def _check_alpha(alpha: float) -> None:
+    if not 0.0 < alpha < 1.0:
+        raise ValueError(f"alpha must be between 0 and 1, got {alpha!r}")

@@ -57,6 +57,11 @@ class ResultsInterface(ResultsBase):
         return len(self._est.layout.components)
 
     @property
+    def k_constant(self) -> int:
+        """1 when X has a constant column, else 0."""
+        return int(self.model.k_constant)
+
+    @property
     def params_object(self) -> MixedLMParams:
         """Fixed effects and variances divided by ``scale``, as a :class:`MixedLMParams`."""
         packing = Packing(self._est.layout, self.deviance.covariance, self.k_fe)
@@ -110,7 +115,9 @@ class ResultsInterface(ResultsBase):
             return R @ cov @ right.T
         return self._matrix(cov, self._est.names)
 
-    def t_test(self, r_matrix: Any, use_t: bool | None = None) -> ContrastResults:
+    def t_test(
+        self, r_matrix: Any, use_t: bool | None = None, *, ddf: str | None = None
+    ) -> ContrastResults:
         """Test linear combinations of the parameters one by one.
 
         Parameters
@@ -120,6 +127,10 @@ class ResultsInterface(ResultsBase):
             parameters, ``"Time = 0"``; or ``(R, q)``.
         use_t : bool, optional
             t distribution with ``df_resid`` degrees of freedom instead of the normal one.
+        ddf : {"satterthwaite", "kenward-roger", "z"}, optional
+            Small-sample test: t distribution with these degrees of freedom, one number per
+            hypothesis, and with Kenward-Roger the adjusted standard errors. Only for hypotheses
+            about fixed effects. Default ``"z"``, as in statsmodels.
 
         Returns
         -------
@@ -128,7 +139,8 @@ class ResultsInterface(ResultsBase):
         Raises
         ------
         ValueError
-            When an array does not have k_fe columns.
+            When an array does not have k_fe columns, or ``ddf`` is given for variances, together
+            with ``use_t``, or for a fit it is not defined for.
         FormulaError
             When a hypothesis in words cannot be understood.
 
@@ -139,10 +151,25 @@ class ResultsInterface(ResultsBase):
         >>> fit = sparselmm.mixedlm("Reaction ~ Days + (Days | Subject)", data).fit()
         >>> fit.t_test("Days = 10").statistic.round(2).tolist()
         [0.3]
+        >>> fit.t_test("Days = 10", ddf="kenward-roger").df_denom.round(3).tolist()
+        [17.0]
         """
         R, q = self._hypotheses(r_matrix, full=False)
+        if ddf not in (None, "z"):
+            if use_t is not None:
+                raise ValueError("give either use_t or ddf: both say which distribution to use")
+            L, method = self._fixed_part(R, str(ddf)), self._ddf(str(ddf))
+            return t_tests(L, q, self._est.beta, method.vcov, method.t_df(L))
         df = float(self.df_resid) if use_t else None
         return t_tests(R, q, self._est.params, self._est.cov_params, df)
+
+    def _fixed_part(self, R: FloatArray, ddf: str) -> FloatArray:
+        """Hypotheses at the fixed effects, (m, k_fe)."""
+        if R[:, self.k_fe :].any():
+            raise ValueError(
+                f"ddf={ddf!r} is for hypotheses about fixed effects; these involve variances"
+            )
+        return R[:, : self.k_fe]
 
     @property
     def df_resid(self) -> int:
@@ -175,7 +202,7 @@ class ResultsInterface(ResultsBase):
 
     def wald_test(
         self, r_matrix: Any, cov_p: Any = None, invcov: Any = None, use_f: bool | None = None,
-        df_constraints: Any = None, scalar: bool | None = None,
+        df_constraints: Any = None, scalar: bool | None = None, *, ddf: str | None = None,
     ) -> WaldResults:  # fmt: skip
         """Test linear hypotheses jointly.
 
@@ -191,19 +218,50 @@ class ResultsInterface(ResultsBase):
             F distribution instead of chi-squared.
         scalar : bool, optional
             Give the statistic as a number; default True.
+        ddf : {"satterthwaite", "kenward-roger", "z"}, optional
+            F test with these denominator degrees of freedom, for hypotheses about fixed effects;
+            Kenward-Roger's scaling is in the statistic. Default ``"z"``, as in statsmodels.
 
         Returns
         -------
         WaldResults
+
+        Raises
+        ------
+        ValueError
+            When ``ddf`` is given for variances, together with ``cov_p`` or ``use_f=False``, or
+            for a fit it is not defined for.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("ergoStool")
+        >>> fit = sparselmm.mixedlm("effort ~ Type + (1 | Subject)", data).fit()
+        >>> test = fit.f_test("Type[T.T2] = Type[T.T3] = 0", ddf="kenward-roger")
+        >>> round(test.df_denom, 6)
+        24.0
         """
         R, q = self._hypotheses(r_matrix, full=True)
+        if ddf not in (None, "z"):
+            if cov_p is not None or use_f is False:
+                raise ValueError(
+                    "ddf makes an F test with a covariance of its own; leave out cov_p and use_f"
+                )
+            test = self._ddf(str(ddf)).f_test(self._fixed_part(R, str(ddf)), q)
+            return WaldResults(test.statistic, test.p_value, "F", test.df_num, test.df_den)
         cov = self._est.cov_params if cov_p is None else np.asarray(cov_p, dtype=float)
         df = float(self.df_resid) if use_f else None
         return wald(R, q, self._est.params, cov, df, scalar is not False)
 
-    def f_test(self, r_matrix: Any, cov_p: Any = None, invcov: Any = None) -> WaldResults:
-        """:meth:`wald_test` with the F distribution."""
-        return self.wald_test(r_matrix, cov_p=cov_p, use_f=True)
+    def f_test(
+        self, r_matrix: Any, cov_p: Any = None, invcov: Any = None, *, ddf: str | None = None
+    ) -> WaldResults:
+        """:meth:`wald_test` with the F distribution.
+
+        The denominator has ``df_resid`` degrees of freedom, as in statsmodels, unless ``ddf`` is
+        given.
+        """
+        return self.wald_test(r_matrix, cov_p=cov_p, use_f=True, ddf=ddf)
 
     def wald_test_terms(
         self, skip_single: bool = False, extra_constraints: Any = None,
@@ -384,6 +442,7 @@ class ResultsInterface(ResultsBase):
         sizes = est.group_sizes
         built = without_rows(self.built)
         model = copy.copy(self.model)
+        model.__dict__["k_constant"] = self.k_constant
         for name in ("data", "row_indices", "exog_re", "exog_vc"):
             model.__dict__.pop(name, None)
         model.built = built
@@ -392,6 +451,7 @@ class ResultsInterface(ResultsBase):
         slim.__dict__["group_sizes"] = sizes
         self._est = slim
         self.__dict__.pop("_fitted", None)
+        self.__dict__.pop("_ddf_cache", None)
         for name in ("random_effects", "random_effects_cov"):
             self.__dict__.pop(name, None)
 

@@ -2,8 +2,523 @@
 
 from __future__ import annotations
 
+import copy
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from sparselmm import prediction
+from sparselmm._typing import FloatArray, IntArray
+from sparselmm.effects import unseen_rows
+from sparselmm.exceptions import ConvergenceWarning, DataError, catchable
+from sparselmm.formula.validate import warn_user
+from sparselmm.inference import bootstrap
+from sparselmm.optimize import OptSummary
+from sparselmm.power import (
+    LikelihoodRatioTest,
+    PValues,
+    Scenario,
+    WaldTest,
+    columns_of,
+    cycled,
+    engine,
+)
+from sparselmm.responses import ResponseFitter
 from sparselmm.results.base import ResultsBase
+from sparselmm.results.bootstrapped import (
+    BootstrapResults,
+    OnReplicates,
+    earlier,
+    labelled,
+    replicated,
+    write,
+)
+from sparselmm.results.many import ManyResults, fit_many
+from sparselmm.results.powered import PowerResults, run_all
+from sparselmm.simulate import (
+    Seed,
+    Simulator,
+    noise_sizes,
+    seed_sequence,
+    stream,
+    term_z,
+    with_unseen,
+)
+from sparselmm.subsets import Groups
+from sparselmm.threads import one_thread
+
+RANDOM = ("resample", "conditional")
+"""What simulated responses do with the random effects."""
 
 
 class SimulationResults(ResultsBase):
     """Part of :class:`sparselmm.MixedLMResults`."""
+
+    # ------------------------------------------------------------------------- simulation
+
+    def simulate(
+        self, n: int = 1, newdata: Any = None, re: str = "resample", seed: Seed = None,
+        *, groups: Any = None, exog_re: Any = None, exog_vc: Any = None, offset: Any = None,
+        z_terms: Any = None,
+    ) -> Any:  # fmt: skip
+        """Responses simulated from the fitted model.
+
+        Parameters
+        ----------
+        n : int
+            Number of responses.
+        newdata : DataFrame, mapping or ndarray, optional
+            Rows to simulate; default those of the fit. Levels the fit has not seen are new draws.
+        re : {"resample", "conditional"}
+            "resample" draws new random effects for every response (``re.form=NA`` of lme4's
+            ``simulate``); "conditional" keeps them at their conditional means (``re.form=NULL``),
+            and at zero for unseen levels, so that only the residuals vary.
+        seed : int, sequence of int or SeedSequence, optional
+            Response i depends on the seed and on i alone.
+        groups, exog_re, exog_vc, z_terms, offset : optional
+            Arrays for the new rows where the model was given arrays.
+
+        Returns
+        -------
+        DataFrame or ndarray, (rows, n)
+            One response per column. Rows of weight zero get no residual; new rows count with
+            weight one.
+
+        Raises
+        ------
+        DataError
+            When an argument is unknown or the new data do not suit the model.
+
+        Notes
+        -----
+        ``y = X beta + offset + Z b + e`` with ``b = sigma Lambda u`` and ``e = sigma z / sqrt(w)``,
+        u and z standard normal: Bates, Maechler, Bolker & Walker (2015), eqs. 2-4.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("sleepstudy")
+        >>> fit = sparselmm.mixedlm("Reaction ~ Days + (Days | Subject)", data).fit()
+        >>> fit.simulate(3, seed=1).shape
+        (180, 3)
+        """
+        n = _count(n, "n")
+        if re not in RANDOM:
+            raise DataError(f"re must be one of {RANDOM}, not {re!r}")
+        arrays = {
+            "groups": groups, "exog_re": exog_re, "exog_vc": exog_vc, "offset": offset,
+            "z_terms": z_terms,
+        }  # fmt: skip
+        if newdata is None:
+            simulator, index = self._simulator(re), self.built.row_labels
+        else:
+            simulator, index = self._new_simulator(newdata, re, arrays)
+        Y = simulator.draw(seed_sequence(seed), range(n)).T
+        return pd.DataFrame(Y, index=index) if self.built.pandas else Y
+
+    def _simulator(self, re: str = "resample") -> Simulator:
+        """Draws responses for the rows of the fit."""
+        design, est = self.built.design, self._est
+        mean = prediction.fitted(est, re == "conditional")
+        noise = noise_sizes(self.pls.sigma, design.weights, design.n)
+        if re == "conditional":
+            return Simulator(mean, sp.csr_array((design.n, 0)), (), (), noise)
+        return Simulator(mean, design.Z, self._roots(), self.deviance.cross.sizes, noise)
+
+    def _roots(self) -> tuple[FloatArray, ...]:
+        factors = self.deviance.covariance.factors(self.pls.theta)
+        return tuple(self.pls.sigma * lam for lam in factors)
+
+    def _new_simulator(
+        self, newdata: Any, re: str, arrays: dict[str, Any]
+    ) -> tuple[Simulator, Any]:
+        """Draws responses for new rows, and the index of these."""
+        est, built = self._est, self.built
+        on = prediction.switches(est.terms, True)
+        new = prediction.new_design(built, newdata, True, on, arrays)
+        prediction.warn_if_dropped(est.dropped)
+        mean = prediction.fixed_part(new.X, est.beta, new.offset)
+        noise = np.full(len(mean), self.pls.sigma)
+        names = prediction.level_labels(built, newdata, arrays["groups"])
+        if re == "conditional":
+            mean = mean + prediction.new_random_part(
+                est.terms, new, est.pls.b, on, "population", names
+            )
+            return Simulator(mean, sp.csr_array((len(mean), 0)), (), (), noise), new.row_labels
+        for old, term in zip(est.terms, new.terms, strict=True):
+            if term.codes is None and unseen_rows(old, term).any():
+                raise DataError(
+                    f"new rows have levels of {term.name!r} that the fit has not seen; as a matrix "
+                    "or with a known covariance its levels cannot be drawn anew"
+                )
+        terms = [with_unseen(term, names) for term in new.terms]
+        sizes = tuple((term.k, levels) for term, levels in terms)
+        Z = sp.csr_array(sp.hstack([term_z(term, levels) for term, levels in terms], format="csr"))
+        return Simulator(mean, Z, self._roots(), sizes, noise), new.row_labels
+
+    # ------------------------------------------------------------------------------ refits
+
+    def refit(self, endog: Any) -> Any:
+        """The same model fitted to another response of the same rows.
+
+        Only ``Z'Wy`` and ``X'Wy`` are formed again; the search starts from this fit.
+
+        Parameters
+        ----------
+        endog : array-like, (n,)
+            Response, in the order of the rows of the fit.
+
+        Returns
+        -------
+        MixedLMResults
+
+        Raises
+        ------
+        DataError
+            When the response has the wrong length, is not finite, or leaves nothing to estimate.
+
+        Warns
+        -----
+        ConvergenceWarning
+            When the optimizer stopped before its criteria were met.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("sleepstudy")
+        >>> fit = sparselmm.mixedlm("Reaction ~ Days + (Days | Subject)", data).fit()
+        >>> fit.refit(data.Reaction / 1000).fe_params.round(4).tolist()
+        [0.2514, 0.0105]
+        """
+        self._check_plain("refit")
+        y = _responses(endog, self.built.design.n, "endog")[0]
+        with one_thread():
+            fitter = ResponseFitter(self.built.design, self.deviance, start=self.pls.theta)
+            deviance, opt = fitter.fit_one(y)
+        if not opt.converged:
+            warn_user(
+                f"the optimizer did not converge: {opt.message}", catchable(ConvergenceWarning)
+            )
+        return self._other(y, deviance, opt)
+
+    def _other(self, y: FloatArray, deviance: Any, opt: OptSummary) -> Any:
+        """Results of the same class for another response."""
+        built = replace(self.built, design=replace(self.built.design, y=y))
+        model = copy.copy(self.model)
+        model.__dict__.update(built=built, cross=deviance.cross, _engines={})
+        results: Any = type(self)
+        n_fixed = self._est.n_fixed
+        fit = deviance.at(opt.theta)
+        return results(model, built, deviance, fit, opt, use_sqrt=self.use_sqrt, n_fixed=n_fixed)
+
+    def _check_plain(self, what: str) -> None:
+        """Refuse fits with penalties or parameters held fixed."""
+        given: Any = self
+        penalty = getattr(self.model, "fe_pen", None)
+        held = given.freepat is not None or self._est.psi_scale is not None
+        if held or given.cov_pen is not None or penalty is not None:
+            raise DataError(
+                f"{what} is for fits without penalties and without parameters held fixed; fit the "
+                "model without fe_pen, cov_pen and free"
+            )
+
+    def fit_many(
+        self, Y: Any, names: Sequence[Any] | None = None, *, missing: str = "raise",
+        n_jobs: int = 1, progress: bool | None = None,
+    ) -> ManyResults:  # fmt: skip
+        """The same model fitted to many responses: :meth:`MixedLM.fit_many` by this criterion."""
+        self._check_plain("fit_many")
+        design = self.built.design
+        return fit_many(design, self.deviance, Y, names, missing, n_jobs, progress)
+
+    # ------------------------------------------------------------------------------- power
+
+    def power(
+        self, effect: Mapping[str, float], n_groups: int | Sequence[int] | None = None,
+        *, by: str | None = None, test: str | Callable[[Any], Any] = "wald", n_sim: int = 1000,
+        alpha: float = 0.05, seed: Seed = None, n_jobs: int = 1, progress: bool | None = None,
+    ) -> PowerResults:  # fmt: skip
+        """Power of tests of fixed effects, by simulation from this fit.
+
+        Parameters
+        ----------
+        effect : mapping of str to float
+            True value of every coefficient that is tested; the other fixed effects and the
+            variances are those of the fit. Zero gives the size of the test.
+        n_groups : int or sequence of int, optional
+            Numbers of groups to try. The present groups are copied in turn, with their rows and
+            whatever is nested in them; crossed factors keep their levels. Default: the rows of
+            the fit.
+        by : str, optional
+            Grouping factor that ``n_groups`` counts; needed when there are several.
+        test : {"wald", "lr"} or callable
+            "wald": each coefficient alone, normal distribution. "lr": all together by the
+            likelihood ratio. A function of :class:`MixedLMResults` returns p-values (a number,
+            sequence, dict or Series), for example of a t test; much slower.
+        n_sim : int
+            Simulated responses per number of groups.
+        alpha : float
+            Level of the test.
+        seed, n_jobs, progress
+            As of :meth:`bootstrap`.
+
+        Returns
+        -------
+        PowerResults
+
+        Raises
+        ------
+        DataError
+            When a coefficient or a factor is unknown, or an argument is wrong.
+
+        References
+        ----------
+        Green, P. and MacLeod, C. J. (2016). SIMR: an R package for power analysis of generalized
+        linear mixed models by simulation. *Methods in Ecology and Evolution* 7(4), 493-498.
+
+        Clopper, C. J. and Pearson, E. S. (1934). The use of confidence or fiducial limits
+        illustrated in the case of the binomial. *Biometrika* 26(4), 404-413.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("sleepstudy")
+        >>> fit = sparselmm.mixedlm("Reaction ~ Days + (Days | Subject)", data).fit()
+        >>> fit.power({"Days": 5.0}, n_groups=[9, 18], n_sim=200, seed=1).table.power.tolist()
+        [0.645, 0.915]
+        """
+        self._check_plain("power")
+        n_sim, n_jobs = _count(n_sim, "n_sim"), _jobs(n_jobs)
+        if not 0.0 < alpha < 1.0:
+            raise DataError(f"alpha must be between 0 and 1, not {alpha!r}")
+        names, columns = self._effects(effect)
+        sizes = [None] if n_groups is None else np.atleast_1d(n_groups).tolist()
+        root = seed_sequence(seed)
+        rows = []
+        for i, size in enumerate(sizes):
+            scenario = self._scenario(effect, columns, size, by)
+            maker, tested = self._p_values(scenario, names, columns, test)
+            own = root if len(sizes) == 1 else stream(root, i)
+            p = run_all(maker, own, n_sim, n_jobs, progress)
+            rows += [(size, name, p[:, j]) for j, name in enumerate(tested)]
+        return PowerResults(dict(effect), rows, alpha)
+
+    def _effects(self, effect: Mapping[str, float]) -> tuple[list[str], IntArray]:
+        names = [str(name) for name in effect]
+        known = self.built.design.x_names
+        unknown = [name for name in names if name not in known]
+        if unknown or not names:
+            raise DataError(f"no fixed effect {unknown}; there are {list(known)}")
+        dropped = set(names) & set(self._est.dropped)
+        if dropped:
+            raise DataError(f"the columns {sorted(dropped)} were dropped as dependent")
+        return names, columns_of(names, known)
+
+    def _scenario(
+        self, effect: Mapping[str, float], columns: IntArray, size: Any, by: str | None
+    ) -> Scenario:
+        """The model to simulate from."""
+        beta = self._est.beta.copy()
+        beta[columns] = [float(value) for value in effect.values()]
+        design, deviance = self.built.design, self.deviance
+        if size is not None:
+            groups, _ = self._groups(by)
+            design = groups.design(cycled(_count(size, "n_groups"), len(groups)))
+            deviance = engine(design, deviance, deviance.reml)
+        return Scenario(design, deviance, self.pls.theta, self.pls.sigma, beta)
+
+    def _p_values(
+        self, scenario: Scenario, names: list[str], columns: IntArray, test: Any
+    ) -> tuple[Any, list[str]]:
+        """What makes p-values of replicates, and what they are of."""
+        if test == "wald":
+            wald = WaldTest(scenario, columns)
+            return PValues(scenario.simulator, wald, _task(wald.fitter)), names
+        if test == "lr":
+            ratio = LikelihoodRatioTest(scenario, columns)
+            return PValues(scenario.simulator, ratio, _task(*ratio.fitters)), [", ".join(names)]
+        if not callable(test):
+            raise DataError(f"test must be 'wald', 'lr' or a function of results, not {test!r}")
+        tested, _ = labelled(test(self))
+        fitter = ResponseFitter(scenario.design, scenario.deviance, start=scenario.theta)
+        reduced = OnReplicates(self, test, tested)
+        return bootstrap.ParametricReplicates(scenario.simulator, fitter, reduced), list(tested)
+
+    # --------------------------------------------------------------------------- bootstrap
+
+    def bootstrap(
+        self, n: int = 1000, statistic: Callable[[Any], Any] | None = None,
+        kind: str = "parametric", seed: Seed = None, n_jobs: int = 1,
+        progress: bool | None = None, checkpoint: str | os.PathLike[str] | None = None,
+        *, by: str | None = None, jackknife: bool = False, resume: BootstrapResults | None = None,
+    ) -> BootstrapResults:  # fmt: skip
+        """Bootstrap replicates of the estimates or of any statistic of a fit.
+
+        Parameters
+        ----------
+        n : int
+            Number of replicates.
+        statistic : callable, optional
+            ``statistic(results)`` returns a number, a sequence, a dict or a Series for a fitted
+            replicate, given as :class:`MixedLMResults`; it must not keep that object. Default:
+            fixed effects, variances, standard deviations and correlations, which needs no
+            results object and is ten times quicker.
+        kind : {"parametric", "case"}
+            Simulate responses from the fit, or draw the levels of a grouping factor with
+            replacement, each with all its rows.
+        seed : int, sequence of int or SeedSequence, optional
+            Gives the same replicates for any ``n_jobs``; the first replicates are the same for
+            any ``n``.
+        n_jobs : int
+            Workers (joblib); -1 for one per processor.
+        progress : bool, optional
+            Show a progress bar. Default: only on a terminal or in a notebook and only when it
+            takes more than a few seconds.
+        checkpoint : path, optional
+            File that finished replicates are written to. When it exists the bootstrap goes on
+            from there.
+        by : str, optional
+            Grouping factor of "case" and of the jackknife. Needed when there are several; nested
+            factors go with the one they are nested in.
+        jackknife : bool
+            Compute the estimates without one group at a time, which BCa intervals need.
+        resume : BootstrapResults, optional
+            Replicates of this fit to add to, up to ``n``; its seed is used.
+
+        Returns
+        -------
+        BootstrapResults
+
+        Raises
+        ------
+        DataError
+            When an argument is wrong, the fit has penalties or fixed parameters, or ``resume`` or
+            ``checkpoint`` belong to another fit.
+
+        Warns
+        -----
+        ConvergenceWarning
+            When replicates failed; they count as missing.
+
+        References
+        ----------
+        Davison, A. C. and Hinkley, D. V. (1997). *Bootstrap Methods and their Application*,
+        sections 2.2 and 3.8.
+
+        van der Leeden, R., Meijer, E. and Busing, F. (2008). Resampling multilevel models. In
+        *Handbook of Multilevel Analysis*, 401-433.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("sleepstudy")
+        >>> fit = sparselmm.mixedlm("Reaction ~ Days + (Days | Subject)", data).fit()
+        >>> boot = fit.bootstrap(100, seed=1)
+        >>> boot.conf_int().loc["Days"].round(0).tolist()
+        [7.0, 14.0]
+        """
+        self._check_plain("bootstrap")
+        n, n_jobs = _count(n, "n"), _jobs(n_jobs)
+        if kind not in ("parametric", "case"):
+            raise DataError(f"kind must be 'parametric' or 'case', not {kind!r}")
+        names, estimate = self._observed(statistic)
+        reduced = None if statistic is None else OnReplicates(self, statistic, names)
+        cases, factor = None, ""
+        if kind == "case" or jackknife:
+            groups, factor = self._groups(by)
+            cases = bootstrap.CaseReplicates(groups, self.deviance, self.pls.theta, reduced)
+        done = BootstrapResults(
+            names, estimate, np.zeros((0, len(names))), np.zeros(0, dtype=object), kind,
+            seed_sequence(seed), by=factor, fingerprint=self.pls.deviance,
+        )  # fmt: skip
+        done = earlier(done, resume, checkpoint, seed)
+        maker: Any = cases
+        if kind == "parametric":
+            fitter = ResponseFitter(self.built.design, self.deviance, start=self.pls.theta)
+            maker = bootstrap.ParametricReplicates(self._simulator(), fitter, reduced)
+        done = replicated(done, maker, n, n_jobs, progress, checkpoint)
+        if jackknife and done.jackknife is None:
+            assert cases is not None
+            done = replace(done, jackknife=bootstrap.jackknife(cases)[0])
+        if checkpoint is not None:
+            write(done, checkpoint)
+        if done.n_failed:
+            why = "; ".join(f"{reason} ({times})" for reason, times in done.failures.items())
+            warn_user(
+                f"{done.n_failed} of {len(done)} replicates failed and count as missing: {why}",
+                catchable(ConvergenceWarning),
+            )
+        return done
+
+    def _observed(
+        self, statistic: Callable[[Any], Any] | None
+    ) -> tuple[tuple[str, ...], FloatArray]:
+        """Names and values of the statistic of this fit."""
+        if statistic is not None:
+            return labelled(statistic(self))
+        est = self._est
+        names = bootstrap.quantity_names(self.built.design.x_names, est.layout)
+        values = bootstrap.quantities(
+            self.pls.theta[None], est.beta[None], np.array([self.pls.scale]),
+            self.deviance.covariance, est.terms,
+        )  # fmt: skip
+        return tuple(names), values[0]
+
+    def _groups(self, by: str | None) -> tuple[Groups, str]:
+        """Rows by the level of a grouping factor, and its name."""
+        design = self.built.design
+        factors = {":".join(t.levels.names): t for t in design.terms if t.codes is not None}
+        if any(t.root is not None and by == ":".join(t.levels.names) for t in design.terms):
+            raise DataError(
+                f"the levels of {by!r} have a known covariance; groups that are drawn or copied "
+                "must be independent"
+            )
+        grouping = design.groups
+        if grouping is not None and by in (None, grouping.name):
+            return Groups(design, grouping.codes), grouping.name
+        if by is None and len(factors) == 1:
+            by = next(iter(factors))
+        if by is None:
+            raise DataError(
+                "several grouping factors: say by which one groups are drawn, by=... one of "
+                f"{sorted(factors)}"
+            )
+        if by not in factors:
+            raise DataError(f"no grouping factor {by!r}; there are {sorted(factors)}")
+        codes = factors[by].codes
+        assert codes is not None
+        return Groups(design, codes), by
+
+
+def _count(value: Any, name: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise DataError(f"{name} must be a positive integer, not {value!r}")
+    return int(value)
+
+
+def _jobs(value: Any) -> int:
+    if not isinstance(value, (int, np.integer)) or value == 0:
+        raise DataError(f"n_jobs must be an integer other than 0, not {value!r}")
+    return int(value)
+
+
+def _task(*fitters: ResponseFitter) -> int:
+    """Replicates per task."""
+    stacked = all(fitter.batch is not None for fitter in fitters)
+    return bootstrap.STACK if stacked else bootstrap.FEW
+
+
+def _responses(values: Any, n: int, name: str) -> FloatArray:
+    """One response or several as rows, (m, n)."""
+    Y = np.asarray(values, dtype=float)
+    Y = Y.reshape(-1, 1) if Y.ndim == 1 else Y
+    if Y.ndim != 2 or len(Y) != n:
+        raise DataError(f"{name} has {len(Y)} rows, the model has {n}")
+    if not np.isfinite(Y).all():
+        raise DataError(f"{name} has missing or infinite values")
+    return np.ascontiguousarray(Y.T)

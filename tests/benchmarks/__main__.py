@@ -128,8 +128,9 @@ def progress(run: runs.Run, settings: runs.Settings) -> str:
     if run.seconds is None:
         text = f"> {settings.timeout:g} s" if run.status == "timeout" else f"{run.status}"
         return f"{run.program:12} {text} {run.note}"
-    return (f"{run.program:12} {run.seconds:.3g} s (first call {run.record['first_seconds']:.3g} "
-            f"s), criterion {run.record['criterion']:.4f} {run.note}")  # fmt: skip
+    first, criterion = run.record["first_seconds"], run.record.get("criterion", float("nan"))
+    return (f"{run.program:12} {run.seconds:.3g} s (first call {first:.3g} s), "
+            f"criterion {criterion:.4f} {run.note}")  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -20,6 +20,7 @@ STYLES = {
     "glmm": ("#009e73", "D"),
     "mixedlm": ("#cc79a7", "^"),
     "statsmodels": ("#7f7f7f", "v"),
+    "pandas": ("#000000", "x"),
 }
 """Colour and marker; the colours can be told apart with any colour vision."""
 
@@ -67,7 +68,15 @@ def dots(axes: Any, rows: pd.DataFrame, height: dict[str, int], program: str) ->
     shift = SPREAD * (list(STYLES).index(program) - 2)
     y = rows["case"].map(height) + shift * late
     face = ["white" if stopped else colour for stopped in late]
-    axes.scatter(rows["seconds"], y, c=face, edgecolors=colour, marker=marker, s=46, zorder=3)
+    axes.scatter(
+        rows["seconds"],
+        y,
+        c=face if marker != "x" else colour,
+        edgecolors=None if marker == "x" else colour,
+        marker=marker,
+        s=46,
+        zorder=3,
+    )
     axes.scatter([], [], color=colour, marker=marker, s=46, label=program)
     for x, level in zip(rows["seconds"][late], y[late], strict=True):
         axes.annotate("", (x * 1.6, level), (x * 1.08, level), zorder=2,

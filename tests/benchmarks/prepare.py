@@ -79,7 +79,7 @@ def statsmodels_arguments(case: Case) -> dict[str, Any] | None:
 def write(case: Case, folder: Path) -> None:
     data = case.data()
     data.to_feather(folder / "data.feather")
-    if "lme4" in case.peers:
+    if {"lme4", "pandas"} & set(case.peers):
         data.to_csv(folder / "data.csv", index=False)
     about = {
         "name": case.name,

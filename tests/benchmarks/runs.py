@@ -20,7 +20,8 @@ from typing import IO, Any
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 
-PROGRAMS = ("sparselmm", "lme4", "glmm", "mixedlm", "statsmodels")
+PROGRAMS = ("sparselmm", "lme4", "glmm", "mixedlm", "statsmodels", "pandas")
+"""Pandas fits nothing: its time is that of reading the same data from a CSV file."""
 
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS",
            "RAYON_NUM_THREADS")  # fmt: skip

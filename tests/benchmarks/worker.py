@@ -76,11 +76,21 @@ def facts_statsmodels(result: Any) -> dict[str, Any]:
     return {"criterion": -2 * float(result.llf), "evaluations": None}  # it keeps no count
 
 
+def read_pandas(data: pd.DataFrame, case: dict[str, Any]) -> Any:
+    """No fit: how long the same data take to be read from a CSV file."""
+    return pd.read_csv(case["csv"])
+
+
+def facts_pandas(result: Any) -> dict[str, Any]:
+    return {}
+
+
 PROGRAMS: dict[str, tuple[str, Fit, Facts]] = {
     "sparselmm": ("sparselmm", fit_sparselmm, facts_sparselmm),
     "glmm": ("glmm", fit_glmm, facts_glmm),
     "mixedlm": ("mixedlm", fit_mixedlm, facts_mixedlm),
     "statsmodels": ("statsmodels.formula.api", fit_statsmodels, facts_statsmodels),
+    "pandas": ("pandas", read_pandas, facts_pandas),
 }
 
 
@@ -128,6 +138,7 @@ def timed(fit: Fit, facts: Facts, data: pd.DataFrame, case: dict[str, Any]) -> d
 def main(program: str, case_file: str, data_file: str, repeats: int) -> None:
     warnings.simplefilter("ignore")
     case = json.loads(Path(case_file).read_text())
+    case["csv"] = Path(case_file).with_name("data.csv")
     module, fit, facts = PROGRAMS[program]
     importlib.import_module(module)
     record: dict[str, Any] = {"version": version(program), "imported_mb": memory("VmRSS")}

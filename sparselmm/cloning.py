@@ -1,0 +1,81 @@
+"""The same model with other numbers, as statsmodels' tools ask for it.
+
+Mediation analysis and the like make models of their own: ``type(model)(endog, exog, **keywords)``
+or ``type(model).from_formula(data=data, **keywords)`` with ``model._get_init_kwds()``. Among these
+keywords is ``model_spec``, here the whole built design; everything but y and X is taken over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from sparselmm._typing import FloatArray
+from sparselmm.exceptions import DataError
+from sparselmm.formula import BuiltDesign
+from sparselmm.formula.bars import parse_formula
+from sparselmm.formula.expressions import names_in
+from sparselmm.formula.namespace import Namespace, take_columns
+from sparselmm.formula.spec import as_frame, check_design
+from sparselmm.formula.validate import Rows, check_length
+
+KEYWORDS = ("formula", "missing_idx", "model_spec")
+"""Keywords that statsmodels' models take besides those in their signature."""
+
+
+def model_of(keywords: Mapping[str, Any]) -> BuiltDesign | None:
+    """The model to take over, None for a new one.
+
+    Raises
+    ------
+    ValueError
+        When there is a keyword that has no meaning.
+    """
+    for name in keywords:
+        if name not in KEYWORDS:
+            raise ValueError(f"argument {name} not permitted for MixedLM initialization")
+    spec = keywords.get("model_spec")
+    return spec if isinstance(spec, BuiltDesign) else None
+
+
+def with_arrays(built: BuiltDesign, endog: Any, exog: Any) -> BuiltDesign:
+    """The model with another response, (n,), and another X, (n, p), of the same rows."""
+    y = np.asarray(endog, dtype=float).ravel()
+    X = np.asarray(exog, dtype=float).reshape(len(y), -1)
+    check_length(len(y), built.design.n, "endog", "the model it is a copy of")
+    names = built.design.x_names
+    if X.shape[1] != len(names):
+        names = tuple(f"x{j}" for j in range(1, X.shape[1] + 1))
+    pandas = hasattr(exog, "columns") or hasattr(endog, "index")
+    return _with(built, y, X, names, pandas=pandas)
+
+
+def with_data(built: BuiltDesign, data: Any) -> BuiltDesign:
+    """The model with y and X of another table with the same rows; factors keep their coding.
+
+    Raises
+    ------
+    DataError
+        When the number of rows is another one.
+    """
+    frame = as_frame(data)
+    if built.spec.formula is None or built.spec.env is None:
+        raise DataError("the model was built from arrays; copy it with endog and exog")
+    check_length(len(frame), built.design.n, "data", "the model it is a copy of")
+    X = built.spec.evaluate(frame, random=False, offset=built.design.offset).X
+    code = parse_formula(built.spec.formula).response
+    rows = Rows(len(frame), frame.index)
+    names = [name for name in names_in(code) if name in frame.columns]
+    space = Namespace(frame, built.spec.env, rows, take_columns(frame, names, [code]))
+    return _with(built, space.vector(code), X, built.design.x_names, frame=frame)
+
+
+def _with(
+    built: BuiltDesign, y: FloatArray, X: FloatArray, names: tuple[str, ...], **other: Any
+) -> BuiltDesign:
+    design = replace(built.design, y=y, X=X, x_names=names)
+    check_design(design, Rows(design.n, built.row_labels))
+    return replace(built, design=design, **other)

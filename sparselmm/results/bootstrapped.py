@@ -1,0 +1,285 @@
+"""Bootstrap replicates of a fit as tables."""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from os import PathLike
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from sparselmm import storage
+from sparselmm._typing import AnyArray, FloatArray
+from sparselmm.exceptions import DataError
+from sparselmm.inference import bootstrap
+from sparselmm.optimize import Recorder, certify
+from sparselmm.simulate import Seed
+
+PATIENCE = 3.0
+"""Seconds after which a progress bar appears when nobody asked for one."""
+
+
+@dataclass(frozen=True, eq=False)
+class BootstrapResults:
+    """Replicates of the estimates of a fit, made by :meth:`MixedLMResults.bootstrap`.
+
+    Attributes
+    ----------
+    names : tuple of str
+        What was computed. By default the fixed effects; variances and covariances as
+        ``"Subject Var"`` and ``"Subject x Subject[Days] Cov"``, then ``"Residual Var"``; the same
+        as standard deviations and correlations, ``"Subject SD"``, ``"... Cor"``,
+        ``"Residual SD"``. All in the units of the data (``results.params`` holds variances as
+        ratios to ``scale``).
+    estimate : ndarray, (c,)
+        The values of the fit.
+    values : ndarray, (R, c)
+        Replicates, one per row; NaN where one failed.
+    failure : ndarray of str, (R,)
+        Why a replicate failed; empty where it did not.
+    kind : {"parametric", "case"}
+    seed : SeedSequence
+        Replicate i draws from its i-th child whatever the number of replicates or workers.
+    jackknife : ndarray, (g, c), or None
+        Estimates without one group at a time, for BCa intervals.
+    by : str
+        Grouping factor of cases and jackknife.
+    fingerprint : float
+        Deviance of the fit, by which replicates of another fit are told.
+    """
+
+    names: tuple[str, ...]
+    estimate: FloatArray
+    values: FloatArray
+    failure: AnyArray
+    kind: str
+    seed: np.random.SeedSequence
+    jackknife: FloatArray | None = field(repr=False, default=None)
+    by: str = ""
+    fingerprint: float = np.nan
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def replicates(self) -> pd.DataFrame:
+        """Replicates, one per row, (R, c); NaN where one failed."""
+        return pd.DataFrame(self.values, columns=list(self.names))
+
+    @property
+    def n_failed(self) -> int:
+        """Replicates without a converged fit; intervals leave them out."""
+        return int((self.failure != "").sum())
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """Reasons of failures and how often each occurred."""
+        return dict(Counter(str(why) for why in self.failure if why))
+
+    @property
+    def se(self) -> pd.Series:
+        """Standard deviation of the replicates, (c,)."""
+        return self.replicates.std(ddof=1)
+
+    @property
+    def bias(self) -> pd.Series:
+        """Mean of the replicates minus the estimate, (c,)."""
+        return self.replicates.mean() - self.estimate
+
+    def conf_int(self, alpha: float = 0.05, kind: str = "percentile") -> pd.DataFrame:
+        """Bootstrap confidence intervals.
+
+        Parameters
+        ----------
+        alpha : float
+            One minus the confidence level.
+        kind : {"percentile", "basic", "normal", "bca"}
+            Percentile and BCa intervals respect the range of a parameter; BCa also corrects for
+            bias and skewness and needs more replicates (2,000 and more) and several groups.
+
+        Returns
+        -------
+        DataFrame, (c, 2)
+            Columns 0 and 1: lower and upper end.
+
+        Raises
+        ------
+        DataError
+            When the kind is unknown, alpha is not between 0 and 1, or BCa is asked for and the
+            jackknife was not computed.
+
+        References
+        ----------
+        Davison, A. C. and Hinkley, D. V. (1997). *Bootstrap Methods and their Application*, eqs.
+        5.6 (basic), 5.18 (percentile), 5.8 (fractional ranks), and section 5.3.2 (BCa).
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("Penicillin")
+        >>> fit = sparselmm.mixedlm("diameter ~ 1 + (1 | plate) + (1 | sample)", data).fit()
+        >>> boot = fit.bootstrap(200, seed=1)
+        >>> boot.conf_int().loc["Intercept"].round(1).tolist()
+        [21.1, 24.5]
+        """
+        if kind not in bootstrap.KINDS:
+            raise DataError(f"kind must be one of {bootstrap.KINDS}, not {kind!r}")
+        if not 0.0 < alpha < 1.0:
+            raise DataError(f"alpha must be between 0 and 1, not {alpha!r}")
+        if kind == "bca" and self.jackknife is None:
+            raise DataError("BCa intervals need a jackknife: call bootstrap(..., jackknife=True)")
+        ends = bootstrap.intervals(self.estimate, self.values, alpha, kind, self.jackknife)
+        return pd.DataFrame(ends, index=list(self.names))
+
+    def summary(self, alpha: float = 0.05, kind: str = "percentile") -> pd.DataFrame:
+        """Estimate, bias, standard error and interval of everything, (c, 5)."""
+        out = pd.DataFrame({"estimate": self.estimate}, index=list(self.names))
+        out["bias"], out["se"] = self.bias, self.se
+        out[["lower", "upper"]] = self.conf_int(alpha, kind)
+        return out
+
+    def save(self, file: str | PathLike[str] | IO[bytes]) -> None:
+        """Write to a file; :meth:`load` reads it, ``bootstrap(resume=...)`` goes on from it."""
+        storage.save(self, file)
+
+    @classmethod
+    def load(cls, file: str | PathLike[str] | IO[bytes]) -> BootstrapResults:
+        """Read replicates that :meth:`save` wrote (a pickle: only from sources you trust).
+
+        Raises
+        ------
+        DataError
+            When the file holds something else.
+        """
+        return storage.load(cls, file)
+
+    def __repr__(self) -> str:
+        failed = f", {self.n_failed} failed" if self.n_failed else ""
+        what = f"{len(self)} {self.kind} replicates of {len(self.names)} numbers"
+        return f"<BootstrapResults: {what}{failed}>"
+
+
+def labelled(value: Any) -> tuple[tuple[str, ...], FloatArray]:
+    """Names and numbers of what a user's statistic returns.
+
+    Raises
+    ------
+    DataError
+        When it is not numbers.
+    """
+    if isinstance(value, pd.Series):
+        names: Any = [str(name) for name in value.index]
+        value = value.to_numpy()
+    elif isinstance(value, dict):
+        names, value = [str(name) for name in value], list(value.values())
+    else:
+        names = None
+    try:
+        numbers = np.atleast_1d(np.asarray(value, dtype=float)).ravel()
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            "the statistic must return a number, a sequence of numbers, a dict or a Series, not "
+            f"{type(value).__name__}"
+        ) from error
+    if names is None:
+        names = (
+            ["statistic"] if len(numbers) == 1 else [f"statistic {i}" for i in range(len(numbers))]
+        )
+    return tuple(names), numbers
+
+
+class OnReplicates:
+    """A user's statistic as a function of a replicate's arrays."""
+
+    def __init__(self, fit: Any, statistic: Callable[[Any], Any], names: tuple[str, ...]):
+        self.fit, self.statistic, self.names = fit, statistic, names
+
+    def __call__(self, replicate: bootstrap.Replicate) -> FloatArray:
+        """Numbers of one replicate, (c,)."""
+        deviance = replicate.deviance
+        opt = certify(Recorder(deviance, None), replicate.theta, "newton", "replicate", True, 1e-9)
+        built = replace(self.fit.built, design=replicate.design)
+        model = copy.copy(self.fit.model)
+        model.__dict__.update(built=built, cross=deviance.cross, _engines={})
+        results: Any = type(self.fit)
+        value = self.statistic(results(model, built, deviance, deviance.at(opt.theta), opt))
+        names, numbers = labelled(value)
+        if names != self.names:
+            raise DataError(
+                f"the statistic gave {list(names)} for a replicate and {list(self.names)} for "
+                "the fit"
+            )
+        return numbers
+
+
+# ------------------------------------------------------------------------------- bookkeeping
+
+
+def earlier(
+    fresh: BootstrapResults, resume: BootstrapResults | None, checkpoint: Any, seed: Seed
+) -> BootstrapResults:
+    """Replicates to go on from."""
+    old = resume
+    if checkpoint is not None and Path(checkpoint).exists():
+        old = BootstrapResults.load(checkpoint)
+    if old is None:
+        return fresh
+    same = (
+        old.names == fresh.names
+        and old.kind == fresh.kind
+        and old.fingerprint == fresh.fingerprint
+        and (old.kind == "parametric" or old.by == fresh.by)
+    )
+    if not same:
+        raise DataError("the earlier replicates belong to another fit, statistic or kind")
+    if seed is not None and fresh.seed.entropy != old.seed.entropy:
+        raise DataError(
+            f"the earlier replicates have seed {old.seed.entropy}, not {fresh.seed.entropy}; leave "
+            "seed out to go on from them"
+        )
+    return old
+
+
+def replicated(
+    done: BootstrapResults, maker: Any, n: int, n_jobs: int, progress: bool | None, checkpoint: Any
+) -> BootstrapResults:
+    """Earlier replicates completed to n, written to the checkpoint task by task."""
+    first = len(done)
+    with progress_bar(n, min(first, n), "bootstrap", progress) as bar:
+        parts = [(done.values, done.failure)]
+        for values, failure in bootstrap.run(maker, done.seed, first, n, maker.task, n_jobs):
+            parts.append((values.reshape(len(failure), len(done.names)), failure))
+            bar.update(len(failure))
+            if checkpoint is not None:
+                write(_with(done, parts), checkpoint)
+    return _with(done, parts)
+
+
+def progress_bar(total: int, done: int, title: str, wanted: bool | None) -> Any:
+    """A bar on stderr; when nobody said, only where it can be seen and only after a while."""
+    interactive = sys.stderr.isatty() or "ipykernel" in sys.modules
+    return tqdm(
+        total=total, initial=done, unit="fit", desc=title,
+        disable=not (interactive if wanted is None else wanted),
+        delay=PATIENCE if wanted is None else 0.0,
+    )  # fmt: skip
+
+
+def _with(done: BootstrapResults, parts: list[Any]) -> BootstrapResults:
+    values, failure = zip(*parts, strict=True)
+    return replace(done, values=np.concatenate(values), failure=np.concatenate(failure))
+
+
+def write(done: BootstrapResults, file: Any) -> None:
+    """Write a checkpoint so that an interruption leaves the old one or the new one."""
+    partial = Path(f"{os.fspath(file)}.part")
+    done.save(partial)
+    partial.replace(file)

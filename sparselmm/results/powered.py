@@ -1,0 +1,68 @@
+"""Simulated power as a table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sparselmm._typing import FloatArray
+from sparselmm.inference import bootstrap
+from sparselmm.power import clopper_pearson
+from sparselmm.results.bootstrapped import progress_bar
+
+
+@dataclass(frozen=True, eq=False)
+class PowerResults:
+    """Simulated power, made by :meth:`MixedLMResults.power`.
+
+    Attributes
+    ----------
+    effect : dict
+        True values of the coefficients tested.
+    pvalues : list of (n_groups, test, ndarray)
+        P-values of every replicate, NaN where a fit failed; ``n_groups`` is None for the rows of
+        the fit.
+    alpha : float
+        Level of the test.
+    """
+
+    effect: dict[str, float]
+    pvalues: list[tuple[int | None, str, FloatArray]]
+    alpha: float
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row per number of groups and test.
+
+        Columns: ``n_groups`` (missing for the rows of the fit), ``test``, ``power``, its exact 95 %
+        binomial interval ``lower`` and ``upper``, ``n_sim`` fits that it is a share of, ``failed``.
+        """
+        rows = []
+        for size, name, p in self.pvalues:
+            valid = p[np.isfinite(p)]
+            hits, n = int((valid < self.alpha).sum()), len(valid)
+            low, high = clopper_pearson(hits, n)
+            power = hits / n if n else np.nan
+            rows.append((size, name, power, low, high, n, len(p) - n))
+        columns = ["n_groups", "test", "power", "lower", "upper", "n_sim", "failed"]
+        out = pd.DataFrame(rows, columns=columns)
+        out["n_groups"] = out["n_groups"].astype("Int64")
+        return out
+
+    def __repr__(self) -> str:
+        return self.table.to_string(index=False)
+
+
+def run_all(
+    maker: Any, seed: np.random.SeedSequence, n: int, n_jobs: int, progress: bool | None
+) -> FloatArray:
+    """Numbers of all replicates, (n, c)."""
+    parts = []
+    with progress_bar(n, 0, "power", progress) as bar:
+        for values, failure in bootstrap.run(maker, seed, 0, n, maker.task, n_jobs):
+            parts.append(values.reshape(len(failure), -1))
+            bar.update(len(failure))
+    return np.concatenate(parts)

@@ -1,0 +1,115 @@
+"""Designs made of some rows of another: rows left out, groups repeated."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import scipy.sparse as sp
+
+from sparselmm._typing import CSR, IntArray
+from sparselmm.terms import Design, Levels, RandomTerm
+
+
+def take_rows(design: Design, rows: IntArray) -> Design:
+    """The design on some rows; levels without rows are left out, those of block terms stay."""
+    return _with_terms(design, rows, [_taken(term, rows, None) for term in design.terms])
+
+
+class Groups:
+    """Rows by the level of a grouping factor, and designs made of some of the levels.
+
+    Parameters
+    ----------
+    design : Design
+    codes : ndarray of int, (n,)
+        Group of every row; -1 for a row of no group, which stays in every design.
+
+    Notes
+    -----
+    Levels with a known covariance are never made new ones: nothing says how they would be related
+    to the others.
+    """
+
+    def __init__(self, design: Design, codes: IntArray):
+        self.whole, codes = design, np.asarray(codes)
+        order = np.argsort(codes, kind="stable")
+        count = int(codes.max(initial=-1)) + 1
+        outside, *rows = np.split(order, np.searchsorted(codes[order], np.arange(count)))
+        self.outside = outside
+        self.rows = [part for part in rows if len(part)]
+        self.nested = [_is_nested(term, codes) for term in design.terms]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def design(self, draw: IntArray) -> Design:
+        """The data of some groups, (g,), in which a repeated group is two groups.
+
+        Factors nested in the groups are repeated with them; levels of crossed factors stay the
+        same levels.
+        """
+        parts = [self.outside, *(self.rows[g] for g in draw)]
+        rows = np.concatenate(parts)
+        place = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+        terms = [
+            _taken(term, rows, place if nested else None)
+            for term, nested in zip(self.whole.terms, self.nested, strict=True)
+        ]
+        return _with_terms(self.whole, rows, terms)
+
+
+def _with_terms(design: Design, rows: IntArray, terms: list[RandomTerm]) -> Design:
+    return replace(
+        design, y=design.y[rows], X=design.X[rows], terms=tuple(terms),
+        weights=None if design.weights is None else design.weights[rows],
+        offset=None if design.offset is None else design.offset[rows], groups=None,
+    )  # fmt: skip
+
+
+def _columns(term: RandomTerm) -> tuple[IntArray, IntArray]:
+    """Row and level of everything in Z."""
+    if term.block is not None:
+        coo = term.block.tocoo()
+        return coo.row, coo.col
+    assert term.codes is not None
+    rows = np.flatnonzero(term.codes >= 0)
+    return rows, term.codes[rows]
+
+
+def _is_nested(term: RandomTerm, codes: IntArray) -> bool:
+    """Whether every level of the term lies in one group, independent of other groups' levels."""
+    if term.root is not None:
+        return False
+    rows, levels = _columns(term)
+    low = np.full(term.n_levels, np.iinfo(np.int64).max)
+    high = np.full(term.n_levels, -1)
+    np.minimum.at(low, levels, codes[rows])
+    np.maximum.at(high, levels, codes[rows])
+    used = high >= 0
+    return bool((low[used] == high[used]).all())
+
+
+def _taken(term: RandomTerm, rows: IntArray, place: IntArray | None) -> RandomTerm:
+    """The term on some rows; with ``place``, levels in different places are different levels."""
+    if term.block is not None:
+        return _taken_block(term, sp.csr_array(term.block[rows]), place)
+    assert term.codes is not None
+    codes = term.codes[rows].astype(np.int64)
+    present = codes >= 0
+    key = codes if place is None else codes + place * term.n_levels
+    distinct, inverse = np.unique(key[present], return_inverse=True)
+    codes[present] = inverse
+    values = None if term.values is None else term.values[rows]
+    levels = Levels(term.levels.names, (distinct,) * len(term.levels.parts))
+    return replace(term, codes=codes, values=values, levels=levels)
+
+
+def _taken_block(term: RandomTerm, Z: CSR, place: IntArray | None) -> RandomTerm:
+    if place is None:
+        return replace(term, block=Z)
+    key = Z.indices + np.repeat(place, np.diff(Z.indptr)).astype(np.int64) * term.n_levels
+    distinct, inverse = np.unique(key, return_inverse=True)
+    block = sp.csr_array((Z.data, inverse, Z.indptr), shape=(Z.shape[0], len(distinct)))
+    levels = Levels(term.levels.names, (distinct,) * len(term.levels.parts))
+    return replace(term, block=block, levels=levels)
