@@ -375,7 +375,8 @@ class SimulationResults(ResultsBase):
             Gives the same replicates for any ``n_jobs``; the first replicates are the same for
             any ``n``.
         n_jobs : int
-            Workers (joblib); -1 for one per processor.
+            Workers (joblib); -1 for one per processor. They take seconds to start, which small
+            models do not need altogether.
         progress : bool, optional
             Show a progress bar. Default: only on a terminal or in a notebook and only when it
             takes more than a few seconds.

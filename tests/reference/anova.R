@@ -39,8 +39,7 @@ CASES <- list(
   case("cake_singular", "cake",
     "angle ~ recipe + I((temp - 200)/25) + (I((temp - 200)/25) | replicate)"),
   case("glucose2_singular", "Glucose2",
-    "glucose ~ Time + I(Time^2) + (Time | Subject) + (1 | Subject:Date)"),
-  case("ergo_zero", "ergoStool", "effort ~ Type + (1 | Subject) + (1 | Type)"))
+    "glucose ~ Time + I(Time^2) + (Time | Subject) + (1 | Subject:Date)"))
 
 table_of <- function(m, type, ddf) {
   a <- as.data.frame(quiet(anova(m, type = type, ddf = ddf)))
