@@ -26,9 +26,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import scipy.linalg as sla
 
 from sparselmm._typing import BoolArray, FloatArray, IntArray
+from sparselmm.smallmatrix import solve_triangular
 from sparselmm.terms import RandomTerm, Structure
 
 COLLINEAR = 1e-11
@@ -125,7 +125,7 @@ class TermCovariance:
 
     def divide(self, lam: FloatArray, x: FloatArray) -> FloatArray:
         """``lambda_t^-T x``."""
-        return np.asarray(sla.solve_triangular(lam, x, lower=True, trans="T"))
+        return solve_triangular(lam, x, lower=True, transposed=True)
 
     def triangular(self, lam: FloatArray) -> FloatArray:
         """Lower-triangular root of ``lam lam'``."""
@@ -187,21 +187,11 @@ class TermCovariance:
         ndarray, (m, number of steps)
         """
         lam = self.factor(theta)
-        metric = np.linalg.cholesky(lam @ lam.T + smallest**2 * unit @ unit.T)
+        metric: FloatArray = np.linalg.cholesky(lam @ lam.T + smallest**2 * unit @ unit.T)
         if self.is_diagonal:  # no rotation keeps it so
             return np.diag(np.diag(metric))
-        across = self._across_rotations(sla.solve_triangular(metric, lam, lower=True))
-        mixed = metric @ across.T.reshape(-1, self.k, self.k)
-        rows, cols = self.tangent
-        return np.asarray(mixed[:, rows, cols].T)
-
-    def _across_rotations(self, lam: FloatArray) -> FloatArray:
-        """Orthonormal complement of ``lam K`` for all skew-symmetric K."""
-        pairs = [(a, b) for a in range(self.k) for b in range(a)]
-        turns = np.zeros((len(pairs), self.k, self.k))
-        for i, (a, b) in enumerate(pairs):
-            turns[i, :, a], turns[i, :, b] = lam[:, b], -lam[:, a]
-        return np.asarray(sla.null_space(turns[:, self.tangent[0], self.tangent[1]], rcond=1e-8))
+        mixed = metric @ across_rotations(solve_triangular(metric, lam, lower=True))
+        return np.asarray(mixed.reshape(len(mixed), -1).T)
 
     def snapped(self, theta: FloatArray, units: FloatArray, below: float) -> FloatArray:
         """Theta with the columns of ``lambda_t`` that are all below a limit set to zero."""
@@ -223,6 +213,27 @@ class TermCovariance:
         lam = np.zeros((self.k, self.k))
         lam[self.rows, self.cols] = theta
         return lam
+
+
+def across_rotations(lam: FloatArray) -> FloatArray:
+    """Orthonormal complement of ``lam K`` for all skew-symmetric K, (m, k, k).
+
+    With the singular value decomposition ``lam = U S V'`` it is all ``U Y V'`` with ``S Y``
+    symmetric. Two singular values of zero leave both entries of Y free.
+    """
+    U, s, Vt = np.linalg.svd(lam)
+    s = np.where(s > 1e-8 * s[0], s, 0.0)
+    rows, cols = np.tril_indices(len(s), -1)
+    size = np.hypot(s[rows], s[cols])
+    lost = size == 0.0
+    size[lost] = 1.0
+    each, n = np.arange(len(rows)), len(s)
+    Y = np.zeros((n + len(rows) + int(lost.sum()), n, n))
+    Y[np.arange(n), np.arange(n), np.arange(n)] = 1.0
+    Y[n + each, rows, cols] = np.where(lost, 1.0, s[cols] / size)
+    Y[n + each, cols, rows] = s[rows] / size
+    Y[n + len(rows) + np.arange(int(lost.sum())), cols[lost], rows[lost]] = 1.0
+    return np.asarray(U @ Y @ Vt)
 
 
 def _lower_root(lam: FloatArray) -> FloatArray:
@@ -329,8 +340,8 @@ class Patterned(TermCovariance):
         lam, slopes = self.factor(theta), self.slopes(theta)
         assert slopes is not None
         free = np.flatnonzero(~(self.walls(theta) & (slope >= 0.0)))
-        metric = np.linalg.cholesky(lam @ lam.T + smallest**2 * unit @ unit.T)
-        moved = np.array([sla.solve_triangular(metric, E, lower=True) for E in slopes[free]])
+        metric: FloatArray = np.linalg.cholesky(lam @ lam.T + smallest**2 * unit @ unit.T)
+        moved = np.array([solve_triangular(metric, E, lower=True) for E in slopes[free]])
         moved = moved.reshape(len(free), -1)
         values, vectors = np.linalg.eigh(moved @ moved.T)
         keep = values > COLLINEAR * values[-1:].max(initial=0.0)

@@ -18,12 +18,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import scipy.linalg as sla
 import scipy.sparse as sp
+from scipy.linalg import lapack
 
 from sparselmm import kernels
 from sparselmm._typing import CSR, FloatArray, IntArray
 from sparselmm.exceptions import DataError
+from sparselmm.smallmatrix import upper_inverse
 from sparselmm.terms import Design, RandomTerm, term_slices
 from sparselmm.threads import one_thread
 
@@ -270,14 +271,13 @@ def working_basis(X: FloatArray, y: FloatArray, w: FloatArray | None) -> Basis:
     if p == 0:
         return Basis(0, np.zeros(0, dtype=np.intp), np.zeros((0, 0)), np.zeros(0))
     kept: IntArray = np.arange(p)
-    R = _gram_factor(X, w)
+    G, right = _gram(X, y, w)
+    R = _gram_factor(G)
     if R is None:
         R, kept = _qr_factor(X, w)
-    T = sla.solve_triangular(R, np.eye(len(kept)))
-    shift = np.zeros(len(kept))
-    for _ in range(2):  # a second pass removes the rounding error of the first
-        basis = Basis(p, kept, T, shift)
-        shift = shift + T @ _gram(X, y, w, basis)[:-1, -1]
+    T = upper_inverse(R)
+    shift = T @ (T.T @ right[kept])
+    shift += T @ (T.T @ _residual_products(X, y, w, kept, shift))  # removes the rounding error
     return Basis(p, kept, T, shift)
 
 
@@ -302,26 +302,36 @@ def _row_blocks(n: int) -> list[slice]:
     return [slice(start, min(start + CHUNK_ROWS, n)) for start in range(0, n, CHUNK_ROWS)]
 
 
-def _gram(X: FloatArray, y: FloatArray, w: FloatArray | None, basis: Basis) -> FloatArray:
-    """``[Q, y - X shift]'W[Q, y - X shift]``."""
-    G = np.zeros((basis.rank + 1, basis.rank + 1))
-    for rows in _row_blocks(len(y)):
-        part = basis.apply(X[rows], y[rows])
-        G += part.T @ (part if w is None else part * w[rows, None])
-    return G
-
-
-def _gram_factor(X: FloatArray, w: FloatArray | None) -> FloatArray | None:
-    """Upper Cholesky factor of X'WX, or None where columns may be dependent."""
+def _gram(X: FloatArray, y: FloatArray, w: FloatArray | None) -> tuple[FloatArray, FloatArray]:
+    """``X'WX`` and ``X'Wy``."""
     p = X.shape[1]
-    G = np.zeros((p, p))
+    G, right = np.zeros((p, p)), np.zeros(p)
     for rows in _row_blocks(len(X)):
-        part = X[rows]
-        G += part.T @ (part if w is None else part * w[rows, None])
+        part = X[rows] if w is None else X[rows] * w[rows, None]
+        G += part.T @ X[rows]
+        right += part.T @ y[rows]
+    return G, right
+
+
+def _residual_products(
+    X: FloatArray, y: FloatArray, w: FloatArray | None, kept: IntArray, shift: FloatArray
+) -> FloatArray:
+    """``X'W(y - X shift)`` of the independent columns."""
+    coefficients = np.zeros(X.shape[1])
+    coefficients[kept] = shift
+    out = np.zeros(X.shape[1])
+    for rows in _row_blocks(len(X)):
+        residual = y[rows] - X[rows] @ coefficients
+        out += X[rows].T @ (residual if w is None else residual * w[rows])
+    return out[kept]
+
+
+def _gram_factor(G: FloatArray) -> FloatArray | None:
+    """Upper Cholesky factor of X'WX, or None where columns may be dependent."""
     scale = np.sqrt(np.diag(G))
     if not (scale > 0).all():
         return None
-    R, info = sla.lapack.dpotrf(G / np.outer(scale, scale), lower=0)
+    R, info = lapack.dpotrf(G / np.outer(scale, scale), lower=0)
     clearly_independent = 1e-3  # squared in the Gram matrix: far above rounding
     if info or np.diag(R).min() < clearly_independent:
         return None

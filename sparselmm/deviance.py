@@ -30,24 +30,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Protocol
 
 import numpy as np
-import scipy.linalg as sla
+from scipy.linalg import lapack
 
 from sparselmm._typing import FloatArray
 from sparselmm.cholesky import NotPositiveDefiniteError
 from sparselmm.covariance import Covariance
 from sparselmm.crossprod import CrossProducts
-from sparselmm.solvers import BlockSolver, congruence
+from sparselmm.smallmatrix import block_diagonal, level_products, solve_triangular, upper_inverse
+from sparselmm.solvers import BlockSolver, apply_lambda, congruence
 
 NEARLY_SINGULAR = 1e-4
 """Below this share of its row (or of one over the covariate's root mean square) a diagonal of
 lambda_t counts as singular: dividing by it would cost more than half the gradient's digits."""
-
-WIDE = 12
-"""Up to this many columns one product with ``lambda (x) I`` beats many k x k products."""
 
 SMALLEST_PIVOT = 1e-6
 """A curvature needs few digits, so its division by a diagonal of lambda_t may lose most."""
@@ -176,10 +174,7 @@ class State:
     @cached_property
     def Kx(self) -> FloatArray:
         """``K_x S_xx^-1/2``, (q, r)."""
-        r = len(self.gamma)
-        if r == 0:
-            return np.zeros((len(self.K), 0))
-        return self.K[:, :-1] @ sla.solve_triangular(self.Rxx, np.eye(r))
+        return self.K[:, :-1] @ upper_inverse(self.Rxx)
 
 
 class ProfiledDeviance:
@@ -233,16 +228,15 @@ class ProfiledDeviance:
         lams = self.covariance.factors(theta)
         self.n_factorizations += 1
         ldM = self.solver.factorize(lams)
-        right = self._left(lams, cross.B)
-        K = self.solver.solve(right)
-        S = cross.C - right.T @ K
+        K, explained = self.solver.project(lams, cross.B)
+        S = cross.C - explained
         r = len(S) - 1
-        Rxx, info = sla.lapack.dpotrf(S[:r, :r], lower=0) if r else (np.zeros((0, 0)), 0)
+        Rxx, info = lapack.dpotrf(S[:r, :r], lower=0) if r else (np.zeros((0, 0)), 0)
         if info:
             raise NotPositiveDefiniteError("X'V^-1X is not positive definite")
-        half = sla.solve_triangular(Rxx, S[:r, r], trans="T") if r else np.zeros(0)
+        half = solve_triangular(Rxx, S[:r, r], transposed=True)
         pwrss = float(S[r, r] - half @ half)
-        gamma = sla.solve_triangular(Rxx, half) if r else half
+        gamma = solve_triangular(Rxx, half)
         deviance = self._criterion(ldM, Rxx, pwrss)
         return State(theta, lams, K, Rxx, gamma, ldM, pwrss, deviance)
 
@@ -259,17 +253,7 @@ class ProfiledDeviance:
 
     def _left(self, lams: list[FloatArray], x: FloatArray, transpose: bool = True) -> FloatArray:
         """``Lambda'x`` or ``Lambda x``, (q, m)."""
-        out = np.empty_like(x)
-        for lam, part, (k, l) in zip(lams, self.cross.slices, self.cross.sizes, strict=True):
-            block = x[part].reshape(l, k, -1)
-            if k == 1:
-                np.multiply(x[part], lam[0, 0], out=out[part])
-            elif block.shape[2] <= WIDE:
-                wide = np.kron(lam if transpose else lam.T, np.eye(block.shape[2]))
-                out[part] = (block.reshape(l, -1) @ wide).reshape(out[part].shape)
-            else:
-                out[part] = np.matmul(lam.T if transpose else lam, block).reshape(out[part].shape)
-        return out
+        return apply_lambda(self.cross, lams, x, transpose)
 
     def value(self, theta: FloatArray) -> float:
         """Deviance at theta.
@@ -284,9 +268,7 @@ class ProfiledDeviance:
     def at(self, theta: FloatArray) -> PLSFit:
         """The penalized least-squares solution at theta."""
         state, basis = self.state_at(theta), self.cross.basis
-        root = (
-            basis.T @ sla.solve_triangular(state.Rxx, np.eye(basis.rank)) if basis.rank else basis.T
-        )
+        root = basis.T @ upper_inverse(state.Rxx)
         return PLSFit(
             theta=state.theta.copy(),
             beta=basis.shift + basis.T @ state.gamma,
@@ -341,13 +323,12 @@ class ProfiledDeviance:
         """``l I - sum_j (G_jj + K_xj S_xx^-1 K_xj' + (df / pwrss) u_j u_j')``, (k, k)."""
         k, l = self.cross.sizes[t]
         part = self.cross.slices[t]
-        gap = l * np.eye(k) - self.solver.inverse_blocks(t).sum(axis=0)
-        u = state.u[part].reshape(l, k)
-        gap -= self._precision(state.pwrss) * (u.T @ u)
+        size = np.sqrt(self._precision(state.pwrss))
+        columns = [size * state.residual[:, None]]
         if self.reml:
-            Kx = state.Kx[part].reshape(l, k, -1).transpose(1, 0, 2).reshape(k, -1)
-            gap -= Kx @ Kx.T
-        return gap
+            columns.append(np.vstack([upper_inverse(state.Rxx), np.zeros(len(state.gamma))]))
+        gap = l * np.eye(k) - self.solver.inverse_blocks(t).sum(axis=0)
+        return gap - level_products(state.K[part], np.hstack(columns), k)
 
     def _gamma_at_boundary(self, state: State, t: int) -> FloatArray:
         """The same derivative without the inverse of ``lambda_t``."""
@@ -359,7 +340,7 @@ class ProfiledDeviance:
         d, u = (D @ state.residual).reshape(l, k), state.u[part].reshape(l, k)
         total -= self._precision(state.pwrss) * (d.T @ u)
         if self.reml and len(state.gamma):
-            Dx = D[:, :-1] @ sla.solve_triangular(state.Rxx, np.eye(len(state.gamma)))
+            Dx = D[:, :-1] @ upper_inverse(state.Rxx)
             Dx = Dx.reshape(l, k, -1).transpose(1, 0, 2).reshape(k, -1)
             Kx = state.Kx[part].reshape(l, k, -1).transpose(1, 0, 2).reshape(k, -1)
             total -= Dx @ Kx.T
@@ -394,18 +375,64 @@ class ProfiledDeviance:
 
     def _average_information(self, state: State) -> FloatArray:
         """The same in tangent coordinates, that is for all entries of every ``lambda_t``."""
+        if all(self._pivot(t, lam) > NEARLY_SINGULAR for t, lam in enumerate(state.lams)):
+            return self._whitened_information(state)
         g, d = self._directions(state)
         Ag = self.cross.A @ g
         right = self._left(state.lams, Ag)
         Q = g.T @ Ag - right.T @ self.solver.solve(right)
-        if len(state.gamma):
-            Dg = self.cross.B[:, :-1].T @ g - state.K[:, :-1].T @ right
-            half = sla.solve_triangular(state.Rxx, Dg, trans="T")
-            Q -= half.T @ half
+        Dg = self.cross.B[:, :-1].T @ g - state.K[:, :-1].T @ right
+        half = solve_triangular(state.Rxx, Dg, transposed=True)
+        return self._residual_information(state, Q - half.T @ half, g.T @ d)
+
+    def _residual_information(self, state: State, Q: FloatArray, slope: FloatArray) -> FloatArray:
+        """``g'Pg / sigma^2``, an unknown sigma^2 profiled out; ``slope`` is ``g'd``."""
         if self.known_scale is None:
-            gd = g.T @ d
-            Q -= np.outer(gd, gd) / state.pwrss
+            Q -= np.outer(slope, slope) / state.pwrss
         return Q * self._precision(state.pwrss)
+
+    def _whitened_information(self, state: State) -> FloatArray:
+        """The same from ``Z'V^-1Z = Lambda^-T (I - G) Lambda^-1``, without A."""
+        h, to_h = self._whitened_directions(state)
+        Q = h.T @ h - h.T @ self.solver.solve(h)
+        Kh = solve_triangular(state.Rxx, state.K[:, :-1].T @ h, transposed=True)
+        Q = self._residual_information(state, Q - Kh.T @ Kh, h.T @ state.u)
+        return to_h.T @ Q @ to_h
+
+    def _whitened_directions(self, state: State) -> tuple[FloatArray, FloatArray]:
+        """Columns ``h_i = Lambda^-1 g_i`` (q, m), and what a tangent vector is made of in them.
+
+        A step ``dlambda`` moves ``Psi_t`` by ``lambda Y lambda'`` with ``Y = lambda^-1 dlambda +
+        (lambda^-1 dlambda)'``, and its column is ``(Y (x) I) u``. Where the symmetric matrices
+        with one or two ones are fewer than the tangent coordinates, they stand for Y.
+        """
+        cross, maps, Ys = self.cross, [], []
+        for t, (term, lam) in enumerate(zip(self.covariance.terms, state.lams, strict=True)):
+            back = term.divide(lam, np.eye(term.k)).T
+            slopes = term.slopes(state.theta[self.covariance.slices[t]])
+            if slopes is None:
+                rows, cols = term.tangent
+                half = np.zeros((len(rows), term.k, term.k))
+                half[np.arange(len(rows)), :, cols] = back[:, rows].T
+            else:
+                half = back @ slopes
+            Y = half + half.transpose(0, 2, 1)
+            units = symmetric_units(term.k)
+            if len(Y) > len(units):
+                low = np.tril_indices(term.k)
+                maps.append(Y[:, low[0], low[1]].T)
+                Ys.append(units)
+            else:
+                maps.append(np.eye(len(Y)))
+                Ys.append(Y)
+        h = np.zeros((cross.q, sum(len(Y) for Y in Ys)))
+        first = 0
+        for Y, part, (k, l) in zip(Ys, cross.slices, cross.sizes, strict=True):
+            wide = Y.transpose(2, 1, 0).reshape(k, -1)
+            own = (state.u[part].reshape(l, k) @ wide).reshape(l * k, len(Y))
+            h[part, first : first + len(Y)] = own
+            first += len(Y)
+        return h, block_diagonal(maps)
 
     def _directions(self, state: State) -> tuple[FloatArray, FloatArray]:
         """Columns ``g_i = E_i u + Lambda E_i'd`` (q, m), and ``d = Z'V^-1(y - X beta)``."""
@@ -501,6 +528,16 @@ class ProfiledDeviance:
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the evaluation at the last theta, which the factor belongs to."""
         return {**self.__dict__, "_state": None, "_gammas": None, "_tangent": None}
+
+
+@cache
+def symmetric_units(k: int) -> FloatArray:
+    """The symmetric k x k matrices with one or two ones, in the order of `np.tril_indices`."""
+    rows, cols = np.tril_indices(k)
+    units = np.zeros((len(rows), k, k))
+    each = np.arange(len(rows))
+    units[each, rows, cols] = units[each, cols, rows] = 1.0
+    return units
 
 
 def residual_part(pwrss: float, df: int, known_scale: float | None) -> float:

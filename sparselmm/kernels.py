@@ -28,6 +28,9 @@ RELAXED = {"contract", "reassoc"}
 PANEL = 64
 """Rows of an inverse that are collected at a time, few enough to stay in cache."""
 
+LEVELS = 1024
+"""Levels whose products are summed up together."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -225,6 +228,43 @@ def apply_blocks(blocks: FloatArray, x: FloatArray, out: FloatArray, transpose: 
                 if f != 0.0:
                     for c in range(m):
                         out[j, a, c] += f * x[j, b, c]
+
+
+@compiled
+def project_levels(
+    R: FloatArray, lam: FloatArray, B: FloatArray, K: FloatArray, S: FloatArray,
+    begin: int, end: int,
+) -> None:  # fmt: skip
+    """``f_l = R_l lam'B_l``, ``K_l = R_l'f_l`` and sums of ``f_l'f_l`` over `LEVELS` levels.
+
+    R (l, k, k) lower triangular, lam (k, k); B, K (l, k, m); of S (sums, m, m) the upper
+    triangles of ``begin:end`` are filled.
+    """
+    l, k, m = B.shape
+    f, g = np.empty((k, m)), np.empty((k, m))
+    for block in range(begin, end):
+        for j in range(block * LEVELS, min((block + 1) * LEVELS, l)):
+            for a in range(k):
+                for c in range(m):
+                    g[a, c] = lam[0, a] * B[j, 0, c]
+                for b in range(1, k):
+                    for c in range(m):
+                        g[a, c] += lam[b, a] * B[j, b, c]
+            for a in range(k):
+                for c in range(m):
+                    f[a, c] = R[j, a, 0] * g[0, c]
+                for b in range(1, a + 1):
+                    for c in range(m):
+                        f[a, c] += R[j, a, b] * g[b, c]
+            for a in range(k):
+                for c in range(m):
+                    K[j, a, c] = R[j, a, a] * f[a, c]
+                for b in range(a + 1, k):
+                    for c in range(m):
+                        K[j, a, c] += R[j, b, a] * f[b, c]
+                for c in range(m):
+                    for d in range(c, m):
+                        S[block, c, d] += f[a, c] * f[a, d]
 
 
 @compiled

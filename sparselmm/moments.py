@@ -18,12 +18,12 @@ For balanced nested and crossed designs the solution is the ANOVA estimate.
 from __future__ import annotations
 
 import numpy as np
-import scipy.linalg as sla
 import scipy.sparse as sp
 
 from sparselmm._typing import CSC, FloatArray
 from sparselmm.covariance import Covariance, TermCovariance
 from sparselmm.crossprod import CrossProducts
+from sparselmm.smallmatrix import solve_triangular
 
 SMALLEST = 0.05
 """Smallest standard deviation to start from, relative to sigma and to what counts as one: at zero
@@ -84,7 +84,7 @@ def moment_starts(
     theta = np.zeros((len(s), covariance.n_theta))
     roots = covariance.unit_roots([cross.second_moments(t) for t in range(len(psis))])
     for term, part, psi, root in zip(covariance.terms, covariance.slices, psis, roots, strict=True):
-        back = sla.solve_triangular(root, np.eye(term.k), lower=True)
+        back = solve_triangular(root, np.eye(term.k), lower=True)
         whitened = back @ (psi / residual[:, None, None]) @ back.T
         lams = root @ np.linalg.cholesky(_inside_cone(whitened))
         theta[:, part] = [term.coordinates(lam) for lam in lams]
@@ -115,8 +115,12 @@ def _moment_estimates(
 ) -> tuple[list[FloatArray], FloatArray]:
     """Solutions of the moment equations: ``Psi_t`` of every term (m, k, k), and sigma^2 (m,)."""
     terms = covariance.terms
-    X = [_by_level(cross, t, cross.B[:, :-1]) for t in range(len(terms))]
-    grams = [np.einsum("lir,ljq->ijrq", x, x, optimize=True) for x in X]
+    B = [
+        cross.B[part].reshape(l, k, -1)
+        for part, (k, l) in zip(cross.slices, cross.sizes, strict=True)
+    ]
+    X = [blocks[:, :, :-1] for blocks in B]
+    grams = [_gram(blocks)[:, :, :-1, :-1] for blocks in B]
     m = covariance.n_theta
     T, right = np.zeros((m + 1, m + 1)), np.zeros((m + 1, len(s)))
     for t, rows in enumerate(covariance.slices):
@@ -156,10 +160,11 @@ def _solve(T: FloatArray, right: FloatArray, sizes: list[FloatArray]) -> FloatAr
     return np.asarray(solution, dtype=float)
 
 
-def _by_level(cross: CrossProducts, t: int, x: FloatArray) -> FloatArray:
-    """Rows of term t as (l, k, columns)."""
-    k, l = cross.sizes[t]
-    return x[cross.slices[t]].reshape(l, k, x.shape[1])
+def _gram(x: FloatArray) -> FloatArray:
+    """``sum_l x[l, i, r] x[l, j, q]``, (k, k, columns, columns)."""
+    l, k, r = x.shape
+    flat = x.reshape(l, k * r)
+    return np.asarray((flat.T @ flat).reshape(k, r, k, r).transpose(0, 2, 1, 3))
 
 
 def _second_moments(
@@ -171,15 +176,25 @@ def _second_moments(
     flat = np.ascontiguousarray(blocks).reshape(nb, kt * ku)
     F: FloatArray = (flat.T @ flat).reshape(kt, ku, kt, ku).transpose(0, 2, 1, 3).copy()
     F += np.einsum("ijrq,abrq->ijab", grams[t], grams[u], optimize=True)
-    cross_term = np.empty((kt, kt, ku, ku))
-    for i in range(kt):
-        for a in range(ku):
-            A_ia = _coefficient_pair(cross, (t, i), (u, a))
-            for b in range(ku):
-                product = A_ia @ X[u][:, b]
-                cross_term[i, :, a, b] = np.einsum("lr,ljr->j", product, X[t])
+    if t == u and cross.pairs[t, t].is_block_diagonal:
+        inner = np.matmul(X[t], X[t].transpose(0, 2, 1)).reshape(nb, kt * kt)
+        cross_term = (flat.T @ inner).reshape(kt, kt, kt, kt).transpose(0, 2, 1, 3)
+    else:
+        cross_term = _coupled_moments(cross, t, u, X)
     F -= cross_term + cross_term.transpose(1, 0, 3, 2)
     return F
+
+
+def _coupled_moments(cross: CrossProducts, t: int, u: int, X: list[FloatArray]) -> FloatArray:
+    """``sum A[i, a] (B_x B_x')[j, b]`` over the blocks of A between t and u, (kt, kt, ku, ku)."""
+    (kt, lt), (ku, lu), r = cross.sizes[t], cross.sizes[u], X[u].shape[2]
+    columns = X[u].reshape(lu, ku * r)
+    out = np.empty((kt, kt, ku, ku))
+    for i in range(kt):
+        for a in range(ku):
+            product = _coefficient_pair(cross, (t, i), (u, a)) @ columns
+            out[i, :, a] = np.einsum("ljr,lbr->jb", X[t], product.reshape(lt, ku, r))
+    return out
 
 
 def _coefficient_pair(cross: CrossProducts, a: tuple[int, int], b: tuple[int, int]) -> CSC:

@@ -24,7 +24,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import scipy.linalg as sla
 import scipy.optimize as so
 
 from sparselmm._typing import BoolArray, FloatArray
@@ -32,6 +31,7 @@ from sparselmm.cholesky import NotPositiveDefiniteError
 from sparselmm.covariance import Covariance
 from sparselmm.deviance import Deviance
 from sparselmm.exceptions import DataError
+from sparselmm.smallmatrix import block_diagonal
 
 TOLERANCE = 1e-9
 """Stop when the Newton step promises less than this decrease of the deviance (absolute: the
@@ -340,7 +340,7 @@ def _basis(recorder: Recorder, theta: FloatArray, gradient: FloatArray) -> Float
             covariance.terms, covariance.slices, covariance.tangent_slices, roots, strict=True
         )
     ]
-    return np.asarray(sla.block_diag(*blocks))
+    return block_diagonal(blocks)
 
 
 def _next_radius(radius: float, ratio: float, length: float) -> float:

@@ -38,9 +38,16 @@ from sparselmm.cholesky import (
     Pattern,
 )
 from sparselmm.crossprod import CrossProducts, PairBlocks
+from sparselmm.smallmatrix import kron
 from sparselmm.threads import equal_parts, in_parts
 
 Pair = tuple[int, int]
+
+WIDE = 12
+"""Up to this many columns one product with ``lambda (x) I`` beats many k x k products."""
+
+MANY_LEVELS = 20_000
+"""Levels of a lone factor from which one compiled pass beats products of whole arrays."""
 
 
 def congruence(data: FloatArray, left: FloatArray, right: FloatArray) -> FloatArray:
@@ -48,7 +55,24 @@ def congruence(data: FloatArray, left: FloatArray, right: FloatArray) -> FloatAr
     nb, ks, kt = data.shape
     if ks == kt == 1:
         return data * (left[0, 0] * right[0, 0])
-    return (data.reshape(nb, ks * kt) @ np.kron(left, right)).reshape(nb, ks, kt)
+    return (data.reshape(nb, ks * kt) @ kron(left, right)).reshape(nb, ks, kt)
+
+
+def apply_lambda(
+    cross: CrossProducts, lams: Sequence[FloatArray], x: FloatArray, transpose: bool = True
+) -> FloatArray:
+    """``Lambda'x`` or ``Lambda x``, (q, m)."""
+    out = np.empty_like(x)
+    for lam, part, (k, l) in zip(lams, cross.slices, cross.sizes, strict=True):
+        block = x[part].reshape(l, k, -1)
+        if k == 1:
+            np.multiply(x[part], lam[0, 0], out=out[part])
+        elif block.shape[2] <= WIDE:
+            wide = kron(lam if transpose else lam.T, np.eye(block.shape[2]))
+            out[part] = (block.reshape(l, -1) @ wide).reshape(out[part].shape)
+        else:
+            out[part] = np.matmul(lam.T if transpose else lam, block).reshape(out[part].shape)
+    return out
 
 
 def apply_blocks(blocks: FloatArray, x: FloatArray, transpose: bool = False) -> FloatArray:
@@ -486,6 +510,20 @@ class BlockSolver:
         if lead is not None:
             out[slices[lead]] = apply_blocks(self._R, f, transpose=True).reshape(l * k, m)
         return out
+
+    def project(self, lams: Sequence[FloatArray], B: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """``K = M^-1 Lambda'B`` (q, m) and ``B'Lambda K`` (m, m), for the factored ``lams``."""
+        if self._rest is not None or len(self._R) < MANY_LEVELS:
+            right = apply_lambda(self.cross, lams, B)
+            K = self.solve(right)
+            return K, right.T @ K
+        (l, k, _), m = self._R.shape, B.shape[1]
+        K, S = np.empty(B.shape), np.zeros((-(-l // kernels.LEVELS), m, m))
+        blocks = B.reshape(l, k, m), K.reshape(l, k, m)
+        loop = partial(kernels.project_levels, self._R, np.ascontiguousarray(lams[0]), *blocks, S)
+        in_parts(loop, equal_parts(np.full(len(S), kernels.LEVELS * k * m * (m + 4.0))))
+        upper = S.sum(axis=0)
+        return K, upper + np.triu(upper, 1).T
 
     def quadratic_forms(self, H: CSR, batch: int) -> FloatArray:
         """``h'M^-1 h`` of sparse rows h, (m,), without touching the leading levels they leave out.

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from registry import MODELS
 
-from sparselmm.covariance import Covariance, TermCovariance
+from sparselmm.covariance import Covariance, TermCovariance, across_rotations
 
 SHAPES = [(1, "unstructured"), (2, "unstructured"), (4, "unstructured"), (3, "diagonal")]
 covariance = Covariance(tuple(TermCovariance.of(k, structure) for k, structure in SHAPES))
@@ -54,6 +54,20 @@ def test_rectified_theta_has_the_same_deviance(name):
     assert not np.array_equal(rectified, theta)
     assert deviance.value(rectified) == pytest.approx(value, rel=1e-13)
     np.testing.assert_allclose(deviance.at(rectified).b, b, atol=1e-12 * np.abs(b).max())
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2, 3, 4])
+def test_across_rotations(rank):
+    """An orthonormal basis of all X with ``lam'X`` symmetric, the complement of ``lam K``."""
+    rng = np.random.default_rng(rank)
+    lam = rng.normal(size=(4, rank)) @ rng.normal(size=(rank, 4))
+    basis = across_rotations(lam)
+    flat = basis.reshape(len(basis), -1)
+    np.testing.assert_allclose(flat @ flat.T, np.eye(len(basis)), atol=1e-13)
+    lost = 4 - rank
+    assert len(basis) == 10 + lost * (lost - 1) // 2
+    turned = lam.T @ basis
+    np.testing.assert_allclose(turned, turned.transpose(0, 2, 1), atol=1e-13 * 10)
 
 
 def test_no_terms():

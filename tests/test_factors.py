@@ -34,6 +34,20 @@ def test_factorize(values, labels):
     np.testing.assert_array_equal(match(factor.labels, values), factor.codes)
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int64, np.uint64])
+@pytest.mark.parametrize("wide", [False, True])
+def test_integers_of_any_size(dtype, wide):
+    """Close integers are counted, distant ones hashed: the same codes and labels."""
+    info = np.iinfo(dtype)
+    ends = [info.min, info.max] if wide else [info.max // 2, info.max // 2 + 3]
+    values = np.array(ends * 3 + [ends[0] + 1], dtype=dtype)
+    factor = factorize(values)
+    expected, codes = np.unique(values, return_inverse=True)
+    assert factor.labels.dtype == dtype
+    np.testing.assert_array_equal(factor.labels, expected)
+    np.testing.assert_array_equal(factor.codes, codes)
+
+
 def test_sorted_categorical():
     values = pd.Categorical(["b", "c", "b"], ["z", "c", "b"])
     factor = factorize(values, sort=True)

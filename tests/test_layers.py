@@ -12,6 +12,7 @@ import pytest
 
 LAYERS = (  # every module, lowest first; imports go downwards or sideways, never in a circle
     "_typing exceptions",
+    "smallmatrix",
     "kernels kernels_batched threads",
     "terms",
     "covariance cholesky crossprod subsets structures",

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from registry import MODELS
 
+from sparselmm import solvers
 from sparselmm.cholesky import NotPositiveDefiniteError
 from sparselmm.crossprod import CrossProducts
 from sparselmm.solvers import BlockSolver, Strategy
@@ -64,6 +65,26 @@ def test_against_a_dense_inverse(name, strategy):
         # solving and inverting again gives the same bits: nothing was overwritten
         again = solver.solve(rhs)
         np.testing.assert_array_equal(again, solver.solve(rhs))
+
+
+@pytest.mark.parametrize("many", [0, 10**9], ids=["one pass", "arrays"])
+@every_strategy
+def test_projection(name, strategy, many, monkeypatch):
+    """``K = M^-1 Lambda'B`` and ``B'Lambda K`` in one pass over the levels and by products."""
+    monkeypatch.setattr(solvers, "MANY_LEVELS", many)
+    model = MODELS[name]
+    cross = CrossProducts.from_design(model.design)
+    solver = BlockSolver(cross, strategy)
+    for kind in THETAS:
+        lams = model.covariance.factors(model.theta(kind))
+        M, right = lapack(model, model.theta(kind)), solvers.apply_lambda(cross, lams, cross.B)
+        expected = np.linalg.solve(M, right)
+        solver.factorize(lams)
+        K, product = solver.project(lams, cross.B)
+        atol = 1e-13 * np.linalg.cond(M) * np.abs(expected).max()
+        np.testing.assert_allclose(K, expected, rtol=0, atol=atol)
+        atol *= np.abs(right).sum()
+        np.testing.assert_allclose(product, right.T @ expected, rtol=0, atol=atol)
 
 
 @every_strategy

@@ -17,6 +17,11 @@ import pandas as pd
 from sparselmm._typing import AnyArray, BoolArray, IntArray
 from sparselmm.terms import Levels, index_dtype
 
+SPREAD = 4
+"""Integers of a range up to this many times their number are coded by counting."""
+
+LARGEST = int(np.iinfo(np.int64).max)
+
 
 @dataclass(frozen=True, eq=False)
 class Factor:
@@ -76,8 +81,25 @@ def factorize(values: Any, *, sort: bool = False) -> Factor:
     """
     if isinstance(getattr(values, "dtype", None), pd.CategoricalDtype):
         return _of_categorical(pd.Categorical(values), sort)
-    codes, labels = pd.factorize(_plain(values), sort=True)
+    values = _plain(values)
+    if isinstance(values.dtype, np.dtype) and values.dtype.kind in "iu":
+        numbers = np.asarray(values)
+        low, high = (int(numbers.min()), int(numbers.max())) if len(numbers) else (0, LARGEST)
+        if high < LARGEST and high - low < SPREAD * len(numbers):
+            return _of_integers(numbers)
+    codes, labels = pd.factorize(values, sort=True)
     return Factor(compact(codes, len(labels)), object_or_number(labels))
+
+
+def _of_integers(values: AnyArray) -> Factor:
+    """Codes of integers close to each other, by counting instead of hashing and sorting."""
+    shifted = values.astype(np.int64)
+    first = shifted.min()
+    shifted -= first
+    seen = np.bincount(shifted) > 0
+    codes = (np.cumsum(seen) - 1)[shifted]
+    labels = (np.flatnonzero(seen) + first).astype(values.dtype)
+    return Factor(compact(codes, len(labels)), labels)
 
 
 def _of_categorical(values: pd.Categorical, sort: bool) -> Factor:

@@ -1,0 +1,78 @@
+"""Small dense matrices without the checks and copies of `scipy.linalg`, and sums of them.
+
+A fit of a small model makes hundreds of these calls; general-purpose wrappers would take most of
+its time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.linalg import lapack
+
+from sparselmm._typing import FloatArray
+
+IN_CACHE = 32_768
+"""Numbers of a piece of work that stays in the second-level cache."""
+
+
+def kron(a: FloatArray, b: FloatArray) -> FloatArray:
+    """Kronecker product of two matrices."""
+    (m, n), (p, q) = a.shape, b.shape
+    return (a[:, None, :, None] * b[None, :, None, :]).reshape(m * p, n * q)
+
+
+def block_diagonal(blocks: Sequence[FloatArray]) -> FloatArray:
+    """The blocks along the diagonal of a matrix of zeros."""
+    if len(blocks) == 1:
+        return blocks[0]
+    out = np.zeros((sum(len(b) for b in blocks), sum(b.shape[1] for b in blocks)))
+    row = col = 0
+    for b in blocks:
+        out[row : row + len(b), col : col + b.shape[1]] = b
+        row, col = row + len(b), col + b.shape[1]
+    return out
+
+
+def solve_triangular(
+    R: FloatArray, x: FloatArray, *, lower: bool = False, transposed: bool = False
+) -> FloatArray:
+    """``R^-1 x`` or ``R'^-1 x`` for a regular triangular R.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        If a diagonal entry of R is exactly zero.
+    """
+    if x.size == 0:
+        return np.zeros(x.shape)
+    out, info = lapack.dtrtrs(R, x, lower=lower, trans=transposed)
+    if info:
+        raise np.linalg.LinAlgError(f"singular triangular matrix: diagonal entry {info} is zero")
+    return np.asarray(out)
+
+
+def upper_inverse(R: FloatArray) -> FloatArray:
+    """Inverse of an upper triangular matrix."""
+    return solve_triangular(R, np.eye(len(R)))
+
+
+def level_products(x: FloatArray, F: FloatArray, k: int) -> FloatArray:
+    """``sum_l (x_l F)(x_l F)'``, (k, k), of the k rows ``x_l`` of every level.
+
+    Some levels at a time, so that what is computed on the way stays in the cache.
+
+    Parameters
+    ----------
+    x : ndarray, (l * k, m)
+    F : ndarray, (m, c)
+    k : int
+    """
+    total = np.zeros((k, k))
+    step = max(IN_CACHE // (k * len(F)), 1) * k
+    for start in range(0, len(x), step):
+        part = (x[start : start + step] @ F).reshape(-1, k, F.shape[1])
+        wide = part.transpose(1, 0, 2).reshape(k, -1)
+        total += wide @ wide.T
+    return total
