@@ -187,7 +187,7 @@ class TermCovariance:
         ndarray, (m, number of steps)
         """
         lam = self.factor(theta)
-        metric: FloatArray = np.linalg.cholesky(lam @ lam.T + smallest**2 * unit @ unit.T)
+        metric = np.asarray(np.linalg.cholesky(lam @ lam.T + smallest**2 * unit @ unit.T), float)
         if self.is_diagonal:  # no rotation keeps it so
             return np.diag(np.diag(metric))
         mixed = metric @ across_rotations(solve_triangular(metric, lam, lower=True))
@@ -340,7 +340,7 @@ class Patterned(TermCovariance):
         lam, slopes = self.factor(theta), self.slopes(theta)
         assert slopes is not None
         free = np.flatnonzero(~(self.walls(theta) & (slope >= 0.0)))
-        metric: FloatArray = np.linalg.cholesky(lam @ lam.T + smallest**2 * unit @ unit.T)
+        metric = np.asarray(np.linalg.cholesky(lam @ lam.T + smallest**2 * unit @ unit.T), float)
         moved = np.array([solve_triangular(metric, E, lower=True) for E in slopes[free]])
         moved = moved.reshape(len(free), -1)
         values, vectors = np.linalg.eigh(moved @ moved.T)

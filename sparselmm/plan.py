@@ -18,9 +18,10 @@ import numpy as np
 
 from sparselmm._typing import IntArray
 from sparselmm.cholesky import CholeskyFactor, Mode, Ordering, Pattern, dense_root
+from sparselmm.coupling import is_full
 from sparselmm.crossprod import CrossProducts
 from sparselmm.exceptions import MemoryLimitError
-from sparselmm.solvers import Layout, Strategy
+from sparselmm.solvers import FEW_LEVELS, Layout, Strategy
 from sparselmm.terms import index_dtype
 from sparselmm.threads import one_thread
 
@@ -60,8 +61,11 @@ milliseconds on an idle machine and cost seconds on a busy one."""
 MANY_FLOPS = 5e9
 """Operations of a sparse factorization from which more than one thread is used."""
 
+TINY = 100
+"""Up to this many columns LAPACK on all of M is quickest."""
+
 SMALL = 400
-"""Up to this many columns LAPACK on all of M is quickest and needs no compiled kernel."""
+"""Up to this many columns nothing is considered that would load compiled kernels."""
 
 SAMPLE = 15
 """Trailing levels whose fill is counted to estimate how sparse a remainder is."""
@@ -227,8 +231,11 @@ def make_plan(
         Bytes; default what the machine has available.
     """
     candidates = [_dense(cross)]
+    leads = [t for t in range(len(cross.sizes)) if cross.pairs[t, t].is_block_diagonal]
+    if TINY < cross.q <= SMALL:
+        leads = [t for t in leads if _needs_no_kernel(cross, t)]
+        candidates += [_then_dense(_leading(cross, t)) for t in leads]
     if cross.q > SMALL:
-        leads = [t for t in range(len(cross.sizes)) if cross.pairs[t, t].is_block_diagonal]
         leading = [_leading(cross, t) for t in leads]
         candidates += [_then_dense(lead) for lead in leading]
         for lead in leading:
@@ -246,6 +253,19 @@ def make_plan(
         candidates=tuple(candidates),
         memory_limit=available_memory() if memory_limit is None else int(memory_limit),
     )
+
+
+def _needs_no_kernel(cross: CrossProducts, t: int) -> bool:
+    """Whether NumPy alone eliminates a term."""
+    k, l = cross.sizes[t]
+    others = _others(cross, t)
+    met = sum(cross.sizes[s][0] * int(_degrees(cross, s, t).sum()) for s in others)
+    return l <= FEW_LEVELS and (not others or is_full(met, l, cross.q - k * l))
+
+
+def _others(cross: CrossProducts, t: int) -> list[int]:
+    """The other terms."""
+    return [s for s in range(len(cross.sizes)) if s != t]
 
 
 def _nnz_a(cross: CrossProducts) -> int:
@@ -282,17 +302,24 @@ def _leading(cross: CrossProducts, t: int) -> _Leading:
     k, l = cross.sizes[t]
     memory, seconds = _base(cross)
     reach = np.zeros(l)
-    for s, (ks, _) in enumerate(cross.sizes):
-        if s != t:
-            reach += ks * _degrees(cross, s, t)
-    entries, pairs = int(reach.sum()), float(np.sum(reach**2))
+    for s in _others(cross, t):
+        reach += cross.sizes[s][0] * _degrees(cross, s, t)
+    n, entries, pairs = cross.q - k * l, int(reach.sum()), float(np.sum(reach**2))
+    full = n > 0 and is_full(entries, l, n)
+    if full:  # products of whole matrices: Y'Y, Y G and the blocks of Y G Y'
+        entries, loops, products = l * n, 0.0, float(k * l) * n * (3.0 * n + 2.0 * k)
+    else:
+        loops, products = 2.0 * k * pairs + 20.0 * entries, 0.0
     cost = Candidate(
         Strategy(t, "dense"),
         nnz=l * k * (k + 1) // 2 + k * entries,
-        flops=l * k**3 + k * pairs,
+        flops=l * k**3 + (float(k * l) * n**2 if full else k * pairs),
         memory=memory + 8 * (2 * k * k * l + (4 * k + 3) * entries),
-        seconds=seconds + (4.0 * l * k**3 + 2.0 * k * pairs + 20.0 * entries) / RATE["loop"],
-        n_trailing=cross.q - k * l,
+        seconds=seconds
+        + (4.0 * l * k**3 + loops) / RATE["loop"]
+        + products / RATE["dense"]
+        + 2.0 * k * entries * full / RATE["fill"],
+        n_trailing=n,
     )
     return _Leading(cost, entries + pairs / 2.0)
 
@@ -326,7 +353,7 @@ def _then_sparse(cross: CrossProducts, lead: _Leading, best: float) -> list[Cand
 
 def _density(cross: CrossProducts, lead: int) -> float:
     """Share of nonzeros in the Schur complement of a leading term, from a sample of its columns."""
-    others = [t for t in range(len(cross.sizes)) if t != lead]
+    others = _others(cross, lead)
     to = {s: cross.pair(s, lead) for s in others}
     met, n = 0.0, 0
     for t in others:

@@ -19,9 +19,9 @@ factor and a sparse remainder.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Literal, Protocol
 
 import numpy as np
@@ -37,6 +37,7 @@ from sparselmm.cholesky import (
     Ordering,
     Pattern,
 )
+from sparselmm.coupling import Coupling
 from sparselmm.crossprod import CrossProducts, PairBlocks
 from sparselmm.smallmatrix import kron
 from sparselmm.threads import equal_parts, in_parts
@@ -45,6 +46,9 @@ Pair = tuple[int, int]
 
 WIDE = 12
 """Up to this many columns one product with ``lambda (x) I`` beats many k x k products."""
+
+FEW_LEVELS = 500
+"""Levels up to which NumPy handles their blocks, and no compiled kernel is loaded for them."""
 
 MANY_LEVELS = 20_000
 """Levels of a lone factor from which one compiled pass beats products of whole arrays."""
@@ -79,9 +83,26 @@ def apply_blocks(blocks: FloatArray, x: FloatArray, transpose: bool = False) -> 
     """``blocks[l] @ x[l]`` or ``blocks[l]' @ x[l]`` for every level, (l, k, m)."""
     if blocks.shape[1] == 1:
         return blocks * x
+    if len(blocks) <= FEW_LEVELS:
+        return np.asarray((blocks.transpose(0, 2, 1) if transpose else blocks) @ x)
     out = np.empty(x.shape)
     kernels.apply_blocks(blocks, np.ascontiguousarray(x), out, transpose)
     return out
+
+
+def inverse_factors(D: FloatArray) -> tuple[FloatArray, float]:
+    """Inverse Cholesky factors (l, k, k) of small matrices, and their log determinant.
+
+    NaN where a matrix is not positive definite.
+    """
+    if len(D) > FEW_LEVELS:
+        R, logdet = kernels.inverse_factors(D)
+        return R, float(logdet)
+    try:
+        C = np.linalg.cholesky(D)
+    except np.linalg.LinAlgError:
+        return np.full(D.shape, np.nan), np.nan
+    return np.tril(np.linalg.inv(C)), float(2.0 * np.log(np.einsum("lkk->lk", C)).sum())
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,83 +148,6 @@ class Remainder(Protocol):
 
     def entries(self, pair: Pair) -> FloatArray:
         """``S^-1`` where a pair of trailing terms has blocks, (nb, k_s, k_t)."""
-
-
-@dataclass(frozen=True, eq=False)
-class Coupling:
-    """Which trailing columns each leading level meets, seen from both sides.
-
-    Attributes
-    ----------
-    indptr, cols : ndarray of int
-        Trailing columns of level ``l``, ascending: ``cols[indptr[l]:indptr[l + 1]]``.
-    colptr, level, entry : ndarray of int
-        The same entries by trailing column: positions in ``cols`` and their levels.
-    places : dict
-        For each trailing term, positions in ``cols`` of its blocks' first coefficient, (nb,).
-    """
-
-    indptr: IntArray
-    cols: IntArray
-    colptr: IntArray
-    level: IntArray
-    entry: IntArray
-    places: Mapping[int, IntArray]
-
-    @classmethod
-    def of(cls, pairs: dict[int, PairBlocks], starts: dict[int, int], n_trailing: int) -> Coupling:
-        """Merge the couplings of all trailing terms; ``pairs[s]`` is ``Z_s'WZ_leading``."""
-        level = np.concatenate([np.repeat(p.cols, p.data.shape[1]) for p in pairs.values()])
-        cols = np.concatenate(
-            [
-                (starts[s] + p.rows[:, None] * p.data.shape[1] + np.arange(p.data.shape[1])).ravel()
-                for s, p in pairs.items()
-            ]
-        )
-        n_levels = len(next(iter(pairs.values())).indptr) - 1
-        order = np.lexsort((cols, level)) if len(pairs) > 1 else np.arange(len(cols))
-        place = np.empty(len(cols), dtype=np.int64)
-        place[order] = np.arange(len(cols))
-        places, at = {}, 0
-        for s, p in pairs.items():
-            nb, ks = p.data.shape[:2]
-            places[s] = place[at : at + nb * ks : ks]
-            at += nb * ks
-        level, cols = level[order], cols[order]
-        by_column = np.argsort(cols, kind="stable")
-        return cls(
-            indptr=_pointers(level, n_levels),
-            cols=cols,
-            colptr=_pointers(cols, n_trailing),
-            level=level[by_column],
-            entry=by_column,
-            places=places,
-        )
-
-    @property
-    def lists(self) -> tuple[IntArray, IntArray, IntArray, IntArray, IntArray]:
-        """``colptr, level, entry, indptr, cols``."""
-        return self.colptr, self.level, self.entry, self.indptr, self.cols
-
-    @cached_property
-    def _later(self) -> IntArray:
-        """For every entry by trailing column, how many entries of its level are not before it."""
-        return self.indptr[self.level + 1] - self.entry
-
-    @cached_property
-    def column_parts(self) -> IntArray:
-        """Bounds of trailing columns with equal work for each thread."""
-        total = np.append(0, np.cumsum(self._later, dtype=float))
-        return equal_parts(np.diff(total[self.colptr]))
-
-    @cached_property
-    def level_parts(self) -> IntArray:
-        """Bounds of leading levels with equal work for each thread."""
-        return equal_parts(np.diff(self.indptr).astype(float) ** 2 / 2.0)
-
-
-def _pointers(index: IntArray, n: int) -> IntArray:
-    return np.concatenate([[0], np.cumsum(np.bincount(index, minlength=n))])
 
 
 @dataclass(frozen=True, eq=False)
@@ -298,8 +242,7 @@ class DenseRemainder:
 
     def subtract(self, coupling: Coupling, Y: FloatArray) -> None:
         """Subtract ``Y'Y``, what the leading columns explain."""
-        loop = partial(kernels.schur_dense, *coupling.lists, Y, self._S)
-        in_parts(loop, coupling.column_parts)
+        coupling.subtract_gram(Y, self._S)
 
     def factorize(self) -> float:
         """Factor the remainder; returns its log determinant."""
@@ -322,10 +265,7 @@ class DenseRemainder:
     def couple(self, coupling: Coupling, Y: FloatArray) -> FloatArray:
         """``Y S^-1`` on the coupling pattern, (k, ne)."""
         assert self._G is not None
-        P = np.zeros(Y.shape)
-        loop = partial(kernels.couple_inverse_dense, *coupling.lists, Y, self._G, P)
-        in_parts(loop, coupling.level_parts)
-        return P
+        return coupling.times_symmetric(Y, self._G)
 
     def entries(self, pair: Pair) -> FloatArray:
         """``S^-1`` where a pair of trailing terms has blocks, (nb, k_s, k_t)."""
@@ -466,19 +406,19 @@ class BlockSolver:
         if k == 1:
             self._R = 1.0 / np.sqrt(D)
             return float(np.log(D).sum())
-        self._R, logdet = kernels.inverse_factors(D)
-        return float(logdet)
+        self._R, logdet = inverse_factors(D)
+        return logdet
 
     def _couple(self, lams: Sequence[FloatArray]) -> None:
         lead, coupling = self.strategy.leading, self.layout.coupling
         assert lead is not None and coupling is not None
         k = self.cross.sizes[lead][0]
-        Y = np.empty((k, len(coupling.cols)))
+        Y = np.zeros((k, len(coupling.cols)))
         for s, pair in self.layout.outer.items():
             block = congruence(pair.data, lams[s], lams[lead])
             for c in range(block.shape[1]):
                 Y[:, coupling.places[s] + c] = block[:, c].T
-        kernels.scale_couplings(self._R, coupling.indptr, Y)
+        coupling.scale(self._R, Y)
         self._Y = Y
 
     # ---------------------------------------------------------------------------- solve
@@ -496,17 +436,13 @@ class BlockSolver:
             f = apply_blocks(self._R, rhs[slices[lead]].reshape(l, k, m))
         rest = np.concatenate([rhs[slices[t]] for t in layout.trailing])
         if coupling is not None:
-            by_column = coupling.colptr, coupling.level, coupling.entry
-            loop = partial(kernels.subtract_leading, *by_column, self._Y, f, rest)
-            in_parts(loop, coupling.column_parts)
+            coupling.subtract_leading(self._Y, f, rest)
         rest = self._rest.solve(rest)
         for t in layout.trailing:
             start = layout.starts[t]
             out[slices[t]] = rest[start : start + sizes[t][0] * sizes[t][1]]
         if coupling is not None:
-            by_level = coupling.indptr, coupling.cols
-            loop = partial(kernels.subtract_trailing, *by_level, self._Y, rest, f)
-            in_parts(loop, coupling.level_parts)
+            coupling.subtract_trailing(self._Y, rest, f)
         if lead is not None:
             out[slices[lead]] = apply_blocks(self._R, f, transpose=True).reshape(l * k, m)
         return out
@@ -600,7 +536,7 @@ class BlockSolver:
         k = self._R.shape[1]
         inner = np.broadcast_to(np.eye(k), self._R.shape).copy()
         if self._P is not None:
-            inner += kernels.leading_products(self.layout.coupling.indptr, self._Y, self._P)
+            inner += self.layout.coupling.products(self._Y, self._P)
         if k == 1:
             return self._R**2 * inner
         half = apply_blocks(self._R, inner, transpose=True)

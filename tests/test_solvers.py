@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from registry import MODELS
 
-from sparselmm import solvers
+from sparselmm import coupling, solvers
 from sparselmm.cholesky import NotPositiveDefiniteError
 from sparselmm.crossprod import CrossProducts
 from sparselmm.solvers import BlockSolver, Strategy
@@ -35,9 +35,12 @@ def lapack(model, theta):
     return Lam.T @ (Z.T * w) @ Z @ Lam + np.eye(q)
 
 
+@pytest.mark.parametrize("full_from", [0.0, np.inf], ids=["full", "lists"])
 @every_strategy
-def test_against_a_dense_inverse(name, strategy):
+def test_against_a_dense_inverse(name, strategy, full_from, monkeypatch):
     """log det, solve and the inverse on the pattern of A, one theta after another."""
+    monkeypatch.setattr(coupling, "FULL_FROM", full_from)
+    monkeypatch.setattr(solvers, "FEW_LEVELS", 0 if full_from else 500)
     model = MODELS[name]
     cross = CrossProducts.from_design(model.design)
     solver = BlockSolver(cross, strategy)
