@@ -28,7 +28,7 @@ from functools import cached_property
 import numpy as np
 
 from sparselmm._typing import BoolArray, FloatArray, IntArray
-from sparselmm.smallmatrix import solve_triangular
+from sparselmm.smallmatrix import columns_of_triangle, lower_triangle, solve_triangular
 from sparselmm.terms import RandomTerm, Structure
 
 COLLINEAR = 1e-11
@@ -58,8 +58,7 @@ class TermCovariance:
             return TermCovariance(k, np.arange(k), np.arange(k))
         if structure in PATTERNED and k > 1:
             return PATTERNED[structure].of_order(k)
-        cols, rows = np.triu_indices(k)
-        return TermCovariance(k, rows, cols)
+        return TermCovariance(k, *columns_of_triangle(k))
 
     @property
     def n_theta(self) -> int:
@@ -223,7 +222,7 @@ def across_rotations(lam: FloatArray) -> FloatArray:
     """
     U, s, Vt = np.linalg.svd(lam)
     s = np.where(s > 1e-8 * s[0], s, 0.0)
-    rows, cols = np.tril_indices(len(s), -1)
+    rows, cols = lower_triangle(len(s), diagonal=False)
     size = np.hypot(s[rows], s[cols])
     lost = size == 0.0
     size[lost] = 1.0

@@ -40,7 +40,13 @@ from sparselmm._typing import FloatArray
 from sparselmm.cholesky import NotPositiveDefiniteError
 from sparselmm.covariance import Covariance
 from sparselmm.crossprod import CrossProducts
-from sparselmm.smallmatrix import block_diagonal, level_products, solve_triangular, upper_inverse
+from sparselmm.smallmatrix import (
+    block_diagonal,
+    level_products,
+    lower_triangle,
+    solve_triangular,
+    upper_inverse,
+)
 from sparselmm.solvers import BlockSolver, apply_lambda, congruence
 
 NEARLY_SINGULAR = 1e-4
@@ -419,8 +425,8 @@ class ProfiledDeviance:
             Y = half + half.transpose(0, 2, 1)
             units = symmetric_units(term.k)
             if len(Y) > len(units):
-                low = np.tril_indices(term.k)
-                maps.append(Y[:, low[0], low[1]].T)
+                below, left = lower_triangle(term.k)
+                maps.append(Y[:, below, left].T)
                 Ys.append(units)
             else:
                 maps.append(np.eye(len(Y)))
@@ -532,8 +538,8 @@ class ProfiledDeviance:
 
 @cache
 def symmetric_units(k: int) -> FloatArray:
-    """The symmetric k x k matrices with one or two ones, in the order of `np.tril_indices`."""
-    rows, cols = np.tril_indices(k)
+    """The symmetric k x k matrices with one or two ones, in the order of `lower_triangle`."""
+    rows, cols = lower_triangle(k)
     units = np.zeros((len(rows), k, k))
     each = np.arange(len(rows))
     units[each, rows, cols] = units[each, cols, rows] = 1.0

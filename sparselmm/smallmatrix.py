@@ -7,14 +7,31 @@ its time.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 from scipy.linalg import lapack
 
-from sparselmm._typing import FloatArray
+from sparselmm._typing import FloatArray, IntArray
 
 IN_CACHE = 32_768
 """Numbers of a piece of work that stays in the second-level cache."""
+
+
+@cache
+def lower_triangle(k: int, *, diagonal: bool = True) -> tuple[IntArray, IntArray]:
+    """Rows and columns of the lower triangle, row by row."""
+    rows, cols = np.tril_indices(k, 0 if diagonal else -1)
+    rows.flags.writeable = cols.flags.writeable = False  # shared by all callers
+    return rows, cols
+
+
+@cache
+def columns_of_triangle(k: int) -> tuple[IntArray, IntArray]:
+    """Rows and columns of the lower triangle, column by column."""
+    cols, rows = np.triu_indices(k)
+    rows.flags.writeable = cols.flags.writeable = False
+    return rows, cols
 
 
 def kron(a: FloatArray, b: FloatArray) -> FloatArray:

@@ -278,12 +278,21 @@ def _serves_as_factor(column: pd.Series, uses: set[str]) -> bool:
 
 def categorical(column: Any) -> pd.Series:
     """A column as a Categorical of the labels seen; an existing order of categories is kept."""
-    seen = factorize(column)
     dtype = column.dtype
+    if isinstance(dtype, pd.CategoricalDtype) and _all_used(column.cat):
+        return _ready(column.array, column.index)
+    seen = factorize(column)
     ordered = isinstance(dtype, pd.CategoricalDtype) and dtype.ordered
     labels: Any = pd.Index(seen.labels)
     values = pd.Categorical.from_codes(seen.codes, labels, ordered=ordered)
     return _ready(values, column.index)
+
+
+def _all_used(column: Any) -> bool:
+    """Whether every category of a categorical column occurs."""
+    seen = np.zeros(len(column.categories) + 1, dtype=bool)  # the last place is that of code -1
+    seen[column.codes] = True
+    return bool(seen[:-1].all())
 
 
 def recoded(column: pd.Series, categories: pd.Index) -> pd.Series:
