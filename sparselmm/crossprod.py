@@ -14,6 +14,7 @@ lost to a response with a large mean or to nearly collinear columns.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -219,7 +220,7 @@ class CrossProducts:
             Response, fixed and random design, weights and offset.
         """
         y = design.y if design.offset is None else design.y - design.offset
-        with one_thread():  # products of narrow blocks of rows
+        with one_thread() if design.n > SMALL_ROWS else nullcontext():  # narrow blocks of rows
             basis = working_basis(design.X, y, design.weights)
             B, C = _fixed_products(design, y, basis)
         w = design.weights

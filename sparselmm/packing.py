@@ -17,6 +17,7 @@ import scipy.linalg as sla
 
 from sparselmm._typing import FloatArray
 from sparselmm.covariance import Covariance, Patterned
+from sparselmm.smallmatrix import block_diagonal
 from sparselmm.variances import VarianceLayout
 
 NOT_NEGATIVE = 1e-10
@@ -271,7 +272,7 @@ class Packing:
     def params(self, fe_params: FloatArray, psi: list[FloatArray]) -> MixedLMParams:
         """Parameters from ``Psi_t / sigma^2`` of every term."""
         blocks = [psi[t] for t in self.layout.cov_terms]
-        cov_re = np.asarray(sla.block_diag(*blocks)) if blocks else np.zeros((0, 0))
+        cov_re = block_diagonal(blocks)
         vcomp = np.array([psi[t][0, 0] for t in self.layout.components], dtype=float)
         return MixedLMParams.from_components(fe_params, cov_re=cov_re, vcomp=vcomp)
 

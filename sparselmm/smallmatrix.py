@@ -42,8 +42,6 @@ def kron(a: FloatArray, b: FloatArray) -> FloatArray:
 
 def block_diagonal(blocks: Sequence[FloatArray]) -> FloatArray:
     """The blocks along the diagonal of a matrix of zeros."""
-    if len(blocks) == 1:
-        return blocks[0]
     out = np.zeros((sum(len(b) for b in blocks), sum(b.shape[1] for b in blocks)))
     row = col = 0
     for b in blocks:

@@ -279,7 +279,7 @@ def _serves_as_factor(column: pd.Series, uses: set[str]) -> bool:
 def categorical(column: Any) -> pd.Series:
     """A column as a Categorical of the labels seen; an existing order of categories is kept."""
     dtype = column.dtype
-    if isinstance(dtype, pd.CategoricalDtype) and _all_used(column.cat):
+    if isinstance(dtype, pd.CategoricalDtype) and _all_used(column.array):
         return _ready(column.array, column.index)
     seen = factorize(column)
     ordered = isinstance(dtype, pd.CategoricalDtype) and dtype.ordered
@@ -288,10 +288,10 @@ def categorical(column: Any) -> pd.Series:
     return _ready(values, column.index)
 
 
-def _all_used(column: Any) -> bool:
-    """Whether every category of a categorical column occurs."""
-    seen = np.zeros(len(column.categories) + 1, dtype=bool)  # the last place is that of code -1
-    seen[column.codes] = True
+def _all_used(values: Any) -> bool:
+    """Whether every category of a Categorical occurs."""
+    seen = np.zeros(len(values.categories) + 1, dtype=bool)  # the last place is that of code -1
+    seen[values.codes] = True
     return bool(seen[:-1].all())
 
 
