@@ -21,6 +21,7 @@ from sparselmm._typing import BoolArray, FloatArray
 from sparselmm.exceptions import DataError, FormulaError, MissingDataError
 from sparselmm.formula.expressions import dotted_names, names_in, plain_column
 from sparselmm.formula.factors import Factor, factorize, match
+from sparselmm.formula.plain_designs import plain_design
 from sparselmm.formula.validate import DROP_HINT, Rows, missing_rows, shown, unknown_column
 
 _READY = "sparselmm_levels"  # marks, in ``attrs``, a column whose categories are final
@@ -370,18 +371,21 @@ def _build(
     action: NAAction,
     space: Namespace,
 ) -> list[FloatArray]:
-    active = [info for info in infos if info.factor_infos]
-    plain = _as_arrays(active, columns)
-    with _patsy_errors(space):
-        built = iter(build_design_matrices(active, plain, NA_action=action) if active else ())
+    plain = _as_arrays([info for info in infos if info.factor_infos], columns)
     out = []
     for info in infos:
-        matrix = next(built) if info.factor_infos else np.ones((n, len(info.column_names)))
+        if not info.factor_infos:
+            out.append(np.ones((n, len(info.column_names))))
+            continue
+        matrix = plain_design(info, plain, n)
+        if matrix is None:
+            with _patsy_errors(space):
+                matrix = np.asarray(build_design_matrices([info], plain, NA_action=action)[0])
         if len(matrix) != n:
             raise FormulaError(
                 f"{', '.join(info.column_names)} have {len(matrix)} rows but the data have {n}"
             )
-        out.append(np.asarray(matrix))
+        out.append(matrix)
     return out
 
 
