@@ -14,6 +14,9 @@ from sparselmm._typing import FloatArray
 LEVELS = (0.5, 0.8, 0.9, 0.95, 0.99)
 """Confidence levels marked in a profile."""
 
+REACHED = 1.01
+"""A profile made to end at a level may stop this factor short of its quantile."""
+
 
 def pyplot() -> Any:
     """Pyplot of matplotlib.
@@ -79,7 +82,7 @@ def _panel(axis: Any, name: str, points: FloatArray, absolute: bool) -> None:
     inverse = PchipInterpolator(zeta, value) if (np.diff(zeta) > 0).all() else None
     for level in LEVELS:
         z = float(norm.ppf(0.5 + level / 2.0))
-        if inverse is None or z > min(-zeta[0], zeta[-1]):
+        if inverse is None or z > REACHED * min(-zeta[0], zeta[-1]):
             continue
-        ends = inverse([-z, z])
+        ends = inverse(np.clip([-z, z], zeta[0], zeta[-1]))
         axis.plot([ends[0], ends[0], ends[1], ends[1]], [0, z, z, 0], color="0.6", linewidth=0.8)

@@ -42,16 +42,19 @@ def diagnostic_plot(
     spread.axhline(0.0, color="0.6", linewidth=0.8)
     spread.set(xlabel="fitted value", ylabel="studentized residual", title="Residuals")
     _quantiles(shape, studentized)
-    shape.set(title="Normal quantiles of the residuals", ylabel="studentized residual")
+    shape.set(title="Normal quantiles of residuals", ylabel="studentized residual")
     _points(influence, leverage, cooks)
+    middle = 0.5 * (np.nanmin(leverage) + np.nanmax(leverage))
     for i in np.argsort(-np.nan_to_num(cooks))[:3]:
+        side, aligned = (4, "left") if leverage[i] < middle else (-4, "right")  # into the panel
         influence.annotate(
-            str(labels[i]), (leverage[i], cooks[i]), (4, 0), textcoords="offset points", va="center"
-        )
-    influence.margins(x=0.1)  # room for the names
+            str(labels[i]), (leverage[i], cooks[i]), (side, 0), textcoords="offset points",
+            va="center", ha=aligned,
+        )  # fmt: skip
+    influence.margins(x=0.1, y=0.08)  # room for the names
     influence.set(xlabel="leverage", ylabel="Cook's distance", title="Influence of rows")
     _quantiles(groups, effects)
-    groups.set(title="Normal quantiles of the random effects", ylabel="standardized effect")
+    groups.set(title="Normal quantiles of random effects", ylabel="standardized effect")
     return figure
 
 
@@ -81,9 +84,10 @@ def caterpillar(
     order = np.argsort(modes[:, 0], kind="stable")
     at = np.arange(len(labels))
     for j, (axis, column) in enumerate(zip(axes[0], columns, strict=True)):
-        axis.axvline(0.0, color="0.6", linewidth=0.8)
         half = 1.96 * sd[order, j]
-        axis.hlines(at, modes[order, j] - half, modes[order, j] + half, color="C0", linewidth=1.0)
+        low, high = modes[order, j] - half, modes[order, j] + half
+        axis.hlines(at, low, high, color="C0" if few else "0.8", linewidth=1.0, rasterized=not few)
+        axis.axvline(0.0, color="0.6", linewidth=0.8)
         axis.plot(modes[order, j], at, "o", color="C0", markersize=3.5 if few else 1.0)
         axis.set_title(column)
     if few:

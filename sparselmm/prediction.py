@@ -16,6 +16,7 @@ from sparselmm.exceptions import DataError, RankDeficiencyWarning
 from sparselmm.formula import BuiltDesign, NewDesign
 from sparselmm.formula.coded import GROUPS, CodedSpec, TermSpec, new_matrix
 from sparselmm.formula.expressions import names_in, plain_column
+from sparselmm.formula.known import KnownSpec
 from sparselmm.formula.validate import warn_user
 from sparselmm.terms import RandomTerm
 
@@ -104,8 +105,12 @@ def masked(term: RandomTerm, on: BoolArray) -> RandomTerm:
     """The term on the same rows with some coefficients left out."""
     if on.all():
         return term
-    if not on.any() and term.block is not None:
-        return replace(term, block=sp.csr_array(term.block.shape))
+    if term.block is not None:
+        if not on.any():
+            return replace(term, block=sp.csr_array(term.block.shape))
+        block = term.block.copy()  # with the zeros: an empty row has no level
+        block.data *= on[block.indices % term.k]
+        return replace(term, block=block)
     if not on.any():
         assert term.codes is not None
         return replace(term, codes=np.full_like(term.codes, -1))
@@ -210,7 +215,7 @@ def _nowhere(memory: TermSpec, m: int) -> RandomTerm:
     template = memory.template
     if isinstance(memory, CodedSpec):
         return replace(template, codes=np.full(m, -1), values=np.zeros((m, template.k)))
-    return replace(template, block=sp.csr_array((m, template.n_levels)))
+    return replace(template, block=sp.csr_array((m, template.q)))
 
 
 def _with_blanks(
@@ -232,7 +237,7 @@ def _with_blanks(
     used |= {name for factor in spec.design_info.factor_infos for name in names_in(factor.code)}
     blank = {}
     for term, _ in pairs:
-        for code in term.factors if isinstance(term, CodedSpec) else ():
+        for code in term.factors if isinstance(term, CodedSpec | KnownSpec) else ():
             plain = plain_column(code) if code else None
             if plain is not None and plain[0] not in used and exog.get(plain[0], None) is None:
                 blank[plain[0]] = unknown
@@ -242,7 +247,7 @@ def _with_blanks(
 
 
 def _of_groups(term: Any) -> bool:
-    return not isinstance(term, CodedSpec) or GROUPS in term.factors
+    return not isinstance(term, CodedSpec | KnownSpec) or GROUPS in term.factors
 
 
 def _n_rows(exog: Any) -> int:
@@ -255,6 +260,22 @@ def fixed_part(X: FloatArray, beta: FloatArray, offset: FloatArray | None) -> Fl
     """``X beta + offset``, coefficients of dropped columns counted as zero, (m,)."""
     out = X @ np.nan_to_num(beta)
     return out if offset is None else out + offset
+
+
+def prior_weights(weights: Any, m: int) -> FloatArray:
+    """Prior weights of m new observations, (m,); 1 where none are given.
+
+    Raises
+    ------
+    DataError
+        When they are not one number or m of them, or one is negative.
+    """
+    w = np.asarray(1.0 if weights is None else weights, dtype=float)
+    if w.shape not in ((), (m,)):
+        raise DataError(f"weights must be a number or one for each of the {m} rows, got {w.shape}")
+    if (w < 0).any():
+        raise DataError(f"weights must not be negative, got {float(w.min()):g}")
+    return np.broadcast_to(w, (m,))
 
 
 def warn_if_dropped(dropped: Sequence[str]) -> None:
@@ -320,6 +341,12 @@ def check_unseen(unseen: str) -> None:
     """Refuse an unknown policy."""
     if unseen not in UNSEEN:
         raise DataError(f"unseen must be one of {UNSEEN}, got {unseen!r}")
+
+
+def check_alpha(alpha: float) -> None:
+    """Refuse a level of intervals that is none, 95 for example."""
+    if not 0.0 < alpha < 1.0:
+        raise DataError(f"alpha must be between 0 and 1, got {alpha!r}; 0.05 makes 95 % intervals")
 
 
 def check_arguments(random: bool, unseen: str, arrays: Mapping[str, Any]) -> None:

@@ -154,6 +154,8 @@ def _labels_of(matrix: Any, labels: Any) -> AnyArray:
             "grouping factor; pass labels= or a DataFrame"
         )
     out = np.asarray(labels)
+    if out.ndim != 1:
+        raise DataError(f"labels must be a list of labels, one per row, got {labels!r}")
     return out.astype(object) if out.dtype.kind in "US" else out
 
 

@@ -152,6 +152,7 @@ def test_compare_refuses_what_cannot_be_compared():
     text = repr(sparselmm.compare(ml, other.fit(reml=False)))
     assert text.startswith("Models (ML)")
     assert "Reaction ~ 1 + (1 | Subject)" in text
+    assert f"{ml.aic:.2f}" in text  # in full: differences count
 
 
 # ------------------------------------------------------------------------- deletion of terms
@@ -341,6 +342,8 @@ def test_exact_tests_say_what_they_need():
         crossed.fit().exact_rlrt()
     with pytest.raises(DataError, match="no random effect 'tray'"):
         crossed.fit().exact_rlrt("tray")
+    with pytest.raises(DataError, match="nsim"):
+        crossed.fit().exact_rlrt("plate", nsim=0)
     with pytest.raises(DataError, match="one random effect"):
         crossed.fit(reml=False).exact_lrt()
 

@@ -227,7 +227,7 @@ def test_groups_arrays_and_components():
 def test_satterthwaite_of_a_balanced_one_way_layout(name):
     """A new group's mean and observation are combinations of two mean squares.
 
-    With a groups of n, ``Var = c_A MS_A + c_E MS_E``; Satterthwaite (1946), eq. 17.
+    With a groups of n, ``Var = c_A MS_A + c_E MS_E``; Satterthwaite (1946).
     """
     data = datasets.load(name)
     y, group = {"Dyestuff": ("Yield", "Batch"), "Rail": ("travel", "Rail")}[name]
@@ -298,6 +298,18 @@ def test_arguments():
     assert len(means) == len(data)
     with pytest.raises(DataError, match="interval='prediction'"):
         means.conf_int(obs=True)
+    with pytest.raises(DataError, match="alpha must be between 0 and 1, got 95"):
+        means.summary_frame(alpha=95)
+    with pytest.raises(DataError, match="one for each of the 180 rows"):
+        fit.get_prediction(data, weights=[1.0, 2.0])
+    with pytest.raises(DataError, match="negative, got -1"):
+        fit.get_prediction(data, weights=-1)
+    for ask in (fit.rank, lambda *a, **k: fit.ranef_contrasts(*a, pairs="all", **k)):
+        with pytest.raises(DataError, match="alpha must be"):
+            ask("Subject", coefficient="Days", alpha=2)
+    for ask in (fit.robust_tests, lambda alpha: fit.emmeans("Days", alpha=alpha)):
+        with pytest.raises(DataError, match="alpha must be"):
+            ask(alpha=0)
     close(fit.predict(data, re={"Subject": True}), fit.predict(data, re=True))
     fit.remove_data()
     with pytest.raises(DataError, match="rows of the fit were removed"):

@@ -90,10 +90,9 @@ def test_covariances_and_contrasts(name, fixed):
         gap = b[:, None] - b
         sd = np.sqrt(np.maximum(np.diag(joint)[:, None] + np.diag(joint) - 2 * joint, 0))
         np.fill_diagonal(sd, 1.0)
-        close(
-            fit.rank(factor, column, fixed_uncertainty=fixed).expected_rank,
-            0.5 + norm.cdf(gap / sd).sum(axis=1), 1e-6,
-        )  # fmt: skip
+        ranked = fit.rank(factor, column, fixed_uncertainty=fixed, alpha=0.1)
+        close(ranked.expected_rank, 0.5 + norm.cdf(gap / sd).sum(axis=1), 1e-6)
+        close(ranked.ci_upper, b + norm.ppf(0.95) * np.sqrt(np.diag(joint)))
 
 
 def test_contrasts_by_labels():

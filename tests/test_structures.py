@@ -328,6 +328,133 @@ def test_predicted_effects_by_definition(animals):
     close(result.fittedvalues, result.predict(data, re=True), 1e-12)
 
 
+@pytest.fixture(scope="module")
+def herds(animals):
+    """An animal model with slopes beside an ordinary term, and levels by expectation."""
+    known, data = animals
+    rng = np.random.default_rng(12)
+    data = data.assign(herd=rng.integers(0, 6, len(data)))
+    data["y"] += rng.normal(size=6)[data["herd"]]
+    formula = "y ~ x + (x | animal) + (1 | herd)"
+    return mixedlm(formula, data, covariance={"animal": known}).fit(), known, data
+
+
+def test_predictions_by_definition(herds):
+    """Means and their errors from ``G = K (x) Psi`` and V: levels with and without records.
+
+    An observation of a level has ``K_jj z Psi z'`` of the effects that the mean leaves out.
+    """
+    result, known, data = herds
+    labels, K = known.labels.tolist(), np.linalg.inv(known.matrix.toarray())
+    psi, herd = result.cov_re.to_numpy()[:2, :2], result.cov_re.to_numpy()[2, 2]
+
+    def design(rows):
+        Z = np.zeros((len(rows), 246))
+        i, j = np.arange(len(rows)), [labels.index(a) for a in rows["animal"]]
+        Z[i, 2 * np.array(j)], Z[i, 2 * np.array(j) + 1] = 1.0, rows["x"]
+        Z[i, 240 + rows["herd"]] = 1.0
+        return np.column_stack([np.ones(len(rows)), rows["x"]]), Z
+
+    X, Z = design(data)
+    G = np.zeros((246, 246))
+    G[:240, :240], G[240:, 240:] = np.kron(K, psi), herd * np.eye(6)
+    V = Z @ G @ Z.T + result.scale * np.eye(len(data))
+    W = np.linalg.solve(V, X)
+    cov = np.linalg.inv(X.T @ W)
+    C = G @ Z.T
+    b = C @ np.linalg.solve(V, data["y"] - X @ result.fe_params)
+    absent = np.setdiff1d(labels, data["animal"])
+    assert len(absent)
+    new = pd.DataFrame({"animal": [absent[0], "a120", "a120"], "herd": [0, 1, 5]})
+    new["x"] = [0.5, 2.0, 0.0]
+    x, z = design(new)
+    masks = {
+        "all": np.ones(246), "animal": np.repeat([1.0, 0], [240, 6]),
+        "herd": np.repeat([0.0, 1], [240, 6]), "part": np.r_[np.tile([1.0, 0], 120), np.ones(6)],
+    }  # fmt: skip
+    switches = {
+        "all": True, "animal": "animal", "herd": "herd",
+        "part": {"animal": "Intercept", "herd": True},
+    }  # fmt: skip
+    for name, mask in masks.items():
+        h = z * mask
+        mean = x @ result.fe_params + h @ b
+        unknown = x - h @ C @ W
+        errors = h @ (G - C @ np.linalg.solve(V, C.T)) @ h.T + unknown @ cov @ unknown.T
+        options = {"re": switches[name], "interval": "confidence"}
+        found = result.get_prediction(new, **options)
+        close(found.predicted_mean, mean, 1e-9)
+        close(found.predicted_mean, result.predict(new, re=switches[name]), 1e-12)
+        close(found.se_mean**2, np.diag(errors), 1e-9)
+        if name != "part":
+            left = z - h
+            seen = result.get_prediction(new, re=switches[name])
+            wanted = np.diag(errors) + np.diag(left @ G @ left.T) + result.scale
+            close(seen.se_obs**2, wanted, 1e-9)
+
+
+def test_levels_outside_a_known_covariance(herds):
+    """Their variance is unknown: a mean of the population, no standard error."""
+    result, _, data = herds
+    new = data[["animal", "herd", "x"]].head(3).assign(animal=["z999", "a120", "a120"])
+    with pytest.raises(DataError, match="z999"):
+        result.get_prediction(new, re=True)
+    found = result.get_prediction(new, re=True, unseen="population")
+    alone = result.get_prediction(new, re="herd", interval="confidence")
+    assert found.predicted_mean[0] == pytest.approx(alone.predicted_mean[0], rel=1e-12)
+    assert np.isnan(found.se_mean).tolist() == [True, False, False]
+    assert np.isnan(found.se_obs).tolist() == [True, False, False]
+    without = new[["herd", "x"]]
+    close(result.predict(without, re="herd"), result.predict(new, re="herd"), 1e-14)
+    unlabelled = result.get_prediction(without, re="herd")
+    close(unlabelled.se_mean, alone.se_mean, 1e-14)
+    assert np.isnan(unlabelled.se_obs).all()
+
+
+def test_deletions_under_a_known_covariance(herds):
+    """Without a herd or an animal: the model fitted to the other rows."""
+    result, known, data = herds
+    for by in ("herd", "animal"):
+        found = result.influence(by, exact=True)
+        label = found.labels[1]
+        rest = data[data[by] != label]
+        formula = "y ~ x + (x | animal) + (1 | herd)"
+        other = mixedlm(formula, rest, covariance={"animal": known}).fit()
+        close((found.fe_params.loc[label] - other.fe_params) / other.bse_fe + 1.0, [1, 1], 3e-5)
+        assert found.sigma[label] == pytest.approx(other.sigma, rel=1e-6)
+
+
+def test_slope_at_zero_has_a_level(animals):
+    """A row whose only covariate is zero belongs to its level all the same."""
+    known, data = animals
+    result = mixedlm("y ~ x + (0 + x | animal)", data, covariance={"animal": known}).fit()
+    new = pd.DataFrame({"animal": ["a120", "a001"], "x": [0.0, 0.0]})
+    found, fixed = result.get_prediction(new, re=True), result.get_prediction(new)
+    close(found.se_mean, fixed.se_mean, 1e-12)
+    close(found.se_obs, fixed.se_obs, 1e-12)
+
+
+def test_known_covariance_is_a_cholesky_factor_in_z(animals):
+    """``Z_t`` times a Cholesky factor of K, given as a matrix, is the same model throughout."""
+    known, data = animals
+    K = np.linalg.inv(known.matrix.toarray())
+    place = [known.labels.tolist().index(a) for a in data["animal"]]
+    root = np.linalg.cholesky(K)
+    X = np.column_stack([np.ones(len(data)), data["x"]])
+    ours = mixedlm("y ~ x + (1 | animal)", data, covariance={"animal": known}).fit()
+    twin = MixedLM(data["y"].to_numpy(), X, z_terms={"animal": root[place]}).fit()
+    assert ours.llf == pytest.approx(twin.llf, abs=1e-9)
+    new, rows = data.head(20), np.arange(20)
+    for re in (True, False):
+        mine = ours.get_prediction(new, re=re).summary_frame()
+        arrays = {"z_terms": {"animal": root[place][rows]}}
+        theirs = twin.get_prediction(X[rows], re=re, **arrays).summary_frame()
+        close(mine, theirs, 1e-6)
+    close(ours.hatvalues(), twin.hatvalues(), 1e-6)
+    close(ours.cooks_distance(), twin.cooks_distance(), 1e-6)
+    assert ours.caic().caic == pytest.approx(twin.caic().caic, rel=1e-6)
+
+
 def test_identity_changes_nothing():
     data = sparselmm.datasets.load("sleepstudy")
     subjects = sorted(data["Subject"].unique())
@@ -381,11 +508,12 @@ def test_neighbours():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: KnownCovariance(np.ones((2, 3)), "ab"), "square"),
+        (lambda: KnownCovariance(np.ones((2, 3)), list("ab")), "square"),
         (lambda: KnownCovariance(np.eye(3), list("ab")), "2 labels"),
         (lambda: KnownCovariance(np.eye(2), ["a", "a"]), "more than once"),
         (lambda: KnownCovariance([[1, 0.5], [0.4, 1]], list("ab")), "symmetric"),
         (lambda: KnownCovariance(np.eye(2)), "labels"),
+        (lambda: KnownCovariance(np.eye(2), "ab"), "list of labels"),
         (lambda: KnownCovariance(np.eye(2), list("ab"), "inverse"), "kind"),
         (lambda: KnownCovariance([[1, 2], [2, 1]], list("ab")).root, "smallest eigenvalue is -1"),
         (lambda: KnownCovariance([[1, -1], [-1, 1]], list("ab"), "precision").root, "intrinsic"),

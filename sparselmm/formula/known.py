@@ -16,7 +16,7 @@ from sparselmm.formula.factors import match
 from sparselmm.formula.matrices import Built
 from sparselmm.formula.validate import shown
 from sparselmm.structures import LARGEST_ROOT, KnownCovariance
-from sparselmm.terms import Levels, RandomTerm, assemble_z
+from sparselmm.terms import Levels, RandomTerm, index_dtype
 
 SHOWN_LABELS = 5
 
@@ -35,6 +35,11 @@ class KnownSpec:
 
     template: RandomTerm
     inner: CodedSpec
+
+    @property
+    def factors(self) -> tuple[str, ...]:
+        """Expression of the grouping factor; ``GROUPS`` for the ``groups`` argument."""
+        return self.inner.factors
 
     def codes_used(self) -> list[str]:
         """Expressions it evaluates on the data."""
@@ -122,9 +127,6 @@ def _mixed(template: RandomTerm, level: IntArray, values: FloatArray | None, n: 
     """``Z_t (R (x) I_k)`` of some rows."""
     root = template.root
     assert root is not None
-    plain = RandomTerm(
-        template.name, template.origin, template.columns, template.levels, level, values
-    )
     entries = int(np.diff(root.indptr)[level[level >= 0]].sum()) * template.k
     if entries > LARGEST_ROOT:
         raise MemoryLimitError(
@@ -132,7 +134,16 @@ def _mixed(template: RandomTerm, level: IntArray, values: FloatArray | None, n: 
             f"known covariance ({12e-9 * entries:.3g} GB); use fewer rows, or average the rows of "
             "a level that have the same covariates and give their numbers as weights"
         )
-    mixing = root if template.k == 1 else sp.kron(root, sp.eye_array(template.k), format="csr")
-    block: CSR = sp.csr_array(assemble_z((plain,), n) @ sp.csr_array(mixing))
-    block.sort_indices()
+    known = np.flatnonzero(level >= 0)
+    part, k = sp.csr_array(root[level[known]]), template.k
+    part.sort_indices()
+    times = np.diff(part.indptr)
+    data = part.data[:, None]
+    if values is not None:
+        data = data * np.repeat(values[known], times, axis=0)  # zeros stay: the row has a level
+    itype = index_dtype(max(template.q, entries))
+    ends = np.zeros(n + 1, dtype=itype)
+    ends[known + 1] = k * times
+    columns = part.indices.astype(itype, copy=False)[:, None] * itype(k) + np.arange(k, dtype=itype)
+    block: CSR = sp.csr_array((data.ravel(), columns.ravel(), ends.cumsum()), shape=(n, template.q))
     return replace(template, block=block)

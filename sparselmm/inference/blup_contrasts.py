@@ -5,7 +5,7 @@ A contrast of random effects ``c'b`` is predicted by ``c'b_hat`` with error vari
 :mod:`sparselmm.inference.prediction_variance`.
 
 The expected rank of level i among l levels is one plus the sum of the probabilities that it lies
-above each of the others (Laird & Louis 1989, section 3; Lingsma et al. 2010),
+above each of the others (Laird & Louis 1989; Lingsma et al. 2010),
 
     ER_i = 1 + sum_{j != i} Phi((b_i - b_j) / sd(b_i - b_j)).
 

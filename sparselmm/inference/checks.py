@@ -8,8 +8,8 @@ distribution allows: with K and S as in :mod:`sparselmm.deviance`, at known thet
 
     Var(u_j) / sigma^2 = I - G_jj - K_xj S_xx^-1 K_xj'   and   u_j'Var(u_j)^-1 u_j ~ chi^2_k
 
-(Robinson 1991, section 4.1, for the variance of predictions; Langford & Lewis 1998, section 3, for
-the test), with Bonferroni's correction for the number of groups.
+(Robinson 1991 for the variance of predictions; Langford & Lewis 1998 for the test), with
+Bonferroni's correction for the number of groups.
 """
 
 from __future__ import annotations

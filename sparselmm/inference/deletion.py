@@ -8,15 +8,16 @@ on the pattern of A that has been analysed already, so that a refit costs factor
 arrays and no pass over the rows (`Downdates`). Where the groups are independent, no level of a
 term being met in two of them, M is block diagonal by group and nothing is factored again:
 ``S = X'V^-1X`` and the traces in the gradient are sums over the groups, less one (`by_group`). A
-single row is the rank-one case (`rows_given_theta`; Christensen, Pearson & Johnson 1992, theorem
-1): with E_i the row of ``W^-1 V^-1 [Xy]``, e_i its residual and h_i its leverage,
+single row is the rank-one case (`rows_given_theta`; Christensen, Pearson & Johnson 1992, deletion
+of a case for known variances): with E_i the row of ``W^-1 V^-1 [Xy]``, e_i its residual and h_i its
+leverage,
 
     beta - beta_(i) = S_xx^-1 E_xi w_i e_i / (1 - h_i),   pwrss_(i) = pwrss - w_i e_i^2 / (1 - h_i)
 
 One Newton step. Without the group the gradient of the deviance is no longer zero at theta; with H
-the Hessian of the whole,  ``theta_(I) = theta - H^-1 gradient_(I)(theta)`` (Pregibon 1981, section
-4, for the idea; Christensen, Pearson & Johnson 1992, section 3, for variance components). ``S`` is
-moved along its derivative and beta and sigma follow from it.
+the Hessian of the whole,  ``theta_(I) = theta - H^-1 gradient_(I)(theta)`` (Pregibon 1981 for the
+idea; Christensen, Pearson & Johnson 1992 for variance components). ``S`` is moved along its
+derivative and beta and sigma follow from it.
 """
 
 from __future__ import annotations

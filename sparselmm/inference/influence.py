@@ -8,9 +8,9 @@ With ``V = Var(beta)`` of the whole fit and ``(i)`` for the fit without group i,
     COVTRACE          | tr(V^-1 V_(i)) - r |
     COVRATIO          det V_(i) / det V
 
-r the rank of X (Cook 1977, eq. 5; Belsley, Kuh & Welsch 1980, eqs. 2.7 and 2.36; Christensen,
-Pearson & Johnson 1992, section 2; Schabenberger 2004 for MDFFITS, COVTRACE and COVRATIO in mixed
-models). :mod:`sparselmm.inference.deletion` computes the deletions.
+r the rank of X (Cook 1977; Belsley, Kuh & Welsch 1980, section 2.1, for DFBETAS and COVRATIO;
+Christensen, Pearson & Johnson 1992 for mixed models; Schabenberger 2004 for all five by these
+names). :mod:`sparselmm.inference.deletion` computes the deletions.
 """
 
 from __future__ import annotations

@@ -6,10 +6,11 @@ that maps y to its fitted values is
 
     h_i = w_i [ g_i'M^-1 g_i + |S_xx^-1/2' (x_i - K_x'g_i)|^2 ]
 
-(Bates, Maechler, Bolker & Walker 2015, eqs. 40 and 54, written for one row; Demidenko & Stukel
-2005, section 4, for the decomposition in a part of the random and a part of the fixed effects).
-The first part needs ``M^-1`` only where the terms of one row meet, and there ``A = Z'WZ`` has an
-entry too: the selected inverse holds all of it, at a cost that grows with the number of rows.
+(the hat matrix ``C_L'C_L + C_R'C_R`` of Bates, Maechler, Bolker & Walker 2015, written for one row:
+eqs. 64 to 66 in the vignette of lme4 1.1-31; Demidenko & Stukel 2005 for the decomposition in a
+part of the random and a part of the fixed effects). The first part needs ``M^-1`` only where the
+terms of one row meet, and there ``A = Z'WZ`` has an entry too: the selected inverse holds all of
+it, at a cost that grows with the number of rows.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 With ``G = Lambda M^-1 Lambda'`` and ``C`` the inverse of the coefficient matrix of Henderson's
 mixed-model equations, the error of the prediction ``x'beta_hat + h'b_hat`` has the variance
-``sigma^2 [x' h'] C [x; h]`` (Henderson 1984, chapter 5, eqs. 34-41; Searle, Casella & McCulloch
-1992, section 7.6). Block elimination of the random effects turns it into a sum of two squares,
+``sigma^2 [x' h'] C [x; h]`` (Henderson 1984, chapter 5, variances from the mixed-model equations;
+Searle, Casella & McCulloch 1992, chapter 7). Block elimination of the random effects turns it into
+a sum of two squares,
 
     [x' h'] C [x; h] = h'G h + |R^-T (x - X'V^-1 Z Psi h)|^2,      R'R = S_xx,
 
@@ -426,8 +427,8 @@ def satterthwaite(est: Estimates, forms: Callable[[FloatArray], FloatArray]) -> 
     ``2 f^2 / (g'A g)`` with f the variance, g its gradient in ``(theta, sigma^2)`` and A the
     covariance of those, as SAS computes them for any combination of fixed and random effects
     (SAS/STAT 14.1, PROC GLIMMIX, "Satterthwaite Degrees of Freedom Approximation"; Giesbrecht &
-    Burns 1985, eq. 2.4). The gradient is by central differences of the forms, two factorizations
-    for each entry of theta.
+    Burns 1985 for fixed effects). The gradient is by central differences of the forms, two
+    factorizations for each entry of theta.
 
     Parameters
     ----------

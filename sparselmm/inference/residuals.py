@@ -6,7 +6,7 @@ The conditional residuals ``e = y - X beta - Z b`` and the marginal ones ``r = y
     Var(r_i) = sigma^2 (1 / w_i + z_i'Lambda Lambda'z_i - x_i'S_xx^-1 x_i)
 
 at known theta, h the leverage: ``e = W^-1 P y`` with ``P V P = P`` and ``P_ii = w_i (1 - h_i)``
-(Nobre & Singer 2007, sections 2 and 3; the marginal variance is that of generalized least squares).
+(Nobre & Singer 2007; the marginal variance is that of generalized least squares).
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _studentize(raw: FloatArray, var: FloatArray, sigma: float, sound: BoolArray
 def cooks_distance(est: Estimates, raw: FloatArray, lev: Leverage) -> FloatArray:
     """``w_i e_i^2 h_i / (sigma^2 r (1 - h_i)^2)``, r the rank of X, (n,).
 
-    Cook's (1977, eq. 5) distance of a linear model with the leverage of the mixed model in place
+    Cook's (1977) distance of a linear model with the leverage of the mixed model in place
     of the ordinary one, as lme4 has it; `deletion.rows_given_theta` deletes rows from the fixed
     effects proper. NaN without fixed effects.
     """

@@ -89,7 +89,14 @@ def exact_test(
         Fixed effects tested together with the variance; zero under REML.
     nsim : int
     seed : int or Generator, optional
+
+    Raises
+    ------
+    DataError
+        When ``nsim`` is less than 1.
     """
+    if nsim < 1:
+        raise DataError(f"nsim, the number of simulated statistics, must be positive, got {nsim}")
     sample = simulate(null, nsim, np.random.default_rng(seed), reml=reml, n_fixed=n_fixed)
     p = float(np.mean(sample > statistic)) if statistic > 0 else 1.0
     return ExactTest(statistic, p, float(np.sqrt(p * (1.0 - p) / nsim)), nsim, sample)

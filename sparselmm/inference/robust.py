@@ -11,8 +11,9 @@ where ``A_g = I`` for CR0, ``sqrt(J / (J - 1)) I`` for CR1 and for CR2 the matri
 
 which makes the estimate unbiased when the model is right. With prior weights all of this holds for
 rows multiplied by the root of their weight. Tests use a t distribution whose degrees of freedom
-match mean and variance of the estimated variance under the model (Bell & McCaffrey 2002, eq. 11):
-with ``p_gh = c'M E_g [delta_gh V_g - X_g M X_h'] E_h'M c``
+match mean and variance of the estimated variance under the model (proposed by Bell & McCaffrey
+2002; ``nu_M`` of Pustejovsky & Tipton 2018, section 3.1): with
+``p_gh = c'M E_g [delta_gh V_g - X_g M X_h'] E_h'M c``
 
     df = (sum_g p_gg)^2 / sum_gh p_gh^2.
 

@@ -22,6 +22,13 @@ from sparselmm.inference.comparison import (
 if TYPE_CHECKING:
     from sparselmm.results.core import MixedLMResults
 
+FORMATS = {
+    **dict.fromkeys(("aic", "bic", "llf", "deviance"), "{:.2f}".format),
+    **dict.fromkeys(("chisq", "pvalue", "pvalue_boundary"), "{:.5g}".format),
+    "df": "{:.0f}".format,
+}
+"""How the table is printed: differences of criteria matter, so these have decimals."""
+
 
 @dataclass(frozen=True, eq=False)
 class ModelComparison:
@@ -54,14 +61,14 @@ class ModelComparison:
         lines = [f"{name}: {formula}" for name, formula in self.models.items()]
         if self.refitted:
             lines.append(f"refitted by ML: {', '.join(self.refitted)}")
-        shown = self.table.to_string(float_format=lambda x: f"{x:.5g}", na_rep="")
+        shown = self.table.to_string(formatters=FORMATS, na_rep="")
         return "\n".join([f"Models ({self.method})", *lines, shown])
 
     def _repr_html_(self) -> str:
         formulas = "<br>".join(
             f"{html.escape(n)}: {html.escape(f)}" for n, f in self.models.items()
         )
-        table = self.table.to_html(float_format=lambda x: f"{x:.5g}", na_rep="")
+        table = self.table.to_html(formatters=FORMATS, na_rep="")
         return f"<p>Models ({self.method})<br>{formulas}</p>{table}"
 
 

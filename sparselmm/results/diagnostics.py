@@ -43,6 +43,24 @@ class InfluenceResults:
         Fixed effects, dropped columns left out.
     exact : bool
         Whether every deletion was refitted.
+
+    References
+    ----------
+    Cook, R. D. (1977). Detection of influential observation in linear regression. *Technometrics*
+    19(1), 15-18. Christensen, R., Pearson, L. M. and Johnson, W. (1992). Case-deletion diagnostics
+    for mixed models. *Technometrics* 34(1), 38-45. The formulas stand at the head of
+    :mod:`sparselmm.inference.influence`.
+
+    Examples
+    --------
+    >>> import sparselmm
+    >>> data = sparselmm.datasets.load("sleepstudy")
+    >>> fit = sparselmm.mixedlm("Reaction ~ Days + (Days | Subject)", data).fit()
+    >>> found = fit.influence("Subject", exact=True)
+    >>> found.cooks_distance.nlargest(2).round(2).to_dict()
+    {'309': 0.15, '335': 0.13}
+    >>> round(float(found.sigma["308"]), 2), round(float(fit.sigma), 2)
+    (23.65, 25.59)
     """
 
     numbers: Influence
@@ -183,7 +201,7 @@ class DiagnosticResults(ResultsBase):
         References
         ----------
         Nobre, J. S. and Singer, J. da M. (2007). Residual analysis for linear mixed models.
-        *Biometrical Journal* 49(6), 863-875, section 3.
+        *Biometrical Journal* 49(6), 863-875.
 
         Examples
         --------
@@ -217,7 +235,7 @@ class DiagnosticResults(ResultsBase):
         References
         ----------
         Demidenko, E. and Stukel, T. A. (2005). Influence analysis for linear mixed-effects models.
-        *Statistics in Medicine* 24(6), 893-909, section 4. The formula used stands at the head of
+        *Statistics in Medicine* 24(6), 893-909. The formula used stands at the head of
         :mod:`sparselmm.inference.leverage`.
 
         Examples
@@ -233,7 +251,7 @@ class DiagnosticResults(ResultsBase):
     def cooks_distance(self) -> Vector:
         """Cook's distance of every row from its residual and leverage, lme4's ``cooks.distance``.
 
-        ``w e^2 h / (sigma^2 r (1 - h)^2)``: Cook's (1977, eq. 5) formula with the leverage of the
+        ``w e^2 h / (sigma^2 r (1 - h)^2)``: Cook's (1977) formula with the leverage of the
         mixed model, thus the change of all fitted values by a row. For the change of the fixed
         effects alone use ``influence().cooks_distance``.
 
@@ -244,7 +262,8 @@ class DiagnosticResults(ResultsBase):
         References
         ----------
         Cook, R. D. (1977). Detection of influential observation in linear regression.
-        *Technometrics* 19(1), 15-18, eq. 5.
+        *Technometrics* 19(1), 15-18: squared studentized residual over the number of coefficients,
+        times the variance of the fitted value over that of the residual.
 
         Examples
         --------
@@ -371,6 +390,19 @@ class DiagnosticResults(ResultsBase):
         ------
         ImportError
             When matplotlib is not installed.
+
+        References
+        ----------
+        Nobre, J. S. and Singer, J. da M. (2007). Residual analysis for linear mixed models.
+        *Biometrical Journal* 49(6), 863-875.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("sleepstudy")
+        >>> fit = sparselmm.mixedlm("Reaction ~ Days + (Days | Subject)", data).fit()
+        >>> len(fit.plot_diagnostics().axes)
+        4
         """
         effects = [standardized_effects(self._est, t).ravel() for t in range(len(self._est.terms))]
         raw = self._raw("conditional")
@@ -401,6 +433,14 @@ class DiagnosticResults(ResultsBase):
             When there is no such factor.
         ImportError
             When matplotlib is not installed.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("sleepstudy")
+        >>> fit = sparselmm.mixedlm("Reaction ~ Days + (Days | Subject)", data).fit()
+        >>> [axes.get_title() for axes in fit.plot_ranef("Subject").axes]
+        ['Intercept', 'Days']
         """
         factors = {table.name: table for table in factor_tables(self._est.terms)}
         name = next(iter(factors)) if factor is None else factor

@@ -19,6 +19,7 @@ from sparselmm.formula.expressions import names_in, plain_column
 from sparselmm.inference import marginal_means
 from sparselmm.inference.ddf import DenominatorDF
 from sparselmm.inference.prediction_variance import null_space
+from sparselmm.prediction import check_alpha
 
 WEIGHTS = ("equal", "proportional")
 
@@ -301,6 +302,21 @@ class MarginalMeans:
         ------
         ValueError
             When a method or an adjustment is unknown.
+
+        Notes
+        -----
+        A contrast ``c'L beta`` has the variance ``c'L Var(beta) L'c``, with Kenward and Roger's
+        adjusted covariance where that method was asked for; ``vcov`` has that of the means.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("ergoStool")
+        >>> means = sparselmm.mixedlm("effort ~ Type + (1 | Subject)", data).fit().emmeans("Type")
+        >>> table = means.contrast({"first two less last two": [0.5, 0.5, -0.5, -0.5]})
+        >>> table[["contrast", "estimate", "SE"]].round(3)
+                          contrast  estimate     SE
+        0  first two less last two       0.5  0.367
         """
         name = method if isinstance(method, str) else "custom"
         if adjust is None:
@@ -438,6 +454,7 @@ def estimated_means(
             )
         null = null_space(est.design.X, est.deviance.cross.basis.kept)
     L, offset = np.asarray(average @ grid.X), np.asarray(average @ grid.offset)
+    check_alpha(alpha)
     return MarginalMeans(wanted, within, cells, L, offset, ddf, alpha, est, tests, null)
 
 

@@ -44,6 +44,15 @@ class Prediction:
         Degrees of freedom of the t distribution; inf for the normal one.
     row_labels : Index or None
         Index of the new rows.
+
+    Examples
+    --------
+    >>> import sparselmm
+    >>> data = sparselmm.datasets.load("sleepstudy")
+    >>> fit = sparselmm.mixedlm("Reaction ~ Days + (Days | Subject)", data).fit()
+    >>> found = fit.get_prediction(data[:1], re=True)
+    >>> found.conf_int().round(1).tolist(), found.conf_int(obs=True).round(1).tolist()
+    ([[229.6, 277.7]], [[198.1, 309.3]])
     """
 
     predicted_mean: FloatArray
@@ -71,8 +80,9 @@ class Prediction:
         Raises
         ------
         DataError
-            When observations were not asked for.
+            When observations were not asked for, or alpha is not between 0 and 1.
         """
+        prediction.check_alpha(alpha)
         if obs and self.se_obs is None:
             raise DataError(
                 "no standard errors of new observations; pass interval='prediction' to "
@@ -226,11 +236,15 @@ class PredictionResults(RanefResults):
         What is predicted is ``x'beta + z'b``, b the random effects switched on. Its error variance
         is ``sigma^2 [x' z'] C [x; z]`` with C from Henderson's mixed-model equations, so that the
         errors of the fixed effects, of the BLUPs and their covariance all count (Henderson 1984,
-        *Applications of Linear Models in Animal Breeding*, chapter 5, eq. 41). To it come
-        ``z Psi z'`` of each level not seen and, for a new observation, ``z Psi z'`` of the effects
-        switched off (whose group is then any new one) and ``sigma^2 / w``. Variances count as known
-        but for the degrees of freedom, so standard errors for groups with little data are somewhat
-        small.
+        *Applications of Linear Models in Animal Breeding*, chapter 5: the variance of
+        ``w_hat - w`` for ``w = K'beta + M'u``). To it come ``z Psi z'`` of each level not seen and,
+        for a new observation, ``z Psi z'`` of the effects switched off (whose group is then any new
+        one) and ``sigma^2 / w``. Variances count as known but for the degrees of freedom, so
+        standard errors for groups with little data are somewhat small.
+
+        With a known covariance K between levels, a level of K without data is predicted through the
+        others, an effect switched off has the variance ``K_jj z Psi z'``, and a level outside K has
+        no known variance: where it counts, standard errors are NaN.
 
         With ``ddf="satterthwaite"`` the degrees of freedom are ``2 f^2 / g'A g`` for the variance f
         of each row (Giesbrecht & Burns 1985; SAS/STAT, PROC GLIMMIX, for random effects).
@@ -267,8 +281,8 @@ class PredictionResults(RanefResults):
             labels = prediction.level_labels(self.built, exog, groups)
             random = prediction.new_random_part
             mean = mean + random(est.terms, new, est.pls.b, on, unseen, labels)
-        w = np.asarray(1.0 if weights is None else weights, dtype=float)
-        targets = self._targets(new, on, np.broadcast_to(w, mean.shape) if observed else None)
+        w = prediction.prior_weights(weights, len(mean)) if observed else None
+        targets = self._targets(new, on, w)
         return self._prediction(targets, mean, ddf, new.row_labels)
 
     def _training_rows(self) -> NewDesign:

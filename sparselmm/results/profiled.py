@@ -13,6 +13,7 @@ from scipy.stats import norm
 from sparselmm import plots
 from sparselmm.exceptions import DataError
 from sparselmm.inference.profiles import Parameter, Point, Profiler
+from sparselmm.prediction import check_alpha
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +52,20 @@ class ProfileResults:
             bound of the parameter: 0 for a standard deviation or variance, -1 or 1 for a
             correlation. NaN for a correlation whose estimate is undefined because a standard
             deviation is estimated as zero.
+
+        References
+        ----------
+        Bates, D. M. and Watts, D. G. (1988). *Nonlinear Regression Analysis and Its Applications*,
+        Wiley, section 6.1.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("Dyestuff")
+        >>> fit = sparselmm.mixedlm("Yield ~ 1 + (1 | Batch)", data).fit()
+        >>> fit.profile("sigma").conf_int().round(2)
+                   0      1
+        sigma  38.23  67.66
         """
         return limits(self._profiler, self._parameters, alpha, self.scale)
 
@@ -74,6 +89,14 @@ class ProfileResults:
         ------
         ImportError
             When matplotlib is not installed.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("Dyestuff")
+        >>> fit = sparselmm.mixedlm("Yield ~ 1 + (1 | Batch)", data).fit()
+        >>> len(fit.profile("sigma").plot(absolute=True).axes)
+        1
         """
         known = list(dict.fromkeys(self.frame.index))
         names = known if parameters is None else list(parameters)
@@ -88,8 +111,7 @@ def limits(
     profiler: Profiler, parameters: Sequence[Parameter], alpha: float, scale: str
 ) -> pd.DataFrame:
     """Profile intervals of several parameters."""
-    if not 0 < alpha < 1:
-        raise DataError(f"alpha must be between 0 and 1, got {alpha!r}")
+    check_alpha(alpha)
     z = float(norm.ppf(1.0 - alpha / 2.0))
     ends = [[profiler.limit(p, side, z) for side in (-1, 1)] for p in parameters]
     ends = [[_shown(e, p, scale) for e in pair] for pair, p in zip(ends, parameters, strict=True)]

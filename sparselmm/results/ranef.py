@@ -17,6 +17,7 @@ from sparselmm.effects import FactorTable
 from sparselmm.estimates import intervals, p_values
 from sparselmm.exceptions import DataError, MemoryLimitError
 from sparselmm.inference import blup_contrasts, prediction_variance
+from sparselmm.prediction import check_alpha
 from sparselmm.results.base import ResultsBase
 
 RANK_METHODS = ("joint", "marginal")
@@ -32,6 +33,10 @@ class RanefResults(ResultsBase):
         Keys are the groups, or the levels of the only grouping factor; with several factors they
         are tuples ``(factor, level)``. Values are Series: coefficients of the ``groups`` term,
         then columns of the variance components, or all coefficients of the factor.
+
+        See Also
+        --------
+        ranef : the same as tables.
         """
         return labels.unit_series(self._est)
 
@@ -55,12 +60,41 @@ class RanefResults(ResultsBase):
 
         Always a dict of name to DataFrame: rows are levels (``"a:A"`` for the level a:A of an
         interaction, ``"A:a"`` for label a of a component in group A), columns are coefficients.
+
+        Notes
+        -----
+        ``Lambda u`` with u from the penalized least-squares problem: the BLUPs of Henderson's
+        mixed-model equations, or posterior means given the estimated variances (Robinson 1991,
+        *Statistical Science* 6, 15-32).
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("sleepstudy")
+        >>> fit = sparselmm.mixedlm("Reaction ~ Days + (Days | Subject)", data).fit()
+        >>> fit.ranef["Subject"].loc["308"].round(2).to_dict()
+        {'Intercept': 2.26, 'Days': 9.2}
         """
         return labels.mode_tables(self._est, effects.factor_tables(self._est.terms))
 
     @cached_property
     def ranef_var(self) -> dict[str, pd.DataFrame]:
-        """Conditional variances in the shape of ``ranef``, fixed effects taken as known."""
+        """Conditional variances in the shape of ``ranef``, fixed effects taken as known.
+
+        Notes
+        -----
+        The diagonal of ``sigma^2 Lambda M^-1 Lambda'`` (Bates, Maechler, Bolker & Walker 2015,
+        *Journal of Statistical Software* 67(1), conditional variances in section 5), from the
+        selected inverse.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("sleepstudy")
+        >>> fit = sparselmm.mixedlm("Reaction ~ Days + (Days | Subject)", data).fit()
+        >>> fit.ranef_var["Subject"].loc["308"].round(2).to_dict()
+        {'Intercept': 145.71, 'Days': 5.31}
+        """
         return labels.variance_tables(self._est, effects.factor_tables(self._est.terms))
 
     def ranef_se(self, fixed_uncertainty: bool = True) -> dict[str, pd.DataFrame]:
@@ -79,8 +113,9 @@ class RanefResults(ResultsBase):
 
         Notes
         -----
-        The diagonal of Henderson's ``C22`` (Henderson 1984, *Applications of Linear Models in
-        Animal Breeding*, chapter 5, eq. 40), from the selected inverse of the sparse factor.
+        The diagonal of Henderson's ``Var(u_hat - u) = C22`` (Henderson 1984, *Applications of
+        Linear Models in Animal Breeding*, chapter 5), from the selected inverse of the sparse
+        factor.
 
         Examples
         --------
@@ -134,7 +169,7 @@ class RanefResults(ResultsBase):
         -----
         ``sigma^2 Lambda M^-1 Lambda'`` by solves with the sparse factor, a few hundred columns at a
         time; with ``fixed_uncertainty`` the corresponding block of the inverse of Henderson's
-        mixed-model equations (Henderson 1984, chapter 5, eq. 40).
+        mixed-model equations, ``C22`` of Henderson (1984), chapter 5.
 
         Examples
         --------
@@ -194,7 +229,7 @@ class RanefResults(ResultsBase):
         Notes
         -----
         The standard error is the root of ``Var(c'b_hat - c'b)``, a quadratic form in the joint
-        covariance of all levels (Henderson 1984, chapter 5, eq. 41), which is what comparing two
+        covariance of all levels (Henderson 1984, chapter 5), which is what comparing two
         shrunken predictions takes: their errors are correlated, and adding two conditional
         variances may be far off. For one grouping factor that is a look-up in the selected
         inverse, otherwise sparse solves. Variances of the random effects count as known, and p
@@ -223,6 +258,7 @@ class RanefResults(ResultsBase):
         p = p_values(z)
         if adjust != "none":
             p = adjusted(p, adjust, alpha)[1]
+        check_alpha(alpha)
         ends = intervals(found.estimate, found.se, alpha)
         columns = ["estimate", "se", "z", "pvalue", "ci_lower", "ci_upper"]
         values = np.column_stack([found.estimate, found.se, z, p, ends])
@@ -230,7 +266,7 @@ class RanefResults(ResultsBase):
 
     def rank(
         self, term: str, coefficient: str | None = None, *, method: str | None = None,
-        fixed_uncertainty: bool = True,
+        fixed_uncertainty: bool = True, alpha: float = 0.05,
     ) -> pd.DataFrame:  # fmt: skip
         """Expected ranks of the levels of a factor, with regard to the errors of prediction.
 
@@ -245,12 +281,15 @@ class RanefResults(ResultsBase):
             independent, as merTools does. Default: joint for up to 5,000 levels.
         fixed_uncertainty : bool
             Whether the errors count that the fixed effects are estimated.
+        alpha : float
+            One minus the confidence level of the intervals.
 
         Returns
         -------
         DataFrame
-            One row per level: ``estimate``, ``se``, ``expected_rank`` from 1, the lowest, to the
-            number of levels, and ``percentile``, ``100 (expected_rank - 1/2) / levels``.
+            One row per level: ``estimate``, ``se``, ``ci_lower`` and ``ci_upper`` of the random
+            effect, ``expected_rank`` from 1, the lowest, to the number of levels, and
+            ``percentile``, ``100 (expected_rank - 1/2) / levels``.
 
         Raises
         ------
@@ -295,7 +334,13 @@ class RanefResults(ResultsBase):
             )
             v = found.se**2
             ranks = blup_contrasts.marginal_ranks(b, v)
-        columns = {"estimate": b, "se": np.sqrt(v), "expected_rank": ranks}
+        se = np.sqrt(v)
+        check_alpha(alpha)
+        ends = intervals(b, se, alpha)
+        columns = {
+            "estimate": b, "se": se, "ci_lower": ends[:, 0], "ci_upper": ends[:, 1],
+            "expected_rank": ranks,
+        }  # fmt: skip
         index = pd.Index(table.labels, name=table.name)
         return pd.DataFrame({**columns, "percentile": 100.0 * (ranks - 0.5) / l}, index)
 

@@ -11,6 +11,7 @@ from scipy.stats import t as student
 from sparselmm._typing import FloatArray, IntArray
 from sparselmm.exceptions import DataError
 from sparselmm.inference.robust import KINDS, ClusterRobust, cluster_robust
+from sparselmm.prediction import check_alpha
 from sparselmm.results.base import Matrix, ResultsBase
 
 
@@ -87,7 +88,10 @@ class RobustResults(ResultsBase):
         References
         ----------
         Bell, R. M. and McCaffrey, D. F. (2002). Bias reduction in standard errors for linear
-        regression with multi-stage samples. *Survey Methodology* 28, 169-181, eq. 11.
+        regression with multi-stage samples. *Survey Methodology* 28, 169-181.
+
+        Pustejovsky, J. E. and Tipton, E. (2018). Small-sample methods for cluster-robust variance
+        estimation and hypothesis testing in fixed effects models. *JBES* 36, 672-683, section 3.1.
 
         Examples
         --------
@@ -99,6 +103,7 @@ class RobustResults(ResultsBase):
         """
         names, p = list(self.built.design.x_names), self.built.design.p
         kept = self.deviance.cross.basis.kept
+        check_alpha(alpha)
         R = np.eye(p) if r_matrix is None else np.atleast_2d(np.asarray(r_matrix, dtype=float))
         if R.ndim != 2 or R.shape[1] != p:
             raise ValueError(
@@ -146,7 +151,9 @@ class RobustResults(ResultsBase):
                 return design.groups.codes
             coded = [term for term in design.terms if term.codes is not None]
             if not coded:
-                raise DataError("pass groups=: the model has no grouping factor")
+                raise DataError(
+                    "pass groups=: the model has no grouping factor whose levels are independent"
+                )
             term = min(coded, key=lambda one: one.n_levels)
             assert term.codes is not None
             if (term.codes < 0).any():
