@@ -155,6 +155,33 @@ def test_patterned_covariances(structure):
     assert info.linear.shape == (11, deviance.covariance.n_theta + 1)
 
 
+def test_kenward_roger_with_a_known_covariance_of_levels():
+    """Adjusted covariance and df by the formulas of the paper on n x n matrices."""
+    data = datasets.load("sleepstudy").drop(index=[0, 5, 17, 33, 90]).reset_index(drop=True)
+    names = sorted(data.Subject.unique())
+    B = np.random.default_rng(0).normal(size=(18, 30))
+    kinship = sparselmm.KnownCovariance(pd.DataFrame(B @ B.T / 30.0, names, names))
+    formula = "Reaction ~ Days + (Days | Subject)"
+    fit = sparselmm.mixedlm(formula, data, covariance={"Subject": kinship}).fit()
+    place, x = data.Subject.map(names.index), data.Days.to_numpy(dtype=float)
+    related = (B @ B.T / 30.0)[np.ix_(place, place)]
+    G = [related, related * np.add.outer(x, x), related * np.outer(x, x), np.eye(len(x))]
+    psi = np.asarray(fit.cov_re)
+    parameters = [psi[0, 0], psi[0, 1], psi[1, 1], fit.scale]
+    X = np.column_stack([np.ones(len(x)), x])
+    Vi = np.linalg.inv(sum(p * g for p, g in zip(parameters, G, strict=True)))
+    Phi = np.linalg.inv(X.T @ Vi @ X)
+    P = Vi - Vi @ X @ Phi @ X.T @ Vi
+    W = 2.0 * np.linalg.inv([[np.trace(P @ g @ P @ h) for h in G] for g in G])
+    slopes = [X.T @ Vi @ g @ Vi @ X for g in G]
+    bend = sum(W[i, j] * X.T @ Vi @ G[i] @ P @ G[j] @ Vi @ X for i in range(4) for j in range(4))
+    tests = fit._ddf("kenward-roger")
+    np.testing.assert_allclose(tests.vcov, Phi + 2.0 * Phi @ bend @ Phi, rtol=1e-8)
+    moved = np.array([np.diag(Phi @ s @ Phi) for s in slopes])
+    df = 2.0 * np.diag(Phi) ** 2 / np.einsum("ic,ij,jc->c", moved, W, moved)
+    np.testing.assert_allclose(tests.t_df(np.eye(2)), df, rtol=1e-8)
+
+
 # -------------------------------------------------------------------------------------- R
 
 
@@ -256,6 +283,33 @@ def test_rows_of_contrasts_span_what_is_tested(method):
     assert shifted.statistic == pytest.approx(float(t.statistic[0]) ** 2, rel=1e-9)
 
 
+@pytest.mark.parametrize("method", ["z", *METHODS])
+def test_no_hypothesis_is_lost_to_units(method):
+    """Variances of coefficients 1e18 apart are not dependent rows."""
+    data = datasets.load("dietox").iloc[:240].assign(z=lambda d: np.sin(d.index * 1.7))
+    tests = []
+    for unit in (1.0, 1e9):
+        data["x"] = data.z * data.Time * unit
+        fit = sparselmm.mixedlm("Weight ~ Time + z + x + (1 | Pig)", data).fit()
+        tests.append(fit._ddf(method).f_test(np.eye(4)[2:]))
+        assert tests[-1].df_num == 2
+    first, second = tests
+    assert second.statistic == pytest.approx(first.statistic, rel=1e-6)
+    if method != "satterthwaite":  # the mean of squared t depends on which two are taken
+        assert second.df_den == pytest.approx(first.df_den, rel=1e-6)
+
+
+@both
+def test_contradictory_rows_are_refused(method):
+    fit = fitted("ergo_ri_reml")
+    L = np.eye(4)[[1, 2, 1]]
+    fit.f_test((L, [1.0, 2.0, 1.0]), ddf=method)
+    with pytest.raises(sparselmm.DataError, match="contradict each other"):
+        fit.f_test((L, [1.0, 2.0, 1.1]), ddf=method)
+    with pytest.raises(sparselmm.DataError, match="contradict each other"):
+        fit.f_test((L * [[1.0], [1.0], [0.0]], [1.0, 2.0, 3.0]), ddf=method)
+
+
 def test_without_random_effects_the_df_are_those_of_least_squares():
     rng = np.random.default_rng(2)
     data = pd.DataFrame({"x": rng.normal(size=40), "g": np.tile(np.arange(8), 5)})
@@ -336,6 +390,34 @@ def test_summary_table():
     assert "t tests by Kenward and Roger" in text
     assert str(fit.summary(ddf="z")) == str(fit.summary())
     assert "rrrrrrr" in fit.summary(ddf="satterthwaite").as_latex()
+
+
+@pytest.mark.slow
+def test_coverage():
+    """95 % intervals and 5 % tests of a treatment of 4 and 5 unbalanced groups, by simulation.
+
+    The normal distribution in place of t with some 7 degrees of freedom rejects too often.
+    """
+    sizes = [2, 3, 4, 5, 6, 2, 4, 3, 7]
+    g = np.repeat(np.arange(9), sizes)
+    data = pd.DataFrame({"g": g, "x": (g >= 4).astype(float)})
+    rng, rounds = np.random.default_rng(6), 600
+    covered, by_z = dict.fromkeys(METHODS, 0), 0
+    for _ in range(rounds):
+        data["y"] = 2.0 * data.x + 1.5 * rng.normal(size=9)[g] + rng.normal(size=len(g))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", sparselmm.exceptions.ModelWarning)
+            fit = sparselmm.mixedlm("y ~ x + (1 | g)", data).fit()
+        for ddf in METHODS:
+            low, high = fit.t_test([0.0, 1.0], ddf=ddf).conf_int()[0]
+            covered[ddf] += low < 2.0 < high
+            p = fit.f_test(([0.0, 1.0], [2.0]), ddf=ddf).pvalue
+            assert (p > 0.05) == (low < 2.0 < high)
+        by_z += abs(fit.fe_params["x"] - 2.0) > 1.96 * fit.bse_fe["x"]
+    error = np.sqrt(0.05 * 0.95 / rounds)
+    for ddf, hits in covered.items():
+        assert abs(hits / rounds - 0.95) < 3.0 * error, ddf
+    assert by_z / rounds > 0.05 + 3.0 * error
 
 
 def test_after_remove_data():

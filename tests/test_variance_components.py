@@ -95,6 +95,51 @@ def test_intervals_are_made_on_the_log_and_on_fishers_scale():
     np.testing.assert_allclose(frame.loc[2, ["lower", "upper"]].astype(float), expected, rtol=1e-5)
 
 
+PROFILED = [n for n in INFERENCE_IDS if "profile_exact" in reference_inference(n)]
+
+
+@pytest.mark.parametrize("name", [n for n in PROFILED if n.endswith("reml")])
+def test_profile_intervals(name):
+    """Ends that R finds by minimization and root finding, each in the row of its parameter."""
+    record = reference_inference(name)["profile_exact"]["intervals"]
+    fit = fitted(name)
+    frame = fit.variance_components(ci="profile")
+    groups = {term.name: ":".join(term.levels.names) for term in fit._est.terms}
+    names = {"Intercept": "(Intercept)"}
+    for row in frame.itertuples():
+        first = names.get(row.var1, row.var1)
+        if row.grp == "Residual":
+            key = "sigma"
+        elif pd.isna(row.var2):
+            key = f"sd_{first}|{groups[row.grp]}"
+        else:
+            key = f"cor_{row.var2}.{first}|{groups[row.grp]}"
+        theirs = record[key]
+        width = theirs["upper"] - theirs["lower"]
+        ends = [theirs["lower"], theirs["upper"]]
+        np.testing.assert_allclose([row.lower, row.upper], ends, rtol=0, atol=1e-6 * width)
+    wald = fit.variance_components()
+    pd.testing.assert_frame_equal(
+        frame.drop(columns=["lower", "upper"]), wald.drop(columns=["lower", "upper"])
+    )
+
+
+def test_profile_intervals_of_patterned_terms():
+    """A parameter that several entries have in common gives its interval to all of them."""
+    data = datasets.load("Machines")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ModelWarning)
+        fit = sparselmm.mixedlm("score ~ Machine + cs(0 + Machine | Worker)", data).fit()
+        same = sparselmm.mixedlm("score ~ Machine + ar1(0 + Machine | Worker)", data).fit()
+    frame, table = fit.variance_components(ci="profile"), fit.conf_int(method="profile")
+    correlations = frame[frame.var2.notna()]
+    assert len(correlations) == 3
+    expected = table.loc[["cor_Worker"] * 3].to_numpy()
+    np.testing.assert_array_equal(correlations[["lower", "upper"]], expected)
+    frame = same.variance_components(ci="profile")
+    assert frame.lower.isna().sum() == 1  # Machine A with Machine C
+
+
 @pytest.mark.parametrize("name", ["carrots_crossed_reml", "sleep_w_reml", "pastes_nested_reml"])
 def test_shares_sum_to_one(name):
     fit = fitted(name)
@@ -149,11 +194,36 @@ def test_refusals():
         fit.icc(ci="profile")
     with pytest.raises(ValueError, match="seed: only for ci='bootstrap'"):
         fit.icc(seed=1)
+    with pytest.raises(ValueError, match="statistic: the bootstrap of icc"):
+        fit.icc(ci="bootstrap", statistic=len)
     with pytest.raises(ValueError, match="alpha must be"):
         fit.variance_components(alpha=5)
+    with pytest.raises(ValueError, match="ci must be 'wald' or 'profile'"):
+        fit.variance_components(ci="bootstrap")
     before = fit.variance_components()
     fit.remove_data()
     pd.testing.assert_frame_equal(fit.variance_components(), before)
     assert fit.icc().icc_unadjusted.isna().all()
     with pytest.raises(sparselmm.DataError, match="remove_data"):
         fit.r2()
+
+
+@pytest.mark.slow
+def test_coverage():
+    """90 % intervals of a standard deviation, of sigma and of the ICC, by simulation."""
+    g = np.repeat(np.arange(40), 5)
+    rng, rounds = np.random.default_rng(9), 160
+    hits = dict.fromkeys(["wald", "profile", "sigma", "icc"], 0)
+    data = pd.DataFrame({"g": g})
+    for _ in range(rounds):
+        data["y"] = 0.8 * rng.normal(size=40)[g] + rng.normal(size=200)
+        fit = sparselmm.mixedlm("y ~ 1 + (1 | g)", data).fit()
+        wald, profile = (fit.variance_components(0.1, ci) for ci in ("wald", "profile"))
+        icc = fit.icc(alpha=0.1).loc["g"]
+        hits["wald"] += wald.lower[0] < 0.8 < wald.upper[0]
+        hits["profile"] += profile.lower[0] < 0.8 < profile.upper[0]
+        hits["sigma"] += wald.lower[1] < 1.0 < wald.upper[1]
+        hits["icc"] += icc.lower < 0.64 / 1.64 < icc.upper
+    error = np.sqrt(0.9 * 0.1 / rounds)
+    for name, hit in hits.items():
+        assert abs(hit / rounds - 0.9) < 3.0 * error, name

@@ -15,10 +15,11 @@ last column of B,
 which are Henderson's mixed model equations (Henderson 1950; Searle, Casella & McCulloch 1992,
 section 7.6) after absorption of the head. ``log det M + log det S_xx`` is that of all ``D_l`` and
 Omega, the fixed effects' block of ``Omega^-1`` is ``S_xx^-1``, and the sums over l are linear in
-the entries of ``W_l``: for all responses together they are one matrix product with a tensor
-``E_l' (x) E_l`` made once. Gradient, with ``z_l = v_l - E_l Lambda (u_R, gamma)``,
-``u_l = D_l^-1 lambda'z_l``, ``d = Z'V^-1(y - X beta)`` and ``O`` the inverse ``Omega^-1`` (REML),
-or the inverse of its random-effects block (ML), padded with zeros,
+the entries of ``W_l``: for all responses together they are one matrix product with a tensor of
+the products of the rows of ``E_l`` made once, of which symmetry leaves half. Gradient, with
+``z_l = v_l - E_l Lambda (u_R, gamma)``, ``u_l = D_l^-1 lambda'z_l``, ``d = Z'V^-1(y - X beta)``
+and ``O`` the inverse ``Omega^-1`` (REML), or the inverse of its random-effects block (ML), padded
+with zeros,
 
     Gamma_t    = 2 sum_j { [T Lambda O]_jj - (df / pwrss) d_j u_j' }         terms of the rest
     Gamma_head = 2 sum_l { [A_l - (I - A_l W_l) E_l Lambda O Lambda'E_l'] lambda D_l^-1
@@ -42,7 +43,7 @@ from sparselmm.batched.reduced import Responses
 from sparselmm.batched.setup import BatchedModel, Operator
 from sparselmm.deviance import SMALLEST_PIVOT
 
-SMALL_ORDER = 32
+SMALL_ORDER = 96
 """Up to this order compiled loops beat one call of LAPACK per matrix."""
 
 
@@ -228,9 +229,9 @@ class _Evaluation:
         Wv = _blockwise(self.W, self.v0)
         self.s = self.s - np.einsum("mla,mla->m", self.v0, Wv)
         self.t = self.t - _times(Wv.reshape(self.m, l * k), head.E)
-        self.T = model.rest - _times(self.W.reshape(self.m, -1), head.tensor).reshape(
-            self.m, *model.rest.shape
-        )
+        self.T = np.empty((self.m, *model.rest.shape))
+        absorbed = _times(self.W.reshape(self.m, -1), head.tensor)
+        kernels_batched.unpack_rest(model.rest, absorbed, self.T)
 
     def _right(self, x: FloatArray, turned: bool = False) -> FloatArray:
         """``x Lambda`` (or ``x Lambda'``) over the last axis of x (m, a, N + r)."""
@@ -247,11 +248,7 @@ class _Evaluation:
 
     def _both(self, S: FloatArray) -> FloatArray:
         """``Lambda S Lambda'`` of symmetric matrices (m, N + r, N + r)."""
-        out = self._right(S, turned=True)
-        if self.model.scalar:
-            out *= self.scales[:, :, None]
-            return out
-        return self._right(out.transpose(0, 2, 1), turned=True)
+        return self._right(self._right(S, turned=True).transpose(0, 2, 1), turned=True)
 
     def _vector(self, x: FloatArray, transpose: bool) -> FloatArray:
         """``Lambda x`` or ``Lambda'x`` of vectors (m, N + r)."""
@@ -364,8 +361,14 @@ class _Evaluation:
         assert head is not None
         l, k = head.A.shape[:2]
         lam = self.lams[head.term]
-        full = self._both(O)
-        Phi = _times_transposed(full.reshape(self.m, -1), head.tensor).reshape(self.m, l, k, k)
+        n = O.shape[1]
+        packed = np.empty((self.m, n * (n + 1) // 2))
+        if self.model.scalar:
+            kernels_batched.pack_scaled(O, self.scales, packed)
+        else:
+            full = np.ascontiguousarray(self._both(O))
+            kernels_batched.pack_scaled(full, np.ones((self.m, n)), packed)
+        Phi = _times_transposed(packed, head.tensor).reshape(self.m, l, k, k)
         if k == 1:
             A, F, W, P = head.A[:, 0, 0], self.F[..., 0, 0], self.W[..., 0, 0], Phi[..., 0, 0]
             total = ((A - (1.0 - A * W) * P) * F).sum(axis=1)

@@ -18,7 +18,7 @@ LARGEST_REST = 320
 """Random and fixed effects left after the head up to which stacks of dense matrices pay."""
 
 LARGEST_TENSOR = 8_000_000
-"""Entries of the tensor ``E_l' (x) E_l`` (64 MB dense)."""
+"""Products of the rows of ``E_l``, each counted twice by symmetry (32 MB dense)."""
 
 MOSTLY_ZERO = 0.125
 """Share of nonzeros below which the tensor is kept sparse."""
@@ -37,8 +37,9 @@ class Head:
         Its diagonal blocks of A.
     E : ndarray or csr_array, (l k, N + r)
         Coupling to the rest.
-    tensor : ndarray or csr_array, (l k k, (N + r)^2)
-        ``E_l[a] (x) E_l[b]`` in row (l, a, b).
+    tensor : ndarray or csr_array, (l k k, (N + r) (N + r + 1) / 2)
+        Symmetric part of the outer product of ``E_l[a]`` and ``E_l[b]`` in row (l, a, b), the
+        lower triangle row by row.
     """
 
     term: int
@@ -196,7 +197,10 @@ def _tensor(E: CSR, l: int, k: int) -> Operator | None:
         return None
     if dense <= LARGEST_TENSOR and size >= MOSTLY_ZERO * dense:
         rows = E.toarray().reshape(l, k, width)
-        return np.einsum("lai,lbj->labij", rows, rows).reshape(l * k * k, width * width)
+        i, j = np.tril_indices(width)
+        low, high = rows[:, :, i], rows[:, :, j]
+        products = low[:, :, None] * high[:, None] + high[:, :, None] * low[:, None]
+        return np.asarray(0.5 * products.reshape(l * k * k, -1))
     parts = []
     for a in range(k):
         for b in range(k):
@@ -206,15 +210,18 @@ def _tensor(E: CSR, l: int, k: int) -> Operator | None:
 
 
 def _row_products(left: CSR, right: CSR, width: int) -> CSR:
-    """Kronecker product row by row of two sparse matrices, (l, width^2)."""
+    """Symmetric parts of the outer products row by row, packed, (l, width (width + 1) / 2)."""
     nl, nr = np.diff(left.indptr), np.diff(right.indptr)
     sizes = nl * nr
     row = np.repeat(np.arange(len(sizes)), sizes)
     step = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     i = left.indptr[row] + step // np.maximum(nr[row], 1)
     j = right.indptr[row] + step % np.maximum(nr[row], 1)
-    columns = left.indices[i].astype(np.int64) * width + right.indices[j]
+    a, b = left.indices[i].astype(np.int64), right.indices[j].astype(np.int64)
+    high = np.maximum(a, b)
+    columns = high * (high + 1) // 2 + np.minimum(a, b)
+    data = left.data[i] * right.data[j] * np.where(a == b, 1.0, 0.5)
     indptr = np.concatenate([[0], np.cumsum(sizes)])
-    return sp.csr_array(
-        (left.data[i] * right.data[j], columns, indptr), shape=(len(sizes), width * width)
-    )
+    out = sp.csr_array((data, columns, indptr), shape=(len(sizes), width * (width + 1) // 2))
+    out.sum_duplicates()
+    return out

@@ -1,7 +1,7 @@
 """Hypotheses of the analysis of variance: sums of squares of type I, II and III.
 
 Contrasts ``L beta`` of every term, as lmerTest makes them (Kuznetsova, Brockhoff & Christensen
-2017, section 3.3, after the definitions of SAS):
+2017, after the definitions of SAS):
 
 * Type I, sequential: the rows of the unit upper triangular factor of ``X'X`` (Goodnight 1980).
 * Type II: the same with X rearranged for every term, so that the terms that contain it come last

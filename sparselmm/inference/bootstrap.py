@@ -2,8 +2,8 @@
 
 Parametric: responses simulated at the estimates, each fitted (Davison & Hinkley 1997, section 2.2).
 Cases: levels of a grouping factor drawn with replacement together with all their rows (section
-3.8; the outer factor only, as van der Leeden, Meijer & Busing 2008, section 11.3.3, advise). A
-level drawn twice counts as two levels.
+3.8; the outer factor only, the cases bootstrap of van der Leeden, Meijer & Busing 2008). A level
+drawn twice counts as two levels.
 
 Intervals, with R replicates ``t*`` of an estimate t and ``t*_(j)`` their j-th smallest (Davison &
 Hinkley 1997): percentile, ``t*_((R+1) alpha)`` (eq. 5.18); basic, ``2 t - t*_((R+1)(1 - alpha))``

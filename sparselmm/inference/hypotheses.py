@@ -15,6 +15,9 @@ from sparselmm.exceptions import DataError
 RANK_TOLERANCE = 1e-10
 """Share of the largest variance below which a direction of contrasts counts as dependent."""
 
+CONTRADICTION = 1e-8
+"""Rounding of the values of dependent rows, relative to the values."""
+
 
 @dataclass(frozen=True)
 class FTest:
@@ -111,14 +114,78 @@ def full_covariance(est: Estimates, vcov: FloatArray) -> FloatArray:
     return out
 
 
-def principal(V: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Positive eigenvalues (q,) of a covariance of contrasts and their vectors (m, q)."""
+@dataclass(frozen=True, eq=False)
+class Principal:
+    """A hypothesis ``L beta = rhs`` as q uncorrelated ones.
+
+    Attributes
+    ----------
+    rows : ndarray, (q, r)
+        Combinations of the rows of L at the kept columns of X.
+    effects : ndarray, (q,)
+        Their estimates minus what the hypothesis says.
+    variances : ndarray, (q,)
+    """
+
+    rows: FloatArray
+    effects: FloatArray
+    variances: FloatArray
+
+    @classmethod
+    def of(cls, est: Estimates, L: FloatArray, rhs: FloatArray | None) -> Principal:
+        """From the eigenvectors of ``L V_beta L'``; dependent rows count once.
+
+        Which rows are dependent is read from their correlations, which do not depend on units.
+        The eigenvectors are those of the covariance, as in lmerTest, unless the units of the
+        rows differ so much that rounding would lose some of them; then of the correlations.
+
+        Parameters
+        ----------
+        est : Estimates
+        L : ndarray, (m, p)
+        rhs : ndarray, (m,), optional
+            Default zero.
+
+        Raises
+        ------
+        DataError
+            When L uses a dropped column or is zero, or its rows contradict each other.
+        """
+        inner, pls = estimable(est, L), est.pls
+        rhs = np.zeros(len(inner)) if rhs is None else np.asarray(rhs, dtype=float)
+        V = pls.scale * inner @ pls.vcov_unscaled @ inner.T
+        size = np.sqrt(np.diag(V))
+        used = size > 0
+        if not used.any():
+            raise DataError("the contrasts are all zero: there is no hypothesis to test")
+        safe = np.where(used, size, 1.0)
+        values, vectors = _eigen(V / np.outer(safe, safe))
+        independent = values > RANK_TOLERANCE * values[0]
+        combined = vectors / safe[:, None]
+        _check_consistent(combined[:, ~independent], rhs)
+        raw_values, raw_vectors = _eigen(V)
+        kept = raw_values > RANK_TOLERANCE * raw_values[0]
+        if kept.sum() == independent.sum():
+            values, turn = raw_values[kept], raw_vectors[:, kept]
+        else:
+            values, turn = values[independent], combined[:, independent]
+        return cls(turn.T @ inner, turn.T @ (inner @ pls.beta - rhs), values)
+
+
+def _eigen(V: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Eigenvalues of a symmetric matrix, the largest first, and their vectors."""
     values, vectors = np.linalg.eigh(0.5 * (V + V.T))
-    values, vectors = values[::-1], vectors[:, ::-1]
-    if not len(values) or not values[0] > 0:
-        raise DataError("the contrasts are all zero: there is no hypothesis to test")
-    positive = values > RANK_TOLERANCE * values[0]
-    return values[positive], vectors[:, positive]
+    return values[::-1], vectors[:, ::-1]
+
+
+def _check_consistent(null: FloatArray, rhs: FloatArray) -> None:
+    """Refuse values that combinations of rows that are zero (columns of ``null``) do not have."""
+    gap = np.abs(null.T @ rhs)
+    if (gap > CONTRADICTION * (np.abs(null).T @ np.abs(rhs))).any():
+        raise DataError(
+            "the rows of the hypothesis contradict each other: some are combinations of others, "
+            "but their values are not; leave out the dependent rows"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,8 +212,6 @@ class Asymptotic:
 
     def f_test(self, L: FloatArray, rhs: FloatArray | None = None) -> FTest:
         """Wald test divided by its degrees of freedom."""
-        inner = estimable(self.est, L)
-        pls = self.est.pls
-        values, vectors = principal(pls.scale * inner @ pls.vcov_unscaled @ inner.T)
-        effect = vectors.T @ (inner @ pls.beta - (0.0 if rhs is None else rhs))
-        return f_test_of(float((effect**2 / values).mean()), len(values), np.inf)
+        parts = Principal.of(self.est, L, rhs)
+        mean_square = float((parts.effects**2 / parts.variances).mean())
+        return f_test_of(mean_square, len(parts.variances), np.inf)

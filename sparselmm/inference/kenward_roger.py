@@ -7,8 +7,9 @@ of the expected REML information,
     Phi_A = Phi + 2 Phi { sum_ij W_ij (Q_ij - P_i Phi P_j) } Phi                              (1)
     2 (W^-1)_ij = tr(S^-1 G_i S^-1 G_j) - 2 tr(Phi Q_ij) + tr(Phi P_i Phi P_j)                (2)
 
-(Kenward & Roger 1997, section 2; with the expected information as in pbkrtest, Halekoh &
-Hojsgaard 2014). The test of ``L beta = 0`` with q rows refers
+(Kenward & Roger 1997, their adjusted estimator of the covariance, without its term in second
+derivatives of S, which are zero here; expected information as in pbkrtest, Halekoh & Hojsgaard
+2014). The test of ``L beta = 0`` with q rows refers
 ``lambda (L beta)'(L Phi_A L')^-1 (L beta) / q`` to F(q, m). From ``Theta = L'(L Phi L')^-1 L``,
 
     A1 = sum_ij W_ij tr(Theta Phi P_i Phi) tr(Theta Phi P_j Phi)
@@ -18,8 +19,9 @@ Hojsgaard 2014). The test of ``L beta = 0`` with q rows refers
     rho = [(1 - A2/q) / (1 - c2 B)]^2 (1 + c1 B) / (1 - c3 B) / q
     m = 4 + (q + 2) / (q rho - 1),   lambda = m (1 - A2/q) / (m - 2)                          (3)
 
-(Kenward & Roger 1997, section 3). With one row lambda is 1 and m is Satterthwaite's df with W for
-the covariance of the variance parameters. Where ``Psi_t`` has a pattern its parameters are taken
+(Kenward & Roger 1997, their scaled Wald statistic with the moments corrected to be exact in two
+balanced cases). With one row lambda is 1 and m is Satterthwaite's df with W for the covariance of
+the variance parameters. Where ``Psi_t`` has a pattern its parameters are taken
 to first order, as with SAS's DDFM=KR(FIRSTORDER). With the fixed effects scaled to ``X'V^-1X = I``
 every ``Phi`` is ``s I``, and the direction of V drops out of ``Phi_A``.
 """
@@ -35,11 +37,10 @@ from sparselmm._typing import FloatArray
 from sparselmm.estimates import Estimates
 from sparselmm.inference.hypotheses import (
     FTest,
-    estimable,
+    Principal,
     f_test_of,
     full_covariance,
     kept_columns,
-    principal,
 )
 from sparselmm.inference.information import Information, covariance_of, information
 from sparselmm.inference.satterthwaite import single_df
@@ -126,15 +127,12 @@ class KenwardRoger:
         rhs : ndarray, (m,), optional
             Default zero.
         """
-        inner = estimable(self.est, L)
-        pls = self.est.pls
-        values, vectors = principal(pls.scale * inner @ pls.vcov_unscaled @ inner.T)
-        rows = vectors.T @ inner / np.sqrt(values / pls.scale)[:, None]
-        effect = vectors.T @ (inner @ pls.beta - (0.0 if rhs is None else rhs))
-        effect /= np.sqrt(values / pls.scale)
-        N = self.info.scaled(rows)  # orthonormal rows
-        wald = effect @ np.linalg.solve(N @ self._adjusted @ N.T, effect) / pls.scale
-        q = len(values)
+        parts, scale = Principal.of(self.est, L, rhs), self.est.pls.scale
+        size = np.sqrt(parts.variances / scale)
+        effect = parts.effects / size
+        N = self.info.scaled(parts.rows / size[:, None])  # orthonormal rows
+        wald = effect @ np.linalg.solve(N @ self._adjusted @ N.T, effect) / scale
+        q = len(effect)
         c = np.einsum("ma,iab,nb->imn", N, self.info.C, N, optimize=True)
         trace = np.einsum("imm->i", c)
         A1 = float(trace @ self.covariance @ trace)

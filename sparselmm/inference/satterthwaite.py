@@ -25,10 +25,9 @@ from sparselmm._typing import FloatArray
 from sparselmm.estimates import Estimates
 from sparselmm.inference.hypotheses import (
     FTest,
-    estimable,
+    Principal,
     f_test_of,
     kept_columns,
-    principal,
 )
 from sparselmm.inference.information import Information, covariance_of, information
 
@@ -84,12 +83,10 @@ class Satterthwaite:
         rhs : ndarray, (m,), optional
             Default zero.
         """
-        inner = estimable(self.est, L)
-        pls = self.est.pls
-        values, vectors = principal(pls.scale * inner @ pls.vcov_unscaled @ inner.T)
-        effect = vectors.T @ (inner @ pls.beta - (0.0 if rhs is None else rhs))
-        nu = single_df(self.info.C, self.covariance, self.info.scaled(vectors.T @ inner))
-        return f_test_of(float((effect**2 / values).mean()), len(values), combined_df(nu))
+        parts = Principal.of(self.est, L, rhs)
+        nu = single_df(self.info.C, self.covariance, self.info.scaled(parts.rows))
+        mean_square = float((parts.effects**2 / parts.variances).mean())
+        return f_test_of(mean_square, len(nu), combined_df(nu))
 
 
 def single_df(C: FloatArray, covariance: FloatArray, rows: FloatArray) -> FloatArray:

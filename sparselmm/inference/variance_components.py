@@ -5,20 +5,22 @@ mean products ``M_t = mean_i z_i z_i'`` the mean over the rows is
 
     v_t = tr(M_t Psi_t),        v_e = sigma^2 mean_i(1 / w_i)
 
-(Johnson 2014, eqs. 10-11, where the model has slopes; ``v_t`` is the variance itself where it has
-intercepts only), and with ``v_f`` the variance of ``X beta`` over the rows
+(Johnson 2014, the mean random-effects variance of models with slopes; with intercepts only ``v_t``
+is the variance itself), and with ``v_f`` the variance of ``X beta`` over the rows
 
     R2 marginal = v_f / (v_f + sum v_t + v_e)
     R2 conditional = (v_f + sum v_t) / (v_f + sum v_t + v_e)
     ICC of term t = v_t / (sum v_t + v_e)
 
-(Nakagawa & Schielzeth 2013, eqs. 26, 29 and 30; Nakagawa, Johnson & Schielzeth 2017).
+(Nakagawa & Schielzeth 2013, eqs. 26 and 29 (marginal) and 30 (conditional); Nakagawa, Johnson &
+Schielzeth 2017, their adjusted ICC).
 ``v_t`` and ``v_e`` are linear in the variance parameters, so the delta method needs only their
 estimation covariance.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,8 +28,10 @@ from scipy.special import expit, logit
 from scipy.stats import norm
 
 from sparselmm._typing import BoolArray, FloatArray
+from sparselmm.covariance import PATTERNED
 from sparselmm.estimates import Estimates
 from sparselmm.exceptions import DataError
+from sparselmm.inference.constrained import Parameter
 from sparselmm.terms import RandomTerm
 
 
@@ -106,6 +110,44 @@ def variance_intervals(est: Estimates, alpha: float) -> VarianceIntervals:
     weights = variance_weights(est)
     parts = weights.sum(axis=0) * values
     return VarianceIntervals(se, sdcor, sdcor_se, ends, parts / parts.sum())
+
+
+def profile_ends(est: Estimates, parameters: Sequence[Parameter], limits: FloatArray) -> FloatArray:
+    """Intervals of a profile in the order of the packed variances, sigma last, (m + 1, 2).
+
+    Parameters
+    ----------
+    est : Estimates
+    parameters : sequence of Parameter
+        What was profiled: standard deviations, correlations, sigma.
+    limits : ndarray, (number of parameters, 2)
+
+    Returns
+    -------
+    ndarray, (m + 1, 2)
+        Where a term has one standard deviation or one correlation in common, that of every entry
+        it stands for. NaN for an entry that no parameter stands for.
+    """
+    layout = est.layout
+    ends = {
+        (p.kind, p.term, p.first, p.second): limit
+        for p, limit in zip(parameters, limits, strict=True)
+    }
+    out = np.full((len(layout.names) + 1, 2), np.nan)
+    entries = zip(layout.terms.tolist(), layout.rows.tolist(), layout.cols.tolist(), strict=True)
+    for j, (t, a, b) in enumerate(entries):
+        low, high = min(a, b), max(a, b)
+        structure = est.terms[t].structure
+        if low == high:
+            at = [("sd", t, low, -1), ("sd", t, 0, -1)][: 2 if "homogeneous" in structure else 1]
+        elif structure in PATTERNED:
+            neighbours = high - low == 1 or "autoregressive" not in structure
+            at = [("cor", t, 0, 1)] if neighbours else []
+        else:
+            at = [("cor", t, low, high)]
+        out[j] = next((ends[key] for key in at if key in ends), out[j])
+    out[-1] = ends.get(("sigma", -1, -1, -1), out[-1])
+    return out
 
 
 # --------------------------------------------------------------- shares of a row's variance

@@ -23,6 +23,9 @@ from sparselmm.inference import bootstrap
 from sparselmm.optimize import Recorder, certify
 from sparselmm.simulate import Seed
 
+SAME_FIT = 1e-8
+"""Relative difference of deviances of one fit on two machines."""
+
 PATIENCE = 3.0
 """Seconds after which a progress bar appears when nobody asked for one."""
 
@@ -167,6 +170,20 @@ class BootstrapResults:
         return f"<BootstrapResults: {what}{failed}>"
 
 
+def count(value: Any, name: str) -> int:
+    """A positive integer argument."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise DataError(f"{name} must be a positive integer, not {value!r}")
+    return int(value)
+
+
+def jobs(value: Any) -> int:
+    """Number of workers as joblib counts them."""
+    if not isinstance(value, (int, np.integer)) or value == 0:
+        raise DataError(f"n_jobs must be an integer other than 0, not {value!r}")
+    return int(value)
+
+
 def labelled(value: Any) -> tuple[tuple[str, ...], FloatArray]:
     """Names and numbers of what a user's statistic returns.
 
@@ -235,17 +252,22 @@ def earlier(
     same = (
         old.names == fresh.names
         and old.kind == fresh.kind
-        and old.fingerprint == fresh.fingerprint
+        and np.isclose(old.fingerprint, fresh.fingerprint, rtol=SAME_FIT, atol=0.0)
         and (old.kind == "parametric" or old.by == fresh.by)
     )
     if not same:
         raise DataError("the earlier replicates belong to another fit, statistic or kind")
-    if seed is not None and fresh.seed.entropy != old.seed.entropy:
+    own, given = (_shown(s) for s in (old.seed, fresh.seed))
+    if seed is not None and own != given:
         raise DataError(
-            f"the earlier replicates have seed {old.seed.entropy}, not {fresh.seed.entropy}; leave "
-            "seed out to go on from them"
+            f"the earlier replicates have seed {own}, not {given}; leave seed out to go on from "
+            "them"
         )
     return old
+
+
+def _shown(seed: np.random.SeedSequence) -> str:
+    return f"{seed.entropy}" + (f" with spawn key {seed.spawn_key}" if seed.spawn_key else "")
 
 
 def replicated(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from sparselmm.inference.variance_components import (
     entry_order,
     icc_delta,
     icc_values,
+    profile_ends,
     r_squared,
     variance_intervals,
     variance_weights,
@@ -65,7 +67,7 @@ class InferenceResults(ResultsBase):
 
         Notes
         -----
-        The hypotheses are lmerTest's (Kuznetsova, Brockhoff & Christensen 2017, section 3.3), with
+        The hypotheses are lmerTest's (Kuznetsova, Brockhoff & Christensen 2017), with
         one difference: in a model with an interaction but without one of its main effects, such
         as ``a + a:b``, lmerTest tests the coefficients of ``a``, whose meaning depends on the
         coding; here ``a`` counts as contained in ``a:b``, as in SAS. Degrees of freedom: equations
@@ -102,7 +104,11 @@ class InferenceResults(ResultsBase):
         if kind is None:
             raise ValueError(f"type must be 1, 2 or 3 (or 'I', 'II', 'III'), got {type!r}")
         method = self._ddf(ddf)
-        structure = term_structure(self.built)
+        structure, X = term_structure(self.built), self.built.design.X
+        weights = self.built.design.weights
+        if weights is not None:  # rows of weight zero are no part of the design
+            structure = replace(structure, cells=structure.cells[weights > 0])
+            X = X[weights > 0]
         empty = ~structure.cells.any(axis=0)
         if kind == 3 and empty.any():
             names = {structure.names[t] for t in structure.cell_terms[empty] if t >= 0}
@@ -112,7 +118,7 @@ class InferenceResults(ResultsBase):
                 catchable(SpecificationWarning),
             )
         kept = self.deviance.cross.basis.kept
-        contrasts = term_contrasts(structure, self.built.design.X, kept, kind)
+        contrasts = term_contrasts(structure, X, kept, kind)
         tests = [method.f_test(L) for L in contrasts.values()]
         F = np.array([test.statistic for test in tests], dtype=float)
         mean_sq = F / np.array([test.scaling for test in tests]) * self.pls.scale
@@ -131,13 +137,18 @@ class InferenceResults(ResultsBase):
 
     # -------------------------------------------------------------- variance components
 
-    def variance_components(self, alpha: float = 0.05) -> pd.DataFrame:
+    def variance_components(self, alpha: float = 0.05, ci: str = "wald") -> pd.DataFrame:
         """Variance components with standard errors, confidence intervals and shares.
 
         Parameters
         ----------
         alpha : float
             One minus the confidence level.
+        ci : {"wald", "profile"}
+            Intervals from the standard errors, on scales where estimates are closest to normal;
+            or by profile likelihood, which takes a search for each end and remains valid near
+            zero. For intervals by the bootstrap see
+            :meth:`bootstrap`.
 
         Returns
         -------
@@ -151,18 +162,34 @@ class InferenceResults(ResultsBase):
             - ``share``: part of the mean variance of a row that the fixed effects leave. Sums to
               one; the part of a covariance may be negative.
 
-            Standard errors and intervals of a singular term are NaN: its estimates are on the
-            boundary and not asymptotically normal. The others' are as if that term were known.
+            Standard errors and Wald intervals of a singular term are NaN: its estimates are on
+            the boundary and not asymptotically normal. The others' are as if that term were
+            known. Profile intervals exist there: an end that the profile does not reach is the
+            bound (0, -1 or 1). They are NaN for what is not estimated as a parameter of its own: a
+            sigma held fixed, correlations between coefficients of an autoregressive term that are
+            not neighbours.
+
+        Raises
+        ------
+        ValueError
+            When an argument is unknown.
+        DataError
+            For profile intervals of a fit with parameters held fixed or with penalties.
 
         Notes
         -----
         Standard errors are from the observed information of (Psi, sigma^2). Wald intervals on the
         log scale for standard deviations and on Fisher's z scale for correlations: Pinheiro &
         Bates (2000), section 2.4.3. They are poor with few levels; profile intervals and the
-        bootstrap do not rest on normality. Shares: Johnson (2014), eqs. 10-11.
+        bootstrap do not rest on normality. Profiles are of the ordinary likelihood, also after a
+        REML fit: Bates, Maechler, Bolker & Walker (2015), section 5.1. Shares: the mean
+        variance of a row, Johnson (2014).
 
         References
         ----------
+        Bates, D., Maechler, M., Bolker, B. and Walker, S. (2015). Fitting linear mixed-effects
+        models using lme4. *Journal of Statistical Software* 67(1).
+
         Johnson, P. C. D. (2014). Extension of Nakagawa & Schielzeth's R2_GLMM to random slopes
         models. *Methods in Ecology and Evolution* 5, 944-946.
 
@@ -178,18 +205,33 @@ class InferenceResults(ResultsBase):
         0     plate  0.847  0.621  1.154  0.151
         1    sample  1.932  1.037  3.597  0.785
         2  Residual  0.550  0.483  0.626  0.064
+        >>> fit.variance_components(ci="profile")[["lower", "upper"]].round(3)
+           lower  upper
+        0  0.634  1.182
+        1  1.096  3.556
+        2  0.486  0.629
         """
         _check_alpha(alpha)
+        if ci not in ("wald", "profile"):
+            raise ValueError(f"ci must be 'wald' or 'profile', got {ci!r}")
         found = variance_intervals(self._est, alpha)
+        ends = found.ends if ci == "wald" else self._profile_ends(alpha)
         order = [*entry_order(self._est), len(found.se) - 1]
         frame = varcorr_frame(self._est.variance_rows)
         frame.insert(4, "vcov_se", found.se[order])
         return frame.assign(
             sdcor_se=found.sdcor_se[order],
-            lower=found.ends[order, 0],
-            upper=found.ends[order, 1],
+            lower=ends[order, 0],
+            upper=ends[order, 1],
             share=found.share[order],
         )
+
+    def _profile_ends(self, alpha: float) -> FloatArray:
+        """Profile intervals of packed variances and sigma, (m + 1, 2)."""
+        whole: Any = self
+        parameters = whole._profile_parameters("random")
+        limits = whole._profile_conf_int(alpha, "random").to_numpy()
+        return profile_ends(self._est, parameters, limits)
 
     def icc(
         self, ci: str = "delta", alpha: float = 0.05, n: int = 1000, seed: Any = None,
@@ -227,7 +269,7 @@ class InferenceResults(ResultsBase):
         Notes
         -----
         Nakagawa, Johnson & Schielzeth (2017), where this is the adjusted ICC; with random slopes
-        the mean over the rows, Johnson (2014), eqs. 10-11.
+        the mean over the rows, Johnson (2014).
 
         References
         ----------
@@ -248,6 +290,8 @@ class InferenceResults(ResultsBase):
         _check_alpha(alpha)
         if ci not in ("delta", "bootstrap"):
             raise ValueError(f"ci must be 'delta' or 'bootstrap', got {ci!r}")
+        if "statistic" in bootstrap_options:
+            raise ValueError("statistic: the bootstrap of icc computes the ICC of every replicate")
         if ci == "delta" and (bootstrap_options or seed is not None):
             given = ", ".join([*bootstrap_options, *(["seed"] if seed is not None else [])])
             raise ValueError(f"{given}: only for ci='bootstrap'")
@@ -295,8 +339,8 @@ class InferenceResults(ResultsBase):
 
         Notes
         -----
-        Nakagawa & Schielzeth (2013), eqs. 26, 29 and 30; with random slopes Johnson (2014), eqs.
-        10-11.
+        Nakagawa & Schielzeth (2013), eqs. 26 and 29 (marginal) and 30 (conditional). With random
+        slopes the random variance is the mean over the rows of ``z_i'Psi z_i`` (Johnson 2014).
         An offset counts neither as explained nor as variance. With prior weights the residual
         variance is the mean of ``sigma^2 / w``, which does not depend on the scale of the weights.
 

@@ -224,9 +224,7 @@ def _checked(values: Any, block: slice, labels: list[Any], missing: str) -> Floa
         part = np.ascontiguousarray(np.asarray(values[:, block], dtype=float).T)
     except (TypeError, ValueError) as error:
         raise DataError("Y must hold numbers only") from error
-    bad = np.isinf(part).any(axis=1)
-    if missing == "raise":
-        bad |= np.isnan(part).any(axis=1)
+    bad = (np.isinf(part) if missing == "drop" else ~np.isfinite(part)).any(axis=1)
     if bad.any():
         name = labels[block.start + int(np.argmax(bad))]
         hint = "" if missing == "drop" else "; missing='drop' fits such responses on their own rows"

@@ -1,17 +1,32 @@
-"""Simulated power as a table."""
+"""Power by simulation, and its table."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from sparselmm._typing import FloatArray
+from sparselmm._typing import FloatArray, IntArray
+from sparselmm.exceptions import DataError
 from sparselmm.inference import bootstrap
-from sparselmm.power import clopper_pearson
-from sparselmm.results.bootstrapped import progress_bar
+from sparselmm.power import (
+    LikelihoodRatioTest,
+    PValues,
+    Scenario,
+    WaldTest,
+    clopper_pearson,
+    columns_of,
+    cycled,
+    engine,
+)
+from sparselmm.responses import ResponseFitter
+from sparselmm.results.base import ResultsBase
+from sparselmm.results.bootstrapped import OnReplicates, count, jobs, labelled, progress_bar
+from sparselmm.simulate import Seed, seed_sequence, stream
+from sparselmm.subsets import Groups
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,3 +81,129 @@ def run_all(
             parts.append(values.reshape(len(failure), -1))
             bar.update(len(failure))
     return np.concatenate(parts)
+
+
+class PowerMethods(ResultsBase):
+    """Part of :class:`sparselmm.MixedLMResults`."""
+
+    if TYPE_CHECKING:
+
+        def _check_plain(self, what: str) -> None: ...
+        def _groups(self, by: str | None) -> tuple[Groups, str]: ...
+
+    def power(
+        self, effect: Mapping[str, float], n_groups: int | Sequence[int] | None = None,
+        *, by: str | None = None, test: str | Callable[[Any], Any] = "wald", n_sim: int = 1000,
+        alpha: float = 0.05, seed: Seed = None, n_jobs: int = 1, progress: bool | None = None,
+    ) -> PowerResults:  # fmt: skip
+        """Power of tests of fixed effects, by simulation from this fit.
+
+        Parameters
+        ----------
+        effect : mapping of str to float
+            True value of every coefficient that is tested; the other fixed effects and the
+            variances are those of the fit. Zero gives the size of the test.
+        n_groups : int or sequence of int, optional
+            Numbers of groups to try. The present groups are copied in turn, with their rows and
+            whatever is nested in them; crossed factors keep their levels. Default: the rows of
+            the fit.
+        by : str, optional
+            Grouping factor that ``n_groups`` counts; needed when there are several.
+        test : {"wald", "lr"} or callable
+            "wald": each coefficient alone, normal distribution. "lr": all together by the
+            likelihood ratio. A function of :class:`MixedLMResults` returns p-values (a number,
+            sequence, dict or Series), for example of a t test; much slower.
+        n_sim : int
+            Simulated responses per number of groups.
+        alpha : float
+            Level of the test.
+        seed, n_jobs, progress
+            As of :meth:`bootstrap`.
+
+        Returns
+        -------
+        PowerResults
+
+        Raises
+        ------
+        DataError
+            When a coefficient or a factor is unknown, or an argument is wrong.
+
+        References
+        ----------
+        Green, P. and MacLeod, C. J. (2016). SIMR: an R package for power analysis of generalized
+        linear mixed models by simulation. *Methods in Ecology and Evolution* 7(4), 493-498.
+
+        Clopper, C. J. and Pearson, E. S. (1934). The use of confidence or fiducial limits
+        illustrated in the case of the binomial. *Biometrika* 26(4), 404-413.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("sleepstudy")
+        >>> fit = sparselmm.mixedlm("Reaction ~ Days + (Days | Subject)", data).fit()
+        >>> fit.power({"Days": 5.0}, n_groups=[9, 18], n_sim=200, seed=1).table.power.tolist()
+        [0.645, 0.915]
+        """
+        self._check_plain("power")
+        n_sim, n_jobs = count(n_sim, "n_sim"), jobs(n_jobs)
+        if not 0.0 < alpha < 1.0:
+            raise DataError(f"alpha must be between 0 and 1, not {alpha!r}")
+        names, columns = self._effects(effect)
+        sizes = [None] if n_groups is None else np.atleast_1d(n_groups).tolist()
+        root = seed_sequence(seed)
+        rows = []
+        for i, size in enumerate(sizes):
+            scenario = self._scenario(effect, columns, size, by)
+            maker, tested = self._p_values(scenario, names, columns, test)
+            own = root if len(sizes) == 1 else stream(root, i)
+            p = run_all(maker, own, n_sim, n_jobs, progress)
+            rows += [(size, name, p[:, j]) for j, name in enumerate(tested)]
+        return PowerResults(dict(effect), rows, alpha)
+
+    def _effects(self, effect: Mapping[str, float]) -> tuple[list[str], IntArray]:
+        names = [str(name) for name in effect]
+        known = self.built.design.x_names
+        unknown = [name for name in names if name not in known]
+        if unknown or not names:
+            raise DataError(f"no fixed effect {unknown}; there are {list(known)}")
+        dropped = set(names) & set(self._est.dropped)
+        if dropped:
+            raise DataError(f"the columns {sorted(dropped)} were dropped as dependent")
+        return names, columns_of(names, known)
+
+    def _scenario(
+        self, effect: Mapping[str, float], columns: IntArray, size: Any, by: str | None
+    ) -> Scenario:
+        """The model to simulate from."""
+        beta = self._est.beta.copy()
+        beta[columns] = [float(value) for value in effect.values()]
+        design, deviance = self.built.design, self.deviance
+        if size is not None:
+            groups, _ = self._groups(by)
+            design = groups.design(cycled(count(size, "n_groups"), len(groups)))
+            deviance = engine(design, deviance, deviance.reml)
+        return Scenario(design, deviance, self.pls.theta, self.pls.sigma, beta)
+
+    def _p_values(
+        self, scenario: Scenario, names: list[str], columns: IntArray, test: Any
+    ) -> tuple[Any, list[str]]:
+        """What makes p-values of replicates, and what they are of."""
+        if test == "wald":
+            wald = WaldTest(scenario, columns)
+            return PValues(scenario.simulator, wald, _task(wald.fitter)), names
+        if test == "lr":
+            ratio = LikelihoodRatioTest(scenario, columns)
+            return PValues(scenario.simulator, ratio, _task(*ratio.fitters)), [", ".join(names)]
+        if not callable(test):
+            raise DataError(f"test must be 'wald', 'lr' or a function of results, not {test!r}")
+        tested, _ = labelled(test(self))
+        fitter = ResponseFitter(scenario.design, scenario.deviance, start=scenario.theta)
+        reduced = OnReplicates(self, test, tested)
+        return bootstrap.ParametricReplicates(scenario.simulator, fitter, reduced), list(tested)
+
+
+def _task(*fitters: ResponseFitter) -> int:
+    """Replicates per task."""
+    stacked = all(fitter.batch is not None for fitter in fitters)
+    return bootstrap.STACK if stacked else bootstrap.FEW

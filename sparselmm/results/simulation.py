@@ -1,10 +1,10 @@
-"""Simulated responses, the bootstrap, refits to other responses."""
+"""Simulated responses, the bootstrap, refits to other responses; power is in `powered`."""
 
 from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,39 +13,30 @@ import pandas as pd
 import scipy.sparse as sp
 
 from sparselmm import prediction
-from sparselmm._typing import FloatArray, IntArray
+from sparselmm._typing import FloatArray
 from sparselmm.effects import unseen_rows
 from sparselmm.exceptions import ConvergenceWarning, DataError, catchable
 from sparselmm.formula.validate import warn_user
 from sparselmm.inference import bootstrap
 from sparselmm.optimize import OptSummary
-from sparselmm.power import (
-    LikelihoodRatioTest,
-    PValues,
-    Scenario,
-    WaldTest,
-    columns_of,
-    cycled,
-    engine,
-)
 from sparselmm.responses import ResponseFitter
-from sparselmm.results.base import ResultsBase
 from sparselmm.results.bootstrapped import (
     BootstrapResults,
     OnReplicates,
+    count,
     earlier,
+    jobs,
     labelled,
     replicated,
     write,
 )
 from sparselmm.results.many import ManyResults, fit_many
-from sparselmm.results.powered import PowerResults, run_all
+from sparselmm.results.powered import PowerMethods
 from sparselmm.simulate import (
     Seed,
     Simulator,
     noise_sizes,
     seed_sequence,
-    stream,
     term_z,
     with_unseen,
 )
@@ -56,7 +47,7 @@ RANDOM = ("resample", "conditional")
 """What simulated responses do with the random effects."""
 
 
-class SimulationResults(ResultsBase):
+class SimulationResults(PowerMethods):
     """Part of :class:`sparselmm.MixedLMResults`."""
 
     # ------------------------------------------------------------------------- simulation
@@ -107,7 +98,7 @@ class SimulationResults(ResultsBase):
         >>> fit.simulate(3, seed=1).shape
         (180, 3)
         """
-        n = _count(n, "n")
+        n = count(n, "n")
         if re not in RANDOM:
             raise DataError(f"re must be one of {RANDOM}, not {re!r}")
         arrays = {
@@ -231,123 +222,48 @@ class SimulationResults(ResultsBase):
         self, Y: Any, names: Sequence[Any] | None = None, *, missing: str = "raise",
         n_jobs: int = 1, progress: bool | None = None,
     ) -> ManyResults:  # fmt: skip
-        """The same model fitted to many responses: :meth:`MixedLM.fit_many` by this criterion."""
-        self._check_plain("fit_many")
-        design = self.built.design
-        return fit_many(design, self.deviance, Y, names, missing, n_jobs, progress)
-
-    # ------------------------------------------------------------------------------- power
-
-    def power(
-        self, effect: Mapping[str, float], n_groups: int | Sequence[int] | None = None,
-        *, by: str | None = None, test: str | Callable[[Any], Any] = "wald", n_sim: int = 1000,
-        alpha: float = 0.05, seed: Seed = None, n_jobs: int = 1, progress: bool | None = None,
-    ) -> PowerResults:  # fmt: skip
-        """Power of tests of fixed effects, by simulation from this fit.
+        """The same model fitted to many responses, by the criterion of this fit.
 
         Parameters
         ----------
-        effect : mapping of str to float
-            True value of every coefficient that is tested; the other fixed effects and the
-            variances are those of the fit. Zero gives the size of the test.
-        n_groups : int or sequence of int, optional
-            Numbers of groups to try. The present groups are copied in turn, with their rows and
-            whatever is nested in them; crossed factors keep their levels. Default: the rows of
-            the fit.
-        by : str, optional
-            Grouping factor that ``n_groups`` counts; needed when there are several.
-        test : {"wald", "lr"} or callable
-            "wald": each coefficient alone, normal distribution. "lr": all together by the
-            likelihood ratio. A function of :class:`MixedLMResults` returns p-values (a number,
-            sequence, dict or Series), for example of a t test; much slower.
-        n_sim : int
-            Simulated responses per number of groups.
-        alpha : float
-            Level of the test.
-        seed, n_jobs, progress
-            As of :meth:`bootstrap`.
+        Y, names, missing, n_jobs, progress
+            As of :meth:`MixedLM.fit_many`.
 
         Returns
         -------
-        PowerResults
+        ManyResults
+            One row of estimates, standard errors, z, p, variances and flags per response.
 
         Raises
         ------
         DataError
-            When a coefficient or a factor is unknown, or an argument is wrong.
+            When Y has the wrong number of rows or holds values that cannot be used, or the fit
+            has penalties or a ``free`` mask.
 
-        References
-        ----------
-        Green, P. and MacLeod, C. J. (2016). SIMR: an R package for power analysis of generalized
-        linear mixed models by simulation. *Methods in Ecology and Evolution* 7(4), 493-498.
+        Warns
+        -----
+        ConvergenceWarning
+            When responses have no converged fit.
 
-        Clopper, C. J. and Pearson, E. S. (1934). The use of confidence or fiducial limits
-        illustrated in the case of the binomial. *Biometrika* 26(4), 404-413.
+        Notes
+        -----
+        The equations are at the head of :mod:`sparselmm.batched.evaluation`.
 
         Examples
         --------
+        >>> import numpy as np
         >>> import sparselmm
         >>> data = sparselmm.datasets.load("sleepstudy")
         >>> fit = sparselmm.mixedlm("Reaction ~ Days + (Days | Subject)", data).fit()
-        >>> fit.power({"Days": 5.0}, n_groups=[9, 18], n_sim=200, seed=1).table.power.tolist()
-        [0.645, 0.915]
+        >>> many = fit.fit_many(np.column_stack([data.Reaction, data.Reaction / 1000]))
+        >>> many.table[["Days", "Days SE", "converged"]].round(4)
+              Days  Days SE  converged
+        0  10.4673   1.5458       True
+        1   0.0105   0.0015       True
         """
-        self._check_plain("power")
-        n_sim, n_jobs = _count(n_sim, "n_sim"), _jobs(n_jobs)
-        if not 0.0 < alpha < 1.0:
-            raise DataError(f"alpha must be between 0 and 1, not {alpha!r}")
-        names, columns = self._effects(effect)
-        sizes = [None] if n_groups is None else np.atleast_1d(n_groups).tolist()
-        root = seed_sequence(seed)
-        rows = []
-        for i, size in enumerate(sizes):
-            scenario = self._scenario(effect, columns, size, by)
-            maker, tested = self._p_values(scenario, names, columns, test)
-            own = root if len(sizes) == 1 else stream(root, i)
-            p = run_all(maker, own, n_sim, n_jobs, progress)
-            rows += [(size, name, p[:, j]) for j, name in enumerate(tested)]
-        return PowerResults(dict(effect), rows, alpha)
-
-    def _effects(self, effect: Mapping[str, float]) -> tuple[list[str], IntArray]:
-        names = [str(name) for name in effect]
-        known = self.built.design.x_names
-        unknown = [name for name in names if name not in known]
-        if unknown or not names:
-            raise DataError(f"no fixed effect {unknown}; there are {list(known)}")
-        dropped = set(names) & set(self._est.dropped)
-        if dropped:
-            raise DataError(f"the columns {sorted(dropped)} were dropped as dependent")
-        return names, columns_of(names, known)
-
-    def _scenario(
-        self, effect: Mapping[str, float], columns: IntArray, size: Any, by: str | None
-    ) -> Scenario:
-        """The model to simulate from."""
-        beta = self._est.beta.copy()
-        beta[columns] = [float(value) for value in effect.values()]
-        design, deviance = self.built.design, self.deviance
-        if size is not None:
-            groups, _ = self._groups(by)
-            design = groups.design(cycled(_count(size, "n_groups"), len(groups)))
-            deviance = engine(design, deviance, deviance.reml)
-        return Scenario(design, deviance, self.pls.theta, self.pls.sigma, beta)
-
-    def _p_values(
-        self, scenario: Scenario, names: list[str], columns: IntArray, test: Any
-    ) -> tuple[Any, list[str]]:
-        """What makes p-values of replicates, and what they are of."""
-        if test == "wald":
-            wald = WaldTest(scenario, columns)
-            return PValues(scenario.simulator, wald, _task(wald.fitter)), names
-        if test == "lr":
-            ratio = LikelihoodRatioTest(scenario, columns)
-            return PValues(scenario.simulator, ratio, _task(*ratio.fitters)), [", ".join(names)]
-        if not callable(test):
-            raise DataError(f"test must be 'wald', 'lr' or a function of results, not {test!r}")
-        tested, _ = labelled(test(self))
-        fitter = ResponseFitter(scenario.design, scenario.deviance, start=scenario.theta)
-        reduced = OnReplicates(self, test, tested)
-        return bootstrap.ParametricReplicates(scenario.simulator, fitter, reduced), list(tested)
+        self._check_plain("fit_many")
+        design = self.built.design
+        return fit_many(design, self.deviance, Y, names, missing, n_jobs, progress)
 
     # --------------------------------------------------------------------------- bootstrap
 
@@ -398,8 +314,9 @@ class SimulationResults(ResultsBase):
         Raises
         ------
         DataError
-            When an argument is wrong, the fit has penalties or fixed parameters, or ``resume`` or
-            ``checkpoint`` belong to another fit.
+            When an argument is wrong, the fit has penalties or a ``free`` mask, or ``resume`` or
+            ``checkpoint`` belong to another fit. Parameters held by ``fix`` are held in every
+            replicate.
 
         Warns
         -----
@@ -424,7 +341,7 @@ class SimulationResults(ResultsBase):
         [7.0, 14.0]
         """
         self._check_plain("bootstrap")
-        n, n_jobs = _count(n, "n"), _jobs(n_jobs)
+        n, n_jobs = count(n, "n"), jobs(n_jobs)
         if kind not in ("parametric", "case"):
             raise DataError(f"kind must be 'parametric' or 'case', not {kind!r}")
         names, estimate = self._observed(statistic)
@@ -443,9 +360,9 @@ class SimulationResults(ResultsBase):
             fitter = ResponseFitter(self.built.design, self.deviance, start=self.pls.theta)
             maker = bootstrap.ParametricReplicates(self._simulator(), fitter, reduced)
         done = replicated(done, maker, n, n_jobs, progress, checkpoint)
-        if jackknife and done.jackknife is None:
+        if jackknife and (done.jackknife is None or done.by != factor):
             assert cases is not None
-            done = replace(done, jackknife=bootstrap.jackknife(cases)[0])
+            done = replace(done, jackknife=bootstrap.jackknife(cases)[0], by=factor)
         if checkpoint is not None:
             write(done, checkpoint)
         if done.n_failed:
@@ -494,24 +411,6 @@ class SimulationResults(ResultsBase):
         codes = factors[by].codes
         assert codes is not None
         return Groups(design, codes), by
-
-
-def _count(value: Any, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise DataError(f"{name} must be a positive integer, not {value!r}")
-    return int(value)
-
-
-def _jobs(value: Any) -> int:
-    if not isinstance(value, (int, np.integer)) or value == 0:
-        raise DataError(f"n_jobs must be an integer other than 0, not {value!r}")
-    return int(value)
-
-
-def _task(*fitters: ResponseFitter) -> int:
-    """Replicates per task."""
-    stacked = all(fitter.batch is not None for fitter in fitters)
-    return bootstrap.STACK if stacked else bootstrap.FEW
 
 
 def _responses(values: Any, n: int, name: str) -> FloatArray:

@@ -6,7 +6,7 @@ Many responses: 2,000 rows, factors of 50 and 40 crossed levels, one fixed effec
 one thread against a Python loop of ``mixedlm(...).fit()``, of which every 20th response is run.
 Bootstrap: 1,000 parametric replicates of sleepstudy and Penicillin. With ``--lme4`` and R, bootMer
 and a loop of ``lmer`` as well. Seconds are those of the processor, on one thread, the least of
-three runs.
+seven runs.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ def simulated(m: int, seed: int = 1) -> tuple[pd.DataFrame, np.ndarray]:
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    """Processor time, least of three runs."""
+    """Processor time, least of seven runs."""
     runs = []
-    for _ in range(3):
+    for _ in range(7):
         started = time.process_time()
         work()
         runs.append(time.process_time() - started)

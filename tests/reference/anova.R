@@ -1,5 +1,5 @@
-## Analysis of variance, types I to III, with both degrees of freedom, for designs that are not
-## balanced: writes data/reference/extra/anova.json.
+## Analysis of variance, types I to III, and tests of contrasts, with both degrees of freedom, for
+## designs that are not balanced: writes data/reference/extra/anova.json.
 ##
 ##   Rscript tests/reference/anova.R [output file]
 ##
@@ -53,10 +53,26 @@ coefficient_table <- function(m, ddf) {
     p = arr(cf[, 5]))
 }
 
+## Three contrasts without meaning, one by one and together; values other than zero where lmerTest
+## allows them.
+contrasts_of <- function(m, ddf) {
+  b <- fixef(m)
+  p <- length(b)
+  L <- outer(seq_len(min(3, p)), seq_len(p), function(i, j) (i * (j + 1) + i * i) %% 5 - 2)
+  rhs <- if (ddf == "Satterthwaite") seq_len(nrow(L)) / 2 else rep(0, nrow(L))
+  rows <- do.call(rbind, lapply(seq_len(nrow(L)), function(i)
+    contest1D(m, L[i, ], rhs = rhs[i], ddf = ddf)))
+  together <- contestMD(m, L, rhs = rhs, ddf = ddf)
+  list(names = arr(names(b)), L = L, rhs = arr(rhs), effect = arr(rows[[1]]), se = arr(rows[[2]]),
+    df = arr(rows[["df"]]), t = arr(rows[["t value"]]), p = arr(rows[["Pr(>|t|)"]]),
+    df_num = together[["NumDF"]], df_den = together[["DenDF"]], F = together[["F value"]],
+    p_joint = together[["Pr(>F)"]])
+}
+
 tables <- function(m, ddf) {
   types <- c(I = "I", II = "II", III = "III")
   c(lapply(types, function(type) table_of(m, type, ddf)),
-    list(coefficients = quiet(coefficient_table(m, ddf))))
+    list(coefficients = quiet(coefficient_table(m, ddf)), contrasts = quiet(contrasts_of(m, ddf))))
 }
 
 record <- function(M) {
