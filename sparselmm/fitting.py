@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 
 from sparselmm._typing import BoolArray, FloatArray
-from sparselmm.covariance import Covariance, Patterned, TermCovariance
+from sparselmm.covariance import Covariance
 from sparselmm.deviance import Deviance, PLSFit, ProfiledDeviance
 from sparselmm.exceptions import ConvergenceWarning, DataError, ValueWarning, catchable
 from sparselmm.formula.validate import warn_user
 from sparselmm.optimize import SCIPY_METHODS, Callback, OptSummary, Recorder, certify, minimize
 from sparselmm.packing import MixedLMParams, Packing, factor_of
+from sparselmm.patterned import Patterned
 from sparselmm.penalized import FixedEntries, Mask, Penalties, minimize_constrained
+from sparselmm.term_covariance import TermCovariance
 
 ALLOWED = ("gtol", "maxiter", "eps", "maxcor", "ftol", "tol", "disp", "maxls")
 """Keywords statsmodels passes on to its optimizers."""

@@ -21,9 +21,10 @@ import numpy as np
 import scipy.sparse as sp
 
 from sparselmm._typing import CSC, FloatArray
-from sparselmm.covariance import Covariance, TermCovariance
+from sparselmm.covariance import Covariance
 from sparselmm.crossprod import CrossProducts
 from sparselmm.smallmatrix import solve_triangular
+from sparselmm.term_covariance import TermCovariance
 
 SMALLEST = 0.05
 """Smallest standard deviation to start from, relative to sigma and to what counts as one: at zero

@@ -16,7 +16,8 @@ import numpy as np
 import scipy.linalg as sla
 
 from sparselmm._typing import FloatArray
-from sparselmm.covariance import Covariance, Patterned
+from sparselmm.covariance import Covariance
+from sparselmm.patterned import Patterned
 from sparselmm.smallmatrix import block_diagonal
 from sparselmm.variances import VarianceLayout
 

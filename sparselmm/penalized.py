@@ -20,10 +20,12 @@ import numpy as np
 import scipy.optimize as so
 
 from sparselmm._typing import BoolArray, FloatArray, IntArray
-from sparselmm.covariance import Covariance, Patterned, TermCovariance
+from sparselmm.covariance import Covariance
 from sparselmm.deviance import PLSFit, ProfiledDeviance, difference_hessian
 from sparselmm.packing import MixedLMParams, Packing, factor_of
+from sparselmm.patterned import Patterned
 from sparselmm.profiled import add_packed, fit_at, point
+from sparselmm.term_covariance import TermCovariance
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +76,7 @@ class FixedEntries(TermCovariance):
     @property
     def moment_form(self) -> TermCovariance:
         """All entries, known or not."""
-        return TermCovariance.of(self.k, "unstructured")
+        return TermCovariance.unstructured(self.k)
 
 
 @dataclass(frozen=True, eq=False)

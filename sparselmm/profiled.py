@@ -23,9 +23,9 @@ import numpy as np
 import scipy.linalg as sla
 
 from sparselmm._typing import FloatArray
-from sparselmm.covariance import Patterned
 from sparselmm.deviance import PLSFit, ProfiledDeviance, residual_part
 from sparselmm.packing import Packing, factor_of
+from sparselmm.patterned import Patterned
 
 LIFT = 1e-4
 """Standard deviation, in units of sigma over the covariate's root mean square, below which

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from registry import MODELS
 
-from sparselmm.covariance import Covariance, TermCovariance, across_rotations
+from sparselmm.covariance import Covariance, term_covariance
+from sparselmm.term_covariance import across_rotations
 
 SHAPES = [(1, "unstructured"), (2, "unstructured"), (4, "unstructured"), (3, "diagonal")]
-covariance = Covariance(tuple(TermCovariance.of(k, structure) for k, structure in SHAPES))
+covariance = Covariance(tuple(term_covariance(k, structure) for k, structure in SHAPES))
 thetas = [np.random.default_rng(seed).normal(size=covariance.n_theta) for seed in range(5)]
 every_theta = pytest.mark.parametrize("theta", thetas, ids=range(5))
 

@@ -15,7 +15,7 @@ LAYERS = (  # every module, lowest first; imports go downwards or sideways, neve
     "smallmatrix",
     "kernels kernels_batched threads",
     "terms",
-    "covariance cholesky crossprod subsets structures",
+    "term_covariance patterned covariance cholesky crossprod subsets structures",
     "coupling moments",
     "solvers plan",
     "formula",

@@ -15,7 +15,8 @@ import scipy.sparse as sp
 
 import sparselmm
 from sparselmm import DataError, FormulaError, KnownCovariance, MixedLM, car, mixedlm, pedigree
-from sparselmm.covariance import PATTERNED, TermCovariance
+from sparselmm.covariance import term_covariance
+from sparselmm.patterned import PATTERNED
 
 REFERENCE = json.loads(
     sparselmm.datasets.data_dir().joinpath("reference/extra/structures.json").read_text("utf-8")
@@ -125,7 +126,7 @@ def test_gradient_and_curvature(blocks, structure, reml, scale):
 @pytest.mark.parametrize("structure", PATTERNED)
 def test_root_and_its_derivatives(structure, k):
     """Psi has the pattern, slopes and bends are derivatives, theta comes back from Psi."""
-    term = TermCovariance.of(k, structure)
+    term = term_covariance(k, structure)
     theta = term.rectify(np.random.default_rng(k).normal(size=term.n_theta))
     lam, steps = term.factor(theta), 1e-5 * np.eye(term.n_theta)
     psi = lam @ lam.T

@@ -10,9 +10,10 @@ import scipy.sparse as sp
 
 from sparselmm._typing import CSR, FloatArray, IntArray
 from sparselmm.batched.reduced import STACK_NUMBERS
-from sparselmm.covariance import Covariance, TermCovariance
+from sparselmm.covariance import Covariance
 from sparselmm.crossprod import CrossProducts
 from sparselmm.deviance import ProfiledDeviance
+from sparselmm.term_covariance import TermCovariance
 
 LARGEST_REST = 320
 """Random and fixed effects left after the head up to which stacks of dense matrices pay."""

@@ -22,12 +22,6 @@ from typing import Literal, Protocol
 import numpy as np
 
 from sparselmm._typing import FloatArray
-from sparselmm.covariance import (
-    Autoregressive,
-    CompoundSymmetry,
-    HeterogeneousAutoregressive,
-    Patterned,
-)
 from sparselmm.deviance import ProfiledDeviance
 from sparselmm.inference.submodels import (
     known_columns,
@@ -35,6 +29,12 @@ from sparselmm.inference.submodels import (
     mixed_theta,
     own_solver,
     same_random_part,
+)
+from sparselmm.patterned import (
+    Autoregressive,
+    CompoundSymmetry,
+    HeterogeneousAutoregressive,
+    Patterned,
 )
 from sparselmm.solvers import BlockSolver
 

@@ -21,7 +21,6 @@ import scipy.optimize as so
 
 from sparselmm._typing import FloatArray
 from sparselmm.cholesky import NotPositiveDefiniteError
-from sparselmm.covariance import PATTERNED
 from sparselmm.deviance import ProfiledDeviance, difference_hessian
 from sparselmm.inference.comparison import ml_minimum
 from sparselmm.inference.constrained import (
@@ -32,6 +31,7 @@ from sparselmm.inference.constrained import (
     constrained,
 )
 from sparselmm.inference.submodels import with_criterion
+from sparselmm.patterned import PATTERNED
 from sparselmm.terms import RandomTerm
 from sparselmm.variances import is_component
 

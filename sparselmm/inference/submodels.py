@@ -18,12 +18,12 @@ import numpy as np
 import scipy.linalg as sla
 
 from sparselmm._typing import FloatArray, IntArray
-from sparselmm.covariance import Covariance, TermCovariance
+from sparselmm.covariance import Covariance
 from sparselmm.crossprod import Basis, CrossProducts, PairBlocks
 from sparselmm.deviance import ProfiledDeviance
 from sparselmm.plan import make_plan
 from sparselmm.solvers import BlockSolver
-from sparselmm.terms import Structure
+from sparselmm.term_covariance import TermCovariance
 
 
 def mixed_columns(cross: CrossProducts, t: int, C: FloatArray) -> CrossProducts:
@@ -109,8 +109,9 @@ def mixed_covariance(covariance: Covariance, t: int, m: int) -> Covariance:
 
     The term's covariance must be unstructured or diagonal, or ``m`` zero.
     """
-    structure: Structure = "diagonal" if covariance.terms[t].is_diagonal else "unstructured"
-    new = (TermCovariance.of(m, structure),) if m else ()
+    is_diagonal = covariance.terms[t].is_diagonal
+    plain = TermCovariance.diagonal if is_diagonal else TermCovariance.unstructured
+    new = (plain(m),) if m else ()
     return Covariance((*covariance.terms[:t], *new, *covariance.terms[t + 1 :]))
 
 

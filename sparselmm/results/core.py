@@ -20,6 +20,7 @@ from sparselmm.deviance import PLSFit, ProfiledDeviance
 from sparselmm.estimates import Estimates, intervals, p_values
 from sparselmm.formula import BuiltDesign
 from sparselmm.optimize import OptSummary
+from sparselmm.prediction import check_alpha
 from sparselmm.results.base import Matrix, Vector
 from sparselmm.results.comparison import ComparisonResults
 from sparselmm.results.diagnostics import DiagnosticResults
@@ -270,7 +271,7 @@ class MixedLMResults(
         Raises
         ------
         ValueError
-            When the method is unknown.
+            When the method is unknown or ``alpha`` is not between 0 and 1.
 
         Examples
         --------
@@ -280,6 +281,7 @@ class MixedLMResults(
         >>> fit.conf_int(method="profile").round(4).loc["sd_Intercept|plate"].tolist()
         [0.6336, 1.1821]
         """
+        check_alpha(alpha)
         if method == "profile":
             return self._profile_conf_int(alpha, **options)
         if method == "bootstrap":
