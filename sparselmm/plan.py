@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,9 @@ SAMPLE = 15
 
 SPARSE_BELOW = 0.3
 """Density of a remainder up to which its sparse factorization is considered."""
+
+LITTLE = 50_000_000
+"""Bytes that every machine has: none is asked how much it has."""
 
 ANALYSE_LIMIT = 60_000_000
 """Entries of a pattern above which its sparse analysis would cost more than it could gain."""
@@ -145,8 +149,8 @@ class FitPlan:
         Stored entries of ``A = Z'WZ``.
     candidates : tuple of Candidate
         Cheapest first.
-    memory_limit : int
-        Bytes the fit may use.
+    given_limit : int or None
+        Bytes the fit may use, None for what the machine has available.
     """
 
     n: int
@@ -155,7 +159,12 @@ class FitPlan:
     names: tuple[str, ...]
     nnz_a: int
     candidates: tuple[Candidate, ...]
-    memory_limit: int
+    given_limit: int | None
+
+    @cached_property
+    def memory_limit(self) -> int:
+        """Bytes the fit may use."""
+        return available_memory() if self.given_limit is None else self.given_limit
 
     @property
     def chosen(self) -> Candidate:
@@ -167,7 +176,8 @@ class FitPlan:
             If none does.
         """
         for candidate in self.candidates:
-            if candidate.memory <= self.memory_limit:
+            little = self.given_limit is None and candidate.memory < LITTLE
+            if little or candidate.memory <= self.memory_limit:
                 return candidate
         raise MemoryLimitError(
             f"no factorization of this model fits in {_bytes(self.memory_limit)}:\n"
@@ -251,7 +261,7 @@ def make_plan(
         names=names,
         nnz_a=_nnz_a(cross),
         candidates=tuple(candidates),
-        memory_limit=available_memory() if memory_limit is None else int(memory_limit),
+        given_limit=None if memory_limit is None else int(memory_limit),
     )
 
 

@@ -20,7 +20,6 @@ from sparselmm.deviance import PLSFit, ProfiledDeviance
 from sparselmm.estimates import Estimates, intervals, p_values
 from sparselmm.formula import BuiltDesign
 from sparselmm.optimize import OptSummary
-from sparselmm.prediction import check_alpha
 from sparselmm.results.base import Matrix, Vector
 from sparselmm.results.comparison import ComparisonResults
 from sparselmm.results.diagnostics import DiagnosticResults
@@ -281,7 +280,7 @@ class MixedLMResults(
         >>> fit.conf_int(method="profile").round(4).loc["sd_Intercept|plate"].tolist()
         [0.6336, 1.1821]
         """
-        check_alpha(alpha)
+        prediction.check_alpha(alpha)
         if method == "profile":
             return self._profile_conf_int(alpha, **options)
         if method == "bootstrap":
