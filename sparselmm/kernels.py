@@ -237,12 +237,13 @@ def project_levels(
 ) -> None:  # fmt: skip
     """``f_l = R_l lam'B_l``, ``K_l = R_l'f_l`` and sums of ``f_l'f_l`` over `LEVELS` levels.
 
-    R (l, k, k) lower triangular, lam (k, k); B, K (l, k, m); of S (sums, m, m) the upper
-    triangles of ``begin:end`` are filled.
+    R (l, k, k) lower triangular, lam (k, k); B, K (l, k, m); of S (sums, m, m) ``begin:end`` are
+    filled.
     """
     l, k, m = B.shape
-    f, g = np.empty((k, m)), np.empty((k, m))
+    f, g, total = np.empty((k, m)), np.empty((k, m)), np.empty((m, m))
     for block in range(begin, end):
+        total[:] = 0.0
         for j in range(block * LEVELS, min((block + 1) * LEVELS, l)):
             for a in range(k):
                 for c in range(m):
@@ -263,8 +264,10 @@ def project_levels(
                     for c in range(m):
                         K[j, a, c] += R[j, b, a] * f[b, c]
                 for c in range(m):
-                    for d in range(c, m):
-                        S[block, c, d] += f[a, c] * f[a, d]
+                    v = f[a, c]
+                    for d in range(m):
+                        total[c, d] += v * f[a, d]
+        S[block] = total
 
 
 @compiled

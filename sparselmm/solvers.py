@@ -454,12 +454,11 @@ class BlockSolver:
             K = self.solve(right)
             return K, right.T @ K
         (l, k, _), m = self._R.shape, B.shape[1]
-        K, S = np.empty(B.shape), np.zeros((-(-l // kernels.LEVELS), m, m))
+        K, S = np.empty(B.shape), np.empty((-(-l // kernels.LEVELS), m, m))
         blocks = B.reshape(l, k, m), K.reshape(l, k, m)
         loop = partial(kernels.project_levels, self._R, np.ascontiguousarray(lams[0]), *blocks, S)
         in_parts(loop, equal_parts(np.full(len(S), kernels.LEVELS * k * m * (m + 4.0))))
-        upper = S.sum(axis=0)
-        return K, upper + np.triu(upper, 1).T
+        return K, S.sum(axis=0)
 
     def quadratic_forms(self, H: CSR, batch: int) -> FloatArray:
         """``h'M^-1 h`` of sparse rows h, (m,), without touching the leading levels they leave out.
