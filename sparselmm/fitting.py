@@ -54,6 +54,8 @@ def checked_keywords(given: Mapping[str, Any], niter_sa: int) -> dict[str, Any]:
             "Future versions will raise on these arguments.",
             FutureWarning,
         )
+    if "tol" in given and not given["tol"] > 0:
+        raise ValueError(f"tol must be positive, got {given['tol']!r}")
     if niter_sa > 0:
         warn_user("niter_sa is currently ignored", catchable(ValueWarning))
     return {name: value for name, value in given.items() if name in ALLOWED}
@@ -302,7 +304,7 @@ def search(
 
 def _options(method: str | None, keywords: Mapping[str, Any]) -> dict[str, Any]:
     if method is None:
-        return {}
+        return {"tolerance": keywords["tol"]} if "tol" in keywords else {}
     known = OPTIONS.get(SCIPY_METHODS[method], {})
     return {known[name]: value for name, value in keywords.items() if name in known}
 
