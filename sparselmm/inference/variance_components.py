@@ -28,10 +28,10 @@ from scipy.special import expit, logit
 from scipy.stats import norm
 
 from sparselmm._typing import BoolArray, FloatArray
-from sparselmm.covariance import PATTERNED
 from sparselmm.estimates import Estimates
 from sparselmm.exceptions import DataError
 from sparselmm.inference.constrained import Parameter
+from sparselmm.patterned import PATTERNED
 from sparselmm.terms import RandomTerm
 
 

@@ -25,6 +25,7 @@ from sparselmm.inference.variance_components import (
     variance_weights,
 )
 from sparselmm.labels import varcorr_frame
+from sparselmm.prediction import check_alpha
 from sparselmm.results.base import ResultsBase
 
 
@@ -211,7 +212,7 @@ class InferenceResults(ResultsBase):
         1  1.096  3.556
         2  0.486  0.629
         """
-        _check_alpha(alpha)
+        check_alpha(alpha)
         if ci not in ("wald", "profile"):
             raise ValueError(f"ci must be 'wald' or 'profile', got {ci!r}")
         found = variance_intervals(self._est, alpha)
@@ -287,7 +288,7 @@ class InferenceResults(ResultsBase):
         Batch      0.418  0.112  0.804
         all terms  0.418  0.112  0.804
         """
-        _check_alpha(alpha)
+        check_alpha(alpha)
         if ci not in ("delta", "bootstrap"):
             raise ValueError(f"ci must be 'delta' or 'bootstrap', got {ci!r}")
         if "statistic" in bootstrap_options:
@@ -362,8 +363,3 @@ class InferenceResults(ResultsBase):
         (0.279, 0.799)
         """
         return r_squared(self._est)
-
-
-def _check_alpha(alpha: float) -> None:
-    if not 0.0 < alpha < 1.0:
-        raise ValueError(f"alpha must be between 0 and 1, got {alpha!r}")
