@@ -9,16 +9,19 @@ of threads.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from sparselmm._typing import FloatArray, IntArray
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 PART = 2e6
 """Operations of a compiled loop that are worth a thread of their own."""
@@ -64,3 +67,10 @@ def in_parts(loop: Callable[[int, int], None], bounds: IntArray) -> None:
         return
     for done in [_pool(os.getpid()).submit(loop, *part) for part in parts]:
         done.result()
+
+
+def in_threads(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """``function(item)`` of every item, at the same time."""
+    if len(items) < 2:
+        return [function(item) for item in items]
+    return list(_pool(os.getpid()).map(function, items))

@@ -23,6 +23,10 @@ from sparselmm.formula.expressions import dotted_names, names_in, plain_column
 from sparselmm.formula.factors import Factor, factorize, match
 from sparselmm.formula.plain_designs import plain_design
 from sparselmm.formula.validate import DROP_HINT, Rows, missing_rows, shown, unknown_column
+from sparselmm.threads import in_threads
+
+MANY_ROWS = 100_000
+"""Rows from which columns are coded at the same time: Arrow's strings free the interpreter."""
 
 _READY = "sparselmm_levels"  # marks, in ``attrs``, a column whose categories are final
 
@@ -239,7 +243,7 @@ def take_columns(
         Name to Series.
     """
     uses = _uses(codes)
-    out = {}
+    out, factors = {}, []
     for name in names:
         column: Any = frame[name]
         if isinstance(column, pd.DataFrame):
@@ -247,11 +251,13 @@ def take_columns(
         if categories is not None and name in categories:
             column = recoded(column, categories[name])
         elif _serves_as_factor(column, uses.get(name, set())):
-            column = categorical(column)
+            factors.append(name)
         elif pd.api.types.is_extension_array_dtype(column.dtype):
             column = _as_numpy(column)
         out[name] = column
-    return out
+    waiting = [out[name] for name in factors]
+    made = (in_threads if len(frame) >= MANY_ROWS else map)(categorical, waiting)
+    return out | dict(zip(factors, made, strict=True))
 
 
 def _uses(codes: Iterable[str]) -> dict[str, set[str]]:

@@ -17,14 +17,14 @@ from patsy import DesignInfo
 from patsy.desc import EvalFactor
 from patsy.design_info import FactorInfo
 
-from sparselmm._typing import FloatArray
+from sparselmm._typing import AnyArray, FloatArray
 from sparselmm.formula.expressions import plain_column
 
 BLOCK_ROWS = 8_192
 """Rows made at a time."""
 
-Column = tuple[Any, FloatArray | None]
-"""Numbers, or codes and what each of them stands for in one column of the design."""
+Part = tuple[EvalFactor, FloatArray | None]
+"""A factor and what each of its codes stands for in one column; None for a numerical one."""
 
 
 def plain_design(info: DesignInfo, columns: Mapping[str, Any], n: int) -> FloatArray | None:
@@ -47,14 +47,22 @@ def plain_design(info: DesignInfo, columns: Mapping[str, Any], n: int) -> FloatA
         if found is None or len(found) != n:
             return None
         values[factor] = found
-    parts = list(_products(info, values))
-    out = np.ones((n, len(parts)))
+    parts = list(_products(info))
+    out = np.empty((n, len(parts)))
     for start in range(0, n, BLOCK_ROWS):
         rows = slice(start, start + BLOCK_ROWS)
+        here = {factor: _block(found, rows) for factor, found in values.items()}
         for j, factors in enumerate(parts):
-            for numbers, coding in factors:
-                out[rows, j] *= numbers[rows] if coding is None else coding[numbers[rows]]
+            column: Any = 1.0
+            for factor, coding in factors:
+                column = column * (here[factor] if coding is None else coding[here[factor]])
+            out[rows, j] = column
     return out
+
+
+def _block(found: AnyArray, rows: slice) -> AnyArray:
+    """Numbers, or codes as NumPy indexes fastest."""
+    return found[rows] if found.dtype == float else found[rows].astype(np.intp)
 
 
 def _values(factor: EvalFactor, about: FactorInfo, columns: Mapping[str, Any]) -> Any:
@@ -75,7 +83,7 @@ def _values(factor: EvalFactor, about: FactorInfo, columns: Mapping[str, Any]) -
     return None if np.isnan(numbers).any() else numbers
 
 
-def _products(info: DesignInfo, values: Mapping[EvalFactor, Any]) -> Iterator[list[Column]]:
+def _products(info: DesignInfo) -> Iterator[list[Part]]:
     """The factors that every column of the design is the product of."""
     for subterms in info.term_codings.values():
         for subterm in subterms:
@@ -83,6 +91,6 @@ def _products(info: DesignInfo, values: Mapping[EvalFactor, Any]) -> Iterator[li
             for factor in subterm.factors:
                 coding = subterm.contrast_matrices.get(factor)
                 table = [None] if coding is None else list(np.ascontiguousarray(coding.matrix.T))
-                choices.append([(values[factor], column) for column in table])
+                choices.append([(factor, column) for column in table])
             for combination in product(*reversed(choices)):  # the first factor varies fastest
                 yield list(combination)
