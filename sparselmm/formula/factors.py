@@ -93,13 +93,13 @@ def factorize(values: Any, *, sort: bool = False) -> Factor:
 
 def _of_integers(values: AnyArray) -> Factor:
     """Codes of integers close to each other, by counting instead of hashing and sorting."""
-    shifted = values.astype(np.int64)
-    first = shifted.min()
-    shifted -= first
+    first = np.int64(values.min())
+    shifted = values.astype(np.int64, copy=False)
+    shifted = shifted - first if first else shifted
     seen = np.bincount(shifted) > 0
-    codes = (np.cumsum(seen) - 1)[shifted]
     labels = (np.flatnonzero(seen) + first).astype(values.dtype)
-    return Factor(compact(codes, len(labels)), labels)
+    rank = compact(np.cumsum(seen) - 1, len(labels))
+    return Factor(rank[shifted], labels)
 
 
 def _of_categorical(values: pd.Categorical, sort: bool) -> Factor:
