@@ -48,7 +48,7 @@ def draw(table: pd.DataFrame, path: Path) -> None:
     dress(axes, shown, height)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=6,
                   frameon=False)  # fmt: skip
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=150, bbox_inches="tight")
 
 
 def rails(axes: Any, shown: pd.DataFrame, height: dict[str, int]) -> None:
@@ -90,7 +90,7 @@ def dress(axes: Any, shown: pd.DataFrame, height: dict[str, int]) -> None:
     axes.set_ylim(-0.6, len(height) - 0.4)
     low, high = np.log10(shown["seconds"].min() / 1.6), np.log10(shown["seconds"].max() * 2.0)
     axes.set_xlim(10 ** min(low, np.floor(high - 0.3)), 10 ** max(high, np.ceil(low + 0.3)))
-    axes.set_xlabel("seconds from data frame to results (log scale); hollow: stopped at the limit")
+    axes.set_xlabel("seconds, log scale (hollow: stopped at the limit)")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("")
     axes.grid(axis="x", color="#eeeeee", zorder=0)
