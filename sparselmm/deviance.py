@@ -257,10 +257,6 @@ class ProfiledDeviance:
     def _ldRX2(self, Rxx: FloatArray) -> float:
         return float(2.0 * np.log(np.abs(np.diag(Rxx))).sum()) - self.cross.basis.logdet
 
-    def _left(self, lams: list[FloatArray], x: FloatArray, transpose: bool = True) -> FloatArray:
-        """``Lambda'x`` or ``Lambda x``, (q, m)."""
-        return apply_lambda(self.cross, lams, x, transpose)
-
     def value(self, theta: FloatArray) -> float:
         """Deviance at theta.
 
@@ -280,7 +276,7 @@ class ProfiledDeviance:
             beta=basis.shift + basis.T @ state.gamma,
             vcov_unscaled=root @ root.T,
             u=state.u,
-            b=self._left(state.lams, state.u[:, None], transpose=False)[:, 0],
+            b=apply_lambda(self.cross, state.lams, state.u[:, None], transpose=False)[:, 0],
             ldL2=state.ldM,
             ldRX2=self._ldRX2(state.Rxx),
             pwrss=state.pwrss,
@@ -313,7 +309,7 @@ class ProfiledDeviance:
             elif t in singular:  # lambda_t = 0: the deviance is even in it
                 out.append(np.zeros_like(lam))
             else:
-                inner = self._information_gap(state, t)
+                inner = self.information_gap(state, t, state.residual, self._precision(state.pwrss))
                 out.append(2.0 * self.covariance.terms[t].divide(lam, inner))
         return out
 
@@ -325,12 +321,16 @@ class ProfiledDeviance:
         """``1 / sigma^2``."""
         return self.df / pwrss if self.known_scale is None else 1.0 / self.known_scale
 
-    def _information_gap(self, state: State, t: int) -> FloatArray:
-        """``l I - sum_j (G_jj + K_xj S_xx^-1 K_xj' + (df / pwrss) u_j u_j')``, (k, k)."""
+    def information_gap(
+        self, state: State, t: int, residual: FloatArray, precision: float
+    ) -> FloatArray:
+        """``l I - sum_j (G_jj + K_xj S_xx^-1 K_xj' + u_j u_j' / sigma^2)``, (k, k).
+
+        The middle term for REML only; ``u = K residual``, ``precision`` is ``1 / sigma^2``.
+        """
         k, l = self.cross.sizes[t]
         part = self.cross.slices[t]
-        size = np.sqrt(self._precision(state.pwrss))
-        columns = [size * state.residual[:, None]]
+        columns = [np.sqrt(precision) * residual[:, None]]
         if self.reml:
             columns.append(np.vstack([upper_inverse(state.Rxx), np.zeros(len(state.gamma))]))
         gap = l * np.eye(k) - self.solver.inverse_blocks(t).sum(axis=0)
@@ -341,7 +341,7 @@ class ProfiledDeviance:
         k, l = self.cross.sizes[t]
         part = self.cross.slices[t]
         total = self._trace_blocks(state, t)
-        LK = self._left(state.lams, state.K, transpose=False)
+        LK = apply_lambda(self.cross, state.lams, state.K, transpose=False)
         D = self.cross.B[part] - self.cross.A[part] @ LK
         d, u = (D @ state.residual).reshape(l, k), state.u[part].reshape(l, k)
         total -= self._precision(state.pwrss) * (d.T @ u)
@@ -385,7 +385,7 @@ class ProfiledDeviance:
             return self._whitened_information(state)
         g, d = self._directions(state)
         Ag = self.cross.A @ g
-        right = self._left(state.lams, Ag)
+        right = apply_lambda(self.cross, state.lams, Ag)
         Q = g.T @ Ag - right.T @ self.solver.solve(right)
         Dg = self.cross.B[:, :-1].T @ g - state.K[:, :-1].T @ right
         half = solve_triangular(state.Rxx, Dg, transposed=True)
@@ -440,11 +440,20 @@ class ProfiledDeviance:
             first += len(Y)
         return h, block_diagonal(maps)
 
+    def products(self, state: State) -> FloatArray:
+        """``D = B - A Lambda K = Z'V^-1[Xy]``, (q, r + 1), in the working basis."""
+        LK = apply_lambda(self.cross, state.lams, state.K, transpose=False)
+        return np.asarray(self.cross.B - self.cross.A @ LK)
+
+    def _residual_products(self, state: State) -> FloatArray:
+        """``d = Z'V^-1(y - X beta)``, (q,)."""
+        b = apply_lambda(self.cross, state.lams, state.u[:, None], transpose=False)
+        return np.asarray(self.cross.B @ state.residual - (self.cross.A @ b)[:, 0])
+
     def _directions(self, state: State) -> tuple[FloatArray, FloatArray]:
         """Columns ``g_i = E_i u + Lambda E_i'd`` (q, m), and ``d = Z'V^-1(y - X beta)``."""
         cov, cross = self.covariance, self.cross
-        b = self._left(state.lams, state.u[:, None], transpose=False)
-        d = cross.B @ state.residual - (cross.A @ b)[:, 0]
+        d = self._residual_products(state)
         g = np.zeros((cross.q, cov.n_tangent))
         for t, term in enumerate(cov.terms):
             k, l = cross.sizes[t]
@@ -508,7 +517,8 @@ class ProfiledDeviance:
             Unit vectors, or sums of unit vectors whose columns of Z never meet.
         """
         lams = self.state_at(theta).lams
-        return self._left(lams, self.solver.solve(self._left(lams, right)), transpose=False)
+        inner = self.solver.solve(apply_lambda(self.cross, lams, right))
+        return apply_lambda(self.cross, lams, inner, transpose=False)
 
     def conditional_blocks(self, theta: FloatArray, t: int) -> FloatArray:
         """``lambda_t G_jj lambda_t'``, (l, k, k): ``Var(b_j | y) / sigma^2`` of every level."""
@@ -523,8 +533,7 @@ class ProfiledDeviance:
     def pwrss_gradient(self, theta: FloatArray) -> FloatArray:
         """Gradient of pwrss in theta, (n_theta,): ``-2 sum_j d_j[r] u_j[c]`` for entry (r, c)."""
         state, cross = self.state_at(theta), self.cross
-        b = self._left(state.lams, state.u[:, None], transpose=False)
-        d = cross.B @ state.residual - (cross.A @ b)[:, 0]
+        d = self._residual_products(state)
         blocks = [
             -2.0 * d[part].reshape(l, k).T @ state.u[part].reshape(l, k)
             for part, (k, l) in zip(cross.slices, cross.sizes, strict=True)

@@ -20,12 +20,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-import scipy.linalg as sla
 
 from sparselmm._typing import FloatArray
 from sparselmm.deviance import PLSFit, ProfiledDeviance, residual_part
 from sparselmm.packing import Packing, factor_of
 from sparselmm.patterned import Patterned
+from sparselmm.smallmatrix import solve_triangular
+from sparselmm.solvers import apply_lambda
 
 LIFT = 1e-4
 """Standard deviation, in units of sigma over the covariate's root mean square, below which
@@ -61,26 +62,18 @@ def fit_at(deviance: ProfiledDeviance, theta: FloatArray, beta: FloatArray | Non
         return fit
     shift = beta - fit.beta
     pwrss = fit.pwrss + float(shift @ np.linalg.solve(fit.vcov_unscaled, shift))
-    u = _modes(deviance, theta, beta)
+    u = deviance.state_at(theta).K @ _residual(deviance, beta)
     lams = deviance.covariance.factors(theta)
-    b = np.concatenate(
-        [
-            (u[part].reshape(l, k) @ lam.T).ravel()
-            for lam, part, (k, l) in zip(
-                lams, deviance.cross.slices, deviance.cross.sizes, strict=True
-            )
-        ]
-    )
+    b = apply_lambda(deviance.cross, lams, u[:, None], transpose=False)[:, 0]
     value = fit.deviance + residual_part(pwrss, fit.df, fit.known_scale)
     value -= residual_part(fit.pwrss, fit.df, fit.known_scale)
     return replace(fit, beta=beta, u=u, b=b, pwrss=pwrss, deviance=value)
 
 
-def _modes(deviance: ProfiledDeviance, theta: FloatArray, beta: FloatArray) -> FloatArray:
-    """``u = Lambda'Z'V^-1(y - X beta)``, (q,)."""
+def _residual(deviance: ProfiledDeviance, beta: FloatArray) -> FloatArray:
+    """What turns columns [Q, y] into ``y - X beta``, (r + 1,)."""
     basis = deviance.cross.basis
-    gamma = sla.solve_triangular(basis.T, beta - basis.shift) if basis.rank else np.zeros(0)
-    return np.asarray(deviance.state_at(theta).K @ np.append(-gamma, 1.0))
+    return np.append(-solve_triangular(basis.T, beta - basis.shift), 1.0)
 
 
 def lifted(deviance: ProfiledDeviance, theta: FloatArray) -> FloatArray:
@@ -102,16 +95,10 @@ def point(deviance: ProfiledDeviance, theta: FloatArray, beta: FloatArray | None
     inside = lifted(deviance, theta)
     near = fit if inside is theta else fit_at(deviance, inside, beta)
     state = deviance.state_at(inside)
+    residual = state.residual if beta is None else _residual(deviance, beta)
     gradients = []
     for t, lam in enumerate(state.lams):
-        k, l = deviance.cross.sizes[t]
-        part = deviance.cross.slices[t]
-        u = near.u[part].reshape(l, k)
-        gap = l * np.eye(k) - deviance.solver.inverse_blocks(t).sum(axis=0)
-        gap -= (u.T @ u) / near.scale
-        if deviance.reml:
-            Kx = state.Kx[part].reshape(l, k, -1).transpose(1, 0, 2).reshape(k, -1)
-            gap -= Kx @ Kx.T
+        gap = deviance.information_gap(state, t, residual, 1.0 / near.scale)
         divide = deviance.covariance.terms[t].divide
         gradients.append(divide(lam, divide(lam, gap).T))
     return Point(fit, score_fe, gradients)

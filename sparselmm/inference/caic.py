@@ -29,6 +29,7 @@ import scipy.linalg as sla
 
 from sparselmm._typing import BoolArray, FloatArray
 from sparselmm.deviance import ProfiledDeviance, State
+from sparselmm.solvers import apply_lambda
 
 POLISH = 2
 """Newton steps after the optimizer stopped."""
@@ -144,15 +145,15 @@ def _for_estimation(
     y_a = d @ h
     r = len(state.gamma)
     Ah = cross.A @ h
-    right = deviance._left(state.lams, Ah)
+    right = apply_lambda(cross, state.lams, Ah)
     K = deviance.solver.solve(right)
     coefficients = np.zeros((cross.q + r + 1, h.shape[1] + 1))
     S = cross.B[:, :-1].T @ h - state.K[:, :-1].T @ right
     beta = sla.cho_solve((state.Rxx, False), S) if r else np.zeros((0, h.shape[1]))
     u = K - state.K[:, :-1] @ beta
-    coefficients[: cross.q, :-1] = h - deviance._left(state.lams, u, transpose=False)
+    coefficients[: cross.q, :-1] = h - apply_lambda(cross, state.lams, u, transpose=False)
     coefficients[cross.q : cross.q + r, :-1] = -beta
-    b = deviance._left(state.lams, state.u[:, None], transpose=False)[:, 0]
+    b = apply_lambda(cross, state.lams, state.u[:, None], transpose=False)[:, 0]
     coefficients[: cross.q, -1], coefficients[cross.q :, -1] = -b, state.residual
     products = _weighted_products(deviance, coefficients)
     inner, with_residual = products[:-1, :-1], products[-1, :-1]

@@ -38,12 +38,11 @@ from sparselmm.inference.leverage import (
     Entries,
     Leverage,
     block_places,
-    lambda_times,
     response,
     row_slices,
     whitened_rows,
 )
-from sparselmm.solvers import BlockSolver
+from sparselmm.solvers import BlockSolver, apply_lambda
 from sparselmm.subsets import take_rows
 from sparselmm.terms import Design
 
@@ -258,7 +257,7 @@ def rank_lost(S: FloatArray) -> bool:
 def pieces(dev: ProfiledDeviance, theta: FloatArray) -> Without:
     """The pieces of an engine as it stands."""
     state, cross = dev.state_at(theta), dev.cross
-    D = _d(dev, state)
+    D = dev.products(state)
     DK, traces = [], []
     for t, (part, (k, l)) in enumerate(zip(cross.slices, cross.sizes, strict=True)):
         d, K = D[part].reshape(l, k, -1), state.K[part].reshape(l, k, -1)
@@ -267,14 +266,9 @@ def pieces(dev: ProfiledDeviance, theta: FloatArray) -> Without:
     return Without(cross.n, cross.basis, _s(dev, state), DK, traces)
 
 
-def _d(dev: ProfiledDeviance, state: State) -> FloatArray:
-    """``D = B - A Lambda K``, (q, r + 1)."""
-    return dev.cross.B - dev.cross.A @ lambda_times(dev, state, state.K)
-
-
 def _s(dev: ProfiledDeviance, state: State) -> FloatArray:
     """``S = C - B'Lambda K``."""
-    S = dev.cross.C - dev.cross.B.T @ lambda_times(dev, state, state.K)
+    S = dev.cross.C - dev.cross.B.T @ apply_lambda(dev.cross, state.lams, state.K, transpose=False)
     return np.asarray(0.5 * (S + S.T))
 
 
@@ -322,7 +316,7 @@ def by_group(
 ) -> Iterator[Without]:  # fmt: skip
     """Pieces without each of independent groups: those of the whole less the group's own."""
     whole, state, cross = pieces(dev, theta), dev.state_at(theta), dev.cross
-    D, LK = _d(dev, state), lambda_times(dev, state, state.K)
+    D, LK = dev.products(state), apply_lambda(dev.cross, state.lams, state.K, transpose=False)
     traces = [level_traces(dev, state, t) for t in range(len(design.terms))]
     levels = [GroupRows.of(owner, groups.count) for owner in owners]
     m = len(whole.S)

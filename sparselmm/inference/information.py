@@ -35,6 +35,7 @@ from sparselmm.crossprod import CrossProducts
 from sparselmm.deviance import ProfiledDeviance
 from sparselmm.exceptions import SpecificationWarning, catchable
 from sparselmm.formula.validate import warn_user
+from sparselmm.smallmatrix import upper_inverse
 
 FLAT = 1e-8
 """Second derivative of the deviance, in units in which 2 means a standard error of one, below
@@ -149,9 +150,8 @@ def information(deviance: ProfiledDeviance, theta: FloatArray) -> Information:
     cross, covariance = deviance.cross, deviance.covariance
     state, scale = deviance.state_at(theta), deviance.at(theta).scale
     r = len(state.gamma)
-    root = sla.solve_triangular(state.Rxx, np.eye(r)) if r else np.zeros((0, 0))
-    LK = deviance._left(state.lams, state.K, transpose=False)
-    Dy = cross.B - cross.A @ LK
+    root = upper_inverse(state.Rxx)
+    Dy = deviance.products(state)
     D, d = Dy[:, :r] @ root, Dy @ state.residual
     places = _places(covariance)
     traces, squares = _traces(deviance, theta)

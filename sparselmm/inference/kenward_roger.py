@@ -40,10 +40,9 @@ from sparselmm.inference.hypotheses import (
     Principal,
     f_test_of,
     full_covariance,
-    kept_columns,
 )
 from sparselmm.inference.information import Information, covariance_of, information
-from sparselmm.inference.satterthwaite import single_df
+from sparselmm.inference.satterthwaite import row_df
 
 ZERO = 1e-10
 """Below this a factor of the moments of F counts as zero, as in pbkrtest."""
@@ -113,9 +112,7 @@ class KenwardRoger:
         ----------
         L : ndarray, (m, p)
         """
-        inner, good = kept_columns(self.est, L)
-        df = single_df(self.info.C, self.covariance, self.info.scaled(inner))
-        return np.where(good, df, np.nan)
+        return row_df(self.est, self.info, self.covariance, L)
 
     def f_test(self, L: FloatArray, rhs: FloatArray | None = None) -> FTest:
         """Joint test of ``L beta = rhs``.

@@ -20,11 +20,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import scipy.linalg as sla
 
 from sparselmm._typing import FloatArray, IntArray
 from sparselmm.crossprod import PairBlocks
 from sparselmm.deviance import ProfiledDeviance, State
+from sparselmm.smallmatrix import upper_inverse
+from sparselmm.solvers import apply_lambda
 from sparselmm.terms import Design, RandomTerm
 
 CHUNK = 65_536
@@ -145,20 +146,12 @@ def whitened_rows(
 
     Its columns combined by ``state.residual`` are the conditional residuals.
     """
-    LK = lambda_times(dev, state, state.K)
+    LK = apply_lambda(dev.cross, state.lams, state.K, transpose=False)
     y = response(design)
     for rows in row_slices(design.n):
         E = dev.cross.basis.apply(design.X[rows], y[rows])
         E -= times_z(design, dev.cross.slices, rows, LK)
         yield rows, E
-
-
-def lambda_times(dev: ProfiledDeviance, state: State, x: FloatArray) -> FloatArray:
-    """``Lambda x`` for x (q, m)."""
-    out = np.empty_like(x)
-    for lam, part, (k, l) in zip(state.lams, dev.cross.slices, dev.cross.sizes, strict=True):
-        out[part] = np.matmul(lam, x[part].reshape(l, k, -1)).reshape(out[part].shape)
-    return out
 
 
 def leverage(dev: ProfiledDeviance, design: Design, theta: FloatArray) -> Leverage:
@@ -178,7 +171,7 @@ def leverage(dev: ProfiledDeviance, design: Design, theta: FloatArray) -> Levera
     state = dev.state_at(theta)
     fixed = np.empty(design.n)
     r = len(state.gamma)
-    root = sla.solve_triangular(state.Rxx, np.eye(r)) if r else np.zeros((0, 0))
+    root = upper_inverse(state.Rxx)
     for rows, E in whitened_rows(dev, design, state):
         fixed[rows] = np.sum((E[:, :r] @ root) ** 2, axis=1)
     random = posterior_variances(dev, design, theta)

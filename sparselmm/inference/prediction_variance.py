@@ -24,13 +24,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import scipy.linalg as sla
 import scipy.sparse as sp
 
 from sparselmm._typing import CSR, BoolArray, FloatArray, IntArray
 from sparselmm.deviance import ProfiledDeviance
 from sparselmm.effects import BATCH_NUMBERS, MAX_BATCH
 from sparselmm.estimates import SLOPE_STEP, Estimates
+from sparselmm.smallmatrix import upper_inverse
 from sparselmm.terms import RandomTerm
 
 FEW_ROWS = 32
@@ -215,7 +215,7 @@ def fixed_roots(
     basis = deviance.cross.basis
     state = deviance.state_at(theta)
     r = basis.rank
-    inverse = sla.solve_triangular(state.Rxx, np.eye(r)) if r else np.zeros((0, 0))
+    inverse = upper_inverse(state.Rxx)
     out = np.zeros((1, r))
     if X is not None:
         out = out + X[:, basis.kept] @ (basis.T @ inverse)

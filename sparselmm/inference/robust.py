@@ -30,13 +30,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import scipy.linalg as sla
 import scipy.sparse as sp
 
 from sparselmm._typing import BoolArray, FloatArray, IntArray
 from sparselmm.crossprod import CHUNK_ROWS, Basis
 from sparselmm.deviance import ProfiledDeviance, State
 from sparselmm.exceptions import DataError
+from sparselmm.smallmatrix import upper_inverse
+from sparselmm.solvers import apply_lambda
 from sparselmm.terms import Design, RandomTerm
 
 Kind = Literal["CR0", "CR1", "CR2"]
@@ -104,7 +105,7 @@ def cluster_robust(
     if len(np.unique(clusters[counted] if design.weights is not None else clusters)) < 2:
         raise DataError("a cluster-robust covariance needs at least two clusters, got one")
     sums = _Sums(np.zeros((basis.rank, basis.rank)), _Moments.of(contrasts, basis))
-    inverse_root = sla.solve_triangular(state.Rxx, np.eye(basis.rank))
+    inverse_root = upper_inverse(state.Rxx)
     factor = np.sqrt(n_clusters / (n_clusters - 1.0)) if kind == "CR1" else 1.0
     columns = level_clusters(design.terms, clusters)
     for gram, cross_y in _gram_batches(deviance, state, design, clusters, n_clusters, columns):
@@ -260,7 +261,7 @@ def _gram_batches(
     cross = deviance.cross
     r = cross.basis.rank
     C = _fixed_grams(design, cross.basis, clusters, n_clusters)
-    B = deviance._left(state.lams, cross.B)
+    B = apply_lambda(cross, state.lams, cross.B)
     Lambda = _lambda(deviance, state)
     A = sp.csr_array(Lambda.T @ cross.A @ Lambda)
     order = np.argsort(columns, kind="stable")

@@ -69,9 +69,7 @@ class Satterthwaite:
         ----------
         L : ndarray, (m, p)
         """
-        inner, good = kept_columns(self.est, L)
-        df = single_df(self.info.C, self.covariance, self.info.scaled(inner))
-        return np.where(good, df, np.nan)
+        return row_df(self.est, self.info, self.covariance, L)
 
     def f_test(self, L: FloatArray, rhs: FloatArray | None = None) -> FTest:
         """Joint test of ``L beta = rhs``.
@@ -87,6 +85,12 @@ class Satterthwaite:
         nu = single_df(self.info.C, self.covariance, self.info.scaled(parts.rows))
         mean_square = float((parts.effects**2 / parts.variances).mean())
         return f_test_of(mean_square, len(nu), combined_df(nu))
+
+
+def row_df(est: Estimates, info: Information, covariance: FloatArray, L: FloatArray) -> FloatArray:
+    """Degrees of freedom of every row of L (m, p) alone, (m,); NaN on a dropped column."""
+    inner, good = kept_columns(est, L)
+    return np.where(good, single_df(info.C, covariance, info.scaled(inner)), np.nan)
 
 
 def single_df(C: FloatArray, covariance: FloatArray, rows: FloatArray) -> FloatArray:

@@ -15,13 +15,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import scipy.linalg as sla
 
 from sparselmm._typing import FloatArray, IntArray
 from sparselmm.covariance import Covariance
 from sparselmm.crossprod import Basis, CrossProducts, PairBlocks
 from sparselmm.deviance import ProfiledDeviance
 from sparselmm.plan import make_plan
+from sparselmm.smallmatrix import upper_inverse
 from sparselmm.solvers import BlockSolver
 from sparselmm.term_covariance import TermCovariance
 
@@ -85,11 +85,11 @@ def known_columns(
     basis = cross.basis
     known = np.asarray(columns, dtype=np.intp)
     stay = np.setdiff1d(np.arange(basis.rank), known)
-    Tinv = sla.solve_triangular(basis.T, np.eye(basis.rank)) if basis.rank else basis.T
+    Tinv = upper_inverse(basis.T)
     v = Tinv[:, known] @ (basis.shift[known] - values)
     if len(stay):
         U, R = np.linalg.qr(Tinv[:, stay])
-        T = sla.solve_triangular(R, np.eye(len(stay)))
+        T = upper_inverse(R)
         fitted = U.T @ v
         w, shift = v - U @ fitted, basis.shift[stay] + T @ fitted
     else:
