@@ -6,8 +6,11 @@ The pattern is analysed once; afterwards only values change. scikit-sparse 0.4 (
 
 from __future__ import annotations
 
+import ctypes
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
@@ -137,7 +140,10 @@ class CholeskyFactor:
         NotPositiveDefiniteError
             If M is not positive definite to working precision.
         """
-        return self._backend.factorize(self.pattern.matrix(data))
+        logdet = self._backend.factorize(self.pattern.matrix(data))
+        if not np.isfinite(logdet):
+            raise NotPositiveDefiniteError(f"log determinant {logdet}")
+        return logdet
 
     def solve(self, rhs: FloatArray) -> FloatArray:
         """``M^-1 rhs``, (n, m)."""
@@ -217,32 +223,95 @@ class _SkSparse04:
 
 
 class _SkSparse05:
-    """scikit-sparse 0.5: ``CholeskyFactor``."""
+    """scikit-sparse 0.5: ``CholeskyFactor``.
+
+    A factorization turns the supernodal factor it was given into a simplicial one, and the next
+    on the same object would go column by column. So what was analysed is kept and every
+    factorization happens in a copy of it.
+    """
 
     def __init__(self, matrix: CSC, ordering: Ordering, mode: Mode):
-        self._factor: Any = cholmod.CholeskyFactor(
+        self._analysed: Any = cholmod.CholeskyFactor(
             matrix, lower=True, order=ordering, supernodal_mode=mode
         )
+        self._numeric: Any = None
+        self._L: CSC | None = None
 
     def permutation(self) -> IntArray:
-        order: IntArray = np.asarray(self._factor.perm)
+        order: IntArray = np.asarray(self._analysed.perm)
         return order
 
     def factorize(self, matrix: CSC) -> float:
+        self._numeric = self._L = None  # frees its memory before the next takes as much
+        numeric = self._analysed.copy()
         try:
-            self._factor.factorize(matrix, ldl=False)
+            with _SILENCE:
+                numeric.factorize(matrix, ldl=False)
         except cholmod.CholmodNotPositiveDefiniteError as error:
             raise NotPositiveDefiniteError(str(error)) from error
-        L = self._factor.factor
-        return float(2.0 * np.log(L.data[L.indptr[:-1]]).sum())
+        # the view, not get_factor(), which drops numerical zeros and with them the pattern
+        view = numeric.factor
+        self._L = _sorted(view)
+        # The factor keeps the view and the view's arrays the factor: a cycle through arrays, which
+        # Python cannot collect.
+        view.data, view.indices, view.indptr = np.zeros(0), np.zeros(0, int), np.zeros(1, int)
+        self._numeric = numeric
+        return float(2.0 * np.log(self._L.data[self._L.indptr[:-1]]).sum())
 
     def solve(self, rhs: FloatArray) -> FloatArray:
-        solution: FloatArray = self._factor.solve(rhs)
+        if self._numeric.rcond >= self._numeric.N * np.finfo(float).eps:
+            solution: FloatArray = self._numeric.solve(rhs)
+            return solution
+        # An estimate from the diagonal of L alone: levels with many rows next to levels with none
+        # are enough to make it small.
+        with _FILTERS, warnings.catch_warnings():
+            warnings.simplefilter("ignore", cholmod.CholmodWarning)
+            solution = self._numeric.solve(rhs)
         return solution
 
     def lower(self) -> CSC:
-        # the view, not get_factor(), which drops numerical zeros and with them the pattern
-        return _sorted(self._factor.factor)
+        assert self._L is not None
+        return self._L
+
+
+_FILTERS = Lock()
+"""Python's warning filters belong to all threads."""
+
+
+class _Silence:
+    """Context in which SuiteSparse 7 does not print.
+
+    CHOLMOD writes to the terminal what scikit-sparse 0.5 raises as well, and its print level is out
+    of reach. The function that prints is one for the whole process: it comes back when the last
+    thread leaves.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._inside = 0
+        self._print: int | None = None
+        library = ctypes.CDLL(cholmod.__file__)  # with what it is linked to
+        self._get = getattr(library, "SuiteSparse_config_printf_func_get", None)
+        self._set = getattr(library, "SuiteSparse_config_printf_func_set", None)
+        if self._get is not None and self._set is not None:
+            self._get.restype, self._set.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+            self._get.argtypes, self._set.restype = [], None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0 and self._get is not None and self._set is not None:
+                self._print = self._get()
+                self._set(None)
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0 and self._set is not None:
+                self._set(self._print)
+
+
+_SILENCE = _Silence()
 
 
 def _sorted(L: Any) -> CSC:

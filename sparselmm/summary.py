@@ -7,6 +7,7 @@ output pasted into a report looks the same whichever package made it.
 from __future__ import annotations
 
 import html
+import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from sparselmm.variances import VarianceRow
 TITLE = "Mixed Linear Model Regression Results"
 VARIANCE_COLUMNS = ("Groups", "Name", "Variance", "Std.Dev.", "Corr")
 NOTE_WIDTH = 78
+THEIR_MODULE = "statsmodels.iolib.summary2"
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +46,19 @@ class Summary:
     tables: list[pd.DataFrame]
     title: str
     notes: tuple[str, ...]
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """What ``isinstance`` asks: statsmodels' ``Summary`` where that is imported, ours besides.
+
+        Asked anew every time: statsmodels may be imported long after the summary was made.
+        """
+        theirs: type = getattr(sys.modules.get(THEIR_MODULE), "Summary", Summary)
+        return theirs
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        """Pickled and copied as what it is."""
+        return Summary, (self.tables, self.title, self.notes)
 
     def as_text(self) -> str:
         """Plain text."""

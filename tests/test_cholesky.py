@@ -1,9 +1,16 @@
 """Factorization, solve and selected inverse against dense linear algebra."""
 
+import gc
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from sksparse import cholmod
 
+from sparselmm import cholesky
 from sparselmm.cholesky import CholeskyFactor, NotPositiveDefiniteError, Pattern
 
 ORDERINGS = ("amd", "metis", "nesdis", "natural")
@@ -98,13 +105,156 @@ def test_column_counts(shape, ordering):
     np.testing.assert_array_equal(counts, np.diff(factor.lower().indptr))
 
 
-@pytest.mark.parametrize("mode", ["simplicial", "supernodal"])
-def test_not_positive_definite(mode):
+def full(n=130, scale=1.0):
+    """A matrix without zeros, wider than one supernode, as its factor's pattern and values."""
+    pattern = Pattern.of(*np.nonzero(np.tril(np.ones((n, n)), -1)), n)
+    return pattern, scale * positive_definite(pattern, np.random.default_rng(8))[0]
+
+
+def numbers(factor, data):
+    """Everything a factorization gives, as bits."""
+    logdet = factor.factorize(data)
+    rhs = np.random.default_rng(5).normal(size=(factor.pattern.n, 3))
+    parts = factor.lower().data, factor.solve(rhs), factor.selected_inverse()
+    return logdet, *(part.tobytes() for part in parts)
+
+
+def not_definite(pattern, data):
+    bad = data.copy()
+    bad[pattern.indptr[pattern.n // 2]] = -1.0
+    return bad
+
+
+def test_every_factorization_is_of_its_kind_and_gives_the_same_bits():
+    """The first one as well as those that follow other values and a failure."""
+    pattern, data = full()
+    first = {}
+    for mode in MODES:
+        factor = CholeskyFactor(pattern, "amd", mode)
+        first[mode] = numbers(factor, data)
+        assert numbers(factor, data) == first[mode]
+        assert numbers(factor, 2.0 * data + 1e-3) != first[mode]
+        assert numbers(factor, data) == first[mode]
+        with pytest.raises(NotPositiveDefiniteError):
+            factor.factorize(not_definite(pattern, data))
+        assert numbers(factor, data) == first[mode]
+    # dense blocks round in another order than columns do
+    assert first["supernodal"] != first["simplicial"]
+    np.testing.assert_allclose(first["supernodal"][0], first["simplicial"][0], rtol=1e-13)
+
+
+class Recorder:
+    """A factor of scikit-sparse 0.5 that notes what kind it was when it was factorized."""
+
+    def __init__(self, factor, kinds):
+        self.inner, self.kinds = factor, kinds
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def copy(self):
+        return Recorder(self.inner.copy(), self.kinds)
+
+    def factorize(self, *args, **kwargs):
+        self.kinds.append("supernodal" if self.inner.is_super else "simplicial")
+        return self.inner.factorize(*args, **kwargs)
+
+
+@pytest.mark.skipif(
+    not hasattr(cholmod, "CholeskyFactor"), reason="scikit-sparse 0.4 tells no kind"
+)
+@pytest.mark.parametrize("mode", MODES)
+def test_the_kind_that_chooses_the_kernel(mode):
+    """CHOLMOD takes the kernel by the kind of the factor it is handed."""
+    pattern, data = full(40)
+    factor, kinds = CholeskyFactor(pattern, "amd", mode), []
+    factor._backend._analysed = Recorder(factor._backend._analysed, kinds)
+    for values in (data, 2.0 * data, not_definite(pattern, data), data):
+        with suppress(NotPositiveDefiniteError):
+            numbers(factor, values)
+    assert kinds == [mode] * 4
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_not_positive_definite(mode, capfd):
+    """An error of ours, no word from the C library, and the next factorization is sound."""
     pattern = Pattern.of(np.array([1]), np.array([0]), 2)
     factor = CholeskyFactor(pattern, "natural", mode)
     with pytest.raises(NotPositiveDefiniteError):
         factor.factorize(np.array([1.0, 2.0, 1.0]))
     assert factor.factorize(np.array([1.0, 0.5, 1.0])) == pytest.approx(np.log(0.75))
+    np.testing.assert_allclose(factor.solve(np.array([[1.5], [1.5]])), 1.0)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", ["diagonal", "below"])
+def test_values_that_are_no_numbers(mode, value, place):
+    pattern, data = full(40)
+    factor = CholeskyFactor(pattern, "amd", mode)
+    bad = data.copy()
+    bad[pattern.indptr[20] + (place == "below")] = value
+    with pytest.raises(NotPositiveDefiniteError):
+        factor.factorize(bad)
+    assert np.isfinite(factor.factorize(data))
+
+
+def test_silent_in_threads_and_silent_no_longer_than_that(capfd):
+    """The function that SuiteSparse prints with is the process's: it comes back."""
+    pattern, data = full(60)
+    bad = not_definite(pattern, data)
+    factors = [CholeskyFactor(pattern, "amd", mode) for mode in MODES * 2]
+    silence, before = cholesky._SILENCE, None
+    if silence._get is not None:
+        before = silence._get()
+        assert before is not None
+
+    def fail_often(factor):
+        for _ in range(50):
+            with pytest.raises(NotPositiveDefiniteError):
+                factor.factorize(bad)
+        return numbers(factor, data)
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(fail_often, factors))
+    assert found[:2] == found[2:]
+    assert capfd.readouterr() == ("", "")
+    if silence._get is not None:
+        assert silence._get() == before
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_scales_far_apart_are_solved_without_a_warning(mode):
+    """Levels with many rows next to one with none: M is well conditioned but for its scale."""
+    pattern, data = full(40)
+    factor = CholeskyFactor(pattern, "amd", mode)
+    low = pattern.matrix(data).toarray()
+    scale = np.geomspace(1.0, 1e12, 40)
+    M = scale[:, None] * (low + np.tril(low, -1).T) * scale
+    factor.factorize(on_pattern(pattern, M))
+    expected = np.ones((40, 1)) / scale[:, None]
+    np.testing.assert_allclose(factor.solve(M @ expected), expected, rtol=1e-10)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's process table")
+def test_no_factor_outlives_its_successor():
+    """Memory of C libraries, which Python's own accounts do not show."""
+
+    def resident():
+        gc.collect()
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    pattern, data = full(1200)  # 6 MB of values and at least as much for the rows
+    for turn in range(20):
+        factor = CholeskyFactor(pattern, "natural", MODES[turn % 2])
+        for _ in range(2):
+            factor.factorize(data)
+            factor.lower()
+            factor.solve(np.ones((1200, 1)))
+        if turn == 4:
+            before = resident()
+    assert resident() - before < 40e6
 
 
 def test_pattern():

@@ -53,6 +53,27 @@ def test_statsmodels_is_not_imported():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=HERE.parent)
 
 
+THEIRS = "from statsmodels.iolib.summary2 import Summary as Theirs;"
+OURS = (
+    "import copy, pickle, sparselmm; from sparselmm.summary import Summary;"
+    "d = sparselmm.datasets.load('sm_dietox');"
+    "s = sparselmm.mixedlm('Weight ~ Time', d, groups='Pig').fit().summary(); text = str(s);"
+    "assert isinstance(s, Summary) and str(pickle.loads(pickle.dumps(s))) == text;"
+)
+
+
+@pytest.mark.parametrize("order", [THEIRS + OURS, OURS + THEIRS], ids=["before", "after"])
+def test_a_summary_is_one_of_statsmodels(order):
+    """Whenever statsmodels is imported, and neither pickling nor copying makes it another."""
+    check = (
+        "assert isinstance(s, Theirs) and isinstance(s, Summary) and not isinstance(s, str);"
+        "twins = [pickle.loads(pickle.dumps(s)), copy.copy(s), copy.deepcopy(s)];"
+        "assert all(type(t) is Summary and isinstance(t, Theirs) for t in twins);"
+        "assert all(str(t) == repr(t) == text for t in twins)"
+    )
+    subprocess.run([sys.executable, "-c", order + check], check=True, cwd=HERE.parent)
+
+
 def dietox(formula="Weight ~ Time", **arguments):
     return MixedLM.from_formula(formula, datasets.load("sm_dietox"), groups="Pig", **arguments)
 

@@ -1,15 +1,13 @@
 """Run statsmodels' own tests of MixedLM against sparselmm's classes.
 
 Loaded with ``pytest -p plugin``. After collection the names that the test file imported from
-statsmodels are bound to ours, nothing of the file itself is changed. ``Summary`` is among them
-because the file asks whether ``summary()`` is an instance of it.
+statsmodels are bound to ours, nothing of the file itself is changed.
 """
 
 import pytest
 import statsmodels.formula.api as smf
 
 import sparselmm
-import sparselmm.summary
 
 PRIVATE = ("TestSMWSolver", "TestSMWLogdet")
 """Tests of private functions of statsmodels' implementation, which have no counterpart."""
@@ -21,7 +19,6 @@ def pytest_collection_modifyitems(config, items):
     for module in modules:
         module.MixedLM = sparselmm.MixedLM
         module.MixedLMParams = sparselmm.MixedLMParams
-        module.Summary = sparselmm.summary.Summary
     smf.mixedlm = sparselmm.mixedlm
     out = [item for item in items if item.cls is not None and item.cls.__name__ in PRIVATE]
     config.hook.pytest_deselected(items=out)
