@@ -12,13 +12,14 @@ BIN := $(VENV)/bin
 TESTFLAGS ?= -n 2 --dist loadfile
 PYTEST = OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help install demo test test-fast check format docs bench clean distclean
+.PHONY: help install demo test test-fast trixie check format docs bench clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "PYTHON=...    interpreter to build $(VENV) with, 3.10 or later"
 	@echo "VENV=...      folder of the virtual environment"
+	@echo "ROOT=...      folder for make trixie; MIRROR=... where its packages come from"
 	@echo "TESTFLAGS=... options for pytest, e.g. TESTFLAGS='-x -k cholesky'"
 
 install: $(STAMP) ## set up .venv with the package and all its extras
@@ -31,6 +32,9 @@ test: $(STAMP) ## run the whole test suite
 
 test-fast: $(STAMP) ## run the tests that are not marked slow
 	$(PYTEST) $(TESTFLAGS) -m "not slow"
+
+trixie: ## run demo and tests in a Debian 13 built in the folder ROOT; needs root and debootstrap
+	tools/debian13.sh "$(ROOT)"
 
 check: $(STAMP) ## lint, formatting and types
 	$(BIN)/ruff check .

@@ -8,10 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from registry import Model, design, term
 from sksparse import cholmod
 
 from sparselmm import cholesky
 from sparselmm.cholesky import CholeskyFactor, NotPositiveDefiniteError, Pattern
+from sparselmm.crossprod import CrossProducts
+from sparselmm.plan import _analysed
+from sparselmm.solvers import BlockSolver, Layout
 
 ORDERINGS = ("amd", "metis", "nesdis", "natural")
 MODES = ("simplicial", "supernodal")
@@ -173,6 +177,24 @@ def test_the_kind_that_chooses_the_kernel(mode):
         with suppress(NotPositiveDefiniteError):
             numbers(factor, values)
     assert kinds == [mode] * 4
+
+
+@kinds_are_told
+@pytest.mark.parametrize(("levels", "mode"), [(300, "supernodal"), (30, "simplicial")])
+def test_every_evaluation_is_of_the_kind_that_the_plan_prices(levels, mode):
+    rng = np.random.default_rng(9)
+    terms = [term(name, rng.integers(0, levels, 3 * levels)) for name in "ab"]
+    model = Model(design(rng.normal(size=3 * levels), np.ones((3 * levels, 1)), *terms))
+    cross = CrossProducts.from_design(model.design)
+    candidate = _analysed(Layout.of(cross, None).remainder_pattern(), None, "amd")
+    assert candidate.strategy.mode == mode
+    backend, kinds = candidate.factor._backend, []
+    backend._analysed = Recorder(backend._analysed, kinds)
+    solver = BlockSolver(cross, candidate.strategy, candidate.factor)
+    for scale in (1.0, 0.5, 2.0):
+        solver.factorize(model.covariance.factors(scale * model.theta("interior")))
+        solver.inverse_blocks(0)
+    assert kinds == [mode] * 3
 
 
 @pytest.mark.parametrize("mode", MODES)
