@@ -164,9 +164,12 @@ class Recorder:
         return self.inner.factorize(*args, **kwargs)
 
 
-@pytest.mark.skipif(
+kinds_are_told = pytest.mark.skipif(
     not hasattr(cholmod, "CholeskyFactor"), reason="scikit-sparse 0.4 tells no kind"
 )
+
+
+@kinds_are_told
 @pytest.mark.parametrize("mode", MODES)
 def test_the_kind_that_chooses_the_kernel(mode):
     """CHOLMOD takes the kernel by the kind of the factor it is handed."""
@@ -183,8 +186,8 @@ def test_the_kind_that_chooses_the_kernel(mode):
 @pytest.mark.parametrize(("levels", "mode"), [(300, "supernodal"), (30, "simplicial")])
 def test_every_evaluation_is_of_the_kind_that_the_plan_prices(levels, mode):
     rng = np.random.default_rng(9)
-    terms = [term(name, rng.integers(0, levels, 3 * levels)) for name in "ab"]
-    model = Model(design(rng.normal(size=3 * levels), np.ones((3 * levels, 1)), *terms))
+    terms = [term(name, rng.integers(0, levels, 6 * levels)) for name in "ab"]
+    model = Model(design(rng.normal(size=6 * levels), np.ones((6 * levels, 1)), *terms))
     cross = CrossProducts.from_design(model.design)
     candidate = _analysed(Layout.of(cross, None).remainder_pattern(), None, "amd")
     assert candidate.strategy.mode == mode
