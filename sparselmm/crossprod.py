@@ -20,7 +20,7 @@ from functools import cached_property
 
 import numpy as np
 import scipy.sparse as sp
-from scipy.linalg import lapack
+from scipy.linalg import lapack, solve_triangular
 
 from sparselmm import kernels
 from sparselmm._typing import CSR, FloatArray, IntArray
@@ -34,6 +34,12 @@ CHUNK_ROWS = 32_768
 
 RANK_TOLERANCE = 1e-7
 """A column is dependent when its residual norm is below this share of its norm (as R's ``qr``)."""
+
+ROUNDING = 100 * float(np.finfo(float).eps)
+"""Relative error of an entry of X, made by a spline basis for example, that counts as rounding."""
+
+GRAM_RCOND = 1e-5
+"""The Gram matrix squares the condition: below this one, its factor has lost too many digits."""
 
 NEARLY_DENSE = 0.2
 """Share of nonzeros from which a product of user-made blocks is quicker by dense BLAS."""
@@ -258,7 +264,8 @@ def working_basis(X: FloatArray, y: FloatArray, w: FloatArray | None) -> Basis:
 
     The Gram matrix decides when the columns are clearly independent. Otherwise X is
     factored by QR in row blocks and a column is dropped, as R's ``lm`` and lme4 do, when
-    what the kept columns to its left leave of it is below `RANK_TOLERANCE` of its norm.
+    what the kept columns to its left leave of it is below `RANK_TOLERANCE` of its norm, or no
+    more than rounding: with coefficients c on them, `ROUNDING` times the sum of ``|c_i| ||x_i||``.
 
     Parameters
     ----------
@@ -336,7 +343,8 @@ def _gram_factor(G: FloatArray) -> FloatArray | None:
     clearly_independent = 1e-3  # squared in the Gram matrix: far above rounding
     if info or np.diag(R).min() < clearly_independent:
         return None
-    return np.triu(R) * scale
+    rcond, info = lapack.dtrcon(R, uplo="U")  # columns may depend on many others together
+    return None if info or rcond < GRAM_RCOND else np.triu(R) * scale
 
 
 def _qr_factor(X: FloatArray, w: FloatArray | None) -> tuple[FloatArray, IntArray]:
@@ -353,11 +361,19 @@ def _qr_factor(X: FloatArray, w: FloatArray | None) -> tuple[FloatArray, IntArra
         left = R[:, j] - Q @ (Q.T @ R[:, j])
         left -= Q @ (Q.T @ left)
         size = np.linalg.norm(left)
-        if size > RANK_TOLERANCE * norms[j]:
+        if size > max(RANK_TOLERANCE * norms[j], ROUNDING * _terms_size(Q.T @ R, j, kept, norms)):
             kept.append(j)
             Q = np.column_stack([Q, left / size])
     columns = np.array(kept, dtype=np.intp)
     return np.triu(Q.T @ R[:, columns]), columns
+
+
+def _terms_size(parts: FloatArray, j: int, kept: list[int], norms: FloatArray) -> float:
+    """Sum of ``|c_i| ||x_i||`` of column j's best combination of those kept."""
+    if not kept:
+        return 0.0
+    c = solve_triangular(np.triu(parts[:, kept]), parts[:, j], check_finite=False)
+    return float(np.abs(c) @ norms[kept])
 
 
 # ----------------------------------------------------------------------------- products

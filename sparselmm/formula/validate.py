@@ -21,6 +21,7 @@ from sparselmm.exceptions import (
     SpecificationWarning,
     UnknownColumnError,
 )
+from sparselmm.formula.kinds import as_float
 from sparselmm.terms import RandomTerm
 
 _PACKAGE = __name__.partition(".")[0] + "."
@@ -134,18 +135,6 @@ def check_length(n_seen: int, n_expected: int, argument: str, against: str = "da
         )
 
 
-def check_numeric(values: Any, name: str) -> None:
-    """Refuse strings, booleans and other non-numbers in the response and the like."""
-    dtype: Any = getattr(values, "dtype", None)
-    if pd.api.types.is_bool_dtype(dtype):
-        raise DataError(f"{name} is boolean; convert it, for example with .astype(float)")
-    if not pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_complex_dtype(dtype):
-        raise DataError(
-            f"{name} must be numeric but has dtype {dtype}; convert it, for example with "
-            "pd.to_numeric(...)"
-        )
-
-
 def check_finite(values: AnyArray, names: Sequence[str], kind: str, rows: Rows) -> None:
     """Refuse NaN and infinite values in a column or a matrix, naming the column."""
     if np.isfinite(np.sum(values)):  # one pass and no copy when all is well
@@ -254,4 +243,8 @@ def missing_rows(values: Any) -> BoolArray:
         out[coo.row[np.isnan(coo.data)]] = True
         return out
     absent: BoolArray = np.asarray(pd.isna(values))
+    dtype = getattr(values, "dtype", None)
+    nullable = isinstance(values, pd.Series) and not isinstance(dtype, np.dtype)
+    if nullable and pd.api.types.is_float_dtype(dtype):  # whose NaN is not counted as missing
+        absent |= np.isnan(as_float(values))
     return np.asarray(absent.any(axis=1)) if absent.ndim == 2 else absent
