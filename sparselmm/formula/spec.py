@@ -33,6 +33,7 @@ from sparselmm.formula.validate import (
     check_length,
     check_names,
     check_response,
+    check_size,
     check_term,
     check_weights,
     unknown_column,
@@ -358,6 +359,23 @@ def keep_mask(n: int, masks: Sequence[BoolArray]) -> BoolArray | None:
     return None if kept is None or kept.all() else kept
 
 
+def _check_sizes(design: Design) -> None:
+    """Refuse numbers whose squares cannot be added up."""
+    root_w = 1.0
+    if design.weights is not None:
+        check_size(np.sqrt(design.weights), ["weights"], "the root of the argument")
+        root_w = float(np.sqrt(design.weights.max()))
+    check_size(design.y, [design.y_name], "the response", root_w)
+    check_size(design.X, design.x_names, "the fixed-effects column", root_w)
+    if design.offset is not None:
+        check_size(design.offset, ["offset"], "the argument", root_w)
+    for term in design.terms:
+        if term.values is not None:
+            check_size(term.values, term.columns, f"{term.name!r}: the covariate", root_w)
+        elif term.block is not None:
+            check_size(term.block.data, [term.name], "the matrix of", root_w)
+
+
 def check_design(design: Design, rows: Rows) -> None:
     """Refuse a design that cannot be fitted."""
     if not design.terms:
@@ -373,6 +391,7 @@ def check_design(design: Design, rows: Rows) -> None:
         check_finite(design.weights, ["weights"], "the argument", rows)
         check_weights(design.weights, rows)
     check_response(design.y, design.y_name, design.offset)
+    _check_sizes(design)
     check_names([term.name for term in design.terms], "random-effects terms")
     for term in design.terms:
         check_term(term, design.n, design.weights is not None)

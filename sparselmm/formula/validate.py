@@ -26,6 +26,9 @@ from sparselmm.terms import RandomTerm
 
 _PACKAGE = __name__.partition(".")[0] + "."
 MISSING_CHOICES = ("none", "drop", "raise")
+LARGEST, SMALLEST = 1e70, 1e-70
+"""Sizes of columns between which products of four values, summed over rows, are in range."""
+
 DROP_HINT = "use missing='drop' to leave such rows out"
 
 
@@ -137,8 +140,9 @@ def check_length(n_seen: int, n_expected: int, argument: str, against: str = "da
 
 def check_finite(values: AnyArray, names: Sequence[str], kind: str, rows: Rows) -> None:
     """Refuse NaN and infinite values in a column or a matrix, naming the column."""
-    if np.isfinite(np.sum(values)):  # one pass and no copy when all is well
-        return
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(np.sum(values)):  # one pass and no copy when all is well
+            return
     finite = np.isfinite(values)
     if finite.all():
         return
@@ -147,6 +151,35 @@ def check_finite(values: AnyArray, names: Sequence[str], kind: str, rows: Rows) 
     bad = np.flatnonzero(~columns[:, j])
     column = values if values.ndim == 1 else values[:, j]
     raise not_finite(column[bad], bad, f"{kind} {names[j]!r}", rows)
+
+
+def check_size(values: AnyArray, names: Sequence[str], kind: str, root_w: float = 1.0) -> None:
+    """Refuse columns whose squares, or fourth powers, overflow or vanish.
+
+    Parameters
+    ----------
+    values : ndarray, (n,) or (n, c)
+        Finite numbers.
+    names : sequence of str, (c,)
+        Names of the columns.
+    kind : str
+        What they are, for the message.
+    root_w : float
+        Square root of the largest prior weight: what counts is ``sqrt(w)`` times a value.
+    """
+    if not values.size:
+        return
+    size = np.atleast_1d(np.maximum(values.max(axis=0), -values.min(axis=0)))
+    for name, seen in zip(names, size.tolist(), strict=True):
+        counted = seen * root_w
+        if seen and not SMALLEST < counted < LARGEST:
+            much = "large" if counted >= LARGEST else "small"
+            weighed = f" (times {root_w:.1g}, the root of the weights)" if root_w != 1.0 else ""
+            raise DataError(
+                f"{kind} {name!r} has values as {much} as {seen:.3g}{weighed}, whose powers are too "
+                f"{much} for floating-point numbers; use another unit, such as the values divided by "
+                f"{10.0 ** round(np.log10(seen)):.0e}"
+            )
 
 
 def not_finite(values: AnyArray, where: IntArray, what: str, rows: Rows) -> MissingDataError:
