@@ -117,7 +117,7 @@ EMPTY = {
 @pytest.mark.parametrize("kind", EMPTY)
 def test_columns_without_a_value(kind, place, missing):
     formula, arguments = PLACES[place]
-    with pytest.raises(DataError, match="'x'|missing='drop' leaves none|weights|offset|x"):
+    with pytest.raises(DataError, match=r"'x'|missing='drop' leaves none|weights|offset"):
         built(formula, DATA.assign(x=EMPTY[kind]), missing=missing, **arguments)
 
 
@@ -188,8 +188,8 @@ def test_dates_where_they_are_meant():
     assert built("y ~ d.dt.day + (1|g)", DATA.assign(d=DATES)).design.X[:, 1].tolist() == [
         *range(1, 32), *range(1, 30),
     ]  # fmt: skip
-    with pytest.raises(DataError, match=r"'d - d\[0\]' in the formula gives durations"):
-        built("y ~ d - d[0] + I(d - d[0]) + (1|g)".replace("d - d[0] + ", ""), data)
+    with pytest.raises(DataError, match=r"'I\(d - d\[0\]\)' in the formula gives durations"):
+        built("y ~ I(d - d[0]) + (1|g)", data)
 
 
 @pytest.mark.parametrize(
@@ -303,14 +303,16 @@ def test_columns_called_like_functions(name):
 
 
 def test_column_called_intercept():
-    with pytest.raises(FormulaError, match="two columns .* 'Intercept'; rename"):
+    with pytest.raises(FormulaError, match="a column is called 'Intercept' like"):
         built("y ~ Intercept + (1|g)", DATA.assign(Intercept=DATA["z"]))
+    found = built("y ~ 0 + Intercept + (1|g)", DATA.assign(Intercept=DATA["z"]))
+    np.testing.assert_array_equal(found.design.X[:, 0], DATA["z"])
 
 
 @pytest.mark.parametrize("term", ["cr(x, df=40)", "cr(x, df=20)", "cc(x, df=40)", "bs(x, df=12)"])
 def test_nearly_dependent_columns_are_dropped(term):
     """A spline with a knot between any two values spans what one column per value does."""
-    data = DATA.assign(x=np.arange(N) % 10)
+    data = DATA.assign(x=np.arange(N) % 10, y=DATA["y"] + 3 * DATA["g"])
     with pytest.warns(RankDeficiencyWarning):
         fit = sparselmm.mixedlm(f"y ~ {term} + (1|g)", data).fit(reml=False)
     per_value = sparselmm.mixedlm("y ~ C(x) + (1|g)", data).fit(reml=False)
@@ -335,8 +337,9 @@ def test_numbers_beyond_squaring(scale):
     for formula, column in (("y ~ x + (1|g)", "y"), ("y ~ z + (1|g)", "z"), ("y ~ 1 + (z|g)", "z")):
         with pytest.raises(DataError, match=f"'{column}' has values as"):
             built(formula, DATA.assign(**{column: DATA[column] * scale}))
-    with pytest.raises(DataError, match="'weights' has values as"):
-        built("y ~ x + (1|g)", DATA, weights=np.full(N, scale) ** (2 if scale < 1 else 1) * (1 + G))
+    if not 1e-140 < scale < 1e140:
+        with pytest.raises(DataError, match="'weights' has values as"):
+            built("y ~ x + (1|g)", DATA, weights=scale * (1.0 + G))
     with pytest.raises(DataError, match="the response 'y' has values as"):
         FIT.refit(DATA["y"] * scale)
 
@@ -350,7 +353,7 @@ def test_three_thousand_terms():
 
 
 def test_a_deep_expression_is_refused():
-    with pytest.raises(FormulaError, match="too long|cannot"):
+    with pytest.raises(FormulaError, match=r"too long|cannot"):
         built(f"y ~ I({'+'.join(['x'] * 5000)}) + (1|g)", DATA)
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 from patsy import DesignInfo, EvalEnvironment, ModelDesc, PatsyError
 from patsy import builtins as patsy_builtins
 from patsy.build import build_design_matrices, design_matrix_builders
-from patsy.desc import Term
+from patsy.desc import INTERCEPT, Term
 from patsy.missing import NAAction
 
 from sparselmm._typing import FloatArray, IntArray
@@ -31,6 +31,7 @@ from sparselmm.formula.kinds import (
     as_float,
     for_patsy,
     kind_of,
+    numbers,
     refuse,
 )
 from sparselmm.formula.plain_designs import plain_design
@@ -294,7 +295,11 @@ def take_columns(
         if isinstance(column, pd.DataFrame):
             raise DataError(f"the data have {column.shape[1]} columns called {name!r}; keep one")
         here, kind = uses.get(name, set()), kind_of(column)
+        if here and categories is None:
+            _refuse_empty(name, column)
         refuse(column, name, kind, here)
+        if here and isinstance(column.dtype, np.dtype) and not column.dtype.isnative:
+            column = numbers(column)
         if categories is not None and name in categories:
             column = recoded(column, categories[name])
         elif _serves_as_factor(kind, here):
@@ -305,17 +310,15 @@ def take_columns(
     waiting = [out[name] for name in factors]
     made = (in_threads if len(frame) >= MANY_ROWS else map)(categorical, waiting)
     coded = dict(zip(factors, made, strict=True))
-    if categories is None:
-        _refuse_empty(coded)
     return out | coded
 
 
-def _refuse_empty(coded: Mapping[str, pd.Series]) -> None:
-    for name, column in coded.items():
-        if len(column) and not len(column.cat.categories):
-            raise MissingDataError(
-                f"column {name!r} has no value in any of the {len(column)} rows: all are missing"
-            )
+def _refuse_empty(name: str, column: pd.Series) -> None:
+    """Refuse a column of a formula without any value."""
+    if len(column) and pd.isna(column.iloc[0]) is not False and column.isna().all():
+        raise MissingDataError(
+            f"column {name!r} has no value in any of the {len(column)} rows: all are missing"
+        )
 
 
 def used_names(codes: Iterable[str], space: Namespace) -> list[str]:
@@ -402,6 +405,11 @@ def codes_of(terms: Iterable[Term]) -> list[str]:
 def learn(termlists: Sequence[list[Term]], space: Namespace) -> list[DesignInfo]:
     """What patsy needs to remember to build each design on these and on new data."""
     codes = [code for terms in termlists for code in codes_of(terms)]
+    if any("Intercept" in codes_of(terms) and INTERCEPT in terms for terms in termlists):
+        raise FormulaError(
+            "a column is called 'Intercept' like the intercept that the formula has too; rename "
+            "the column, or leave the intercept out with '0 + ...'"
+        )
     with _patsy_errors(space, codes):
         return list(
             design_matrix_builders(

@@ -175,10 +175,10 @@ def check_size(values: AnyArray, names: Sequence[str], kind: str, root_w: float 
         if seen and not SMALLEST < counted < LARGEST:
             much = "large" if counted >= LARGEST else "small"
             weighed = f" (times {root_w:.1g}, the root of the weights)" if root_w != 1.0 else ""
+            unit = f"{10.0 ** round(np.log10(seen)):.0e}"
             raise DataError(
-                f"{kind} {name!r} has values as {much} as {seen:.3g}{weighed}, whose powers are too "
-                f"{much} for floating-point numbers; use another unit, such as the values divided by "
-                f"{10.0 ** round(np.log10(seen)):.0e}"
+                f"{kind} {name!r} has values as {much} as {seen:.3g}{weighed}, too {much} for the "
+                f"powers of them that a fit adds up; use another unit, such as {unit}"
             )
 
 
@@ -279,5 +279,5 @@ def missing_rows(values: Any) -> BoolArray:
     dtype = getattr(values, "dtype", None)
     nullable = isinstance(values, pd.Series) and not isinstance(dtype, np.dtype)
     if nullable and pd.api.types.is_float_dtype(dtype):  # whose NaN is not counted as missing
-        absent |= np.isnan(as_float(values))
+        absent = absent | np.isnan(as_float(values))
     return np.asarray(absent.any(axis=1)) if absent.ndim == 2 else absent
