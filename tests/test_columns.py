@@ -29,7 +29,7 @@ DATA = pd.DataFrame({"y": RNG.normal(size=N), "x": X, "z": RNG.normal(size=N), "
 DATES = pd.Series(pd.date_range("2020-01-01", periods=N))
 
 NUMBERS = {
-    **{t: t for t in ("int8", "uint8", "int16", "uint64", "float16", "float32", "float64")},
+    **{t: t for t in ("int8", "uint8", "int16", "uint64", "float16", "float32", "longdouble")},
     **{t: t for t in ("Int8", "UInt16", "Int64", "Float32", "Float64", ">i4", ">f8")},
     **{t: f"{t}[pyarrow]" for t in ("int8", "uint32", "int64", "float", "double")},
     "object": object,
@@ -262,6 +262,9 @@ def test_new_data_of_the_same_kind():
     pd.testing.assert_series_equal(FIT.predict(NEW.assign(b=NEW.b.astype("category"))), expected)
     hole = NEW.assign(x=[1, None, pd.NA, 2]).astype({"x": object})
     assert FIT.predict(hole).isna().tolist() == [False, True, True, False]
+    for nothing in (pd.array([None] * 4, dtype="Int64"), [None] * 4, [pd.NA] * 4):
+        assert FIT.predict(NEW.assign(b=nothing)).isna().all()
+        assert FIT.predict(NEW.assign(x=nothing)).isna().all()
     again = pickle.loads(pickle.dumps(FIT))
     with pytest.raises(DataError, match="held numbers at the fit"):
         again.predict(NEW.assign(x="a"))

@@ -268,6 +268,13 @@ def kinds_of(frame: pd.DataFrame, names: Iterable[str], factors: Collection[str]
     return {n: label_kind(frame[n]) if n in factors else kind_of(frame[n]) for n in names}
 
 
+def without_dtype(frame: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
+    """The frame with those columns that hold no value at all as objects: a dtype says nothing."""
+    empty = [n for n in names if len(frame) and frame[n].isna().all()]
+    nothing = pd.Series(None, index=frame.index, dtype=object)
+    return frame.assign(**dict.fromkeys(empty, nothing)) if empty else frame
+
+
 def check_kinds(frame: pd.DataFrame, known: Mapping[str, str], factors: Collection[str]) -> None:
     """Refuse columns of new data that hold something else than at the fit.
 

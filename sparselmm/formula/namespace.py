@@ -298,7 +298,7 @@ def take_columns(
         if here and categories is None:
             _refuse_empty(name, column)
         refuse(column, name, kind, here)
-        if here and isinstance(column.dtype, np.dtype) and not column.dtype.isnative:
+        if here and isinstance(column.dtype, np.dtype) and _is_unusual(column.dtype):
             column = numbers(column)
         if categories is not None and name in categories:
             column = recoded(column, categories[name])
@@ -319,6 +319,11 @@ def _refuse_empty(name: str, column: pd.Series) -> None:
         raise MissingDataError(
             f"column {name!r} has no value in any of the {len(column)} rows: all are missing"
         )
+
+
+def _is_unusual(dtype: np.dtype[Any]) -> bool:
+    """Whether pandas finds no labels among such numbers: foreign byte order, long double."""
+    return not dtype.isnative or (dtype.kind == "f" and dtype.itemsize > 8)
 
 
 def used_names(codes: Iterable[str], space: Namespace) -> list[str]:

@@ -17,7 +17,7 @@ from sparselmm.exceptions import DataError, NoRandomEffectsError
 from sparselmm.formula.coded import NewRows, TermSpec, new_matrix
 from sparselmm.formula.expressions import names_in
 from sparselmm.formula.factors import match
-from sparselmm.formula.kinds import as_array, as_float, check_kinds, check_numeric
+from sparselmm.formula.kinds import as_array, as_float, check_kinds, check_numeric, without_dtype
 from sparselmm.formula.namespace import (
     Namespace,
     info_codes,
@@ -205,6 +205,7 @@ class DesignSpec:
         if twice:
             raise DataError(f"the new data have several columns called {twice[0]!r}; keep one")
         held = {name: self.kinds[name] for name in names if name in self.kinds}
+        frame = without_dtype(frame, held)
         check_kinds(frame, held, self.categories)
         known = {name: self.categories[name] for name in names if name in self.categories}
         refuse_unseen(frame, known, rows)
