@@ -38,7 +38,7 @@ from sparselmm.formula.namespace import (
     single_term,
     take_columns,
     used_columns,
-    used_names,
+    used_columns_of,
     with_r_names,
 )
 from sparselmm.formula.selection import Given, rows_in_use
@@ -264,7 +264,6 @@ def _assemble(
     X, x_names = matrices.values(plan.fixed), tuple(fixed.column_names)
     check_names(x_names, "columns of the fixed-effects design")
     terms = tuple(term for term, _ in built)
-    categories = matrices.categories(space)
     design = Design(y, X, x_names, terms, y_name, given.weights, offset, groups)
     check_design(design, space.rows)
     spec = DesignSpec(
@@ -276,8 +275,8 @@ def _assemble(
         offsets=plan.parsed.offsets,
         offset_column=given.offset_column,
         offset_array=given.offset is not None and given.offset_column is None,
-        categories=categories,
-        kinds=kinds_of(space.frame, used_names(plan.read, space), categories),
+        categories=matrices.categories(space),
+        kinds=kinds_of(space.frame, used_columns_of(plan.read, space)),
         env=space.env,
     )
     return BuiltDesign(design, spec, space.rows.labels(), kept, True, space.frame)

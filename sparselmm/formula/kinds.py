@@ -23,6 +23,8 @@ DATES, DURATIONS, PERIODS, INTERVALS = "dates", "durations", "periods", "interva
 TIMES, COMPLEX, MIXED = "times of day", "complex numbers", "numbers and text"
 NESTED, OBJECTS, NOTHING = "lists or other containers", "Python objects", "only missing values"
 
+LABELS = " as labels"
+
 _NUMPY = dict(zip("fiubMmcUS", [NUMBERS] * 3 + [BOOLEANS, DATES, DURATIONS, COMPLEX, TEXT, TEXT],
                   strict=True))  # fmt: skip
 _ARROW = {  # how the names of Arrow's types begin
@@ -263,9 +265,14 @@ def _frame_matrix(frame: pd.DataFrame, argument: str) -> FloatArray:
     return np.column_stack(columns) if columns else np.empty((len(frame), 0))
 
 
-def kinds_of(frame: pd.DataFrame, names: Iterable[str], factors: Collection[str]) -> dict[str, str]:
-    """What some columns hold; of ``factors``, which are read as labels, what the labels are."""
-    return {n: label_kind(frame[n]) if n in factors else kind_of(frame[n]) for n in names}
+def kinds_of(frame: pd.DataFrame, ready: Mapping[str, pd.Series]) -> dict[str, str]:
+    """What columns hold; of those made ready as labels what the labels are, with `LABELS`."""
+    return {
+        name: label_kind(frame[name]) + LABELS
+        if isinstance(column.dtype, pd.CategoricalDtype)
+        else kind_of(frame[name])
+        for name, column in ready.items()
+    }
 
 
 def without_dtype(frame: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
@@ -275,7 +282,7 @@ def without_dtype(frame: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
     return frame.assign(**dict.fromkeys(empty, nothing)) if empty else frame
 
 
-def check_kinds(frame: pd.DataFrame, known: Mapping[str, str], factors: Collection[str]) -> None:
+def check_kinds(frame: pd.DataFrame, known: Mapping[str, str]) -> None:
     """Refuse columns of new data that hold something else than at the fit.
 
     Parameters
@@ -283,15 +290,14 @@ def check_kinds(frame: pd.DataFrame, known: Mapping[str, str], factors: Collecti
     frame : DataFrame
         New data.
     known : mapping
-        What each column held.
-    factors : collection of str
-        Columns that are read as labels: those of a Categorical count.
+        What each column held, as `kinds_of` says.
     """
-    found = kinds_of(frame, known, factors)
     for name, was in known.items():
-        column, now = frame[name], found[name]
-        if now not in (was, NOTHING):
-            hint = f", for example with {_CONVERSIONS[was]}" if was in _CONVERSIONS else ""
+        column = frame[name]
+        kind = was.removesuffix(LABELS)
+        now = kind_of(column) if kind == was else label_kind(column)
+        if now not in (kind, NOTHING):
+            hint = f", for example with {_CONVERSIONS[kind]}" if kind in _CONVERSIONS else ""
             raise DataError(
                 f"column {name!r} held {was} at the fit and holds {now} (dtype {column.dtype}) in "
                 f"the new data; convert it{hint}"

@@ -326,9 +326,9 @@ def _is_unusual(dtype: np.dtype[Any]) -> bool:
     return not dtype.isnative or (dtype.kind == "f" and dtype.itemsize > 8)
 
 
-def used_names(codes: Iterable[str], space: Namespace) -> list[str]:
+def used_columns_of(codes: Iterable[str], space: Namespace) -> dict[str, pd.Series]:
     """Columns that some expressions use."""
-    return [name for name in _uses(codes) if name in space.columns]
+    return {name: space.columns[name] for name in _uses(codes) if name in space.columns}
 
 
 def _uses(codes: Iterable[str]) -> dict[str, set[str]]:

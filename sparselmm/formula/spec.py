@@ -206,7 +206,7 @@ class DesignSpec:
             raise DataError(f"the new data have several columns called {twice[0]!r}; keep one")
         held = {name: self.kinds[name] for name in names if name in self.kinds}
         frame = without_dtype(frame, held)
-        check_kinds(frame, held, self.categories)
+        check_kinds(frame, held)
         known = {name: self.categories[name] for name in names if name in self.categories}
         refuse_unseen(frame, known, rows)
         return Namespace(frame, self.env, rows, take_columns(frame, names, codes, known))
