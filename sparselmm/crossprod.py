@@ -20,7 +20,7 @@ from functools import cached_property
 
 import numpy as np
 import scipy.sparse as sp
-from scipy.linalg import lapack
+from scipy.linalg import lapack, solve_triangular
 
 from sparselmm import kernels
 from sparselmm._typing import CSR, FloatArray, IntArray
@@ -34,6 +34,15 @@ CHUNK_ROWS = 32_768
 
 RANK_TOLERANCE = 1e-7
 """A column is dependent when its residual norm is below this share of its norm (as R's ``qr``)."""
+
+ROUNDING = 100 * float(np.finfo(float).eps)
+"""Relative error of an entry of X, made by a spline basis for example, that counts as rounding."""
+
+GRAM_RCOND = 1e-5
+"""The Gram matrix squares the condition: below this one, its factor has lost too many digits."""
+
+POOR_RCOND = 1e-9
+"""Below this one the columns kept make a poor basis, and others of as many are tried."""
 
 NEARLY_DENSE = 0.2
 """Share of nonzeros from which a product of user-made blocks is quicker by dense BLAS."""
@@ -258,7 +267,10 @@ def working_basis(X: FloatArray, y: FloatArray, w: FloatArray | None) -> Basis:
 
     The Gram matrix decides when the columns are clearly independent. Otherwise X is
     factored by QR in row blocks and a column is dropped, as R's ``lm`` and lme4 do, when
-    what the kept columns to its left leave of it is below `RANK_TOLERANCE` of its norm.
+    what the kept columns to its left leave of it is below `RANK_TOLERANCE` of its norm, or no
+    more than rounding: with coefficients c on them, `ROUNDING` times the sum of ``|c_i| ||x_i||``.
+    Where that leaves a poor basis, such as the first half of a spline with a knot between any two
+    values, as many columns further apart are kept instead.
 
     Parameters
     ----------
@@ -336,7 +348,8 @@ def _gram_factor(G: FloatArray) -> FloatArray | None:
     clearly_independent = 1e-3  # squared in the Gram matrix: far above rounding
     if info or np.diag(R).min() < clearly_independent:
         return None
-    return np.triu(R) * scale
+    R = np.triu(R)
+    return None if _rcond(R) < GRAM_RCOND else R * scale  # columns may depend on many together
 
 
 def _qr_factor(X: FloatArray, w: FloatArray | None) -> tuple[FloatArray, IntArray]:
@@ -346,18 +359,45 @@ def _qr_factor(X: FloatArray, w: FloatArray | None) -> tuple[FloatArray, IntArra
     for rows in _row_blocks(len(X)):
         part = X[rows] if w is None else X[rows] * np.sqrt(w[rows, None])
         R = np.asarray(np.linalg.qr(np.vstack([R, part]), mode="r"))
+    kept, factor = _independent(R, RANK_TOLERANCE)
+    rcond = _rcond(factor)
+    for tolerance in (0.1, 0.01, 0.001) if rcond < POOR_RCOND else ():
+        others, better = _independent(R, tolerance)
+        if len(others) == len(kept) and _rcond(better) > 1e3 * rcond:
+            return better, others
+    return factor, kept
+
+
+def _independent(R: FloatArray, tolerance: float) -> tuple[IntArray, FloatArray]:
+    """Columns of R, from the left, that are independent, and their triangular factor."""
+    p = R.shape[1]
     norms = np.linalg.norm(R, axis=0)
+    Q, U = np.zeros((len(R), min(R.shape))), np.zeros((min(R.shape), p))
     kept: list[int] = []
-    Q = np.zeros((len(R), 0))
     for j in range(p):
-        left = R[:, j] - Q @ (Q.T @ R[:, j])
-        left -= Q @ (Q.T @ left)
+        r = len(kept)
+        if r == len(U):
+            break
+        parts = Q[:, :r].T @ R[:, j]
+        left = R[:, j] - Q[:, :r] @ parts
+        again = Q[:, :r].T @ left
+        left -= Q[:, :r] @ again
         size = np.linalg.norm(left)
-        if size > RANK_TOLERANCE * norms[j]:
+        if size <= tolerance * norms[j]:
+            continue
+        c = solve_triangular(U[:r, :r], parts, check_finite=False) if r else parts
+        if size > ROUNDING * float(np.abs(c) @ norms[kept]):
+            Q[:, r], U[:r, r], U[r, r] = left / size, parts + again, size
             kept.append(j)
-            Q = np.column_stack([Q, left / size])
-    columns = np.array(kept, dtype=np.intp)
-    return np.triu(Q.T @ R[:, columns]), columns
+    return np.array(kept, dtype=np.intp), U[: len(kept), : len(kept)]
+
+
+def _rcond(R: FloatArray) -> float:
+    """Reciprocal condition of a triangular factor whose columns are scaled to one length."""
+    if not len(R):
+        return 1.0
+    rcond, _ = lapack.dtrcon(R / np.linalg.norm(R, axis=0), uplo="U")
+    return float(rcond)
 
 
 # ----------------------------------------------------------------------------- products

@@ -220,8 +220,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         if other is not None:
             built = with_data(other, data)
         else:
-            caller = isinstance(eval_env, int) and eval_env >= 0
-            env = capture_env(eval_env + 1 if caller else eval_env)
+            env = capture_env(eval_env, above=1)
             built = from_formula(
                 formula, data, groups=groups, re_formula=re_formula, vc_formula=vc_formula,
                 weights=weights, offset=offset, z_terms=z_terms, covariance=covariance,

@@ -17,6 +17,7 @@ from sparselmm.formula import BuiltDesign, NewDesign
 from sparselmm.formula.coded import GROUPS, CodedSpec, TermSpec, new_matrix
 from sparselmm.formula.expressions import names_in, plain_column
 from sparselmm.formula.known import KnownSpec
+from sparselmm.formula.spec import as_frame, is_table, row_vector
 from sparselmm.formula.validate import warn_user
 from sparselmm.terms import RandomTerm
 
@@ -131,6 +132,7 @@ def predict(
     arrays: Mapping[str, Any],
 ) -> tuple[FloatArray, Index | None]:
     """Predicted means of new rows and their index; arguments as of ``MixedLMResults.predict``."""
+    exog = table(exog)
     new = new_design(built, exog, transform, on, arrays)
     warn_if_dropped(est.dropped)
     out = fixed_part(new.X, est.beta, new.offset)
@@ -138,6 +140,11 @@ def predict(
         labels = level_labels(built, exog, arrays.get("groups"))
         out = out + new_random_part(est.terms, new, est.pls.b, on, unseen, labels)
     return out, new.row_labels
+
+
+def table(exog: Any) -> Any:
+    """New data with named columns as a data frame, anything else as it is."""
+    return as_frame(exog) if is_table(exog) else exog
 
 
 def any_on(on: Switches) -> bool:
@@ -165,8 +172,8 @@ def new_design(
     ----------
     built : BuiltDesign
         The training design and its recipe.
-    exog : DataFrame, mapping or ndarray, (m, p)
-        New data; numbers alone are taken as the columns of X.
+    exog : DataFrame or ndarray, (m, p)
+        New data, tables as data frames; numbers alone are taken as the columns of X.
     transform : bool
         Whether a data frame holds the formula's variables rather than the columns of X.
     on : Switches
@@ -184,7 +191,7 @@ def new_design(
     """
     spec = built.spec
     given = {name: value for name, value in arrays.items() if value is not None}
-    tabular = hasattr(exog, "columns") or isinstance(exog, Mapping)
+    tabular = hasattr(exog, "columns")
     if spec.formula is None or (transform and tabular):
         if everything:
             exog, given = _with_blanks(built, exog, on, given)
@@ -243,7 +250,7 @@ def _with_blanks(
                 blank[plain[0]] = unknown
     if not blank:
         return exog, given
-    return (exog.assign(**blank) if hasattr(exog, "assign") else {**exog, **blank}), given
+    return exog.assign(**blank), given
 
 
 def _of_groups(term: Any) -> bool:
@@ -251,8 +258,6 @@ def _of_groups(term: Any) -> bool:
 
 
 def _n_rows(exog: Any) -> int:
-    if isinstance(exog, Mapping) and not hasattr(exog, "columns"):
-        return len(next(iter(exog.values()), ()))
     return len(exog)
 
 
@@ -270,12 +275,15 @@ def prior_weights(weights: Any, m: int) -> FloatArray:
     DataError
         When they are not one number or m of them, or one is negative.
     """
-    w = np.asarray(1.0 if weights is None else weights, dtype=float)
-    if w.shape not in ((), (m,)):
-        raise DataError(f"weights must be a number or one for each of the {m} rows, got {w.shape}")
-    if (w < 0).any():
-        raise DataError(f"weights must not be negative, got {float(w.min()):g}")
-    return np.broadcast_to(w, (m,))
+    if weights is None or np.ndim(weights) == 0:
+        weights = np.full(m, 1.0 if weights is None else weights)
+    if np.shape(weights) != (m,):
+        shape = np.shape(weights)
+        raise DataError(f"weights must be a number or one for each of the {m} rows, got {shape}")
+    w = row_vector(weights, m, "weights", "the new data")
+    if not (w >= 0).all() or np.isinf(w).any():
+        raise DataError(f"weights must be finite and not negative, got {float(w.min()):g}")
+    return w
 
 
 def warn_if_dropped(dropped: Sequence[str]) -> None:
@@ -378,7 +386,7 @@ def _label_column(built: BuiltDesign, exog: Any, groups: Any, name: str) -> Any:
         if groups is not None:
             return groups
         name = memory.column or name
-    if not isinstance(exog, Mapping) and not hasattr(exog, "columns"):
+    if not hasattr(exog, "columns"):
         return None
     plain = plain_column(name) if built.spec.formula is not None else None
     column = name if plain is None else plain[0]

@@ -19,6 +19,7 @@ from sparselmm.cholesky import NotPositiveDefiniteError
 from sparselmm.crossprod import CrossProducts
 from sparselmm.deviance import ProfiledDeviance
 from sparselmm.exceptions import DataError
+from sparselmm.formula.validate import check_size
 from sparselmm.moments import moment_start, moment_starts
 from sparselmm.optimize import LIFT, TOLERANCE, OptSummary, minimize
 from sparselmm.plan import make_plan
@@ -170,6 +171,7 @@ class ResponseFitter:
         DataError
             When the fixed effects explain the response exactly.
         """
+        check_size(y, ["y"], "the response")
         one = self.projector(y[None])
         if one.exact[0]:
             raise DataError(

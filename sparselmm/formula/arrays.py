@@ -12,9 +12,17 @@ from sparselmm._typing import BoolArray, FloatArray
 from sparselmm.exceptions import DataError
 from sparselmm.formula.coded import GROUPS, coded_term
 from sparselmm.formula.factors import Crossing, Factor, cross, factorize
+from sparselmm.formula.kinds import as_array, as_float, check_numeric, float_matrix
 from sparselmm.formula.known import with_known
 from sparselmm.formula.matrices import Built, VCSpec, stack_all, user_matrices
-from sparselmm.formula.spec import BuiltDesign, DesignSpec, GroupsSpec, check_design, keep_mask
+from sparselmm.formula.spec import (
+    BuiltDesign,
+    DesignSpec,
+    GroupsSpec,
+    check_design,
+    keep_mask,
+    row_vector,
+)
 from sparselmm.formula.validate import (
     Rows,
     check_codes,
@@ -22,7 +30,6 @@ from sparselmm.formula.validate import (
     check_length,
     check_missing_argument,
     check_names,
-    check_numeric,
     check_some_rows,
     missing_rows,
 )
@@ -93,7 +100,7 @@ def from_arrays(
     labels = None if groups is None else group_labels(groups, n)
     _check_group_arguments(labels, exog_re=exog_re, exog_vc=exog_vc)
     re, re_names = (None, ("Group",)) if exog_re is None else _covariates(exog_re, n)
-    weights, offset = row_vector(weights, n, "weights"), row_vector(offset, n, "offset")
+    weights, offset = optional_vector(weights, n, "weights"), optional_vector(offset, n, "offset")
     stacks = [] if exog_vc is None else stack_all(exog_vc, factorize(labels, sort=True))
     matrices = user_matrices(z_terms, n)
     blocks = [stack.block for stack in stacks] + [matrix.block for matrix in matrices]
@@ -133,20 +140,13 @@ def _response(endog: Any) -> tuple[FloatArray, str, pd.Index | None]:
         endog = endog.iloc[:, 0]
     index = endog.index if isinstance(endog, pd.Series) else None
     name = "y" if index is None or endog.name is None else str(endog.name)
-    values = endog if index is not None else np.asarray(endog)
+    values = endog if index is not None else as_array(endog, "endog")
     if np.ndim(values) == 2 and np.shape(values)[1] == 1:
         values = values[:, 0]
     if np.ndim(values) != 1:
         raise DataError(f"endog must be one column, got shape {np.shape(values)}")
     check_numeric(values, f"endog {name!r}" if index is not None else "endog")
     return as_float(values), name, index
-
-
-def as_float(values: Any) -> FloatArray:
-    """A numeric column as float64, without a copy when it is; nullable missing becomes NaN."""
-    if isinstance(values, pd.Series) and pd.api.types.is_extension_array_dtype(values.dtype):
-        values = values.to_numpy(dtype=np.float64, na_value=np.nan)
-    return np.asarray(values, dtype=np.float64)
 
 
 def _exog(exog: Any, n: int, index: pd.Index | None) -> tuple[FloatArray, tuple[str, ...]]:
@@ -185,25 +185,13 @@ def _matrix(
         values = values.to_frame()
     elif isinstance(values, pd.DataFrame):
         names = tuple(map(str, values.columns))
-    if isinstance(values, pd.DataFrame):
-        for position, name in enumerate(names or ()):
-            check_number_like(values.iloc[:, position], f"{argument} column {name!r}")
-        matrix = values.to_numpy(dtype=np.float64, na_value=np.nan)
-    else:
-        check_number_like(np.asarray(values), argument)
-        matrix = np.asarray(values, dtype=np.float64)
+    matrix = float_matrix(values, argument)
     if matrix.ndim == 1:
         matrix = matrix[:, None]
     if matrix.ndim != 2:
         raise DataError(f"{argument} must have two dimensions, got shape {matrix.shape}")
     check_length(len(matrix), n, argument, "endog")
     return matrix, names
-
-
-def check_number_like(values: Any, name: str) -> None:
-    """As :func:`check_numeric`, with booleans counted as numbers."""
-    if not pd.api.types.is_bool_dtype(values.dtype):
-        check_numeric(values, name)
 
 
 def _covariates(exog_re: Any, n: int) -> tuple[FloatArray, tuple[str, ...]]:
@@ -259,16 +247,9 @@ def _refuse_two(count: int) -> None:
     )
 
 
-def row_vector(values: Any, n: int, argument: str) -> FloatArray | None:
-    """Weights or offset as floats, one per row."""
-    if values is None:
-        return None
-    values = values if isinstance(values, pd.Series) else np.asarray(values)
-    if np.ndim(values) != 1:
-        raise DataError(f"{argument} must hold one number per row, got shape {np.shape(values)}")
-    check_length(len(values), n, argument)
-    check_numeric(values, argument)
-    return as_float(values)
+def optional_vector(values: Any, n: int, argument: str) -> FloatArray | None:
+    """Weights or offset as floats, one per row, when there are any."""
+    return None if values is None else row_vector(values, n, argument)
 
 
 def make_grouping(name: str, labels: Any, rows: Rows) -> Grouping:

@@ -42,6 +42,9 @@ _OPERATORS = frozenset(
 
 Tokens = tuple[str, ...]
 
+LONG_SUM = 100
+"""Terms up to which a sum is read as it stands."""
+
 
 @dataclass(frozen=True)
 class Bar:
@@ -174,6 +177,31 @@ def parse_one_sided(text: str, argument: str) -> str:
             "write it as '+ (effects | grouping)' there"
         )
     return render(tokens)
+
+
+def balanced(text: str) -> str:
+    """A right side with the sums of many terms in nested brackets: parsers recurse over a sum."""
+    terms = _split_terms(tokenize(text))
+    if len(terms) <= LONG_SUM:
+        return text
+    pieces: list[str] = []
+    run: list[str] = []
+    for sign, term in terms:
+        shown = render(term)
+        if sign == "+" and not shown.isdecimal():
+            run.append(shown)
+            continue
+        pieces += [*_sum(run), f" {sign} {shown}"]
+        run = []
+    return "".join([*pieces, *_sum(run)]).removeprefix(" + ")
+
+
+def _sum(terms: Sequence[str]) -> list[str]:
+    """Some terms added, halves first."""
+    while len(terms) > 1:
+        pairs = [terms[i : i + 2] for i in range(0, len(terms), 2)]
+        terms = [f"({' + '.join(pair)})" for pair in pairs]
+    return [f" + {term}" for term in terms]
 
 
 def tokenize(text: str) -> Tokens:

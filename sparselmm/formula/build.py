@@ -18,11 +18,12 @@ from patsy.desc import INTERCEPT, Term
 
 from sparselmm._typing import BoolArray, FloatArray
 from sparselmm.exceptions import DataError, FormulaError
-from sparselmm.formula.arrays import as_float, group_crossing, make_grouping
+from sparselmm.formula.arrays import group_crossing, make_grouping
 from sparselmm.formula.bars import Bar, ParsedFormula, parse_formula, parse_one_sided
 from sparselmm.formula.coded import GROUPS, coded_term, grouping
 from sparselmm.formula.components import component
 from sparselmm.formula.expressions import names_in, plain_column
+from sparselmm.formula.kinds import as_float, check_numeric, kinds_of
 from sparselmm.formula.known import with_known
 from sparselmm.formula.matrices import Built
 from sparselmm.formula.namespace import (
@@ -37,6 +38,7 @@ from sparselmm.formula.namespace import (
     single_term,
     take_columns,
     used_columns,
+    used_columns_of,
     with_r_names,
 )
 from sparselmm.formula.selection import Given, rows_in_use
@@ -51,7 +53,7 @@ from sparselmm.formula.spec import (
 from sparselmm.formula.validate import (
     check_finite,
     check_missing_argument,
-    check_numeric,
+    check_names,
     check_some_rows,
 )
 from sparselmm.terms import Design, Grouping, RandomTerm, Structure
@@ -140,6 +142,7 @@ def from_formula(
     if kept is not None:
         given = given.kept(kept)
     inner = frame if kept is None else frame[kept]
+    _check_response_column(plan.parsed.response, inner)
     space = Namespace(inner, used_env, rows, take_columns(inner, names, plan.read))
     return _assemble(plan, given, covariance, space, kept)
 
@@ -259,6 +262,7 @@ def _assemble(
     built = with_known(built, covariance)
     fixed = matrices.info(plan.fixed)
     X, x_names = matrices.values(plan.fixed), tuple(fixed.column_names)
+    check_names(x_names, "columns of the fixed-effects design")
     terms = tuple(term for term, _ in built)
     design = Design(y, X, x_names, terms, y_name, given.weights, offset, groups)
     check_design(design, space.rows)
@@ -272,6 +276,7 @@ def _assemble(
         offset_column=given.offset_column,
         offset_array=given.offset is not None and given.offset_column is None,
         categories=matrices.categories(space),
+        kinds=kinds_of(space.frame, used_columns_of(plan.read, space)),
         env=space.env,
     )
     return BuiltDesign(design, spec, space.rows.labels(), kept, True, space.frame)
@@ -312,6 +317,13 @@ class _Matrices:
         codes = [code for info in self.infos.values() for code in info_codes(info)]
         names = {name for code in codes for name in names_in(code)} & set(space.columns)
         return categories_in({name: space.columns[name] for name in names})
+
+
+def _check_response_column(code: str, frame: pd.DataFrame) -> None:
+    """Refuse a column that is no response before it is refused as a covariate."""
+    name, wrapping = plain_column(code) or ("", "")
+    if wrapping == "" and name in frame.columns and isinstance(frame[name], pd.Series):
+        check_numeric(frame[name], f"the response {name!r}")
 
 
 def _response(code: str, matrices: _Matrices, space: Namespace) -> tuple[FloatArray, str]:

@@ -6,6 +6,7 @@ level table and whatever evaluates the covariates, nothing of the length of the 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -17,9 +18,12 @@ from patsy import DesignInfo
 from sparselmm._typing import FloatArray, IntArray
 from sparselmm.exceptions import DataError
 from sparselmm.formula.factors import Crossing, Factor, compact, cross, match, match_crossed
+from sparselmm.formula.kinds import float_matrix
 from sparselmm.formula.namespace import Namespace, info_codes, rebuild
-from sparselmm.formula.validate import Rows, check_codes
+from sparselmm.formula.validate import Rows, check_codes, unknown_column
 from sparselmm.terms import Origin, RandomTerm, Structure
+
+_MADE_UP = re.compile(r"x(_re)?\d+|const")  # names of columns that had none
 
 GROUPS = ""  # stands for the ``groups`` argument among the expressions of a crossing
 
@@ -123,17 +127,30 @@ def new_matrix(
     if data is None:
         raise DataError(f"{argument} must be given anew: {len(names)} column(s), one row per row")
     index = getattr(data, "index", None)
-    if isinstance(data, pd.DataFrame) and set(names) <= set(data.columns):
-        data = data[list(names)]
-    matrix = np.asarray(data, dtype=float)
+    if isinstance(data, pd.DataFrame):
+        data = _by_name(data, names, argument)
+    matrix = float_matrix(data, argument)
     if matrix.ndim == 1:
         matrix = matrix[:, None] if len(names) == 1 else matrix[None, :]
-    if matrix.shape[1] != len(names):
+    seen = f"{matrix.shape[1]} columns" if matrix.ndim == 2 else f"shape {matrix.shape}"
+    if matrix.ndim != 2 or matrix.shape[1] != len(names):
         raise DataError(
-            f"{argument} has {matrix.shape[1]} columns but the fit had {len(names)}: "
-            f"{', '.join(names)}"
+            f"{argument} has {seen} but the fit had {len(names)} columns: {', '.join(names)}"
         )
     return matrix, index if isinstance(index, pd.Index) else None
+
+
+def _by_name(frame: pd.DataFrame, names: Sequence[str], argument: str) -> pd.DataFrame:
+    """Columns by the names of the fit; by position where these were made up for an array."""
+    columns = pd.Index(map(str, frame.columns))
+    absent = [name for name in names if name not in columns]
+    if not absent:
+        place = [np.flatnonzero(columns == name)[0] for name in names]
+        twice = len(set(names)) < len(names)
+        return frame if twice else frame.iloc[:, place]
+    if all(_MADE_UP.fullmatch(name) for name in names):
+        return frame
+    raise unknown_column(absent[0], columns, f"{argument} of the fit")
 
 
 def effect_codes(effects: DesignInfo | tuple[str, ...] | None) -> list[str]:

@@ -17,22 +17,52 @@ def parse_expression(code: str) -> ast.expr:
         return ast.parse(code, mode="eval").body
     except SyntaxError as error:
         raise FormulaError(f"cannot read {code!r} in the formula: {error.msg}") from error
+    except (RecursionError, MemoryError) as error:  # the parser's stack
+        raise too_long(code) from error
+    except ValueError as error:  # a null byte
+        raise FormulaError(f"cannot read {code!r} in the formula: {error}") from error
+
+
+def too_long(code: str) -> FormulaError:
+    """The error for an expression that Python's parser cannot take in."""
+    return FormulaError(
+        f"{code[:40]!r}... is too long or too deeply nested an expression; make it a column of the "
+        "data"
+    )
+
+
+@lru_cache(maxsize=1024)
+def functions_in(code: str) -> tuple[str, ...]:
+    """Names that an expression only calls: ``log`` of ``log(x)``; a column may have that name."""
+    tree = parse_expression(code)
+    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    variables = {node.id for node in names if id(node) not in called} | _bound(tree)
+    return tuple(dict.fromkeys(node.id for node in names if node.id not in variables))
 
 
 @lru_cache(maxsize=1024)
 def names_in(code: str) -> tuple[str, ...]:
-    """Names an expression looks up, ``Q("a b")`` counted as ``a b``; functions included."""
+    """Variables an expression looks up, ``Q("a b")`` counted as ``a b``.
+
+    Names that are only called are left to `functions_in`.
+    """
     tree = parse_expression(code)
-    bound = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+    others = _bound(tree).union(functions_in(code))
     names: dict[str, None] = {}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Name):
-            if isinstance(node.ctx, ast.Store):
-                bound.add(node.id)
+        if isinstance(node, ast.Name) and node.id not in others:
             names[node.id] = None
         elif (quoted := quoted_name(node)) is not None:
             names[quoted] = None
-    return tuple(name for name in names if name not in bound)
+    return tuple(names)
+
+
+def _bound(tree: ast.AST) -> set[str]:
+    """Names an expression binds itself, such as the arguments of a lambda."""
+    nodes = list(ast.walk(tree))
+    stored = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    return stored | {node.arg for node in nodes if isinstance(node, ast.arg)}
 
 
 def quoted_name(node: ast.AST) -> str | None:

@@ -13,14 +13,27 @@ import pandas as pd
 from patsy import DesignInfo, EvalEnvironment, ModelDesc, PatsyError
 from patsy import builtins as patsy_builtins
 from patsy.build import build_design_matrices, design_matrix_builders
-from patsy.desc import Term
-from patsy.eval import EvalFactor
+from patsy.desc import INTERCEPT, Term
 from patsy.missing import NAAction
 
-from sparselmm._typing import BoolArray, FloatArray
-from sparselmm.exceptions import DataError, FormulaError, MissingDataError
-from sparselmm.formula.expressions import dotted_names, names_in, plain_column
+from sparselmm._typing import FloatArray, IntArray
+from sparselmm.exceptions import DataError, FormulaError, MissingDataError, SparseLMMError
+from sparselmm.formula.arithmetic import GUARDS, guarded
+from sparselmm.formula.bars import balanced
+from sparselmm.formula.checked import Expression, Kept, Missing
+from sparselmm.formula.expressions import dotted_names, functions_in, names_in, plain_column
 from sparselmm.formula.factors import Factor, factorize, match
+from sparselmm.formula.kinds import (
+    BOOLEANS,
+    CATEGORIES,
+    NUMBERS,
+    TEXT,
+    as_float,
+    for_patsy,
+    kind_of,
+    numbers,
+    refuse,
+)
 from sparselmm.formula.plain_designs import plain_design
 from sparselmm.formula.validate import DROP_HINT, Rows, missing_rows, shown, unknown_column
 from sparselmm.threads import in_threads
@@ -62,10 +75,9 @@ PATSY_NAMES: dict[str, Any] = {
     name: getattr(patsy_builtins, name) for name in patsy_builtins.__all__
 }
 _PYTHON_NAMES = frozenset(dir(__import__("builtins")))
-_NOTHING = pd.Series(dtype=float)
 
 
-def capture_env(depth: int | EvalEnvironment = 0) -> EvalEnvironment:
+def capture_env(depth: int | EvalEnvironment = 0, above: int = 0) -> EvalEnvironment:
     """Variables a formula may use besides the columns of the data.
 
     Parameters
@@ -73,6 +85,8 @@ def capture_env(depth: int | EvalEnvironment = 0) -> EvalEnvironment:
     depth : int or EvalEnvironment
         0 stands for the function that calls ``capture_env``, 1 for its caller, and so on;
         a negative number for no variables at all. An environment is returned as it is.
+    above : int
+        Frames of this package between ``capture_env`` and whoever ``depth`` counts from.
 
     Returns
     -------
@@ -80,9 +94,16 @@ def capture_env(depth: int | EvalEnvironment = 0) -> EvalEnvironment:
     """
     if isinstance(depth, EvalEnvironment):
         return depth
+    if isinstance(depth, bool) or not isinstance(depth, (int, np.integer)):
+        raise DataError(
+            f"eval_env must be a number of frames or a patsy.EvalEnvironment, got {depth!r:.100}"
+        )
     if depth < 0:
         return EvalEnvironment([{}])
-    return EvalEnvironment.capture(depth, reference=1)
+    try:
+        return EvalEnvironment.capture(int(depth) + above, reference=1)
+    except ValueError as error:
+        raise DataError(f"eval_env={depth} is more frames than there are") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +140,9 @@ class Namespace:
             return self.columns[plain[0]]
         try:
             env = self.env.with_outer_namespace(PATSY_NAMES)
-            return env.eval(code, inner_namespace=self.columns)
+            return env.eval(guarded(code), inner_namespace={**self.columns, **GUARDS})
+        except FormulaError:
+            raise
         except Exception as error:  # any exception of the user's own code
             raise FormulaError(
                 f"cannot evaluate {code!r}: {type(error).__name__}: {error}"
@@ -127,15 +150,17 @@ class Namespace:
 
     def vector(self, code: str) -> FloatArray:
         """Value of a numeric expression, (n,)."""
-        value = np.asarray(self.evaluate(code))
+        value = self.evaluate(code)
+        if not isinstance(value, pd.Series):
+            value = np.asarray(value)
         if value.ndim == 0:
             value = np.full(self.n, value)
-        if value.shape != (self.n,) or value.dtype.kind not in "fiu":
+        if value.shape != (self.n,) or kind_of(pd.Series(value)) != NUMBERS:
             raise FormulaError(
                 f"{code!r} must give one number per row ({self.n}); it gives shape "
                 f"{value.shape} of dtype {value.dtype}"
             )
-        return value.astype(np.float64, copy=False)
+        return as_float(value)
 
     def labels(self, code: str) -> Any:
         """Values of an expression that names a grouping factor, (n,)."""
@@ -200,6 +225,11 @@ def used_columns(
                 others.add(name)
             else:
                 raise _unknown(name, code, frame, place)
+        for name in functions_in(code):
+            if not is_known(name, env):
+                raise _no_function(name, code, frame, place)
+            others.add(name)
+    _refuse_both(columns, others, codes)
     namespace = env.namespace
     return list(columns), env.subset([name for name in others if name in namespace])
 
@@ -212,6 +242,22 @@ def _unknown(name: str, code: str, frame: pd.DataFrame, place: str) -> FormulaEr
             f'a column of that name is written Q("{dotted}")'
         )
     return unknown_column(name, frame.columns, place)
+
+
+def _no_function(name: str, code: str, frame: pd.DataFrame, place: str) -> FormulaError:
+    if name in frame.columns:
+        return FormulaError(f"{code!r}, used in {place}, calls {name!r}, which is a column")
+    return _unknown(name, code, frame, place)
+
+
+def _refuse_both(columns: Iterable[str], others: set[str], codes: Iterable[str]) -> None:
+    """Refuse a name that is a column in one place and a function in another."""
+    for name in columns:
+        if name in others or any(name in functions_in(code) for code in codes):
+            raise FormulaError(
+                f"{name!r} is a column of the data and a function that the formula calls; rename "
+                "the column"
+            )
 
 
 def take_columns(
@@ -248,16 +294,41 @@ def take_columns(
         column: Any = frame[name]
         if isinstance(column, pd.DataFrame):
             raise DataError(f"the data have {column.shape[1]} columns called {name!r}; keep one")
+        here, kind = uses.get(name, set()), kind_of(column)
+        if here and categories is None:
+            _refuse_empty(name, column)
+        refuse(column, name, kind, here)
+        if here and isinstance(column.dtype, np.dtype) and _is_unusual(column.dtype):
+            column = numbers(column)
         if categories is not None and name in categories:
             column = recoded(column, categories[name])
-        elif _serves_as_factor(column, uses.get(name, set())):
+        elif _serves_as_factor(kind, here):
             factors.append(name)
-        elif pd.api.types.is_extension_array_dtype(column.dtype):
-            column = _as_numpy(column)
+        elif here:
+            column = for_patsy(column, kind)
         out[name] = column
     waiting = [out[name] for name in factors]
     made = (in_threads if len(frame) >= MANY_ROWS else map)(categorical, waiting)
-    return out | dict(zip(factors, made, strict=True))
+    coded = dict(zip(factors, made, strict=True))
+    return out | coded
+
+
+def _refuse_empty(name: str, column: pd.Series) -> None:
+    """Refuse a column of a formula without any value."""
+    if len(column) and pd.isna(column.iloc[0]) is not False and column.isna().all():
+        raise MissingDataError(
+            f"column {name!r} has no value in any of the {len(column)} rows: all are missing"
+        )
+
+
+def _is_unusual(dtype: np.dtype[Any]) -> bool:
+    """Whether pandas finds no labels among such numbers: foreign byte order, long double."""
+    return not dtype.isnative or (dtype.kind == "f" and dtype.itemsize > 8)
+
+
+def used_columns_of(codes: Iterable[str], space: Namespace) -> dict[str, pd.Series]:
+    """Columns that some expressions use."""
+    return {name: space.columns[name] for name in _uses(codes) if name in space.columns}
 
 
 def _uses(codes: Iterable[str]) -> dict[str, set[str]]:
@@ -271,16 +342,12 @@ def _uses(codes: Iterable[str]) -> dict[str, set[str]]:
     return uses
 
 
-def _serves_as_factor(column: pd.Series, uses: set[str]) -> bool:
+def _serves_as_factor(kind: str, uses: set[str]) -> bool:
     if "other" in uses:
         return False
-    if isinstance(column.dtype, pd.CategoricalDtype):
+    if kind in (CATEGORIES, TEXT):
         return True
-    if column.dtype == object:
-        return bool(pd.api.types.infer_dtype(column, skipna=True) == "string")
-    if pd.api.types.is_bool_dtype(column.dtype):
-        return False
-    return bool(pd.api.types.is_string_dtype(column.dtype)) or (bool(uses) and "" not in uses)
+    return kind != BOOLEANS and bool(uses) and "" not in uses
 
 
 def categorical(column: Any) -> pd.Series:
@@ -314,16 +381,6 @@ def _ready(values: Any, index: pd.Index) -> pd.Series:
     return column
 
 
-def _as_numpy(column: pd.Series) -> pd.Series:
-    if pd.api.types.is_bool_dtype(column.dtype) and not column.hasnans:
-        return column.astype(bool)
-    if pd.api.types.is_numeric_dtype(column.dtype) and not isinstance(
-        column.dtype, pd.CategoricalDtype
-    ):
-        return pd.Series(column.to_numpy(dtype=float, na_value=np.nan), index=column.index)
-    return column
-
-
 def right_terms(text: str) -> list[Term]:
     """Terms of a one-sided formula, as patsy reads it."""
     return list(_terms(text))
@@ -332,14 +389,17 @@ def right_terms(text: str) -> list[Term]:
 @lru_cache(maxsize=256)
 def _terms(text: str) -> tuple[Term, ...]:
     try:
-        return tuple(ModelDesc.from_formula("~ " + text).rhs_termlist)
+        found = ModelDesc.from_formula("~ " + balanced(text)).rhs_termlist
     except PatsyError as error:
         raise FormulaError(f"cannot read {text!r}: {error.message}") from error
+    except RecursionError as error:
+        raise FormulaError(f"cannot read {text[:40]!r}...: too deeply nested") from error
+    return tuple(Term([Expression(f.code, f.origin) for f in term.factors]) for term in found)
 
 
 def single_term(code: str) -> list[Term]:
     """The term list of one expression, without an intercept."""
-    return [Term([EvalFactor(code)])]
+    return [Term([Expression(code)])]
 
 
 def codes_of(terms: Iterable[Term]) -> list[str]:
@@ -347,37 +407,30 @@ def codes_of(terms: Iterable[Term]) -> list[str]:
     return [factor.code for term in terms for factor in term.factors]
 
 
-class _Missing(NAAction):  # type: ignore[misc]
-    """patsy's rule for missing values, without the cost of pandas in looking for them."""
-
-    def is_numerical_NA(self, arr: Any) -> BoolArray:
-        return np.asarray(super().is_numerical_NA(np.asarray(arr)))
-
-
 def learn(termlists: Sequence[list[Term]], space: Namespace) -> list[DesignInfo]:
     """What patsy needs to remember to build each design on these and on new data."""
-    action = _Missing(on_NA="raise")
-    with _patsy_errors(space):
+    codes = [code for terms in termlists for code in codes_of(terms)]
+    if any("Intercept" in codes_of(terms) and INTERCEPT in terms for terms in termlists):
+        raise FormulaError(
+            "a column is called 'Intercept' like the intercept that the formula has too; rename "
+            "the column, or leave the intercept out with '0 + ...'"
+        )
+    with _patsy_errors(space, codes):
         return list(
             design_matrix_builders(
-                termlists, lambda: iter([space.columns]), space.env, NA_action=action
+                termlists, lambda: iter([space.columns]), space.env, NA_action=Missing()
             )
         )
 
 
 def build(infos: Sequence[DesignInfo], space: Namespace) -> list[FloatArray]:
     """Design matrices of training data, each (n, columns); missing values are an error."""
-    return _build(infos, space.columns, space.n, _Missing(on_NA="raise"), space)
+    return _build(infos, Missing(), space)
 
 
-def _build(
-    infos: Sequence[DesignInfo],
-    columns: Mapping[str, Any],
-    n: int,
-    action: NAAction,
-    space: Namespace,
-) -> list[FloatArray]:
-    plain = _as_arrays([info for info in infos if info.factor_infos], columns)
+def _build(infos: Sequence[DesignInfo], action: NAAction, space: Namespace) -> list[FloatArray]:
+    n = space.n
+    plain = _as_arrays([info for info in infos if info.factor_infos], space.columns)
     out = []
     for info in infos:
         if not info.factor_infos:
@@ -385,7 +438,7 @@ def _build(
             continue
         matrix = plain_design(info, plain, n)
         if matrix is None:
-            with _patsy_errors(space):
+            with _patsy_errors(space, info_codes(info)):
                 matrix = np.asarray(build_design_matrices([info], plain, NA_action=action)[0])
         if len(matrix) != n:
             raise FormulaError(
@@ -412,19 +465,11 @@ def rebuild(info: DesignInfo, space: Namespace) -> FloatArray:
     Categories were matched when the columns were taken, so an unseen label is a missing one
     here: :func:`refuse_unseen` tells them apart before.
     """
-    absent = np.zeros(space.n, dtype=bool)
-    columns = dict(space.columns)
-    for name in {name for code in info_codes(info) for name in names_in(code)}:
-        column = columns.get(name, _NOTHING)
-        if isinstance(column.dtype, pd.CategoricalDtype):
-            gone = np.asarray(column.cat.codes) < 0
-            if gone.any():
-                absent |= gone
-                columns[name] = column.fillna(column.cat.categories[0])
-    matrix = _build([info], columns, space.n, _Missing(NA_types=[]), space)[0]
-    if absent.any():
+    action = Kept(space.n)
+    matrix = _build([info], action, space)[0]
+    if action.absent.any():
         matrix = matrix.copy()
-        matrix[absent] = np.nan
+        matrix[action.absent] = np.nan
     return matrix
 
 
@@ -434,29 +479,47 @@ def info_codes(info: DesignInfo) -> list[str]:
 
 
 @contextmanager
-def _patsy_errors(space: Namespace) -> Iterator[None]:
-    """Turn patsy's errors into ours."""
+def _patsy_errors(space: Namespace, codes: Iterable[str]) -> Iterator[None]:
+    """Turn the errors of patsy and of what the expressions call into ours."""
     try:
         yield
+    except (SparseLMMError, MemoryError):
+        raise
     except PatsyError as error:
         if "missing values" in str(error.message):
-            raise describe_missing(space) from error
+            raise describe_missing(space, codes) from error
         raise FormulaError(f"the formula cannot be evaluated: {error}") from error
+    except Exception as error:  # any exception of a transform, patsy's or the user's
+        raise FormulaError(
+            f"the formula cannot be evaluated: {type(error).__name__}: {error}"
+        ) from error
 
 
-def describe_missing(space: Namespace) -> MissingDataError:
-    """The error that names the first column with missing values."""
-    for name, column in space.columns.items():
-        bad = np.flatnonzero(missing_rows(column))
+def describe_missing(space: Namespace, codes: Iterable[str]) -> MissingDataError:
+    """The error that names the first column, or else expression, with missing values."""
+    codes = list(codes)
+    uses = _uses(codes)
+    names = [name for name in uses if name in space.columns]
+    for name in sorted(names, key=lambda name: uses[name] == {"other"}):
+        bad = np.flatnonzero(missing_rows(space.columns[name]))
         if len(bad):
+            return MissingDataError(f"column {name!r} has {_counted(bad, space)}; {DROP_HINT}")
+    for code in codes:
+        value: Any = space.evaluate(code)
+        absent = missing_rows(value) if np.ndim(value) in (1, 2) else np.zeros(0, dtype=bool)
+        if len(absent) == space.n and absent.any():
             return MissingDataError(
-                f"column {name!r} has {len(bad)} missing value(s), "
-                f"the first at {space.rows.where(int(bad[0]))}; {DROP_HINT}"
+                f"{code!r} has {_counted(np.flatnonzero(absent), space)}, where its columns have "
+                "none; change the expression, or leave those rows out with subset="
             )
     return MissingDataError(
         "an expression of the formula gives missing values where its columns have none; "
         "change the expression, or leave those rows out with subset="
     )
+
+
+def _counted(bad: IntArray, space: Namespace) -> str:
+    return f"{len(bad)} missing value(s), the first at {space.rows.where(int(bad[0]))}"
 
 
 def categories_in(columns: Mapping[str, Any]) -> dict[str, pd.Index]:

@@ -20,6 +20,7 @@ from patsy.design_info import FactorInfo, SubtermInfo
 from patsy.eval import EvalFactor
 
 from sparselmm.exceptions import FormulaError
+from sparselmm.formula.checked import Expression
 from sparselmm.formula.namespace import PATSY_NAMES
 
 _TRANSFORMS = tuple(
@@ -27,7 +28,8 @@ _TRANSFORMS = tuple(
     for value in PATSY_NAMES.values()
     if hasattr(value, "__patsy_stateful_transform__")
 )
-_PLAIN = (DesignInfo, FactorInfo, SubtermInfo, ContrastMatrix, Term, EvalFactor, *_TRANSFORMS)
+_FACTORS = (EvalFactor, Expression)
+_PLAIN = (DesignInfo, FactorInfo, SubtermInfo, ContrastMatrix, Term, *_FACTORS, *_TRANSFORMS)
 
 
 class Lost:
@@ -97,6 +99,6 @@ def _environment(saved: dict[str, tuple[str, Any]], flags: int) -> EvalEnvironme
 
 def _restore(kind: type, state: dict[str, Any]) -> Any:
     obj: Any = object.__new__(kind)
-    obj.__dict__.update({"origin": None} if kind is EvalFactor else {})
+    obj.__dict__.update({"origin": None} if kind in _FACTORS else {})
     obj.__dict__.update(state)
     return obj

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from patsy import EvalEnvironment
 
-from sparselmm._typing import BoolArray, FloatArray
+from sparselmm._typing import AnyArray, BoolArray, FloatArray
 from sparselmm.exceptions import DataError
-from sparselmm.formula.arrays import complete_rows, group_labels, kept_rows, row_vector, take
+from sparselmm.formula.arrays import complete_rows, group_labels, kept_rows, optional_vector, take
 from sparselmm.formula.matrices import UserMatrix, user_matrices
 from sparselmm.formula.validate import Rows, check_length, check_some_rows, shown, unknown_column
 
@@ -62,7 +62,7 @@ class Given:
         for argument, value in (("weights", weights), ("offset", offset)):
             if isinstance(value, str):
                 value = _column(frame, value, argument)
-            vectors[argument] = row_vector(value, n, argument)
+            vectors[argument] = optional_vector(value, n, argument)
         columns = [value for value in (groups, weights, offset) if isinstance(value, str)]
         offset_column = offset if isinstance(offset, str) else None
         matrices = user_matrices(z_terms, n)
@@ -154,10 +154,37 @@ def _subset_mask(frame: pd.DataFrame, subset: Any, env: EvalEnvironment) -> Bool
         same = subset.index.equals(frame.index)
         if not same and subset.index.is_unique and set(subset.index) == set(frame.index):
             subset = subset.reindex(frame.index)
-    values = subset if isinstance(subset, (pd.Series, pd.Index)) else np.asarray(subset)
-    if pd.api.types.is_bool_dtype(values.dtype):
+    values = subset if isinstance(subset, (pd.Series, pd.Index)) else _listed(subset)
+    if np.ndim(values) != 1:
+        raise _not_a_subset(subset)
+    if pd.api.types.infer_dtype(values, skipna=True) == "boolean":
         check_length(len(values), len(frame), "the mask subset")
+        if pd.isna(values).any():
+            raise DataError("the mask subset has missing values; say which rows to use with True")
         return np.asarray(values, dtype=bool)
+    try:
+        return _labelled_rows(frame, values)
+    except TypeError as error:  # labels that cannot be hashed
+        raise _not_a_subset(subset) from error
+
+
+def _listed(subset: Any) -> AnyArray:
+    if isinstance(subset, (set, frozenset, range)):
+        subset = list(subset)
+    try:
+        return np.asarray(subset)
+    except ValueError as error:
+        raise _not_a_subset(subset) from error
+
+
+def _not_a_subset(subset: Any) -> DataError:
+    return DataError(
+        f"subset must be a boolean mask, index labels or a query string, got {subset!r:.100}"
+    )
+
+
+def _labelled_rows(frame: pd.DataFrame, values: Any) -> BoolArray:
+    """Rows with some index labels."""
     labels = pd.Index(values)
     unknown = labels[~labels.isin(frame.index)]
     if len(unknown):

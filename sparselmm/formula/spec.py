@@ -17,6 +17,7 @@ from sparselmm.exceptions import DataError, NoRandomEffectsError
 from sparselmm.formula.coded import NewRows, TermSpec, new_matrix
 from sparselmm.formula.expressions import names_in
 from sparselmm.formula.factors import match
+from sparselmm.formula.kinds import as_array, as_float, check_kinds, check_numeric, without_dtype
 from sparselmm.formula.namespace import (
     Namespace,
     info_codes,
@@ -32,6 +33,7 @@ from sparselmm.formula.validate import (
     check_length,
     check_names,
     check_response,
+    check_size,
     check_term,
     check_weights,
     unknown_column,
@@ -112,6 +114,8 @@ class DesignSpec:
         Labels of the factors that patsy has seen.
     env : EvalEnvironment or None
         Variables the formulas take from outside the data.
+    kinds : dict
+        What the columns in use held, numbers or dates for example.
     """
 
     formula: str | None
@@ -124,6 +128,7 @@ class DesignSpec:
     offset_array: bool = False
     categories: dict[str, pd.Index] = field(default_factory=dict)
     env: EvalEnvironment | None = None
+    kinds: dict[str, str] = field(default_factory=dict)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _thawed, (dumps(dict(vars(self))),)
@@ -196,6 +201,12 @@ class DesignSpec:
             if not is_known(name, self.env):
                 raise unknown_column(name, frame.columns, "the formula, in the new data")
             del names[name]
+        twice = [name for name in names if isinstance(frame[name], pd.DataFrame)]
+        if twice:
+            raise DataError(f"the new data have several columns called {twice[0]!r}; keep one")
+        held = {name: self.kinds[name] for name in names if name in self.kinds}
+        frame = without_dtype(frame, held)
+        check_kinds(frame, held)
         known = {name: self.categories[name] for name in names if name in self.categories}
         refuse_unseen(frame, known, rows)
         return Namespace(frame, self.env, rows, take_columns(frame, names, codes, known))
@@ -230,16 +241,25 @@ class DesignSpec:
             )
         parts = [] if space is None else [space.vector(code) for code in self.offsets]
         if given is not None:
-            value = np.asarray(given, dtype=float)
-            check_length(len(value), n, "offset", "the new data")
-            parts.append(value)
+            parts.append(row_vector(given, n, "offset", "the new data"))
         elif self.offset_column is not None and space is not None:
-            parts.append(np.asarray(space.columns[self.offset_column], dtype=float))
+            column = space.columns[self.offset_column]
+            parts.append(row_vector(column, n, f"offset column {self.offset_column!r}"))
         return total(parts)
 
 
 def _thawed(frozen: bytes) -> DesignSpec:
     return DesignSpec(**pickle.loads(frozen))
+
+
+def row_vector(values: Any, n: int, argument: str, against: str = "data") -> FloatArray:
+    """Weights or offset as floats, one per row."""
+    values = values if isinstance(values, pd.Series) else as_array(values, argument)
+    if np.ndim(values) != 1:
+        raise DataError(f"{argument} must hold one number per row, got shape {np.shape(values)}")
+    check_length(len(values), n, argument, against)
+    check_numeric(values, argument)
+    return as_float(values)
 
 
 def total(parts: Sequence[FloatArray]) -> FloatArray | None:
@@ -280,16 +300,56 @@ class BuiltDesign:
     frame: pd.DataFrame | None
 
 
+def is_table(data: Any) -> bool:
+    """Whether data have named columns: a data frame, a mapping, a list of mappings, records."""
+    if hasattr(data, "columns") or hasattr(data, "to_pandas") or isinstance(data, Mapping):
+        return True
+    if isinstance(data, (list, tuple)):
+        return len(data) > 0 and all(isinstance(row, Mapping) for row in data)
+    return getattr(getattr(data, "dtype", None), "names", None) is not None
+
+
 def as_frame(data: Any) -> pd.DataFrame:
     """The data as a DataFrame, without a copy when they are one."""
     if isinstance(data, pd.DataFrame):
         return data
+    if hasattr(data, "to_pandas"):
+        return as_frame(data.to_pandas())
+    if isinstance(data, Mapping):
+        _check_mapping(data)
+        if data and all(_is_scalar(value) for value in data.values()):
+            return pd.DataFrame({name: [value] for name, value in data.items()})
     try:
         return pd.DataFrame(data)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # whatever pandas makes of what it cannot read
         raise DataError(
-            f"data must be a DataFrame or a mapping of columns, not {type(data).__name__}"
+            f"data must be a DataFrame or a mapping of columns, not {type(data).__name__} "
+            f"({type(error).__name__}: {error})"
         ) from error
+
+
+def _is_scalar(value: Any) -> bool:
+    if isinstance(value, (str, bytes)):
+        return True
+    return not hasattr(value, "__len__") and np.ndim(value) == 0
+
+
+def _check_mapping(data: Mapping[Any, Any]) -> None:
+    """Refuse columns of different lengths, and Series of different rows, which pandas would pad."""
+    columns = {name: value for name, value in data.items() if not _is_scalar(value)}
+    lengths = {name: len(value) for name, value in columns.items() if hasattr(value, "__len__")}
+    if len(set(lengths.values())) > 1:
+        seen = ", ".join(f"{name!r} has {n}" for name, n in list(lengths.items())[:5])
+        raise DataError(f"the columns of the data differ in length: {seen}; give one value per row")
+    indices = [(n, value.index) for n, value in columns.items() if isinstance(value, pd.Series)]
+    for name, index in indices[1:]:
+        first, known = indices[0]
+        both_unique = index.is_unique and known.is_unique
+        if not index.equals(known) and not (both_unique and index.isin(known).all()):
+            raise DataError(
+                f"the columns {first!r} and {name!r} of the data are Series with different "
+                "indices; give them one index, or make a DataFrame of them"
+            )
 
 
 def keep_mask(n: int, masks: Sequence[BoolArray]) -> BoolArray | None:
@@ -298,6 +358,23 @@ def keep_mask(n: int, masks: Sequence[BoolArray]) -> BoolArray | None:
     for mask in masks:
         kept = mask.copy() if kept is None else kept & mask
     return None if kept is None or kept.all() else kept
+
+
+def _check_sizes(design: Design) -> None:
+    """Refuse numbers whose squares cannot be added up."""
+    root_w = 1.0
+    if design.weights is not None:
+        check_size(np.sqrt(design.weights), ["weights"], "the root of the argument")
+        root_w = float(np.sqrt(design.weights.max()))
+    check_size(design.y, [design.y_name], "the response", root_w)
+    check_size(design.X, design.x_names, "the fixed-effects column", root_w)
+    if design.offset is not None:
+        check_size(design.offset, ["offset"], "the argument", root_w)
+    for term in design.terms:
+        if term.values is not None:
+            check_size(term.values, term.columns, f"{term.name!r}: the covariate", root_w)
+        elif term.block is not None:
+            check_size(term.block.data, [term.name], "the matrix of", root_w)
 
 
 def check_design(design: Design, rows: Rows) -> None:
@@ -315,6 +392,7 @@ def check_design(design: Design, rows: Rows) -> None:
         check_finite(design.weights, ["weights"], "the argument", rows)
         check_weights(design.weights, rows)
     check_response(design.y, design.y_name, design.offset)
+    _check_sizes(design)
     check_names([term.name for term in design.terms], "random-effects terms")
     for term in design.terms:
         check_term(term, design.n, design.weights is not None)

@@ -21,10 +21,14 @@ from sparselmm.exceptions import (
     SpecificationWarning,
     UnknownColumnError,
 )
+from sparselmm.formula.kinds import as_float
 from sparselmm.terms import RandomTerm
 
 _PACKAGE = __name__.partition(".")[0] + "."
 MISSING_CHOICES = ("none", "drop", "raise")
+LARGEST, SMALLEST = 1e70, 1e-70
+"""Sizes of columns between which products of four values, summed over rows, are in range."""
+
 DROP_HINT = "use missing='drop' to leave such rows out"
 
 
@@ -134,22 +138,11 @@ def check_length(n_seen: int, n_expected: int, argument: str, against: str = "da
         )
 
 
-def check_numeric(values: Any, name: str) -> None:
-    """Refuse strings, booleans and other non-numbers in the response and the like."""
-    dtype: Any = getattr(values, "dtype", None)
-    if pd.api.types.is_bool_dtype(dtype):
-        raise DataError(f"{name} is boolean; convert it, for example with .astype(float)")
-    if not pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_complex_dtype(dtype):
-        raise DataError(
-            f"{name} must be numeric but has dtype {dtype}; convert it, for example with "
-            "pd.to_numeric(...)"
-        )
-
-
 def check_finite(values: AnyArray, names: Sequence[str], kind: str, rows: Rows) -> None:
     """Refuse NaN and infinite values in a column or a matrix, naming the column."""
-    if np.isfinite(np.sum(values)):  # one pass and no copy when all is well
-        return
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(np.sum(values)):  # one pass and no copy when all is well
+            return
     finite = np.isfinite(values)
     if finite.all():
         return
@@ -158,6 +151,35 @@ def check_finite(values: AnyArray, names: Sequence[str], kind: str, rows: Rows) 
     bad = np.flatnonzero(~columns[:, j])
     column = values if values.ndim == 1 else values[:, j]
     raise not_finite(column[bad], bad, f"{kind} {names[j]!r}", rows)
+
+
+def check_size(values: AnyArray, names: Sequence[str], kind: str, root_w: float = 1.0) -> None:
+    """Refuse columns whose squares, or fourth powers, overflow or vanish.
+
+    Parameters
+    ----------
+    values : ndarray, (n,) or (n, c)
+        Finite numbers.
+    names : sequence of str, (c,)
+        Names of the columns.
+    kind : str
+        What they are, for the message.
+    root_w : float
+        Square root of the largest prior weight: what counts is ``sqrt(w)`` times a value.
+    """
+    if not values.size:
+        return
+    size = np.atleast_1d(np.maximum(values.max(axis=0), -values.min(axis=0)))
+    for name, seen in zip(names, size.tolist(), strict=True):
+        counted = seen * root_w
+        if seen and not SMALLEST < counted < LARGEST:
+            much = "large" if counted >= LARGEST else "small"
+            weighed = f" (times {root_w:.1g}, the root of the weights)" if root_w != 1.0 else ""
+            unit = f"{10.0 ** round(np.log10(seen)):.0e}"
+            raise DataError(
+                f"{kind} {name!r} has values as {much} as {seen:.3g}{weighed}, too {much} for the "
+                f"powers of them that a fit adds up; use another unit, such as {unit}"
+            )
 
 
 def not_finite(values: AnyArray, where: IntArray, what: str, rows: Rows) -> MissingDataError:
@@ -254,4 +276,8 @@ def missing_rows(values: Any) -> BoolArray:
         out[coo.row[np.isnan(coo.data)]] = True
         return out
     absent: BoolArray = np.asarray(pd.isna(values))
+    dtype = getattr(values, "dtype", None)
+    nullable = isinstance(values, pd.Series) and not isinstance(dtype, np.dtype)
+    if nullable and pd.api.types.is_float_dtype(dtype):  # whose NaN is not counted as missing
+        absent = absent | np.isnan(as_float(values))
     return np.asarray(absent.any(axis=1)) if absent.ndim == 2 else absent

@@ -274,6 +274,7 @@ class PredictionResults(RanefResults):
                 "groups": groups, "exog_re": exog_re, "exog_vc": exog_vc, "offset": offset,
                 "z_terms": z_terms,
             }  # fmt: skip
+            exog = prediction.table(exog)
             new = prediction.new_design(self.built, exog, transform, on, arrays, observed)
         prediction.warn_if_dropped(est.dropped)
         mean = prediction.fixed_part(new.X, est.beta, new.offset)

@@ -131,6 +131,7 @@ class SimulationResults(PowerMethods):
         """Draws responses for new rows, and the index of these."""
         est, built = self._est, self.built
         on = prediction.switches(est.terms, True)
+        newdata = prediction.table(newdata)
         new = prediction.new_design(built, newdata, True, on, arrays)
         prediction.warn_if_dropped(est.dropped)
         mean = prediction.fixed_part(new.X, est.beta, new.offset)
