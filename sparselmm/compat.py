@@ -27,6 +27,10 @@ class StatsmodelsInterface:
 
     Packed parameters and :class:`MixedLMParams` are in profile units: variances are divided by the
     residual variance.
+
+    ``reml``, ``fe_pen`` and ``cov_pen`` say what ``loglike``, ``score``, ``hessian``,
+    ``get_fe_params`` and ``get_scale`` go by. Set them, or call ``fit``, which leaves those of the
+    last fit there as in statsmodels. Neither fits nor results ever read them.
     """
 
     built: BuiltDesign
@@ -102,7 +106,7 @@ class StatsmodelsInterface:
     def _packing(self) -> Packing:
         return Packing(self._layout, self.covariance, self.built.design.p)
 
-    @cached_property
+    @property
     def data(self) -> ModelData:
         """Names, as statsmodels' ``model.data``."""
         return ModelData.of(self.built, self._layout)

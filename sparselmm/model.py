@@ -25,6 +25,7 @@ from sparselmm.exceptions import (
 )
 from sparselmm.fitting import (
     HARDLY,
+    Given,
     Held,
     checked_keywords,
     constrained,
@@ -241,6 +242,28 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         self._freepat: MixedLMParams | None = None
         self._engines: dict[bool, ProfiledDeviance] = {}
 
+    def _copy(
+        self, built: BuiltDesign, cross: CrossProducts | None = None, **facts: Any
+    ) -> MixedLM:
+        """A model of another design: of these rows or others, of this response or another.
+
+        It starts with nothing computed but ``cross``, where that is known, and ``facts``: values
+        of cached properties that the new design cannot tell.
+        """
+        new = type(self).__new__(type(self))
+        new._set_up(built, self.use_sqrt)
+        if cross is not None:
+            facts["cross"] = cross
+        new.__dict__.update(facts)
+        return new
+
+    def _remember(self, reml: bool, given: Given, engine: ProfiledDeviance) -> None:
+        """What ``loglike``, ``score`` and ``hessian`` go by from now on; nothing else reads it."""
+        self.reml, self._freepat = reml, given.free
+        self.fe_pen, self.cov_pen = given.fe_pen, given.cov_pen
+        if engine.covariance is self.covariance and engine.known_scale is None:
+            self._engines = {reml: engine}
+
     # ------------------------------------------------------------------------ likelihood
 
     @cached_property
@@ -416,7 +439,6 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         keywords = checked_keywords(fit_kwargs, niter_sa)
         methods = method_names(method)
         progress = True if progress is None and keywords.get("disp") else progress
-        self.reml, self.fe_pen, self.cov_pen, self._freepat = reml, fe_pen, cov_pen, free
         start = start_parameters(self._packing, start_params, self.use_sqrt)
         mask = None if free is None else Mask.of(self._packing, free, start)
         held = self._held(fix, free, fe_pen, cov_pen)
@@ -427,8 +449,6 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         with chosen.threads():
             inner = held.covariance if mask is None else mask.covariance
             sparse = self._sparse(chosen, reml, inner, held.scale)
-            if inner is self.covariance and held.scale is None:
-                self._engines = {reml: sparse}
             pen = penalties_of(self._packing, sparse, mask, start, fe_pen, cov_pen)
             objective: Any = sparse if pen is None else PenalizedDeviance(sparse, pen)
             if engine != "sparse":
@@ -457,9 +477,11 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         fixed += held.scale is not None
         if mask is not None and mask.constrained:
             fixed += int((~mask.packed).sum())
+        given = Given.of(free, fix, fe_pen, cov_pen)
+        self._remember(reml, given, sparse)
         return MixedLMResults(
             self, self.built, sparse, fit, opt, use_sqrt=self.use_sqrt, n_fixed=fixed,
-            freepat=free, cov_pen=cov_pen, full_output=full_output,
+            given=given, full_output=full_output,
         )  # fmt: skip
 
     def _held(self, fix: Any, *others: Any) -> Held:
@@ -573,9 +595,11 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         return fit_many(self.built.design, engine, Y, names, missing, n_jobs, progress)
 
     def _engine(self, reml: bool) -> ProfiledDeviance:
-        if reml not in self._engines:
-            self._engines = {**self._engines, reml: self._sparse(self.plan().chosen, reml)}
-        return self._engines[reml]
+        engine = self._engines.get(reml)
+        if engine is None:
+            engine = self._sparse(self.plan().chosen, reml)
+            self._engines = {**self._engines, reml: engine}
+        return engine
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the factorizations, which are made again when needed."""

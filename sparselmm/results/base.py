@@ -10,8 +10,9 @@ import pandas as pd
 from sparselmm._typing import FloatArray
 from sparselmm.deviance import PLSFit, ProfiledDeviance
 from sparselmm.estimates import Estimates
+from sparselmm.fitting import Given
 from sparselmm.formula import BuiltDesign
-from sparselmm.inference.ddf import DenominatorDF, denominator_df
+from sparselmm.inference.ddf import DDF_METHODS, DenominatorDF, denominator_df
 from sparselmm.optimize import OptSummary
 
 Vector = Any
@@ -30,13 +31,18 @@ class ResultsBase:
     pls: PLSFit
     opt: OptSummary
     use_sqrt: bool
+    given: Given
     _est: Estimates
 
     def _ddf(self, method: str) -> DenominatorDF:
         """Tests of the fixed effects with one method's degrees of freedom, computed once."""
         cache: dict[str, DenominatorDF] = self.__dict__.setdefault("_ddf_cache", {})
         if method not in cache:
-            like = next((tests for name, tests in cache.items() if name != "z"), None)
+            if self.given.penalized and method in DDF_METHODS and method != "z":
+                raise ValueError(
+                    f"ddf={method!r} needs a fit by plain ML or REML; this one was penalized"
+                )
+            like = next((cache[name] for name in DDF_METHODS if name != "z" and name in cache), None)
             cache[method] = denominator_df(self._est, method, like)
         return cache[method]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import sys
 from collections import Counter
@@ -17,7 +16,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from sparselmm import storage
-from sparselmm._typing import AnyArray, FloatArray
+from sparselmm._typing import AnyArray, FloatArray, IntArray
 from sparselmm.exceptions import DataError
 from sparselmm.inference import bootstrap
 from sparselmm.optimize import Recorder, certify
@@ -216,18 +215,18 @@ def labelled(value: Any) -> tuple[tuple[str, ...], FloatArray]:
 class OnReplicates:
     """A user's statistic as a function of a replicate's arrays."""
 
-    def __init__(self, fit: Any, statistic: Callable[[Any], Any], names: tuple[str, ...]):
-        self.fit, self.statistic, self.names = fit, statistic, names
+    def __init__(
+        self, fit: Any, statistic: Callable[[Any], Any], names: tuple[str, ...],
+        rows: IntArray | None = None,
+    ):  # fmt: skip
+        self.fit, self.statistic, self.names, self.rows = fit, statistic, names, rows
 
     def __call__(self, replicate: bootstrap.Replicate) -> FloatArray:
         """Numbers of one replicate, (c,)."""
         deviance = replicate.deviance
         opt = certify(Recorder(deviance, None), replicate.theta, "newton", "replicate", True, 1e-9)
-        built = replace(self.fit.built, design=replicate.design)
-        model = copy.copy(self.fit.model)
-        model.__dict__.update(built=built, cross=deviance.cross, _engines={})
-        results: Any = type(self.fit)
-        value = self.statistic(results(model, built, deviance, deviance.at(opt.theta), opt))
+        rows = self.rows if replicate.rows is None else replicate.rows
+        value = self.statistic(self.fit._of(replicate.design, deviance, opt, rows))
         names, numbers = labelled(value)
         if names != self.names:
             raise DataError(

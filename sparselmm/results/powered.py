@@ -179,11 +179,13 @@ class PowerMethods(ResultsBase):
         beta = self._est.beta.copy()
         beta[columns] = [float(value) for value in effect.values()]
         design, deviance = self.built.design, self.deviance
+        rows = None
         if size is not None:
             groups, _ = self._groups(by)
-            design = groups.design(cycled(count(size, "n_groups"), len(groups)))
+            draw = cycled(count(size, "n_groups"), len(groups))
+            design, rows = groups.design(draw), groups.drawn(draw)
             deviance = engine(design, deviance, deviance.reml)
-        return Scenario(design, deviance, self.pls.theta, self.pls.sigma, beta)
+        return Scenario(design, deviance, self.pls.theta, self.pls.sigma, beta, rows)
 
     def _p_values(
         self, scenario: Scenario, names: list[str], columns: IntArray, test: Any
@@ -199,7 +201,7 @@ class PowerMethods(ResultsBase):
             raise DataError(f"test must be 'wald', 'lr' or a function of results, not {test!r}")
         tested, _ = labelled(test(self))
         fitter = ResponseFitter(scenario.design, scenario.deviance, start=scenario.theta)
-        reduced = OnReplicates(self, test, tested)
+        reduced = OnReplicates(self, test, tested, scenario.rows)
         return bootstrap.ParametricReplicates(scenario.simulator, fitter, reduced), list(tested)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,7 +12,8 @@ import pandas as pd
 import scipy.sparse as sp
 
 from sparselmm import prediction
-from sparselmm._typing import FloatArray
+from sparselmm._typing import FloatArray, IntArray
+from sparselmm.deviance import ProfiledDeviance
 from sparselmm.effects import unseen_rows
 from sparselmm.exceptions import ConvergenceWarning, DataError, catchable
 from sparselmm.formula.validate import warn_user
@@ -41,6 +41,7 @@ from sparselmm.simulate import (
     with_unseen,
 )
 from sparselmm.subsets import Groups
+from sparselmm.terms import Design
 from sparselmm.threads import one_thread
 
 RANDOM = ("resample", "conditional")
@@ -195,24 +196,27 @@ class SimulationResults(PowerMethods):
             warn_user(
                 f"the optimizer did not converge: {opt.message}", catchable(ConvergenceWarning)
             )
-        return self._other(y, deviance, opt)
+        return self._of(replace(self.built.design, y=y), deviance, opt)
 
-    def _other(self, y: FloatArray, deviance: Any, opt: OptSummary) -> Any:
-        """Results of the same class for another response."""
-        built = replace(self.built, design=replace(self.built.design, y=y))
-        model = copy.copy(self.model)
-        model.__dict__.update(built=built, cross=deviance.cross, _engines={})
+    def _of(
+        self, design: Design, deviance: ProfiledDeviance, opt: OptSummary,
+        rows: IntArray | None = None,
+    ) -> Any:  # fmt: skip
+        """Results of the same class for another response or for other rows, given the same.
+
+        ``rows`` (m,) are the rows of this fit that make the design; None for all of them.
+        """
+        built = self.built.of(design, rows)
         results: Any = type(self)
-        n_fixed = self._est.n_fixed
-        fit = deviance.at(opt.theta)
-        return results(model, built, deviance, fit, opt, use_sqrt=self.use_sqrt, n_fixed=n_fixed)
+        return results(
+            self.model._copy(built, deviance.cross), built, deviance, deviance.at(opt.theta), opt,
+            use_sqrt=self.use_sqrt, n_fixed=self._est.n_fixed, given=self.given,
+        )  # fmt: skip
 
     def _check_plain(self, what: str) -> None:
         """Refuse fits with penalties or parameters held fixed."""
-        given: Any = self
-        penalty = getattr(self.model, "fe_pen", None)
-        held = given.freepat is not None or self._est.psi_scale is not None
-        if held or given.cov_pen is not None or penalty is not None:
+        held = self.given.free is not None or self._est.psi_scale is not None
+        if held or self.given.penalized:
             raise DataError(
                 f"{what} is for fits without penalties and without parameters held fixed; fit the "
                 "model without fe_pen, cov_pen and free"
