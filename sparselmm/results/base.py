@@ -47,11 +47,14 @@ class ResultsBase:
         return cache[method]
 
     def _vector(self, values: FloatArray, names: Sequence[str]) -> Vector:
-        return pd.Series(values, list(names), float) if self.built.pandas else values.copy()
+        own = values.copy()  # what the caller changes must not change the results
+        return pd.Series(own, list(names), float) if self.built.pandas else own
 
     def _matrix(self, values: FloatArray, names: Sequence[str]) -> Matrix:
         names = list(names)
-        return pd.DataFrame(values, names, names) if self.built.pandas else values.copy()
+        own = values.copy()
+        return pd.DataFrame(own, names, names) if self.built.pandas else own
 
     def _rows(self, values: FloatArray) -> Vector:
-        return pd.Series(values, self.built.row_labels) if self.built.pandas else values
+        own = values.copy()
+        return pd.Series(own, self.built.row_labels) if self.built.pandas else own

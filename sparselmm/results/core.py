@@ -18,6 +18,7 @@ from sparselmm import labels, prediction, summary
 from sparselmm._typing import FloatArray
 from sparselmm.deviance import PLSFit, ProfiledDeviance
 from sparselmm.estimates import Estimates, intervals, p_values
+from sparselmm.exceptions import DataError
 from sparselmm.fitting import Given
 from sparselmm.formula import BuiltDesign
 from sparselmm.optimize import OptSummary
@@ -99,6 +100,15 @@ class MixedLMResults(
         self._est = Estimates.of(
             built.design, deviance, fit, built.spec.formula is None, psi_scale, n_fixed
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy: other threads may compute what is cached while this one writes."""
+        return dict(self.__dict__)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if not {"model", "built", "deviance", "pls", "opt", "given", "_est"} <= state.keys():
+            raise DataError("these results were written by another version of sparselmm")
+        self.__dict__.update(state)
 
     # ------------------------------------------------------------------------ plain facts
 
