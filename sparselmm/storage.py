@@ -90,8 +90,9 @@ def _load(kind: type[T], file: IO[bytes], name: str, alone: bool) -> T:
     except DataError as error:  # of the value itself
         raise DataError(f"{name}: {error}; {again}") from error
     except Exception as error:  # a damaged pickle raises anything
+        what = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise DataError(
-            f"{name} cannot be read ({type(error).__name__}: {error}). It is empty, damaged, cut "
+            f"{name} cannot be read ({what}). It is empty, damaged, cut "
             f"short, or no file of this version of sparselmm; {again}"
         ) from error
     seal = file.read(SEAL)
