@@ -14,6 +14,7 @@ from sparselmm.covariance import Covariance
 from sparselmm.crossprod import CrossProducts
 from sparselmm.deviance import PLSFit, ProfiledDeviance
 from sparselmm.effects import random_part
+from sparselmm.exceptions import RemovedRowsError
 from sparselmm.formula import BuiltDesign, VCSpec
 from sparselmm.holders import ComponentMatrices, Distribution, ModelData, members
 from sparselmm.packing import MixedLMParams, Packing, factor_of
@@ -95,6 +96,11 @@ class StatsmodelsInterface:
     def k_fe(self) -> int:
         """Number of fixed effects."""
         return self.design.p
+
+    def _need_rows(self, what: str) -> None:
+        """Refuse for the model of results without rows."""
+        if not self.built.design.n:
+            raise RemovedRowsError.of(f"model.{what}")
 
     # ------------------------------------------------------------------------- attributes
 
@@ -423,6 +429,8 @@ class StatsmodelsInterface:
         """
         beta = params.fe_params if hasattr(params, "fe_params") else params
         beta = np.asarray(beta, dtype=float)[: self.built.design.p]
+        if exog is None:
+            self._need_rows("predict without exog")
         X = self.built.design.X if exog is None else np.asarray(exog, dtype=float)
         return np.asarray(X @ beta)
 
@@ -448,6 +456,7 @@ class StatsmodelsInterface:
         Parameters may themselves be drawn from their estimated normal distribution; a covariance
         matrix that is not positive semi-definite is replaced by the nearest that is.
         """
+        self._need_rows("get_distribution")
         at = self._packing.unpack(params, use_sqrt=False, has_fe=True)
         X = self.built.design.X if exog is None else np.asarray(exog, dtype=float)
         lams = [factor_of(_nearest(psi)) for psi in self._packing.psi(at)]

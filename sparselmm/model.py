@@ -436,6 +436,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         FutureWarning
             If a keyword has no meaning here.
         """
+        self._need_rows("fit")
         keywords = checked_keywords(fit_kwargs, niter_sa)
         methods = method_names(method)
         progress = True if progress is None and keywords.get("disp") else progress
@@ -589,6 +590,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         >>> model.fit_many(Y, names=["ms", "log ms"]).fe_params.round(4)["Days"].tolist()
         [10.4673, 0.0338]
         """
+        self._need_rows("fit_many")
         with one_thread():
             chosen = self.plan(memory_limit).chosen
         engine = self._sparse(chosen, reml)

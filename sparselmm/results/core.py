@@ -22,7 +22,7 @@ from sparselmm.exceptions import DataError
 from sparselmm.fitting import Given
 from sparselmm.formula import BuiltDesign
 from sparselmm.optimize import OptSummary
-from sparselmm.results.base import Matrix, Vector
+from sparselmm.results.base import Matrix, Vector, from_rows
 from sparselmm.results.comparison import ComparisonResults
 from sparselmm.results.diagnostics import DiagnosticResults
 from sparselmm.results.inference import InferenceResults
@@ -340,11 +340,13 @@ class MixedLMResults(
     # ------------------------------------------------------------------------- fitted values
 
     @property
+    @from_rows
     def fittedvalues(self) -> Vector:
         """``X beta + Z b`` plus the offset, (n,), random effects included."""
         return self._rows(self._fitted)
 
     @property
+    @from_rows
     def resid(self) -> Vector:
         """Response minus ``fittedvalues``, (n,)."""
         return self._rows(self.built.design.y - self._fitted)

@@ -24,7 +24,7 @@ from sparselmm.exceptions import DataError
 from sparselmm.formula import BuiltDesign
 from sparselmm.formula.constraints import linear_constraints
 from sparselmm.packing import MixedLMParams, Packing
-from sparselmm.results.base import ResultsBase
+from sparselmm.results.base import ResultsBase, from_rows
 from sparselmm.terms import RandomTerm
 
 
@@ -367,6 +367,7 @@ class ResultsInterface(ResultsBase):
 
     # ---------------------------------------------------------------------------- profiles
 
+    @from_rows
     def profile_re(
         self, re_ix: Any, vtype: str, num_low: int = 5, dist_low: float = 1.0, num_high: int = 5,
         dist_high: float = 1.0, **fit_kwargs: Any,
@@ -451,8 +452,9 @@ class ResultsInterface(ResultsBase):
     def remove_data(self) -> None:
         """Drop everything with one entry per row; estimates, tests and ``summary`` remain.
 
-        ``results.model`` becomes a copy without rows; the model itself is left as it is. Row-wise
-        results such as ``fittedvalues`` are gone; ``predict`` works on new data.
+        ``results.model`` becomes a copy without rows; the model itself is left as it is. What is
+        made of the rows, such as ``fittedvalues``, is refused with a :class:`RemovedRowsError`;
+        ``predict`` works on new data. Not to be called while other threads use the results.
         """
         est = self._est
         sizes = est.group_sizes

@@ -23,7 +23,7 @@ from sparselmm.power import (
     engine,
 )
 from sparselmm.responses import ResponseFitter
-from sparselmm.results.base import ResultsBase
+from sparselmm.results.base import ResultsBase, from_rows
 from sparselmm.results.bootstrapped import OnReplicates, count, jobs, labelled, progress_bar
 from sparselmm.simulate import Seed, seed_sequence, stream
 from sparselmm.subsets import Groups
@@ -91,6 +91,7 @@ class PowerMethods(ResultsBase):
         def _check_plain(self, what: str) -> None: ...
         def _groups(self, by: str | None) -> tuple[Groups, str]: ...
 
+    @from_rows
     def power(
         self, effect: Mapping[str, float], n_groups: int | Sequence[int] | None = None,
         *, by: str | None = None, test: str | Callable[[Any], Any] = "wald", n_sim: int = 1000,

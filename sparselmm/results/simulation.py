@@ -20,6 +20,7 @@ from sparselmm.formula.validate import warn_user
 from sparselmm.inference import bootstrap
 from sparselmm.optimize import OptSummary
 from sparselmm.responses import ResponseFitter
+from sparselmm.results.base import from_rows
 from sparselmm.results.bootstrapped import (
     BootstrapResults,
     OnReplicates,
@@ -107,6 +108,7 @@ class SimulationResults(PowerMethods):
             "z_terms": z_terms,
         }  # fmt: skip
         if newdata is None:
+            self._need_rows("simulate without newdata")
             simulator, index = self._simulator(re), self.built.row_labels
         else:
             simulator, index = self._new_simulator(newdata, re, arrays)
@@ -155,6 +157,7 @@ class SimulationResults(PowerMethods):
 
     # ------------------------------------------------------------------------------ refits
 
+    @from_rows
     def refit(self, endog: Any) -> Any:
         """The same model fitted to another response of the same rows.
 
@@ -222,6 +225,7 @@ class SimulationResults(PowerMethods):
                 "model without fe_pen, cov_pen and free"
             )
 
+    @from_rows
     def fit_many(
         self, Y: Any, names: Sequence[Any] | None = None, *, missing: str = "raise",
         n_jobs: int = 1, progress: bool | None = None,
@@ -271,6 +275,7 @@ class SimulationResults(PowerMethods):
 
     # --------------------------------------------------------------------------- bootstrap
 
+    @from_rows
     def bootstrap(
         self, n: int = 1000, statistic: Callable[[Any], Any] | None = None,
         kind: str = "parametric", seed: Seed = None, n_jobs: int = 1,
