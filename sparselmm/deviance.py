@@ -235,12 +235,12 @@ class ProfiledDeviance:
 
     @property
     def solver(self) -> BlockSolver:
-        """This thread's solver."""
+        """The solver of the thread that asks."""
         return self._own.solver
 
     @property
     def n_factorizations(self) -> int:
-        """How often this thread factored M."""
+        """How often the thread that asks factored M."""
         return self._own.n_factorizations
 
     # ---------------------------------------------------------------------------- value

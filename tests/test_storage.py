@@ -78,7 +78,7 @@ def test_replicates_that_do_not_fit_together(fit, boot, tmp_path):
     fake = BootstrapResults.__new__(BootstrapResults)
     fake.__dict__.update(boot.__dict__, failure=boot.failure[:-1])
     fake.save(file)
-    with pytest.raises(DataError, match="checkpoint.*do not fit together"):
+    with pytest.raises(DataError, match=r"checkpoint.*do not fit together"):
         fit.bootstrap(8, seed=1, checkpoint=file)
 
 

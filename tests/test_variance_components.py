@@ -203,7 +203,7 @@ def test_refusals():
     before = fit.variance_components()
     fit.remove_data()
     pd.testing.assert_frame_equal(fit.variance_components(), before)
-    with pytest.raises(sparselmm.RemovedRowsError, match="^icc is made of the rows"):
+    with pytest.raises(sparselmm.RemovedRowsError, match=r"^icc is made of the rows"):
         fit.icc()
     with pytest.raises(sparselmm.DataError, match="remove_data"):
         fit.r2()

@@ -18,7 +18,7 @@ from scipy.stats import chi2
 from sparselmm._typing import FloatArray, IntArray
 from sparselmm.crossprod import CrossProducts
 from sparselmm.deviance import ProfiledDeviance
-from sparselmm.exceptions import DataError, RemovedRowsError
+from sparselmm.exceptions import RemovedRowsError
 from sparselmm.inference.submodels import (
     engine,
     known_columns,

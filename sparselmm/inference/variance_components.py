@@ -29,7 +29,7 @@ from scipy.stats import norm
 
 from sparselmm._typing import BoolArray, FloatArray
 from sparselmm.estimates import Estimates
-from sparselmm.exceptions import DataError, RemovedRowsError
+from sparselmm.exceptions import RemovedRowsError
 from sparselmm.inference.constrained import Parameter
 from sparselmm.patterned import PATTERNED
 from sparselmm.terms import RandomTerm

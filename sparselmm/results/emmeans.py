@@ -13,7 +13,7 @@ import pandas as pd
 from sparselmm._typing import FloatArray, IntArray
 from sparselmm.contrasts import adjusted
 from sparselmm.estimates import Estimates
-from sparselmm.exceptions import DataError, MemoryLimitError
+from sparselmm.exceptions import DataError, MemoryLimitError, RemovedRowsError
 from sparselmm.formula import BuiltDesign
 from sparselmm.formula.expressions import names_in, plain_column
 from sparselmm.inference import marginal_means
