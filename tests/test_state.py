@@ -381,3 +381,16 @@ def test_threads_own_their_factor(strategy):
     assert moved != deviance.value(theta)
     np.testing.assert_array_equal(other, expected)
     np.testing.assert_array_equal(deviance.conditional_columns(theta, right), expected)
+
+
+def test_pickled_while_others_read():
+    data = datasets.load("sleepstudy")
+    for _ in range(4):
+        fit = sleep("Reaction ~ Days + (Days | Subject)", data).fit()
+        with ThreadPoolExecutor(4) as pool:
+            tasks = [pool.submit(pickle.dumps, fit) for _ in range(8)]
+            tasks += [pool.submit(read_everything, fit) for _ in range(2)]
+            tasks += [pool.submit(pickle.dumps, fit) for _ in range(8)]
+            for task in tasks:
+                task.result()
+        assert pickle.loads(pickle.dumps(fit)).llf == fit.llf
