@@ -135,13 +135,13 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
     ):
         other = model_of(kwargs)
         if other is not None:
-            self._set_up(with_arrays(other, endog, exog), use_sqrt)
+            self._set_up(with_arrays(other, endog, exog).owned(), use_sqrt)
             return
         built = from_arrays(
             endog, exog, groups, exog_re=exog_re, exog_vc=exog_vc, weights=weights,
             offset=offset, z_terms=z_terms, covariance=covariance, missing=missing,
         )  # fmt: skip
-        self._set_up(built, use_sqrt)
+        self._set_up(built.owned(), use_sqrt)
 
     @classmethod
     def from_formula(
@@ -229,7 +229,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
                 subset=subset, missing=missing, env=env,
             )  # fmt: skip
         model = cls.__new__(cls)
-        model._set_up(built, use_sqrt)
+        model._set_up(built.owned(), use_sqrt)
         return model
 
     def _set_up(self, built: BuiltDesign, use_sqrt: bool) -> None:

@@ -110,7 +110,7 @@ def from_arrays(
     built = with_known(built, covariance)
     terms = tuple(term for term, _ in built)
     y, X, weights, offset = (take(part, kept) for part in (y, X, weights, offset))
-    design = Design(y.copy(), X, x_names, terms, y_name, weights, offset, grouping)
+    design = Design(y, X, x_names, terms, y_name, weights, offset, grouping)
     check_design(design, rows)
     spec = DesignSpec(
         formula=None,
@@ -120,8 +120,8 @@ def from_arrays(
         offset_array=offset is not None,
     )
     frame = exog if isinstance(exog, pd.DataFrame) else None
-    if frame is not None:
-        frame = frame.copy(deep=False) if kept is None else frame[kept]
+    if frame is not None and kept is not None:
+        frame = frame[kept]
     pandas = index is not None or isinstance(exog, (pd.Series, pd.DataFrame))
     return BuiltDesign(design, spec, rows.labels(), kept, pandas, frame)
 
@@ -268,7 +268,7 @@ def row_vector(values: Any, n: int, argument: str) -> FloatArray | None:
         raise DataError(f"{argument} must hold one number per row, got shape {np.shape(values)}")
     check_length(len(values), n, argument)
     check_numeric(values, argument)
-    return as_float(values).copy()  # the caller may change theirs
+    return as_float(values)
 
 
 def make_grouping(name: str, labels: Any, rows: Rows) -> Grouping:

@@ -260,7 +260,7 @@ def _assemble(
     fixed = matrices.info(plan.fixed)
     X, x_names = matrices.values(plan.fixed), tuple(fixed.column_names)
     terms = tuple(term for term, _ in built)
-    design = Design(y.copy(), X, x_names, terms, y_name, given.weights, offset, groups)
+    design = Design(y, X, x_names, terms, y_name, given.weights, offset, groups)
     check_design(design, space.rows)
     spec = DesignSpec(
         formula=plan.parsed.text,
@@ -274,8 +274,7 @@ def _assemble(
         categories=matrices.categories(space),
         env=space.env,
     )
-    frame = space.frame if kept is not None else space.frame.copy(deep=False)
-    return BuiltDesign(design, spec, space.rows.labels(), kept, True, frame)
+    return BuiltDesign(design, spec, space.rows.labels(), kept, True, space.frame)
 
 
 def _groups_spec(groups: Grouping, given: Given) -> GroupsSpec:

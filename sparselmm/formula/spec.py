@@ -276,7 +276,7 @@ class BuiltDesign:
     pandas : bool
         Whether the user works with pandas.
     frame : DataFrame or None
-        The rows kept; the columns are shared with the user's frame.
+        The rows kept; the user's own object when all are, until `owned`.
     """
 
     design: Design
@@ -285,6 +285,19 @@ class BuiltDesign:
     kept: BoolArray | None
     pandas: bool
     frame: pd.DataFrame | None
+
+    def owned(self) -> BuiltDesign:
+        """The same with a response, weights, offset and frame that others do not change.
+
+        X is not copied, nor are the columns of the frame.
+        """
+        old = self.design
+        design = replace(
+            old, y=old.y.copy(), weights=None if old.weights is None else old.weights.copy(),
+            offset=None if old.offset is None else old.offset.copy(),
+        )  # fmt: skip
+        frame = None if self.frame is None else self.frame.copy(deep=False)
+        return replace(self, design=design, frame=frame)
 
     def of(self, design: Design, rows: IntArray | None = None) -> BuiltDesign:
         """The same with another response, or of some of the rows, (m,), in any order.
