@@ -14,3 +14,10 @@ BoolArray: TypeAlias = npt.NDArray[np.bool_]
 AnyArray: TypeAlias = npt.NDArray[Any]
 CSR: TypeAlias = sp.csr_array
 CSC: TypeAlias = sp.csc_array
+
+
+class Snapshot:
+    """Pickled as a copy of what it holds: another thread may fill a cached property meanwhile."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return dict(self.__dict__)

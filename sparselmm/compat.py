@@ -14,6 +14,7 @@ from sparselmm.covariance import Covariance
 from sparselmm.crossprod import CrossProducts
 from sparselmm.deviance import PLSFit, ProfiledDeviance
 from sparselmm.effects import random_part
+from sparselmm.exceptions import RemovedRowsError
 from sparselmm.formula import BuiltDesign, VCSpec
 from sparselmm.holders import ComponentMatrices, Distribution, ModelData, members
 from sparselmm.packing import MixedLMParams, Packing, factor_of
@@ -27,6 +28,10 @@ class StatsmodelsInterface:
 
     Packed parameters and :class:`MixedLMParams` are in profile units: variances are divided by the
     residual variance.
+
+    ``reml``, ``fe_pen`` and ``cov_pen`` say what ``loglike``, ``score``, ``hessian``,
+    ``get_fe_params`` and ``get_scale`` go by. Set them, or call ``fit``, which leaves those of the
+    last fit there as in statsmodels. Neither fits nor results ever read them.
     """
 
     built: BuiltDesign
@@ -92,6 +97,11 @@ class StatsmodelsInterface:
         """Number of fixed effects."""
         return self.design.p
 
+    def _need_rows(self, what: str) -> None:
+        """Refuse for the model of results without rows."""
+        if not self.built.design.n:
+            raise RemovedRowsError.of(f"model.{what}")
+
     # ------------------------------------------------------------------------- attributes
 
     @cached_property
@@ -102,7 +112,7 @@ class StatsmodelsInterface:
     def _packing(self) -> Packing:
         return Packing(self._layout, self.covariance, self.built.design.p)
 
-    @cached_property
+    @property
     def data(self) -> ModelData:
         """Names, as statsmodels' ``model.data``."""
         return ModelData.of(self.built, self._layout)
@@ -419,6 +429,8 @@ class StatsmodelsInterface:
         """
         beta = params.fe_params if hasattr(params, "fe_params") else params
         beta = np.asarray(beta, dtype=float)[: self.built.design.p]
+        if exog is None:
+            self._need_rows("predict without exog")
         X = self.built.design.X if exog is None else np.asarray(exog, dtype=float)
         return np.asarray(X @ beta)
 
@@ -444,6 +456,7 @@ class StatsmodelsInterface:
         Parameters may themselves be drawn from their estimated normal distribution; a covariance
         matrix that is not positive semi-definite is replaced by the nearest that is.
         """
+        self._need_rows("get_distribution")
         at = self._packing.unpack(params, use_sqrt=False, has_fe=True)
         X = self.built.design.X if exog is None else np.asarray(exog, dtype=float)
         lams = [factor_of(_nearest(psi)) for psi in self._packing.psi(at)]

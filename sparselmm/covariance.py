@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-from sparselmm._typing import BoolArray, FloatArray, IntArray
+from sparselmm._typing import BoolArray, FloatArray, IntArray, Snapshot
 from sparselmm.patterned import PATTERNED
 from sparselmm.term_covariance import COLLINEAR, TermCovariance
 from sparselmm.terms import RandomTerm, Structure
@@ -28,7 +28,7 @@ def term_covariance(k: int, structure: Structure) -> TermCovariance:
 
 
 @dataclass(frozen=True, eq=False)
-class Covariance:
+class Covariance(Snapshot):
     """All terms' covariance parameters together.
 
     Attributes

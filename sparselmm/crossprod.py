@@ -23,7 +23,7 @@ import scipy.sparse as sp
 from scipy.linalg import lapack, solve_triangular
 
 from sparselmm import kernels
-from sparselmm._typing import CSR, FloatArray, IntArray
+from sparselmm._typing import CSR, FloatArray, IntArray, Snapshot
 from sparselmm.exceptions import DataError
 from sparselmm.smallmatrix import upper_inverse
 from sparselmm.terms import Design, RandomTerm, term_slices
@@ -55,7 +55,7 @@ SMALL_ROWS = 20_000
 
 
 @dataclass(frozen=True, eq=False)
-class Basis:
+class Basis(Snapshot):
     """Working basis of the fixed effects: ``Q = X[:, kept] T`` and ``y - X[:, kept] shift``.
 
     Attributes
@@ -95,7 +95,7 @@ class Basis:
 
 
 @dataclass(frozen=True, eq=False)
-class PairBlocks:
+class PairBlocks(Snapshot):
     """``Z_s'WZ_t`` as k_s x k_t blocks, column by column of levels of t, rows ascending.
 
     Attributes
@@ -150,7 +150,7 @@ class PairBlocks:
 
 
 @dataclass(frozen=True, eq=False)
-class CrossProducts:
+class CrossProducts(Snapshot):
     """Sufficient statistics of a linear mixed model in a working basis.
 
     Attributes

@@ -28,6 +28,7 @@ variance.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -183,8 +184,25 @@ class State:
         return self.K[:, :-1] @ upper_inverse(self.Rxx)
 
 
+class _Own(threading.local):
+    """What one thread evaluated last, and the solver whose factor belongs to it.
+
+    ``__init__`` runs once in every thread that asks; all but the first get a solver of their own.
+    """
+
+    def __init__(self, solver: BlockSolver, first: int):
+        self.solver = solver if threading.get_ident() == first else solver.twin()
+        self.state: State | None = None
+        self.gammas: tuple[State, list[FloatArray]] | None = None
+        self.tangent: tuple[State, FloatArray, FloatArray] | None = None
+        self.psi_slopes: dict[int, FloatArray] = {}
+        self.n_factorizations = 0
+
+
 class ProfiledDeviance:
     """Profiled ML or REML deviance as a function of theta, from cross-products.
+
+    May be used by any number of threads: each keeps its own factor and last evaluation.
 
     Parameters
     ----------
@@ -206,7 +224,7 @@ class ProfiledDeviance:
     ):  # fmt: skip
         self.cross = cross
         self.covariance = covariance
-        self.solver = solver
+        self._own = _Own(solver, threading.get_ident())
         self.reml = reml
         self.known_scale = known_scale
         self.df = cross.n - cross.basis.rank if reml else cross.n
@@ -214,27 +232,38 @@ class ProfiledDeviance:
         self.unit_roots = covariance.unit_roots(
             [cross.second_moments(t) for t in range(len(cross.sizes))]
         )
-        self._state: State | None = None
-        self._gammas: tuple[State, list[FloatArray]] | None = None
-        self._tangent: tuple[State, FloatArray, FloatArray] | None = None
-        self._psi_slopes: dict[int, FloatArray] = {}
-        self.n_factorizations = 0
+
+    @property
+    def solver(self) -> BlockSolver:
+        """The solver of the thread that asks."""
+        return self._own.solver
+
+    @property
+    def n_factorizations(self) -> int:
+        """How often the thread that asks factored M."""
+        return self._own.n_factorizations
 
     # ---------------------------------------------------------------------------- value
 
     def state_at(self, theta: FloatArray) -> State:
         """The evaluation at theta; the solver then holds its factor."""
-        if self._state is None or not np.array_equal(theta, self._state.theta):
-            self._state = None
-            self._state = self._evaluate(np.array(theta, dtype=float))
-        return self._state
+        own = self._own
+        state = own.state
+        if (
+            state is None
+            or own.solver.holds is not state  # another deviance may share the solver
+            or not np.array_equal(theta, state.theta)
+        ):
+            own.state = None
+            own.state = own.solver.holds = state = self._evaluate(np.array(theta, dtype=float))
+        return state
 
     def _evaluate(self, theta: FloatArray) -> State:
-        cross = self.cross
+        cross, solver = self.cross, self.solver
         lams = self.covariance.factors(theta)
-        self.n_factorizations += 1
-        ldM = self.solver.factorize(lams)
-        K, explained = self.solver.project(lams, cross.B)
+        self._own.n_factorizations += 1
+        ldM = solver.factorize(lams)
+        K, explained = solver.project(lams, cross.B)
         S = cross.C - explained
         r = len(S) - 1
         Rxx, info = lapack.dpotrf(S[:r, :r], lower=0) if r else (np.zeros((0, 0)), 0)
@@ -294,9 +323,10 @@ class ProfiledDeviance:
 
     def _at_gradient(self, theta: FloatArray) -> list[FloatArray]:
         state = self.state_at(theta)
-        if self._gammas is None or self._gammas[0] is not state:
-            self._gammas = (state, self._gamma_blocks(state))
-        return self._gammas[1]
+        own = self._own
+        if own.gammas is None or own.gammas[0] is not state:
+            own.gammas = (state, self._gamma_blocks(state))
+        return own.gammas[1]
 
     def _gamma_blocks(self, state: State) -> list[FloatArray]:
         """Derivative with respect to every entry of every ``lambda_t``, each (k, k)."""
@@ -483,18 +513,18 @@ class ProfiledDeviance:
         hessian : ndarray, (m, m)
             In tangent coordinates, see `Covariance.tangent_slices`.
         """
-        state, gammas = self.state_at(theta), self._at_gradient(theta)
-        if self._tangent is not None and self._tangent[0] is state:
-            return self._tangent[1:]
+        state, gammas, own = self.state_at(theta), self._at_gradient(theta), self._own
+        if own.tangent is not None and own.tangent[0] is state:
+            return own.tangent[1:]
         H = self._average_information(state)
         for t, lam in enumerate(state.lams):
             if self._pivot(t, lam) > SMALLEST_PIVOT:
-                self._psi_slopes[t] = 0.5 * self.covariance.terms[t].divide(lam, gammas[t].T).T
-            if t in self._psi_slopes:  # at a singular lambda_t the last one, which hardly moved
-                psi = self._psi_slopes[t]
+                own.psi_slopes[t] = 0.5 * self.covariance.terms[t].divide(lam, gammas[t].T).T
+            if t in own.psi_slopes:  # at a singular lambda_t the last one, which hardly moved
+                psi = own.psi_slopes[t]
                 add_root_curvature(H, self.covariance, t, psi, state.theta, gammas[t])
-        self._tangent = state, self.covariance.tangent_vector(state.theta, gammas), H
-        return self._tangent[1:]
+        own.tangent = state, self.covariance.tangent_vector(state.theta, gammas), H
+        return own.tangent[1:]
 
     def newton_matrix(self, theta: FloatArray) -> FloatArray:
         """The model Hessian in theta, (n_theta, n_theta)."""
@@ -541,8 +571,12 @@ class ProfiledDeviance:
         return self.covariance.chain(state.theta, blocks)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but the evaluation at the last theta, which the factor belongs to."""
-        return {**self.__dict__, "_state": None, "_gammas": None, "_tangent": None}
+        """Everything but what the threads evaluated last."""
+        return {**self.__dict__, "_own": self.solver}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._own = _Own(state["_own"], threading.get_ident())
 
 
 @cache

@@ -10,7 +10,7 @@ import numpy as np
 import scipy.linalg as sla
 from scipy.stats import norm
 
-from sparselmm._typing import BoolArray, FloatArray, IntArray
+from sparselmm._typing import BoolArray, FloatArray, IntArray, Snapshot
 from sparselmm.deviance import PLSFit, ProfiledDeviance
 from sparselmm.effects import Units, all_units, group_coefficients
 from sparselmm.terms import Design, RandomTerm
@@ -29,7 +29,7 @@ SLOPE_STEP = 1e-5
 
 
 @dataclass(frozen=True, eq=False)
-class Estimates:
+class Estimates(Snapshot):
     """A solution and what follows from it; costly parts are computed when first asked for.
 
     Attributes

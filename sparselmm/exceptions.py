@@ -58,6 +58,18 @@ class MissingDataError(DataError):
     _theirs = (("statsmodels.tools.sm_exceptions", "MissingDataError"), ("patsy", "PatsyError"))
 
 
+class RemovedRowsError(DataError):
+    """What was asked for is made of the rows of the fit, which ``remove_data()`` removed."""
+
+    @classmethod
+    def of(cls, what: str) -> RemovedRowsError:
+        """The error for a method or property by its name."""
+        return cls(
+            f"{what} is made of the rows, and the rows of the fit were removed by remove_data(); "
+            "ask before that, or fit the model again"
+        )
+
+
 class MemoryLimitError(SparseLMMError, MemoryError):
     """The planned fit would need more memory than ``memory_limit``."""
 

@@ -33,12 +33,6 @@ class ModelData:
         Rows of ``cov_re``, and its packed entries.
     vcomp_names : list of str
         Variance components.
-    frame : DataFrame or None
-        Rows of the user's data in use.
-    model_spec : object or None
-        The formula library's memory of X.
-    row_labels : Index or None
-        Index of the rows in use.
     built : BuiltDesign
         The numbers.
     """
@@ -49,10 +43,22 @@ class ModelData:
     exog_re_names: list[str]
     exog_re_names_full: list[str]
     vcomp_names: list[str]
-    frame: Any
-    model_spec: Any
-    row_labels: Any
     built: BuiltDesign = field(repr=False)
+
+    @property
+    def frame(self) -> Any:
+        """Rows of the user's data in use, a DataFrame or None."""
+        return self.built.frame
+
+    @property
+    def model_spec(self) -> Any:
+        """The formula library's memory of X, or None."""
+        return self.built.spec.design_info
+
+    @property
+    def row_labels(self) -> Any:
+        """Index of the rows in use, or None."""
+        return self.built.row_labels
 
     @property
     def design_info(self) -> Any:
@@ -104,9 +110,6 @@ class ModelData:
             exog_re_names=re_names,
             exog_re_names_full=list(layout.names[:k_re2]),
             vcomp_names=[design.terms[t].name for t in layout.components],
-            frame=built.frame,
-            model_spec=built.spec.design_info,
-            row_labels=built.row_labels,
             built=built,
         )
 

@@ -25,6 +25,7 @@ from sparselmm.exceptions import (
 )
 from sparselmm.fitting import (
     HARDLY,
+    Given,
     Held,
     checked_keywords,
     constrained,
@@ -134,13 +135,13 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
     ):
         other = model_of(kwargs)
         if other is not None:
-            self._set_up(with_arrays(other, endog, exog), use_sqrt)
+            self._set_up(with_arrays(other, endog, exog).owned(), use_sqrt)
             return
         built = from_arrays(
             endog, exog, groups, exog_re=exog_re, exog_vc=exog_vc, weights=weights,
             offset=offset, z_terms=z_terms, covariance=covariance, missing=missing,
         )  # fmt: skip
-        self._set_up(built, use_sqrt)
+        self._set_up(built.owned(), use_sqrt)
 
     @classmethod
     def from_formula(
@@ -227,7 +228,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
                 subset=subset, missing=missing, env=env,
             )  # fmt: skip
         model = cls.__new__(cls)
-        model._set_up(built, use_sqrt)
+        model._set_up(built.owned(), use_sqrt)
         return model
 
     def _set_up(self, built: BuiltDesign, use_sqrt: bool) -> None:
@@ -239,6 +240,28 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         self.reml, self.fe_pen, self.cov_pen, self.re_pen = True, None, None, None
         self._freepat: MixedLMParams | None = None
         self._engines: dict[bool, ProfiledDeviance] = {}
+
+    def _copy(
+        self, built: BuiltDesign, cross: CrossProducts | None = None, **facts: Any
+    ) -> MixedLM:
+        """A model of another design: of these rows or others, of this response or another.
+
+        It starts with nothing computed but ``cross``, where that is known, and ``facts``: values
+        of cached properties that the new design cannot tell.
+        """
+        new = type(self).__new__(type(self))
+        new._set_up(built, self.use_sqrt)
+        if cross is not None:
+            facts["cross"] = cross
+        new.__dict__.update(facts)
+        return new
+
+    def _remember(self, reml: bool, given: Given, engine: ProfiledDeviance) -> None:
+        """What ``loglike``, ``score`` and ``hessian`` go by from now on; nothing else reads it."""
+        self.reml, self._freepat = reml, given.free
+        self.fe_pen, self.cov_pen = given.fe_pen, given.cov_pen
+        if engine.covariance is self.covariance and engine.known_scale is None:
+            self._engines = {reml: engine}
 
     # ------------------------------------------------------------------------ likelihood
 
@@ -412,10 +435,10 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         FutureWarning
             If a keyword has no meaning here.
         """
+        self._need_rows("fit")
         keywords = checked_keywords(fit_kwargs, niter_sa)
         methods = method_names(method)
         progress = True if progress is None and keywords.get("disp") else progress
-        self.reml, self.fe_pen, self.cov_pen, self._freepat = reml, fe_pen, cov_pen, free
         start = start_parameters(self._packing, start_params, self.use_sqrt)
         mask = None if free is None else Mask.of(self._packing, free, start)
         held = self._held(fix, free, fe_pen, cov_pen)
@@ -426,8 +449,6 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         with chosen.threads():
             inner = held.covariance if mask is None else mask.covariance
             sparse = self._sparse(chosen, reml, inner, held.scale)
-            if inner is self.covariance and held.scale is None:
-                self._engines = {reml: sparse}
             pen = penalties_of(self._packing, sparse, mask, start, fe_pen, cov_pen)
             objective: Any = sparse if pen is None else PenalizedDeviance(sparse, pen)
             if engine != "sparse":
@@ -456,9 +477,11 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         fixed += held.scale is not None
         if mask is not None and mask.constrained:
             fixed += int((~mask.packed).sum())
+        given = Given.of(free, fix, fe_pen, cov_pen)
+        self._remember(reml, given, sparse)
         return MixedLMResults(
             self, self.built, sparse, fit, opt, use_sqrt=self.use_sqrt, n_fixed=fixed,
-            freepat=free, cov_pen=cov_pen, full_output=full_output,
+            given=given, full_output=full_output,
         )  # fmt: skip
 
     def _held(self, fix: Any, *others: Any) -> Held:
@@ -566,15 +589,18 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         >>> model.fit_many(Y, names=["ms", "log ms"]).fe_params.round(4)["Days"].tolist()
         [10.4673, 0.0338]
         """
+        self._need_rows("fit_many")
         with one_thread():
             chosen = self.plan(memory_limit).chosen
         engine = self._sparse(chosen, reml)
         return fit_many(self.built.design, engine, Y, names, missing, n_jobs, progress)
 
     def _engine(self, reml: bool) -> ProfiledDeviance:
-        if reml not in self._engines:
-            self._engines = {**self._engines, reml: self._sparse(self.plan().chosen, reml)}
-        return self._engines[reml]
+        engine = self._engines.get(reml)
+        if engine is None:
+            engine = self._sparse(self.plan().chosen, reml)
+            self._engines = {**self._engines, reml: engine}
+        return engine
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the factorizations, which are made again when needed."""

@@ -39,6 +39,8 @@ class Scenario:
     sigma : float
     beta : ndarray, (p,)
         True fixed effects.
+    rows : ndarray of int, (n,), or None
+        Rows of the fit the design is made of, None for all of them as they are.
     """
 
     design: Design
@@ -46,6 +48,7 @@ class Scenario:
     theta: FloatArray
     sigma: float
     beta: FloatArray
+    rows: IntArray | None = None
 
     @property
     def simulator(self) -> Simulator:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -46,8 +47,8 @@ class RegularizedFits:
             Not used; statsmodels has it.
         method : "l1" or object
             "l1": coordinate descent on the fixed effects with the variance parameters of the
-            unpenalized fit. An object with ``func`` and ``deriv``: `fit` with it as ``fe_pen``
-            after its ``alpha`` was set.
+            unpenalized fit. An object with ``func`` and ``deriv``: `fit` with a copy of it,
+            whose ``alpha`` is set, as ``fe_pen``.
         alpha : float or array-like, (k_fe,)
             Weight of the penalty, on the scale of twice the log-likelihood for "l1".
         ceps : float
@@ -71,8 +72,9 @@ class RegularizedFits:
             When the method is unknown.
         """
         if not isinstance(method, str):
-            method.alpha = alpha
-            return self.fit(**{**fit_kwargs, "fe_pen": method})
+            penalty = copy.copy(method)  # another fit may set another alpha
+            penalty.alpha = alpha
+            return self.fit(**{**fit_kwargs, "fe_pen": penalty})
         if method.lower() != "l1":
             raise ValueError(f"invalid regularization method {method!r}; use 'l1' or a penalty")
         plain = self.fit(**fit_kwargs)
@@ -82,5 +84,5 @@ class RegularizedFits:
         fit = known_only(fit_at(plain.deviance, plain.theta, beta), ceps)
         return MixedLMResults(
             self, self.built, plain.deviance, fit, plain.opt, use_sqrt=self.use_sqrt,
-            psi_scale=plain.scale,
+            psi_scale=plain.scale, given=plain.given,
         )  # fmt: skip

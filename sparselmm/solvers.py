@@ -338,14 +338,23 @@ class BlockSolver:
         What is eliminated how.
     factor : CholeskyFactor, optional
         The remainder as CHOLMOD already analysed it, when it is sparse.
+    layout : Layout, optional
+        Of these cross-products and this strategy, when it is known already.
+
+    Attributes
+    ----------
+    holds : object
+        Whatever the caller last said the factor belongs to; None after a new factorization.
     """
 
     def __init__(
-        self, cross: CrossProducts, strategy: Strategy, factor: CholeskyFactor | None = None
-    ):
+        self, cross: CrossProducts, strategy: Strategy, factor: CholeskyFactor | None = None,
+        layout: Layout | None = None,
+    ):  # fmt: skip
         self.cross = cross
         self.strategy = strategy
-        self.layout = layout = Layout.of(cross, strategy.leading)
+        self.holds: object = None
+        self.layout = layout = layout or Layout.of(cross, strategy.leading)
         self._rest: Remainder | None = None
         if layout.trailing and strategy.remainder == "dense":
             self._rest = DenseRemainder(layout)
@@ -364,6 +373,14 @@ class BlockSolver:
         """Pickled as its recipe: numeric factors are not portable."""
         return BlockSolver, (self.cross, self.strategy)
 
+    def twin(self) -> BlockSolver:
+        """Another solver of the same M, with a factor of its own; reads nothing that changes."""
+        factor = None
+        if isinstance(self._rest, SparseRemainder):
+            own = self._rest.factor
+            factor = CholeskyFactor(own.pattern, own.ordering, own.mode)
+        return BlockSolver(self.cross, self.strategy, factor, self.layout)
+
     # ------------------------------------------------------------------------ factorize
 
     def factorize(self, lams: Sequence[FloatArray]) -> float:
@@ -379,7 +396,7 @@ class BlockSolver:
         NotPositiveDefiniteError
             If rounding destroyed positive definiteness (theta far too large).
         """
-        self._P = self._Dinv = None
+        self._P = self._Dinv = self.holds = None
         logdet = self._eliminate(lams)
         if self._rest is not None:
             self._rest.assemble(

@@ -49,14 +49,20 @@ class Groups:
         Factors nested in the groups are repeated with them; levels of crossed factors stay the
         same levels.
         """
-        parts = [self.outside, *(self.rows[g] for g in draw)]
-        rows = np.concatenate(parts)
+        parts, rows = self._parts(draw), self.drawn(draw)
         place = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
         terms = [
             _taken(term, rows, place if nested else None)
             for term, nested in zip(self.whole.terms, self.nested, strict=True)
         ]
         return _with_terms(self.whole, rows, terms)
+
+    def drawn(self, draw: IntArray) -> IntArray:
+        """Rows of the whole that make the design of some groups, (m,)."""
+        return np.concatenate(self._parts(draw))
+
+    def _parts(self, draw: IntArray) -> list[IntArray]:
+        return [self.outside, *(self.rows[g] for g in draw)]
 
 
 def _with_terms(design: Design, rows: IntArray, terms: list[RandomTerm]) -> Design:

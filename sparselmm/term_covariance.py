@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-from sparselmm._typing import BoolArray, FloatArray, IntArray
+from sparselmm._typing import BoolArray, FloatArray, IntArray, Snapshot
 from sparselmm.smallmatrix import columns_of_triangle, lower_triangle, solve_triangular
 
 COLLINEAR = 1e-11
@@ -20,7 +20,7 @@ COLLINEAR = 1e-11
 
 
 @dataclass(frozen=True, eq=False)
-class TermCovariance:
+class TermCovariance(Snapshot):
     """Where the entries of one term's theta stand in its ``lambda_t``.
 
     Attributes

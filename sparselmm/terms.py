@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 import scipy.sparse as sp
 
-from sparselmm._typing import CSR, AnyArray, FloatArray, IntArray
+from sparselmm._typing import CSR, AnyArray, FloatArray, IntArray, Snapshot
 
 Origin = Literal["re", "vc", "bar", "array"]
 Structure = Literal[
@@ -139,7 +139,7 @@ class Grouping:
 
 
 @dataclass(frozen=True, eq=False)
-class Design:
+class Design(Snapshot):
     """Everything a fit needs from the rows of the data.
 
     Attributes

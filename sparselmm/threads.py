@@ -9,6 +9,7 @@ of threads.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -32,10 +33,38 @@ def _controller() -> ThreadpoolController:
     return ThreadpoolController()
 
 
+class _Limit(AbstractContextManager[None]):
+    """One limit for all threads of the process, as the libraries have one setting.
+
+    The first to enter sets it and the last to leave restores what was there: each on its own
+    would restore the limit another one had set, and the process would keep it.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.inside = threading.Lock(), 0
+        self.limiter: Any = None
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if self.inside == 0:
+                self.limiter = _controller().limit(limits=1)
+            self.inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if self.inside == 0:
+                self.limiter.restore_original_limits()
+
+
+_LIMIT = _Limit()
+if hasattr(os, "register_at_fork"):  # no other thread lives on in a child to release the lock
+    os.register_at_fork(after_in_child=_LIMIT.__init__)  # type: ignore[misc]
+
+
 def one_thread() -> AbstractContextManager[Any]:
-    """Context in which BLAS, LAPACK and OpenMP use one thread."""
-    context: AbstractContextManager[Any] = _controller().limit(limits=1)
-    return context
+    """Context in which BLAS, LAPACK and OpenMP use one thread, in the whole process."""
+    return _LIMIT
 
 
 @cache

@@ -195,7 +195,7 @@ def test_errors(monkeypatch):
         "Reaction ~ Days + (1 | Subject)", datasets.load("sleepstudy")
     ).fit()
     numeric.remove_data()
-    with pytest.raises(DataError, match="rows of the data were removed"):
+    with pytest.raises(DataError, match="rows of the fit were removed"):
         numeric.emmeans("Days")
     assert len(numeric.emmeans("Days", at={"Days": [0, 1]}, ddf="z").frame) == 2
 

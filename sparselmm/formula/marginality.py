@@ -9,7 +9,7 @@ import numpy as np
 from patsy import ContrastMatrix, DesignInfo, SubtermInfo
 
 from sparselmm._typing import FloatArray, IntArray
-from sparselmm.exceptions import DataError
+from sparselmm.exceptions import RemovedRowsError
 from sparselmm.formula.bars import parse_formula
 from sparselmm.formula.namespace import right_terms
 from sparselmm.formula.spec import BuiltDesign
@@ -57,10 +57,7 @@ def term_structure(built: BuiltDesign) -> TermStructure:
     """
     spec, X = built.spec, built.design.X
     if not len(X):
-        raise DataError(
-            "these tests need the rows of the fit, which remove_data() has dropped; compute them "
-            "before, or pass contrasts to f_test(..., ddf=...)"
-        )
+        raise RemovedRowsError.of("anova")
     info = spec.design_info
     if info is None or spec.formula is None or built.frame is None:
         return _column_terms(spec.x_names, X)

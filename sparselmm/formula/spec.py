@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 from patsy import DesignInfo, EvalEnvironment
 
-from sparselmm._typing import CSR, AnyArray, BoolArray, FloatArray
+from sparselmm._typing import CSR, AnyArray, BoolArray, FloatArray, IntArray
 from sparselmm.exceptions import DataError, NoRandomEffectsError
+from sparselmm.formula.bars import parse_formula
 from sparselmm.formula.coded import NewRows, TermSpec, new_matrix
-from sparselmm.formula.expressions import names_in
+from sparselmm.formula.expressions import names_in, plain_column
 from sparselmm.formula.factors import match
 from sparselmm.formula.kinds import as_array, as_float, check_kinds, check_numeric, without_dtype
 from sparselmm.formula.namespace import (
@@ -189,11 +190,17 @@ class DesignSpec:
             terms = tuple(term.evaluate(new) for term in self.terms)
         return NewDesign(X, terms, self._offset(space, rows.n, offset), rows.index)
 
-    def _space(self, frame: pd.DataFrame, rows: Rows, random: bool) -> Namespace:
-        assert self.env is not None
+    def codes(self, random: bool = True) -> list[str]:
+        """Expressions that are evaluated on the data, the response apart."""
+        assert self.design_info is not None
         codes = [*info_codes(self.design_info), *self.offsets]
         if random:
             codes += [code for term in self.terms for code in term.codes_used()]
+        return codes
+
+    def _space(self, frame: pd.DataFrame, rows: Rows, random: bool) -> Namespace:
+        assert self.env is not None
+        codes = self.codes(random)
         names = dict.fromkeys(name for code in codes for name in names_in(code))
         if self.offset_column is not None:
             names[self.offset_column] = None
@@ -289,7 +296,7 @@ class BuiltDesign:
     pandas : bool
         Whether the user works with pandas.
     frame : DataFrame or None
-        The rows kept; the user's own object when all are.
+        The rows kept; the user's own object when all are, until `owned`.
     """
 
     design: Design
@@ -298,6 +305,41 @@ class BuiltDesign:
     kept: BoolArray | None
     pandas: bool
     frame: pd.DataFrame | None
+
+    def owned(self) -> BuiltDesign:
+        """The same with a response, weights, offset and frame that others do not change.
+
+        X is not copied, nor are the columns of the frame.
+        """
+        old = self.design
+        design = replace(
+            old, y=old.y.copy(), weights=None if old.weights is None else old.weights.copy(),
+            offset=None if old.offset is None else old.offset.copy(),
+        )  # fmt: skip
+        frame = None if self.frame is None else self.frame.copy(deep=False)
+        return replace(self, design=design, frame=frame)
+
+    def of(self, design: Design, rows: IntArray | None = None) -> BuiltDesign:
+        """The same with another response, or of some of the rows, (m,), in any order.
+
+        Columns of the frame that only made the old response are left out, unless they are it.
+        """
+        frame = self.frame
+        if frame is not None and rows is not None:
+            frame = frame.iloc[rows].reset_index(drop=True)
+        if frame is not None and self.spec.formula is not None:
+            code = parse_formula(self.spec.formula).response
+            column = plain_column(code)
+            if column is not None and column[0] in frame.columns:
+                frame = frame.copy(deep=False)
+                frame[column[0]] = design.y
+            else:
+                used = {name for text in self.spec.codes() for name in names_in(text)}
+                old = [name for name in names_in(code) if name not in used]
+                frame = frame.drop(columns=[name for name in old if name in frame.columns])
+        if rows is None:
+            return replace(self, design=design, frame=frame)
+        return replace(self, design=design, frame=frame, row_labels=None, kept=None)
 
 
 def is_table(data: Any) -> bool:

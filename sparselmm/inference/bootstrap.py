@@ -63,13 +63,16 @@ class Replicate:
     ----------
     design : Design
     deviance : ProfiledDeviance
-        Valid until the next replicate: its factorization is shared.
+        Shares its factorization with other replicates, and then evaluates anew when asked.
     theta : ndarray, (n_theta,)
+    rows : ndarray of int, (m,), or None
+        Rows of the fit that were drawn, None for those of the fit.
     """
 
     design: Design
     deviance: ProfiledDeviance
     theta: FloatArray
+    rows: IntArray | None = None
 
 
 Statistic = Callable[[Replicate], FloatArray]
@@ -171,7 +174,8 @@ class CaseReplicates:
         if not opt.converged:
             return None, "not converged"
         if self.statistic is not None:
-            return self.statistic(Replicate(design, deviance, opt.theta)), ""
+            rows = self.groups.drawn(draw)
+            return self.statistic(Replicate(design, deviance, opt.theta, rows)), ""
         fit = deviance.at(opt.theta)
         beta = np.full(design.p, np.nan)
         beta[cross.basis.kept] = fit.beta

@@ -18,7 +18,7 @@ from scipy.stats import chi2
 from sparselmm._typing import FloatArray, IntArray
 from sparselmm.crossprod import CrossProducts
 from sparselmm.deviance import ProfiledDeviance
-from sparselmm.exceptions import DataError
+from sparselmm.exceptions import RemovedRowsError
 from sparselmm.inference.submodels import (
     engine,
     known_columns,
@@ -296,10 +296,7 @@ def _without_columns(cross: CrossProducts, design: Design, cols: Sequence[int]) 
     if basis.rank == basis.p:
         return known_columns(cross, cols, np.zeros(len(cols)))
     if design.n == 0:
-        raise DataError(
-            "columns of X depend on each other, so leaving some out needs the rows of the data, "
-            "which were removed; call drop1 before remove_data"
-        )
+        raise RemovedRowsError.of("drop1 or exact_lrt of a rank-deficient X")
     stay: IntArray = np.setdiff1d(np.arange(basis.p), cols)
     names = tuple(design.x_names[j] for j in stay)
     y = design.y if design.offset is None else design.y - design.offset

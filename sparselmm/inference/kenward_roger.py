@@ -33,7 +33,7 @@ from functools import cached_property
 
 import numpy as np
 
-from sparselmm._typing import FloatArray
+from sparselmm._typing import FloatArray, Snapshot
 from sparselmm.estimates import Estimates
 from sparselmm.inference.hypotheses import (
     FTest,
@@ -52,7 +52,7 @@ NEAR_TWO = 1e-2
 
 
 @dataclass(frozen=True, eq=False)
-class KenwardRoger:
+class KenwardRoger(Snapshot):
     """Tests of a REML fit by Kenward and Roger's method.
 
     Attributes

@@ -21,7 +21,7 @@ from functools import cached_property
 
 import numpy as np
 
-from sparselmm._typing import FloatArray, IntArray
+from sparselmm._typing import FloatArray, IntArray, Snapshot
 from sparselmm.crossprod import PairBlocks
 from sparselmm.deviance import ProfiledDeviance, State
 from sparselmm.smallmatrix import upper_inverse
@@ -36,7 +36,7 @@ SOLVED_TOGETHER = 64
 
 
 @dataclass(frozen=True, eq=False)
-class Leverage:
+class Leverage(Snapshot):
     """Diagonal of the matrix that maps y to its fitted values.
 
     Attributes

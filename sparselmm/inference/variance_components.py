@@ -29,7 +29,7 @@ from scipy.stats import norm
 
 from sparselmm._typing import BoolArray, FloatArray
 from sparselmm.estimates import Estimates
-from sparselmm.exceptions import DataError
+from sparselmm.exceptions import RemovedRowsError
 from sparselmm.inference.constrained import Parameter
 from sparselmm.patterned import PATTERNED
 from sparselmm.terms import RandomTerm
@@ -183,10 +183,7 @@ def _used_rows(est: Estimates) -> BoolArray | None:
     weights = est.design.weights
     if weights is None:
         if est.deviance.cross.sum_log_w != 0.0:
-            raise DataError(
-                "the variance of a weighted row needs the rows of the fit, which remove_data() "
-                "has dropped"
-            )
+            raise RemovedRowsError.of("variance_components of a fit with weights")
         return None
     return np.asarray(weights > 0)
 
@@ -303,9 +300,7 @@ def r_squared(est: Estimates) -> RSquared:
     """
     X = est.design.X
     if not len(X):
-        raise DataError(
-            "R2 needs the rows of the fit, which remove_data() has dropped; compute it before"
-        )
+        raise RemovedRowsError.of("r2")
     parts = variance_weights(est) @ np.append(est.variances, est.pls.scale)
     used = _used_rows(est)
     mean = X @ np.where(np.isfinite(est.beta), est.beta, 0.0)

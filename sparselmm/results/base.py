@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
 
 import pandas as pd
 
 from sparselmm._typing import FloatArray
 from sparselmm.deviance import PLSFit, ProfiledDeviance
 from sparselmm.estimates import Estimates
+from sparselmm.exceptions import RemovedRowsError
+from sparselmm.fitting import Given
 from sparselmm.formula import BuiltDesign
-from sparselmm.inference.ddf import DenominatorDF, denominator_df
+from sparselmm.inference.ddf import DDF_METHODS, DenominatorDF, denominator_df
 from sparselmm.optimize import OptSummary
 
 Vector = Any
@@ -19,6 +22,20 @@ Vector = Any
 
 Matrix = Any
 """pandas DataFrame when the user works with pandas, ndarray otherwise."""
+
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def from_rows(method: Method) -> Method:
+    """A method, or the function of a property, that refuses by its name when the rows are gone."""
+
+    @functools.wraps(method)
+    def checked(self: ResultsBase, *args: Any, **kwargs: Any) -> Any:
+        self._need_rows(method.__name__)
+        return method(self, *args, **kwargs)
+
+    return cast(Method, checked)
 
 
 class ResultsBase:
@@ -30,22 +47,37 @@ class ResultsBase:
     pls: PLSFit
     opt: OptSummary
     use_sqrt: bool
+    given: Given
     _est: Estimates
+
+    def _need_rows(self, what: str) -> None:
+        """Refuse after ``remove_data()``."""
+        if not self.built.design.n:
+            raise RemovedRowsError.of(what)
 
     def _ddf(self, method: str) -> DenominatorDF:
         """Tests of the fixed effects with one method's degrees of freedom, computed once."""
         cache: dict[str, DenominatorDF] = self.__dict__.setdefault("_ddf_cache", {})
         if method not in cache:
-            like = next((tests for name, tests in cache.items() if name != "z"), None)
+            if self.given.penalized and method in DDF_METHODS and method != "z":
+                raise ValueError(
+                    f"ddf={method!r} needs a fit by plain ML or REML; this one was penalized"
+                )
+            like = next(
+                (cache[name] for name in DDF_METHODS if name != "z" and name in cache), None
+            )
             cache[method] = denominator_df(self._est, method, like)
         return cache[method]
 
     def _vector(self, values: FloatArray, names: Sequence[str]) -> Vector:
-        return pd.Series(values, list(names), float) if self.built.pandas else values.copy()
+        own = values.copy()  # what the caller changes must not change the results
+        return pd.Series(own, list(names), float) if self.built.pandas else own
 
     def _matrix(self, values: FloatArray, names: Sequence[str]) -> Matrix:
         names = list(names)
-        return pd.DataFrame(values, names, names) if self.built.pandas else values.copy()
+        own = values.copy()
+        return pd.DataFrame(own, names, names) if self.built.pandas else own
 
     def _rows(self, values: FloatArray) -> Vector:
-        return pd.Series(values, self.built.row_labels) if self.built.pandas else values
+        own = values.copy()
+        return pd.Series(own, self.built.row_labels) if self.built.pandas else own

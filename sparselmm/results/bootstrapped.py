@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import sys
 from collections import Counter
@@ -17,7 +16,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from sparselmm import storage
-from sparselmm._typing import AnyArray, FloatArray
+from sparselmm._typing import AnyArray, FloatArray, IntArray
 from sparselmm.exceptions import DataError
 from sparselmm.inference import bootstrap
 from sparselmm.optimize import Recorder, certify
@@ -25,6 +24,10 @@ from sparselmm.simulate import Seed
 
 SAME_FIT = 1e-8
 """Relative difference of deviances of one fit on two machines."""
+
+SAME_STATISTIC = 1e-3
+"""Relative difference of one statistic of one fit on two machines: theta moves by 3e-5 of its
+standard error."""
 
 PATIENCE = 3.0
 """Seconds after which a progress bar appears when nobody asked for one."""
@@ -68,6 +71,25 @@ class BootstrapResults:
     jackknife: FloatArray | None = field(repr=False, default=None)
     by: str = ""
     fingerprint: float = np.nan
+
+    def __post_init__(self) -> None:
+        c = len(self.names)
+        shapes = {
+            "estimate": (np.shape(self.estimate), (c,)),
+            "values": (np.shape(self.values), (len(self.failure), c)),
+        }
+        if self.jackknife is not None:
+            shapes["jackknife"] = np.shape(self.jackknife), (len(self.jackknife), c)
+        for name, (got, expected) in shapes.items():
+            if got != expected:
+                raise DataError(
+                    f"these bootstrap replicates do not fit together: {name} has shape {got}; "
+                    f"{c} names and {len(self.failure)} entries of failure need {expected}"
+                )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.__post_init__()
 
     def __len__(self) -> int:
         return len(self.values)
@@ -216,18 +238,18 @@ def labelled(value: Any) -> tuple[tuple[str, ...], FloatArray]:
 class OnReplicates:
     """A user's statistic as a function of a replicate's arrays."""
 
-    def __init__(self, fit: Any, statistic: Callable[[Any], Any], names: tuple[str, ...]):
-        self.fit, self.statistic, self.names = fit, statistic, names
+    def __init__(
+        self, fit: Any, statistic: Callable[[Any], Any], names: tuple[str, ...],
+        rows: IntArray | None = None,
+    ):  # fmt: skip
+        self.fit, self.statistic, self.names, self.rows = fit, statistic, names, rows
 
     def __call__(self, replicate: bootstrap.Replicate) -> FloatArray:
         """Numbers of one replicate, (c,)."""
         deviance = replicate.deviance
         opt = certify(Recorder(deviance, None), replicate.theta, "newton", "replicate", True, 1e-9)
-        built = replace(self.fit.built, design=replicate.design)
-        model = copy.copy(self.fit.model)
-        model.__dict__.update(built=built, cross=deviance.cross, _engines={})
-        results: Any = type(self.fit)
-        value = self.statistic(results(model, built, deviance, deviance.at(opt.theta), opt))
+        rows = self.rows if replicate.rows is None else replicate.rows
+        value = self.statistic(self.fit._of(replicate.design, deviance, opt, rows))
         names, numbers = labelled(value)
         if names != self.names:
             raise DataError(
@@ -244,6 +266,10 @@ def earlier(
     fresh: BootstrapResults, resume: BootstrapResults | None, checkpoint: Any, seed: Seed
 ) -> BootstrapResults:
     """Replicates to go on from."""
+    if checkpoint is not None and not isinstance(checkpoint, (str, os.PathLike)):
+        raise DataError(f"checkpoint must be a path, not {checkpoint!r}")
+    if resume is not None and not isinstance(resume, BootstrapResults):
+        raise DataError(f"resume must be BootstrapResults, not {type(resume).__name__}")
     old = resume
     if checkpoint is not None and Path(checkpoint).exists():
         old = BootstrapResults.load(checkpoint)
@@ -253,10 +279,15 @@ def earlier(
         old.names == fresh.names
         and old.kind == fresh.kind
         and np.isclose(old.fingerprint, fresh.fingerprint, rtol=SAME_FIT, atol=0.0)
+        and np.allclose(old.estimate, fresh.estimate, rtol=SAME_STATISTIC, equal_nan=True)
         and (old.kind == "parametric" or old.by == fresh.by)
     )
     if not same:
-        raise DataError("the earlier replicates belong to another fit, statistic or kind")
+        where = f" in {checkpoint}" if checkpoint is not None and old is not resume else ""
+        raise DataError(
+            f"the earlier replicates{where} belong to another fit, statistic or kind; give another "
+            "checkpoint, or none, to start anew"
+        )
     own, given = (_shown(s) for s in (old.seed, fresh.seed))
     if seed is not None and own != given:
         raise DataError(

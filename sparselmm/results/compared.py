@@ -118,6 +118,9 @@ def compare(
     given = [f"m{i}" for i in range(1, len(results) + 1)] if names is None else list(names)
     if len(given) != len(results) or len(set(given)) != len(given):
         raise DataError(f"names must be {len(results)} different names, got {given}")
+    for name, result in zip(given, results, strict=True):
+        if result.given.penalized:
+            raise DataError(f"{name} is a penalized fit; likelihoods compare only without penalty")
     _check_same_data(results, given)
     refitted = tuple(n for n, r in zip(given, results, strict=True) if refit and r.reml)
     if not refit:

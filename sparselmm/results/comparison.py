@@ -64,6 +64,8 @@ class ComparisonResults(RobustResults):
         """
         est = self._est
         self._check_estimated("ranova")
+        if self.built.spec.formula is None:
+            self._need_rows("ranova of a model built from arrays")
         if not est.terms:
             raise DataError("the model has no random effects to test")
         effects = [_effects(spec, term) for spec, term in zip(self._specs, est.terms, strict=True)]
@@ -163,9 +165,9 @@ class ComparisonResults(RobustResults):
         """Columns of the fixed-effects terms that marginality lets go."""
         design, info = self.built.design, self.built.spec.design_info
         if info is None:
-            constant = [design.n > 0 and bool(np.ptp(column) == 0) for column in design.X.T]
-            names = enumerate(design.x_names)
-            return {name: [j] for j, name in names if not (constant[j] if constant else False)}
+            self._need_rows("drop1 of a model built from arrays")
+            constant = [bool(np.ptp(column) == 0) for column in design.X.T]
+            return {name: [j] for j, name in enumerate(design.x_names) if not constant[j]}
         everything = list(range(design.p))
         factors = {
             term.name(): frozenset(f.name() for f in term.factors)

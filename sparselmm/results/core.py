@@ -18,9 +18,11 @@ from sparselmm import labels, prediction, summary
 from sparselmm._typing import FloatArray
 from sparselmm.deviance import PLSFit, ProfiledDeviance
 from sparselmm.estimates import Estimates, intervals, p_values
+from sparselmm.exceptions import DataError
+from sparselmm.fitting import Given
 from sparselmm.formula import BuiltDesign
 from sparselmm.optimize import OptSummary
-from sparselmm.results.base import Matrix, Vector
+from sparselmm.results.base import Matrix, Vector, from_rows
 from sparselmm.results.comparison import ComparisonResults
 from sparselmm.results.diagnostics import DiagnosticResults
 from sparselmm.results.inference import InferenceResults
@@ -58,10 +60,12 @@ class MixedLMResults(
         How the optimizer got there.
     use_sqrt : bool
         Kept as ``results.use_sqrt``.
+    given : Given, optional
+        Masks, held parameters and penalties of the fit.
 
     Attributes
     ----------
-    model, built, deviance, opt, use_sqrt
+    model, built, deviance, opt, use_sqrt, given
         As given.
     pls : PLSFit
         The penalized least-squares solution at the optimum.
@@ -83,7 +87,7 @@ class MixedLMResults(
     def __init__(
         self, model: Any, built: BuiltDesign, deviance: ProfiledDeviance, fit: PLSFit,
         opt: OptSummary, *, use_sqrt: bool = True, psi_scale: float | None = None,
-        n_fixed: int = 0, freepat: Any = None, cov_pen: Any = None, full_output: bool = False,
+        n_fixed: int = 0, given: Given | None = None, full_output: bool = False,
     ) -> None:  # fmt: skip
         self.model = model
         self.built = built
@@ -91,12 +95,20 @@ class MixedLMResults(
         self.pls = fit
         self.opt = opt
         self.use_sqrt = use_sqrt
-        self.freepat = freepat
-        self.cov_pen = cov_pen
+        self.given = Given() if given is None else given
         self.hist = [self.mle_retvals] if full_output else None
         self._est = Estimates.of(
             built.design, deviance, fit, built.spec.formula is None, psi_scale, n_fixed
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy: other threads may compute what is cached while this one writes."""
+        return dict(self.__dict__)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if not {"model", "built", "deviance", "pls", "opt", "given", "_est"} <= state.keys():
+            raise DataError("these results were written by another version of sparselmm")
+        self.__dict__.update(state)
 
     # ------------------------------------------------------------------------ plain facts
 
@@ -328,11 +340,13 @@ class MixedLMResults(
     # ------------------------------------------------------------------------- fitted values
 
     @property
+    @from_rows
     def fittedvalues(self) -> Vector:
         """``X beta + Z b`` plus the offset, (n,), random effects included."""
         return self._rows(self._fitted)
 
     @property
+    @from_rows
     def resid(self) -> Vector:
         """Response minus ``fittedvalues``, (n,)."""
         return self._rows(self.built.design.y - self._fitted)

@@ -21,7 +21,7 @@ from sparselmm.inference.diagnosis import Diagnosis
 from sparselmm.inference.influence import Influence, influence_of_groups, influence_of_rows
 from sparselmm.inference.leverage import Leverage, leverage
 from sparselmm.labels import mode_tables, variance_tables
-from sparselmm.results.base import ResultsBase, Vector
+from sparselmm.results.base import ResultsBase, Vector, from_rows
 
 SHOWN = 10
 
@@ -167,6 +167,7 @@ class DiagnosticResults(ResultsBase):
     def _raw(self, level: str) -> FloatArray:
         return self.built.design.y - prediction.fitted(self._est, level == "conditional")
 
+    @from_rows
     def residuals(
         self, kind: str = "response", *, level: str = "conditional", scaled: bool = False
     ) -> Vector:
@@ -221,6 +222,7 @@ class DiagnosticResults(ResultsBase):
         values = numbers.residuals(self._est, self._raw(level), kind, level, scaled, lev)  # type: ignore[arg-type]
         return self._rows(values)
 
+    @from_rows
     def hatvalues(self) -> Vector:
         """Leverage: by how much each fitted value, random effects included, follows its own row.
 
@@ -248,6 +250,7 @@ class DiagnosticResults(ResultsBase):
         """
         return self._rows(self._leverage.total)
 
+    @from_rows
     def cooks_distance(self) -> Vector:
         """Cook's distance of every row from its residual and leverage, lme4's ``cooks.distance``.
 
@@ -277,6 +280,7 @@ class DiagnosticResults(ResultsBase):
             numbers.cooks_distance(self._est, self._raw("conditional"), self._leverage)
         )
 
+    @from_rows
     def influence(
         self, group: Any = None, *, exact: bool = False, theta: bool | None = None
     ) -> InfluenceResults:
@@ -376,6 +380,7 @@ class DiagnosticResults(ResultsBase):
             "Labels of the rows will do as well"
         )
 
+    @from_rows
     def plot_diagnostics(self) -> Any:
         """Four figures: residuals, their normal quantiles, influence of rows, random effects.
 
@@ -455,6 +460,7 @@ class DiagnosticResults(ResultsBase):
             np.sqrt(variances.to_numpy()),
         )  # fmt: skip
 
+    @from_rows
     def check(self) -> Diagnosis:
         """What an expert would look at in this fit, in words.
 

@@ -13,7 +13,7 @@ import pandas as pd
 from sparselmm._typing import FloatArray, IntArray
 from sparselmm.contrasts import adjusted
 from sparselmm.estimates import Estimates
-from sparselmm.exceptions import DataError, MemoryLimitError
+from sparselmm.exceptions import DataError, MemoryLimitError, RemovedRowsError
 from sparselmm.formula import BuiltDesign
 from sparselmm.formula.expressions import names_in, plain_column
 from sparselmm.inference import marginal_means
@@ -166,10 +166,7 @@ def _factor_levels(built: BuiltDesign, name: str) -> list[Any] | None:
 
 def _column(built: BuiltDesign, name: str) -> pd.Series:
     if built.frame is None:
-        raise DataError(
-            f"the rows of the data were removed, so {name!r} has no mean; pass "
-            f"at={{{name!r}: value}}"
-        )
+        raise RemovedRowsError.of(f"emmeans without at={{{name!r}: value}}")
     return built.frame[name]
 
 
@@ -448,10 +445,7 @@ def estimated_means(
     null = np.zeros((est.design.p, 0))
     if est.dropped:
         if not est.design.n:
-            raise DataError(
-                "X is rank deficient and its rows were removed: which means are estimable cannot "
-                "be told. Ask before remove_data()"
-            )
+            raise RemovedRowsError.of("which means of a rank-deficient X are estimable")
         null = null_space(est.design.X, est.deviance.cross.basis.kept)
     L, offset = np.asarray(average @ grid.X), np.asarray(average @ grid.offset)
     check_alpha(alpha)

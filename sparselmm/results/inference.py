@@ -26,7 +26,7 @@ from sparselmm.inference.variance_components import (
 )
 from sparselmm.labels import varcorr_frame
 from sparselmm.prediction import check_alpha
-from sparselmm.results.base import ResultsBase
+from sparselmm.results.base import ResultsBase, from_rows
 
 
 class InferenceResults(ResultsBase):
@@ -34,6 +34,7 @@ class InferenceResults(ResultsBase):
 
     # ------------------------------------------------------------------- fixed effects
 
+    @from_rows
     def anova(self, type: int | str = 3, ddf: str = "satterthwaite") -> pd.DataFrame:
         """Analysis of variance of the terms of the formula, with F tests.
 
@@ -234,6 +235,7 @@ class InferenceResults(ResultsBase):
         limits = whole._profile_conf_int(alpha, "random").to_numpy()
         return profile_ends(self._est, parameters, limits)
 
+    @from_rows
     def icc(
         self, ci: str = "delta", alpha: float = 0.05, n: int = 1000, seed: Any = None,
         **bootstrap_options: Any,
@@ -324,6 +326,7 @@ class InferenceResults(ResultsBase):
         except DataError:  # without rows the variance of the fixed part is not known
             return np.full(len(icc), np.nan)
 
+    @from_rows
     def r2(self) -> RSquared:
         """Marginal and conditional R2.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -25,16 +24,29 @@ from sparselmm.exceptions import DataError
 from sparselmm.formula import BuiltDesign
 from sparselmm.formula.constraints import linear_constraints
 from sparselmm.packing import MixedLMParams, Packing
-from sparselmm.results.base import ResultsBase
+from sparselmm.results.base import ResultsBase, from_rows
 from sparselmm.terms import RandomTerm
 
 
 class ResultsInterface(ResultsBase):
     """Methods statsmodels' results offer, for :class:`sparselmm.MixedLMResults`."""
 
-    freepat: MixedLMParams | None
-    cov_pen: Any
     use_t = False
+
+    @property
+    def freepat(self) -> MixedLMParams | None:
+        """The mask ``free`` of the fit."""
+        return self.given.free
+
+    @property
+    def fe_pen(self) -> Any:
+        """The penalty on the fixed effects that the fit was given."""
+        return self.given.fe_pen
+
+    @property
+    def cov_pen(self) -> Any:
+        """The penalty on ``cov_re`` that the fit was given."""
+        return self.given.cov_pen
 
     @property
     def k_fe(self) -> int:
@@ -59,7 +71,7 @@ class ResultsInterface(ResultsBase):
     @property
     def k_constant(self) -> int:
         """1 when X has a constant column, else 0."""
-        return int(self.model.k_constant)
+        return int(self.model.k_constant)  # of the rows, or remembered from them
 
     @property
     def params_object(self) -> MixedLMParams:
@@ -355,6 +367,7 @@ class ResultsInterface(ResultsBase):
 
     # ---------------------------------------------------------------------------- profiles
 
+    @from_rows
     def profile_re(
         self, re_ix: Any, vtype: str, num_low: int = 5, dist_low: float = 1.0, num_high: int = 5,
         dist_high: float = 1.0, **fit_kwargs: Any,
@@ -386,8 +399,12 @@ class ResultsInterface(ResultsBase):
         """
         if vtype not in ("re", "vc"):
             raise ValueError(f"vtype must be one of ('re', 'vc'), got {vtype!r}")
+        if self.given.fix is not None or self._est.psi_scale is not None:
+            raise DataError(
+                "profile_re is for fits without fix and without an l1 penalty; use profile()"
+            )
         params = self.params_object
-        model = self.model
+        model = self.model._copy(self.built, self.deviance.cross)
         if vtype == "re":
             model, order = _leading(model, int(re_ix))
             params.cov_re = params.cov_re[np.ix_(order, order)]
@@ -416,8 +433,8 @@ class ResultsInterface(ResultsBase):
             else:
                 params.vcomp[place] = x
             fit = model.fit(
-                start_params=params, free=free, reml=self.pls.reml, cov_pen=self.cov_pen,
-                **fit_kwargs,
+                start_params=params, free=free, reml=self.pls.reml, fe_pen=self.fe_pen,
+                cov_pen=self.cov_pen, **fit_kwargs,
             )  # fmt: skip
             out.append([x * fit.scale, fit.llf])
         return np.array(out)
@@ -435,17 +452,15 @@ class ResultsInterface(ResultsBase):
     def remove_data(self) -> None:
         """Drop everything with one entry per row; estimates, tests and ``summary`` remain.
 
-        ``results.model`` becomes a copy without rows; the model itself is left as it is. Row-wise
-        results such as ``fittedvalues`` are gone; ``predict`` works on new data.
+        ``results.model`` becomes a copy without rows; the model itself is left as it is. What is
+        made of the rows, such as ``fittedvalues``, is refused with a :class:`RemovedRowsError`;
+        ``predict`` works on new data. Not to be called while other threads use the results.
         """
         est = self._est
         sizes = est.group_sizes
         built = without_rows(self.built)
-        model = copy.copy(self.model)
-        model.__dict__["k_constant"] = self.k_constant
-        for name in ("data", "row_indices", "exog_re", "exog_vc"):
-            model.__dict__.pop(name, None)
-        model.built = built
+        cross = self.deviance.cross
+        model = self.model._copy(built, cross, k_constant=self.k_constant)
         self.model, self.built = model, built
         slim = replace(est, design=built.design)
         slim.__dict__["group_sizes"] = sizes
@@ -515,8 +530,5 @@ def _leading(model: Any, index: int) -> tuple[Any, list[int]]:
     terms = list(model.terms)
     values = None if term.values is None else np.ascontiguousarray(term.values[:, order])
     terms[t] = replace(term, values=values, columns=tuple(term.columns[j] for j in order))
-    new = copy.copy(model)
-    for name in ("cross", "data", "_layout", "exog_re"):
-        new.__dict__.pop(name, None)
-    new._set_up(replace(model.built, design=replace(model.design, terms=tuple(terms))), True)
-    return new, order
+    built = replace(model.built, design=replace(model.design, terms=tuple(terms)))
+    return model._copy(built), order

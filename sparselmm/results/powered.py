@@ -23,7 +23,7 @@ from sparselmm.power import (
     engine,
 )
 from sparselmm.responses import ResponseFitter
-from sparselmm.results.base import ResultsBase
+from sparselmm.results.base import ResultsBase, from_rows
 from sparselmm.results.bootstrapped import OnReplicates, count, jobs, labelled, progress_bar
 from sparselmm.simulate import Seed, seed_sequence, stream
 from sparselmm.subsets import Groups
@@ -91,6 +91,7 @@ class PowerMethods(ResultsBase):
         def _check_plain(self, what: str) -> None: ...
         def _groups(self, by: str | None) -> tuple[Groups, str]: ...
 
+    @from_rows
     def power(
         self, effect: Mapping[str, float], n_groups: int | Sequence[int] | None = None,
         *, by: str | None = None, test: str | Callable[[Any], Any] = "wald", n_sim: int = 1000,
@@ -179,11 +180,13 @@ class PowerMethods(ResultsBase):
         beta = self._est.beta.copy()
         beta[columns] = [float(value) for value in effect.values()]
         design, deviance = self.built.design, self.deviance
+        rows = None
         if size is not None:
             groups, _ = self._groups(by)
-            design = groups.design(cycled(count(size, "n_groups"), len(groups)))
+            draw = cycled(count(size, "n_groups"), len(groups))
+            design, rows = groups.design(draw), groups.drawn(draw)
             deviance = engine(design, deviance, deviance.reml)
-        return Scenario(design, deviance, self.pls.theta, self.pls.sigma, beta)
+        return Scenario(design, deviance, self.pls.theta, self.pls.sigma, beta, rows)
 
     def _p_values(
         self, scenario: Scenario, names: list[str], columns: IntArray, test: Any
@@ -199,7 +202,7 @@ class PowerMethods(ResultsBase):
             raise DataError(f"test must be 'wald', 'lr' or a function of results, not {test!r}")
         tested, _ = labelled(test(self))
         fitter = ResponseFitter(scenario.design, scenario.deviance, start=scenario.theta)
-        reduced = OnReplicates(self, test, tested)
+        reduced = OnReplicates(self, test, tested, scenario.rows)
         return bootstrap.ParametricReplicates(scenario.simulator, fitter, reduced), list(tested)
 
 

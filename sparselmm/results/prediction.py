@@ -186,6 +186,7 @@ class PredictionResults(RanefResults):
         on = prediction.switches(self._est.terms, re)
         prediction.check_arguments(prediction.any_on(on), unseen, arrays)
         if exog is None:
+            self._need_rows("predict without new data")
             return prediction.fitted(self._est, re)
         arrays["offset"] = offset
         out, index = prediction.predict(self._est, self.built, exog, transform, on, unseen, arrays)
@@ -288,8 +289,7 @@ class PredictionResults(RanefResults):
 
     def _training_rows(self) -> NewDesign:
         design = self.built.design
-        if not design.n:
-            raise DataError("the rows of the fit were removed; pass the data to predict")
+        self._need_rows("get_prediction without new data")
         return NewDesign(design.X, design.terms, design.offset, self.built.row_labels)
 
     def _targets(self, new: NewDesign, on: Switches, weights: FloatArray | None) -> Targets:
@@ -323,11 +323,7 @@ class PredictionResults(RanefResults):
             se, df = found.se[None], found.df[None]
         undefined = np.isnan(mean)
         if est.dropped:
-            if not est.design.n:
-                raise DataError(
-                    "X is rank deficient and its rows were removed: which predictions are "
-                    "estimable cannot be told. Ask before remove_data()"
-                )
+            self._need_rows("which predictions of a rank-deficient X are estimable")
             null = prediction_variance.null_space(est.design.X, est.deviance.cross.basis.kept)
             undefined = undefined | ~prediction_variance.estimable(targets.X, null)
         se[:, undefined] = np.nan

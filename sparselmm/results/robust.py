@@ -12,7 +12,7 @@ from sparselmm._typing import FloatArray, IntArray
 from sparselmm.exceptions import DataError
 from sparselmm.inference.robust import KINDS, ClusterRobust, cluster_robust
 from sparselmm.prediction import check_alpha
-from sparselmm.results.base import Matrix, ResultsBase
+from sparselmm.results.base import Matrix, ResultsBase, from_rows
 
 
 class RobustResults(ResultsBase):
@@ -22,6 +22,7 @@ class RobustResults(ResultsBase):
 
         def _check_plain(self, what: str) -> None: ...
 
+    @from_rows
     def cov_robust(self, kind: str = "CR2", groups: Any = None) -> Matrix:
         """Covariance of the fixed effects that allows any dependence within clusters.
 
@@ -65,6 +66,7 @@ class RobustResults(ResultsBase):
         found = self._robust(kind, groups, None)
         return self._matrix(self._full_matrix(found.vcov), self.built.design.x_names)
 
+    @from_rows
     def robust_tests(
         self, r_matrix: Any = None, kind: str = "CR2", groups: Any = None, alpha: float = 0.05
     ) -> pd.DataFrame:
@@ -133,11 +135,6 @@ class RobustResults(ResultsBase):
             raise ValueError(f"kind must be one of {KINDS}, got {kind!r}")
         self._check_plain("a cluster-robust covariance")
         design = self.built.design
-        if not design.n:
-            raise DataError(
-                "a cluster-robust covariance needs the rows, which were removed; compute it before "
-                "remove_data"
-            )
         clusters = self._clusters(groups)
         return cluster_robust(
             self.deviance, self.pls.theta, design, clusters, kind, contrasts  # type: ignore[arg-type]

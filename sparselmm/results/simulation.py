@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,13 +12,15 @@ import pandas as pd
 import scipy.sparse as sp
 
 from sparselmm import prediction
-from sparselmm._typing import FloatArray
+from sparselmm._typing import FloatArray, IntArray
+from sparselmm.deviance import ProfiledDeviance
 from sparselmm.effects import unseen_rows
 from sparselmm.exceptions import ConvergenceWarning, DataError, catchable
 from sparselmm.formula.validate import warn_user
 from sparselmm.inference import bootstrap
 from sparselmm.optimize import OptSummary
 from sparselmm.responses import ResponseFitter
+from sparselmm.results.base import from_rows
 from sparselmm.results.bootstrapped import (
     BootstrapResults,
     OnReplicates,
@@ -41,6 +42,7 @@ from sparselmm.simulate import (
     with_unseen,
 )
 from sparselmm.subsets import Groups
+from sparselmm.terms import Design
 from sparselmm.threads import one_thread
 
 RANDOM = ("resample", "conditional")
@@ -106,6 +108,7 @@ class SimulationResults(PowerMethods):
             "z_terms": z_terms,
         }  # fmt: skip
         if newdata is None:
+            self._need_rows("simulate without newdata")
             simulator, index = self._simulator(re), self.built.row_labels
         else:
             simulator, index = self._new_simulator(newdata, re, arrays)
@@ -155,6 +158,7 @@ class SimulationResults(PowerMethods):
 
     # ------------------------------------------------------------------------------ refits
 
+    @from_rows
     def refit(self, endog: Any) -> Any:
         """The same model fitted to another response of the same rows.
 
@@ -196,29 +200,33 @@ class SimulationResults(PowerMethods):
             warn_user(
                 f"the optimizer did not converge: {opt.message}", catchable(ConvergenceWarning)
             )
-        return self._other(y, deviance, opt)
+        return self._of(replace(self.built.design, y=y), deviance, opt)
 
-    def _other(self, y: FloatArray, deviance: Any, opt: OptSummary) -> Any:
-        """Results of the same class for another response."""
-        built = replace(self.built, design=replace(self.built.design, y=y))
-        model = copy.copy(self.model)
-        model.__dict__.update(built=built, cross=deviance.cross, _engines={})
+    def _of(
+        self, design: Design, deviance: ProfiledDeviance, opt: OptSummary,
+        rows: IntArray | None = None,
+    ) -> Any:  # fmt: skip
+        """Results of the same class for another response or for other rows, given the same.
+
+        ``rows`` (m,) are the rows of this fit that make the design; None for all of them.
+        """
+        built = self.built.of(design, rows)
         results: Any = type(self)
-        n_fixed = self._est.n_fixed
-        fit = deviance.at(opt.theta)
-        return results(model, built, deviance, fit, opt, use_sqrt=self.use_sqrt, n_fixed=n_fixed)
+        return results(
+            self.model._copy(built, deviance.cross), built, deviance, deviance.at(opt.theta), opt,
+            use_sqrt=self.use_sqrt, n_fixed=self._est.n_fixed, given=self.given,
+        )  # fmt: skip
 
     def _check_plain(self, what: str) -> None:
         """Refuse fits with penalties or parameters held fixed."""
-        given: Any = self
-        penalty = getattr(self.model, "fe_pen", None)
-        held = given.freepat is not None or self._est.psi_scale is not None
-        if held or given.cov_pen is not None or penalty is not None:
+        held = self.given.free is not None or self._est.psi_scale is not None
+        if held or self.given.penalized:
             raise DataError(
                 f"{what} is for fits without penalties and without parameters held fixed; fit the "
                 "model without fe_pen, cov_pen and free"
             )
 
+    @from_rows
     def fit_many(
         self, Y: Any, names: Sequence[Any] | None = None, *, missing: str = "raise",
         n_jobs: int = 1, progress: bool | None = None,
@@ -268,6 +276,7 @@ class SimulationResults(PowerMethods):
 
     # --------------------------------------------------------------------------- bootstrap
 
+    @from_rows
     def bootstrap(
         self, n: int = 1000, statistic: Callable[[Any], Any] | None = None,
         kind: str = "parametric", seed: Seed = None, n_jobs: int = 1,

@@ -13,7 +13,7 @@ from sparselmm import labels, prediction, tables
 from sparselmm.effects import factor_tables
 from sparselmm.exceptions import DataError
 from sparselmm.inference.ddf import DenominatorDF
-from sparselmm.results.base import ResultsBase
+from sparselmm.results.base import ResultsBase, from_rows
 from sparselmm.variances import VarianceRow
 
 EFFECTS = ("fixed", "ran_pars", "ran_vals", "ran_coefs")
@@ -177,6 +177,7 @@ class TidyResults(ResultsBase):
         }
         return pd.DataFrame([values])
 
+    @from_rows
     def augment(self, data: Any = None) -> pd.DataFrame:
         """The data with fitted values, residuals and influence, in broom.mixed's column names.
 
