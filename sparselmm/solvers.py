@@ -47,6 +47,9 @@ Pair = tuple[int, int]
 WIDE = 12
 """Up to this many columns one product with ``lambda (x) I`` beats many k x k products."""
 
+WIDE_BLOCK = 64
+"""Entries of a block up to which one product with ``left (x) right`` beats two per block."""
+
 FEW_LEVELS = 500
 """Levels up to which NumPy handles their blocks, and no compiled kernel is loaded for them."""
 
@@ -59,6 +62,9 @@ def congruence(data: FloatArray, left: FloatArray, right: FloatArray) -> FloatAr
     nb, ks, kt = data.shape
     if ks == kt == 1:
         return data * (left[0, 0] * right[0, 0])
+    if ks * kt > WIDE_BLOCK:
+        half = (data.reshape(nb * ks, kt) @ right).reshape(nb, ks, -1)
+        return np.asarray(np.matmul(left.T, half))
     return (data.reshape(nb, ks * kt) @ kron(left, right)).reshape(nb, ks, kt)
 
 
