@@ -40,6 +40,7 @@ from sparselmm._typing import FloatArray
 from sparselmm.cholesky import NotPositiveDefiniteError
 from sparselmm.covariance import Covariance
 from sparselmm.crossprod import CrossProducts
+from sparselmm.patterned import Patterned
 from sparselmm.smallmatrix import (
     block_diagonal,
     level_products,
@@ -412,32 +413,25 @@ class ProfiledDeviance:
         (lambda^-1 dlambda)'``, and its column is ``(Y (x) I) u``. Where the symmetric matrices
         with one or two ones are fewer than the tangent coordinates, they stand for Y.
         """
-        cross, maps, Ys = self.cross, [], []
+        cross, maps, columns = self.cross, [], []
         for t, (term, lam) in enumerate(zip(self.covariance.terms, state.lams, strict=True)):
             back = term.divide(lam, np.eye(term.k)).T
-            slopes = term.slopes(state.theta[self.covariance.slices[t]])
-            if slopes is None:
-                rows, cols = term.tangent
-                half = np.zeros((len(rows), term.k, term.k))
-                half[np.arange(len(rows)), :, cols] = back[:, rows].T
-            else:
-                half = back @ slopes
-            Y = half + half.transpose(0, 2, 1)
-            units = symmetric_units(term.k)
-            if len(Y) > len(units):
-                below, left = lower_triangle(term.k)
+            own = state.theta[self.covariance.slices[t]]
+            u = state.u[cross.slices[t]].reshape(-1, term.k)
+            below, left = lower_triangle(term.k)
+            if term.n_tangent > len(below):
+                Y = term.symmetric_steps(own, back)
                 maps.append(Y[:, below, left].T)
-                Ys.append(units)
+                wide = symmetric_units(term.k).transpose(2, 1, 0).reshape(term.k, -1)
+                columns.append((u @ wide).reshape(cross.sizes[t][1] * term.k, -1))
             else:
-                maps.append(np.eye(len(Y)))
-                Ys.append(Y)
-        h = np.zeros((cross.q, sum(len(Y) for Y in Ys)))
+                maps.append(np.eye(term.n_tangent))
+                columns.append(term.moved(own, back, u).reshape(u.size, -1))
+        h = np.zeros((cross.q, sum(own.shape[1] for own in columns)))
         first = 0
-        for Y, part, (k, l) in zip(Ys, cross.slices, cross.sizes, strict=True):
-            wide = Y.transpose(2, 1, 0).reshape(k, -1)
-            own = (state.u[part].reshape(l, k) @ wide).reshape(l * k, len(Y))
-            h[part, first : first + len(Y)] = own
-            first += len(Y)
+        for own, part in zip(columns, cross.slices, strict=True):
+            h[part, first : first + own.shape[1]] = own
+            first += own.shape[1]
         return h, block_diagonal(maps)
 
     def products(self, state: State) -> FloatArray:
@@ -574,9 +568,8 @@ def add_root_curvature(
     """
     term, at = covariance.terms[t], covariance.tangent_slices[t]
     own = theta[covariance.slices[t]]
-    slopes = term.slopes(own)
-    if slopes is not None:
-        H[at, at] += np.einsum("ab,ibc,jac->ij", psi + psi.T, slopes, slopes, optimize=True)
+    if isinstance(term, Patterned):
+        H[at, at] += term.inner(own, psi + psi.T)
         bends = term.bends(own, gamma)
         if bends is not None:
             H[at, at] += bends

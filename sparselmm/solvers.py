@@ -50,6 +50,9 @@ WIDE = 12
 WIDE_BLOCK = 64
 """Entries of a block up to which one product with ``left (x) right`` beats two per block."""
 
+WIDE_LEVEL = 32
+"""Coefficients per level from which LAPACK and BLAS take the levels one by one."""
+
 FEW_LEVELS = 500
 """Levels up to which NumPy handles their blocks, and no compiled kernel is loaded for them."""
 
@@ -89,7 +92,7 @@ def apply_blocks(blocks: FloatArray, x: FloatArray, transpose: bool = False) -> 
     """``blocks[l] @ x[l]`` or ``blocks[l]' @ x[l]`` for every level, (l, k, m)."""
     if blocks.shape[1] == 1:
         return blocks * x
-    if len(blocks) <= FEW_LEVELS:
+    if len(blocks) <= FEW_LEVELS or blocks.shape[1] > WIDE_LEVEL:
         return np.asarray((blocks.transpose(0, 2, 1) if transpose else blocks) @ x)
     out = np.empty(x.shape)
     kernels.apply_blocks(blocks, np.ascontiguousarray(x), out, transpose)
@@ -101,6 +104,8 @@ def inverse_factors(D: FloatArray) -> tuple[FloatArray, float]:
 
     NaN where a matrix is not positive definite.
     """
+    if D.shape[1] > WIDE_LEVEL:
+        return _wide_inverse_factors(D)
     if len(D) > FEW_LEVELS:
         R, logdet = kernels.inverse_factors(D)
         return R, float(logdet)
@@ -109,6 +114,18 @@ def inverse_factors(D: FloatArray) -> tuple[FloatArray, float]:
     except np.linalg.LinAlgError:
         return np.full(D.shape, np.nan), np.nan
     return np.tril(np.linalg.inv(C)), float(2.0 * np.log(np.einsum("lkk->lk", C)).sum())
+
+
+def _wide_inverse_factors(D: FloatArray) -> tuple[FloatArray, float]:
+    """The same by LAPACK, matrix by matrix."""
+    out, logdet = np.empty(D.shape), 0.0
+    for level, block in enumerate(D):
+        C, info = lapack.dpotrf(block, lower=1)
+        if info:
+            return np.full(D.shape, np.nan), np.nan
+        logdet += 2.0 * float(np.log(np.diag(C)).sum())
+        out[level] = lapack.dtrtri(C, lower=1)[0]
+    return out, logdet
 
 
 @dataclass(frozen=True, eq=False)
