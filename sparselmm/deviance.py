@@ -34,9 +34,10 @@ from functools import cache, cached_property
 from typing import Any, Protocol
 
 import numpy as np
+import scipy.sparse as sp
 from scipy.linalg import lapack
 
-from sparselmm._typing import FloatArray
+from sparselmm._typing import CSR, FloatArray
 from sparselmm.cholesky import NotPositiveDefiniteError
 from sparselmm.covariance import Covariance
 from sparselmm.crossprod import CrossProducts
@@ -56,6 +57,9 @@ lambda_t counts as singular: dividing by it would cost more than half the gradie
 
 SMALLEST_PIVOT = 1e-6
 """A curvature needs few digits, so its division by a diagonal of lambda_t may lose most."""
+
+MAX_BATCH = 256
+"""Right-hand sides solved together; more gain nothing."""
 
 HESSIAN_STEP = 1e-5
 """Step of central differences of the exact gradient: eps^(1/3) balances truncation and rounding."""
@@ -513,6 +517,29 @@ class ProfiledDeviance:
         lams = self.state_at(theta).lams
         inner = self.solver.solve(apply_lambda(self.cross, lams, right))
         return apply_lambda(self.cross, lams, inner, transpose=False)
+
+    def conditional_products(self, theta: FloatArray, H: CSR) -> FloatArray:
+        """``H Lambda M^-1 Lambda'H'``, (m, m): ``Var(H b | y) / sigma^2`` of sparse rows H (m, q).
+
+        Costs what the levels in use cost, however many there are besides.
+        """
+        return self.solver.bilinear_forms(self.times_lambda(theta, H), MAX_BATCH)
+
+    def conditional_squares(self, theta: FloatArray, H: CSR) -> FloatArray:
+        """The diagonal of the same, (m,)."""
+        return self.solver.quadratic_forms(self.times_lambda(theta, H), MAX_BATCH)
+
+    def times_lambda(self, theta: FloatArray, H: CSR) -> CSR:
+        """``H Lambda`` of sparse rows H, (m, q)."""
+        parts = []
+        for lam, part, (k, l) in zip(
+            self.state_at(theta).lams, self.cross.slices, self.cross.sizes, strict=True
+        ):
+            own = H[:, part]
+            if own.nnz:
+                own = own * lam[0, 0] if k == 1 else own @ sp.kron(sp.eye_array(l), lam, "csr")
+            parts.append(own)
+        return sp.csr_array(sp.hstack(parts, "csr"))
 
     def conditional_blocks(self, theta: FloatArray, t: int) -> FloatArray:
         """``lambda_t G_jj lambda_t'``, (l, k, k): ``Var(b_j | y) / sigma^2`` of every level."""

@@ -494,21 +494,41 @@ class BlockSolver:
         batch : int
             Rows solved for together.
         """
-        lead, slices = self.strategy.leading, self.cross.slices
-        out = np.zeros(H.shape[0])
-        rest = sp.hstack([H[:, slices[t]] for t in self.layout.trailing] or [H[:, :0]], "csr")
-        if lead is not None:
-            own = sp.csr_array(H[:, slices[lead]])
-            levels = np.unique(own.indices // self.cross.sizes[lead][0])
-            F, Y = self._leading_part(own, levels)
-            out += F.multiply(F).sum(axis=1)
-            rest = rest - F @ Y
+        F, rest = self._eliminated(H)
+        out = np.asarray(F.multiply(F).sum(axis=1), dtype=float)
         if self._rest is None:
             return out
         for start in range(0, len(out), batch):
             v = rest[start : start + batch].toarray().T.copy()
             out[start : start + batch] += (v * self._rest.solve(v)).sum(axis=0)
         return out
+
+    def bilinear_forms(self, H: CSR, batch: int) -> FloatArray:
+        """``H M^-1 H'`` of sparse rows, (m, m): ``F F' + V'S^-1 V`` in the same way.
+
+        Rows of trailing columns alone are answered by the remainder, however many levels lead.
+        """
+        F, rest = self._eliminated(H)
+        out = np.asarray((F @ F.T).toarray(), dtype=float)
+        if self._rest is None:
+            return 0.5 * (out + out.T)
+        for start in range(0, len(out), batch):
+            v = rest[start : start + batch].toarray().T.copy()
+            out[:, start : start + batch] += rest @ self._rest.solve(v)
+        return 0.5 * (out + out.T)
+
+    def _eliminated(self, H: CSR) -> tuple[CSR, CSR]:
+        """``f`` of the leading levels that sparse rows use, and their ``v``, (m, n_trailing)."""
+        lead, slices = self.strategy.leading, self.cross.slices
+        rest = sp.hstack([H[:, slices[t]] for t in self.layout.trailing] or [H[:, :0]], "csr")
+        if lead is None:
+            return sp.csr_array((H.shape[0], 0)), rest
+        own = sp.csr_array(H[:, slices[lead]])
+        levels = np.unique(own.indices // self.cross.sizes[lead][0])
+        if not len(levels):
+            return sp.csr_array((H.shape[0], 0)), rest
+        F, Y = self._leading_part(own, levels)
+        return F, rest - F @ Y
 
     def _leading_part(self, own: CSR, levels: IntArray) -> tuple[CSR, CSR]:
         """``f`` of sparse rows at the leading levels they use, and Y of those levels."""
@@ -532,10 +552,11 @@ class BlockSolver:
 
     # -------------------------------------------------------------------------- inverse
 
-    def _invert(self) -> None:
+    def _invert(self, coupled: bool) -> None:
+        """Have the inverse on the pattern ready: of the remainder, and where it is coupled."""
         if self._rest is not None:
             self._rest.invert()
-            if self.layout.coupling is not None and self._P is None:
+            if coupled and self.layout.coupling is not None and self._P is None:
                 self._P = self._rest.couple(self.layout.coupling, self._Y)
 
     def inverse_blocks(self, t: int) -> FloatArray:
@@ -543,7 +564,7 @@ class BlockSolver:
 
         A term whose levels share columns (a user-made block) has k = 1.
         """
-        self._invert()
+        self._invert(t == self.strategy.leading)
         if t == self.strategy.leading:
             return self._leading_blocks()
         pair = self.layout.inner[t, t]
@@ -566,9 +587,9 @@ class BlockSolver:
 
     def inverse_on_pattern(self, pair: Pair) -> FloatArray:
         """Blocks of ``M^-1`` where ``A[s, t]`` has blocks, for ``s >= t``, (nb, k_s, k_t)."""
-        self._invert()
         s, t = pair
         lead = self.strategy.leading
+        self._invert(lead in pair)
         if s == t == lead:
             return self._leading_blocks()
         if lead not in pair:
