@@ -184,3 +184,18 @@ def test_errors(monkeypatch):
     ).fit()
     with pytest.raises(DataError, match="say which coefficient"):
         machines.rank("Worker")
+
+
+def test_joint_variances_need_no_solve_with_all_levels(monkeypatch):
+    """A small factor crossed with a large one: the remainder holds the answer."""
+    data = sparselmm.datasets.load("Penicillin")
+    fit = sparselmm.mixedlm("diameter ~ 1 + (1 | plate) + (1 | sample)", data).fit()
+    fit.deviance.state_at(fit.theta)
+
+    def refuse(*_):
+        raise AssertionError("a solve with all levels")
+
+    monkeypatch.setattr(sparselmm.solvers.BlockSolver, "solve", refuse)
+    assert len(fit.rank("sample")) == 6
+    assert fit.ranef_cov("sample").shape == (6, 6)
+    assert (fit.ranef_contrasts("sample", pairs=[("A", "B")]).se > 0).all()
