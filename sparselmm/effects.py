@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import scipy.sparse as sp
@@ -390,7 +391,7 @@ def _unit_products(
         end = max(int(end), first + 1)
         both = scale * deviance.conditional_products(theta, H[start : units.indptr[end]])
         ends = units.indptr[first : end + 1] - start
-        out += [both[a:b, a:b].copy() for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        out += [both[a:b, a:b].copy() for a, b in pairwise(ends)]
     return out
 
 

@@ -28,10 +28,15 @@ from sparselmm.terms import index_dtype
 from sparselmm.threads import one_thread
 
 RATE = {
-    "dense": 60e9, "supernodal": 40e9, "simplicial": 0.7e9, "blocks": 10e9, "loop": 1e9, "fill": 2e9,
-}  # fmt: skip
-"""Operations per second: LAPACK, CHOLMOD with and without BLAS, LAPACK on the blocks of many levels,
-our own loops, memory traffic."""
+    "dense": 60e9,
+    "supernodal": 40e9,
+    "simplicial": 0.7e9,
+    "blocks": 10e9,
+    "loop": 1e9,
+    "fill": 2e9,
+}
+"""Operations per second: LAPACK, CHOLMOD with and without BLAS, LAPACK on the blocks of levels, our
+own loops, memory traffic."""
 
 PER_ENTRY = 7e-8
 """Seconds per entry of a sparse factor for assembling, copying and reading it."""
