@@ -50,6 +50,9 @@ NEARLY_DENSE = 0.2
 DENSE_CHUNK = 8_000_000
 """Numbers of such blocks in one dense piece (64 MB)."""
 
+FEW_COEFFICIENTS = 6
+"""Coefficients per level up to which products row by row beat a matrix product per level."""
+
 SMALL_ROWS = 20_000
 """Below this many rows SciPy's products are quick enough and no compiled kernel is loaded."""
 
@@ -508,8 +511,15 @@ def _diagonal_blocks_numpy(term: RandomTerm, w: FloatArray | None) -> PairBlocks
     v = np.ones((len(present), 1)) if term.values is None else term.values
     weighted = v if w is None else v * w[:, None]
     data = np.zeros((term.n_levels, term.k, term.k))
-    np.add.at(data, term.codes[present], (v[:, :, None] * weighted[:, None, :])[present])
     levels = np.arange(term.n_levels)
+    if term.k > FEW_COEFFICIENTS:  # no array of rows by k^2
+        order = np.argsort(term.codes, kind="stable")
+        bounds = np.searchsorted(term.codes[order], np.arange(term.n_levels + 1))
+        for level in np.flatnonzero(np.diff(bounds)):
+            rows = order[bounds[level] : bounds[level + 1]]
+            data[level] = v[rows].T @ weighted[rows]
+    else:
+        np.add.at(data, term.codes[present], (v[:, :, None] * weighted[:, None, :])[present])
     return PairBlocks(np.arange(term.n_levels + 1), levels, data, term.n_levels)
 
 

@@ -35,12 +35,14 @@ from functools import cache, cached_property
 from typing import Any, Protocol
 
 import numpy as np
+import scipy.sparse as sp
 from scipy.linalg import lapack
 
-from sparselmm._typing import FloatArray
+from sparselmm._typing import CSR, FloatArray
 from sparselmm.cholesky import NotPositiveDefiniteError
 from sparselmm.covariance import Covariance
 from sparselmm.crossprod import CrossProducts
+from sparselmm.patterned import Patterned
 from sparselmm.smallmatrix import (
     block_diagonal,
     level_products,
@@ -56,6 +58,9 @@ lambda_t counts as singular: dividing by it would cost more than half the gradie
 
 SMALLEST_PIVOT = 1e-6
 """A curvature needs few digits, so its division by a diagonal of lambda_t may lose most."""
+
+MAX_BATCH = 256
+"""Right-hand sides solved together; more gain nothing."""
 
 HESSIAN_STEP = 1e-5
 """Step of central differences of the exact gradient: eps^(1/3) balances truncation and rounding."""
@@ -442,32 +447,25 @@ class ProfiledDeviance:
         (lambda^-1 dlambda)'``, and its column is ``(Y (x) I) u``. Where the symmetric matrices
         with one or two ones are fewer than the tangent coordinates, they stand for Y.
         """
-        cross, maps, Ys = self.cross, [], []
+        cross, maps, columns = self.cross, [], []
         for t, (term, lam) in enumerate(zip(self.covariance.terms, state.lams, strict=True)):
             back = term.divide(lam, np.eye(term.k)).T
-            slopes = term.slopes(state.theta[self.covariance.slices[t]])
-            if slopes is None:
-                rows, cols = term.tangent
-                half = np.zeros((len(rows), term.k, term.k))
-                half[np.arange(len(rows)), :, cols] = back[:, rows].T
-            else:
-                half = back @ slopes
-            Y = half + half.transpose(0, 2, 1)
-            units = symmetric_units(term.k)
-            if len(Y) > len(units):
-                below, left = lower_triangle(term.k)
+            own = state.theta[self.covariance.slices[t]]
+            u = state.u[cross.slices[t]].reshape(-1, term.k)
+            below, left = lower_triangle(term.k)
+            if term.n_tangent > len(below):
+                Y = term.symmetric_steps(own, back)
                 maps.append(Y[:, below, left].T)
-                Ys.append(units)
+                wide = symmetric_units(term.k).transpose(2, 1, 0).reshape(term.k, -1)
+                columns.append((u @ wide).reshape(cross.sizes[t][1] * term.k, -1))
             else:
-                maps.append(np.eye(len(Y)))
-                Ys.append(Y)
-        h = np.zeros((cross.q, sum(len(Y) for Y in Ys)))
+                maps.append(np.eye(term.n_tangent))
+                columns.append(term.moved(own, back, u).reshape(u.size, -1))
+        h = np.zeros((cross.q, sum(own.shape[1] for own in columns)))
         first = 0
-        for Y, part, (k, l) in zip(Ys, cross.slices, cross.sizes, strict=True):
-            wide = Y.transpose(2, 1, 0).reshape(k, -1)
-            own = (state.u[part].reshape(l, k) @ wide).reshape(l * k, len(Y))
-            h[part, first : first + len(Y)] = own
-            first += len(Y)
+        for own, part in zip(columns, cross.slices, strict=True):
+            h[part, first : first + own.shape[1]] = own
+            first += own.shape[1]
         return h, block_diagonal(maps)
 
     def products(self, state: State) -> FloatArray:
@@ -550,6 +548,29 @@ class ProfiledDeviance:
         inner = self.solver.solve(apply_lambda(self.cross, lams, right))
         return apply_lambda(self.cross, lams, inner, transpose=False)
 
+    def conditional_products(self, theta: FloatArray, H: CSR) -> FloatArray:
+        """``H Lambda M^-1 Lambda'H'``, (m, m): ``Var(H b | y) / sigma^2`` of sparse rows H (m, q).
+
+        Costs what the levels in use cost, however many there are besides.
+        """
+        return self.solver.bilinear_forms(self.times_lambda(theta, H), MAX_BATCH)
+
+    def conditional_squares(self, theta: FloatArray, H: CSR) -> FloatArray:
+        """The diagonal of the same, (m,)."""
+        return self.solver.quadratic_forms(self.times_lambda(theta, H), MAX_BATCH)
+
+    def times_lambda(self, theta: FloatArray, H: CSR) -> CSR:
+        """``H Lambda`` of sparse rows H, (m, q)."""
+        parts = []
+        for lam, part, (k, l) in zip(
+            self.state_at(theta).lams, self.cross.slices, self.cross.sizes, strict=True
+        ):
+            own = H[:, part]
+            if own.nnz:
+                own = own * lam[0, 0] if k == 1 else own @ sp.kron(sp.eye_array(l), lam, "csr")
+            parts.append(own)
+        return sp.csr_array(sp.hstack(parts, "csr"))
+
     def conditional_blocks(self, theta: FloatArray, t: int) -> FloatArray:
         """``lambda_t G_jj lambda_t'``, (l, k, k): ``Var(b_j | y) / sigma^2`` of every level."""
         lam = self.state_at(theta).lams[t]
@@ -608,9 +629,8 @@ def add_root_curvature(
     """
     term, at = covariance.terms[t], covariance.tangent_slices[t]
     own = theta[covariance.slices[t]]
-    slopes = term.slopes(own)
-    if slopes is not None:
-        H[at, at] += np.einsum("ab,ibc,jac->ij", psi + psi.T, slopes, slopes, optimize=True)
+    if isinstance(term, Patterned):
+        H[at, at] += term.inner(own, psi + psi.T)
         bends = term.bends(own, gamma)
         if bends is not None:
             H[at, at] += bends

@@ -9,21 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import scipy.sparse as sp
 
 from sparselmm._typing import CSR, AnyArray, BoolArray, FloatArray, IntArray
-from sparselmm.deviance import ProfiledDeviance
+from sparselmm.deviance import MAX_BATCH, ProfiledDeviance
 from sparselmm.exceptions import DataError
 from sparselmm.terms import Grouping, RandomTerm, term_slices
 from sparselmm.variances import coefficient_names, is_component
 
 BATCH_NUMBERS = 4_000_000
 """Numbers in one batch of right-hand sides (32 MB)."""
-
-MAX_BATCH = 256
-"""Right-hand sides solved together; more gain nothing."""
 
 
 def random_part(terms: Sequence[RandomTerm], b: FloatArray, n: int) -> FloatArray:
@@ -182,14 +180,10 @@ def _mixed_variances(
 ) -> FloatArray:
     """Conditional variances of the levels of a term with a known covariance, (l, k)."""
     part = term_slices(tuple(terms))[t]
-    out = np.empty(part.stop - part.start)
-    width = int(np.clip(BATCH_NUMBERS // max(deviance.cross.q, 1), 1, MAX_BATCH))
-    for first in range(0, len(out), width):
-        inside = np.arange(first, min(first + width, len(out)))
-        right = np.zeros((deviance.cross.q, len(inside)))
-        right[part.start + inside, np.arange(len(inside))] = 1.0
-        right = mixed(terms, right, transpose=True)
-        out[inside] = np.sum(right * deviance.conditional_columns(theta, right), axis=0)
+    c = part.stop - part.start
+    rows = (np.ones(c), np.arange(part.start, part.stop), np.arange(c + 1))
+    H = of_columns(terms, sp.csr_array(rows, shape=(c, deviance.cross.q)))
+    out = deviance.conditional_squares(theta, H)
     return out.reshape(terms[t].n_levels, terms[t].k)
 
 
@@ -363,10 +357,11 @@ def unit_covariances(
         k = int(units.sizes[0])
         if deviance.cross.sizes[t][0] == k:
             return list(scale * deviance.conditional_blocks(theta, t))
+    if not units.independent:
+        return _unit_products(units, terms, deviance, theta, scale)
     flat = np.empty(units.n_covariances)
     starts = np.concatenate([[0], np.cumsum(units.sizes.astype(np.int64) ** 2)])
-    colour = units.rank if units.independent else np.arange(len(units.columns))
-    q = deviance.cross.q
+    colour, q = units.rank, deviance.cross.q
     width = int(np.clip(BATCH_NUMBERS // max(q, 1), 1, MAX_BATCH))
     for first in range(0, int(colour.max(initial=-1)) + 1, width):
         inside = np.flatnonzero((colour >= first) & (colour < first + width))
@@ -378,6 +373,26 @@ def unit_covariances(
     flat *= scale
     shapes = zip(np.split(flat, starts[1:-1]), units.sizes, strict=True)
     return [block.reshape(size, size) for block, size in shapes]
+
+
+def _unit_products(
+    units: Units, terms: Sequence[RandomTerm], deviance: ProfiledDeviance, theta: FloatArray,
+    scale: float,
+) -> list[FloatArray]:  # fmt: skip
+    """The same for units that share rows of data, some units at a time."""
+    c = len(units.columns)
+    H = sp.csr_array((np.ones(c), units.columns, np.arange(c + 1)), shape=(c, deviance.cross.q))
+    H = of_columns(terms, H)
+    out: list[FloatArray] = []
+    while len(out) < len(units.labels):
+        first = len(out)
+        start = units.indptr[first]
+        end = np.searchsorted(units.indptr, start + MAX_BATCH, side="right") - 1
+        end = max(int(end), first + 1)
+        both = scale * deviance.conditional_products(theta, H[start : units.indptr[end]])
+        ends = units.indptr[first : end + 1] - start
+        out += [both[a:b, a:b].copy() for a, b in pairwise(ends)]
+    return out
 
 
 def _scatter(

@@ -144,7 +144,7 @@ class Estimates(Snapshot):
     @cached_property
     def bse_re(self) -> FloatArray:
         """Standard errors of ``variances``, (m,)."""
-        return np.sqrt(np.diag(self.variance_covariance.absolute)[:-1])
+        return np.sqrt(self.variance_covariance.of_absolute[:-1])
 
     @cached_property
     def variance_rows(self) -> list[VarianceRow]:
@@ -199,7 +199,7 @@ class Estimates(Snapshot):
         To the variance of a fixed effect comes ``J Var(theta) J'``, J its derivative in theta:
         the off-diagonal blocks of the joint information, which statsmodels inverts with the rest.
         """
-        ratios = np.sqrt(np.diag(self.variance_covariance.ratios))
+        ratios = np.sqrt(self.variance_covariance.of_ratios)
         var = np.diag(self.vcov).copy()
         cov = self.variance_covariance.theta
         J = self._beta_slopes(np.diag(cov) > 0)

@@ -293,7 +293,8 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         FitPlan
             Prints as a table; ``chosen`` is what :meth:`fit` will do.
         """
-        return make_plan(self.cross, tuple(term.name for term in self.terms), memory_limit)
+        names = tuple(term.name for term in self.terms)
+        return make_plan(self.cross, names, memory_limit, self._packing.covariance)
 
     def deviance(
         self, reml: bool = True, engine: str = "sparse", memory_limit: int | None = None

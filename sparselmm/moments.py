@@ -12,15 +12,19 @@ are set equal to their expectations under ``Var(y) = sum_s Z_s (I (x) Psi_s) Z_s
 
 a linear system in the entries of all Psi_s and sigma^2. N is dense, but only sums of products of
 its entries are needed, and those split into sums over the blocks of A and Gram matrices of B_x.
+Independent coefficients need their k variances only, so that nothing of k^4 numbers is formed.
 For balanced nested and crossed designs the solution is the ANOVA estimate.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import scipy.sparse as sp
+from scipy.linalg import lapack
 
-from sparselmm._typing import CSC, FloatArray
+from sparselmm._typing import FloatArray, IntArray
 from sparselmm.covariance import Covariance
 from sparselmm.crossprod import CrossProducts
 from sparselmm.smallmatrix import solve_triangular
@@ -32,6 +36,15 @@ the deviance is stationary."""
 
 STRONGEST = 0.99
 """Largest correlation to start from."""
+
+MANY_EQUATIONS = 200
+"""Moment equations from which a Cholesky factorization is tried before least squares."""
+
+REGULAR = 1e-4
+"""Smallest diagonal of the factor of scaled equations that count as regular."""
+
+GRAM_NUMBERS = 2_000_000
+"""Numbers of one Gram matrix at a time (16 MB)."""
 
 
 def moment_start(
@@ -116,22 +129,17 @@ def _moment_estimates(
 ) -> tuple[list[FloatArray], FloatArray]:
     """Solutions of the moment equations: ``Psi_t`` of every term (m, k, k), and sigma^2 (m,)."""
     terms = covariance.terms
-    B = [
-        cross.B[part].reshape(l, k, -1)
-        for part, (k, l) in zip(cross.slices, cross.sizes, strict=True)
-    ]
-    X = [blocks[:, :, :-1] for blocks in B]
-    grams = [_gram(blocks)[:, :, :-1, :-1] for blocks in B]
     m = covariance.n_theta
+    grams, inner = _gram_products(cross, terms)
     T, right = np.zeros((m + 1, m + 1)), np.zeros((m + 1, len(s)))
     for t, rows in enumerate(covariance.slices):
         for u, cols in enumerate(covariance.slices[: t + 1]):
-            F = _second_moments(cross, t, u, X, grams)
+            F = _second_moments(cross, t, u, terms) + grams[t, u]
             T[rows, cols] = _at_theta(F, terms[t], terms[u])
             T[cols, rows] = T[rows, cols].T
-        N = _diagonal_sum(cross, t) - np.einsum("ijrr->ij", grams[t])
+        N = _diagonal_sum(cross, t)[terms[t].rows, terms[t].cols] - inner[t][_entries(terms[t])]
         twice = np.where(terms[t].rows == terms[t].cols, 1.0, 2.0)
-        T[rows, m] = T[m, rows] = twice * N[terms[t].rows, terms[t].cols]
+        T[rows, m] = T[m, rows] = twice * N
         e = v[:, cross.slices[t]].reshape(len(v), -1, terms[t].k)
         squares = e.transpose(0, 2, 1) @ e
         right[rows] = (twice * squares[:, terms[t].rows, terms[t].cols]).T
@@ -157,61 +165,146 @@ def _solve(T: FloatArray, right: FloatArray, sizes: list[FloatArray]) -> FloatAr
     diagonal = np.diag(T)
     confounded = np.append(diagonal[:-1] <= 1e-9 * np.concatenate(sizes), False)
     scale = np.sqrt(np.where(confounded | (diagonal <= 0), np.inf, diagonal))[:, None]
-    solution = np.linalg.lstsq(T / scale / scale.T, right / scale, rcond=1e-10)[0] / scale
-    return np.asarray(solution, dtype=float)
+    T, right = T / scale / scale.T, right / scale
+    if len(T) > MANY_EQUATIONS and not confounded.any():
+        R, indefinite = lapack.dpotrf(T)
+        regular = not indefinite and np.diag(R).min() > REGULAR
+        if regular:
+            return np.asarray(lapack.dpotrs(R, right)[0] / scale, dtype=float)
+    return np.asarray(np.linalg.lstsq(T, right, rcond=1e-10)[0] / scale, dtype=float)
 
 
-def _gram(x: FloatArray) -> FloatArray:
-    """``sum_l x[l, i, r] x[l, j, q]``, (k, k, columns, columns)."""
-    l, k, r = x.shape
-    flat = x.reshape(l, k * r)
-    return np.asarray((flat.T @ flat).reshape(k, r, k, r).transpose(0, 2, 1, 3))
+def _entries(term: TermCovariance) -> IntArray:
+    """Where the parameters of ``Psi_t`` stand among the entries that moments are formed of.
+
+    These are all k^2, row by row, or the k variances of independent coefficients.
+    """
+    return np.asarray(term.rows if term.is_diagonal else term.rows * term.k + term.cols)
+
+
+def _gram_products(
+    cross: CrossProducts, terms: Sequence[TermCovariance]
+) -> tuple[dict[tuple[int, int], FloatArray], list[FloatArray]]:
+    """What products of ``B_x`` with itself add to the moments.
+
+    Returns
+    -------
+    products : dict of (t, u) to ndarray, (entries of t, entries of u), for t >= u
+        ``sum (B_x B_x')[i, a] (B_x B_x')[j, b]`` over all pairs of levels of t and u.
+    inner : list of ndarray, (entries,)
+        ``sum (B_x B_x')[i, j]`` over the diagonal blocks of each term.
+    """
+    r = cross.basis.rank
+    n = [term.k if term.is_diagonal else term.k**2 for term in terms]
+    products = {(t, u): np.zeros((n[t], n[u])) for t in range(len(n)) for u in range(t + 1)}
+    inner = [np.zeros(entries) for entries in n]
+    step = max(GRAM_NUMBERS // max(max(n, default=1) * (r + 1), 1), 1)
+    for first in range(0, r, step):
+        grams = [
+            _gram(cross.B[part].reshape(l, k, r + 1), term, first, first + step)
+            for term, part, (k, l) in zip(terms, cross.slices, cross.sizes, strict=True)
+        ]
+        columns = np.arange(grams[0].shape[1]) if grams else np.zeros(0, dtype=int)
+        for t, gram in enumerate(grams):
+            inner[t] += gram[:, columns, first + columns].sum(axis=1)
+            for u in range(t + 1):
+                products[t, u] += gram.reshape(n[t], -1) @ grams[u].reshape(n[u], -1).T
+    return products, inner
+
+
+def _gram(x: FloatArray, term: TermCovariance, first: int, stop: int) -> FloatArray:
+    """``sum_l x[l, i, a] x[l, j, b]`` for columns a of a part of X, (entries, part, r).
+
+    The last column of x (l, k, r + 1), the response, is taken along where that saves a copy.
+    """
+    l, k, columns = x.shape
+    r = columns - 1
+    part = x if first == 0 and stop >= r else x[:, :, first : min(stop, r)]
+    kept = min(stop, r) - first
+    if term.is_diagonal:
+        G = np.matmul(part.transpose(1, 2, 0), x.transpose(1, 0, 2))
+        return np.ascontiguousarray(G[:, :kept, :r])
+    G = part.reshape(l, -1).T @ x.reshape(l, -1)
+    G = G.reshape(k, -1, k, columns)[:, :kept, :, :r].transpose(0, 2, 1, 3)
+    return np.ascontiguousarray(G).reshape(k * k, kept, r)
 
 
 def _second_moments(
-    cross: CrossProducts, t: int, u: int, X: list[FloatArray], grams: list[FloatArray]
+    cross: CrossProducts, t: int, u: int, terms: Sequence[TermCovariance]
 ) -> FloatArray:
-    """``F[i, j, a, b] = sum N[i, a] N[j, b]`` over all pairs of levels of t and u."""
-    blocks = cross.pairs[t, u].data
-    nb, kt, ku = blocks.shape
-    flat = np.ascontiguousarray(blocks).reshape(nb, kt * ku)
-    F: FloatArray = (flat.T @ flat).reshape(kt, ku, kt, ku).transpose(0, 2, 1, 3).copy()
-    F += np.einsum("ijrq,abrq->ijab", grams[t], grams[u], optimize=True)
-    if t == u and cross.pairs[t, t].is_block_diagonal:
-        inner = np.matmul(X[t], X[t].transpose(0, 2, 1)).reshape(nb, kt * kt)
-        cross_term = (flat.T @ inner).reshape(kt, kt, kt, kt).transpose(0, 2, 1, 3)
+    """``sum A[i, a] A[j, b] - A[i, a] (B_x B_x')[j, b] - (B_x B_x')[i, a] A[j, b]``.
+
+    Over all pairs of levels of t and u, (entries of t, entries of u).
+    """
+    pair, alone = cross.pairs[t, u], (terms[t].is_diagonal, terms[u].is_diagonal)
+    F = _sum_of_products(pair.data, pair.data, *alone)
+    x, y = (
+        cross.B[cross.slices[s]].reshape(cross.sizes[s][1], cross.sizes[s][0], -1)[:, :, :-1]
+        for s in (t, u)
+    )
+    if t == u and pair.is_block_diagonal:
+        mixed = _sum_of_products(pair.data, np.matmul(x, x.transpose(0, 2, 1)), *alone)
     else:
-        cross_term = _coupled_moments(cross, t, u, X)
-    F -= cross_term + cross_term.transpose(1, 0, 3, 2)
-    return F
+        mixed = _coupled_moments(cross, (t, u), x, y, *alone)
+    return F - mixed - _turned(mixed, terms[t], terms[u])
 
 
-def _coupled_moments(cross: CrossProducts, t: int, u: int, X: list[FloatArray]) -> FloatArray:
-    """``sum A[i, a] (B_x B_x')[j, b]`` over the blocks of A between t and u, (kt, kt, ku, ku)."""
-    (kt, lt), (ku, lu), r = cross.sizes[t], cross.sizes[u], X[u].shape[2]
-    columns = X[u].reshape(lu, ku * r)
-    out = np.empty((kt, kt, ku, ku))
-    for i in range(kt):
-        for a in range(ku):
-            product = _coefficient_pair(cross, (t, i), (u, a)) @ columns
-            out[i, :, a] = np.einsum("ljr,lbr->jb", X[t], product.reshape(lt, ku, r))
-    return out
+def _coupled_moments(
+    cross: CrossProducts, pair: tuple[int, int], x: FloatArray, y: FloatArray,
+    left_alone: bool, right_alone: bool,
+) -> FloatArray:  # fmt: skip
+    """``sum A[i, a] (x y')[j, b]`` over the blocks of A of a pair of terms, by entries."""
+    blocks = cross.pairs[pair]
+    _, kt, ku = blocks.data.shape
+    out = np.empty((kt, 1 if left_alone else kt, ku, 1 if right_alone else ku))
+    for a in range(ku):
+        columns = y[:, a : a + 1] if right_alone else y
+        flat = columns.reshape(len(y), -1)
+        for i in range(kt):
+            data = np.ascontiguousarray(blocks.data[:, i, a])
+            A = sp.csc_array((data, blocks.rows, blocks.indptr), shape=(len(x), len(y)))
+            product = (A @ flat).reshape(len(x), columns.shape[1], -1)
+            rows = x[:, i : i + 1] if left_alone else x
+            out[i, :, a] = np.einsum("ljr,lbr->jb", rows, product)
+    return out.reshape(kt * out.shape[1], -1)
 
 
-def _coefficient_pair(cross: CrossProducts, a: tuple[int, int], b: tuple[int, int]) -> CSC:
-    """``Z_a'WZ_b`` for one coefficient of each term, sparse (l_a, l_b); a not before b."""
-    blocks = cross.pairs[a[0], b[0]]
-    shape = (blocks.n_rows, len(blocks.indptr) - 1)
-    data = np.ascontiguousarray(blocks.data[:, a[1], b[1]])
-    return sp.csc_array((data, blocks.rows, blocks.indptr), shape=shape)
+def _sum_of_products(
+    x: FloatArray, y: FloatArray, left_alone: bool, right_alone: bool
+) -> FloatArray:
+    """``sum_n x[n, i, a] y[n, j, b]``, (entries of i and j, entries of a and b).
+
+    With ``i = j`` where the left coefficients are independent, ``a = b`` where the right ones are.
+    """
+    n, kt, ku = x.shape
+    if left_alone and right_alone:
+        return np.asarray(np.einsum("nia,nia->ia", x, y))
+    if left_alone:  # a batch of products, one for every i
+        return np.matmul(x.transpose(1, 2, 0), y.transpose(1, 0, 2)).reshape(kt, ku * ku)
+    if right_alone:
+        by_right = np.matmul(x.transpose(2, 1, 0), y.transpose(2, 0, 1))
+        return by_right.reshape(ku, kt * kt).T
+    F = np.ascontiguousarray(x).reshape(n, -1).T @ np.ascontiguousarray(y).reshape(n, -1)
+    return F.reshape(kt, ku, kt, ku).transpose(0, 2, 1, 3).reshape(kt * kt, ku * ku)
+
+
+def _turned(F: FloatArray, left: TermCovariance, right: TermCovariance) -> FloatArray:
+    """Entries ``(j, i), (b, a)`` in the place of ``(i, j), (a, b)``."""
+    rows, cols = (
+        np.arange(term.k) if term.is_diagonal else np.arange(term.k**2).reshape(-1, term.k).T
+        for term in (left, right)
+    )
+    return F[np.ix_(rows.ravel(), cols.ravel())]
 
 
 def _at_theta(F: FloatArray, left: TermCovariance, right: TermCovariance) -> FloatArray:
     """Coefficients of the moment equations, symmetric entries of both sides added up."""
-    i, j = left.rows[:, None], left.cols[:, None]
-    a, b = right.rows[None, :], right.cols[None, :]
-    both = F[i, j, a, b] + np.where(a == b, 0.0, F[i, j, b, a])
-    return both + np.where(i == j, 0.0, F[j, i, a, b] + np.where(a == b, 0.0, F[j, i, b, a]))
+    off = right.rows != right.cols
+    both = F[np.ix_(_entries(left), _entries(right))]
+    if off.any():
+        turned = right.cols * right.k + right.rows
+        both = both + np.where(off, F[np.ix_(_entries(left), turned)], 0.0)
+    return both * np.where(left.rows == left.cols, 1.0, 2.0)[:, None]
 
 
 def _diagonal_sum(cross: CrossProducts, t: int) -> FloatArray:

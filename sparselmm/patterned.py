@@ -70,6 +70,19 @@ class Patterned(TermCovariance):
         assert slopes is not None
         return np.asarray(np.einsum("mij,ij->m", slopes, slope))
 
+    def inner(self, theta: FloatArray, P: FloatArray) -> FloatArray:
+        """``<dlambda_i, P dlambda_j>`` of the derivatives of ``lambda_t``, P symmetric, (m, m)."""
+        slopes = self.slopes(theta)
+        assert slopes is not None
+        return np.asarray(np.tensordot(slopes, P @ slopes, ((1, 2), (1, 2))))
+
+    def symmetric_steps(self, theta: FloatArray, back: FloatArray) -> FloatArray:
+        """``lambda^-1 dlambda + (lambda^-1 dlambda)'`` of every entry of theta, (m, k, k)."""
+        slopes = self.slopes(theta)
+        assert slopes is not None
+        half = back @ slopes
+        return np.asarray(half + half.transpose(0, 2, 1))
+
     def tangent_chain(self, theta: FloatArray, slope: FloatArray) -> FloatArray:
         """The same: steps move theta."""
         return self.chain(theta, slope)
@@ -119,13 +132,11 @@ class Patterned(TermCovariance):
         self, theta: FloatArray, unit: FloatArray, smallest: float, slope: FloatArray
     ) -> FloatArray:
         """Steps of theta whose changes of ``lambda_t`` are orthonormal in the same metric."""
-        lam, slopes = self.factor(theta), self.slopes(theta)
-        assert slopes is not None
+        lam = self.factor(theta)
         free = np.flatnonzero(~(self.walls(theta) & (slope >= 0.0)))
         metric = np.asarray(np.linalg.cholesky(lam @ lam.T + smallest**2 * unit @ unit.T), float)
-        moved = np.array([solve_triangular(metric, E, lower=True) for E in slopes[free]])
-        moved = moved.reshape(len(free), -1)
-        values, vectors = np.linalg.eigh(moved @ moved.T)
+        half = solve_triangular(metric, np.eye(self.k), lower=True)
+        values, vectors = np.linalg.eigh(self.inner(theta, half.T @ half)[np.ix_(free, free)])
         keep = values > COLLINEAR * values[-1:].max(initial=0.0)
         out = np.zeros((self.n_theta, int(keep.sum())))
         out[free] = vectors[:, keep] / np.sqrt(values[keep])
@@ -197,7 +208,11 @@ class CompoundSymmetry(Patterned):
 
 
 class Heterogeneous(Patterned):
-    """Correlations of one angle; theta is the standard deviations and the angle."""
+    """Correlations of one angle; theta is the standard deviations and the angle.
+
+    The derivative by a standard deviation is a matrix of one row: products with all k of them cost
+    k^3 operations, not k^4.
+    """
 
     @classmethod
     def of_order(cls, k: int) -> Patterned:
@@ -232,6 +247,36 @@ class Heterogeneous(Patterned):
         each = np.arange(self.k)
         out[each, each] = np.where(theta[:-1, None] < 0, -1.0, 1.0) * root
         out[-1] = np.abs(theta[:-1, None]) * turned
+        return out
+
+    def _rows(self, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """The one row of each derivative by a standard deviation, and the one by the angle."""
+        root, turned, _ = self._root(float(theta[-1]))
+        rows = np.where(theta[:-1, None] < 0, -1.0, 1.0) * root
+        return rows, np.abs(theta[:-1, None]) * turned
+
+    def chain(self, theta: FloatArray, slope: FloatArray) -> FloatArray:
+        """Derivative in theta from the (k, k) derivative in the entries of ``lambda_t``."""
+        rows, turned = self._rows(theta)
+        return np.append(np.sum(rows * slope, axis=1), np.sum(turned * slope))
+
+    def inner(self, theta: FloatArray, P: FloatArray) -> FloatArray:
+        """``<dlambda_i, P dlambda_j>`` of the derivatives of ``lambda_t``, P symmetric, (m, m)."""
+        rows, turned = self._rows(theta)
+        out, product = np.empty((self.k + 1, self.k + 1)), P @ turned
+        out[:-1, :-1] = P * (rows @ rows.T)
+        out[:-1, -1] = out[-1, :-1] = np.sum(rows * product, axis=1)
+        out[-1, -1] = np.sum(turned * product)
+        return out
+
+    def moved(self, theta: FloatArray, back: FloatArray, u: FloatArray) -> FloatArray:
+        """The `symmetric_steps` times the effects u (l, k) of every level, (l, k, m)."""
+        rows, turned = self._rows(theta)
+        half = back @ turned
+        out = np.empty((len(u), self.k, self.k + 1))
+        np.multiply((u @ rows.T)[:, None], back, out=out[:, :, :-1])
+        out[:, :, :-1] += (u @ back)[:, None] * rows.T
+        out[:, :, -1] = u @ (half + half.T)
         return out
 
     def bends(self, theta: FloatArray, slope: FloatArray) -> FloatArray:
@@ -329,24 +374,22 @@ def _neighbours_angle(corr: FloatArray) -> float:
 
 def _autoregressive_root(k: int, phi: float) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Cholesky factor of ``sin(phi)^|i-j|`` and its two derivatives in phi, each (k, k)."""
-    s, c = np.sin(phi), np.cos(phi)
-    lag = np.arange(k)[:, None] - np.arange(k)
-    below = lag >= 0
-    n = np.where(below, lag, 0).astype(float)
-    first = np.broadcast_to(np.arange(k) == 0, lag.shape)
+    s, c, n = np.sin(phi), np.cos(phi), np.arange(float(k))
 
     def power(m: FloatArray) -> FloatArray:
         return np.where(m >= 0, s ** np.maximum(m, 0.0), 0.0)
 
-    root = np.where(first, power(n), power(n) * c)
-    turned = np.where(first, n * power(n - 1) * c, n * power(n - 1) * c**2 - power(n + 1))
-    pair = n * (n - 1) * power(n - 2)
-    twice = np.where(
-        first,
-        pair * c**2 - n * power(n),
+    once, pair = n * power(n - 1), n * (n - 1) * power(n - 2)
+    first = power(n), once * c, pair * c**2 - n * power(n)
+    other = (
+        power(n) * c,
+        once * c**2 - power(n + 1),
         pair * c**3 - 2.0 * n * power(n) * c - (n + 1) * power(n) * c,
     )
-    return np.where(below, root, 0.0), np.where(below, turned, 0.0), np.where(below, twice, 0.0)
+    lag = np.arange(k)[:, None] - np.arange(k)
+    out = np.tril(np.stack(other)[:, np.maximum(lag, 0)])
+    out[:, :, 0] = first
+    return out[0], out[1], out[2]
 
 
 def _projectors(k: int) -> FloatArray:

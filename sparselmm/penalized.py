@@ -23,7 +23,7 @@ from sparselmm._typing import BoolArray, FloatArray, IntArray
 from sparselmm.covariance import Covariance
 from sparselmm.deviance import PLSFit, ProfiledDeviance, difference_hessian
 from sparselmm.packing import MixedLMParams, Packing, factor_of
-from sparselmm.patterned import Patterned
+from sparselmm.patterned import MOMENT_ORDER, Patterned
 from sparselmm.profiled import add_packed, fit_at, point
 from sparselmm.term_covariance import TermCovariance
 
@@ -75,8 +75,9 @@ class FixedEntries(TermCovariance):
 
     @property
     def moment_form(self) -> TermCovariance:
-        """All entries, known or not."""
-        return TermCovariance.unstructured(self.k)
+        """All entries, known or not, while they are few or most are free; else the variances."""
+        many = self.k > MOMENT_ORDER and len(self.rows) <= self.k
+        return TermCovariance.diagonal(self.k) if many else TermCovariance.unstructured(self.k)
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,14 +20,23 @@ import numpy as np
 from sparselmm._typing import IntArray
 from sparselmm.cholesky import CholeskyFactor, Mode, Ordering, Pattern, dense_root
 from sparselmm.coupling import is_full
+from sparselmm.covariance import Covariance
 from sparselmm.crossprod import CrossProducts
 from sparselmm.exceptions import MemoryLimitError
-from sparselmm.solvers import FEW_LEVELS, Layout, Strategy
+from sparselmm.solvers import FEW_LEVELS, WIDE_LEVEL, Layout, Strategy
 from sparselmm.terms import index_dtype
 from sparselmm.threads import one_thread
 
-RATE = {"dense": 60e9, "supernodal": 40e9, "simplicial": 0.7e9, "loop": 1e9, "fill": 2e9}
-"""Operations per second: LAPACK, CHOLMOD with and without BLAS, our own loops, memory traffic."""
+RATE = {
+    "dense": 60e9,
+    "supernodal": 40e9,
+    "simplicial": 0.7e9,
+    "blocks": 10e9,
+    "loop": 1e9,
+    "fill": 2e9,
+}
+"""Operations per second: LAPACK, CHOLMOD with and without BLAS, LAPACK on the blocks of levels, our
+own loops, memory traffic."""
 
 PER_ENTRY = 7e-8
 """Seconds per entry of a sparse factor for assembling, copying and reading it."""
@@ -76,6 +85,12 @@ SPARSE_BELOW = 0.3
 
 LITTLE = 50_000_000
 """Bytes that every machine has: none is asked how much it has."""
+
+MEMINFO, GROUPS, CGROUP = "/proc/meminfo", "/proc/self/cgroup", "/sys/fs/cgroup"
+"""Where Linux says how much memory there is, and what a container may use of it."""
+
+UNKNOWN_MEMORY = 4_000_000_000
+"""Bytes taken as available on a system that does not say."""
 
 ANALYSE_LIMIT = 60_000_000
 """Entries of a pattern above which its sparse analysis would cost more than it could gain."""
@@ -215,20 +230,63 @@ def _bytes(amount: float) -> str:
 
 
 def available_memory() -> int:
-    """Bytes of memory this process can still get."""
+    """Bytes of memory this process can still get, whichever is least.
+
+    What the system has available, and what the control groups of a container (version 1 or 2) leave
+    below their limits; caches that the kernel gives back count as available.
+    """
+    return min([_system_memory(), *_group_memory()])
+
+
+def _system_memory() -> int:
+    """Bytes the system has available; `UNKNOWN_MEMORY` where it does not say."""
+    for line in _lines(MEMINFO):
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
     try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            for line in lines:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return UNKNOWN_MEMORY
+
+
+def _group_memory() -> list[int]:
+    """Bytes that each control group with a limit, from our own up to the root, has left."""
+    out = []
+    for line in _lines(GROUPS):
+        number, controllers, path = line.rstrip().split(":", 2)
+        if number == "0" and not controllers:
+            base, limit, usage, cache = CGROUP, "memory.max", "memory.current", "inactive_file"
+        elif "memory" in controllers.split(","):
+            base, limit = os.path.join(CGROUP, "memory"), "memory.limit_in_bytes"
+            usage, cache = "memory.usage_in_bytes", "total_inactive_file"
+        else:
+            continue
+        parts = [part for part in path.split("/") if part not in ("", "..")]
+        for depth in range(len(parts), -1, -1):
+            folder = os.path.join(base, *parts[:depth])
+            most = "".join(_lines(os.path.join(folder, limit))).strip()
+            if not most.isdigit():  # no such group here, or "max"
+                continue
+            used = int("".join(_lines(os.path.join(folder, usage))).strip() or 0)
+            kept = [row.split() for row in _lines(os.path.join(folder, "memory.stat"))]
+            back = sum(int(row[1]) for row in kept if row[0] == cache)
+            out.append(max(int(most) - max(used - back, 0), 0))
+    return out
+
+
+def _lines(path: str) -> list[str]:
+    """Lines of a file of the system; none where there is no such file."""
+    try:
+        with open(path, encoding="ascii") as file:
+            return list(file)
     except OSError:
-        pass
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return []
 
 
 def make_plan(
-    cross: CrossProducts, names: tuple[str, ...], memory_limit: int | None = None
-) -> FitPlan:
+    cross: CrossProducts, names: tuple[str, ...], memory_limit: int | None = None,
+    covariance: Covariance | None = None,
+) -> FitPlan:  # fmt: skip
     """Price every factorization of a model.
 
     Parameters
@@ -239,20 +297,26 @@ def make_plan(
         Names of the terms, for the table.
     memory_limit : int, optional
         Bytes; default what the machine has available.
+    covariance : Covariance, optional
+        What the search moves; None leaves its own work out.
     """
     candidates = [_dense(cross)]
     leads = [t for t in range(len(cross.sizes)) if cross.pairs[t, t].is_block_diagonal]
     if TINY < cross.q <= SMALL:
         leads = [t for t in leads if _needs_no_kernel(cross, t)]
-        candidates += [_then_dense(_leading(cross, t)) for t in leads]
+        candidates += [_then_dense(cross, _leading(cross, t)) for t in leads]
     if cross.q > SMALL:
         leading = [_leading(cross, t) for t in leads]
-        candidates += [_then_dense(lead) for lead in leading]
+        candidates += [_then_dense(cross, lead) for lead in leading]
         for lead in leading:
             candidates += _then_sparse(cross, lead, min(c.seconds for c in candidates))
         full = any(2.0 * lead.fill > FULL * lead.cost.n_trailing**2 for lead in leading)
         if (len(cross.sizes) > 1 and not full) or not leads:
             candidates += _all_sparse(cross, min(c.seconds for c in candidates))
+    memory, seconds = _search(cross, covariance)
+    candidates = [
+        replace(c, memory=c.memory + memory, seconds=c.seconds + seconds) for c in candidates
+    ]
     candidates.sort(key=lambda c: c.seconds)
     return FitPlan(
         n=cross.n,
@@ -288,6 +352,27 @@ def _base(cross: CrossProducts) -> tuple[int, float]:
     return 8 * cross.q * m * 4, OVERHEAD * len(cross.sizes) + 4.0 * cross.q * m / RATE["loop"]
 
 
+def _search(cross: CrossProducts, covariance: Covariance | None) -> tuple[int, float]:
+    """Memory and time of what no factorization changes: X, and steps of the variances.
+
+    Matrices of the fixed effects (r, r), columns of the random effects that every direction of a
+    step moves (q, m), and the model of the deviance in those directions.
+    """
+    r, q = cross.basis.rank + 1, cross.q
+    memory, flops = 8 * 4 * r * r, float(q) * r * r + float(r) ** 3
+    if covariance is not None:
+        tangent = sum(term.n_tangent for term in covariance.terms)
+        moved = sum(min(t.n_tangent, t.k * (t.k + 1) // 2) for t in covariance.terms)
+        memory += 8 * (2 * q * moved + 3 * tangent**2)
+        flops += 4.0 * q * moved**2 + 2.0 * tangent**2 * moved + 20.0 * float(moved) ** 3
+    return memory, flops / RATE["dense"]
+
+
+def _inner_bytes(cross: CrossProducts, lead: int | None) -> int:
+    """Bytes to place the blocks of A between trailing terms in a dense matrix."""
+    return 32 * sum(p.data.size for pair, p in cross.pairs.items() if lead not in pair)
+
+
 def _dense(cross: CrossProducts) -> Candidate:
     """LAPACK on all of M."""
     memory, seconds = _base(cross)
@@ -296,7 +381,7 @@ def _dense(cross: CrossProducts) -> Candidate:
         Strategy(None, "dense"),
         nnz=q * (q + 1) // 2,
         flops=q**3 / 3.0,
-        memory=memory + 16 * q * q,
+        memory=memory + 16 * q * q + _inner_bytes(cross, None),
         seconds=seconds + _dense_seconds(q),
         n_trailing=q,
     )
@@ -324,9 +409,10 @@ def _leading(cross: CrossProducts, t: int) -> _Leading:
         Strategy(t, "dense"),
         nnz=l * k * (k + 1) // 2 + k * entries,
         flops=l * k**3 + (float(k * l) * n**2 if full else k * pairs),
-        memory=memory + 8 * (2 * k * k * l + (4 * k + 3) * entries),
+        memory=memory + 8 * (3 * k * k * l + (4 * k + 3) * entries),
         seconds=seconds
-        + (4.0 * l * k**3 + loops) / RATE["loop"]
+        + 4.0 * l * k**3 / RATE["blocks" if k > WIDE_LEVEL else "loop"]
+        + loops / RATE["loop"]
         + products / RATE["dense"]
         + 2.0 * k * entries * full / RATE["fill"],
         n_trailing=n,
@@ -334,14 +420,13 @@ def _leading(cross: CrossProducts, t: int) -> _Leading:
     return _Leading(cost, entries + pairs / 2.0)
 
 
-def _then_dense(lead: _Leading) -> Candidate:
+def _then_dense(cross: CrossProducts, lead: _Leading) -> Candidate:
     """The rest by LAPACK; nothing when the leading term is all there is."""
     n, cost = lead.cost.n_trailing, lead.cost
     if n == 0:
         return cost
-    return _with_rest(
-        cost, cost.strategy, n * (n + 1) // 2, n**3 / 3.0, 16 * n * n, _dense_seconds(n)
-    )
+    memory = 16 * n * n + _inner_bytes(cross, cost.strategy.leading)
+    return _with_rest(cost, cost.strategy, n * (n + 1) // 2, n**3 / 3.0, memory, _dense_seconds(n))
 
 
 def _then_sparse(cross: CrossProducts, lead: _Leading, best: float) -> list[Candidate]:

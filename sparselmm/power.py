@@ -16,6 +16,7 @@ from scipy.stats import beta as beta_distribution
 from scipy.stats import chi2
 
 from sparselmm._typing import AnyArray, FloatArray, IntArray
+from sparselmm.covariance import Covariance
 from sparselmm.crossprod import CrossProducts
 from sparselmm.deviance import ProfiledDeviance
 from sparselmm.estimates import p_values
@@ -64,7 +65,9 @@ class Scenario:
 def engine(design: Design, like: ProfiledDeviance, reml: bool) -> ProfiledDeviance:
     """The profiled deviance of a design with the terms of another model."""
     cross = CrossProducts.from_design(design)
-    chosen = make_plan(cross, tuple(term.name for term in design.terms), None).chosen
+    chosen = make_plan(
+        cross, tuple(term.name for term in design.terms), None, Covariance.of(design.terms)
+    ).chosen
     return with_cross(like, cross, BlockSolver(cross, chosen.strategy, chosen.factor), reml)
 
 

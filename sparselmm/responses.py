@@ -16,6 +16,7 @@ from sparselmm._typing import BoolArray, FloatArray, IntArray
 from sparselmm.batched import BatchedModel, Projector, Responses, search
 from sparselmm.batched.evaluation import Points
 from sparselmm.cholesky import NotPositiveDefiniteError
+from sparselmm.covariance import Covariance
 from sparselmm.crossprod import CrossProducts
 from sparselmm.deviance import ProfiledDeviance
 from sparselmm.exceptions import DataError
@@ -284,7 +285,9 @@ def fit_design(
         When nothing is left to estimate a variance from.
     """
     cross = CrossProducts.from_design(design)
-    chosen = make_plan(cross, tuple(term.name for term in design.terms), None).chosen
+    chosen = make_plan(
+        cross, tuple(term.name for term in design.terms), None, Covariance.of(design.terms)
+    ).chosen
     solver = BlockSolver(cross, chosen.strategy, chosen.factor)
     other = with_cross(deviance, cross, solver)
     opt = minimize(other, start)

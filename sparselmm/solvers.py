@@ -47,6 +47,12 @@ Pair = tuple[int, int]
 WIDE = 12
 """Up to this many columns one product with ``lambda (x) I`` beats many k x k products."""
 
+WIDE_BLOCK = 64
+"""Entries of a block up to which one product with ``left (x) right`` beats two per block."""
+
+WIDE_LEVEL = 32
+"""Coefficients per level from which LAPACK and BLAS take the levels one by one."""
+
 FEW_LEVELS = 500
 """Levels up to which NumPy handles their blocks, and no compiled kernel is loaded for them."""
 
@@ -59,6 +65,9 @@ def congruence(data: FloatArray, left: FloatArray, right: FloatArray) -> FloatAr
     nb, ks, kt = data.shape
     if ks == kt == 1:
         return data * (left[0, 0] * right[0, 0])
+    if ks * kt > WIDE_BLOCK:
+        half = (data.reshape(nb * ks, kt) @ right).reshape(nb, ks, -1)
+        return np.asarray(np.matmul(left.T, half))
     return (data.reshape(nb, ks * kt) @ kron(left, right)).reshape(nb, ks, kt)
 
 
@@ -83,7 +92,7 @@ def apply_blocks(blocks: FloatArray, x: FloatArray, transpose: bool = False) -> 
     """``blocks[l] @ x[l]`` or ``blocks[l]' @ x[l]`` for every level, (l, k, m)."""
     if blocks.shape[1] == 1:
         return blocks * x
-    if len(blocks) <= FEW_LEVELS:
+    if len(blocks) <= FEW_LEVELS or blocks.shape[1] > WIDE_LEVEL:
         return np.asarray((blocks.transpose(0, 2, 1) if transpose else blocks) @ x)
     out = np.empty(x.shape)
     kernels.apply_blocks(blocks, np.ascontiguousarray(x), out, transpose)
@@ -95,6 +104,8 @@ def inverse_factors(D: FloatArray) -> tuple[FloatArray, float]:
 
     NaN where a matrix is not positive definite.
     """
+    if D.shape[1] > WIDE_LEVEL:
+        return _wide_inverse_factors(D)
     if len(D) > FEW_LEVELS:
         R, logdet = kernels.inverse_factors(D)
         return R, float(logdet)
@@ -103,6 +114,18 @@ def inverse_factors(D: FloatArray) -> tuple[FloatArray, float]:
     except np.linalg.LinAlgError:
         return np.full(D.shape, np.nan), np.nan
     return np.tril(np.linalg.inv(C)), float(2.0 * np.log(np.einsum("lkk->lk", C)).sum())
+
+
+def _wide_inverse_factors(D: FloatArray) -> tuple[FloatArray, float]:
+    """The same by LAPACK, matrix by matrix."""
+    out, logdet = np.empty(D.shape), 0.0
+    for level, block in enumerate(D):
+        C, info = lapack.dpotrf(block, lower=1)
+        if info:
+            return np.full(D.shape, np.nan), np.nan
+        logdet += 2.0 * float(np.log(np.diag(C)).sum())
+        out[level] = lapack.dtrtri(C, lower=1)[0]
+    return out, logdet
 
 
 @dataclass(frozen=True, eq=False)
@@ -488,21 +511,41 @@ class BlockSolver:
         batch : int
             Rows solved for together.
         """
-        lead, slices = self.strategy.leading, self.cross.slices
-        out = np.zeros(H.shape[0])
-        rest = sp.hstack([H[:, slices[t]] for t in self.layout.trailing] or [H[:, :0]], "csr")
-        if lead is not None:
-            own = sp.csr_array(H[:, slices[lead]])
-            levels = np.unique(own.indices // self.cross.sizes[lead][0])
-            F, Y = self._leading_part(own, levels)
-            out += F.multiply(F).sum(axis=1)
-            rest = rest - F @ Y
+        F, rest = self._eliminated(H)
+        out = np.asarray(F.multiply(F).sum(axis=1), dtype=float)
         if self._rest is None:
             return out
         for start in range(0, len(out), batch):
             v = rest[start : start + batch].toarray().T.copy()
             out[start : start + batch] += (v * self._rest.solve(v)).sum(axis=0)
         return out
+
+    def bilinear_forms(self, H: CSR, batch: int) -> FloatArray:
+        """``H M^-1 H'`` of sparse rows, (m, m): ``F F' + V'S^-1 V`` in the same way.
+
+        Rows of trailing columns alone are answered by the remainder, however many levels lead.
+        """
+        F, rest = self._eliminated(H)
+        out = np.asarray((F @ F.T).toarray(), dtype=float)
+        if self._rest is None:
+            return 0.5 * (out + out.T)
+        for start in range(0, len(out), batch):
+            v = rest[start : start + batch].toarray().T.copy()
+            out[:, start : start + batch] += rest @ self._rest.solve(v)
+        return 0.5 * (out + out.T)
+
+    def _eliminated(self, H: CSR) -> tuple[CSR, CSR]:
+        """``f`` of the leading levels that sparse rows use, and their ``v``, (m, n_trailing)."""
+        lead, slices = self.strategy.leading, self.cross.slices
+        rest = sp.hstack([H[:, slices[t]] for t in self.layout.trailing] or [H[:, :0]], "csr")
+        if lead is None:
+            return sp.csr_array((H.shape[0], 0)), rest
+        own = sp.csr_array(H[:, slices[lead]])
+        levels = np.unique(own.indices // self.cross.sizes[lead][0])
+        if not len(levels):
+            return sp.csr_array((H.shape[0], 0)), rest
+        F, Y = self._leading_part(own, levels)
+        return F, rest - F @ Y
 
     def _leading_part(self, own: CSR, levels: IntArray) -> tuple[CSR, CSR]:
         """``f`` of sparse rows at the leading levels they use, and Y of those levels."""
@@ -526,10 +569,11 @@ class BlockSolver:
 
     # -------------------------------------------------------------------------- inverse
 
-    def _invert(self) -> None:
+    def _invert(self, coupled: bool) -> None:
+        """Have the inverse on the pattern ready: of the remainder, and where it is coupled."""
         if self._rest is not None:
             self._rest.invert()
-            if self.layout.coupling is not None and self._P is None:
+            if coupled and self.layout.coupling is not None and self._P is None:
                 self._P = self._rest.couple(self.layout.coupling, self._Y)
 
     def inverse_blocks(self, t: int) -> FloatArray:
@@ -537,7 +581,7 @@ class BlockSolver:
 
         A term whose levels share columns (a user-made block) has k = 1.
         """
-        self._invert()
+        self._invert(t == self.strategy.leading)
         if t == self.strategy.leading:
             return self._leading_blocks()
         pair = self.layout.inner[t, t]
@@ -560,9 +604,9 @@ class BlockSolver:
 
     def inverse_on_pattern(self, pair: Pair) -> FloatArray:
         """Blocks of ``M^-1`` where ``A[s, t]`` has blocks, for ``s >= t``, (nb, k_s, k_t)."""
-        self._invert()
         s, t = pair
         lead = self.strategy.leading
+        self._invert(lead in pair)
         if s == t == lead:
             return self._leading_blocks()
         if lead not in pair:

@@ -91,6 +91,25 @@ class TermCovariance(Snapshot):
         """
         return None
 
+    def symmetric_steps(self, theta: FloatArray, back: FloatArray) -> FloatArray:
+        """``lambda^-1 dlambda + (lambda^-1 dlambda)'`` of every coordinate of a step, (m, k, k).
+
+        ``back`` is ``lambda_t^-1``.
+        """
+        rows, cols = self.tangent
+        half = np.zeros((len(rows), self.k, self.k))
+        half[np.arange(len(rows)), :, cols] = back[:, rows].T
+        return half + half.transpose(0, 2, 1)
+
+    def moved(self, theta: FloatArray, back: FloatArray, u: FloatArray) -> FloatArray:
+        """The `symmetric_steps` times the effects u (l, k) of every level, (l, k, m)."""
+        if self.is_diagonal:
+            out = np.zeros((len(u), self.k, self.k))
+            np.einsum("lkk->lk", out)[...] = 2.0 * np.diag(back) * u
+            return out
+        wide = self.symmetric_steps(theta, back).transpose(2, 1, 0).reshape(self.k, -1)
+        return np.asarray((u @ wide).reshape(len(u), self.k, -1))
+
     def bends(self, theta: FloatArray, slope: FloatArray) -> FloatArray | None:
         """``<slope, d^2 lambda_t>`` for a (k, k) slope, (m, m); None where all of it is zero."""
         return None

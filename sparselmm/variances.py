@@ -19,7 +19,8 @@ carried over to ``Psi = s2 lambda lambda'`` by the Jacobian.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import scipy.linalg as sla
@@ -119,19 +120,66 @@ def singular_terms(cross: CrossProducts, covariance: Covariance, theta: FloatArr
 class VarianceCovariance:
     """Estimation covariance of the packed variance parameters; NaN where undefined.
 
+    A term of k coefficients has up to k^2 / 2 of them, often made of a few entries of theta: their
+    joint covariance, k^4 numbers, is formed only when asked for.
+
     Attributes
     ----------
-    ratios : ndarray, (m, m)
-        Of the entries of ``Psi_t / sigma^2``.
-    absolute : ndarray, (m + 1, m + 1)
-        Of the entries of ``Psi_t`` and, last, of sigma^2.
     theta : ndarray, (n_theta, n_theta)
         Of theta; zero for the entries of a singular term.
+    jacobian : ndarray, (m, n_free)
+        Derivatives of the entries of ``Psi_t / sigma^2`` in the free entries of theta.
+    inverse : ndarray, (n_free, n_free)
+        Half the estimation covariance of the free entries of theta.
+    to_absolute : ndarray, (m + 1, n_free + 1)
+        Derivatives of the entries of ``Psi_t`` and, last, of sigma^2 in ``(theta, sigma^2)``.
+    joint : ndarray, (n_free + 1, n_free + 1)
+        Half the estimation covariance of these.
+    undefined : ndarray of bool, (m,)
+        Parameters of singular terms.
     """
 
-    ratios: FloatArray
-    absolute: FloatArray
     theta: FloatArray
+    jacobian: FloatArray
+    inverse: FloatArray
+    to_absolute: FloatArray
+    joint: FloatArray
+    undefined: BoolArray
+
+    @cached_property
+    def ratios(self) -> FloatArray:
+        """Of the entries of ``Psi_t / sigma^2``, (m, m)."""
+        return _product(self.jacobian, self.inverse, self.undefined)
+
+    @cached_property
+    def absolute(self) -> FloatArray:
+        """Of the entries of ``Psi_t`` and, last, of sigma^2, (m + 1, m + 1)."""
+        return _product(self.to_absolute, self.joint, np.append(self.undefined, False))
+
+    @cached_property
+    def of_ratios(self) -> FloatArray:
+        """The diagonal of ``ratios``, (m,)."""
+        diagonal = 2.0 * np.sum((self.jacobian @ self.inverse) * self.jacobian, axis=1)
+        return np.where(self.undefined, np.nan, diagonal)
+
+    @cached_property
+    def of_absolute(self) -> FloatArray:
+        """The diagonal of ``absolute``, (m + 1,)."""
+        diagonal = 2.0 * np.sum((self.to_absolute @ self.joint) * self.to_absolute, axis=1)
+        return np.where(np.append(self.undefined, False), np.nan, diagonal)
+
+    def absolute_among(self, places: Sequence[int]) -> FloatArray:
+        """Rows and columns of ``absolute``."""
+        undefined = np.append(self.undefined, False)[places]
+        return _product(self.to_absolute[places], self.joint, undefined)
+
+
+def _product(slopes: FloatArray, half: FloatArray, undefined: BoolArray) -> FloatArray:
+    """``2 slopes half slopes'`` with NaN in rows and columns that are undefined."""
+    out = np.asarray(2.0 * slopes @ half @ slopes.T)
+    out[undefined] = np.nan
+    out[:, undefined] = np.nan
+    return out
 
 
 def variance_covariance(
@@ -164,7 +212,10 @@ def variance_covariance(
     inverse = _inverse(H)
     known = deviance.known_scale is not None  # then nothing is lost to its estimation
     gradient = np.zeros(int(free.sum())) if known else deviance.pwrss_gradient(theta)[free]
-    out = _transform(
+    of_theta = np.zeros((covariance.n_theta, covariance.n_theta))
+    of_theta[np.ix_(free, free)] = 2.0 * inverse
+    return _transform(
+        of_theta,
         jacobian=_jacobian(covariance, theta, layout)[:, free],
         ratios=layout.pick(covariance.psi(theta)),
         inverse=inverse,
@@ -173,9 +224,6 @@ def variance_covariance(
         scale=scale,
         undefined=singular[layout.terms],
     )
-    of_theta = np.zeros((covariance.n_theta, covariance.n_theta))
-    of_theta[np.ix_(free, free)] = 2.0 * inverse
-    return replace(out, theta=of_theta)
 
 
 def _inverse(H: FloatArray) -> FloatArray:
@@ -192,6 +240,7 @@ def _inverse(H: FloatArray) -> FloatArray:
 
 
 def _transform(
+    theta: FloatArray,
     jacobian: FloatArray,
     ratios: FloatArray,
     inverse: FloatArray,
@@ -210,25 +259,26 @@ def _transform(
     to_absolute[:-1, :-1] = scale * jacobian
     to_absolute[:-1, -1] = ratios
     to_absolute[-1, -1] = 1.0
-    out_ratios = 2.0 * jacobian @ inverse @ jacobian.T
-    out_absolute = 2.0 * to_absolute @ joint @ to_absolute.T
-    for out in (out_ratios, out_absolute):
-        out[:m][undefined] = np.nan
-        out[:, :m][:, undefined] = np.nan
-    return VarianceCovariance(out_ratios, out_absolute, inverse)
+    return VarianceCovariance(theta, jacobian, inverse, to_absolute, joint, undefined)
 
 
 def _jacobian(covariance: Covariance, theta: FloatArray, layout: VarianceLayout) -> FloatArray:
     """Derivatives of packed ``lambda lambda'`` in theta, (m, n_theta)."""
     lams = covariance.factors(theta)
     out = np.zeros((len(layout.terms), covariance.n_theta))
-    for p, (t, a, b) in enumerate(zip(layout.terms, layout.rows, layout.cols, strict=True)):
-        term, part, lam = covariance.terms[t], covariance.slices[t], lams[t]
+    for t, (term, part, lam) in enumerate(
+        zip(covariance.terms, covariance.slices, lams, strict=True)
+    ):
+        at = np.flatnonzero(layout.terms == t)
+        a, b = layout.rows[at], layout.cols[at]
         slopes = term.slopes(theta[part])
         if slopes is not None:
-            out[p, part] = slopes[:, a] @ lam[b] + slopes[:, b] @ lam[a]
+            for i, slope in enumerate(slopes, part.start):
+                moved = slope @ lam.T
+                out[at, i] = moved[a, b] + moved[b, a]
             continue
-        out[p, part] = (a == term.rows) * lam[b, term.cols] + (b == term.rows) * lam[a, term.cols]
+        own = (a[:, None] == term.rows) * lam[b][:, term.cols]
+        out[at, part] = own + (b[:, None] == term.rows) * lam[a][:, term.cols]
     return out
 
 

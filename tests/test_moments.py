@@ -1,12 +1,17 @@
 """Start values against analysis of variance."""
 
+import tracemalloc
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from registry import MODELS, Model, block, design, term
 
 from sparselmm.covariance import Covariance
 from sparselmm.crossprod import CrossProducts
+from sparselmm.deviance import ProfiledDeviance
 from sparselmm.moments import moment_start
+from sparselmm.solvers import BlockSolver, Strategy
 
 
 def start(one):
@@ -121,3 +126,28 @@ def test_start_is_close_enough_to_evaluate():
         if name in ("no_residual", "all_explained_by_x"):
             continue  # the likelihood itself is unbounded or flat
         assert np.isfinite(Model(one).sparse(True).value(start(one))), name
+
+
+@pytest.mark.parametrize("structure", ["homogeneous autoregressive", "autoregressive", "diagonal"])
+def test_many_coefficients_need_little_memory(structure):
+    """Start, search and standard errors of a series of 60 times: no array of 60^4 numbers."""
+    k, l = 60, 40
+    rng = np.random.default_rng(0)
+    rows = np.eye(k)[np.tile(np.arange(k), l)]
+    one = replace(term("g", np.repeat(np.arange(l), k), rows), structure=structure)
+    series = np.cumsum(rng.normal(size=(l, k)), axis=1).ravel() / 5 + rng.normal(size=k * l)
+    cross = CrossProducts.from_design(design(series, np.ones((k * l, 1)), one))
+    covariance = Covariance.of([one])
+    tracemalloc.start()
+    deviance = ProfiledDeviance(
+        cross, covariance, BlockSolver(cross, Strategy(0, "dense")), reml=True
+    )
+    theta = moment_start(cross, covariance)
+    gradient, hessian = deviance.tangent_model(theta)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20_000_000 < 8 * k**4
+    step = 1e-5 * np.eye(len(theta))[-1]
+    slope = (deviance.value(theta + step) - deviance.value(theta - step)) / 2e-5
+    assert gradient[-1] == pytest.approx(slope, rel=1e-4, abs=1e-4)
+    assert np.isfinite(hessian).all()

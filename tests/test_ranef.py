@@ -11,6 +11,7 @@ from scipy.stats import norm
 from sparselmm import MixedLM, datasets, labels
 from sparselmm.exceptions import DataError, MemoryLimitError
 from sparselmm.inference import blup_contrasts
+from sparselmm.solvers import BlockSolver
 
 FORMULAS = {
     "one factor": ("sleepstudy", "Reaction ~ Days + (Days | Subject)", "Subject"),
@@ -184,3 +185,19 @@ def test_errors(monkeypatch):
     ).fit()
     with pytest.raises(DataError, match="say which coefficient"):
         machines.rank("Worker")
+
+
+def test_joint_variances_need_no_solve_with_all_levels(monkeypatch):
+    """A small factor crossed with a large one: the remainder holds the answer."""
+    data = datasets.load("Penicillin")
+    formula = "diameter ~ 1 + (1 | plate) + (1 | sample)"
+    fit = MixedLM.from_formula(formula, data).fit()
+    fit.deviance.state_at(fit.theta)
+
+    def refuse(*_):
+        raise AssertionError("a solve with all levels")
+
+    monkeypatch.setattr(BlockSolver, "solve", refuse)
+    assert len(fit.rank("sample")) == 6
+    assert fit.ranef_cov("sample").shape == (6, 6)
+    assert (fit.ranef_contrasts("sample", pairs=[("A", "B")]).se > 0).all()

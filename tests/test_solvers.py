@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from registry import MODELS
 
 from sparselmm import coupling, solvers
@@ -125,3 +126,32 @@ def test_pickled_as_its_recipe():
     copy = pickle.loads(pickle.dumps(solver))
     assert vars(copy.strategy) == vars(solver.strategy)
     assert copy.factorize(lams) == logdet
+
+
+@pytest.mark.parametrize("k", [2, 8, 9, 40])
+def test_blocks_of_any_order(k):
+    """Products with blocks, their factors and their inverses: small, wide, many."""
+    rng = np.random.default_rng(k)
+    x, left, right = rng.normal(size=(7, k, k)), rng.normal(size=(k, k)), rng.normal(size=(k, k))
+    np.testing.assert_allclose(solvers.congruence(x, left, right), left.T @ x @ right, rtol=1e-9)
+    D = x @ x.transpose(0, 2, 1) + k * np.eye(k)
+    R, logdet = solvers.inverse_factors(D)
+    np.testing.assert_allclose(
+        R @ D @ R.transpose(0, 2, 1), np.tile(np.eye(k), (7, 1, 1)), atol=1e-9
+    )
+    assert logdet == pytest.approx(np.linalg.slogdet(D)[1].sum(), rel=1e-12)
+    D[3] = -D[3]
+    assert np.isnan(solvers.inverse_factors(D)[1])
+
+
+@every_strategy
+def test_products_of_sparse_rows(name, strategy):
+    """``H M^-1 H'`` by elimination, in batches smaller than the rows."""
+    model = MODELS[name]
+    deviance = model.sparse(True, strategy)
+    deviance.value(model.theta("interior"))
+    rng = np.random.default_rng(0)
+    H = sp.random(6, deviance.cross.q, 0.2, format="csr", random_state=rng)
+    expected = H @ deviance.solver.solve(H.toarray().T.copy())
+    found = deviance.solver.bilinear_forms(H, 4)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)

@@ -28,7 +28,7 @@ import scipy.sparse as sp
 
 from sparselmm._typing import CSR, BoolArray, FloatArray, IntArray
 from sparselmm.deviance import ProfiledDeviance
-from sparselmm.effects import BATCH_NUMBERS, MAX_BATCH
+from sparselmm.effects import BATCH_NUMBERS
 from sparselmm.estimates import SLOPE_STEP, Estimates
 from sparselmm.smallmatrix import upper_inverse
 from sparselmm.terms import RandomTerm
@@ -162,12 +162,7 @@ def _solved_forms(deviance: ProfiledDeviance, theta: FloatArray, H: CSR) -> Floa
     columns = np.unique(rows.indices)
     if COLUMN_COST * len(columns) < len(which) and len(columns) <= MOST_COLUMNS:
         return _forms_in(rows, columns, _solved_covariance(deviance, theta, columns))[group]
-    lams = deviance.state_at(theta).lams
-    parts = [
-        rows[:, part] @ sp.kron(sp.eye_array(l), lam, format="csr")
-        for lam, part, (_, l) in zip(lams, deviance.cross.slices, deviance.cross.sizes, strict=True)
-    ]
-    return deviance.solver.quadratic_forms(sp.csr_array(sp.hstack(parts)), MAX_BATCH)[group]
+    return deviance.conditional_squares(theta, rows)[group]
 
 
 def _forms_in(rows: CSR, columns: IntArray, G: FloatArray) -> FloatArray:
@@ -220,7 +215,7 @@ def fixed_roots(
     if X is not None:
         out = out + X[:, basis.kept] @ (basis.T @ inverse)
     if H is not None and H.nnz and r:
-        out = out - H @ deviance.conditional_columns(theta, deviance.cross.B[:, :-1] @ inverse)
+        out = out - deviance.times_lambda(theta, H) @ state.Kx
     return np.asarray(out)
 
 
@@ -241,7 +236,7 @@ def joint_forms(deviance: ProfiledDeviance, theta: FloatArray, H: CSR, fixed: bo
 
     Arguments as of `joint_covariance`, with H (m, q) the combinations.
     """
-    out = np.asarray(H @ deviance.conditional_columns(theta, H.T.toarray()))
+    out = deviance.conditional_products(theta, H)
     if fixed:
         roots = fixed_roots(deviance, theta, None, H)
         out += roots @ roots.T
@@ -287,15 +282,10 @@ def _same_level(blocks: FloatArray, columns: IntArray) -> FloatArray:
 def _solved_covariance(
     deviance: ProfiledDeviance, theta: FloatArray, columns: IntArray
 ) -> FloatArray:
+    """Covariance of some random effects with beta known, (c, c)."""
     c, q = len(columns), deviance.cross.q
-    out = np.empty((c, c))
-    width = int(np.clip(BATCH_NUMBERS // max(q, 1), 1, MAX_BATCH))
-    for start in range(0, c, width):
-        part = columns[start : start + width]
-        right = np.zeros((q, len(part)))
-        right[part, np.arange(len(part))] = 1.0
-        out[:, start : start + width] = deviance.conditional_columns(theta, right)[columns]
-    return 0.5 * (out + out.T)
+    H = sp.csr_array((np.ones(c), columns, np.arange(c + 1)), shape=(c, q))
+    return deviance.conditional_products(theta, H)
 
 
 def marginal_forms(

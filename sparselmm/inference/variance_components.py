@@ -80,9 +80,9 @@ def variance_intervals(est: Estimates, alpha: float) -> VarianceIntervals:
     alpha : float
         One minus the confidence level.
     """
-    layout, cov = est.layout, est.variance_covariance.absolute
+    layout, cov = est.layout, est.variance_covariance
     values = np.append(est.variances, est.pls.scale)
-    se = np.sqrt(np.diag(cov))
+    se = np.sqrt(cov.of_absolute)
     place = {
         (t, a, b): j
         for j, (t, a, b) in enumerate(zip(layout.terms, layout.rows, layout.cols, strict=True))
@@ -104,7 +104,7 @@ def variance_intervals(est: Estimates, alpha: float) -> VarianceIntervals:
             size = np.sqrt(values[at[1]] * values[at[2]])
             rho = value / size
             slope = np.array([1.0 / size, *(-rho / (2.0 * values[at[1:]]))])
-            sdcor[j], sdcor_se[j] = rho, np.sqrt(slope @ cov[np.ix_(at, at)] @ slope)
+            sdcor[j], sdcor_se[j] = rho, np.sqrt(slope @ cov.absolute_among(at) @ slope)
             z = np.arctanh(rho) + half * sdcor_se[j] / (1.0 - rho**2) * np.array([-1.0, 1.0])
             ends[j] = np.tanh(z)
     weights = variance_weights(est)
