@@ -222,7 +222,7 @@ def judge(number: int) -> Verdict:
     dense, sparse = model.deviance(drawn.reml, "dense"), model.deviance(drawn.reml)
     theta = lowest(dense, np.random.default_rng([12, number]), opt.theta)
     facts = {"seconds": seconds, "opt": opt, "n": model.nobs, "df": dense.df}
-    best, here = dense.value(theta), dense.value(opt.theta)
+    best, here = _value(dense, theta), _value(dense, opt.theta)
     gap, size = opt.deviance - best, float(np.abs(theta / dense.units).max(initial=0.0))
     detail = (
         f"{drawn.formula} n={model.nobs} {'reml' if drawn.reml else 'ml'} {sorted(drawn.keywords)} "
@@ -233,11 +233,16 @@ def judge(number: int) -> Verdict:
     real = abs(_value(sparse, theta) - best) < 0.1 * gap  # both engines see the lower deviance
     if not opt.converged:
         return _verdict(seen, "not converged", facts)
-    if abs(here - opt.deviance) > TOLERANCE and dense.rounding(opt.theta) < 1e-6:
+    if np.isfinite(here) and _wrong_digits(dense, opt, here):
         return _verdict(seen, "digits", facts)
     if gap > TOLERANCE and real:
         return _verdict(seen, "unbounded" if size > ENDLESS else "worse", facts)
     return _verdict(seen, "right", facts)
+
+
+def _wrong_digits(dense: DenseDeviance, opt: Any, here: float) -> bool:
+    """Whether the textbook, where it has digits, gives another deviance."""
+    return abs(here - opt.deviance) > TOLERANCE and dense.rounding(opt.theta) < 1e-6
 
 
 def _verdict(seen: tuple[int, float, float, str], what: str, facts: dict[str, Any]) -> Verdict:
@@ -248,7 +253,7 @@ def _verdict(seen: tuple[int, float, float, str], what: str, facts: dict[str, An
 def _value(deviance: Any, theta: np.ndarray) -> float:
     try:
         return float(deviance.value(theta))
-    except ArithmeticError:
+    except (ArithmeticError, np.linalg.LinAlgError):
         return np.inf
 
 
