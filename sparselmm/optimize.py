@@ -343,10 +343,29 @@ class Search:
             end = _newton(recorder, start, most, self.tolerance, known)
             if end.abandoned:
                 return end
+            if not end.finished and most > PATIENCE:
+                end = self._differently(start, end)
         theta = _settle_zeros(
             recorder, end.theta, most or MAX_ITERATIONS, self.tolerance, self.method == "newton"
         )
         return replace(end, theta=theta)
+
+    def _differently(self, start: FloatArray, end: End) -> End:
+        """The lowest end of BFGS and L-BFGS-B from the same start, made exact, and of ``end``.
+
+        In long narrow valleys, straight in ``Psi`` and curved in theta, a trust region must be
+        small whatever the model; a line search along a direction learnt from gradients need not.
+        """
+        recorder, best = self.recorder, end
+        for method in ("BFGS", "L-BFGS-B"):
+            other = _scipy(recorder, start, method, MAX_ITERATIONS, {})
+            if not np.isfinite(recorder.value(other.theta)):
+                continue
+            other = _newton(recorder, other.theta, PATIENCE + EXACT_LIMIT, self.tolerance)
+            gain = recorder.value(best.theta) - recorder.value(other.theta)
+            if gain > self.tolerance or (other.finished and not best.finished and gain > -1e-7):
+                best = other
+        return best
 
     def certified(self, end: End) -> OptSummary:
         """The record with the evidence that this end is optimal."""
