@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from sparselmm._typing import BoolArray, FloatArray, IntArray, Snapshot
-from sparselmm.patterned import PATTERNED
+from sparselmm.patterned import PATTERNED, Patterned
 from sparselmm.term_covariance import COLLINEAR, TermCovariance
 from sparselmm.terms import RandomTerm, Structure
 
@@ -62,6 +62,15 @@ class Covariance(Snapshot):
     def on_diagonal(self) -> BoolArray:
         """Which entries of theta are diagonal entries of a ``lambda_t``, (n_theta,)."""
         parts = [term.on_diagonal for term in self.terms]
+        return np.concatenate(parts) if parts else np.zeros(0, dtype=bool)
+
+    @cached_property
+    def angles(self) -> BoolArray:
+        """Which entries of theta are angles of a patterned covariance, (n_theta,)."""
+        parts = [
+            term.angle if isinstance(term, Patterned) else np.zeros(term.n_theta, dtype=bool)
+            for term in self.terms
+        ]
         return np.concatenate(parts) if parts else np.zeros(0, dtype=bool)
 
     def factors(self, theta: FloatArray) -> list[FloatArray]:
@@ -147,6 +156,16 @@ class Covariance(Snapshot):
         """Theta after a tangent step, (n_theta,)."""
         parts = [
             term.move(theta[part], step[at])
+            for term, part, at in zip(self.terms, self.slices, self.tangent_slices, strict=True)
+        ]
+        return np.concatenate(parts) if parts else np.zeros(0)
+
+    def carried_back(
+        self, theta: FloatArray, step: FloatArray, after: FloatArray, slope: FloatArray
+    ) -> FloatArray:
+        """Gradient at ``after = retract(theta, step)`` in the coordinates of the step, (m,)."""
+        parts = [
+            term.carried_back(theta[part], step[at], after[part], slope[at])
             for term, part, at in zip(self.terms, self.slices, self.tangent_slices, strict=True)
         ]
         return np.concatenate(parts) if parts else np.zeros(0)

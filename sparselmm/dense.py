@@ -35,6 +35,8 @@ class DenseDeviance:
         Residual variance, when it is known.
     """
 
+    model_is_exact = False
+
     def __init__(
         self, design: Design, covariance: Covariance, *, reml: bool,
         known_scale: float | None = None,
@@ -50,6 +52,7 @@ class DenseDeviance:
             np.einsum("n,nja,njb->ab", self.w, Zt, Zt) / len(self.y)
             for Zt in self._by_coefficient()
         ]
+        self.levels = [term.n_levels for term in design.terms]
         self.units = theta_units(covariance, [np.sqrt(np.diag(S)) for S in moments])
         self.unit_roots = covariance.unit_roots(moments)
         self.df = len(self.y) - (self.X.shape[1] if reml else 0)
@@ -121,6 +124,18 @@ class DenseDeviance:
             slope = psi - d.T @ d / fit.scale
             add_root_curvature(H, self.covariance, t, slope, theta, 2.0 * slope @ lams[t])
         return traces - quadratic / fit.scale, H
+
+    def tangent_gradient(self, theta: FloatArray) -> FloatArray:
+        """The gradient alone."""
+        return self.tangent_model(theta)[0]
+
+    def rounding(self, theta: FloatArray) -> float:
+        """Estimate of the rounding error of the deviance: V is known to a share eps of itself."""
+        fit, ZL = self.at(theta), self.Z @ self._lambda(theta)
+        V = np.diag(1.0 / self.w) + ZL @ ZL.T
+        weighted = np.linalg.solve(V, self.y - self.X @ fit.beta)
+        size = np.sum(np.diag(V) * (np.diag(np.linalg.inv(V)) + weighted**2 / fit.scale))
+        return float(np.finfo(float).eps * size)
 
     def newton_matrix(self, theta: FloatArray) -> FloatArray:
         """The model Hessian in theta, (n_theta, n_theta)."""

@@ -140,6 +140,24 @@ class Deviance(Protocol):
     def tangent_model(self, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Gradient and model Hessian in all entries of every ``lambda_t``."""
 
+    def tangent_gradient(self, theta: FloatArray) -> FloatArray:
+        """The gradient of `tangent_model` alone."""
+
+    @property
+    def model_is_exact(self) -> bool:
+        """Whether the model Hessian is the Hessian itself."""
+
+    @property
+    def df(self) -> int:
+        """Rows, less the fixed effects for REML."""
+
+    @property
+    def levels(self) -> list[int]:
+        """Number of levels of every term."""
+
+    def rounding(self, theta: FloatArray) -> float:
+        """Estimate of the rounding error of `value`."""
+
     def newton_matrix(self, theta: FloatArray) -> FloatArray:
         """The model Hessian in theta, (n_theta, n_theta)."""
 
@@ -223,6 +241,8 @@ class ProfiledDeviance:
         Residual variance, when it is known.
     """
 
+    model_is_exact = False
+
     def __init__(
         self, cross: CrossProducts, covariance: Covariance, solver: BlockSolver, *, reml: bool,
         known_scale: float | None = None,
@@ -233,6 +253,7 @@ class ProfiledDeviance:
         self.reml = reml
         self.known_scale = known_scale
         self.df = cross.n - cross.basis.rank if reml else cross.n
+        self.levels = [l for _, l in cross.sizes]
         self.units = theta_units(covariance, [cross.rms(t) for t in range(len(cross.sizes))])
         self.unit_roots = covariance.unit_roots(
             [cross.second_moments(t) for t in range(len(cross.sizes))]
@@ -524,6 +545,11 @@ class ProfiledDeviance:
         own.tangent = state, self.covariance.tangent_vector(state.theta, gammas), H
         return own.tangent[1:]
 
+    def tangent_gradient(self, theta: FloatArray) -> FloatArray:
+        """The gradient alone, (m,)."""
+        gammas = self._at_gradient(theta)
+        return self.covariance.tangent_vector(self.state_at(theta).theta, gammas)
+
     def newton_matrix(self, theta: FloatArray) -> FloatArray:
         """The model Hessian in theta, (n_theta, n_theta)."""
         inner = self.covariance.in_tangent
@@ -532,6 +558,26 @@ class ProfiledDeviance:
     def hessian(self, theta: FloatArray) -> FloatArray:
         """Hessian of the deviance in theta by central differences of the exact gradient."""
         return difference_hessian(self.gradient, np.asarray(theta, dtype=float), self.units)
+
+    # ------------------------------------------------------------------------- accuracy
+
+    def rounding(self, theta: FloatArray) -> float:
+        """Estimate of the rounding error of the deviance at theta.
+
+        M, S_xx and pwrss are sums whose terms are rounded, by a share eps of ``|Lambda'| |A|
+        |Lambda| + I``, one (the working basis is orthonormal), and ``C_yy + |gamma|^2``; each is
+        multiplied by the derivative of the deviance in it, ``G``, ``S_xx^-1`` and ``1 / sigma^2``.
+        """
+        state, cross, total = self.state_at(theta), self.cross, 0.0
+        for t, lam in enumerate(np.abs(lam) for lam in state.lams):
+            pair = cross.pairs[t, t]
+            own = np.abs(pair.data[pair.rows == pair.cols])
+            size = 1.0 + np.einsum("ri,brs,si->bi", lam, own, lam, optimize=True)
+            total += float(np.sum(size * np.einsum("bii->bi", self.solver.inverse_blocks(t))))
+        if self.reml:
+            total += float(np.sum(upper_inverse(state.Rxx) ** 2))
+        size_y = float(cross.C[-1, -1] + state.gamma @ state.gamma)
+        return float(np.finfo(float).eps) * (total + self._precision(state.pwrss) * size_y)
 
     # ------------------------------------------------------------- after the optimization
 

@@ -13,7 +13,8 @@ from sparselmm.covariance import Covariance
 from sparselmm.deviance import Deviance, PLSFit, ProfiledDeviance
 from sparselmm.exceptions import ConvergenceWarning, DataError, ValueWarning, catchable
 from sparselmm.formula.validate import warn_user
-from sparselmm.optimize import SCIPY_METHODS, Callback, OptSummary, Recorder, certify, minimize
+from sparselmm.multistart import minimize_globally
+from sparselmm.optimize import SCIPY_METHODS, Callback, OptSummary, Recorder, certify
 from sparselmm.packing import MixedLMParams, Packing, factor_of
 from sparselmm.patterned import Patterned
 from sparselmm.penalized import FixedEntries, Mask, Penalties, minimize_constrained
@@ -112,6 +113,32 @@ def start_parameters(packing: Packing, given: Any, use_sqrt: bool) -> MixedLMPar
             f"{packing.k_fe} fixed effects and these"
         )
     return packing.unpack(given, use_sqrt, has_fe=len(given) != m)
+
+
+def checked_starts(starts: Any, free: BoolArray) -> int | FloatArray | None:
+    """The ``starts`` argument of ``fit``, thetas reduced to their free entries.
+
+    Raises
+    ------
+    DataError
+        When it is neither a count nor an array of thetas.
+    """
+    if starts is None:
+        return None
+    what = (
+        f"starts must be a whole number of searches, 0 or more, or thetas to start from, an array "
+        f"(m, {len(free)}) of finite numbers"
+    )
+    try:
+        values = np.asarray(starts, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{what}; got {starts!r}") from error
+    if values.ndim == 0 and not isinstance(starts, bool) and values >= 0 and values % 1 == 0:
+        return max(int(values), 1)
+    if values.ndim != 2 or values.shape[1] != len(free) or not np.isfinite(values).all():
+        shape = f" of shape {values.shape}" if values.ndim else ""
+        raise DataError(f"{what}; got {starts!r}{shape}")
+    return np.asarray(values[:, free])
 
 
 @dataclass(frozen=True, eq=False)
@@ -295,13 +322,15 @@ def search(
     keywords: Mapping[str, Any],
     maxiter: int | None,
     callback: Callback | None,
+    seconds: float,
+    starts: int | FloatArray | None = None,
 ) -> OptSummary:
     """Try one optimizer after the other until one converges."""
     opt = None
     for place, method in enumerate(methods):
-        opt = minimize(
-            objective, start, method=method, max_iterations=maxiter, callback=callback,
-            **_options(method, keywords),
+        opt = minimize_globally(
+            objective, start, seconds=seconds, starts=starts, method=method,
+            max_iterations=maxiter, callback=callback, **_options(method, keywords),
         )  # fmt: skip
         if opt.converged:
             break

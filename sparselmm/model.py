@@ -28,6 +28,7 @@ from sparselmm.fitting import (
     Given,
     Held,
     checked_keywords,
+    checked_starts,
     constrained,
     method_names,
     nearly_zero,
@@ -354,6 +355,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         method: str | Sequence[str] | None = None,
         *,
         start_theta: FloatArray | None = None,
+        starts: int | FloatArray | None = None,
         fix: Mapping[str, Any] | None = None,
         engine: str = "sparse",
         maxiter: int | None = None,
@@ -390,6 +392,13 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
             spelling or SciPy's, tried in turn until one converges.
         start_theta : ndarray, (n_theta,), optional
             Start values of theta, instead of ``start_params``.
+        starts : int or array-like (m, n_theta), optional
+            Number of searches with starts of their own (seeded, so that the same call gives the
+            same fit); the lowest end counts. 0 or 1 for one search. An array holds the thetas to
+            start from after the first search. Default: as many as needed. A second start is tried
+            where the first end leaves doubt, which few rows or levels, a variance near zero or a
+            long search do, as long as it costs little; ``opt.n_starts`` and ``opt.n_optima`` say
+            how many searches were made and at how many different ends.
         fix : dict, optional
             Covariance parameters to hold. ``"sigma"``: the residual standard deviation (with
             ``weights=1/v`` and ``fix={"sigma": 1}`` the variance of every row is its v, as in a
@@ -423,8 +432,8 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         ValueError
             If start values have the wrong length, a method is unknown or ``tol`` not positive.
         DataError
-            If ``fix`` cannot be understood, or a grouping factor has one level per row and
-            sigma is not held.
+            If ``starts`` is no count and no array of thetas, or ``fix`` cannot be
+            understood, or a grouping factor has one level per row and sigma is not held.
 
         Warns
         -----
@@ -446,6 +455,8 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         with one_thread():
             chosen = self.plan(memory_limit).chosen
             theta = self._start(start, start_params, start_theta, mask, do_cg, held)
+        entries = held.free if mask is None else np.ones(len(mask.theta), dtype=bool)
+        starts = checked_starts(starts, entries)
         monitor = Progress(progress)
         with chosen.threads():
             inner = held.covariance if mask is None else mask.covariance
@@ -463,7 +474,10 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
                 else:
                     if mask is not None and not mask.newton:
                         methods = [name or "bfgs" for name in methods]
-                    opt = search(objective, theta, methods, keywords, maxiter, monitor)
+                    opt = search(
+                        objective, theta, methods, keywords, maxiter, monitor, chosen.seconds,
+                        starts,
+                    )  # fmt: skip
             except KeyboardInterrupt:
                 monitor.interrupted()
                 raise

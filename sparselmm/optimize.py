@@ -2,7 +2,9 @@
 
 The default is a trust-region Newton method (Nocedal & Wright 2006, algorithm 4.1 with the exact
 subproblem of section 4.3). Its model Hessian is the average information plus the exact curvature
-of ``lambda -> lambda lambda'`` (see :mod:`sparselmm.deviance`), one factorization per iteration.
+of ``lambda -> lambda lambda'`` (see :mod:`sparselmm.deviance`), one factorization per iteration. A
+search that is not over after `PATIENCE` iterations has met a place where the average information is
+wrong by a factor: from there on the model is the exact Hessian.
 
 Geometry. The deviance depends on ``lambda_t`` only through ``Psi_t = lambda_t lambda_t'``. A step
 therefore moves all k x k entries of the root, across the rotations ``lambda_t K`` (K
@@ -14,14 +16,16 @@ valleys, because the order of the coefficients decides which entry must turn; he
 Theta is unconstrained: the deviance is even in every column of ``lambda_t``, so a zero
 variance is an ordinary stationary point. Whether it is a minimum shows in the derivative
 with respect to the variance, which is checked before a zero is accepted.
+
+`minimize` is one search from one start; :mod:`sparselmm.multistart` decides when more are made.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import numpy as np
 import scipy.optimize as so
@@ -40,7 +44,20 @@ deviance is on the scale of chi-square statistics whatever n is)."""
 MAX_ITERATIONS = 200
 
 RADIUS = (1.0, 1.0)
-"""First and largest trust-region radius, relative to the standard deviations in theta."""
+"""First and largest trust-region radius, relative to the standard deviations in theta. The largest
+grows when step after step ends at it and the model holds, see `Radius`."""
+
+PATIENCE = 15
+"""Iterations after which the model Hessian is the exact one."""
+
+EXACT_LIMIT = 40
+"""Iterations with the exact Hessian, which costs two gradients per parameter."""
+
+DIFFERENCE = 1e-4
+"""Step of the differences of gradients that make it, in the metric of the trust region."""
+
+LOST_DIGITS = 1e-3
+"""Rounding error of the deviance above which its minimum is not known."""
 
 SMALLEST_SCALE = 0.1
 """Standard deviations below this share of sigma do not shrink the trust region further."""
@@ -96,6 +113,8 @@ class Evaluation:
     accepted : bool
     seconds : float
         Time since the start of the optimization.
+    search : int
+        0 for the search from the first start, 1, 2, ... for those from other ones.
     """
 
     theta: FloatArray
@@ -106,6 +125,7 @@ class Evaluation:
     radius: float = np.nan
     accepted: bool = True
     seconds: float = 0.0
+    search: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,8 +150,16 @@ class OptSummary:
     method, message : str
     converged : bool
     n_evaluations : int
-        Factorizations, start and boundary checks included.
+        Factorizations of all searches, starts and boundary checks included; those of the first one
+        are the entries of ``history`` with ``search == 0``.
     history : tuple of Evaluation
+    n_starts : int
+        Searches that were made, each from a start of its own.
+    n_optima : int
+        Different ends they had. With more than one the deviance has several local minima (``theta``
+        is at the lowest).
+    rounding : float
+        Estimate of the rounding error of ``deviance``.
     """
 
     theta: FloatArray
@@ -146,6 +174,9 @@ class OptSummary:
     converged: bool
     n_evaluations: int
     history: tuple[Evaluation, ...] = field(repr=False)
+    n_starts: int = 1
+    n_optima: int = 1
+    rounding: float = 0.0
 
     @property
     def gradient_norm(self) -> float:
@@ -165,6 +196,7 @@ class Recorder:
         self.units = deviance.units
         self.callback = callback
         self.history: list[Evaluation] = []
+        self.search = 0
         self._start = time.perf_counter()
 
     def value(self, theta: FloatArray) -> float:
@@ -181,8 +213,9 @@ class Recorder:
     def record(self, theta: FloatArray, deviance: float, **details: Any) -> None:
         """Add an :class:`Evaluation` to the history and tell the callback."""
         entry = Evaluation(
-            theta.copy(), deviance, seconds=time.perf_counter() - self._start, **details
-        )
+            theta.copy(), deviance, seconds=time.perf_counter() - self._start,
+            search=self.search, **details,
+        )  # fmt: skip
         self.history.append(entry)
         if self.callback is not None:
             self.callback(entry)
@@ -229,26 +262,116 @@ def minimize(
     DataError
         If the start values have the wrong shape or are not finite.
     """
-    name = "newton" if method is None else method.lower()
-    if name != "newton" and name not in SCIPY_METHODS:
-        raise ValueError(
-            f"unknown optimizer {method!r}; use 'newton' (default) or one of "
-            f"{sorted(SCIPY_METHODS)}"
-        )
-    start = _checked_start(deviance.covariance, start)
-    recorder = Recorder(deviance, callback)
-    limit = MAX_ITERATIONS if max_iterations is None else max_iterations
-    zero = deviance.covariance.on_diagonal & (start == 0.0)
-    start = np.where(zero, LIFT * recorder.units, start)
-    if name == "newton":
-        theta, message, finished = _newton(recorder, start, limit, tolerance)
-    else:
-        theta, message, finished = _scipy(
-            recorder, start, SCIPY_METHODS[name], max_iterations, options
-        )
-    theta = _settle_zeros(recorder, theta, limit, tolerance, polish=name == "newton")
-    return certify(recorder, theta, name, message, finished, tolerance)
+    search = Search.of(deviance, method, max_iterations, tolerance, callback, options)
+    return search.certified(search.run(start))
 
+
+@dataclass(frozen=True, eq=False)
+class End:
+    """Where one search ended.
+
+    Attributes
+    ----------
+    theta : ndarray, (n_theta,)
+    message : str
+    finished : bool
+        Whether the method says that it converged.
+    abandoned : bool
+        Whether it was on its way to an optimum that is known, or to one that is higher.
+    """
+
+    theta: FloatArray
+    message: str
+    finished: bool
+    abandoned: bool = False
+
+
+class Known(Protocol):
+    """Optima that another search need not find again."""
+
+    def leads_nowhere(self, theta: FloatArray, value: float, promised: float) -> bool:
+        """Whether a search that stands at theta, where another step promises so much, can stop."""
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """A method with its settings and the record of what it did.
+
+    Attributes
+    ----------
+    recorder : Recorder
+    method : str
+    max_iterations : int or None
+    tolerance : float
+    options : dict
+        Of SciPy's methods.
+    """
+
+    recorder: Recorder
+    method: str
+    max_iterations: int | None
+    tolerance: float
+    options: dict[str, Any]
+
+    @staticmethod
+    def of(
+        deviance: Deviance, method: str | None, max_iterations: int | None, tolerance: float,
+        callback: Callback | None, options: dict[str, Any],
+    ) -> Search:  # fmt: skip
+        """With the method checked."""
+        name = "newton" if method is None else method.lower()
+        if name != "newton" and name not in SCIPY_METHODS:
+            raise ValueError(
+                f"unknown optimizer {method!r}; use 'newton' (default) or one of "
+                f"{sorted(SCIPY_METHODS)}"
+            )
+        return Search(Recorder(deviance, callback), name, max_iterations, tolerance, options)
+
+    def run(
+        self, start: FloatArray, known: Known | None = None, limit: int | None = None
+    ) -> End:  # fmt: skip
+        """Search from ``start``, with exact zeros where variances vanish."""
+        recorder = self.recorder
+        covariance: Covariance = recorder.deviance.covariance
+        start = _checked_start(covariance, start)
+        start = np.where(covariance.on_diagonal & (start == 0.0), LIFT * recorder.units, start)
+        most = self.max_iterations if limit is None else limit
+        if self.method != "newton":
+            end = _scipy(recorder, start, SCIPY_METHODS[self.method], most, self.options)
+        else:
+            most = MAX_ITERATIONS if most is None else most
+            end = _newton(recorder, start, most, self.tolerance, known)
+            if end.abandoned:
+                return end
+            if not end.finished and most > PATIENCE:
+                end = self._differently(start, end)
+        theta = _settle_zeros(
+            recorder, end.theta, most or MAX_ITERATIONS, self.tolerance, self.method == "newton"
+        )
+        return replace(end, theta=theta)
+
+    def _differently(self, start: FloatArray, end: End) -> End:
+        """The lowest end of BFGS and L-BFGS-B from the same start, made exact, and of ``end``.
+
+        In long narrow valleys, straight in ``Psi`` and curved in theta, a trust region must be
+        small whatever the model; a line search along a direction learnt from gradients need not.
+        """
+        recorder, best = self.recorder, end
+        for method in ("BFGS", "L-BFGS-B"):
+            other = _scipy(recorder, start, method, MAX_ITERATIONS, {})
+            if not np.isfinite(recorder.value(other.theta)):
+                continue
+            other = _newton(recorder, other.theta, PATIENCE + EXACT_LIMIT, self.tolerance)
+            gain = recorder.value(best.theta) - recorder.value(other.theta)
+            if gain > self.tolerance or (other.finished and not best.finished and gain > -1e-7):
+                best = other
+        return best
+
+    def certified(self, end: End) -> OptSummary:
+        """The record with the evidence that this end is optimal."""
+        return certify(
+            self.recorder, end.theta, self.method, end.message, end.finished, self.tolerance
+        )
 
 def _checked_start(covariance: Covariance, start: FloatArray) -> FloatArray:
     start = np.asarray(start, dtype=float)
@@ -263,43 +386,94 @@ def _checked_start(covariance: Covariance, start: FloatArray) -> FloatArray:
 
 
 def _newton(
-    recorder: Recorder, start: FloatArray, limit: int, tolerance: float
-) -> tuple[FloatArray, str, bool]:
+    recorder: Recorder, start: FloatArray, limit: int, tolerance: float,
+    known: Known | None = None,
+) -> End:  # fmt: skip
     """Trust-region iterations from ``start``."""
-    deviance = recorder.deviance
-    theta, radius = np.array(start, dtype=float), RADIUS[0]
-    value = recorder.value(theta)
-    while not np.isfinite(value) and np.abs(theta).max() > 1e-3:
-        theta, value = theta / 4.0, recorder.value(theta / 4.0)
+    deviance, radius = recorder.deviance, Radius()
+    theta, value = _finite(recorder, start)
     gradient, model = deviance.tangent_model(theta)
     recorder.record(theta, value, gradient_norm=_size(deviance, gradient))
     excess: list[float] = []
-    for _ in range(limit):
+    for iteration in range(limit):
         basis = _basis(recorder, theta, gradient)
         slope, bend = basis.T @ gradient, basis.T @ model @ basis
-        if _expected_decrease(bend, slope) < tolerance:
-            return theta, "converged: another step gains less than the tolerance", True
-        step, predicted = _trust_region_step(bend, slope, radius)
-        within = bool(np.linalg.norm(step) < 0.99 * radius)
-        stretch = _stretch(excess) if within else 1.0
+        promised = _expected_decrease(bend, slope)
+        if promised < tolerance:
+            return End(theta, "converged: another step gains less than the tolerance", True)
+        if known is not None and iteration and known.leads_nowhere(theta, value, promised):
+            return End(theta, "abandoned: an optimum that is known or higher", False, True)
+        exact = PATIENCE <= iteration < PATIENCE + EXACT_LIMIT and not deviance.model_is_exact
+        if exact:
+            bend = exact_bend(recorder, theta, basis)
+        step, predicted = _trust_region_step(bend, slope, radius.now)
+        within = bool(np.linalg.norm(step) < 0.99 * radius.now)
+        stretch = _stretch(excess) if within and not exact else 1.0
         step, predicted = stretch * step, stretch * (2.0 - stretch) * predicted
         length = float(np.linalg.norm(step))
         trial = deviance.covariance.retract(theta, basis @ step)
         trial_value = recorder.value(trial)
         ratio = (value - trial_value) / predicted
         good = ratio > 1e-4 or abs(value - trial_value) < 1e-12 * abs(value)
-        details = {"step": length, "ratio": ratio, "radius": radius, "accepted": good}
-        radius = _next_radius(radius, ratio, length)
+        details = {"step": length, "ratio": ratio, "radius": radius.now, "accepted": good}
+        radius.update(ratio, length)
         if not good:
             recorder.record(trial, trial_value, **details)
             if length < 1e-10:
-                return theta, "stopped: no decrease within rounding", True
+                return End(theta, "stopped: no decrease within rounding", True)
             continue
         excess.append(1.0 - (2.0 - ratio * (2.0 - stretch)) / stretch if within else np.nan)
         gradient, model = deviance.tangent_model(trial)
         theta, value = trial, trial_value
         recorder.record(theta, value, gradient_norm=_size(deviance, gradient), **details)
-    return theta, f"stopped: no convergence in {limit} iterations", False
+    return End(theta, f"stopped: no convergence in {limit} iterations", False)
+
+
+def _finite(recorder: Recorder, start: FloatArray) -> tuple[FloatArray, float]:
+    """The start, made smaller until the deviance exists, and the deviance there."""
+    theta = np.array(start, dtype=float)
+    value = recorder.value(theta)
+    while not np.isfinite(value) and np.abs(theta).max() > 1e-3:
+        theta, value = theta / 4.0, recorder.value(theta / 4.0)
+    return theta, value
+
+
+def exact_bend(recorder: Recorder, theta: FloatArray, basis: FloatArray) -> FloatArray:
+    """Hessian along the columns of ``basis`` by central differences of the exact gradient."""
+    deviance = recorder.deviance
+
+    def gradient(step: FloatArray) -> FloatArray:
+        there = deviance.covariance.retract(theta, step)
+        recorder.record(there, recorder.value(there), accepted=False)
+        slope = deviance.tangent_gradient(there)
+        return deviance.covariance.carried_back(theta, step, there, slope)
+
+    out = np.empty((basis.shape[1], basis.shape[1]))
+    for i, column in enumerate(DIFFERENCE * basis.T):
+        out[i] = basis.T @ (gradient(column) - gradient(-column)) / (2.0 * DIFFERENCE)
+    return 0.5 * (out + out.T)
+
+
+class Radius:
+    """Radius of the trust region.
+
+    It shrinks where the model fails and grows where it holds. Its limit keeps the first steps from
+    leaving for places where the model means nothing; after two steps to the edge that gained what
+    the model promised the way is straight, and the limit grows threefold with each further one.
+    """
+
+    def __init__(self) -> None:
+        self.now, self.largest = RADIUS
+        self._straight = 0
+
+    def update(self, ratio: float, length: float) -> None:
+        """After a step of a length with a ratio of actual to predicted decrease."""
+        at_edge = length > 0.8 * self.now
+        self._straight = self._straight + 1 if at_edge and 0.9 < ratio < 1.1 else 0
+        if ratio < 0.25 or np.isnan(ratio):
+            self.now = 0.25 * length
+        elif ratio > 0.75 and at_edge:
+            self.now = min(3.0 * self.now, self.largest * 3.0 ** max(self._straight - 2, 0))
 
 
 def _stretch(excess: Sequence[float]) -> float:
@@ -341,14 +515,6 @@ def _basis(recorder: Recorder, theta: FloatArray, gradient: FloatArray) -> Float
         )
     ]
     return block_diagonal(blocks)
-
-
-def _next_radius(radius: float, ratio: float, length: float) -> float:
-    if ratio < 0.25 or np.isnan(ratio):
-        return 0.25 * length
-    if ratio > 0.75 and length > 0.8 * radius:
-        return min(3.0 * radius, RADIUS[1])
-    return radius
 
 
 def _expected_decrease(model: FloatArray, gradient: FloatArray) -> float:
@@ -395,7 +561,7 @@ def _scipy(
     method: str,
     limit: int | None,
     options: dict[str, Any],
-) -> tuple[FloatArray, str, bool]:
+) -> End:
     """One of SciPy's minimizers on the same deviance."""
 
     def objective(theta: FloatArray) -> float:
@@ -411,9 +577,10 @@ def _scipy(
             objective, start, niter=limit or 10, rng=0,
             minimizer_kwargs={"method": "L-BFGS-B", "jac": recorder.gradient},
         )  # fmt: skip
-        return result.x, str(result.message), bool(result.lowest_optimization_result.success)
+        fine = bool(result.lowest_optimization_result.success)
+        return End(np.asarray(result.x), str(result.message), fine)
     result = so.minimize(objective, start, method=method, options=options, **arguments)
-    return np.asarray(result.x), str(result.message), bool(result.success)
+    return End(np.asarray(result.x), str(result.message), bool(result.success))
 
 
 # ------------------------------------------------------------------------------- boundary
@@ -437,7 +604,7 @@ def _settle_zeros(
         if not false.any() or not polish:
             return snapped
         restart = np.where(false, RESTART * recorder.units, snapped)
-        theta, _, _ = _newton(recorder, restart, limit, tolerance)
+        theta = _newton(recorder, restart, limit, tolerance).theta
     return covariance.rectify(theta)
 
 
@@ -486,10 +653,18 @@ def certify(
     good = finished and decrease < max(1e-4, 10.0 * tolerance)
     if finished and not good:
         message += f"; but another step promises to lower the deviance by {decrease:.2g}"
+    rounding = deviance.rounding(theta)
+    if not rounding < LOST_DIGITS:
+        good = False
+        message += (
+            f"; but the deviance is only known to about {rounding:.1g}: the criterion lost its "
+            "digits, or the likelihood is unbounded"
+        )
     return OptSummary(
         theta=theta, deviance=value, gradient=gradient, hessian=hessian, at_boundary=boundary,
         expected_decrease=decrease, smallest_eigenvalue=lowest, method=method, message=message,
         converged=good, n_evaluations=len(recorder.history), history=tuple(recorder.history),
+        rounding=rounding,
     )  # fmt: skip
 
 

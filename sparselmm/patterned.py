@@ -103,6 +103,13 @@ class Patterned(TermCovariance):
         """Theta after a step, (n_theta,)."""
         return self.rectify(theta + step)
 
+    def carried_back(
+        self, theta: FloatArray, step: FloatArray, after: FloatArray, slope: FloatArray
+    ) -> FloatArray:
+        """The gradient with the sign of entries that were reflected."""
+        same = np.isclose(theta + step, after, rtol=0.0, atol=1e-12)
+        return np.where(same, 1.0, -1.0) * slope
+
     def rectify(self, theta: FloatArray) -> FloatArray:
         """The theta of the same ``Psi_t`` in the range shown to users."""
         return np.where(self.angle, theta, np.abs(theta)) + 0.0

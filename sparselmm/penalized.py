@@ -65,6 +65,12 @@ class FixedEntries(TermCovariance):
         """The free entries as they are: rotations would move the known ones."""
         return lam[self.rows, self.cols]
 
+    def carried_back(
+        self, theta: FloatArray, step: FloatArray, after: FloatArray, slope: FloatArray
+    ) -> FloatArray:
+        """The gradient as it is: nothing was turned."""
+        return slope
+
     def steps(
         self, theta: FloatArray, unit: FloatArray, smallest: float, slope: FloatArray
     ) -> FloatArray:
@@ -236,12 +242,15 @@ class PenalizedDeviance:
     penalties : Penalties
     """
 
+    model_is_exact = True
+
     def __init__(self, deviance: ProfiledDeviance, penalties: Penalties):
         self.deviance = deviance
         self.penalties = penalties
         self.covariance = deviance.covariance
         self.units = deviance.units
         self.unit_roots = deviance.unit_roots
+        self.df, self.levels = deviance.df, deviance.levels
         self._beta: tuple[FloatArray, FloatArray] | None = None
 
     def beta(self, theta: FloatArray) -> FloatArray:
@@ -311,6 +320,16 @@ class PenalizedDeviance:
         slopes = [2.0 * G @ lam for G, lam in zip(gradients, lams, strict=True)]
         return self.covariance.chain(theta, slopes)
 
+    def tangent_gradient(self, theta: FloatArray) -> FloatArray:
+        """Gradient with zeros for the directions theta does not have."""
+        gradient: FloatArray = np.zeros(self.covariance.n_tangent)
+        gradient[self.covariance.in_tangent] = self.gradient(theta)
+        return gradient
+
+    def rounding(self, theta: FloatArray) -> float:
+        """That of the deviance without penalties."""
+        return self.deviance.rounding(theta)
+
     def newton_matrix(self, theta: FloatArray) -> FloatArray:
         """Hessian by central differences of the gradient."""
         return difference_hessian(self.gradient, np.asarray(theta, dtype=float), self.units)
@@ -319,11 +338,9 @@ class PenalizedDeviance:
         """Gradient and Hessian with zeros for the directions theta does not have."""
         inner = self.covariance.in_tangent
         m = self.covariance.n_tangent
-        gradient: FloatArray = np.zeros(m)
         H: FloatArray = np.zeros((m, m))
-        gradient[inner] = self.gradient(theta)
         H[np.ix_(inner, inner)] = self.newton_matrix(theta)
-        return gradient, H
+        return self.tangent_gradient(theta), H
 
 
 def minimize_constrained(

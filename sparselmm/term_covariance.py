@@ -145,6 +145,22 @@ class TermCovariance(Snapshot):
         lam[self.tangent] += step
         return self.retract(lam)
 
+    def carried_back(
+        self, theta: FloatArray, step: FloatArray, after: FloatArray, slope: FloatArray
+    ) -> FloatArray:
+        """Gradient ``slope`` at ``after = move(theta, step)`` in the coordinates of the step, (m,).
+
+        The step leads to ``lam = L Q`` with L triangular and Q a rotation. The deviance is that of
+        L, and its derivative at ``lam`` is the one at L times Q.
+        """
+        lam = self.factor(theta)
+        lam[self.tangent] += step
+        if self.is_diagonal:
+            return np.where(np.diag(lam) < 0, -1.0, 1.0) * slope
+        Q, R = np.linalg.qr(lam.T)
+        turn = np.where(np.diag(R) < 0, -1.0, 1.0)[:, None] * Q.T
+        return np.asarray((slope.reshape(self.k, self.k) @ turn).ravel())
+
     def rectify(self, theta: FloatArray) -> FloatArray:
         """The theta of the same ``Psi_t`` in the range shown to users."""
         lam = self.factor(theta)

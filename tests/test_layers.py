@@ -20,7 +20,7 @@ LAYERS = (  # every module, lowest first; imports go downwards or sideways, neve
     "solvers plan",
     "formula",
     "deviance dense",
-    "optimize simulate batched",
+    "optimize multistart simulate batched",
     "variances effects estimates responses",
     "inference power",
     "packing",
