@@ -4,8 +4,8 @@ The deviance of a mixed model can have several local minima: few rows or levels,
 constant within groups, patterned covariances, variances of which one can stand in for another. A
 local minimum looks like any other from inside, so that only other starts can tell. They are made
 where the first search leaves doubt (`doubtful`) and cost no more than predicted time allows
-(`allowance`). A search is abandoned as soon as it is on its way to an end that is known, or to one that
-is higher (`Optima.leads_nowhere`).
+(`allowance`). A search is abandoned as soon as it is on its way to an end that is known, or to one
+that is higher (`Optima.leads_nowhere`).
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ FEW_LEVELS = 6
 """Levels of a grouping factor up to which it is, too."""
 
 NEARLY_SINGULAR = 1e-2
-"""Singular value of a ``lambda_t``, in units of what counts as one, below which an end is one at the
-boundary."""
+"""Singular value of a ``lambda_t``, in units of what counts as one, below which an end is one at
+the boundary."""
 
 SECONDS = 0.1
 """Predicted time that searches from other starts may take in any case."""
@@ -68,8 +68,9 @@ DRAWN = 8
 
 
 def minimize_globally(
-    deviance: Deviance, start: FloatArray, *, seconds: float, starts: int | FloatArray | None = None,
-    method: str | None = None, max_iterations: int | None = None, tolerance: float = TOLERANCE,
+    deviance: Deviance, start: FloatArray, *, seconds: float,
+    starts: int | FloatArray | None = None, method: str | None = None,
+    max_iterations: int | None = None, tolerance: float = TOLERANCE,
     callback: Callback | None = None, **options: Any,
 ) -> OptSummary:  # fmt: skip
     """Minimize the deviance over theta, from several starts where one leaves doubt.
@@ -145,7 +146,7 @@ def doubtful(search: Search, end: End, seconds: float) -> bool:
 
 
 def informative(deviance: Deviance) -> bool:
-    """Whether rows and levels are many and covariances plain: two searches that return are proof."""
+    """Whether rows and levels are many and covariances plain: two returns are proof."""
     plain = not deviance.covariance.angles.any()
     return plain and deviance.df > FEW_ROWS and min(deviance.levels, default=0) > FEW_LEVELS
 

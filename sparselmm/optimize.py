@@ -373,6 +373,7 @@ class Search:
             self.recorder, end.theta, self.method, end.message, end.finished, self.tolerance
         )
 
+
 def _checked_start(covariance: Covariance, start: FloatArray) -> FloatArray:
     start = np.asarray(start, dtype=float)
     if start.shape != (covariance.n_theta,):
