@@ -35,6 +35,9 @@ CHUNK_ROWS = 32_768
 RANK_TOLERANCE = 1e-7
 """A column is dependent when its residual norm is below this share of its norm (as R's ``qr``)."""
 
+ROUNDING = 1e-13
+"""Share of a column's norm that may be the rounding of its entries."""
+
 NEARLY_DENSE = 0.2
 """Share of nonzeros from which a product of user-made blocks is quicker by dense BLAS."""
 
@@ -160,6 +163,9 @@ class CrossProducts:
         Rows of positive weight.
     sum_log_w : float
         Sum of the log weights over those rows.
+    bases : tuple of ndarray (k, k) or None, or None
+        F of every term whose columns are not the model's but ``Z_t (I (x) F^-1)``, see
+        :mod:`sparselmm.bases`; None when all columns are the model's.
     """
 
     sizes: tuple[tuple[int, int], ...]
@@ -169,6 +175,7 @@ class CrossProducts:
     basis: Basis
     n: int
     sum_log_w: float
+    bases: tuple[FloatArray | None, ...] | None = None
 
     @property
     def q(self) -> int:
@@ -196,6 +203,12 @@ class CrossProducts:
     def rms(self, t: int) -> FloatArray:
         """Weighted root mean square over the rows of each covariate of term t, (k,)."""
         return np.sqrt(np.diag(self.second_moments(t)))
+
+    def model_moments(self, t: int) -> FloatArray:
+        """The same as `second_moments` of the model's covariates, (k, k)."""
+        F = None if self.bases is None else self.bases[t]
+        moments = self.second_moments(t)
+        return moments if F is None else F.T @ moments @ F
 
     @cached_property
     def A(self) -> CSR:
@@ -340,24 +353,36 @@ def _gram_factor(G: FloatArray) -> FloatArray | None:
 
 
 def _qr_factor(X: FloatArray, w: FloatArray | None) -> tuple[FloatArray, IntArray]:
-    """Triangular factor of the independent columns of ``sqrt(W) X``, and which they are."""
+    """Triangular factor of the independent columns of ``sqrt(W) X``, and which they are.
+
+    Where the columns to its left span the constant, the norm of a column is that of its
+    differences from the mean: origins do not make columns dependent.
+    """
     p = X.shape[1]
-    R = np.zeros((0, p))
+    R = np.zeros((0, p + 1))
     for rows in _row_blocks(len(X)):
-        part = X[rows] if w is None else X[rows] * np.sqrt(w[rows, None])
-        R = np.asarray(np.linalg.qr(np.vstack([R, part]), mode="r"))
+        part = np.column_stack([X[rows], np.ones(len(X[rows]))])
+        R = np.asarray(np.linalg.qr(np.vstack([R, _root_weighted(part, w, rows)]), mode="r"))
+    one = R[:, p] / np.linalg.norm(R[:, p])
     norms = np.linalg.norm(R, axis=0)
+    centred = np.linalg.norm(R - np.outer(one, one @ R), axis=0)
     kept: list[int] = []
     Q = np.zeros((len(R), 0))
     for j in range(p):
         left = R[:, j] - Q @ (Q.T @ R[:, j])
         left -= Q @ (Q.T @ left)
         size = np.linalg.norm(left)
-        if size > RANK_TOLERANCE * norms[j]:
+        spanned = np.linalg.norm(one - Q @ (Q.T @ one)) < RANK_TOLERANCE
+        norm = max(centred[j], ROUNDING * norms[j] / RANK_TOLERANCE) if spanned else norms[j]
+        if size > RANK_TOLERANCE * norm:
             kept.append(j)
             Q = np.column_stack([Q, left / size])
     columns = np.array(kept, dtype=np.intp)
     return np.triu(Q.T @ R[:, columns]), columns
+
+
+def _root_weighted(x: FloatArray, w: FloatArray | None, rows: slice) -> FloatArray:
+    return x if w is None else x * np.sqrt(w[rows, None])
 
 
 # ----------------------------------------------------------------------------- products

@@ -48,6 +48,7 @@ from sparselmm.smallmatrix import (
     upper_inverse,
 )
 from sparselmm.solvers import BlockSolver, apply_lambda, congruence
+from sparselmm.terms import Design
 
 NEARLY_SINGULAR = 1e-4
 """Below this share of its row (or of one over the covariate's root mean square) a diagonal of
@@ -503,7 +504,8 @@ class ProfiledDeviance:
 
     def hessian(self, theta: FloatArray) -> FloatArray:
         """Hessian of the deviance in theta by central differences of the exact gradient."""
-        return difference_hessian(self.gradient, np.asarray(theta, dtype=float), self.units)
+        theta = np.asarray(theta, dtype=float)
+        return difference_hessian(self.gradient, theta, np.maximum(self.units, np.abs(theta)))
 
     # ------------------------------------------------------------- after the optimization
 
@@ -532,13 +534,39 @@ class ProfiledDeviance:
 
     def pwrss_gradient(self, theta: FloatArray) -> FloatArray:
         """Gradient of pwrss in theta, (n_theta,): ``-2 sum_j d_j[r] u_j[c]`` for entry (r, c)."""
-        state, cross = self.state_at(theta), self.cross
+        state = self.state_at(theta)
+        return self.covariance.chain(state.theta, self._pwrss_blocks(state))
+
+    def _pwrss_blocks(self, state: State) -> list[FloatArray]:
+        """The same in all entries of every ``lambda_t``."""
+        cross = self.cross
         d = self._residual_products(state)
-        blocks = [
+        return [
             -2.0 * d[part].reshape(l, k).T @ state.u[part].reshape(l, k)
             for part, (k, l) in zip(cross.slices, cross.sizes, strict=True)
         ]
-        return self.covariance.chain(state.theta, blocks)
+
+    # ------------------------------------------------------------------------ coordinates
+
+    def working(self, theta: FloatArray) -> tuple[ProfiledDeviance, FloatArray]:
+        """The deviance and theta in the coordinates of ``cross``: these, unless a basis changed."""
+        return self, theta
+
+    def original(self, inner: FloatArray) -> FloatArray:
+        """Theta of the model from that of `working`, (n_theta,)."""
+        return inner
+
+    def rows(self, design: Design) -> Design:
+        """The design with the columns that ``cross`` was made of."""
+        return design
+
+    def original_covariance(self, theta: FloatArray, cov: FloatArray) -> FloatArray:
+        """Covariance of theta from that of `working`'s theta, (n_theta, n_theta)."""
+        return cov
+
+    def original_psi(self, t: int, psi: FloatArray) -> FloatArray:
+        """``Psi_t`` of the model's coefficients from that in `working`, (..., k, k)."""
+        return psi
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the evaluation at the last theta, which the factor belongs to."""
@@ -587,13 +615,16 @@ def add_root_curvature(
 
 
 def difference_hessian(
-    gradient: Callable[[FloatArray], FloatArray], theta: FloatArray, units: FloatArray
+    gradient: Callable[[FloatArray], FloatArray], theta: FloatArray, sizes: FloatArray
 ) -> FloatArray:
-    """Hessian by central differences of an exact gradient, (n_theta, n_theta)."""
+    """Hessian by central differences of an exact gradient, (n_theta, n_theta).
+
+    ``sizes`` are changes of each entry of theta that matter.
+    """
     H = np.empty((len(theta), len(theta)))
     for i in range(len(theta)):
         step = np.zeros(len(theta))
-        step[i] = HESSIAN_STEP * max(units[i], abs(theta[i]))
+        step[i] = HESSIAN_STEP * sizes[i]
         H[i] = (gradient(theta + step) - gradient(theta - step)) / (2.0 * step[i])
     return 0.5 * (H + H.T)
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from sparselmm._typing import FloatArray
+from sparselmm.bases import cross_products
 from sparselmm.cloning import model_of, with_arrays, with_data
 from sparselmm.compat import StatsmodelsInterface
 from sparselmm.covariance import Covariance
@@ -44,6 +45,7 @@ from sparselmm.packing import MixedLMParams
 from sparselmm.penalized import Mask, PenalizedDeviance
 from sparselmm.plan import Candidate, FitPlan, make_plan
 from sparselmm.progress import Progress
+from sparselmm.rebased import profiled_deviance
 from sparselmm.regularized import RegularizedFits
 from sparselmm.results import MixedLMResults
 from sparselmm.results.many import ManyResults, fit_many
@@ -246,7 +248,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
     @cached_property
     def cross(self) -> CrossProducts:
         """Cross-products of the rows; computed at first use."""
-        cross = CrossProducts.from_design(self.design)
+        cross = cross_products(self.design)
         if cross.basis.rank < cross.basis.p:
             kept = set(cross.basis.kept.tolist())
             dropped = [name for j, name in enumerate(self.exog_names) if j not in kept]
@@ -257,6 +259,12 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
                 stacklevel=3,
             )
         return cross
+
+    @cached_property
+    def _plain_cross(self) -> CrossProducts:
+        """The same in the columns of the model, whatever their condition."""
+        cross = self.cross
+        return cross if cross.bases is None else CrossProducts.from_design(self.design)
 
     def plan(self, memory_limit: int | None = None) -> FitPlan:
         """Price every factorization of this model without doing any.
@@ -311,9 +319,11 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         self, chosen: Candidate, reml: bool, covariance: Covariance | None = None,
         known_scale: float | None = None,
     ) -> ProfiledDeviance:  # fmt: skip
-        solver = BlockSolver(self.cross, chosen.strategy, chosen.factor)
-        return ProfiledDeviance(
-            self.cross, covariance or self.covariance, solver, reml=reml, known_scale=known_scale
+        own = covariance is None or covariance is self.covariance
+        cross = self.cross if own else self._plain_cross  # known entries belong to their columns
+        solver = BlockSolver(cross, chosen.strategy, chosen.factor)
+        return profiled_deviance(
+            cross, covariance or self.covariance, solver, reml=reml, known_scale=known_scale
         )
 
     # ------------------------------------------------------------------------------- fit
