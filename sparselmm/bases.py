@@ -52,7 +52,8 @@ def terms_in_bases(
 ) -> tuple[RandomTerm, ...]:
     """Terms with their columns in the working bases, on any rows."""
     return tuple(
-        term if F is None else _in_basis(term, F) for term, F in zip(terms, bases, strict=bool(terms))
+        term if F is None else _in_basis(term, F)
+        for term, F in zip(terms, bases, strict=bool(terms))
     )
 
 

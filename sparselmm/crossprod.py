@@ -210,6 +210,10 @@ class CrossProducts:
         moments = self.second_moments(t)
         return moments if F is None else F.T @ moments @ F
 
+    def model_rms(self, t: int) -> FloatArray:
+        """Root mean square of the model's covariates of term t, (k,)."""
+        return np.sqrt(np.diag(self.model_moments(t)))
+
     @cached_property
     def A(self) -> CSR:
         """``Z'WZ``, sparse (q, q), both triangles."""

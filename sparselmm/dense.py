@@ -122,6 +122,14 @@ class DenseDeviance:
             add_root_curvature(H, self.covariance, t, slope, theta, 2.0 * slope @ lams[t])
         return traces - quadratic / fit.scale, H
 
+    def working(self, theta: FloatArray) -> tuple[DenseDeviance, FloatArray]:
+        """These coordinates, whatever the engine works in."""
+        return self, theta
+
+    def original(self, inner: FloatArray) -> FloatArray:
+        """The same theta."""
+        return inner
+
     def newton_matrix(self, theta: FloatArray) -> FloatArray:
         """The model Hessian in theta, (n_theta, n_theta)."""
         inner = self.covariance.in_tangent

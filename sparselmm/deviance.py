@@ -36,7 +36,7 @@ from typing import Any, Protocol
 import numpy as np
 from scipy.linalg import lapack
 
-from sparselmm._typing import FloatArray
+from sparselmm._typing import CSR, FloatArray
 from sparselmm.cholesky import NotPositiveDefiniteError
 from sparselmm.covariance import Covariance
 from sparselmm.crossprod import CrossProducts
@@ -48,7 +48,7 @@ from sparselmm.smallmatrix import (
     upper_inverse,
 )
 from sparselmm.solvers import BlockSolver, apply_lambda, congruence
-from sparselmm.terms import Design
+from sparselmm.terms import Design, RandomTerm
 
 NEARLY_SINGULAR = 1e-4
 """Below this share of its row (or of one over the covariate's root mean square) a diagonal of
@@ -140,6 +140,12 @@ class Deviance(Protocol):
 
     def at(self, theta: FloatArray) -> PLSFit:
         """The model as it stands at theta."""
+
+    def working(self, theta: FloatArray) -> tuple[Deviance, FloatArray]:
+        """The deviance and theta in the coordinates the engine works in."""
+
+    def original(self, inner: FloatArray) -> FloatArray:
+        """Theta of the model from that of `working`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -560,9 +566,26 @@ class ProfiledDeviance:
         """The design with the columns that ``cross`` was made of."""
         return design
 
+    def term_rows(self, terms: tuple[RandomTerm, ...]) -> tuple[RandomTerm, ...]:
+        """Terms on any rows with the columns that ``cross`` was made of."""
+        return terms
+
+    def combinations(self, H: CSR) -> CSR:
+        """Combinations ``H b`` of random effects, as combinations of those in `working`, (m, q)."""
+        return H
+
+    def effects(self, theta: FloatArray, u: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Spherical effects of `working` as the model's ``u`` and ``b``, each (q,)."""
+        lams = self.state_at(theta).lams
+        return u, apply_lambda(self.cross, lams, u[:, None], transpose=False)[:, 0]
+
     def original_covariance(self, theta: FloatArray, cov: FloatArray) -> FloatArray:
         """Covariance of theta from that of `working`'s theta, (n_theta, n_theta)."""
         return cov
+
+    def original_slope(self, t: int, slope: FloatArray) -> FloatArray:
+        """Derivative in the model's ``Psi_t`` from that in `working`'s, (k, k)."""
+        return slope
 
     def original_psi(self, t: int, psi: FloatArray) -> FloatArray:
         """``Psi_t`` of the model's coefficients from that in `working`, (..., k, k)."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -236,6 +236,13 @@ def minimize(
             f"{sorted(SCIPY_METHODS)}"
         )
     start = _checked_start(deviance.covariance, start)
+    inner, at = deviance.working(start)
+    if inner is not deviance:  # the search takes place where the engine works
+        found = minimize(
+            inner, at, method=method, max_iterations=max_iterations, tolerance=tolerance,
+            callback=callback, **options,
+        )  # fmt: skip
+        return _original(deviance, found)
     recorder = Recorder(deviance, callback)
     limit = MAX_ITERATIONS if max_iterations is None else max_iterations
     zero = deviance.covariance.on_diagonal & (start == 0.0)
@@ -248,6 +255,14 @@ def minimize(
         )
     theta = _settle_zeros(recorder, theta, limit, tolerance, polish=name == "newton")
     return certify(recorder, theta, name, message, finished, tolerance)
+
+
+def _original(deviance: Deviance, found: OptSummary) -> OptSummary:
+    """The record of a search in the engine's coordinates, in those of the model."""
+    theta = deviance.original(found.theta)
+    history = [replace(one, theta=deviance.original(one.theta)) for one in found.history]
+    gradient, hessian = deviance.gradient(theta), deviance.newton_matrix(theta)
+    return replace(found, theta=theta, gradient=gradient, hessian=hessian, history=tuple(history))
 
 
 def _checked_start(covariance: Covariance, start: FloatArray) -> FloatArray:

@@ -310,6 +310,14 @@ class PenalizedDeviance:
         slopes = [2.0 * G @ lam for G, lam in zip(gradients, lams, strict=True)]
         return self.covariance.chain(theta, slopes)
 
+    def working(self, theta: FloatArray) -> tuple[PenalizedDeviance, FloatArray]:
+        """These coordinates, whatever the engine works in."""
+        return self, theta
+
+    def original(self, inner: FloatArray) -> FloatArray:
+        """The same theta."""
+        return inner
+
     def newton_matrix(self, theta: FloatArray) -> FloatArray:
         """Hessian by central differences of the gradient."""
         theta = np.asarray(theta, dtype=float)

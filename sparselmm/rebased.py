@@ -17,13 +17,13 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
-from sparselmm._typing import FloatArray
-from sparselmm.bases import in_bases
+from sparselmm._typing import CSR, FloatArray
+from sparselmm.bases import in_bases, terms_in_bases
 from sparselmm.covariance import Covariance
 from sparselmm.crossprod import CrossProducts
 from sparselmm.deviance import (
-    HESSIAN_STEP,
     PLSFit,
     ProfiledDeviance,
     State,
@@ -33,7 +33,7 @@ from sparselmm.deviance import (
 from sparselmm.smallmatrix import block_diagonal, kron, upper_inverse
 from sparselmm.solvers import BlockSolver, congruence
 from sparselmm.term_covariance import lower_root
-from sparselmm.terms import Design
+from sparselmm.terms import Design, RandomTerm
 
 
 def profiled_deviance(
@@ -41,8 +41,9 @@ def profiled_deviance(
     known_scale: float | None = None,
 ) -> ProfiledDeviance:  # fmt: skip
     """The profiled deviance in the parameters of the model, whatever basis the engine works in."""
-    plain = ProfiledDeviance(cross, covariance, solver, reml=reml, known_scale=known_scale)
-    return plain if cross.bases is None else RebasedDeviance(plain, cross.bases)
+    own = cross if cross.bases is None else replace(cross, bases=None)
+    inner = ProfiledDeviance(own, covariance, solver, reml=reml, known_scale=known_scale)
+    return inner if cross.bases is None else RebasedDeviance(inner, cross)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,14 +70,15 @@ class RebasedDeviance(ProfiledDeviance):
     ----------
     inner : ProfiledDeviance
         The engine, for which the working columns are the columns.
-    bases : sequence of ndarray (k, k) or None
-        F of every term.
+    cross : CrossProducts
+        Those of the engine, with the bases of their columns.
     """
 
-    def __init__(self, inner: ProfiledDeviance, bases: Sequence[FloatArray | None]):
-        self.inner, self.bases = inner, tuple(bases)
+    def __init__(self, inner: ProfiledDeviance, cross: CrossProducts):
+        assert cross.bases is not None
+        self.inner, self.bases = inner, cross.bases
         self.inverses = [None if F is None else upper_inverse(F) for F in self.bases]
-        self.cross, self.covariance, self.solver = inner.cross, inner.covariance, inner.solver
+        self.cross, self.covariance, self.solver = cross, inner.covariance, inner.solver
         self.reml, self.known_scale, self.df = inner.reml, inner.known_scale, inner.df
         moments = [self.cross.model_moments(t) for t in range(len(self.bases))]
         self.units = theta_units(self.covariance, [np.sqrt(np.diag(m)) for m in moments])
@@ -134,6 +136,18 @@ class RebasedDeviance(ProfiledDeviance):
         """The design with the columns the engine works with."""
         return in_bases(design, self.bases)
 
+    def term_rows(self, terms: tuple[RandomTerm, ...]) -> tuple[RandomTerm, ...]:
+        """Terms on any rows with the columns the engine works with."""
+        return terms_in_bases(terms, self.bases) if terms else terms
+
+    def combinations(self, H: CSR) -> CSR:
+        """Combinations ``H b`` of random effects, as combinations of the engine's, (m, q)."""
+        blocks = [
+            sp.eye_array(k * l) if back is None else sp.kron(sp.eye_array(l), back)
+            for back, (k, l) in zip(self.inverses, self.cross.sizes, strict=True)
+        ]
+        return sp.csr_array(H @ sp.block_diag(blocks, format="csr"))
+
     def original_covariance(self, theta: FloatArray, cov: FloatArray) -> FloatArray:
         """Covariance of theta from that of the engine's theta.
 
@@ -153,6 +167,11 @@ class RebasedDeviance(ProfiledDeviance):
                 jacobian[part, part.start + i] = (lam @ low)[term.rows, term.cols]
         return np.asarray(jacobian @ cov @ jacobian.T)
 
+    def original_slope(self, t: int, slope: FloatArray) -> FloatArray:
+        """Derivative in the model's ``Psi_t`` from that in the engine's, (k, k)."""
+        F = self.bases[t]
+        return slope if F is None else F.T @ slope @ F
+
     def original_psi(self, t: int, psi: FloatArray) -> FloatArray:
         """``Psi_t`` of the model's coefficients from that of the engine's, (..., k, k)."""
         F = self.inverses[t]
@@ -168,12 +187,19 @@ class RebasedDeviance(ProfiledDeviance):
         """The penalized least-squares solution at theta."""
         at = self.turned(theta)
         fit = self.inner.at(at.inner)
-        u, b = fit.u.copy(), fit.b.copy()
-        for Q, F, part in zip(at.Q, self.inverses, self.cross.slices, strict=True):
-            if Q is not None and F is not None:
-                u[part] = (u[part].reshape(-1, len(F)) @ Q).ravel()
-                b[part] = (b[part].reshape(-1, len(F)) @ F.T).ravel()
+        u, b = self.effects(theta, fit.u)
         return replace(fit, theta=at.theta.copy(), u=u, b=b)
+
+    def effects(self, theta: FloatArray, u: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Spherical effects of the engine as the model's ``u`` and ``b``, each (q,)."""
+        at = self.turned(theta)
+        out, b = self.inner.effects(at.inner, u)
+        out = out.copy()
+        for Q, back, part in zip(at.Q, self.inverses, self.cross.slices, strict=True):
+            if Q is not None and back is not None:
+                out[part] = (out[part].reshape(-1, len(back)) @ Q).ravel()
+                b[part] = (b[part].reshape(-1, len(back)) @ back.T).ravel()
+        return out, b
 
     def _at_gradient(self, theta: FloatArray) -> list[FloatArray]:
         at = self.turned(theta)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from sparselmm._typing import BoolArray, FloatArray, IntArray
+from sparselmm.bases import cross_products
 from sparselmm.batched import BatchedModel, Projector, Responses, search
 from sparselmm.batched.evaluation import Points
 from sparselmm.cholesky import NotPositiveDefiniteError
@@ -22,6 +23,7 @@ from sparselmm.exceptions import DataError
 from sparselmm.moments import moment_start, moment_starts
 from sparselmm.optimize import LIFT, TOLERANCE, OptSummary, minimize
 from sparselmm.plan import make_plan
+from sparselmm.rebased import profiled_deviance
 from sparselmm.solvers import BlockSolver
 from sparselmm.subsets import take_rows
 from sparselmm.terms import Design
@@ -96,8 +98,9 @@ class ResponseFitter:
         own = BlockSolver(deviance.cross, deviance.solver.strategy)  # the caller's stays as it is
         self.deviance = with_cross(deviance, deviance.cross, own)
         self.design, self.tolerance = design, tolerance
-        self.projector = Projector(design, deviance.cross)
-        self.batch = BatchedModel.of(self.deviance) if stacked else None
+        inner, _ = self.deviance.working(np.zeros(deviance.covariance.n_theta))
+        self.projector = Projector(deviance.rows(design), deviance.cross)
+        self.batch = BatchedModel.of(inner) if stacked else None
         self.start = start
 
     def fit(self, Y: FloatArray) -> ResponseFits:
@@ -151,7 +154,10 @@ class ResponseFitter:
         else:
             start = moment_starts(cross, covariance, responses.v, responses.s)
         units = self.deviance.units
-        return np.where(covariance.on_diagonal & (start == 0.0), LIFT * units, start)
+        start = np.where(covariance.on_diagonal & (start == 0.0), LIFT * units, start)
+        if cross.bases is None:
+            return start
+        return np.array([self.deviance.working(one)[1] for one in start])
 
     def _cross(self, one: Responses) -> CrossProducts:
         """Cross-products with one response in the last columns of B and C."""
@@ -187,6 +193,8 @@ class ResponseFitter:
         basis, df = self.deviance.cross.basis, self.deviance.df
         assert self.batch is not None
         out.theta[rows] = points.theta
+        if self.deviance.cross.bases is not None:
+            out.theta[rows] = [self.deviance.original(one) for one in points.theta]
         out.deviance[rows] = points.value
         out.scale[rows] = points.pwrss / df
         out.beta[np.ix_(rows, basis.kept)] = shift + points.gamma @ basis.T.T
@@ -251,7 +259,7 @@ def with_cross(
     Without a solver the factorization is shared, which needs the same A.
     """
     reml = deviance.reml if reml is None else reml
-    return ProfiledDeviance(
+    return profiled_deviance(
         cross, deviance.covariance, solver or deviance.solver, reml=reml,
         known_scale=deviance.known_scale,
     )  # fmt: skip
@@ -281,7 +289,7 @@ def fit_design(
     DataError
         When nothing is left to estimate a variance from.
     """
-    cross = CrossProducts.from_design(design)
+    cross = cross_products(design)
     chosen = make_plan(cross, tuple(term.name for term in design.terms), None).chosen
     solver = BlockSolver(cross, chosen.strategy, chosen.factor)
     other = with_cross(deviance, cross, solver)

@@ -28,6 +28,7 @@ from sparselmm._typing import BoolArray, FloatArray, IntArray
 from sparselmm.covariance import Covariance
 from sparselmm.crossprod import CrossProducts
 from sparselmm.deviance import ProfiledDeviance
+from sparselmm.term_covariance import lower_root
 from sparselmm.terms import RandomTerm
 
 SINGULAR_TOLERANCE = 1e-4
@@ -108,6 +109,8 @@ def singular_terms(cross: CrossProducts, covariance: Covariance, theta: FloatArr
     """
     out = np.zeros(len(covariance.terms), dtype=bool)
     for t, lam in enumerate(covariance.factors(theta)):
+        if cross.bases is not None and (F := cross.bases[t]) is not None:
+            lam = lower_root(F @ lam)  # far from the data every correlation is one
         sd = np.linalg.norm(lam, axis=1)
         own = np.abs(np.diag(covariance.terms[t].triangular(lam)))
         none = sd * cross.rms(t) < SINGULAR_TOLERANCE
@@ -155,8 +158,10 @@ def variance_covariance(
         normal; the others' are as if that term were known. NaN throughout when the Hessian is
         not positive definite.
     """
+    outer, outer_theta = deviance, theta
+    singular = singular_terms(deviance.cross, deviance.covariance, theta)
+    deviance, theta = deviance.working(theta)
     covariance = deviance.covariance
-    singular = singular_terms(deviance.cross, covariance, theta)
     free = np.zeros(covariance.n_theta, dtype=bool)
     for t, part in enumerate(covariance.slices):
         free[part] = not singular[t]
@@ -165,8 +170,8 @@ def variance_covariance(
     known = deviance.known_scale is not None  # then nothing is lost to its estimation
     gradient = np.zeros(int(free.sum())) if known else deviance.pwrss_gradient(theta)[free]
     out = _transform(
-        jacobian=_jacobian(covariance, theta, layout)[:, free],
-        ratios=layout.pick(covariance.psi(theta)),
+        jacobian=_jacobian(outer, covariance, theta, layout)[:, free],
+        ratios=layout.pick(covariance.psi(outer_theta)),
         inverse=inverse,
         h=-gradient / scale**2,
         h_ss=np.inf if known else deviance.df / scale**2,
@@ -175,7 +180,7 @@ def variance_covariance(
     )
     of_theta = np.zeros((covariance.n_theta, covariance.n_theta))
     of_theta[np.ix_(free, free)] = 2.0 * inverse
-    return replace(out, theta=of_theta)
+    return replace(out, theta=outer.original_covariance(outer_theta, of_theta))
 
 
 def _inverse(H: FloatArray) -> FloatArray:
@@ -218,17 +223,20 @@ def _transform(
     return VarianceCovariance(out_ratios, out_absolute, inverse)
 
 
-def _jacobian(covariance: Covariance, theta: FloatArray, layout: VarianceLayout) -> FloatArray:
-    """Derivatives of packed ``lambda lambda'`` in theta, (m, n_theta)."""
-    lams = covariance.factors(theta)
+def _jacobian(
+    outer: ProfiledDeviance, covariance: Covariance, theta: FloatArray, layout: VarianceLayout
+) -> FloatArray:
+    """Derivatives of packed ``Psi / s2`` in the engine's theta, (m, n_theta)."""
     out = np.zeros((len(layout.terms), covariance.n_theta))
-    for p, (t, a, b) in enumerate(zip(layout.terms, layout.rows, layout.cols, strict=True)):
-        term, part, lam = covariance.terms[t], covariance.slices[t], lams[t]
-        slopes = term.slopes(theta[part])
-        if slopes is not None:
-            out[p, part] = slopes[:, a] @ lam[b] + slopes[:, b] @ lam[a]
-            continue
-        out[p, part] = (a == term.rows) * lam[b, term.cols] + (b == term.rows) * lam[a, term.cols]
+    for t, (term, part) in enumerate(zip(covariance.terms, covariance.slices, strict=True)):
+        lam, slopes = term.factor(theta[part]), term.slopes(theta[part])
+        if slopes is None:
+            slopes = np.zeros((term.n_theta, term.k, term.k))
+            slopes[np.arange(term.n_theta), term.rows, term.cols] = 1.0
+        moved = slopes @ lam.T
+        psi = outer.original_psi(t, moved + moved.transpose(0, 2, 1))
+        own = layout.terms == t
+        out[own, part] = psi[:, layout.rows[own], layout.cols[own]].T
     return out
 
 

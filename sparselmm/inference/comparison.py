@@ -16,6 +16,7 @@ import numpy as np
 from scipy.stats import chi2
 
 from sparselmm._typing import FloatArray, IntArray
+from sparselmm.bases import terms_in_bases
 from sparselmm.crossprod import CrossProducts
 from sparselmm.deviance import ProfiledDeviance
 from sparselmm.exceptions import DataError
@@ -310,10 +311,9 @@ def _same_random_part(
     cross: CrossProducts, design: Design, X: FloatArray, names: tuple[str, ...], y: FloatArray
 ) -> CrossProducts:
     """Cross-products of another X with the same Z."""
-    from_rows = CrossProducts.from_design(
-        Design(y, X, names, design.terms, design.y_name, design.weights)
-    )
+    terms = design.terms if cross.bases is None else terms_in_bases(design.terms, cross.bases)
+    from_rows = CrossProducts.from_design(Design(y, X, names, terms, design.y_name, design.weights))
     return CrossProducts(
         cross.sizes, cross.pairs, from_rows.B, from_rows.C, from_rows.basis, cross.n,
-        cross.sum_log_w,
+        cross.sum_log_w, cross.bases,
     )  # fmt: skip

@@ -36,6 +36,7 @@ from sparselmm.patterned import (
     HeterogeneousAutoregressive,
     Patterned,
 )
+from sparselmm.rebased import profiled_deviance
 from sparselmm.solvers import BlockSolver
 
 Kind = Literal["sd", "cor", "sigma", "theta", "beta"]
@@ -209,7 +210,7 @@ class _Ordered(_Base):
             cross = mixed_columns(ml.cross, t, P)
             solver = BlockSolver(cross, ml.solver.strategy)
             known = ml.known_scale
-            ml = ProfiledDeviance(cross, ml.covariance, solver, reml=False, known_scale=known)
+            ml = profiled_deviance(cross, ml.covariance, solver, reml=False, known_scale=known)
         super().__init__(ml, theta)
         self.at = ml.covariance.slices[t].start
 

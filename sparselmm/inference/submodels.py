@@ -21,6 +21,7 @@ from sparselmm.covariance import Covariance
 from sparselmm.crossprod import Basis, CrossProducts, PairBlocks
 from sparselmm.deviance import ProfiledDeviance
 from sparselmm.plan import make_plan
+from sparselmm.rebased import profiled_deviance
 from sparselmm.smallmatrix import upper_inverse
 from sparselmm.solvers import BlockSolver
 from sparselmm.term_covariance import TermCovariance
@@ -41,6 +42,10 @@ def mixed_columns(cross: CrossProducts, t: int, C: FloatArray) -> CrossProducts:
     m = C.shape[1]
     if m == 0:
         return _without_term(cross, t)
+    bases = cross.bases
+    if bases is not None and (F := bases[t]) is not None:
+        C, R = np.linalg.qr(F @ C)  # Z_t (I (x) C) = Z~_t (I (x) Q R)
+        bases = (*bases[:t], R, *bases[t + 1 :])
     pairs = {}
     for (r, c), blocks in cross.pairs.items():
         data = blocks.data
@@ -51,7 +56,7 @@ def mixed_columns(cross: CrossProducts, t: int, C: FloatArray) -> CrossProducts:
     middle = np.einsum("lkc,ka->lac", cross.B[part].reshape(l, k, -1), C, optimize=True)
     B = np.concatenate([cross.B[: part.start], middle.reshape(l * m, -1), cross.B[part.stop :]])
     sizes = (*cross.sizes[:t], (m, l), *cross.sizes[t + 1 :])
-    return replace(cross, sizes=sizes, pairs=pairs, B=B)
+    return replace(cross, sizes=sizes, pairs=pairs, B=B, bases=bases)
 
 
 def _without_term(cross: CrossProducts, t: int) -> CrossProducts:
@@ -66,7 +71,9 @@ def _without_term(cross: CrossProducts, t: int) -> CrossProducts:
         if t not in (r, c)
     }  # fmt: skip
     B = np.concatenate([cross.B[: part.start], cross.B[part.stop :]])
-    return replace(cross, sizes=cross.sizes[:t] + cross.sizes[t + 1 :], pairs=pairs, B=B)
+    sizes = cross.sizes[:t] + cross.sizes[t + 1 :]
+    bases = None if cross.bases is None else cross.bases[:t] + cross.bases[t + 1 :]
+    return replace(cross, sizes=sizes, pairs=pairs, B=B, bases=bases)
 
 
 def known_columns(
@@ -132,7 +139,7 @@ def engine(
     names = tuple(str(t) for t in range(len(cross.sizes)))
     chosen = make_plan(cross, names).chosen
     solver = BlockSolver(cross, chosen.strategy, chosen.factor)
-    return ProfiledDeviance(
+    return profiled_deviance(
         cross, covariance, solver, reml=like.reml, known_scale=like.known_scale
     )  # fmt: skip
 
@@ -153,7 +160,7 @@ def same_random_part(
         is used in turn with this one. Default a new one.
     """
     solver = own_solver(like) if solver is None else solver
-    return ProfiledDeviance(
+    return profiled_deviance(
         cross, like.covariance, solver, reml=reml, known_scale=like.known_scale
     )  # fmt: skip
 
