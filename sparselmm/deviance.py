@@ -398,6 +398,19 @@ class ProfiledDeviance:
         half = solve_triangular(state.Rxx, Dg, transposed=True)
         return self._residual_information(state, Q - half.T @ half, g.T @ d)
 
+    def joint_information(self, theta: FloatArray) -> FloatArray:
+        """Average information in theta and, last, in log sigma, times sigma^2; (m + 1, m + 1)."""
+        state, inner = self.state_at(theta), self.covariance.in_tangent
+        g, d = self._directions(state)
+        g = g[:, inner]
+        Ag = self.cross.A @ g
+        right = apply_lambda(self.cross, state.lams, Ag)
+        Q = g.T @ Ag - right.T @ self.solver.solve(right)
+        Dg = self.cross.B[:, :-1].T @ g - state.K[:, :-1].T @ right
+        half = solve_triangular(state.Rxx, Dg, transposed=True)
+        slope = (g.T @ d)[:, None]
+        return np.block([[Q - half.T @ half, slope], [slope.T, np.array([[state.pwrss]])]])
+
     def _residual_information(self, state: State, Q: FloatArray, slope: FloatArray) -> FloatArray:
         """``g'Pg / sigma^2``, an unknown sigma^2 profiled out; ``slope`` is ``g'd``."""
         if self.known_scale is None:

@@ -21,6 +21,7 @@ from sparselmm.exceptions import (
     BoundaryWarning,
     ConvergenceWarning,
     DataError,
+    IdentifiabilityWarning,
     RankDeficiencyWarning,
     catchable,
 )
@@ -38,7 +39,8 @@ from sparselmm.fitting import (
     without_fixed,
 )
 from sparselmm.formula import BuiltDesign, capture_env, from_arrays, from_formula
-from sparselmm.formula.validate import check_levels, warn_user
+from sparselmm.formula.validate import check_counted_levels, warn_user
+from sparselmm.identifiability import confounded, message
 from sparselmm.moments import moment_start
 from sparselmm.optimize import OptSummary
 from sparselmm.packing import MixedLMParams
@@ -420,6 +422,8 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         BoundaryWarning
             If a variance is estimated as zero, or nearly so, or a correlation as one in size:
             both a SingularMatrixWarning and a ConvergenceWarning, as statsmodels gives both.
+        IdentifiabilityWarning
+            If variances cannot be told apart: the likelihood is flat where they change together.
         FutureWarning
             If a keyword has no meaning here.
         """
@@ -479,7 +483,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         held = Held.of(fix, self.covariance, [term.name for term in self.terms])
         if held.scale is None:
             for term in self.terms:
-                check_levels(term, self.design.n)
+                check_counted_levels(term, self.design.weights)
         return held
 
     def _start(
@@ -498,6 +502,9 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         return self._packing.theta(start)[held.free]
 
     def _warn(self, opt: OptSummary, deviance: ProfiledDeviance) -> None:
+        found = confounded(deviance, opt, [term.name for term in self.terms])
+        if found is not None:
+            warn_user(message(found), catchable(IdentifiabilityWarning))
         if not opt.converged:
             warn_user(
                 f"the optimizer did not converge: {opt.message}", catchable(ConvergenceWarning)

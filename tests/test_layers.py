@@ -21,7 +21,7 @@ LAYERS = (  # every module, lowest first; imports go downwards or sideways, neve
     "formula",
     "deviance rebased dense",
     "optimize simulate batched",
-    "variances effects estimates responses",
+    "identifiability variances effects estimates responses",
     "inference power",
     "packing",
     "profiled",
