@@ -1,9 +1,10 @@
 """Variances that the data cannot tell apart.
 
 The average information of the variance parameters and of log sigma is the Gram matrix of the
-vectors ``P^1/2 V_i P y``. It is singular where a combination of the parameters leaves the covariance
-of the data as it is: two terms with the same levels, covariates that depend on each other, a level
-per row. Scaled to a unit diagonal, the entries of the vector of a zero eigenvalue name the terms.
+vectors ``P^1/2 V_i P y``. It is singular where a combination of the parameters leaves the
+covariance of the data as it is: two terms with the same levels, covariates that depend on each
+other, a level per row. Scaled to a unit diagonal, the entries of the vector of a zero eigenvalue
+name the terms.
 """
 
 from __future__ import annotations
