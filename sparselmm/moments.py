@@ -91,7 +91,7 @@ def moment_starts(
         lams = roots[t] @ np.linalg.cholesky(_inside_cone(whitened))
         F = None if cross.bases is None else cross.bases[t]
         if F is not None:
-            lams = [lower_root(upper_inverse(F) @ lam) for lam in lams]
+            lams = np.array([lower_root(upper_inverse(F) @ lam) for lam in lams])
         theta[:, part] = [term.coordinates(lam) for lam in lams]
     return theta
 

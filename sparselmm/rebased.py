@@ -104,7 +104,8 @@ class RebasedDeviance(ProfiledDeviance):
         if self._turned is not None and np.array_equal(theta, self._turned.theta):
             return self._turned
         theta = np.array(theta, dtype=float)
-        inner, Q = theta.copy(), []
+        inner = theta.copy()
+        Q: list[FloatArray | None] = []
         for term, part, F in zip(
             self.covariance.terms, self.covariance.slices, self.bases, strict=True
         ):
