@@ -11,16 +11,22 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from sparselmm._typing import FloatArray
-from sparselmm.exceptions import DataError
+from sparselmm.arguments import check_numbers, suggestion
+from sparselmm.exceptions import ArgumentTypeError, DataError
 from sparselmm.formula import BuiltDesign
 from sparselmm.formula.bars import parse_formula
 from sparselmm.formula.expressions import names_in
 from sparselmm.formula.namespace import Namespace, take_columns
 from sparselmm.formula.spec import as_frame, check_design
 from sparselmm.formula.validate import Rows, check_length
+
+ARGUMENTS = (
+    "covariance", "data", "endog", "eval_env", "exog", "exog_re", "exog_vc", "formula", "groups",
+    "missing", "offset", "re_formula", "subset", "use_sparse", "use_sqrt", "vc_formula", "weights",
+    "z_terms",
+)  # fmt: skip
+"""Arguments of ``MixedLM`` and ``MixedLM.from_formula``, for suggestions."""
 
 KEYWORDS = ("formula", "missing_idx", "model_spec")
 """Keywords that statsmodels' models take besides those in their signature."""
@@ -36,16 +42,21 @@ def model_of(keywords: Mapping[str, Any]) -> BuiltDesign | None:
     """
     for name in keywords:
         if name not in KEYWORDS:
-            raise ValueError(f"argument {name} not permitted for MixedLM initialization")
+            raise ArgumentTypeError(
+                f"argument {name} not permitted for MixedLM initialization"
+                f"{suggestion(name, ARGUMENTS)}"
+            )
     spec = keywords.get("model_spec")
     return spec if isinstance(spec, BuiltDesign) else None
 
 
 def with_arrays(built: BuiltDesign, endog: Any, exog: Any) -> BuiltDesign:
     """The model with another response, (n,), and another X, (n, p), of the same rows."""
-    y = np.asarray(endog, dtype=float).ravel()
-    X = np.asarray(exog, dtype=float).reshape(len(y), -1)
+    y = check_numbers(endog, "endog", finite=False).ravel()
+    X = check_numbers(exog, "exog", finite=False)
     check_length(len(y), built.design.n, "endog", "the model it is a copy of")
+    check_length(X.shape[0] if X.ndim else 1, len(y), "exog", "endog")
+    X = X.reshape(len(y), -1)
     names = built.design.x_names
     if X.shape[1] != len(names):
         names = tuple(f"x{j}" for j in range(1, X.shape[1] + 1))

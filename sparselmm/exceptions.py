@@ -49,13 +49,25 @@ class NoRandomEffectsError(FormulaError, AttributeError):
 
 
 class DataError(InputError):
-    """The data cannot be fitted: wrong type, wrong length, no rows, no variation."""
+    """What was given cannot be used: wrong type, wrong length, no rows, no variation."""
+
+
+class ArgumentError(DataError):
+    """An argument has a value that it cannot take; the message names the argument."""
+
+
+class ArgumentTypeError(ArgumentError, TypeError):
+    """An argument is of a type that it cannot be, or there is no argument of that name."""
 
 
 class MissingDataError(DataError):
     """Missing or infinite values in data that must be finite."""
 
     _theirs = (("statsmodels.tools.sm_exceptions", "MissingDataError"), ("patsy", "PatsyError"))
+
+
+class UnsupportedError(SparseLMMError, NotImplementedError):
+    """Part of statsmodels' interface that is not defined for these models, there or here."""
 
 
 class MemoryLimitError(SparseLMMError, MemoryError):

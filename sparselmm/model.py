@@ -10,6 +10,13 @@ from typing import Any
 import numpy as np
 
 from sparselmm._typing import FloatArray
+from sparselmm.arguments import (
+    check_choice,
+    check_flag,
+    check_memory,
+    check_numbers,
+    check_rectangular,
+)
 from sparselmm.cloning import model_of, with_arrays, with_data
 from sparselmm.compat import StatsmodelsInterface
 from sparselmm.covariance import Covariance
@@ -17,6 +24,7 @@ from sparselmm.crossprod import CrossProducts
 from sparselmm.dense import DenseDeviance
 from sparselmm.deviance import ProfiledDeviance
 from sparselmm.exceptions import (
+    ArgumentError,
     BoundaryWarning,
     ConvergenceWarning,
     DataError,
@@ -24,8 +32,10 @@ from sparselmm.exceptions import (
     catchable,
 )
 from sparselmm.fitting import (
+    ENGINES,
     HARDLY,
     Held,
+    check_fit_arguments,
     checked_keywords,
     constrained,
     method_names,
@@ -136,6 +146,11 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         if other is not None:
             self._set_up(with_arrays(other, endog, exog), use_sqrt)
             return
+        for name, value in (
+            ("endog", endog), ("exog", exog), ("groups", groups), ("exog_re", exog_re),
+            ("weights", weights), ("offset", offset),
+        ):  # fmt: skip
+            check_rectangular(value, name)
         built = from_arrays(
             endog, exog, groups, exog_re=exog_re, exog_vc=exog_vc, weights=weights,
             offset=offset, z_terms=z_terms, covariance=covariance, missing=missing,
@@ -217,9 +232,12 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         0.5499
         """
         other = model_of(kwargs)
+        check_flag(use_sparse, "use_sparse")
         if other is not None:
             built = with_data(other, data)
         else:
+            for name, value in (("groups", groups), ("weights", weights), ("offset", offset)):
+                check_rectangular(value, name)
             caller = isinstance(eval_env, int) and eval_env >= 0
             env = capture_env(eval_env + 1 if caller else eval_env)
             built = from_formula(
@@ -233,7 +251,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
 
     def _set_up(self, built: BuiltDesign, use_sqrt: bool) -> None:
         self.built = built
-        self.use_sqrt = use_sqrt
+        self.use_sqrt = check_flag(use_sqrt, "use_sqrt")
         if built.spec.formula is not None:
             self.formula = built.spec.formula
         self.covariance = Covariance.of(built.design.terms)
@@ -271,7 +289,8 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         FitPlan
             Prints as a table; ``chosen`` is what :meth:`fit` will do.
         """
-        return make_plan(self.cross, tuple(term.name for term in self.terms), memory_limit)
+        limit = check_memory(memory_limit)
+        return make_plan(self.cross, tuple(term.name for term in self.terms), limit)
 
     def deviance(
         self, reml: bool = True, engine: str = "sparse", memory_limit: int | None = None
@@ -293,10 +312,9 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         ProfiledDeviance or DenseDeviance
             Both have ``value(theta)``, ``gradient(theta)`` and ``at(theta)``.
         """
-        if engine == "dense":
+        reml = check_flag(reml, "reml")
+        if check_choice(engine, "engine", ENGINES) == "dense":
             return self._dense(reml, Held.of(None, self.covariance, ()))
-        if engine != "sparse":
-            raise ValueError(f"engine must be 'sparse' or 'dense', not {engine!r}")
         return self._sparse(self.plan(memory_limit).chosen, reml)
 
     def _dense(self, reml: bool, held: Held) -> DenseDeviance:
@@ -413,6 +431,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         FutureWarning
             If a keyword has no meaning here.
         """
+        check_fit_arguments(locals())
         keywords = checked_keywords(fit_kwargs, niter_sa)
         methods = method_names(method)
         progress = True if progress is None and keywords.get("disp") else progress
@@ -465,7 +484,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
     def _held(self, fix: Any, *others: Any) -> Held:
         """The ``fix`` argument, which goes with none of ``others``."""
         if fix is not None and any(other is not None for other in others):
-            raise ValueError("fix does not go together with free, fe_pen or cov_pen; use one")
+            raise ArgumentError("fix does not go together with free, fe_pen or cov_pen; use one")
         held = Held.of(fix, self.covariance, [term.name for term in self.terms])
         if held.scale is None:
             for term in self.terms:
@@ -480,9 +499,8 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         if mask is not None:
             return mask.theta
         if theta is not None:
-            start_theta = np.asarray(theta, dtype=float)
-            whole = start_theta.shape == held.free.shape  # any other is refused by the search
-            return start_theta[held.free] if whole else start_theta
+            start_theta = check_numbers(theta, "start_theta, the start values,", held.free.shape)
+            return start_theta[held.free]
         if given is None and optimize:
             return moment_start(self.cross, self.covariance, held.scale)[held.free]
         return self._packing.theta(start)[held.free]
@@ -567,6 +585,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         >>> model.fit_many(Y, names=["ms", "log ms"]).fe_params.round(4)["Days"].tolist()
         [10.4673, 0.0338]
         """
+        reml = check_flag(reml, "reml")
         with one_thread():
             chosen = self.plan(memory_limit).chosen
         engine = self._sparse(chosen, reml)

@@ -10,13 +10,15 @@ import numpy as np
 import scipy.sparse as sp
 
 from sparselmm._typing import BoolArray, FloatArray, IntArray
+from sparselmm.arguments import check_choice, check_numbers, check_strings, check_text, wrong_type
 from sparselmm.effects import random_part, unseen_rows
 from sparselmm.estimates import Estimates
-from sparselmm.exceptions import DataError, RankDeficiencyWarning
+from sparselmm.exceptions import ArgumentTypeError, DataError, RankDeficiencyWarning
 from sparselmm.formula import BuiltDesign, NewDesign
 from sparselmm.formula.coded import GROUPS, CodedSpec, TermSpec, new_matrix
 from sparselmm.formula.expressions import names_in, plain_column
 from sparselmm.formula.known import KnownSpec
+from sparselmm.formula.spec import as_frame
 from sparselmm.formula.validate import warn_user
 from sparselmm.terms import RandomTerm
 
@@ -58,17 +60,24 @@ def switches(terms: Sequence[RandomTerm], re: Any) -> Switches:
         return tuple(np.full(term.k, bool(re)) for term in terms)
     if isinstance(re, str):
         re = [re]
-    if not isinstance(re, Collection):
-        raise DataError(
-            "re must be True, False, names of random-effects terms, or a mapping of names to "
-            f"coefficients, got {re!r}"
+    if (
+        isinstance(re, bytes)
+        or len(getattr(re, "shape", (0,))) != 1
+        or not isinstance(re, Collection)
+    ):
+        raise wrong_type(
+            "re",
+            "True, False, names of random-effects terms, or a mapping of names to coefficients",
+            re,
         )
+    for name in re:
+        check_text(name, "re, or a name in it,")
     out = tuple(np.zeros(term.k, dtype=bool) for term in terms)
     for name in re:
         owners = [t for t, term in enumerate(terms) if name in _names_of(term)]
         if not owners:
             known = dict.fromkeys(name for term in terms for name in _names_of(term))
-            raise DataError(f"no random-effects term {name!r}; there are {', '.join(known)}")
+            raise DataError(f"re: no random-effects term {name!r}; there are {', '.join(known)}")
         columns = re[name] if isinstance(re, Mapping) else True
         for t in owners:
             out[t][:] |= _chosen(terms[t], columns)
@@ -82,10 +91,9 @@ def _names_of(term: RandomTerm) -> tuple[str, ...]:
 
 
 def _chosen(term: RandomTerm, columns: Any) -> Any:
-    if isinstance(columns, str):
-        columns = [columns]
     if isinstance(columns, (bool, np.bool_)):
         return bool(columns)
+    columns = check_strings(columns, "re", "a mapping of names to coefficients")
     return np.isin(np.array(term.columns, dtype=object), list(columns))
 
 
@@ -185,6 +193,8 @@ def new_design(
     spec = built.spec
     given = {name: value for name, value in arrays.items() if value is not None}
     tabular = hasattr(exog, "columns") or isinstance(exog, Mapping)
+    if spec.formula is not None and transform and tabular:
+        exog = as_frame(exog)
     if spec.formula is None or (transform and tabular):
         if everything:
             exog, given = _with_blanks(built, exog, on, given)
@@ -270,7 +280,7 @@ def prior_weights(weights: Any, m: int) -> FloatArray:
     DataError
         When they are not one number or m of them, or one is negative.
     """
-    w = np.asarray(1.0 if weights is None else weights, dtype=float)
+    w = np.ones(()) if weights is None else check_numbers(weights, "weights")
     if w.shape not in ((), (m,)):
         raise DataError(f"weights must be a number or one for each of the {m} rows, got {w.shape}")
     if (w < 0).any():
@@ -339,14 +349,7 @@ def _unseen_message(term: RandomTerm, rows: BoolArray, labels: Sequence[Any]) ->
 
 def check_unseen(unseen: str) -> None:
     """Refuse an unknown policy."""
-    if unseen not in UNSEEN:
-        raise DataError(f"unseen must be one of {UNSEEN}, got {unseen!r}")
-
-
-def check_alpha(alpha: float) -> None:
-    """Refuse a level of intervals that is none, 95 for example."""
-    if not 0.0 < alpha < 1.0:
-        raise DataError(f"alpha must be between 0 and 1, got {alpha!r}; 0.05 makes 95 % intervals")
+    check_choice(unseen, "unseen", UNSEEN)
 
 
 def check_arguments(random: bool, unseen: str, arrays: Mapping[str, Any]) -> None:
@@ -354,9 +357,16 @@ def check_arguments(random: bool, unseen: str, arrays: Mapping[str, Any]) -> Non
     check_unseen(unseen)
     useless = [name for name, value in arrays.items() if value is not None]
     if useless and not random:
-        raise TypeError(
+        raise ArgumentTypeError(
             f"predict() uses {', '.join(useless)} for random effects only; pass re=True as well"
         )
+
+
+def refuse_useless(arrays: Mapping[str, Any], rows: str = "exog") -> None:
+    """Refuse arrays for new rows where none are given."""
+    for name, value in arrays.items():
+        if value is not None:
+            raise ArgumentTypeError(f"{name} is for new rows, and none are given; pass {rows}=")
 
 
 def level_labels(built: BuiltDesign, exog: Any, groups: Any) -> Labels:

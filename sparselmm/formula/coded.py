@@ -15,6 +15,7 @@ import pandas as pd
 from patsy import DesignInfo
 
 from sparselmm._typing import FloatArray, IntArray
+from sparselmm.arguments import check_numbers
 from sparselmm.exceptions import DataError
 from sparselmm.formula.factors import Crossing, Factor, compact, cross, match, match_crossed
 from sparselmm.formula.namespace import Namespace, info_codes, rebuild
@@ -125,7 +126,9 @@ def new_matrix(
     index = getattr(data, "index", None)
     if isinstance(data, pd.DataFrame) and set(names) <= set(data.columns):
         data = data[list(names)]
-    matrix = np.asarray(data, dtype=float)
+    matrix = check_numbers(data, argument, finite=False)
+    if matrix.ndim == 0:
+        raise DataError(f"{argument} must be a table with {len(names)} column(s), got a number")
     if matrix.ndim == 1:
         matrix = matrix[:, None] if len(names) == 1 else matrix[None, :]
     if matrix.shape[1] != len(names):

@@ -8,10 +8,11 @@ from typing import Any
 import pandas as pd
 
 from sparselmm._typing import FloatArray
+from sparselmm.arguments import check_choice
 from sparselmm.deviance import PLSFit, ProfiledDeviance
 from sparselmm.estimates import Estimates
 from sparselmm.formula import BuiltDesign
-from sparselmm.inference.ddf import DenominatorDF, denominator_df
+from sparselmm.inference.ddf import DDF_METHODS, DenominatorDF, denominator_df
 from sparselmm.optimize import OptSummary
 
 Vector = Any
@@ -34,6 +35,7 @@ class ResultsBase:
 
     def _ddf(self, method: str) -> DenominatorDF:
         """Tests of the fixed effects with one method's degrees of freedom, computed once."""
+        check_choice(method, "ddf", DDF_METHODS)
         cache: dict[str, DenominatorDF] = self.__dict__.setdefault("_ddf_cache", {})
         if method not in cache:
             like = next((tests for name, tests in cache.items() if name != "z"), None)

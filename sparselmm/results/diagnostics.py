@@ -12,8 +12,9 @@ import pandas as pd
 
 from sparselmm import plots_diagnostics, prediction
 from sparselmm._typing import FloatArray, IntArray
+from sparselmm.arguments import check_choice, check_flag, check_hashable, check_list
 from sparselmm.effects import factor_tables
-from sparselmm.exceptions import DataError
+from sparselmm.exceptions import ArgumentError, DataError
 from sparselmm.inference import residuals as numbers
 from sparselmm.inference.checks import Evidence, diagnose, standardized_effects
 from sparselmm.inference.deletion import GroupRows
@@ -22,6 +23,7 @@ from sparselmm.inference.influence import Influence, influence_of_groups, influe
 from sparselmm.inference.leverage import Leverage, leverage
 from sparselmm.labels import mode_tables, variance_tables
 from sparselmm.results.base import ResultsBase, Vector
+from sparselmm.structures import label_array
 
 SHOWN = 10
 
@@ -211,11 +213,11 @@ class DiagnosticResults(ResultsBase):
         >>> float(fit.residuals("studentized").abs().max().round(2))
         5.53
         """
-        for given, known in ((kind, numbers.KINDS), (level, numbers.LEVELS)):
-            if given not in known:
-                raise ValueError(f"expected one of {known}, got {given!r}")
+        check_choice(kind, "kind", numbers.KINDS)
+        check_choice(level, "level", numbers.LEVELS)
+        scaled = check_flag(scaled, "scaled")
         if kind == "deleted" and level == "marginal":
-            raise ValueError("deleted residuals exist at the conditional level only")
+            raise ArgumentError("deleted residuals exist at the conditional level only")
         needed = kind in ("studentized", "deleted") and level == "conditional"
         lev = self._leverage if needed else None
         values = numbers.residuals(self._est, self._raw(level), kind, level, scaled, lev)  # type: ignore[arg-type]
@@ -326,6 +328,8 @@ class DiagnosticResults(ResultsBase):
         >>> float(fit.influence("Subject", exact=True).sigma.min().round(2))
         21.8
         """
+        exact = check_flag(exact, "exact")
+        theta = None if theta is None else check_flag(theta, "theta")
         names = [self.built.design.x_names[j] for j in self.deviance.cross.basis.kept]
         if group is None:
             labels = self._row_index()
@@ -350,10 +354,12 @@ class DiagnosticResults(ResultsBase):
         """Labels of the groups and the group of every row."""
         design = self.built.design
         if not isinstance(group, str):
-            values = np.asarray(group)
+            check_list(group, "group", "a grouping factor of the model or one label per row")
+            values = label_array(group)
+            check_hashable(values.tolist(), "group")
             if values.shape != (design.n,):
                 raise DataError(
-                    f"group labels need one entry for each of the {design.n} rows of the fit, "
+                    f"group: labels need one entry for each of the {design.n} rows of the fit, "
                     f"got shape {values.shape}"
                 )
             codes, values = pd.factorize(values, sort=True)
@@ -372,8 +378,8 @@ class DiagnosticResults(ResultsBase):
             codes, labels = pd.factorize(frame[group], sort=True)
             return pd.Index(labels), codes
         raise DataError(
-            f"no grouping factor {group!r} in the model; there are: {', '.join(known) or 'none'}. "
-            "Labels of the rows will do as well"
+            f"group: no grouping factor {group!r} in the model; there are: "
+            f"{', '.join(known) or 'none'}. Labels of the rows will do as well"
         )
 
     def plot_diagnostics(self) -> Any:
@@ -443,11 +449,12 @@ class DiagnosticResults(ResultsBase):
         ['Intercept', 'Days']
         """
         factors = {table.name: table for table in factor_tables(self._est.terms)}
-        name = next(iter(factors)) if factor is None else factor
-        if name not in factors:
-            raise DataError(
-                f"no random effects of {name!r}; there are those of {', '.join(factors)}"
-            )
+        known = tuple(factors)
+        name = (
+            known[0]
+            if factor is None
+            else check_choice(factor, "factor", known, "random effects of", "those of ")
+        )
         modes = mode_tables(self._est, [factors[name]])[name]
         variances = variance_tables(self._est, [factors[name]])[name]
         return plots_diagnostics.caterpillar(
