@@ -18,7 +18,7 @@ from sparselmm._typing import FloatArray, IntArray
 from sparselmm.exceptions import DataError
 from sparselmm.formula.factors import Crossing, Factor, compact, cross, match, match_crossed
 from sparselmm.formula.namespace import Namespace, info_codes, rebuild
-from sparselmm.formula.validate import Rows, check_codes
+from sparselmm.formula.validate import Rows, aligned, check_codes
 from sparselmm.terms import Origin, RandomTerm, Structure
 
 GROUPS = ""  # stands for the ``groups`` argument among the expressions of a crossing
@@ -110,7 +110,11 @@ class CodedSpec:
         if self.effects is None:
             return None
         if new.space is None:
-            return new_matrix(new.arrays["exog_re"], self.template.columns, "exog_re")[0]
+            covariates, names = new.arrays["exog_re"], self.template.columns
+            if isinstance(covariates, pd.Series) and any(n in covariates.index for n in names):
+                covariates = one_row(covariates)
+            covariates = aligned(covariates, new.rows.index, "exog_re", "the new data")
+            return new_matrix(covariates, names, "exog_re")[0]
         if isinstance(self.effects, tuple):
             return product(self.effects, new.space)
         return rebuild(self.effects, new.space)
@@ -123,8 +127,8 @@ def new_matrix(
     if data is None:
         raise DataError(f"{argument} must be given anew: {len(names)} column(s), one row per row")
     index = getattr(data, "index", None)
-    if isinstance(data, pd.DataFrame) and set(names) <= set(data.columns):
-        data = data[list(names)]
+    if isinstance(data, pd.DataFrame):
+        data = _named(data, names, argument)
     matrix = np.asarray(data, dtype=float)
     if matrix.ndim == 1:
         matrix = matrix[:, None] if len(names) == 1 else matrix[None, :]
@@ -134,6 +138,32 @@ def new_matrix(
             f"{', '.join(names)}"
         )
     return matrix, index if isinstance(index, pd.Index) else None
+
+
+def one_row(row: pd.Series) -> pd.DataFrame:
+    """A row given as a Series as a table, each value in a column of its own type."""
+    twice = row.index[row.index.duplicated()]
+    if len(twice):
+        raise DataError(f"the row given as a Series has two values called {twice[0]!r}; keep one")
+    values = {name: [value] for name, value in zip(row.index, row, strict=True)}
+    return pd.DataFrame(values, index=None if row.name is None else [row.name])
+
+
+def _named(data: pd.DataFrame, names: Sequence[str], argument: str) -> pd.DataFrame:
+    """The columns of some names; all columns as they stand where none has such a name."""
+    place: dict[str, int] = {}
+    for j, column in enumerate(data.columns):
+        if place.setdefault(str(column), j) != j and str(column) in names:
+            raise DataError(f"{argument} has two columns called {str(column)!r}; keep one")
+    absent = [name for name in names if name not in place]
+    if not absent:
+        return data.iloc[:, [place[name] for name in names]]
+    if len(absent) < len(names):
+        raise DataError(
+            f"{argument} has no column {', '.join(map(repr, absent))}; the fit had "
+            f"{', '.join(names)}. Name its columns like those, or pass an array"
+        )
+    return data
 
 
 def effect_codes(effects: DesignInfo | tuple[str, ...] | None) -> list[str]:
