@@ -393,7 +393,6 @@ def check_arguments(random: bool, unseen: str, arrays: Mapping[str, Any]) -> Non
 
 def level_labels(built: BuiltDesign, exog: Any, groups: Any) -> Labels:
     """How to name the levels of new rows: by their labels where these are columns, else by row."""
-
     if hasattr(exog, "columns"):
         groups = aligned(groups, exog.index, "groups", "the new data")
 

@@ -18,7 +18,7 @@ from sparselmm._typing import FloatArray, IntArray
 from sparselmm.exceptions import DataError
 from sparselmm.formula.factors import Crossing, Factor, compact, cross, match, match_crossed
 from sparselmm.formula.namespace import Namespace, info_codes, rebuild
-from sparselmm.formula.validate import Rows, aligned, check_codes
+from sparselmm.formula.validate import Rows, aligned, check_codes, check_length
 from sparselmm.terms import Origin, RandomTerm, Structure
 
 GROUPS = ""  # stands for the ``groups`` argument among the expressions of a crossing
@@ -114,7 +114,9 @@ class CodedSpec:
             if isinstance(covariates, pd.Series) and any(n in covariates.index for n in names):
                 covariates = one_row(covariates)
             covariates = aligned(covariates, new.rows.index, "exog_re", "the new data")
-            return new_matrix(covariates, names, "exog_re")[0]
+            values = new_matrix(covariates, names, "exog_re")[0]
+            check_length(len(values), new.rows.n, "exog_re", "the new data")
+            return values
         if isinstance(self.effects, tuple):
             return product(self.effects, new.space)
         return rebuild(self.effects, new.space)

@@ -22,8 +22,8 @@ from patsy.desc import Term
 from sparselmm._typing import CSR, AnyArray, BoolArray, IntArray
 from sparselmm.exceptions import FormulaError, SpecificationWarning
 from sparselmm.formula.coded import GROUPS, CodedSpec, NewRows, TermSpec, coded_term, product
-from sparselmm.formula.expressions import names_in, parse_expression, plain_column, quoted_name
 from sparselmm.formula.exact import label_index, objects
+from sparselmm.formula.expressions import names_in, parse_expression, plain_column, quoted_name
 from sparselmm.formula.factors import Crossing, Factor, cross, match
 from sparselmm.formula.namespace import (
     PATSY_NAMES,

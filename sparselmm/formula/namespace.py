@@ -19,8 +19,8 @@ from patsy.missing import NAAction
 
 from sparselmm._typing import BoolArray, FloatArray
 from sparselmm.exceptions import DataError, FormulaError, MissingDataError
-from sparselmm.formula.expressions import dotted_names, names_in, plain_column
 from sparselmm.formula.exact import readable
+from sparselmm.formula.expressions import dotted_names, names_in, plain_column
 from sparselmm.formula.factors import Factor, factorize, match
 from sparselmm.formula.plain_designs import plain_design
 from sparselmm.formula.validate import DROP_HINT, Rows, aligned, missing_rows, shown, unknown_column

@@ -139,7 +139,8 @@ def aligned(values: Any, index: pd.Index | None, argument: str, against: str = "
     """Values of the length of the data in the order of its rows.
 
     A Series or DataFrame with the same index labels in another order is sorted; with any other
-    index it is refused. Anything without an index goes by position.
+    index it is refused. Anything without an index goes by position, and a wrong length is left to
+    the caller.
 
     Parameters
     ----------
@@ -157,7 +158,8 @@ def aligned(values: Any, index: pd.Index | None, argument: str, against: str = "
     own = values.index if isinstance(values, (pd.Series, pd.DataFrame)) else None
     if own is None or index is None or own is index or own.equals(index):
         return values
-    check_length(len(own), len(index), argument, against)
+    if len(own) != len(index):  # the caller says what length it needs
+        return values
     by_position = f"pass {argument} as an array, .to_numpy(), if its rows are in the same order"
     if not (own.is_unique and index.is_unique):
         raise DataError(
