@@ -129,6 +129,9 @@ class RandomTerm:
         Z_t of a term that is not of the ``codes`` form; ``k == 1`` without a ``root``.
     structure : Structure
         Covariance of the ``k`` coefficients within one level.
+    positions : tuple of int, (k,), or None
+        Where the coefficients of an autoregressive term stand, in steps; None for one after the
+        other.
     root : csr_array, (l, l), or None
         R with ``R R'`` the known covariance between levels. Then ``block`` is ``Z_t (R (x) I_k)``,
         and the effects of the levels are ``R`` times those of its columns (see
@@ -143,6 +146,7 @@ class RandomTerm:
     values: FloatArray | None = None
     block: CSR | None = None
     structure: Structure = "unstructured"
+    positions: tuple[int, ...] | None = None
     root: CSR | None = None
 
     @property

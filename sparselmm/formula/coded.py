@@ -204,6 +204,7 @@ def coded_term(
     values: FloatArray | None,
     effects: DesignInfo | tuple[str, ...] | None,
     structure: Structure = "unstructured",
+    positions: tuple[int, ...] | None = None,
 ) -> tuple[RandomTerm, CodedSpec]:
     """A coded term and its memory.
 
@@ -221,12 +222,13 @@ def coded_term(
         Covariates.
     effects
         As in :class:`CodedSpec`.
-    structure : Structure
-        Covariance of the coefficients.
+    structure, positions
+        Covariance of the coefficients, and where they stand if that is autoregressive.
     """
     levels = crossing.levels(names)
     template = RandomTerm(
-        name=name, origin=origin, columns=columns, levels=levels, structure=structure
+        name=name, origin=origin, columns=columns, levels=levels, structure=structure,
+        positions=positions,
     )
     term = replace(template, codes=compact(crossing.codes, len(levels)), values=values)
     memory = replace(crossing, codes=np.empty(0, dtype=np.int32))
