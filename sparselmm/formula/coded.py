@@ -227,7 +227,11 @@ def coded_term(
     """
     levels = crossing.levels(names)
     template = RandomTerm(
-        name=name, origin=origin, columns=columns, levels=levels, structure=structure,
+        name=name,
+        origin=origin,
+        columns=columns,
+        levels=levels,
+        structure=structure,
         positions=positions,
     )
     term = replace(template, codes=compact(crossing.codes, len(levels)), values=values)

@@ -90,9 +90,9 @@ def canonical(labels: Any) -> AnyArray:
     """Labels without missing ones as NumPy integers, floats or booleans, or Python objects."""
     dtype = labels.dtype
     if not isinstance(dtype, np.dtype):
-        if dtype.kind in "iub" and not isinstance(dtype, pd.CategoricalDtype):
-            if not isinstance(dtype, pd.SparseDtype) and not _has_missing(labels):
-                return _integers(labels, dtype.kind)
+        plain = dtype.kind in "iub" and not isinstance(dtype, (pd.CategoricalDtype, pd.SparseDtype))
+        if plain and not _has_missing(labels):
+            return _integers(labels, dtype.kind)
         return _tidy(np.asarray(labels, dtype=object))
     if dtype.kind in "mM":
         return np.asarray(pd.Index(labels).astype(object))
@@ -139,7 +139,16 @@ def places(known: AnyArray, wanted: AnyArray) -> IntArray:
         truth, ours = _booleans(wanted), _booleans(known)
         if truth.any() or ours.any():
             found = np.where(np.append(ours, False)[found] == truth, found, -1)
+    if "f" in kinds:
+        found = np.where(_beyond(known)[found] | _beyond(wanted), -1, found)
     return found
+
+
+def _beyond(labels: AnyArray) -> BoolArray:
+    """Floats that stand for more than one integer: they name none."""
+    if labels.dtype.kind != "f":
+        return np.zeros(max(len(labels), 1), dtype=bool)[: len(labels)]
+    return np.asarray(np.isfinite(labels) & (np.abs(labels) >= 2.0**53))
 
 
 def as_objects(labels: AnyArray) -> pd.Index:
