@@ -114,6 +114,7 @@ def factor_tables(terms: Sequence[RandomTerm]) -> list[FactorTable]:
     tables: list[FactorTable] = []
     place: dict[tuple[str, ...], int] = {}
     names: set[str] = set()
+    columns: tuple[str, ...]
     for t, term in enumerate(terms):
         joined = ":".join(term.levels.names)
         if is_component(term):

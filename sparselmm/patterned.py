@@ -9,9 +9,9 @@ The root is smooth wherever ``Psi_t`` is, its boundary included:
                            lambda_ij = s_i r^(t_i - t_j) sqrt(1 - r^(2 (t_j - t_(j-1))))
 
 with J all ones, D the standard deviations, ``alpha, beta = sqrt(k/(k-1)) cos(phi), sqrt(k)
-sin(phi)``, ``r = sin(phi)`` and t the integer positions of the coefficients (the structures are those of Pinheiro & Bates 2000, sections 4.2.2
-and 5.3.1). ``I - J/k`` and ``J/k`` project on the eigenspaces of a compound symmetric matrix, whose
-eigenvalues are ``a^2`` and ``b^2``; its correlation is ``(b^2 - a^2) / (b^2 + (k-1) a^2)``.
+sin(phi)``, ``r = sin(phi)`` and t the integer positions of the coefficients, ascending (the
+structures are those of Pinheiro & Bates 2000, sections 4.2.2 and 5.3.1). ``I - J/k`` and ``J/k``
+project on the eigenspaces of a compound symmetric matrix, whose eigenvalues are ``a^2`` and ``b^2``; its correlation is ``(b^2 - a^2) / (b^2 + (k-1) a^2)``.
 """
 
 from __future__ import annotations
@@ -397,8 +397,8 @@ def _power(s: float, m: FloatArray) -> FloatArray:
 
 
 def _innovation(s: float, c: float, d: int) -> tuple[float, float, float]:
-    """``sqrt(1 - s^2d)`` with the sign of c, ``c sqrt(1 + s^2 + ... + s^(2d-2))``, and derivatives."""
-    m = 2.0 * np.arange(d)
+    """``c sqrt(1 + s^2 + ... + s^(2d-2))``, a root of ``1 - s^2d``, and two derivatives in phi."""
+    m: FloatArray = 2.0 * np.arange(d, dtype=float)
     H, dH = float(_power(s, m).sum()), float((m * _power(s, m - 1)).sum())
     ddH = float((m * (m - 1) * _power(s, m - 2)).sum())
     h = np.sqrt(H)

@@ -235,6 +235,8 @@ def group_labels(groups: Any, n: int, index: pd.Index | None) -> Any:
             _refuse_two(shape[1])
         if len(shape) == 2:
             groups = groups.iloc[:, 0] if isinstance(groups, pd.DataFrame) else np.ravel(groups)
+    if isinstance(groups, (list, tuple)):
+        groups = objects(list(groups))
     if isinstance(groups, (str, bytes)) or np.ndim(groups) != 1:
         raise DataError(f"groups must hold one label per row ({n}), got {groups!r}")
     check_length(len(groups), n, "groups")

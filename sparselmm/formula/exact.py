@@ -26,7 +26,7 @@ def readable(values: Any) -> Any:
         return objects(values.tolist())
     if isinstance(dtype, np.dtype):
         return _native(np.asarray(values))
-    arrow = getattr(dtype, "pyarrow_dtype", None)
+    arrow: Any = getattr(dtype, "pyarrow_dtype", None)
     if hasattr(arrow, "index_type"):  # a dictionary: its values may repeat or be unused
         decoded = pd.array(values, dtype=dtype).__arrow_array__().cast(arrow.value_type)
         return readable(pd.Series(pd.arrays.ArrowExtensionArray(decoded)))

@@ -126,7 +126,7 @@ def _warn_if_alphabetical(labels: Sequence[Any], text: str) -> None:
         return
     if natural != words:
         warn_user(
-            f"{text}: the levels are taken in alphabetical order, {', '.join(words[:4])}, ...; make "
-            "the column an ordered Categorical, or numbers, where another one is meant",
+            f"{text}: the levels are taken in alphabetical order, {', '.join(words[:4])}, ...; "
+            "make the column an ordered Categorical, or numbers, where another one is meant",
             SpecificationWarning,
         )

@@ -171,8 +171,9 @@ def aligned(values: Any, index: pd.Index | None, argument: str, against: str = "
     if len(absent):
         raise DataError(
             f"the index of {argument} differs from that of {against}: {len(absent)} of "
-            f"{len(index)} label(s) are not in it, the first is {shown(index[absent[0]])}. A Series "
-            f"or DataFrame is matched by its index; give it that of {against}, or {by_position}"
+            f"{len(index)} label(s) are not in it, the first is {shown(index[absent[0]])}. "
+            f"A Series or DataFrame is matched by its index; give it that of {against}, or "
+            f"{by_position}"
         )
     return values.iloc[place]
 
