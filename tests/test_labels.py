@@ -205,7 +205,7 @@ def test_zero_and_its_name_are_told_apart():
 
 @pytest.mark.parametrize(
     ("labels", "message"),
-    [([True, 1] * 4, "True or False"), ([[j] for j in range(K)], "hashable")],
+    [([True, 1] * 4, "True or False"), ([[j] for j in range(K)], "hashable|containers")],
 )
 def test_labels_that_cannot_be_told_apart(labels, message):
     with pytest.raises(DataError, match=message):

@@ -17,6 +17,7 @@ from patsy import DesignInfo
 
 from sparselmm._typing import FloatArray, IntArray
 from sparselmm.exceptions import DataError
+from sparselmm.formula.expressions import plain_column
 from sparselmm.formula.factors import Crossing, Factor, compact, cross, match, match_crossed
 from sparselmm.formula.kinds import float_matrix
 from sparselmm.formula.namespace import Namespace, info_codes, rebuild
@@ -63,6 +64,9 @@ class TermSpec(Protocol):
     def codes_used(self) -> list[str]:
         """Expressions it evaluates on the data."""
 
+    def groupings(self) -> list[str]:
+        """Those of them that are columns read as labels and nothing else."""
+
     def evaluate(self, new: NewRows) -> RandomTerm:
         """The term on new rows; rows of unseen levels belong to none."""
 
@@ -92,6 +96,12 @@ class CodedSpec:
     def codes_used(self) -> list[str]:
         """Expressions it evaluates on the data."""
         return [code for code in self.factors if code != GROUPS] + effect_codes(self.effects)
+
+    def groupings(self) -> list[str]:
+        """Those of them that are columns read as labels and nothing else."""
+        plain = {code: plain_column(code) for code in self.factors if code != GROUPS}
+        effects = set(effect_codes(self.effects))
+        return [c for c, p in plain.items() if p and p[1] != "coded" and c not in effects]
 
     def evaluate(self, new: NewRows) -> RandomTerm:
         """The term on new rows."""

@@ -253,6 +253,10 @@ class PerGroupSpec:
         """Expressions it evaluates on the data."""
         return list(dict.fromkeys(c for info in self.infos.values() for c in info_codes(info)))
 
+    def groupings(self) -> list[str]:
+        """Those of them that are columns read as labels and nothing else."""
+        return []
+
     def evaluate(self, new: NewRows) -> RandomTerm:
         """The component on new rows, columns matched by group and name."""
         assert new.space is not None and new.group_codes is not None

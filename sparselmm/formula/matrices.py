@@ -109,6 +109,10 @@ class StackSpec:
         """None: nothing is evaluated."""
         return []
 
+    def groupings(self) -> list[str]:
+        """Those of them that are columns read as labels and nothing else."""
+        return []
+
     def evaluate(self, new: NewRows) -> RandomTerm:
         """The component on new rows, columns matched by group and name."""
         vc = new.arrays["exog_vc"]
@@ -239,6 +243,10 @@ class MatrixSpec:
 
     def codes_used(self) -> list[str]:
         """None: nothing is evaluated."""
+        return []
+
+    def groupings(self) -> list[str]:
+        """Those of them that are columns read as labels and nothing else."""
         return []
 
     def evaluate(self, new: NewRows) -> RandomTerm:

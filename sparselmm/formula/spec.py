@@ -218,7 +218,9 @@ class DesignSpec:
         check_kinds(frame, held)
         known = {name: self.categories[name] for name in names if name in self.categories}
         refuse_unseen(frame, known, rows)
-        return Namespace(frame, self.env, rows, take_columns(frame, names, codes, known))
+        grouping = {code for term in self.terms for code in term.groupings()}
+        read = [code for code in self.codes(random) if code not in grouping]
+        return Namespace(frame, self.env, rows, take_columns(frame, names, read, known))
 
     def variables(self) -> tuple[str, ...]:
         """Names of the data's columns that the formulas use, the response and weights left out."""

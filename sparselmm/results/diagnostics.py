@@ -505,10 +505,6 @@ class DiagnosticResults(ResultsBase):
 
 
 def _factor(labels: Any) -> tuple[pd.Index, IntArray]:
-    """Sorted labels and the place of every row's."""
+    """Sorted labels and the place of every row's, -1 where it has none."""
     factor = factorize(labels, sort=True)
-    if (factor.codes < 0).any():
-        raise DataError(
-            f"group has {int((factor.codes < 0).sum())} missing label(s); give every row a group"
-        )
     return label_index(factor.labels), factor.codes
