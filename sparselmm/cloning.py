@@ -20,7 +20,7 @@ from sparselmm.formula.bars import parse_formula
 from sparselmm.formula.expressions import names_in
 from sparselmm.formula.namespace import Namespace, take_columns
 from sparselmm.formula.spec import as_frame, check_design
-from sparselmm.formula.validate import Rows, check_length
+from sparselmm.formula.validate import Rows, aligned, check_length
 
 KEYWORDS = ("formula", "missing_idx", "model_spec")
 """Keywords that statsmodels' models take besides those in their signature."""
@@ -43,9 +43,12 @@ def model_of(keywords: Mapping[str, Any]) -> BuiltDesign | None:
 
 def with_arrays(built: BuiltDesign, endog: Any, exog: Any) -> BuiltDesign:
     """The model with another response, (n,), and another X, (n, p), of the same rows."""
+    against = "the model it is a copy of"
+    endog = aligned(endog, built.row_labels, "endog", against)
+    exog = aligned(exog, built.row_labels, "exog", against)
     y = np.asarray(endog, dtype=float).ravel()
     X = np.asarray(exog, dtype=float).reshape(len(y), -1)
-    check_length(len(y), built.design.n, "endog", "the model it is a copy of")
+    check_length(len(y), built.design.n, "endog", against)
     names = built.design.x_names
     if X.shape[1] != len(names):
         names = tuple(f"x{j}" for j in range(1, X.shape[1] + 1))
@@ -65,6 +68,7 @@ def with_data(built: BuiltDesign, data: Any) -> BuiltDesign:
     if built.spec.formula is None or built.spec.env is None:
         raise DataError("the model was built from arrays; copy it with endog and exog")
     check_length(len(frame), built.design.n, "data", "the model it is a copy of")
+    frame = aligned(frame, built.row_labels, "data", "the model it is a copy of")
     X = built.spec.evaluate(frame, random=False, offset=built.design.offset).X
     code = parse_formula(built.spec.formula).response
     rows = Rows(len(frame), frame.index)

@@ -16,6 +16,7 @@ from sparselmm.deviance import PLSFit, ProfiledDeviance
 from sparselmm.effects import random_part
 from sparselmm.exceptions import RemovedRowsError
 from sparselmm.formula import BuiltDesign, VCSpec
+from sparselmm.formula.validate import aligned
 from sparselmm.holders import ComponentMatrices, Distribution, ModelData, members
 from sparselmm.packing import MixedLMParams, Packing, factor_of
 from sparselmm.profiled import add_packed, fit_at, hessian, point, score_raw, score_sqrt
@@ -180,7 +181,8 @@ class StatsmodelsInterface:
     def exog_vc(self) -> VCSpec:
         """Variance components; their matrices are made when first asked for."""
         terms = [term for term in self.built.design.terms if term.origin == "vc"]
-        labels = np.array(self.group_labels, dtype=object)
+        grouping = self.built.design.groups
+        labels = np.empty(0) if grouping is None else grouping.labels
         rows = list(self.row_indices.values()) if terms else []
         return ComponentMatrices(terms, rows, labels, self.n_totobs)
 
@@ -197,7 +199,7 @@ class StatsmodelsInterface:
         """
         if array is None:
             return None
-        values = np.asarray(array)
+        values = np.asarray(aligned(array, self.built.row_labels, "array", "the rows of the model"))
         return [values[rows] for rows in self.row_indices.values()]
 
     @property

@@ -7,7 +7,7 @@ Term ``t`` contributes ``I_l (x) lambda_t`` to Lambda. Theta holds the parameter
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -18,12 +18,15 @@ from sparselmm.term_covariance import COLLINEAR, TermCovariance
 from sparselmm.terms import RandomTerm, Structure
 
 
-def term_covariance(k: int, structure: Structure) -> TermCovariance:
-    """The covariance of a structure for ``k`` coefficients."""
+def term_covariance(
+    k: int, structure: Structure, positions: tuple[int, ...] | None = None
+) -> TermCovariance:
+    """The covariance of a structure for ``k`` coefficients, at some positions if order counts."""
     if structure == "diagonal":
         return TermCovariance.diagonal(k)
     if structure in PATTERNED and k > 1:
-        return PATTERNED[structure].of_order(k)
+        own = PATTERNED[structure].of_order(k)
+        return own if positions is None else replace(own, positions=positions)  # type: ignore[call-arg]
     return TermCovariance.unstructured(k)
 
 
@@ -42,7 +45,7 @@ class Covariance(Snapshot):
     @classmethod
     def of(cls, terms: Sequence[RandomTerm]) -> Covariance:
         """Covariance parameters of a design's terms."""
-        return cls(tuple(term_covariance(term.k, term.structure) for term in terms))
+        return cls(tuple(term_covariance(term.k, term.structure, term.positions) for term in terms))
 
     @cached_property
     def slices(self) -> list[slice]:

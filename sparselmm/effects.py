@@ -17,7 +17,7 @@ import scipy.sparse as sp
 from sparselmm._typing import CSR, AnyArray, BoolArray, FloatArray, IntArray
 from sparselmm.deviance import MAX_BATCH, ProfiledDeviance
 from sparselmm.exceptions import DataError
-from sparselmm.terms import Grouping, RandomTerm, term_slices
+from sparselmm.terms import Grouping, RandomTerm, apart, term_slices
 from sparselmm.variances import coefficient_names, is_component
 
 BATCH_NUMBERS = 4_000_000
@@ -111,19 +111,23 @@ def factor_tables(terms: Sequence[RandomTerm]) -> list[FactorTable]:
     """One table per grouping factor; several terms of one factor share it."""
     tables: list[FactorTable] = []
     place: dict[tuple[str, ...], int] = {}
+    names: set[str] = set()
+    columns: tuple[str, ...]
     for t, term in enumerate(terms):
+        joined = ":".join(term.levels.names)
         if is_component(term):
-            tables.append(FactorTable(term.name, (t,), term.levels.labels(), (term.name,)))
-            continue
-        at = place.get(term.levels.names)
-        if at is not None and _same_levels(terms[tables[at].terms[0]], term):
-            old = tables[at]
-            columns = (*old.columns, *term.columns)
-            tables[at] = replace(old, terms=(*old.terms, t), columns=columns)
-            continue
-        name = ":".join(term.levels.names) if at is None else term.name
-        place.setdefault(term.levels.names, len(tables))
-        tables.append(FactorTable(name, (t,), term.levels.labels(), term.columns))
+            name, columns = term.name, (term.name,)
+        else:
+            at = place.get(term.levels.names)
+            if at is not None and _same_levels(terms[tables[at].terms[0]], term):
+                old = tables[at]
+                columns = (*old.columns, *term.columns)
+                tables[at] = replace(old, terms=(*old.terms, t), columns=columns)
+                continue
+            name, columns = term.name if joined in names else joined, term.columns
+            place.setdefault(term.levels.names, len(tables))
+        names.add(name)
+        tables.append(FactorTable(name, (t,), term.levels.labels(), columns))
     return tables
 
 
@@ -263,6 +267,9 @@ def all_units(
     for table in factor_tables([terms[t] for t in rest]):
         inner = tuple(rest[t] for t in table.terms)
         out.append(_level_units(terms, replace(table, terms=inner)))
+    if grouped and any(units.factor == out[0].factor for units in out[1:]):
+        own = "+".join(terms[t].name for t in grouped)  # the groups are a table of their own too
+        out[0] = replace(out[0], factor=own)
     alone = len(out) == 1 and not any(
         term.origin == "array" or term.root is not None for term in terms
     )
@@ -323,10 +330,10 @@ def _group_units(
 def component_labels(term: RandomTerm) -> list[str]:
     """Statsmodels' labels of a component's columns, ``"cask[C(cask)[a]]"``, (l,)."""
     (template,) = term.columns
-    inner = term.levels.parts[1:]
+    group, *inner = term.levels.parts
     if not inner:
         return [f"{term.name}[{template}]"] * term.n_levels
-    return [f"{term.name}[{template.format(*row)}]" for row in zip(*inner, strict=True)]
+    return apart(inner, lambda row: f"{term.name}[{template.format(*row)}]", group)
 
 
 def group_coefficients(terms: Sequence[RandomTerm], from_arrays: bool) -> tuple[str, ...]:

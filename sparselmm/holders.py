@@ -13,6 +13,7 @@ from sparselmm._typing import AnyArray, FloatArray, IntArray
 from sparselmm.effects import component_labels, group_coefficients
 from sparselmm.exceptions import DataError
 from sparselmm.formula import BuiltDesign, VCSpec
+from sparselmm.formula.factors import factorize
 from sparselmm.terms import RandomTerm, assemble_z
 from sparselmm.variances import VarianceLayout, coefficient_names
 
@@ -210,7 +211,7 @@ class Distribution:
         for term, lam in zip(self.terms, self.lams, strict=True):
             u = rng.normal(size=(term.n_levels, term.k))
             if term.origin == "vc":  # statsmodels draws group by group
-                order = np.argsort(_codes(term.levels.parts[0]), kind="stable")
+                order = np.argsort(_ranks(term.levels.parts[0]), kind="stable")
                 drawn, u = u, np.empty_like(u)
                 u[order] = drawn
             Z = component_block(term, len(y))
@@ -226,6 +227,6 @@ class Distribution:
         return len(self.mean)
 
 
-def _codes(labels: AnyArray) -> IntArray:
+def _ranks(labels: AnyArray) -> IntArray:
     """Rank of each label among the sorted ones."""
-    return np.asarray(np.unique(labels, return_inverse=True)[1])
+    return factorize(labels, sort=True).codes

@@ -19,6 +19,7 @@ from sparselmm.effects import (
 )
 from sparselmm.estimates import Estimates
 from sparselmm.exceptions import MemoryLimitError
+from sparselmm.formula.exact import label_index
 from sparselmm.variances import VarianceRow
 
 MAX_COVARIANCES = 200_000_000
@@ -84,7 +85,7 @@ def variance_tables(est: Estimates, tables: Sequence[FactorTable]) -> dict[str, 
 
 def _level_frame(est: Estimates, table: FactorTable, values: FloatArray) -> pd.DataFrame:
     name = ":".join(est.terms[table.terms[0]].levels.names)
-    index = pd.Index(table.labels, name=name)
+    index = label_index(table.labels, name)
     return pd.DataFrame(values, index=index, columns=list(table.columns))
 
 

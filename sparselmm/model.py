@@ -39,7 +39,7 @@ from sparselmm.fitting import (
     without_fixed,
 )
 from sparselmm.formula import BuiltDesign, capture_env, from_arrays, from_formula
-from sparselmm.formula.validate import check_levels, warn_user
+from sparselmm.formula.validate import aligned, check_levels, warn_user
 from sparselmm.moments import moment_start
 from sparselmm.optimize import OptSummary
 from sparselmm.packing import MixedLMParams
@@ -608,6 +608,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         with one_thread():
             chosen = self.plan(memory_limit).chosen
         engine = self._sparse(chosen, reml)
+        Y = aligned(Y, self.built.row_labels, "Y", "the rows of the model")
         return fit_many(self.built.design, engine, Y, names, missing, n_jobs, progress)
 
     def _engine(self, reml: bool) -> ProfiledDeviance:

@@ -5,12 +5,14 @@ The root is smooth wherever ``Psi_t`` is, its boundary included:
     homogeneous diagonal   lambda = s I
     compound symmetry      lambda = a (I - J/k) + b J/k,   Psi = a^2 (I - J/k) + b^2 J/k
     heterogeneous          lambda = D [alpha (I - J/k) + beta J/k],   alpha^2 (k-1) + beta^2 = k
-    autoregressive         lambda_i1 = s_i r^(i-1),   lambda_ij = s_i r^(i-j) sqrt(1 - r^2)
+    autoregressive         lambda_i1 = s_i r^(t_i - t_1),
+                           lambda_ij = s_i r^(t_i - t_j) sqrt(1 - r^(2 (t_j - t_(j-1))))
 
 with J all ones, D the standard deviations, ``alpha, beta = sqrt(k/(k-1)) cos(phi), sqrt(k)
-sin(phi)`` and ``r = sin(phi)`` (the structures are those of Pinheiro & Bates 2000, sections 4.2.2
-and 5.3.1). ``I - J/k`` and ``J/k`` project on the eigenspaces of a compound symmetric matrix, whose
-eigenvalues are ``a^2`` and ``b^2``; its correlation is ``(b^2 - a^2) / (b^2 + (k-1) a^2)``.
+sin(phi)``, ``r = sin(phi)`` and t the integer positions of the coefficients, ascending (the
+structures are those of Pinheiro & Bates 2000, sections 4.2.2 and 5.3.1). ``I - J/k`` and ``J/k``
+project on the eigenspaces of a compound symmetric matrix, whose eigenvalues are ``a^2`` and
+``b^2``; its correlation is ``(b^2 - a^2) / (b^2 + (k-1) a^2)``.
 """
 
 from __future__ import annotations
@@ -325,38 +327,60 @@ class HeterogeneousCompoundSymmetry(Heterogeneous):
         return np.append(np.abs(theta[:-1]) + 0.0, abs(_quarter(theta[-1])))
 
 
+@dataclass(frozen=True, eq=False)
 class HeterogeneousAutoregressive(Heterogeneous):
-    """Correlation ``r^|i-j|`` with ``r = sin(phi)``."""
+    """Correlation ``r^|t_i - t_j|`` with ``r = sin(phi)``.
+
+    Attributes
+    ----------
+    positions : tuple of int, (k,), or None
+        Place t of each coefficient; None for 0, 1, ..., k - 1.
+    """
+
+    positions: tuple[int, ...] | None = None
 
     def _root(self, phi: float) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Cholesky factor and its two derivatives."""
-        return _autoregressive_root(self.k, phi)
+        return _autoregressive_root(self.k, phi, self.positions)
 
     def _angle(self, corr: FloatArray) -> float:
-        """From the mean correlation of neighbours."""
-        return _neighbours_angle(corr)
+        """From the correlations of neighbours."""
+        return _neighbours_angle(corr, self.positions)
 
 
+@dataclass(frozen=True, eq=False)
 class Autoregressive(Patterned):
-    """Common variance, correlation ``r^|i-j|``; theta is the standard deviation and ``asin(r)``."""
+    """One variance, correlation ``r^|t_i - t_j|``; theta is the standard deviation and ``asin(r)``.
+
+    Attributes
+    ----------
+    positions : tuple of int, (k,), or None
+        Place t of each coefficient; None for 0, 1, ..., k - 1.
+    """
+
+    positions: tuple[int, ...] | None = None
 
     @classmethod
     def of_order(cls, k: int) -> Patterned:
         """The covariance of ``k`` coefficients."""
         return cls(k, np.zeros(2, np.intp), np.zeros(2, np.intp), np.array([False, True]))
 
+    def _root(self, phi: float) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Root of the correlation matrix and its two derivatives in the angle, each (k, k)."""
+        return _autoregressive_root(self.k, phi, self.positions)
+
     def factor(self, theta: FloatArray) -> FloatArray:
         """``lambda_t``, (k, k)."""
-        return np.asarray(theta[0] * _autoregressive_root(self.k, float(theta[1]))[0])
+        return np.asarray(theta[0] * self._root(float(theta[1]))[0])
 
     def slopes(self, theta: FloatArray) -> FloatArray:
         """Derivatives of ``lambda_t``, (2, k, k)."""
-        root, turned, _ = _autoregressive_root(self.k, float(theta[1]))
+        root, turned, _ = self._root(float(theta[1]))
         return np.stack([root, theta[0] * turned])
 
     def bends(self, theta: FloatArray, slope: FloatArray) -> FloatArray:
         """``<slope, d^2 lambda_t>``, (2, 2)."""
-        _, turned, twice = _autoregressive_root(self.k, float(theta[1]))
+        _, turned, twice = self._root(float(theta[1]))
         mixed = float(np.sum(slope * turned))
         return np.array([[0.0, mixed], [mixed, theta[0] * float(np.sum(slope * twice))]])
 
@@ -367,7 +391,7 @@ class Autoregressive(Patterned):
     def coordinates(self, lam: FloatArray) -> FloatArray:
         """The mean variance and the mean correlation of neighbours."""
         _, corr = _correlation(lam)
-        return np.array([np.sqrt(np.sum(lam**2) / self.k), _neighbours_angle(corr)])
+        return np.array([np.sqrt(np.sum(lam**2) / self.k), _neighbours_angle(corr, self.positions)])
 
 
 def _quarter(phi: float) -> float:
@@ -375,28 +399,65 @@ def _quarter(phi: float) -> float:
     return float(np.arcsin(np.clip(np.sin(phi), -1.0, 1.0)))
 
 
-def _neighbours_angle(corr: FloatArray) -> float:
-    return float(np.arcsin(np.clip(np.diag(corr, 1).mean(), -1.0, 1.0)))
+def _in_order(k: int, positions: tuple[int, ...] | None) -> tuple[IntArray, IntArray]:
+    """Coefficients from the first to the last position, and the steps between these, (k - 1,)."""
+    if positions is None:
+        return np.arange(k), np.ones(k - 1, dtype=np.int64)
+    place = np.array(positions, dtype=np.int64)
+    order = np.argsort(place)
+    return order, np.diff(place[order])
 
 
-def _autoregressive_root(k: int, phi: float) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Cholesky factor of ``sin(phi)^|i-j|`` and its two derivatives in phi, each (k, k)."""
-    s, c, n = np.sin(phi), np.cos(phi), np.arange(float(k))
+def _neighbours_angle(corr: FloatArray, positions: tuple[int, ...] | None) -> float:
+    """Angle of the mean of ``c^(1/d)`` over correlations c of neighbours d steps apart.
 
-    def power(m: FloatArray) -> FloatArray:
-        return np.where(m >= 0, s ** np.maximum(m, 0.0), 0.0)
+    An even step does not tell the sign of r, which is that of the odd ones.
+    """
+    order, steps = _in_order(len(corr), positions)
+    c = np.clip(corr[order[1:], order[:-1]], -1.0, 1.0)
+    odd = steps % 2 == 1
+    sign = -1.0 if c[odd].sum() < 0.0 else 1.0
+    own = np.where(odd, np.sign(c), sign * (c > 0)) * np.abs(c) ** (1.0 / steps)
+    return float(np.arcsin(np.clip(own.mean(), -1.0, 1.0)))
 
-    once, pair = n * power(n - 1), n * (n - 1) * power(n - 2)
-    first = power(n), once * c, pair * c**2 - n * power(n)
-    other = (
-        power(n) * c,
-        once * c**2 - power(n + 1),
-        pair * c**3 - 2.0 * n * power(n) * c - (n + 1) * power(n) * c,
-    )
-    lag = np.arange(k)[:, None] - np.arange(k)
-    out = np.tril(np.stack(other)[:, np.maximum(lag, 0)])
-    out[:, :, 0] = first
-    return out[0], out[1], out[2]
+
+def _autoregressive_root(
+    k: int, phi: float, positions: tuple[int, ...] | None
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Root of ``sin(phi)^|t_i - t_j|`` and its two derivatives in phi, each (k, k).
+
+    A Cholesky factor with its rows in the order of the coefficients.
+    """
+    order, steps = _in_order(k, positions)
+    place = np.concatenate([[0], np.cumsum(steps)])
+    lag = place[:, None] - place
+    below = lag >= 0
+    n = np.where(below, lag, 0).astype(float)
+    s, c = np.sin(phi), np.cos(phi)
+    g, dg = _power(s, n), n * _power(s, n - 1) * c
+    ddg = n * (n - 1) * _power(s, n - 2) * c**2 - n * g
+    sizes, inverse = np.unique(steps, return_inverse=True)
+    own = np.array([_innovation(float(s), float(c), int(d)) for d in sizes])
+    w, dw, ddw = np.vstack([[[1.0, 0.0, 0.0]], own[inverse]]).T
+    parts = (g * w, dg * w + g * dw, ddg * w + 2.0 * dg * dw + g * ddw)
+    back = np.argsort(order)
+    root, turned, twice = (np.where(below, part, 0.0)[back] for part in parts)
+    return root, turned, twice
+
+
+def _power(s: float, m: FloatArray) -> FloatArray:
+    return np.where(m >= 0, s ** np.maximum(m, 0.0), 0.0)
+
+
+def _innovation(s: float, c: float, d: int) -> tuple[float, float, float]:
+    """``c sqrt(1 + s^2 + ... + s^(2d-2))``, a root of ``1 - s^2d``, and two derivatives in phi."""
+    m: FloatArray = 2.0 * np.arange(d, dtype=float)
+    H, dH = float(_power(s, m).sum()), float((m * _power(s, m - 1)).sum())
+    ddH = float((m * (m - 1) * _power(s, m - 2)).sum())
+    h = np.sqrt(H)
+    by_s, twice = dH / (2 * h), ddH / (2 * h) - dH**2 / (4 * h**3)
+    dh, ddh = by_s * c, twice * c**2 - by_s * s
+    return c * h, -s * h + c * dh, -c * h - 2.0 * s * dh + c * ddh
 
 
 def _projectors(k: int) -> FloatArray:

@@ -14,11 +14,11 @@ from sparselmm.effects import random_part, unseen_rows
 from sparselmm.estimates import Estimates
 from sparselmm.exceptions import DataError, RankDeficiencyWarning
 from sparselmm.formula import BuiltDesign, NewDesign
-from sparselmm.formula.coded import GROUPS, CodedSpec, TermSpec, new_matrix
+from sparselmm.formula.coded import GROUPS, CodedSpec, TermSpec, new_matrix, one_row
 from sparselmm.formula.expressions import names_in, plain_column
 from sparselmm.formula.known import KnownSpec
 from sparselmm.formula.spec import as_frame, is_table, row_vector
-from sparselmm.formula.validate import warn_user
+from sparselmm.formula.validate import aligned, check_length, shown, warn_user
 from sparselmm.terms import RandomTerm
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def predict(
     arrays: Mapping[str, Any],
 ) -> tuple[FloatArray, Index | None]:
     """Predicted means of new rows and their index; arguments as of ``MixedLMResults.predict``."""
-    exog = table(exog)
+    exog = new_rows(built, exog, transform)
     new = new_design(built, exog, transform, on, arrays)
     warn_if_dropped(est.dropped)
     out = fixed_part(new.X, est.beta, new.offset)
@@ -145,6 +145,32 @@ def predict(
 def table(exog: Any) -> Any:
     """New data with named columns as a data frame, anything else as it is."""
     return as_frame(exog) if is_table(exog) else exog
+
+
+def new_rows(built: BuiltDesign, exog: Any, transform: bool) -> Any:
+    """New data, a single row given as a Series made a table of one row.
+
+    The index of such a Series names the variables, and every value keeps its own type. A Series
+    called like a variable of the model, whose index names none, is a column.
+
+    Raises
+    ------
+    DataError
+        When a Series is neither.
+    """
+    exog = table(exog)
+    if hasattr(exog, "columns") or not (hasattr(exog, "to_frame") and hasattr(exog, "index")):
+        return exog
+    spec = built.spec
+    names = spec.variables() if transform and spec.formula is not None else spec.x_names
+    if any(name in exog.index for name in names):
+        return one_row(exog)
+    if exog.name in names or (spec.formula is None and len(names) == 1):
+        return exog.to_frame()
+    raise DataError(
+        "a Series given as new data is one row, its index the names of the variables; this one "
+        f"names none of {', '.join(map(repr, names))}. Give several rows as a DataFrame"
+    )
 
 
 def any_on(on: Switches) -> bool:
@@ -214,7 +240,11 @@ def new_design(
             "re, pass interval='confidence' to get_prediction"
         )
     X, index = new_matrix(exog, spec.x_names)
-    return NewDesign(X, (), given.get("offset"), index)
+    offset = given.get("offset")
+    if offset is not None:
+        offset = np.asarray(aligned(offset, index, "offset", "the new data"), dtype=float)
+        check_length(np.size(offset), len(X), "offset", "the new data")
+    return NewDesign(X, (), offset, index)
 
 
 def _nowhere(memory: TermSpec, m: int) -> RandomTerm:
@@ -267,7 +297,7 @@ def fixed_part(X: FloatArray, beta: FloatArray, offset: FloatArray | None) -> Fl
     return out if offset is None else out + offset
 
 
-def prior_weights(weights: Any, m: int) -> FloatArray:
+def prior_weights(weights: Any, m: int, index: Index | None) -> FloatArray:
     """Prior weights of m new observations, (m,); 1 where none are given.
 
     Raises
@@ -275,6 +305,7 @@ def prior_weights(weights: Any, m: int) -> FloatArray:
     DataError
         When they are not one number or m of them, or one is negative.
     """
+    weights = aligned(weights, index, "weights", "the new data")
     if weights is None or np.ndim(weights) == 0:
         weights = np.full(m, 1.0 if weights is None else weights)
     if np.shape(weights) != (m,):
@@ -335,13 +366,14 @@ def new_random_part(
 
 
 def _unseen_message(term: RandomTerm, rows: BoolArray, labels: Sequence[Any]) -> str:
-    distinct = list(dict.fromkeys(map(str, labels)))
-    shown = ", ".join(distinct[:SHOWN_LABELS])
+    distinct = list(dict.fromkeys(labels))
+    known = ":".join(shown(part[0]) for part in term.levels.parts)
+    seen = ", ".join(distinct[:SHOWN_LABELS])
     more = f" and {len(distinct) - SHOWN_LABELS} more" if len(distinct) > SHOWN_LABELS else ""
     return (
         f"{int(rows.sum())} row(s) belong to levels of {term.name!r} that the fit has not seen: "
-        f"{shown}{more}. Pass unseen='population' to predict them without this random effect, "
-        "or unseen='nan' to leave them missing"
+        f"{seen}{more}. Those it has seen look like {known}. Pass unseen='population' to predict "
+        "them without this random effect, or unseen='nan' to leave them missing"
     )
 
 
@@ -369,13 +401,15 @@ def check_arguments(random: bool, unseen: str, arrays: Mapping[str, Any]) -> Non
 
 def level_labels(built: BuiltDesign, exog: Any, groups: Any) -> Labels:
     """How to name the levels of new rows: by their labels where these are columns, else by row."""
+    if hasattr(exog, "columns"):
+        groups = aligned(groups, exog.index, "groups", "the new data")
 
     def labels(term: RandomTerm, rows: IntArray) -> list[str]:
         columns = [_label_column(built, exog, groups, name) for name in term.levels.names]
         if any(column is None for column in columns):
             return [f"row {row}" for row in rows]
         parts = [np.asarray(column, dtype=object)[rows] for column in columns]
-        return [":".join(map(str, label)) for label in zip(*parts, strict=True)]
+        return [":".join(map(shown, label)) for label in zip(*parts, strict=True)]
 
     return labels
 
@@ -388,6 +422,7 @@ def _label_column(built: BuiltDesign, exog: Any, groups: Any, name: str) -> Any:
         name = memory.column or name
     if not hasattr(exog, "columns"):
         return None
-    plain = plain_column(name) if built.spec.formula is not None else None
-    column = name if plain is None else plain[0]
-    return exog.get(column, None)
+    if built.spec.formula is None or name in exog:
+        return exog.get(name, None)
+    plain = plain_column(name)
+    return built.spec.labels(exog, name) if plain is None else exog.get(plain[0], None)

@@ -153,10 +153,27 @@ def _labels_of(matrix: Any, labels: Any) -> AnyArray:
             "a known covariance needs labels, one per row, to be matched with the levels of the "
             "grouping factor; pass labels= or a DataFrame"
         )
-    out = np.asarray(labels)
-    if out.ndim != 1:
+    if isinstance(labels, (str, bytes)) or getattr(labels, "ndim", 1) != 1:
         raise DataError(f"labels must be a list of labels, one per row, got {labels!r}")
-    return out.astype(object) if out.dtype.kind in "US" else out
+    if isinstance(labels, np.ndarray) and labels.dtype.kind in "iu":
+        return labels
+    return _exactly(list(labels))
+
+
+def _exactly(labels: list[Any]) -> AnyArray:
+    """Labels as integers where all of them are, else as the objects they are."""
+    own = [label.item() if isinstance(label, np.number) else label for label in labels]
+    absent = [label for label in own if _missing(label)]
+    if absent:
+        raise DataError(f"{len(absent)} label(s) are missing ({absent[0]!r}); give every row one")
+    if own and all(type(label) is int for label in own):
+        for dtype in (np.int64, np.uint64):
+            if np.iinfo(dtype).min <= min(own) and max(own) <= np.iinfo(dtype).max:
+                return np.array(own, dtype=dtype)
+    out = np.empty(len(own), dtype=object)
+    for i, label in enumerate(own):  # not out[:] = own, which looks inside tuples
+        out[i] = label
+    return out
 
 
 def _check_symmetric(matrix: CSR, kind: str) -> None:
@@ -325,19 +342,20 @@ def pedigree(sire: Sequence[Any], dam: Sequence[Any], labels: Sequence[Any]) -> 
     half = sp.csr_array((np.full(len(child), -0.5), (child, sorted_parents[known])), shape=(n, n))
     W = sp.csr_array(sp.diags_array(1.0 / np.sqrt(within))) @ (sp.eye_array(n, format="csr") + half)
     precision = sp.csr_array(W.T @ W)
-    labelled = np.empty(n, dtype=object)
-    labelled[:] = names
-    numbers = np.asarray(names)
     return KnownCovariance(
         precision[place][:, place],
-        numbers if numbers.dtype.kind in "iu" else labelled,
+        names,
         "precision",
         sp.csr_array(root[place]),
     )
 
 
 def _missing(label: Any) -> bool:
-    return label is None or bool(label != label)
+    """None, NaN, NaT and pandas' NA, of which nothing is known, not even whether it is itself."""
+    try:
+        return label is None or bool(label != label)
+    except TypeError:
+        return True
 
 
 def _with_founders(

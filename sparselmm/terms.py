@@ -8,6 +8,7 @@ The random-effects part of a linear mixed model is ``Z b`` with ``b = Lambda u``
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -48,11 +49,57 @@ class Levels:
         return len(self.parts[0])
 
     def labels(self) -> AnyArray:
-        """Labels as shown to users, (l,): raw values, or ``"a:A"`` strings for interactions."""
+        """Labels as shown to users, (l,): raw values, or ``"a:A"`` strings for interactions.
+
+        No two are the same, see :func:`apart`.
+        """
         if len(self.parts) == 1:
             return self.parts[0]
-        joined = [":".join(map(str, row)) for row in zip(*self.parts, strict=True)]
-        return np.array(joined, dtype=object)
+        return np.array(apart(self.parts, ":".join), dtype=object)
+
+
+def apart(
+    parts: Sequence[AnyArray], join: Callable[[Sequence[str]], str], within: AnyArray | None = None
+) -> list[str]:
+    """One string for each row of labels, different for different rows.
+
+    Parameters
+    ----------
+    parts : sequence of ndarray, each (l,)
+        Columns of labels.
+    join : callable
+        Makes one string of a row of strings.
+    within : ndarray, (l,), optional
+        Only rows of the same value here must differ.
+
+    Returns
+    -------
+    list of str
+        Where plain strings would make two rows alike (``"x:1", "2"`` and ``"x", "1:2"``; 0 and
+        ``"0"``), labels that hold a colon, and strings beside other types, are written as in
+        Python: ``"'x:1':2"``.
+    """
+    for write in (_plainly, _quoted):
+        names = [join(row) for row in zip(*map(write, parts), strict=True)]
+        keys = names if within is None else zip(within.tolist(), names, strict=True)
+        if len(set(keys)) == len(names):
+            return names
+    return [f"{name} #{j}" for j, name in enumerate(names)]
+
+
+def _plainly(labels: AnyArray) -> list[str]:
+    return [str(label) for label in labels]
+
+
+def _quoted(labels: AnyArray) -> list[str]:
+    values = labels.tolist()
+    mixed = len({isinstance(label, str) for label in values}) > 1
+    out = []
+    for label in values:
+        text = str(label)
+        unsafe = ":" in text or text[:1] in ("'", '"') or (mixed and isinstance(label, str))
+        out.append(repr(label) if unsafe else text)
+    return out
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +129,9 @@ class RandomTerm:
         Z_t of a term that is not of the ``codes`` form; ``k == 1`` without a ``root``.
     structure : Structure
         Covariance of the ``k`` coefficients within one level.
+    positions : tuple of int, (k,), or None
+        Where the coefficients of an autoregressive term stand, in steps; None for one after the
+        other.
     root : csr_array, (l, l), or None
         R with ``R R'`` the known covariance between levels. Then ``block`` is ``Z_t (R (x) I_k)``,
         and the effects of the levels are ``R`` times those of its columns (see
@@ -96,6 +146,7 @@ class RandomTerm:
     values: FloatArray | None = None
     block: CSR | None = None
     structure: Structure = "unstructured"
+    positions: tuple[int, ...] | None = None
     root: CSR | None = None
 
     @property

@@ -11,6 +11,7 @@ import pandas as pd
 from sparselmm._typing import BoolArray, FloatArray
 from sparselmm.exceptions import DataError
 from sparselmm.formula.coded import GROUPS, coded_term
+from sparselmm.formula.exact import objects
 from sparselmm.formula.factors import Crossing, Factor, cross, factorize
 from sparselmm.formula.kinds import as_array, as_float, check_numeric, float_matrix
 from sparselmm.formula.known import with_known
@@ -25,6 +26,7 @@ from sparselmm.formula.spec import (
 )
 from sparselmm.formula.validate import (
     Rows,
+    aligned,
     check_codes,
     check_finite,
     check_length,
@@ -96,13 +98,15 @@ def from_arrays(
     y, y_name, index = _response(endog)
     n = len(y)
     check_some_rows(n, n, "")
-    X, x_names = _exog(exog, n, index)
-    labels = None if groups is None else group_labels(groups, n)
+    order = _row_order(endog, exog, groups, exog_re, weights, offset)
+    X, x_names = _exog(exog, n, order)
+    labels = None if groups is None else group_labels(groups, n, order)
     _check_group_arguments(labels, exog_re=exog_re, exog_vc=exog_vc)
-    re, re_names = (None, ("Group",)) if exog_re is None else _covariates(exog_re, n)
-    weights, offset = optional_vector(weights, n, "weights"), optional_vector(offset, n, "offset")
+    re, re_names = (None, ("Group",)) if exog_re is None else _covariates(exog_re, n, order)
+    weights = optional_vector(weights, n, "weights", order)
+    offset = optional_vector(offset, n, "offset", order)
     stacks = [] if exog_vc is None else stack_all(exog_vc, factorize(labels, sort=True))
-    matrices = user_matrices(z_terms, n)
+    matrices = user_matrices(z_terms, n, order)
     blocks = [stack.block for stack in stacks] + [matrix.block for matrix in matrices]
     kept = None
     if missing == "drop":
@@ -133,6 +137,12 @@ def from_arrays(
     return BuiltDesign(design, spec, rows.labels(), kept, pandas, frame)
 
 
+def _row_order(*sources: Any) -> pd.Index | None:
+    """Index of the first argument that has one: the others are put into its order."""
+    given = (s.index for s in sources if isinstance(s, (pd.Series, pd.DataFrame)))
+    return next(given, None)
+
+
 def _response(endog: Any) -> tuple[FloatArray, str, pd.Index | None]:
     if isinstance(endog, pd.DataFrame):
         if endog.shape[1] != 1:
@@ -152,14 +162,7 @@ def _response(endog: Any) -> tuple[FloatArray, str, pd.Index | None]:
 def _exog(exog: Any, n: int, index: pd.Index | None) -> tuple[FloatArray, tuple[str, ...]]:
     if exog is None:
         raise DataError("exog is missing; for an intercept alone pass a column of ones")
-    other = getattr(exog, "index", None)
-    if index is not None and isinstance(other, pd.Index) and not index.equals(other):
-        check_length(len(other), n, "exog", "endog")
-        raise DataError(
-            "the indices of endog and exog differ; align them, for example with "
-            "exog = exog.loc[endog.index]"
-        )
-    X, names = _matrix(exog, n, "exog", "x")
+    X, names = _matrix(aligned(exog, index, "exog", "endog"), n, "exog", "x")
     if names is None:
         names = _default_names(X)
     return X, names
@@ -194,8 +197,8 @@ def _matrix(
     return matrix, names
 
 
-def _covariates(exog_re: Any, n: int) -> tuple[FloatArray, tuple[str, ...]]:
-    values, names = _matrix(exog_re, n, "exog_re", "x_re")
+def _covariates(exog_re: Any, n: int, index: pd.Index | None) -> tuple[FloatArray, tuple[str, ...]]:
+    values, names = _matrix(aligned(exog_re, index, "exog_re"), n, "exog_re", "x_re")
     if names is None:
         names = tuple(f"x_re{j}" for j in range(1, values.shape[1] + 1))
     if len(set(names)) < len(names):
@@ -210,7 +213,7 @@ def _check_group_arguments(labels: Any, **arguments: Any) -> None:
                 raise DataError(f"{name} needs groups; pass groups=, one label per row")
 
 
-def group_labels(groups: Any, n: int) -> Any:
+def group_labels(groups: Any, n: int, index: pd.Index | None) -> Any:
     """The ``groups`` argument as one label per row, or an error that tells how to write two."""
     if getattr(groups, "ndim", 1) != 1 or isinstance(groups, (list, tuple)):
         if isinstance(groups, (list, tuple)) and len(groups) != n:
@@ -220,10 +223,13 @@ def group_labels(groups: Any, n: int) -> Any:
             _refuse_two(shape[1])
         if len(shape) == 2:
             groups = groups.iloc[:, 0] if isinstance(groups, pd.DataFrame) else np.ravel(groups)
+    if isinstance(groups, (list, tuple)):
+        groups = objects(list(groups))
     if isinstance(groups, (str, bytes)) or np.ndim(groups) != 1:
         raise DataError(f"groups must hold one label per row ({n}), got {groups!r}")
     check_length(len(groups), n, "groups")
-    return groups
+    groups = aligned(groups, index, "groups")
+    return groups if hasattr(groups, "dtype") else objects(list(groups))
 
 
 def _shape(rows: Sequence[Any]) -> tuple[int, ...]:
@@ -247,9 +253,11 @@ def _refuse_two(count: int) -> None:
     )
 
 
-def optional_vector(values: Any, n: int, argument: str) -> FloatArray | None:
-    """Weights or offset as floats, one per row, when there are any."""
-    return None if values is None else row_vector(values, n, argument)
+def optional_vector(
+    values: Any, n: int, argument: str, index: pd.Index | None
+) -> FloatArray | None:
+    """Weights or offset as floats, one per row in the order of ``index``, when there are any."""
+    return None if values is None else row_vector(aligned(values, index, argument), n, argument)
 
 
 def make_grouping(name: str, labels: Any, rows: Rows) -> Grouping:

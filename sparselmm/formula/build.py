@@ -41,6 +41,7 @@ from sparselmm.formula.namespace import (
     used_columns_of,
     with_r_names,
 )
+from sparselmm.formula.positions import positions
 from sparselmm.formula.selection import Given, rows_in_use
 from sparselmm.formula.spec import (
     BuiltDesign,
@@ -377,8 +378,11 @@ def _bar_term(bar: _BarTerm, matrices: _Matrices, space: Namespace) -> Built:
     values, info, columns = _effects(bar.terms, matrices, space, f"{bar.text}: column")
     crossing = grouping(bar.name, bar.factors, space)
     structure: Structure = bar.structure if len(columns) > 1 else "unstructured"
+    place = None
+    if "autoregressive" in structure and info is not None:
+        place = positions(info, space, bar.text)
     return coded_term(
-        bar.name, "bar", columns, bar.factors, bar.factors, crossing, values, info, structure
+        bar.name, "bar", columns, bar.factors, bar.factors, crossing, values, info, structure, place
     )
 
 

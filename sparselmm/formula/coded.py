@@ -17,10 +17,11 @@ from patsy import DesignInfo
 
 from sparselmm._typing import FloatArray, IntArray
 from sparselmm.exceptions import DataError
+from sparselmm.formula.expressions import plain_column
 from sparselmm.formula.factors import Crossing, Factor, compact, cross, match, match_crossed
 from sparselmm.formula.kinds import float_matrix
 from sparselmm.formula.namespace import Namespace, info_codes, rebuild
-from sparselmm.formula.validate import Rows, check_codes, unknown_column
+from sparselmm.formula.validate import Rows, aligned, check_codes, check_length, unknown_column
 from sparselmm.terms import Origin, RandomTerm, Structure
 
 _MADE_UP = re.compile(r"x(_re)?\d+|const")  # names of columns that had none
@@ -63,6 +64,9 @@ class TermSpec(Protocol):
     def codes_used(self) -> list[str]:
         """Expressions it evaluates on the data."""
 
+    def groupings(self) -> list[str]:
+        """Those of them that are columns read as labels and nothing else."""
+
     def evaluate(self, new: NewRows) -> RandomTerm:
         """The term on new rows; rows of unseen levels belong to none."""
 
@@ -93,6 +97,12 @@ class CodedSpec:
         """Expressions it evaluates on the data."""
         return [code for code in self.factors if code != GROUPS] + effect_codes(self.effects)
 
+    def groupings(self) -> list[str]:
+        """Those of them that are columns read as labels and nothing else."""
+        plain = {code: plain_column(code) for code in self.factors if code != GROUPS}
+        effects = set(effect_codes(self.effects))
+        return [c for c, p in plain.items() if p and p[1] != "coded" and c not in effects]
+
     def evaluate(self, new: NewRows) -> RandomTerm:
         """The term on new rows."""
         codes = [
@@ -114,7 +124,13 @@ class CodedSpec:
         if self.effects is None:
             return None
         if new.space is None:
-            return new_matrix(new.arrays["exog_re"], self.template.columns, "exog_re")[0]
+            covariates, names = new.arrays["exog_re"], self.template.columns
+            if isinstance(covariates, pd.Series) and any(n in covariates.index for n in names):
+                covariates = one_row(covariates)
+            covariates = aligned(covariates, new.rows.index, "exog_re", "the new data")
+            values = new_matrix(covariates, names, "exog_re")[0]
+            check_length(len(values), new.rows.n, "exog_re", "the new data")
+            return values
         if isinstance(self.effects, tuple):
             return product(self.effects, new.space)
         return rebuild(self.effects, new.space)
@@ -138,6 +154,15 @@ def new_matrix(
             f"{argument} has {seen} but the fit had {len(names)} columns: {', '.join(names)}"
         )
     return matrix, index if isinstance(index, pd.Index) else None
+
+
+def one_row(row: pd.Series) -> pd.DataFrame:
+    """A row given as a Series as a table, each value in a column of its own type."""
+    twice = row.index[row.index.duplicated()]
+    if len(twice):
+        raise DataError(f"the row given as a Series has two values called {twice[0]!r}; keep one")
+    values = {name: [value] for name, value in zip(row.index, row, strict=True)}
+    return pd.DataFrame(values, index=None if row.name is None else [row.name])
 
 
 def _by_name(frame: pd.DataFrame, names: Sequence[str], argument: str) -> pd.DataFrame:
@@ -189,6 +214,7 @@ def coded_term(
     values: FloatArray | None,
     effects: DesignInfo | tuple[str, ...] | None,
     structure: Structure = "unstructured",
+    positions: tuple[int, ...] | None = None,
 ) -> tuple[RandomTerm, CodedSpec]:
     """A coded term and its memory.
 
@@ -206,12 +232,17 @@ def coded_term(
         Covariates.
     effects
         As in :class:`CodedSpec`.
-    structure : Structure
-        Covariance of the coefficients.
+    structure, positions
+        Covariance of the coefficients, and where they stand if that is autoregressive.
     """
     levels = crossing.levels(names)
     template = RandomTerm(
-        name=name, origin=origin, columns=columns, levels=levels, structure=structure
+        name=name,
+        origin=origin,
+        columns=columns,
+        levels=levels,
+        structure=structure,
+        positions=positions,
     )
     term = replace(template, codes=compact(crossing.codes, len(levels)), values=values)
     memory = replace(crossing, codes=np.empty(0, dtype=np.int32))

@@ -22,8 +22,9 @@ from patsy.desc import Term
 from sparselmm._typing import CSR, AnyArray, BoolArray, IntArray
 from sparselmm.exceptions import FormulaError, SpecificationWarning
 from sparselmm.formula.coded import GROUPS, CodedSpec, NewRows, TermSpec, coded_term, product
+from sparselmm.formula.exact import label_index, objects
 from sparselmm.formula.expressions import names_in, parse_expression, plain_column, quoted_name
-from sparselmm.formula.factors import Crossing, Factor, cross
+from sparselmm.formula.factors import Crossing, Factor, cross, match
 from sparselmm.formula.namespace import (
     PATSY_NAMES,
     R_NAMES,
@@ -252,6 +253,10 @@ class PerGroupSpec:
         """Expressions it evaluates on the data."""
         return list(dict.fromkeys(c for info in self.infos.values() for c in info_codes(info)))
 
+    def groupings(self) -> list[str]:
+        """Those of them that are columns read as labels and nothing else."""
+        return []
+
     def evaluate(self, new: NewRows) -> RandomTerm:
         """The component on new rows, columns matched by group and name."""
         assert new.space is not None and new.group_codes is not None
@@ -330,7 +335,9 @@ def _recoded(info: DesignInfo, part: Namespace) -> Namespace:
     for factor, memory in info.factor_infos.items():
         plain = plain_column(factor.code)
         if memory.type == "categorical" and plain is not None:
-            columns[plain[0]] = recoded(columns[plain[0]], pd.Index(memory.categories))
+            columns[plain[0]] = recoded(
+                columns[plain[0]], label_index(objects(list(memory.categories)))
+            )
     return replace(part, columns=columns)
 
 
@@ -341,7 +348,7 @@ def _known_labels(info: DesignInfo, space: Namespace, rows: IntArray) -> BoolArr
         plain = plain_column(factor.code)
         if memory.type == "categorical" and plain is not None:
             labels = pd.Series(space.columns[plain[0]]).iloc[rows]
-            known &= labels.isin(list(memory.categories)).to_numpy()
+            known &= match(objects(list(memory.categories)), labels) >= 0
     return known
 
 

@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 
 from sparselmm._typing import AnyArray, BoolArray, IntArray
+from sparselmm.exceptions import DataError
+from sparselmm.formula.exact import canonical, places, readable
 from sparselmm.terms import Levels, index_dtype
 
 SPREAD = 4
@@ -79,16 +81,38 @@ def factorize(values: Any, *, sort: bool = False) -> Factor:
     -------
     Factor
     """
+    return _coded(values, sort, True)
+
+
+def _coded(values: Any, sort: bool, ordered: bool) -> Factor:
+    """Codes and labels; those of no Categorical are sorted when ``ordered``."""
     if isinstance(getattr(values, "dtype", None), pd.CategoricalDtype):
         return _of_categorical(pd.Categorical(values), sort)
-    values = _plain(values)
-    if isinstance(values.dtype, np.dtype) and values.dtype.kind in "iu":
-        numbers = np.asarray(values)
-        low, high = (int(numbers.min()), int(numbers.max())) if len(numbers) else (0, LARGEST)
-        if high < LARGEST and high - low < SPREAD * len(numbers):
-            return _of_integers(numbers)
-    codes, labels = pd.factorize(values, sort=True)
-    return Factor(compact(codes, len(labels)), object_or_number(labels))
+    values = readable(values)
+    if isinstance(values, np.ndarray) and values.dtype.kind in "iu":
+        low, high = (int(values.min()), int(values.max())) if len(values) else (0, LARGEST)
+        if high < LARGEST and high - low < SPREAD * len(values):
+            return _of_integers(values)
+    codes, labels = _hashed(values, ordered)
+    absent = np.asarray(pd.isna(labels))
+    if absent.any():  # a NaN that its dtype does not count as missing
+        codes = np.append(np.where(absent, -1, np.cumsum(~absent) - 1), -1)[codes]
+        labels = labels[~absent]
+    return Factor(compact(codes, len(labels)), canonical(labels))
+
+
+def _hashed(values: Any, ordered: bool) -> tuple[IntArray, Any]:
+    """As :func:`pandas.factorize`; labels that have no order stay in that of appearance."""
+    try:
+        try:
+            return pd.factorize(values, sort=ordered)
+        except TypeError:
+            return pd.factorize(values, sort=False)
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise DataError(
+            f"labels of a grouping factor must be hashable, such as numbers or strings; got dtype "
+            f"{values.dtype} ({error}). Convert them, for example with .astype(str)"
+        ) from error
 
 
 def _of_integers(values: AnyArray) -> Factor:
@@ -108,25 +132,19 @@ def _of_categorical(values: pd.Categorical, sort: bool) -> Factor:
     seen[codes] = True
     keep = np.flatnonzero(seen[:-1])
     if sort:
-        keep = keep[np.argsort(categories.take(keep))]
+        keep = keep[_order(categories.take(keep))]
     if len(keep) < len(categories) or sort:
         recode = np.full(len(seen), -1)
         recode[keep] = np.arange(len(keep))
         codes = recode[codes]
-    return Factor(compact(codes, len(keep)), object_or_number(categories.take(keep)))
+    return Factor(compact(codes, len(keep)), canonical(categories.take(keep)))
 
 
-def _plain(values: Any) -> Any:
-    return values if isinstance(values, (pd.Series, pd.Index)) else np.asarray(values)
-
-
-def object_or_number(labels: Any) -> AnyArray:
-    """Labels as a NumPy array, extension strings as Python strings."""
-    if isinstance(getattr(labels, "dtype", None), np.dtype):
-        return np.asarray(labels)
-    if pd.api.types.is_integer_dtype(labels.dtype) or pd.api.types.is_bool_dtype(labels.dtype):
-        return np.asarray(labels.to_numpy())
-    return np.asarray(labels, dtype=object)
+def _order(labels: Any) -> IntArray:
+    try:
+        return np.asarray(np.argsort(labels))
+    except TypeError:  # labels that cannot be compared keep the order of the categories
+        return np.arange(len(labels))
 
 
 def compact(codes: AnyArray, n_levels: int) -> IntArray:
@@ -180,13 +198,13 @@ def _rank_by_table(key: IntArray, size: int) -> tuple[IntArray, IntArray]:
     return rank[key], seen
 
 
-def match(labels: AnyArray, values: Any) -> IntArray:
+def match(labels: Any, values: Any) -> IntArray:
     """Codes of new values among known labels, -1 for those not among them.
 
     Parameters
     ----------
-    labels : ndarray, (l,)
-        Known labels.
+    labels : ndarray or Index, (l,)
+        Known labels, none twice.
     values : Series, Categorical, Index or array-like, (m,)
         New labels.
 
@@ -194,14 +212,9 @@ def match(labels: AnyArray, values: Any) -> IntArray:
     -------
     ndarray of int, (m,)
     """
-    index = pd.Index(labels)
-    if isinstance(getattr(values, "dtype", None), pd.CategoricalDtype):
-        values = pd.Categorical(values)
-        known = np.append(index.get_indexer(values.categories), -1)
-        return compact(known[values.codes], len(labels))
-    values = pd.Index(_plain(values))
-    codes = index.get_indexer(values)
-    return compact(np.where(values.isna(), -1, codes), len(labels))
+    new = _coded(values, False, False)
+    place = np.append(places(canonical(labels), new.labels), -1)
+    return compact(place[new.codes], len(labels))
 
 
 def match_crossed(table: Sequence[IntArray], codes: Sequence[IntArray]) -> IntArray:

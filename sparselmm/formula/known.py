@@ -45,6 +45,10 @@ class KnownSpec:
         """Expressions it evaluates on the data."""
         return self.inner.codes_used()
 
+    def groupings(self) -> list[str]:
+        """Those of them that are columns read as labels and nothing else."""
+        return self.inner.groupings()
+
     def evaluate(self, new: NewRows) -> RandomTerm:
         """The term on new rows; rows of levels without a known covariance are empty."""
         (code,), labels = self.inner.factors, self.template.levels.parts[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,8 +14,17 @@ from sparselmm._typing import CSR, AnyArray, BoolArray, IntArray
 from sparselmm.exceptions import DataError
 from sparselmm.formula.coded import NewRows, TermSpec
 from sparselmm.formula.components import stack_blocks
-from sparselmm.formula.factors import Factor, factorize, object_or_number
-from sparselmm.formula.validate import Rows, check_finite, check_length, check_names, warn_user
+from sparselmm.formula.exact import canonical
+from sparselmm.formula.factors import Factor, factorize, match
+from sparselmm.formula.validate import (
+    Rows,
+    aligned,
+    check_finite,
+    check_length,
+    check_names,
+    shown,
+    warn_user,
+)
 from sparselmm.terms import Grouping, Levels, RandomTerm
 
 Built = tuple[RandomTerm, TermSpec]
@@ -72,7 +81,7 @@ class Stack:
         """Only the rows kept, and the columns of groups that still have rows."""
         if kept is None or grouping is None:
             return self
-        still = np.flatnonzero(pd.Index(self.groups).isin(grouping.labels))
+        still = np.flatnonzero(match(grouping.labels, self.groups) >= 0)
         block = sp.csr_array(self.block[np.flatnonzero(kept)][:, still])
         return Stack(self.name, block, self.groups[still], self.columns[still])
 
@@ -100,6 +109,10 @@ class StackSpec:
         """None: nothing is evaluated."""
         return []
 
+    def groupings(self) -> list[str]:
+        """Those of them that are columns read as labels and nothing else."""
+        return []
+
     def evaluate(self, new: NewRows) -> RandomTerm:
         """The component on new rows, columns matched by group and name."""
         vc = new.arrays["exog_vc"]
@@ -112,13 +125,23 @@ class StackSpec:
         if self.template.name not in stacks:
             raise DataError(f"exog_vc has no component {self.template.name!r}")
         stack = stacks[self.template.name]
-        known = pd.MultiIndex.from_arrays(list(self.template.levels.parts))
-        place = known.get_indexer(pd.MultiIndex.from_arrays([stack.groups, stack.columns]))
+        known = {pair: j for j, pair in enumerate(_pairs(*self.template.levels.parts))}
+        if len(known) < self.template.n_levels:
+            raise DataError(
+                f"component {self.template.name!r} has columns of one name in one group, which "
+                "cannot be matched with those of new rows; give them names of their own in colnames"
+            )
+        found = [known.get(pair, -1) for pair in _pairs(stack.groups, stack.columns)]
+        place = np.array(found, dtype=np.intp)
         entries = stack.block.tocoo()
         keep = place[entries.col] >= 0
         where = (entries.row[keep], place[entries.col[keep]])
         shape = (new.rows.n, self.template.n_levels)
         return replace(self.template, block=sp.csr_array((entries.data[keep], where), shape=shape))
+
+
+def _pairs(groups: AnyArray, columns: AnyArray) -> Iterator[tuple[Any, Any]]:
+    return zip(groups.tolist(), columns.tolist(), strict=True)
 
 
 def stack_all(vc: VCSpec | dict[str, Any], groups: Factor) -> list[Stack]:
@@ -148,7 +171,7 @@ def _stack(name: str, colnames: Any, mats: Any, groups: Factor, rows: Sequence[I
         matrix = matrix[:, None] if matrix.ndim == 1 else matrix
         if matrix.shape[0] != len(where):
             raise DataError(
-                f"exog_vc component {name!r}: the matrix of group {groups.labels[i]!r} has "
+                f"exog_vc component {name!r}: the matrix of group {shown(groups.labels[i])} has "
                 f"{matrix.shape[0]} rows but the group has {len(where)}"
             )
         pieces.append((matrix, where, start))
@@ -222,6 +245,10 @@ class MatrixSpec:
         """None: nothing is evaluated."""
         return []
 
+    def groupings(self) -> list[str]:
+        """Those of them that are columns read as labels and nothing else."""
+        return []
+
     def evaluate(self, new: NewRows) -> RandomTerm:
         """The term with the new matrix."""
         name, width = self.template.name, self.template.n_levels
@@ -230,7 +257,7 @@ class MatrixSpec:
                 f"term {name!r} is a matrix of z_terms; pass z_terms={{{name!r}: Z}} with one row "
                 f"per new row and {width} columns"
             )
-        matrix = user_matrix(name, new.arrays["z_terms"][name], new.rows.n)
+        matrix = user_matrix(name, new.arrays["z_terms"][name], new.rows.n, new.rows.index)
         if matrix.block.shape[1] != width:
             raise DataError(
                 f"z_terms[{name!r}] has {matrix.block.shape[1]} columns but the fit had {width}"
@@ -238,8 +265,10 @@ class MatrixSpec:
         return replace(self.template, block=matrix.block)
 
 
-def user_matrices(z_terms: Mapping[str, Any] | None, n: int) -> list[UserMatrix]:
-    """Every entry of ``z_terms``."""
+def user_matrices(
+    z_terms: Mapping[str, Any] | None, n: int, index: pd.Index | None
+) -> list[UserMatrix]:
+    """Every entry of ``z_terms``; ``index`` is that of the data."""
     if z_terms is None:
         return []
     if not isinstance(z_terms, Mapping):
@@ -247,12 +276,13 @@ def user_matrices(z_terms: Mapping[str, Any] | None, n: int) -> list[UserMatrix]
             f"z_terms must be a dict of name to matrix, not {type(z_terms).__name__}; "
             "write z_terms={'name': Z}"
         )
-    return [user_matrix(str(name), Z, n) for name, Z in z_terms.items()]
+    return [user_matrix(str(name), Z, n, index) for name, Z in z_terms.items()]
 
 
-def user_matrix(name: str, Z: Any, n: int) -> UserMatrix:
+def user_matrix(name: str, Z: Any, n: int, index: pd.Index | None) -> UserMatrix:
     """One matrix as sparse float64, with the names of its columns."""
-    labels = object_or_number(Z.columns) if isinstance(Z, pd.DataFrame) else None
+    Z = aligned(Z, index, f"z_terms[{name!r}]")
+    labels = canonical(Z.columns) if isinstance(Z, pd.DataFrame) else None
     dense = Z if sp.issparse(Z) else np.asarray(Z, dtype=float)
     if dense.ndim != 2 or dense.shape[1] == 0:
         raise DataError(f"z_terms[{name!r}] must be a matrix with columns, got shape {dense.shape}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -21,6 +21,7 @@ from sparselmm.exceptions import DataError, FormulaError, MissingDataError, Spar
 from sparselmm.formula.arithmetic import GUARDS, guarded
 from sparselmm.formula.bars import balanced
 from sparselmm.formula.checked import Expression, Kept, Missing
+from sparselmm.formula.exact import readable
 from sparselmm.formula.expressions import dotted_names, functions_in, names_in, plain_column
 from sparselmm.formula.factors import Factor, factorize, match
 from sparselmm.formula.kinds import (
@@ -35,7 +36,7 @@ from sparselmm.formula.kinds import (
     refuse,
 )
 from sparselmm.formula.plain_designs import plain_design
-from sparselmm.formula.validate import DROP_HINT, Rows, missing_rows, shown, unknown_column
+from sparselmm.formula.validate import DROP_HINT, Rows, aligned, missing_rows, shown, unknown_column
 from sparselmm.threads import in_threads
 
 MANY_ROWS = 100_000
@@ -150,7 +151,7 @@ class Namespace:
 
     def vector(self, code: str) -> FloatArray:
         """Value of a numeric expression, (n,)."""
-        value = self.evaluate(code)
+        value = aligned(self.evaluate(code), self.frame.index, repr(code))
         if not isinstance(value, pd.Series):
             value = np.asarray(value)
         if value.ndim == 0:
@@ -166,10 +167,16 @@ class Namespace:
         """Values of an expression that names a grouping factor, (n,)."""
         plain = plain_column(code)
         if plain is not None and plain[0] in self.columns and plain[1] != "coded":
-            return self.columns[plain[0]]
-        values = self.evaluate(code)
+            return self._exact(plain[0])
+        numbers = {
+            name: pd.Series(readable(self.frame[name]), index=self.frame.index)
+            for name in names_in(code)
+            if name in self.columns and _is_nullable_integer(self.frame.get(name))
+        }
+        values = replace(self, columns=self.columns | numbers).evaluate(code)
         if isinstance(values, type(patsy_builtins.C([0]))):
             values = values.data
+        values = aligned(values, self.frame.index, f"the grouping factor {code!r}")
         if np.ndim(values) != 1 or len(values) != self.n:
             raise FormulaError(
                 f"the grouping factor {code!r} must give one label per row ({self.n}); "
@@ -177,12 +184,25 @@ class Namespace:
             )
         return values
 
+    def _exact(self, name: str) -> Any:
+        """A column with its labels as they are: nullable integers were made floats before."""
+        ready = self.columns[name]
+        coded = isinstance(ready.dtype, pd.CategoricalDtype)
+        return ready if coded or name not in self.frame.columns else self.frame[name]
+
     def factor(self, code: str, *, sort: bool = False) -> Factor:
         """Codes and labels of a grouping factor, computed once per expression."""
         key = (code, sort)
         if key not in self._factors:
             self._factors[key] = factorize(self.labels(code), sort=sort)
         return self._factors[key]
+
+
+def _is_nullable_integer(column: Any) -> bool:
+    """Whether a column holds whole numbers, none missing, in a dtype that could have some."""
+    if column is None or isinstance(column.dtype, np.dtype):
+        return False
+    return bool(pd.api.types.is_integer_dtype(column.dtype)) and not column.hasnans
 
 
 def is_known(name: str, env: EvalEnvironment) -> bool:
@@ -371,7 +391,7 @@ def _all_used(values: Any) -> bool:
 
 def recoded(column: pd.Series, categories: pd.Index) -> pd.Series:
     """A column as a Categorical of known labels; any other label becomes missing."""
-    codes = match(np.asarray(categories), column)
+    codes = match(categories, column)
     return _ready(pd.Categorical.from_codes(codes, categories), column.index)
 
 
@@ -535,7 +555,7 @@ def refuse_unseen(frame: pd.DataFrame, categories: Mapping[str, pd.Index], rows:
     """Refuse labels of fixed-effects factors that the fit has not seen."""
     for name, known in categories.items():
         column: Any = frame[name]
-        new = np.asarray(~column.isin(known) & column.notna())
+        new = np.asarray(column.notna()) & (match(known, column) < 0)
         if new.any():
             first = int(np.argmax(new))
             labels = ", ".join(map(shown, known[:8])) + (", ..." if len(known) > 8 else "")

@@ -15,7 +15,14 @@ from sparselmm._typing import AnyArray, BoolArray, FloatArray
 from sparselmm.exceptions import DataError
 from sparselmm.formula.arrays import complete_rows, group_labels, kept_rows, optional_vector, take
 from sparselmm.formula.matrices import UserMatrix, user_matrices
-from sparselmm.formula.validate import Rows, check_length, check_some_rows, shown, unknown_column
+from sparselmm.formula.validate import (
+    Rows,
+    aligned,
+    check_length,
+    check_some_rows,
+    shown,
+    unknown_column,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,16 +63,16 @@ class Given:
             name = column = groups
             labels = _column(frame, groups, "groups")
         elif groups is not None:
-            labels = group_labels(groups, n)
+            labels = group_labels(groups, n, frame.index)
             column = _origin(groups, frame)
         vectors = {}
         for argument, value in (("weights", weights), ("offset", offset)):
             if isinstance(value, str):
                 value = _column(frame, value, argument)
-            vectors[argument] = optional_vector(value, n, argument)
+            vectors[argument] = optional_vector(value, n, argument, frame.index)
         columns = [value for value in (groups, weights, offset) if isinstance(value, str)]
         offset_column = offset if isinstance(offset, str) else None
-        matrices = user_matrices(z_terms, n)
+        matrices = user_matrices(z_terms, n, frame.index)
         return cls(
             labels,
             name,
@@ -150,15 +157,12 @@ def _subset_mask(frame: pd.DataFrame, subset: Any, env: EvalEnvironment) -> Bool
     """Rows that ``subset`` keeps: a mask, a query, or index labels."""
     if isinstance(subset, str):
         return _query_mask(frame, subset, env)
-    if isinstance(subset, pd.Series) and pd.api.types.is_bool_dtype(subset.dtype):
-        same = subset.index.equals(frame.index)
-        if not same and subset.index.is_unique and set(subset.index) == set(frame.index):
-            subset = subset.reindex(frame.index)
     values = subset if isinstance(subset, (pd.Series, pd.Index)) else _listed(subset)
     if np.ndim(values) != 1:
         raise _not_a_subset(subset)
     if pd.api.types.infer_dtype(values, skipna=True) == "boolean":
         check_length(len(values), len(frame), "the mask subset")
+        values = aligned(values, frame.index, "subset")
         if pd.isna(values).any():
             raise DataError("the mask subset has missing values; say which rows to use with True")
         return np.asarray(values, dtype=bool)

@@ -20,6 +20,7 @@ from sparselmm.formula.expressions import names_in, plain_column
 from sparselmm.formula.factors import match
 from sparselmm.formula.kinds import as_array, as_float, check_kinds, check_numeric, without_dtype
 from sparselmm.formula.namespace import (
+    PATSY_NAMES,
     Namespace,
     info_codes,
     is_known,
@@ -30,6 +31,7 @@ from sparselmm.formula.namespace import (
 from sparselmm.formula.pickling import dumps
 from sparselmm.formula.validate import (
     Rows,
+    aligned,
     check_finite,
     check_length,
     check_names,
@@ -188,7 +190,7 @@ class DesignSpec:
         if random:
             new = self._new_rows(frame, rows, space, groups, arrays)
             terms = tuple(term.evaluate(new) for term in self.terms)
-        return NewDesign(X, terms, self._offset(space, rows.n, offset), rows.index)
+        return NewDesign(X, terms, self._offset(space, rows, offset), rows.index)
 
     def codes(self, random: bool = True) -> list[str]:
         """Expressions that are evaluated on the data, the response apart."""
@@ -216,7 +218,27 @@ class DesignSpec:
         check_kinds(frame, held)
         known = {name: self.categories[name] for name in names if name in self.categories}
         refuse_unseen(frame, known, rows)
-        return Namespace(frame, self.env, rows, take_columns(frame, names, codes, known))
+        grouping = {code for term in self.terms for code in term.groupings()}
+        read = [code for code in self.codes(random) if code not in grouping]
+        return Namespace(frame, self.env, rows, take_columns(frame, names, read, known))
+
+    def variables(self) -> tuple[str, ...]:
+        """Names of the data's columns that the formulas use, the response and weights left out."""
+        codes = [] if self.design_info is None else info_codes(self.design_info)
+        codes += [*self.offsets, *(code for term in self.terms for code in term.codes_used())]
+        names = dict.fromkeys(name for code in codes for name in names_in(code))
+        others = (self.offset_column, None if self.groups is None else self.groups.column)
+        names |= dict.fromkeys(name for name in others if name is not None)
+        outside = {} if self.env is None else self.env.namespace
+        return tuple(name for name in names if name not in outside and name not in PATSY_NAMES)
+
+    def labels(self, data: Any, code: str) -> Any:
+        """Values of an expression that names a grouping factor, on new data, (m,)."""
+        assert self.env is not None
+        frame = as_frame(data)
+        names = [name for name in names_in(code) if name in frame.columns]
+        columns = take_columns(frame, names, [code])
+        return Namespace(frame, self.env, Rows(len(frame), frame.index), columns).labels(code)
 
     def _new_rows(
         self,
@@ -238,9 +260,10 @@ class DesignSpec:
                 "random effects of new data need their groups; pass groups=, one label per row"
             )
         check_length(len(groups), rows.n, "groups", "the new data")
+        groups = aligned(groups, rows.index, "groups", "the new data")
         return NewRows(rows, space, match(self.groups.labels, groups), groups, arrays)
 
-    def _offset(self, space: Namespace | None, n: int, given: Any) -> FloatArray | None:
+    def _offset(self, space: Namespace | None, rows: Rows, given: Any) -> FloatArray | None:
         if self.offset_array and given is None:
             raise DataError(
                 "the model has an offset given as an array; pass offset= for the new data, "
@@ -248,10 +271,11 @@ class DesignSpec:
             )
         parts = [] if space is None else [space.vector(code) for code in self.offsets]
         if given is not None:
-            parts.append(row_vector(given, n, "offset", "the new data"))
+            given = aligned(given, rows.index, "offset", "the new data")
+            parts.append(row_vector(given, rows.n, "offset", "the new data"))
         elif self.offset_column is not None and space is not None:
             column = space.columns[self.offset_column]
-            parts.append(row_vector(column, n, f"offset column {self.offset_column!r}"))
+            parts.append(row_vector(column, rows.n, f"offset column {self.offset_column!r}"))
         return total(parts)
 
 

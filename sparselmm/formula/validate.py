@@ -85,7 +85,8 @@ def warn_user(message: str, category: type[Warning]) -> None:
 
 def shown(value: Any) -> str:
     """A label as a user would write it, NumPy's scalars as Python's."""
-    return repr(value.item() if isinstance(value, np.generic) else value)
+    plain = isinstance(value, np.generic) and not isinstance(value, (np.datetime64, np.timedelta64))
+    return repr(value.item() if plain else value)
 
 
 def check_missing_argument(missing: str) -> None:
@@ -136,6 +137,49 @@ def check_length(n_seen: int, n_expected: int, argument: str, against: str = "da
             f"{argument} has {n_seen} rows but {against} has {n_expected}; "
             "give one value per row, in the same order"
         )
+
+
+def aligned(values: Any, index: pd.Index | None, argument: str, against: str = "the data") -> Any:
+    """Values of the length of the data in the order of its rows.
+
+    A Series or DataFrame with the same index labels in another order is sorted; with any other
+    index it is refused. Anything without an index goes by position, and a wrong length is left to
+    the caller.
+
+    Parameters
+    ----------
+    values : array-like, (n,) or (n, k)
+    index : Index or None
+        Of the data; None where they have none.
+    argument, against : str
+        For the message.
+
+    Raises
+    ------
+    DataError
+        When the index is another one, or labels occur more than once in another order.
+    """
+    own = values.index if isinstance(values, (pd.Series, pd.DataFrame)) else None
+    if own is None or index is None or own is index or own.equals(index):
+        return values
+    if len(own) != len(index):  # the caller says what length it needs
+        return values
+    by_position = f"pass {argument} as an array, .to_numpy(), if its rows are in the same order"
+    if not (own.is_unique and index.is_unique):
+        raise DataError(
+            f"the index of {argument} differs from that of {against}, and labels in it occur more "
+            f"than once, so rows cannot be matched; {by_position}"
+        )
+    place = own.get_indexer(index)
+    absent = np.flatnonzero(place < 0)
+    if len(absent):
+        raise DataError(
+            f"the index of {argument} differs from that of {against}: {len(absent)} of "
+            f"{len(index)} label(s) are not in it, the first is {shown(index[absent[0]])}. "
+            f"A Series or DataFrame is matched by its index; give it that of {against}, or "
+            f"{by_position}"
+        )
+    return values.iloc[place]
 
 
 def check_finite(values: AnyArray, names: Sequence[str], kind: str, rows: Rows) -> None:

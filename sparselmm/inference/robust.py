@@ -36,6 +36,7 @@ from sparselmm._typing import BoolArray, FloatArray, IntArray
 from sparselmm.crossprod import CHUNK_ROWS, Basis
 from sparselmm.deviance import ProfiledDeviance, State
 from sparselmm.exceptions import DataError
+from sparselmm.formula.validate import shown
 from sparselmm.smallmatrix import upper_inverse
 from sparselmm.solvers import apply_lambda
 from sparselmm.terms import Design, RandomTerm
@@ -238,7 +239,7 @@ def level_clusters(terms: Sequence[RandomTerm], clusters: IntArray) -> IntArray:
         if wrong.any():
             level = int(columns[np.flatnonzero(wrong)[0]]) * each // term.k
             raise DataError(
-                f"level {term.levels.labels()[level]!r} of {term.name!r} has rows in several "
+                f"level {shown(term.levels.labels()[level])} of {term.name!r} has rows in several "
                 "clusters, so clusters are not independent; choose clusters that contain all rows "
                 "of every level of every random effect (with crossed factors there are none)"
             )

@@ -141,7 +141,9 @@ def profile_ends(est: Estimates, parameters: Sequence[Parameter], limits: FloatA
         if low == high:
             at = [("sd", t, low, -1), ("sd", t, 0, -1)][: 2 if "homogeneous" in structure else 1]
         elif structure in PATTERNED:
-            neighbours = high - low == 1 or "autoregressive" not in structure
+            place = est.terms[t].positions
+            lag = high - low if place is None else abs(place[high] - place[low])
+            neighbours = lag == 1 or "autoregressive" not in structure
             at = [("cor", t, 0, 1)] if neighbours else []
         else:
             at = [("cor", t, low, high)]

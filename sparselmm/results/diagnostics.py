@@ -14,6 +14,9 @@ from sparselmm import plots_diagnostics, prediction
 from sparselmm._typing import FloatArray, IntArray
 from sparselmm.effects import factor_tables
 from sparselmm.exceptions import DataError
+from sparselmm.formula.exact import label_index
+from sparselmm.formula.factors import factorize
+from sparselmm.formula.validate import aligned
 from sparselmm.inference import residuals as numbers
 from sparselmm.inference.checks import Evidence, diagnose, standardized_effects
 from sparselmm.inference.deletion import GroupRows
@@ -354,27 +357,24 @@ class DiagnosticResults(ResultsBase):
         """Labels of the groups and the group of every row."""
         design = self.built.design
         if not isinstance(group, str):
-            values = np.asarray(group)
-            if values.shape != (design.n,):
+            if np.ndim(group) != 1 or len(group) != design.n:
                 raise DataError(
                     f"group labels need one entry for each of the {design.n} rows of the fit, "
-                    f"got shape {values.shape}"
+                    f"got shape {np.shape(group)}"
                 )
-            codes, values = pd.factorize(values, sort=True)
-            return pd.Index(values), codes
+            return _factor(aligned(group, self.built.row_labels, "group", "the rows of the fit"))
         known: dict[str, tuple[pd.Index, IntArray]] = {}
         if design.groups is not None:
-            known[design.groups.name] = pd.Index(design.groups.labels), design.groups.codes
+            known[design.groups.name] = label_index(design.groups.labels), design.groups.codes
         for term in design.terms:
             if term.codes is not None:
-                pair = pd.Index(term.levels.labels()), term.codes
+                pair = label_index(term.levels.labels()), term.codes
                 known.setdefault(":".join(term.levels.names), pair)
         if group in known:
             return known[group]
         frame = self.built.frame
         if frame is not None and group in frame.columns:
-            codes, labels = pd.factorize(frame[group], sort=True)
-            return pd.Index(labels), codes
+            return _factor(frame[group])
         raise DataError(
             f"no grouping factor {group!r} in the model; there are: {', '.join(known) or 'none'}. "
             "Labels of the rows will do as well"
@@ -502,3 +502,9 @@ class DiagnosticResults(ResultsBase):
                 np.asarray(self._row_index()),
             )
         )  # fmt: skip
+
+
+def _factor(labels: Any) -> tuple[pd.Index, IntArray]:
+    """Sorted labels and the place of every row's, -1 where it has none."""
+    factor = factorize(labels, sort=True)
+    return label_index(factor.labels), factor.codes

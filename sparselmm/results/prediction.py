@@ -133,8 +133,9 @@ class PredictionResults(RanefResults):
 
         Parameters
         ----------
-        exog : DataFrame, mapping or ndarray, (m, p), optional
-            New data: the formula's variables, or the columns of X. Default: the data of the fit.
+        exog : DataFrame, mapping, Series or ndarray, (m, p), optional
+            New data: the formula's variables, or the columns of X. A Series is one row, its index
+            the names. Default: the data of the fit.
         transform : bool
             False: a data frame holds the columns of X, not the formula's variables.
         re : bool, str, sequence of str, or mapping of str to str or sequence of str
@@ -147,7 +148,9 @@ class PredictionResults(RanefResults):
         groups, exog_re, exog_vc, z_terms : optional
             With random effects, arrays for the new rows where the model was given arrays.
         offset : array-like, (m,), optional
-            Offset of the new rows when the model's was an array.
+            Offset of the new rows when the model's was an array. This and the other arguments of
+            the length of the data are matched by index when they are Series or DataFrames with
+            the labels of the new rows, and go by position when they are arrays.
 
         Returns
         -------
@@ -275,7 +278,7 @@ class PredictionResults(RanefResults):
                 "groups": groups, "exog_re": exog_re, "exog_vc": exog_vc, "offset": offset,
                 "z_terms": z_terms,
             }  # fmt: skip
-            exog = prediction.table(exog)
+            exog = prediction.new_rows(self.built, exog, transform)
             new = prediction.new_design(self.built, exog, transform, on, arrays, observed)
         prediction.warn_if_dropped(est.dropped)
         mean = prediction.fixed_part(new.X, est.beta, new.offset)
@@ -283,7 +286,7 @@ class PredictionResults(RanefResults):
             labels = prediction.level_labels(self.built, exog, groups)
             random = prediction.new_random_part
             mean = mean + random(est.terms, new, est.pls.b, on, unseen, labels)
-        w = prediction.prior_weights(weights, len(mean)) if observed else None
+        w = prediction.prior_weights(weights, len(mean), new.row_labels) if observed else None
         targets = self._targets(new, on, w)
         return self._prediction(targets, mean, ddf, new.row_labels)
 

@@ -16,9 +16,13 @@ from sparselmm.contrasts import adjusted
 from sparselmm.effects import FactorTable
 from sparselmm.estimates import intervals, p_values
 from sparselmm.exceptions import DataError, MemoryLimitError
+from sparselmm.formula.exact import label_index
+from sparselmm.formula.factors import match
+from sparselmm.formula.validate import shown
 from sparselmm.inference import blup_contrasts, prediction_variance
 from sparselmm.prediction import check_alpha
 from sparselmm.results.base import ResultsBase
+from sparselmm.terms import apart
 
 RANK_METHODS = ("joint", "marginal")
 
@@ -341,7 +345,7 @@ class RanefResults(ResultsBase):
             "estimate": b, "se": se, "ci_lower": ends[:, 0], "ci_upper": ends[:, 1],
             "expected_rank": ranks,
         }  # fmt: skip
-        index = pd.Index(table.labels, name=table.name)
+        index = label_index(table.labels, table.name)
         return pd.DataFrame({**columns, "percentile": 100.0 * (ranks - 0.5) / l}, index)
 
     def _joint_covariance(self, columns: IntArray, fixed: bool) -> FloatArray:
@@ -374,16 +378,15 @@ def level_places(table: FactorTable, levels: Iterable[Any]) -> IntArray:
         When a label is unknown.
     """
     wanted = list(levels)
-    index = pd.Index(table.labels)
-    at = index.get_indexer(pd.Index(wanted, dtype=index.dtype if not wanted else None))
+    at = match(table.labels, wanted)
     if (at < 0).any():
-        first = wanted[int(np.argmax(at < 0))]
-        shown = ", ".join(map(repr, table.labels[:5].tolist()))
+        first = shown(wanted[int(np.argmax(at < 0))])
+        known = ", ".join(map(shown, table.labels[:5]))
         raise DataError(
-            f"{table.name!r} has no level {first!r}; its {len(index):,} levels are {shown}"
-            + (", ..." if len(index) > 5 else "")
+            f"{table.name!r} has no level {first}; its {len(table.labels):,} levels are {known}"
+            + (", ..." if len(table.labels) > 5 else "")
         )
-    return np.asarray(at)
+    return at
 
 
 def coefficient_columns(
@@ -447,5 +450,5 @@ def _pairs(table: FactorTable, pairs: Any) -> tuple[list[str], CSR]:
             raise DataError("pairs must be pairs of levels, for example [('a', 'b'), ('a', 'c')]")
         first = level_places(table, [pair[0] for pair in given])
         second = level_places(table, [pair[1] for pair in given])
-    names = [f"{a} - {b}" for a, b in zip(table.labels[first], table.labels[second], strict=True)]
+    names = apart([table.labels[first], table.labels[second]], " - ".join)
     return names, blup_contrasts.pair_rows(first, second, l)

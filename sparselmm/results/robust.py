@@ -10,6 +10,9 @@ from scipy.stats import t as student
 
 from sparselmm._typing import FloatArray, IntArray
 from sparselmm.exceptions import DataError
+from sparselmm.formula.arrays import take
+from sparselmm.formula.factors import factorize
+from sparselmm.formula.validate import aligned
 from sparselmm.inference.robust import KINDS, ClusterRobust, cluster_robust
 from sparselmm.prediction import check_alpha
 from sparselmm.results.base import Matrix, ResultsBase, from_rows
@@ -163,15 +166,16 @@ class RobustResults(ResultsBase):
             if frame is None or groups not in frame.columns:
                 raise DataError(f"no column or grouping factor {groups!r}; pass one label per row")
             groups = frame[groups]
-        labels = pd.Series(np.asarray(groups))
         kept = self.built.kept
-        if kept is not None and len(labels) == len(kept) != design.n:
-            labels = labels[kept]
-        if len(labels) != design.n:
-            raise DataError(f"groups has {len(labels)} labels for {design.n} rows")
-        if labels.isna().any():
+        if kept is not None and len(groups) == len(kept) != design.n:
+            groups = take(groups, kept)
+        if len(groups) != design.n:
+            raise DataError(f"groups has {len(groups)} labels for {design.n} rows")
+        groups = aligned(groups, self.built.row_labels, "groups", "the rows of the fit")
+        codes = factorize(groups).codes
+        if (codes < 0).any():
             raise DataError("groups has missing labels; give every row a cluster")
-        return np.asarray(pd.factorize(labels)[0])
+        return codes
 
     def _full_matrix(self, inner: FloatArray) -> FloatArray:
         p, kept = self.built.design.p, self.deviance.cross.basis.kept

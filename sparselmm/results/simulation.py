@@ -16,7 +16,7 @@ from sparselmm._typing import FloatArray, IntArray
 from sparselmm.deviance import ProfiledDeviance
 from sparselmm.effects import unseen_rows
 from sparselmm.exceptions import ConvergenceWarning, DataError, catchable
-from sparselmm.formula.validate import warn_user
+from sparselmm.formula.validate import aligned, warn_user
 from sparselmm.inference import bootstrap
 from sparselmm.optimize import OptSummary
 from sparselmm.responses import ResponseFitter
@@ -134,7 +134,7 @@ class SimulationResults(PowerMethods):
         """Draws responses for new rows, and the index of these."""
         est, built = self._est, self.built
         on = prediction.switches(est.terms, True)
-        newdata = prediction.table(newdata)
+        newdata = prediction.new_rows(built, newdata, True)
         new = prediction.new_design(built, newdata, True, on, arrays)
         prediction.warn_if_dropped(est.dropped)
         mean = prediction.fixed_part(new.X, est.beta, new.offset)
@@ -167,7 +167,7 @@ class SimulationResults(PowerMethods):
         Parameters
         ----------
         endog : array-like, (n,)
-            Response, in the order of the rows of the fit.
+            Response: in the order of the rows of the fit, or a Series with their index.
 
         Returns
         -------
@@ -192,6 +192,7 @@ class SimulationResults(PowerMethods):
         [0.2514, 0.0105]
         """
         self._check_plain("refit")
+        endog = aligned(endog, self.built.row_labels, "endog", "the rows of the fit")
         y = _responses(endog, self.built.design.n, "endog")[0]
         with one_thread():
             fitter = ResponseFitter(self.built.design, self.deviance, start=self.pls.theta)
@@ -272,6 +273,7 @@ class SimulationResults(PowerMethods):
         """
         self._check_plain("fit_many")
         design = self.built.design
+        Y = aligned(Y, self.built.row_labels, "Y", "the rows of the fit")
         return fit_many(design, self.deviance, Y, names, missing, n_jobs, progress)
 
     # --------------------------------------------------------------------------- bootstrap

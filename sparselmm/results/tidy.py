@@ -12,8 +12,10 @@ from scipy import stats
 from sparselmm import labels, prediction, tables
 from sparselmm.effects import factor_tables
 from sparselmm.exceptions import DataError
+from sparselmm.formula.validate import aligned
 from sparselmm.inference.ddf import DenominatorDF
 from sparselmm.results.base import ResultsBase, from_rows
+from sparselmm.terms import apart
 from sparselmm.variances import VarianceRow
 
 EFFECTS = ("fixed", "ran_pars", "ran_vals", "ran_coefs")
@@ -124,9 +126,10 @@ class TidyResults(ResultsBase):
         variances = labels.variance_tables(est, factors)
         rows = []
         for name, modes in labels.mode_tables(est, factors).items():
+            levels = apart([np.asarray(modes.index)], "".join)
             for term in modes.columns:
                 sd = np.sqrt(variances[name][term])
-                for label, b, s in zip(modes.index, modes[term], sd, strict=True):
+                for label, b, s in zip(levels, modes[term], sd, strict=True):
                     ends = {"conf.low": b - quantile * s, "conf.high": b + quantile * s}
                     rows.append(
                         _random_row("ran_vals", name, label, term, b) | {"std.error": s} | ends
@@ -139,9 +142,10 @@ class TidyResults(ResultsBase):
         fixed = dict(zip(est.design.x_names, np.nan_to_num(est.beta), strict=True))
         rows = []
         for name, modes in labels.mode_tables(est, factor_tables(est.terms)).items():
+            levels = apart([np.asarray(modes.index)], "".join)
             for term in _union(list(fixed), list(modes.columns)):
                 values = modes[term] if term in modes else 0.0 * modes.iloc[:, 0]
-                for label, b in zip(modes.index, values + fixed.get(term, 0.0), strict=True):
+                for label, b in zip(levels, values + fixed.get(term, 0.0), strict=True):
                     rows.append(_random_row("ran_coefs", name, label, term, b))
         return rows
 
@@ -238,10 +242,12 @@ class TidyResults(ResultsBase):
             values |= {name: design.X[:, j] for j, name in enumerate(design.x_names)}
             return pd.DataFrame(values, index=built.row_labels)
         frame = pd.DataFrame(data)
+        if len(frame) != n and built.kept is not None and len(frame) == len(built.kept):
+            frame = frame.loc[built.kept]
         if len(frame) == n:
-            return frame
-        if built.kept is not None and len(frame) == len(built.kept):
-            return frame.loc[built.kept]
+            given = isinstance(data, pd.DataFrame)
+            against = "the rows of the fit"
+            return aligned(frame, built.row_labels, "data", against) if given else frame
         before = f" ({len(built.kept)} before rows were left out)" if built.kept is not None else ""
         raise DataError(f"data has {len(frame)} rows, the fit used {n}{before}")
 
@@ -377,8 +383,8 @@ def _union(first: list[str], second: list[str]) -> list[str]:
     return list(dict.fromkeys([*first, *second]))
 
 
-def _random_row(effect: str, group: str, level: Any, term: str, value: float) -> dict[str, Any]:
-    return {"effect": effect, "group": group, "level": str(level), "term": term, "estimate": value}
+def _random_row(effect: str, group: str, level: str, term: str, value: float) -> dict[str, Any]:
+    return {"effect": effect, "group": group, "level": level, "term": term, "estimate": value}
 
 
 def _tidy_variances(variances: Sequence[VarianceRow], scale: str) -> list[dict[str, Any]]:
