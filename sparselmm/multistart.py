@@ -117,7 +117,8 @@ def _all(optima: Optima, starts: Iterator[FloatArray]) -> None:
 def _until_sure(optima: Optima, seconds: float) -> None:
     """Search from one start after the other while the price allows it."""
     search = optima.search
-    left = allowance(len(search.recorder.history), seconds) + len(search.recorder.history)
+    spent = len(search.recorder.history)
+    left = spent + allowance(spent, seconds)
     sure = informative(search.recorder.deviance)
     for place, start in enumerate(starting_points(search.recorder.deviance, optima.best.theta)):
         if len(search.recorder.history) >= left or (sure and place == optima.returned == 2):
@@ -139,10 +140,9 @@ def doubtful(search: Search, end: End, seconds: float) -> bool:
         return True
     if allowance(evaluations, seconds) < 5 * MANY:  # each evaluation is dear
         return False
-    if evaluations <= 2:
-        return _smallest(deviance, end.theta) < NEARLY_SINGULAR
-    few = evaluations > MANY // 2 or _smallest(deviance, end.theta) < NEARLY_SINGULAR
-    return few or deviance.df <= FEW_ROWS
+    if _smallest(deviance, end.theta) < NEARLY_SINGULAR:
+        return True
+    return evaluations > 2 and (evaluations > MANY // 2 or deviance.df <= FEW_ROWS)
 
 
 def informative(deviance: Deviance) -> bool:
@@ -189,9 +189,8 @@ class Optima:
 
     def accept(self, end: End) -> None:
         """Take an end as the best."""
-        deviance = self.search.recorder.deviance
         self.best, self.value = end, self.search.recorder.value(end.theta)
-        self.noise = deviance.rounding(end.theta)
+        self.noise = self.deviance.rounding(end.theta)
         self._seen(end.theta, self.value)
 
     def search_from(self, start: FloatArray, in_full: bool = False) -> None:
@@ -214,7 +213,7 @@ class Optima:
             if end.finished and not self.best.finished:
                 self.accept(end)
             return
-        noise = self.search.recorder.deviance.rounding(end.theta)
+        noise = self.deviance.rounding(end.theta)
         if gain < 10.0 * (noise + self.noise):
             return
         if noise > 1e-4:
@@ -348,7 +347,7 @@ def _angles(deviance: Deviance, end: FloatArray) -> Iterator[FloatArray]:
     wide = _units(covariance, deviance.unit_roots, [1.0] * len(covariance.terms))
     for phi in (1.4, 0.15, 0.8, -0.8):
         yield np.where(angles, phi, np.maximum(end, 0.3 * deviance.units))
-        if abs(phi) in (1.4, 0.8) and phi != 0.8:
+        if phi in (1.4, -0.8):
             yield np.where(angles, phi, wide)
 
 

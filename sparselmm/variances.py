@@ -159,14 +159,12 @@ class VarianceCovariance:
     @cached_property
     def of_ratios(self) -> FloatArray:
         """The diagonal of ``ratios``, (m,)."""
-        diagonal = 2.0 * np.sum((self.jacobian @ self.inverse) * self.jacobian, axis=1)
-        return np.where(self.undefined, np.nan, diagonal)
+        return _squares(self.jacobian, self.inverse, self.undefined)
 
     @cached_property
     def of_absolute(self) -> FloatArray:
         """The diagonal of ``absolute``, (m + 1,)."""
-        diagonal = 2.0 * np.sum((self.to_absolute @ self.joint) * self.to_absolute, axis=1)
-        return np.where(np.append(self.undefined, False), np.nan, diagonal)
+        return _squares(self.to_absolute, self.joint, np.append(self.undefined, False))
 
     def absolute_among(self, places: Sequence[int]) -> FloatArray:
         """Rows and columns of ``absolute``."""
@@ -180,6 +178,11 @@ def _product(slopes: FloatArray, half: FloatArray, undefined: BoolArray) -> Floa
     out[undefined] = np.nan
     out[:, undefined] = np.nan
     return out
+
+
+def _squares(slopes: FloatArray, half: FloatArray, undefined: BoolArray) -> FloatArray:
+    """The diagonal of the same."""
+    return np.where(undefined, np.nan, 2.0 * np.sum((slopes @ half) * slopes, axis=1))
 
 
 def variance_covariance(

@@ -205,7 +205,7 @@ def test_zero_and_its_name_are_told_apart():
 
 @pytest.mark.parametrize(
     ("labels", "message"),
-    [([True, 1] * 4, "True or False"), ([[j] for j in range(K)], "hashable|containers")],
+    [([True, 1] * 4, "True or False"), ([[j] for j in range(K)], "lists or other containers")],
 )
 def test_labels_that_cannot_be_told_apart(labels, message):
     with pytest.raises(DataError, match=message):
@@ -321,3 +321,13 @@ def test_a_row_as_a_series():
             fit.predict(wrong)
     with pytest.raises(DataError, match="two values called 'Days'"):
         fit.predict(pd.Series([1.0, 2.0], ["Days", "Days"]))
+
+
+@pytest.mark.parametrize("dtype", ["Int64", "int64[pyarrow]", object])
+def test_a_column_as_covariate_and_as_labels(dtype):
+    rng = np.random.default_rng(0)
+    data = pd.DataFrame({"x": rng.integers(0, 8, 120), "g": rng.integers(0, 10, 120)})
+    data["y"] = data["x"] + rng.normal(size=8)[data["x"]] + rng.normal(size=120)
+    fit = mixedlm("y ~ x + (1 | x) + (x | g)", data).fit()
+    new = data.head(5).astype({"x": dtype})
+    np.testing.assert_array_equal(fit.predict(new, re=True), fit.predict(data.head(5), re=True))

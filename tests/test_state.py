@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pandas as pd
 import pytest
+from penalties import Ridge
 from threadpoolctl import threadpool_info
 
 import sparselmm
@@ -20,16 +21,6 @@ from sparselmm.threads import one_thread
 def sleep(formula="Reaction ~ Days + (Days | Subject)", data=None, **arguments):
     data = datasets.load("sleepstudy").assign(w=1.0) if data is None else data
     return sparselmm.mixedlm(formula, data, **arguments)
-
-
-class Ridge:
-    alpha = 1.0
-
-    def func(self, x):
-        return self.alpha * float(x @ x)
-
-    def deriv(self, x):
-        return 2 * self.alpha * x
 
 
 # ------------------------------------------------------------------------ what was given

@@ -16,6 +16,7 @@ import patsy
 import pytest
 import scipy.sparse as sp
 from benchmarks.statsmodels_cases import CROSSED, NESTED, crossed_levels, nested_levels
+from penalties import Ridge
 
 import sparselmm
 from sparselmm import MixedLM, MixedLMParams, datasets
@@ -130,18 +131,6 @@ def test_masks():
         )
         assert fit.converged
         assert fit.llf < model.fit(reml=False).llf
-
-
-class Ridge:
-    """A penalty without statsmodels."""
-
-    alpha = 1.0
-
-    def func(self, x):
-        return self.alpha * float(x @ x)
-
-    def deriv(self, x):
-        return 2 * self.alpha * x
 
 
 def test_penalties():

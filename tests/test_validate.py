@@ -245,6 +245,11 @@ ARRAYS = [
     ({"exog": np.ones((N, 2, 2))}, DataError, "two dimensions"),
     ({"exog": DATA[["x", "a"]]}, DataError, "exog column 'a' must be numeric"),
     ({"exog": G}, DataError, "exog must be numeric"),
+    (
+        {"exog": DATA["x"].set_axis(range(1, N + 1)), "endog": DATA["y"]},
+        DataError,
+        "index of exog differs from that of endog",
+    ),
     ({"exog": DATA["x"].iloc[1:], "endog": DATA["y"]}, DataError, "exog has 39 rows"),
     ({"groups": None}, FormulaError, "no random effects"),
     ({"groups": None, "exog_re": ONE}, DataError, "exog_re needs groups"),

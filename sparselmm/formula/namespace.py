@@ -329,8 +329,7 @@ def take_columns(
         out[name] = column
     waiting = [out[name] for name in factors]
     made = (in_threads if len(frame) >= MANY_ROWS else map)(categorical, waiting)
-    coded = dict(zip(factors, made, strict=True))
-    return out | coded
+    return out | dict(zip(factors, made, strict=True))
 
 
 def _refuse_empty(name: str, column: pd.Series) -> None:

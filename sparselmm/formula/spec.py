@@ -192,12 +192,13 @@ class DesignSpec:
             terms = tuple(term.evaluate(new) for term in self.terms)
         return NewDesign(X, terms, self._offset(space, rows, offset), rows.index)
 
-    def codes(self, random: bool = True) -> list[str]:
-        """Expressions that are evaluated on the data, the response apart."""
-        assert self.design_info is not None
-        codes = [*info_codes(self.design_info), *self.offsets]
-        if random:
-            codes += [code for term in self.terms for code in term.codes_used()]
+    def codes(self, random: bool = True, groupings: bool = True) -> list[str]:
+        """Expressions evaluated on the data, the response apart; if asked, no plain groupings."""
+        codes = [] if self.design_info is None else info_codes(self.design_info)
+        codes += self.offsets
+        for term in self.terms if random else ():
+            left_out = () if groupings else term.groupings()
+            codes += [code for code in term.codes_used() if code not in left_out]
         return codes
 
     def _space(self, frame: pd.DataFrame, rows: Rows, random: bool) -> Namespace:
@@ -218,15 +219,12 @@ class DesignSpec:
         check_kinds(frame, held)
         known = {name: self.categories[name] for name in names if name in self.categories}
         refuse_unseen(frame, known, rows)
-        grouping = {code for term in self.terms for code in term.groupings()}
-        read = [code for code in self.codes(random) if code not in grouping]
+        read = self.codes(random, groupings=False)
         return Namespace(frame, self.env, rows, take_columns(frame, names, read, known))
 
     def variables(self) -> tuple[str, ...]:
         """Names of the data's columns that the formulas use, the response and weights left out."""
-        codes = [] if self.design_info is None else info_codes(self.design_info)
-        codes += [*self.offsets, *(code for term in self.terms for code in term.codes_used())]
-        names = dict.fromkeys(name for code in codes for name in names_in(code))
+        names = dict.fromkeys(name for code in self.codes() for name in names_in(code))
         others = (self.offset_column, None if self.groups is None else self.groups.column)
         names |= dict.fromkeys(name for name in others if name is not None)
         outside = {} if self.env is None else self.env.namespace
