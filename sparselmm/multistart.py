@@ -30,6 +30,7 @@ from sparselmm.optimize import (
     OptSummary,
     Search,
 )
+from sparselmm.smallmatrix import root_of_sum
 
 LIMIT = 40
 """Iterations of a search from another start."""
@@ -264,7 +265,7 @@ def distance(deviance: Deviance, theta: FloatArray, other: FloatArray) -> float:
         covariance.factors(theta), covariance.factors(other), deviance.unit_roots, strict=True
     ):
         psi = lam @ lam.T
-        metric = np.linalg.cholesky(psi + SMALLEST_SCALE**2 * unit @ unit.T)
+        metric = root_of_sum(lam, SMALLEST_SCALE * unit)
         half = np.linalg.solve(metric, far @ far.T - psi)
         total += float(np.sum(np.linalg.solve(metric, half.T) ** 2))
     return float(np.sqrt(total))

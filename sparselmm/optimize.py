@@ -207,8 +207,11 @@ class Recorder:
             return np.inf
 
     def gradient(self, theta: FloatArray) -> FloatArray:
-        """Gradient in theta."""
-        return self.deviance.gradient(theta)
+        """Gradient in theta, zero where the factorization fails."""
+        try:
+            return self.deviance.gradient(theta)
+        except NotPositiveDefiniteError:
+            return np.zeros(len(theta))
 
     def record(self, theta: FloatArray, deviance: float, **details: Any) -> None:
         """Add an :class:`Evaluation` to the history and tell the callback."""
@@ -406,7 +409,7 @@ def _newton(
             return End(theta, "abandoned: an optimum that is known or higher", False, True)
         exact = PATIENCE <= iteration < PATIENCE + EXACT_LIMIT and not deviance.model_is_exact
         if exact:
-            bend = exact_bend(recorder, theta, basis)
+            bend = exact_bend(recorder, theta, basis, bend)
         step, predicted = _trust_region_step(bend, slope, radius.now)
         within = bool(np.linalg.norm(step) < 0.99 * radius.now)
         stretch = _stretch(excess) if within and not exact else 1.0
@@ -439,19 +442,27 @@ def _finite(recorder: Recorder, start: FloatArray) -> tuple[FloatArray, float]:
     return theta, value
 
 
-def exact_bend(recorder: Recorder, theta: FloatArray, basis: FloatArray) -> FloatArray:
-    """Hessian along the columns of ``basis`` by central differences of the exact gradient."""
+def exact_bend(
+    recorder: Recorder, theta: FloatArray, basis: FloatArray, model: FloatArray
+) -> FloatArray:
+    """Hessian along the columns of ``basis`` by central differences of the exact gradient.
+
+    The ``model`` Hessian remains where the deviance next to theta cannot be computed.
+    """
     deviance = recorder.deviance
 
     def gradient(step: FloatArray) -> FloatArray:
         there = deviance.covariance.retract(theta, step)
-        recorder.record(there, recorder.value(there), accepted=False)
         slope = deviance.tangent_gradient(there)
+        recorder.record(there, deviance.value(there), accepted=False)
         return deviance.covariance.carried_back(theta, step, there, slope)
 
     out = np.empty((basis.shape[1], basis.shape[1]))
-    for i, column in enumerate(DIFFERENCE * basis.T):
-        out[i] = basis.T @ (gradient(column) - gradient(-column)) / (2.0 * DIFFERENCE)
+    try:
+        for i, column in enumerate(DIFFERENCE * basis.T):
+            out[i] = basis.T @ (gradient(column) - gradient(-column)) / (2.0 * DIFFERENCE)
+    except NotPositiveDefiniteError:
+        return model
     return 0.5 * (out + out.T)
 
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sparselmm._typing import BoolArray, FloatArray, IntArray
-from sparselmm.smallmatrix import solve_triangular
+from sparselmm.smallmatrix import root_of_sum, solve_triangular
 from sparselmm.term_covariance import COLLINEAR, TermCovariance, lower_root
 
 
@@ -143,7 +143,7 @@ class Patterned(TermCovariance):
         """Steps of theta whose changes of ``lambda_t`` are orthonormal in the same metric."""
         lam = self.factor(theta)
         free = np.flatnonzero(~(self.walls(theta) & (slope >= 0.0)))
-        metric = np.asarray(np.linalg.cholesky(lam @ lam.T + smallest**2 * unit @ unit.T), float)
+        metric = root_of_sum(lam, smallest * unit)
         half = solve_triangular(metric, np.eye(self.k), lower=True)
         values, vectors = np.linalg.eigh(self.inner(theta, half.T @ half)[np.ix_(free, free)])
         keep = values > COLLINEAR * values[-1:].max(initial=0.0)

@@ -40,6 +40,15 @@ def kron(a: FloatArray, b: FloatArray) -> FloatArray:
     return (a[:, None, :, None] * b[None, :, None, :]).reshape(m * p, n * q)
 
 
+def root_of_sum(a: FloatArray, b: FloatArray) -> FloatArray:
+    """Lower-triangular root of ``aa' + bb'``, (k, k), whatever the sizes of a and b.
+
+    By QR of ``[a b]'``: the sum itself may have lost b to rounding.
+    """
+    R: FloatArray = np.asarray(np.linalg.qr(np.hstack([a, b]).T, mode="r"))
+    return np.asarray((R * np.where(np.diag(R) < 0.0, -1.0, 1.0)[:, None]).T)
+
+
 def block_diagonal(blocks: Sequence[FloatArray]) -> FloatArray:
     """The blocks along the diagonal of a matrix of zeros."""
     out = np.zeros((sum(len(b) for b in blocks), sum(b.shape[1] for b in blocks)))

@@ -13,7 +13,12 @@ from functools import cached_property
 import numpy as np
 
 from sparselmm._typing import BoolArray, FloatArray, IntArray, Snapshot
-from sparselmm.smallmatrix import columns_of_triangle, lower_triangle, solve_triangular
+from sparselmm.smallmatrix import (
+    columns_of_triangle,
+    lower_triangle,
+    root_of_sum,
+    solve_triangular,
+)
 
 COLLINEAR = 1e-11
 """Share of the largest second moment below which a direction of covariates counts as none."""
@@ -206,7 +211,7 @@ class TermCovariance(Snapshot):
         ndarray, (m, number of steps)
         """
         lam = self.factor(theta)
-        metric = np.asarray(np.linalg.cholesky(lam @ lam.T + smallest**2 * unit @ unit.T), float)
+        metric = root_of_sum(lam, smallest * unit)
         if self.is_diagonal:  # no rotation keeps it so
             return np.diag(np.diag(metric))
         mixed = metric @ across_rotations(solve_triangular(metric, lam, lower=True))

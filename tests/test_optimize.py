@@ -8,6 +8,7 @@ import pytest
 from registry import MODELS, Model, design, term
 
 import sparselmm
+from sparselmm.cholesky import NotPositiveDefiniteError
 from sparselmm.moments import moment_start
 from sparselmm.optimize import SCIPY_METHODS, SMALLEST_SCALE, TOLERANCE, WITHOUT_GRADIENT, minimize
 
@@ -302,3 +303,24 @@ def test_a_dense_deviance():
     found = minimize(MODELS["slope"].dense(True), start)
     assert found.converged
     assert found.deviance == pytest.approx(best.deviance, abs=4.0 * TOLERANCE)
+
+
+@pytest.mark.parametrize("method", ["bfgs", "lbfgs", "cg", "tnc"])
+def test_line_searches_leave_places_without_a_factorization(monkeypatch, method):
+    """Where theta is too large there is no deviance and no gradient: nothing raises there, and
+    what does not find back is not called converged."""
+    model = MODELS["crossed_three"]
+    best, deviance = minimize(model.sparse(True), model.theta("interior")), model.sparse(True)
+    evaluate, far = deviance._evaluate, []
+
+    def within(theta):
+        if np.abs(theta).max() > 1.5 * np.abs(best.theta).max():
+            far.append(theta)
+            raise NotPositiveDefiniteError("too far")
+        return evaluate(theta)
+
+    monkeypatch.setattr(deviance, "_evaluate", within)
+    found = minimize(deviance, 0.02 * best.theta, method=method)
+    assert far
+    there = found.deviance == pytest.approx(best.deviance, abs=1e-6)
+    assert there == found.converged
