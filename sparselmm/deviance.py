@@ -423,20 +423,8 @@ class ProfiledDeviance:
 
     # ------------------------------------------------------------------------ curvature
 
-    def average_information(self, theta: FloatArray) -> FloatArray:
-        """Average-information matrix of the deviance in theta, an unknown sigma^2 profiled out.
-
-        Returns
-        -------
-        ndarray, (n_theta, n_theta)
-            Positive semi-definite; approximates the Hessian of the deviance where its
-            gradient vanishes.
-        """
-        inner = self.covariance.in_tangent
-        return self._average_information(self.state_at(theta))[np.ix_(inner, inner)]
-
-    def _average_information(self, state: State) -> FloatArray:
-        """The same in tangent coordinates, that is for all entries of every ``lambda_t``."""
+    def average_information(self, state: State) -> FloatArray:
+        """Average information in tangent coordinates, an unknown sigma^2 profiled out."""
         if all(self._pivot(t, lam) > NEARLY_SINGULAR for t, lam in enumerate(state.lams)):
             return self._whitened_information(state)
         g, d = self._directions(state)
@@ -535,7 +523,7 @@ class ProfiledDeviance:
         state, gammas, own = self.state_at(theta), self._at_gradient(theta), self._own
         if own.tangent is not None and own.tangent[0] is state:
             return own.tangent[1:]
-        H = self._average_information(state)
+        H = self.average_information(state)
         for t, lam in enumerate(state.lams):
             if self._pivot(t, lam) > SMALLEST_PIVOT:
                 own.psi_slopes[t] = 0.5 * self.covariance.terms[t].divide(lam, gammas[t].T).T

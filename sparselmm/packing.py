@@ -301,9 +301,3 @@ class Packing:
         else:
             psi = [low + np.tril(low, -1).T for low in psi]
         return self.params(vector[: self.k_fe] if has_fe else np.zeros(self.k_fe), psi)
-
-    def pack(self, params: MixedLMParams, use_sqrt: bool, has_fe: bool) -> FloatArray:
-        """Packed vector of this model."""
-        psi = self.psi(params)
-        out = self.layout.pick([factor_of(block) for block in psi] if use_sqrt else psi)
-        return np.append(params.fe_params, out) if has_fe else out

@@ -15,7 +15,7 @@ from sparselmm.exceptions import (
     SpecificationWarning,
 )
 from sparselmm.formula import VCSpec, from_arrays, from_formula
-from sparselmm.formula.validate import Rows, check_keywords
+from sparselmm.formula.validate import Rows
 
 DATA = ragged_data().reset_index(drop=True)
 N = len(DATA)
@@ -301,12 +301,6 @@ def test_more_coefficients_than_rows_warns():
     data = DATA.assign(pair=np.arange(N) // 2)
     with pytest.warns(SpecificationWarning, match="40 random coefficients .20 levels x 2. for 40"):
         from_formula("y ~ x + (x|pair)", data)
-
-
-def test_keywords():
-    check_keywords(["formula"], ["formula", "missing_idx"])
-    with pytest.raises(DataError, match=r"argument mising not permitted .* did you mean 'missing'"):
-        check_keywords(["mising"], ["missing"])
 
 
 @pytest.mark.parametrize(

@@ -51,42 +51,7 @@ def from_arrays(
     covariance: Mapping[str, Any] | None = None,
     missing: str = "none",
 ) -> BuiltDesign:
-    """Build a design from arrays.
-
-    Parameters
-    ----------
-    endog : array-like, (n,)
-        Response.
-    exog : array-like, (n, p) or (n,)
-        Fixed-effects design; no intercept is added.
-    groups : array-like, (n,), optional
-        Group labels; groups are sorted.
-    exog_re : array-like, (n, k) or (n,), optional
-        Covariates of the random coefficients of a group. Default: a random intercept, unless
-        ``exog_vc`` is given.
-    exog_vc : VCSpec, optional
-        Variance components; a dict ``{name: {group: matrix}}`` is deprecated.
-    weights : array-like, (n,), optional
-        Prior weights >= 0; rows of weight zero are kept but do not count.
-    offset : array-like, (n,), optional
-        Known part of the linear predictor.
-    z_terms : mapping, optional
-        Name to any (n, l) matrix, sparse or dense: a term with one variance.
-    covariance : mapping, optional
-        ``"Group"`` to :class:`~sparselmm.KnownCovariance` between the groups.
-    missing : {"none", "drop", "raise"}
-        "drop" leaves rows with missing values out, otherwise they are an error.
-
-    Returns
-    -------
-    BuiltDesign
-
-    Raises
-    ------
-    DataError
-        When arrays do not fit each other or cannot be fitted.
-    MissingDataError
-        When values are missing and ``missing`` is not "drop".
+    """Build a design from arrays; arguments as of :class:`~sparselmm.MixedLM`.
 
     Examples
     --------

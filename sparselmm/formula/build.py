@@ -75,51 +75,9 @@ def from_formula(
     missing: str = "none",
     env: EvalEnvironment | None = None,
 ) -> BuiltDesign:
-    """Build a design from a formula and a data frame.
+    """Build a design from a formula and a data frame; arguments as of `MixedLM.from_formula`.
 
-    Parameters
-    ----------
-    formula : str
-        ``"y ~ x"`` with ``groups``, or with lme4's bars: ``"y ~ x + (1 + x | g)"``. R's ``^``,
-        ``factor(x)``, ``log(x)`` and ``offset(z)`` are understood.
-    data : DataFrame or mapping
-        One row per observation.
-    groups : str or array-like, (n,), optional
-        Column name or labels of statsmodels' grouping factor; groups are sorted.
-    re_formula : str, optional
-        Effects that vary between groups. Default: an intercept, unless ``vc_formula`` is given.
-    vc_formula : dict, optional
-        Name to formula of each variance component, evaluated within each group, so that labels
-        used in two groups are two levels.
-    weights, offset : str or array-like, (n,), optional
-        Column name or values. Weights are >= 0; rows of weight zero do not count.
-    z_terms : dict, optional
-        Name to any (n, l) matrix, sparse or dense: a term with one variance.
-    covariance : dict, optional
-        Grouping factor to :class:`~sparselmm.KnownCovariance` between its levels.
-    subset : array-like or str, optional
-        Boolean mask, index labels, or a query such as ``"age > 3"``: the rows to use.
-    missing : {"none", "drop", "raise"}
-        "drop" leaves out rows with a missing value in a column in use, otherwise missing values
-        are an error.
-    env : EvalEnvironment, optional
-        Variables besides the columns, from :func:`capture_env`. Default: the caller's.
-
-    Returns
-    -------
-    BuiltDesign
-
-    Raises
-    ------
-    FormulaError
-        When a formula or a name in it cannot be understood.
-    DataError
-        When the data cannot be fitted.
-    MissingDataError
-        When values are missing and ``missing`` is not "drop".
-
-    Notes
-    -----
+    ``env`` holds variables besides the columns, see :func:`capture_env`; default the caller's.
     Bars follow lme4: ``(x||g)`` is ``(1|g) + (0+x|g)``, ``(1|a/b)`` is ``(1|b:a) + (1|a)``, and
     terms whose numbers of levels increase anywhere are put in decreasing order.
 

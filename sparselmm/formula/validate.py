@@ -95,14 +95,6 @@ def check_missing_argument(missing: str) -> None:
         raise DataError(f"missing must be one of {MISSING_CHOICES}, got {missing!r}")
 
 
-def check_keywords(given: Iterable[str], known: Sequence[str]) -> None:
-    """Refuse keyword arguments that would otherwise be passed over."""
-    for name in given:
-        if name not in known:
-            hint = suggestion(name, known)
-            raise DataError(f"argument {name} not permitted for MixedLM initialization{hint}")
-
-
 def suggestion(name: str, known: Iterable[object]) -> str:
     """``"; did you mean 'Days'?"`` or nothing."""
     names = [str(other) for other in known]
