@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from reference_fits import INFERENCE_IDS, reference_inference
+from reference_models import at_reference, close, compare
 from registry import MODELS, Model, design, term
-from test_reference import compare
 
 import sparselmm
 from sparselmm.inference import leverage as lev
@@ -18,18 +18,6 @@ pytestmark = [
 
 WITH_RESIDUALS = [n for n in INFERENCE_IDS if "residuals_first20" in reference_inference(n)]
 WITH_INFLUENCE = [n for n in INFERENCE_IDS if "influence_obs" in reference_inference(n)]
-
-
-def at_reference(name):
-    """Our results at lme4's theta, where no search is involved."""
-    c = compare(name)
-    return c.fit.model.fit(reml=c.ref.reml, start_theta=c.theta, do_cg=False)
-
-
-def close(ours, theirs, rtol=1e-6):
-    """Equal up to a share of the largest value."""
-    ours, theirs = np.asarray(ours, float), np.asarray(theirs, float)
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=rtol * np.abs(theirs).max())
 
 
 @pytest.mark.parametrize("name", WITH_RESIDUALS)

@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from reference_fits import INFERENCE_IDS, reference_inference
+from reference_models import at_reference, close, compare
 from registry import MODELS, Model
-from test_diagnostics import at_reference, close
-from test_reference import compare
 
 import sparselmm
 from sparselmm import datasets

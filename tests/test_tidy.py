@@ -7,8 +7,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from test_diagnostics import at_reference
-from test_reference import compare
+from reference_models import at_reference, compare
 
 import sparselmm
 from sparselmm import datasets
