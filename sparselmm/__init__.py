@@ -3,7 +3,7 @@
 from importlib.metadata import PackageNotFoundError, version
 
 from sparselmm import datasets
-from sparselmm.exceptions import (
+from sparselmm.base.exceptions import (
     BoundaryWarning,
     ConvergenceWarning,
     DataError,

@@ -29,8 +29,8 @@ import numpy as np
 import pandas as pd
 
 from sparselmm import __version__, datasets
-from sparselmm.exceptions import ModelWarning, SparseLMMError, SpecificationWarning
-from sparselmm.formula.validate import suggestion
+from sparselmm.base.arguments import suggestion
+from sparselmm.base.exceptions import ModelWarning, SparseLMMError, SpecificationWarning
 from sparselmm.model import DENSE_LIMIT, MixedLM
 from sparselmm.optimize import SCIPY_METHODS
 from sparselmm.results import MixedLMResults

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from sparselmm._typing import FloatArray
-from sparselmm.exceptions import DataError
+from sparselmm.base.exceptions import DataError
+from sparselmm.base.types import FloatArray
 from sparselmm.formula import BuiltDesign
 from sparselmm.formula.bars import parse_formula
 from sparselmm.formula.expressions import names_in

@@ -8,17 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from sparselmm._typing import CSR, AnyArray, FloatArray, IntArray
-from sparselmm.cholesky import NotPositiveDefiniteError
+from sparselmm.base.cholesky import NotPositiveDefiniteError
+from sparselmm.base.exceptions import RemovedRowsError
+from sparselmm.base.smallmatrix import factor_of
+from sparselmm.base.types import CSR, AnyArray, FloatArray, IntArray
 from sparselmm.covariance import Covariance
 from sparselmm.crossprod import CrossProducts
 from sparselmm.deviance import PLSFit, ProfiledDeviance
 from sparselmm.effects import random_part
-from sparselmm.exceptions import RemovedRowsError
 from sparselmm.formula import BuiltDesign, VCSpec
 from sparselmm.formula.validate import aligned
 from sparselmm.holders import ComponentMatrices, Distribution, ModelData, members
-from sparselmm.packing import MixedLMParams, Packing, factor_of
+from sparselmm.packing import MixedLMParams, Packing
 from sparselmm.profiled import add_packed, fit_at, hessian, point, score_raw, score_sqrt
 from sparselmm.terms import Design, RandomTerm
 from sparselmm.variances import VarianceLayout

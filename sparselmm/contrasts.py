@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from sparselmm._typing import BoolArray, FloatArray
+from sparselmm.base.types import BoolArray, FloatArray
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -15,10 +15,10 @@ from functools import cached_property, partial
 import numpy as np
 from scipy.linalg import blas
 
-from sparselmm import kernels
-from sparselmm._typing import FloatArray, IntArray
+from sparselmm.base import kernels
+from sparselmm.base.threads import equal_parts, in_parts
+from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.crossprod import PairBlocks
-from sparselmm.threads import equal_parts, in_parts
 
 FULL_FROM = 0.25
 """Share of levels and trailing columns that meet from which the coupling is stored in full."""

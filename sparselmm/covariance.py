@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-from sparselmm._typing import BoolArray, FloatArray, IntArray, Snapshot
+from sparselmm.base.types import BoolArray, FloatArray, IntArray, Snapshot
 from sparselmm.patterned import PATTERNED, Patterned
 from sparselmm.term_covariance import COLLINEAR, TermCovariance
 from sparselmm.terms import RandomTerm, Structure

@@ -22,12 +22,12 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.linalg import lapack, solve_triangular
 
-from sparselmm import kernels
-from sparselmm._typing import CSR, FloatArray, IntArray, Snapshot
-from sparselmm.exceptions import DataError
-from sparselmm.smallmatrix import upper_inverse
+from sparselmm.base import kernels
+from sparselmm.base.exceptions import DataError
+from sparselmm.base.smallmatrix import upper_inverse
+from sparselmm.base.threads import one_thread
+from sparselmm.base.types import CSR, FloatArray, IntArray, Snapshot
 from sparselmm.terms import Design, RandomTerm, term_slices
-from sparselmm.threads import one_thread
 
 CHUNK_ROWS = 32_768
 """Rows transformed at a time, so that no second copy of X is ever made (fits in L2 cache)."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 import scipy.linalg as sla
 
-from sparselmm._typing import FloatArray
+from sparselmm.base.types import FloatArray
 from sparselmm.covariance import Covariance
 from sparselmm.crossprod import working_basis
 from sparselmm.deviance import PLSFit, add_root_curvature, residual_part, theta_units

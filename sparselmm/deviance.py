@@ -38,18 +38,18 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.linalg import lapack
 
-from sparselmm._typing import CSR, FloatArray
-from sparselmm.cholesky import NotPositiveDefiniteError
-from sparselmm.covariance import Covariance
-from sparselmm.crossprod import CrossProducts
-from sparselmm.patterned import Patterned
-from sparselmm.smallmatrix import (
+from sparselmm.base.cholesky import NotPositiveDefiniteError
+from sparselmm.base.smallmatrix import (
     block_diagonal,
     level_products,
     lower_triangle,
     solve_triangular,
     upper_inverse,
 )
+from sparselmm.base.types import CSR, FloatArray
+from sparselmm.covariance import Covariance
+from sparselmm.crossprod import CrossProducts
+from sparselmm.patterned import Patterned
 from sparselmm.solvers import BlockSolver, apply_lambda, congruence
 
 NEARLY_SINGULAR = 1e-4

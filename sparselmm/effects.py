@@ -14,9 +14,9 @@ from itertools import pairwise
 import numpy as np
 import scipy.sparse as sp
 
-from sparselmm._typing import CSR, AnyArray, BoolArray, FloatArray, IntArray
+from sparselmm.base.exceptions import DataError
+from sparselmm.base.types import CSR, AnyArray, BoolArray, FloatArray, IntArray
 from sparselmm.deviance import MAX_BATCH, ProfiledDeviance
-from sparselmm.exceptions import DataError
 from sparselmm.terms import Grouping, RandomTerm, apart, term_slices
 from sparselmm.variances import coefficient_names, is_component
 

@@ -10,7 +10,7 @@ import numpy as np
 import scipy.linalg as sla
 from scipy.stats import norm
 
-from sparselmm._typing import BoolArray, FloatArray, IntArray, Snapshot
+from sparselmm.base.types import BoolArray, FloatArray, IntArray, Snapshot
 from sparselmm.deviance import PLSFit, ProfiledDeviance
 from sparselmm.effects import Units, all_units, group_coefficients
 from sparselmm.terms import Design, RandomTerm

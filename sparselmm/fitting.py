@@ -8,14 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from sparselmm._typing import BoolArray, FloatArray
+from sparselmm.base.exceptions import (
+    ConvergenceWarning,
+    DataError,
+    ValueWarning,
+    catchable,
+    warn_user,
+)
+from sparselmm.base.smallmatrix import factor_of
+from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.covariance import Covariance
 from sparselmm.deviance import Deviance, PLSFit, ProfiledDeviance
-from sparselmm.exceptions import ConvergenceWarning, DataError, ValueWarning, catchable
-from sparselmm.formula.validate import warn_user
 from sparselmm.multistart import minimize_globally
 from sparselmm.optimize import SCIPY_METHODS, Callback, OptSummary, Recorder, certify
-from sparselmm.packing import MixedLMParams, Packing, factor_of
+from sparselmm.packing import MixedLMParams, Packing
 from sparselmm.patterned import Patterned
 from sparselmm.penalized import FixedEntries, Mask, Penalties, minimize_constrained
 from sparselmm.term_covariance import TermCovariance

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from sparselmm._typing import AnyArray, FloatArray, IntArray
+from sparselmm.base.exceptions import DataError
+from sparselmm.base.types import AnyArray, FloatArray, IntArray
 from sparselmm.effects import component_labels, group_coefficients
-from sparselmm.exceptions import DataError
 from sparselmm.formula import BuiltDesign, VCSpec
 from sparselmm.formula.factors import factorize
 from sparselmm.terms import RandomTerm, assemble_z

@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from sparselmm._typing import FloatArray
+from sparselmm.base.exceptions import MemoryLimitError
+from sparselmm.base.types import FloatArray
 from sparselmm.effects import (
     FactorTable,
     Units,
@@ -18,7 +19,6 @@ from sparselmm.effects import (
     unit_covariances,
 )
 from sparselmm.estimates import Estimates
-from sparselmm.exceptions import MemoryLimitError
 from sparselmm.formula.exact import label_index
 from sparselmm.variances import VarianceRow
 

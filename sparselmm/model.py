@@ -9,20 +9,23 @@ from typing import Any
 
 import numpy as np
 
-from sparselmm._typing import FloatArray
+from sparselmm.base.exceptions import (
+    BoundaryWarning,
+    ConvergenceWarning,
+    DataError,
+    RankDeficiencyWarning,
+    catchable,
+    warn_user,
+)
+from sparselmm.base.progress import Progress
+from sparselmm.base.threads import one_thread
+from sparselmm.base.types import FloatArray
 from sparselmm.cloning import model_of, with_arrays, with_data
 from sparselmm.compat import StatsmodelsInterface
 from sparselmm.covariance import Covariance
 from sparselmm.crossprod import CrossProducts
 from sparselmm.dense import DenseDeviance
 from sparselmm.deviance import ProfiledDeviance
-from sparselmm.exceptions import (
-    BoundaryWarning,
-    ConvergenceWarning,
-    DataError,
-    RankDeficiencyWarning,
-    catchable,
-)
 from sparselmm.fitting import (
     HARDLY,
     Given,
@@ -39,18 +42,16 @@ from sparselmm.fitting import (
     without_fixed,
 )
 from sparselmm.formula import BuiltDesign, capture_env, from_arrays, from_formula
-from sparselmm.formula.validate import aligned, check_levels, warn_user
+from sparselmm.formula.validate import aligned, check_levels
 from sparselmm.moments import moment_start
 from sparselmm.optimize import OptSummary
 from sparselmm.packing import MixedLMParams
 from sparselmm.penalized import Mask, PenalizedDeviance
 from sparselmm.plan import Candidate, FitPlan, make_plan
-from sparselmm.progress import Progress
 from sparselmm.regularized import RegularizedFits
 from sparselmm.results import MixedLMResults
 from sparselmm.results.many import ManyResults, fit_many
 from sparselmm.solvers import BlockSolver
-from sparselmm.threads import one_thread
 from sparselmm.variances import singular_terms
 
 BOUNDARY = "The MLE may be on the boundary of the parameter space."

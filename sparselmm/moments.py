@@ -24,10 +24,10 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.linalg import lapack
 
-from sparselmm._typing import FloatArray, IntArray
+from sparselmm.base.smallmatrix import solve_triangular
+from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.covariance import Covariance
 from sparselmm.crossprod import CrossProducts
-from sparselmm.smallmatrix import solve_triangular
 from sparselmm.term_covariance import TermCovariance
 
 SMALLEST = 0.05

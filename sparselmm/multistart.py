@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from sparselmm._typing import FloatArray
-from sparselmm.cholesky import NotPositiveDefiniteError
+from sparselmm.base.cholesky import NotPositiveDefiniteError
+from sparselmm.base.smallmatrix import root_of_sum
+from sparselmm.base.types import FloatArray
 from sparselmm.covariance import Covariance
 from sparselmm.deviance import Deviance
 from sparselmm.optimize import (
@@ -30,7 +31,6 @@ from sparselmm.optimize import (
     OptSummary,
     Search,
 )
-from sparselmm.smallmatrix import root_of_sum
 
 LIMIT = 40
 """Iterations of a search from another start."""

@@ -30,12 +30,12 @@ from typing import Any, Protocol
 import numpy as np
 import scipy.optimize as so
 
-from sparselmm._typing import BoolArray, FloatArray
-from sparselmm.cholesky import NotPositiveDefiniteError
+from sparselmm.base.cholesky import NotPositiveDefiniteError
+from sparselmm.base.exceptions import DataError
+from sparselmm.base.smallmatrix import block_diagonal
+from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.covariance import Covariance
 from sparselmm.deviance import Deviance
-from sparselmm.exceptions import DataError
-from sparselmm.smallmatrix import block_diagonal
 
 TOLERANCE = 1e-9
 """Stop when the Newton step promises less than this decrease of the deviance (absolute: the

@@ -13,16 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.linalg as sla
 
-from sparselmm._typing import FloatArray
+from sparselmm.base.smallmatrix import block_diagonal, factor_of
+from sparselmm.base.types import FloatArray
 from sparselmm.covariance import Covariance
 from sparselmm.patterned import Patterned
-from sparselmm.smallmatrix import block_diagonal
 from sparselmm.variances import VarianceLayout
-
-NOT_NEGATIVE = 1e-10
-"""A negative eigenvalue smaller than this share of the largest counts as rounding."""
 
 STRUCTURED = 1e-8
 """Largest deviation from a patterned covariance that counts as rounding, as a share of it."""
@@ -164,28 +160,6 @@ class MixedLMParams:
             vcomp = np.sqrt(vcomp)
         parts = [cov_re[self._ix], vcomp]
         return np.concatenate([np.asarray(self.fe_params, float), *parts] if has_fe else parts)
-
-
-def factor_of(psi: FloatArray) -> FloatArray:
-    """Lower-triangular ``lambda`` with ``lambda lambda' = psi``, (k, k), singular ones included.
-
-    Raises
-    ------
-    ValueError
-        When ``psi`` is not positive semi-definite.
-    """
-    values, vectors = np.linalg.eigh(psi) if len(psi) else (np.ones(0), psi)
-    largest = float(np.abs(values).max(initial=0.0))
-    if not np.isfinite(largest) or (values < -NOT_NEGATIVE * largest).any():
-        raise ValueError(
-            f"a covariance matrix must be positive semi-definite; its smallest eigenvalue is "
-            f"{values.min():.3g}"
-        )
-    if (values > 1e-14 * largest).all():
-        return np.asarray(np.linalg.cholesky(psi))
-    root = (vectors * np.sqrt(np.maximum(values, 0.0))).T
-    lam = sla.qr(root, mode="r")[0][: len(psi)].T
-    return np.asarray(lam * np.where(np.diag(lam) < 0, -1.0, 1.0))
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sparselmm._typing import BoolArray, FloatArray, IntArray
-from sparselmm.smallmatrix import root_of_sum, solve_triangular
+from sparselmm.base.smallmatrix import root_of_sum, solve_triangular
+from sparselmm.base.types import BoolArray, FloatArray, IntArray
 from sparselmm.term_covariance import COLLINEAR, TermCovariance, lower_root
 
 

@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 import scipy.optimize as so
 
-from sparselmm._typing import BoolArray, FloatArray, IntArray
+from sparselmm.base.smallmatrix import factor_of
+from sparselmm.base.types import BoolArray, FloatArray, IntArray
 from sparselmm.covariance import Covariance
 from sparselmm.deviance import PLSFit, ProfiledDeviance, difference_hessian
-from sparselmm.packing import MixedLMParams, Packing, factor_of
+from sparselmm.packing import MixedLMParams, Packing
 from sparselmm.patterned import MOMENT_ORDER, Patterned
 from sparselmm.profiled import add_packed, fit_at, point
 from sparselmm.term_covariance import TermCovariance

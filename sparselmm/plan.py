@@ -17,15 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from sparselmm._typing import IntArray
-from sparselmm.cholesky import CholeskyFactor, Mode, Ordering, Pattern, dense_root
+from sparselmm.base.cholesky import CholeskyFactor, Mode, Ordering, Pattern, dense_root
+from sparselmm.base.exceptions import MemoryLimitError
+from sparselmm.base.threads import one_thread
+from sparselmm.base.types import IntArray, index_dtype
 from sparselmm.coupling import is_full
 from sparselmm.covariance import Covariance
 from sparselmm.crossprod import CrossProducts
-from sparselmm.exceptions import MemoryLimitError
 from sparselmm.solvers import FEW_LEVELS, WIDE_LEVEL, Layout, Strategy
-from sparselmm.terms import index_dtype
-from sparselmm.threads import one_thread
 
 RATE = {
     "dense": 60e9,

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.interpolate import PchipInterpolator
 from scipy.stats import norm
 
-from sparselmm._typing import FloatArray
+from sparselmm.base.types import FloatArray
 
 LEVELS = (0.5, 0.8, 0.9, 0.95, 0.99)
 """Confidence levels marked in a profile."""

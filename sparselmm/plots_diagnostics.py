@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import norm
 
-from sparselmm._typing import FloatArray
+from sparselmm.base.types import FloatArray
 from sparselmm.plots import pyplot
 
 MANY_POINTS = 5_000

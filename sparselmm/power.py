@@ -15,7 +15,8 @@ import numpy as np
 from scipy.stats import beta as beta_distribution
 from scipy.stats import chi2
 
-from sparselmm._typing import AnyArray, FloatArray, IntArray
+from sparselmm.base.threads import one_thread
+from sparselmm.base.types import AnyArray, FloatArray, IntArray
 from sparselmm.covariance import Covariance
 from sparselmm.crossprod import CrossProducts
 from sparselmm.deviance import ProfiledDeviance
@@ -25,7 +26,6 @@ from sparselmm.responses import ResponseFitter, with_cross
 from sparselmm.simulate import Simulator, noise_sizes
 from sparselmm.solvers import BlockSolver
 from sparselmm.terms import Design
-from sparselmm.threads import one_thread
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
-from sparselmm._typing import BoolArray, FloatArray, IntArray
+from sparselmm.base.arguments import shown
+from sparselmm.base.exceptions import DataError, RankDeficiencyWarning, warn_user
+from sparselmm.base.types import BoolArray, FloatArray, IntArray
 from sparselmm.effects import random_part, unseen_rows
 from sparselmm.estimates import Estimates
-from sparselmm.exceptions import DataError, RankDeficiencyWarning
 from sparselmm.formula import BuiltDesign, NewDesign
 from sparselmm.formula.coded import GROUPS, CodedSpec, TermSpec, new_matrix, one_row
 from sparselmm.formula.expressions import names_in, plain_column
 from sparselmm.formula.known import KnownSpec
 from sparselmm.formula.spec import as_frame, is_table, row_vector
-from sparselmm.formula.validate import aligned, check_length, shown, warn_user
+from sparselmm.formula.validate import aligned, check_length
 from sparselmm.terms import RandomTerm
 
 if TYPE_CHECKING:
@@ -381,12 +382,6 @@ def check_unseen(unseen: str) -> None:
     """Refuse an unknown policy."""
     if unseen not in UNSEEN:
         raise DataError(f"unseen must be one of {UNSEEN}, got {unseen!r}")
-
-
-def check_alpha(alpha: float) -> None:
-    """Refuse a level of intervals that is none, 95 for example."""
-    if not 0.0 < alpha < 1.0:
-        raise DataError(f"alpha must be between 0 and 1, got {alpha!r}; 0.05 makes 95 % intervals")
 
 
 def check_arguments(random: bool, unseen: str, arrays: Mapping[str, Any]) -> None:

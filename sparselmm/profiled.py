@@ -21,11 +21,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sparselmm._typing import FloatArray
+from sparselmm.base.smallmatrix import factor_of, solve_triangular
+from sparselmm.base.types import FloatArray
 from sparselmm.deviance import PLSFit, ProfiledDeviance, residual_part
-from sparselmm.packing import Packing, factor_of
+from sparselmm.packing import Packing
 from sparselmm.patterned import Patterned
-from sparselmm.smallmatrix import solve_triangular
 from sparselmm.solvers import apply_lambda
 
 LIFT = 1e-4

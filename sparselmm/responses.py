@@ -12,14 +12,14 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from sparselmm._typing import BoolArray, FloatArray, IntArray
+from sparselmm.base.cholesky import NotPositiveDefiniteError
+from sparselmm.base.exceptions import DataError
+from sparselmm.base.types import BoolArray, FloatArray, IntArray
 from sparselmm.batched import BatchedModel, Projector, Responses, search
 from sparselmm.batched.evaluation import Points
-from sparselmm.cholesky import NotPositiveDefiniteError
 from sparselmm.covariance import Covariance
 from sparselmm.crossprod import CrossProducts
 from sparselmm.deviance import ProfiledDeviance
-from sparselmm.exceptions import DataError
 from sparselmm.formula.validate import check_size
 from sparselmm.moments import moment_start, moment_starts
 from sparselmm.optimize import LIFT, TOLERANCE, OptSummary, minimize

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import scipy.sparse as sp
 
-from sparselmm._typing import CSR, FloatArray, IntArray
-from sparselmm.exceptions import DataError
+from sparselmm.base.exceptions import DataError
+from sparselmm.base.types import CSR, FloatArray, IntArray
 from sparselmm.terms import RandomTerm
 
 Seed = int | Sequence[int] | np.random.SeedSequence | None

@@ -28,19 +28,19 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.linalg import lapack
 
-from sparselmm import kernels
-from sparselmm._typing import CSR, FloatArray, IntArray
-from sparselmm.cholesky import (
+from sparselmm.base import kernels
+from sparselmm.base.cholesky import (
     CholeskyFactor,
     Mode,
     NotPositiveDefiniteError,
     Ordering,
     Pattern,
 )
+from sparselmm.base.smallmatrix import kron
+from sparselmm.base.threads import equal_parts, in_parts
+from sparselmm.base.types import CSR, FloatArray, IntArray
 from sparselmm.coupling import Coupling
 from sparselmm.crossprod import CrossProducts, PairBlocks
-from sparselmm.smallmatrix import kron
-from sparselmm.threads import equal_parts, in_parts
 
 Pair = tuple[int, int]
 

@@ -21,9 +21,9 @@ import numpy as np
 import scipy.sparse as sp
 import scipy.sparse.linalg as spl
 
-from sparselmm._typing import CSR, AnyArray, BoolArray, FloatArray, IntArray
-from sparselmm.cholesky import CholeskyFactor, NotPositiveDefiniteError, Pattern
-from sparselmm.exceptions import DataError, MemoryLimitError
+from sparselmm.base.cholesky import CholeskyFactor, NotPositiveDefiniteError, Pattern
+from sparselmm.base.exceptions import DataError, MemoryLimitError
+from sparselmm.base.types import CSR, AnyArray, BoolArray, FloatArray, IntArray
 
 Kind = Literal["covariance", "precision"]
 

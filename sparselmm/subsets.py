@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import scipy.sparse as sp
 
-from sparselmm._typing import CSR, IntArray
+from sparselmm.base.types import CSR, IntArray
 from sparselmm.terms import Design, Levels, RandomTerm
 
 

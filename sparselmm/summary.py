@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from sparselmm._typing import FloatArray, IntArray
+from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.effects import factor_tables
 from sparselmm.estimates import Estimates, intervals, names_or, p_values
 from sparselmm.inference.hypotheses import DenominatorDF

@@ -12,13 +12,13 @@ from functools import cached_property
 
 import numpy as np
 
-from sparselmm._typing import BoolArray, FloatArray, IntArray, Snapshot
-from sparselmm.smallmatrix import (
+from sparselmm.base.smallmatrix import (
     columns_of_triangle,
     lower_triangle,
     root_of_sum,
     solve_triangular,
 )
+from sparselmm.base.types import BoolArray, FloatArray, IntArray, Snapshot
 
 COLLINEAR = 1e-11
 """Share of the largest second moment below which a direction of covariates counts as none."""

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 import scipy.sparse as sp
 
-from sparselmm._typing import CSR, AnyArray, FloatArray, IntArray, Snapshot
+from sparselmm.base.types import CSR, AnyArray, FloatArray, IntArray, Snapshot, index_dtype
 
 Origin = Literal["re", "vc", "bar", "array"]
 Structure = Literal[
@@ -247,11 +247,6 @@ def term_slices(terms: tuple[RandomTerm, ...]) -> list[slice]:
     """Columns of Z that belong to each term."""
     ends = np.cumsum([term.q for term in terms], dtype=np.int64)
     return [slice(int(end) - term.q, int(end)) for end, term in zip(ends, terms, strict=True)]
-
-
-def index_dtype(largest: int) -> type[np.int32] | type[np.int64]:
-    """Smallest of int32 / int64 that holds ``largest`` (a dimension or a number of nonzeros)."""
-    return np.int32 if largest <= np.iinfo(np.int32).max else np.int64
 
 
 def assemble_z(terms: tuple[RandomTerm, ...], n: int) -> CSR:

@@ -25,7 +25,7 @@ from functools import cached_property
 import numpy as np
 import scipy.linalg as sla
 
-from sparselmm._typing import BoolArray, FloatArray, IntArray
+from sparselmm.base.types import BoolArray, FloatArray, IntArray
 from sparselmm.covariance import Covariance
 from sparselmm.crossprod import CrossProducts
 from sparselmm.deviance import ProfiledDeviance

@@ -16,7 +16,7 @@ from reference_fits import (
 
 import sparselmm
 from sparselmm import datasets
-from sparselmm.exceptions import ModelWarning, SpecificationWarning
+from sparselmm.base.exceptions import ModelWarning, SpecificationWarning
 
 TYPES = ("I", "II", "III")
 RECORDS = json.loads(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sparselmm.exceptions import FormulaError
+from sparselmm.base.exceptions import FormulaError
 from sparselmm.formula.bars import parse_formula, parse_one_sided
 
 FIXED = [

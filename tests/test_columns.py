@@ -10,14 +10,14 @@ import pytest
 import scipy.sparse as sp
 
 import sparselmm
-from sparselmm.crossprod import working_basis
-from sparselmm.exceptions import (
+from sparselmm.base.exceptions import (
     DataError,
     FormulaError,
     MissingDataError,
     RankDeficiencyWarning,
     SparseLMMError,
 )
+from sparselmm.crossprod import working_basis
 from sparselmm.formula import from_formula
 from sparselmm.formula.namespace import capture_env
 
@@ -52,7 +52,7 @@ PLACES = {
 
 def built(formula, data, **arguments):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", sparselmm.exceptions.SpecificationWarning)
+        warnings.simplefilter("ignore", sparselmm.base.exceptions.SpecificationWarning)
         return from_formula(formula, data, **arguments)
 
 

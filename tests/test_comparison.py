@@ -15,11 +15,11 @@ from registry import MODELS, THETAS
 from scipy import stats
 
 import sparselmm
-from sparselmm.cholesky import NotPositiveDefiniteError
+from sparselmm.base.cholesky import NotPositiveDefiniteError
+from sparselmm.base.exceptions import DataError
 from sparselmm.crossprod import CrossProducts
 from sparselmm.deviance import ProfiledDeviance
 from sparselmm.effects import random_part
-from sparselmm.exceptions import DataError
 from sparselmm.inference import comparison, submodels
 from sparselmm.inference.caic import conditional_aic, hat_trace
 from sparselmm.inference.rlrt import NullSpectrum, simulate

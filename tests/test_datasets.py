@@ -21,7 +21,7 @@ from reference_fits import (
 )
 
 from sparselmm import datasets
-from sparselmm.exceptions import DataError
+from sparselmm.base.exceptions import DataError
 
 MAIN = ["dietox", "sleepstudy", "Penicillin", "Pastes", "InstEval", "pupils"]
 SCHEMA = datasets._schema()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from registry import MODELS, THETAS
 
-from sparselmm.cholesky import NotPositiveDefiniteError
+from sparselmm.base.cholesky import NotPositiveDefiniteError
 
 EPS = np.finfo(float).eps
 

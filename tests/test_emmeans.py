@@ -10,7 +10,7 @@ import pytest
 from reference_fits import INFERENCE_IDS, reference_fit, reference_inference
 
 from sparselmm import MixedLM, datasets
-from sparselmm.exceptions import DataError, MemoryLimitError, RankDeficiencyWarning
+from sparselmm.base.exceptions import DataError, MemoryLimitError, RankDeficiencyWarning
 from sparselmm.inference import marginal_means
 from sparselmm.results import emmeans
 

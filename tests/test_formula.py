@@ -20,7 +20,7 @@ from formula_cases import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparselmm.exceptions import DataError, FormulaError, SpecificationWarning
+from sparselmm.base.exceptions import DataError, FormulaError, SpecificationWarning
 from sparselmm.formula import VCSpec, capture_env, from_arrays, from_formula
 
 DATA = ragged_data()

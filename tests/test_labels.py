@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 
 from sparselmm import KnownCovariance, MixedLM, datasets, mixedlm, pedigree
-from sparselmm.exceptions import DataError
+from sparselmm.base.exceptions import DataError
 
 K = 8
 CODE = np.tile(np.arange(K), 6)
 BIG = 2**53 + np.arange(K)
 TIMES = pd.date_range("2020-01-01", periods=K)
-pytestmark = pytest.mark.filterwarnings("ignore::sparselmm.exceptions.SingularMatrixWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::sparselmm.base.exceptions.SingularMatrixWarning")
 
 
 def arrow(kind, values):

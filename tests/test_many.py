@@ -8,7 +8,7 @@ import pytest
 from registry import MODELS, THETAS, Model, design, term
 
 import sparselmm
-from sparselmm import kernels_batched
+from sparselmm.base import kernels_stacks as kernels_batched
 from sparselmm.batched import BatchedModel, Projector, setup
 from sparselmm.batched.evaluation import SMALL_ORDER, evaluate, invert
 from sparselmm.responses import ResponseFitter

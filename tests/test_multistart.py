@@ -9,7 +9,7 @@ from random_models import judge
 
 import sparselmm
 from sparselmm import datasets
-from sparselmm.exceptions import DataError
+from sparselmm.base.exceptions import DataError
 
 FOLDER = datasets.data_dir().joinpath("reference", "optima")
 CASES = {case["case"]: case for case in json.loads(FOLDER.joinpath("cases.json").read_text())}
@@ -72,7 +72,7 @@ def test_starts_that_are_none(starts):
 @pytest.mark.slow
 @pytest.mark.parametrize("first", range(0, 200, 20))
 def test_random_models_against_dense_searches_from_many_starts(first):
-    """`python tests/random_models.py 0 2000` looks at more of them."""
+    """`python tests/support/random_models.py 0 2000` looks at more of them."""
     verdicts = [judge(number) for number in range(first, first + 20)]
     assert not [(v.number, v.what, v.detail) for v in verdicts if v.wrong]
     assert sum(v.what == "right" for v in verdicts) >= 10

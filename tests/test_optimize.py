@@ -8,7 +8,7 @@ import pytest
 from registry import MODELS, Model, design, term
 
 import sparselmm
-from sparselmm.cholesky import NotPositiveDefiniteError
+from sparselmm.base.cholesky import NotPositiveDefiniteError
 from sparselmm.moments import moment_start
 from sparselmm.optimize import SCIPY_METHODS, SMALLEST_SCALE, TOLERANCE, WITHOUT_GRADIENT, minimize
 

@@ -11,7 +11,7 @@ from registry import MODELS, Model, block, design, term
 
 import sparselmm
 from sparselmm import plan
-from sparselmm.cholesky import CholeskyFactor
+from sparselmm.base.cholesky import CholeskyFactor
 from sparselmm.covariance import Covariance
 from sparselmm.crossprod import CrossProducts
 from sparselmm.deviance import ProfiledDeviance

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from sparselmm import SpecificationWarning, mixedlm
+from sparselmm.base.exceptions import DataError
 from sparselmm.covariance import term_covariance
-from sparselmm.exceptions import DataError
 
 TIMES = [1, 2, 3, 7, 8]
 GAPS = (0, 1, 2, 6, 7)

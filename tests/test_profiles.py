@@ -14,7 +14,7 @@ from scipy.optimize import minimize_scalar
 
 import sparselmm
 from sparselmm import plots
-from sparselmm.exceptions import DataError
+from sparselmm.base.exceptions import DataError
 from sparselmm.inference.profiles import Profiler
 
 

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import norm
 
 from sparselmm import MixedLM, datasets, labels
-from sparselmm.exceptions import DataError, MemoryLimitError
+from sparselmm.base.exceptions import DataError, MemoryLimitError
 from sparselmm.inference import blup_contrasts
 from sparselmm.solvers import BlockSolver
 
@@ -150,7 +150,7 @@ def test_ranks_on_the_grid(kind, monkeypatch):
     np.testing.assert_allclose(exact.sum(), 3000 * 3001 / 2, rtol=1e-12)
 
 
-@pytest.mark.filterwarnings("ignore::sparselmm.exceptions.BoundaryWarning")
+@pytest.mark.filterwarnings("ignore::sparselmm.base.exceptions.BoundaryWarning")
 def test_no_variance_no_ranks():
     """At a zero variance all predictions are zero and every level has the middle rank."""
     fit = MixedLM.from_formula("Yield ~ 1 + (1 | Batch)", datasets.load("Dyestuff2")).fit()

@@ -14,7 +14,7 @@ from scipy.stats import norm
 
 import sparselmm
 from sparselmm import MixedLM, MixedLMResults, datasets, effects, labels
-from sparselmm.exceptions import (
+from sparselmm.base.exceptions import (
     DataError,
     MemoryLimitError,
     RankDeficiencyWarning,

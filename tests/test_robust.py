@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose
 from reference_fits import reference_fit
 
 import sparselmm
-from sparselmm.exceptions import DataError
+from sparselmm.base.exceptions import DataError
 from sparselmm.inference.robust import KINDS
 
 CASES = EXTRA["robust"]

@@ -8,7 +8,7 @@ import scipy.sparse as sp
 from registry import MODELS
 
 from sparselmm import coupling, solvers
-from sparselmm.cholesky import NotPositiveDefiniteError
+from sparselmm.base.cholesky import NotPositiveDefiniteError
 from sparselmm.crossprod import CrossProducts
 from sparselmm.solvers import BlockSolver, Strategy
 

@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_info
 
 import sparselmm
 from sparselmm import DataError, MixedLM, RemovedRowsError, datasets
-from sparselmm.threads import one_thread
+from sparselmm.base.threads import one_thread
 
 
 def sleep(formula="Reaction ~ Days + (Days | Subject)", data=None, **arguments):
@@ -313,7 +313,7 @@ MODELS = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::sparselmm.exceptions.ConvergenceWarning")
+@pytest.mark.filterwarnings("ignore::sparselmm.base.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("name", MODELS)
 def test_any_number_of_threads(name):
     table, formula, group = MODELS[name]

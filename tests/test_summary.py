@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from sparselmm import MixedLM, datasets
-from sparselmm.exceptions import SingularMatrixWarning
+from sparselmm.base.exceptions import SingularMatrixWarning
 from sparselmm.summary import (
     Summary,
     coefficient_table,

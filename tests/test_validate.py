@@ -8,7 +8,7 @@ import pytest
 import scipy.sparse as sp
 from formula_cases import ragged_data
 
-from sparselmm.exceptions import (
+from sparselmm.base.exceptions import (
     DataError,
     FormulaError,
     MissingDataError,

@@ -12,7 +12,7 @@ from scipy.stats import norm
 
 import sparselmm
 from sparselmm import datasets
-from sparselmm.exceptions import ModelWarning
+from sparselmm.base.exceptions import ModelWarning
 
 RECORDS = json.loads(
     datasets.data_dir().joinpath("reference", "extra", "variances.json").read_text(encoding="utf-8")

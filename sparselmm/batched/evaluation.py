@@ -37,8 +37,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 from scipy.linalg import lapack
 
-from sparselmm import kernels_batched
-from sparselmm._typing import BoolArray, FloatArray, IntArray
+from sparselmm.base import kernels_stacks as kernels_batched
+from sparselmm.base.types import BoolArray, FloatArray, IntArray
 from sparselmm.batched.reduced import Responses
 from sparselmm.batched.setup import BatchedModel, Operator
 from sparselmm.deviance import SMALLEST_PIVOT

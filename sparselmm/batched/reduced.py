@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import scipy.sparse as sp
 
-from sparselmm._typing import BoolArray, FloatArray, IntArray
+from sparselmm.base.types import BoolArray, FloatArray, IntArray
 from sparselmm.crossprod import CrossProducts
 from sparselmm.terms import Design
 

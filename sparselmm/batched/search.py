@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sparselmm._typing import BoolArray, FloatArray
+from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.batched.evaluation import Points, evaluate
 from sparselmm.batched.reduced import Responses
 from sparselmm.batched.setup import BatchedModel

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 import scipy.sparse as sp
 
-from sparselmm._typing import CSR, FloatArray, IntArray
+from sparselmm.base.types import CSR, FloatArray, IntArray
 from sparselmm.batched.reduced import STACK_NUMBERS
 from sparselmm.covariance import Covariance
 from sparselmm.crossprod import CrossProducts

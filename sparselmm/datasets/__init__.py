@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from sparselmm.exceptions import DataError
+from sparselmm.base.exceptions import DataError
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable  # Python >= 3.11

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparselmm._typing import BoolArray, FloatArray
-from sparselmm.exceptions import DataError
+from sparselmm.base.exceptions import DataError
+from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.formula.coded import GROUPS, coded_term
 from sparselmm.formula.exact import objects
 from sparselmm.formula.factors import Crossing, Factor, cross, factorize

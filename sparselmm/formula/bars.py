@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from sparselmm.exceptions import FormulaError
+from sparselmm.base.exceptions import FormulaError
 from sparselmm.terms import Structure
 
 STRUCTURES: dict[str, tuple[bool, Structure, Structure]] = {

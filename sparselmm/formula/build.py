@@ -16,8 +16,8 @@ import pandas as pd
 from patsy import DesignInfo, EvalEnvironment
 from patsy.desc import INTERCEPT, Term
 
-from sparselmm._typing import BoolArray, FloatArray
-from sparselmm.exceptions import DataError, FormulaError
+from sparselmm.base.exceptions import DataError, FormulaError
+from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.formula.arrays import group_crossing, make_grouping
 from sparselmm.formula.bars import Bar, ParsedFormula, parse_formula, parse_one_sided
 from sparselmm.formula.coded import GROUPS, coded_term, grouping

@@ -10,8 +10,8 @@ import pandas as pd
 from patsy.eval import EvalFactor
 from patsy.missing import NAAction
 
-from sparselmm._typing import AnyArray, BoolArray
-from sparselmm.exceptions import DataError
+from sparselmm.base.exceptions import DataError
+from sparselmm.base.types import AnyArray, BoolArray
 from sparselmm.formula.arithmetic import GUARDS, guarded
 from sparselmm.formula.kinds import (
     BOOLEANS,

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 from patsy import DesignInfo
 
-from sparselmm._typing import FloatArray, IntArray
-from sparselmm.exceptions import DataError
+from sparselmm.base.exceptions import DataError
+from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.formula.expressions import plain_column
 from sparselmm.formula.factors import Crossing, Factor, compact, cross, match, match_crossed
 from sparselmm.formula.kinds import float_matrix

@@ -19,8 +19,8 @@ import scipy.sparse as sp
 from patsy import DesignInfo
 from patsy.desc import Term
 
-from sparselmm._typing import CSR, AnyArray, BoolArray, IntArray
-from sparselmm.exceptions import FormulaError, SpecificationWarning
+from sparselmm.base.exceptions import FormulaError, SpecificationWarning, warn_user
+from sparselmm.base.types import CSR, AnyArray, BoolArray, IntArray, index_dtype
 from sparselmm.formula.coded import GROUPS, CodedSpec, NewRows, TermSpec, coded_term, product
 from sparselmm.formula.exact import label_index, objects
 from sparselmm.formula.expressions import names_in, parse_expression, plain_column, quoted_name
@@ -38,8 +38,8 @@ from sparselmm.formula.namespace import (
     recoded,
     right_terms,
 )
-from sparselmm.formula.validate import check_codes, check_finite, not_finite, warn_user
-from sparselmm.terms import Grouping, Levels, RandomTerm, index_dtype
+from sparselmm.formula.validate import check_codes, check_finite, not_finite
+from sparselmm.terms import Grouping, Levels, RandomTerm
 
 
 def component(

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from patsy import DesignInfo, PatsyError
 
-from sparselmm._typing import FloatArray
-from sparselmm.exceptions import FormulaError
+from sparselmm.base.exceptions import FormulaError
+from sparselmm.base.types import FloatArray
 
 
 def linear_constraints(text: Any, names: Sequence[str]) -> tuple[FloatArray, FloatArray]:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparselmm._typing import AnyArray, BoolArray, IntArray
-from sparselmm.exceptions import DataError
+from sparselmm.base.exceptions import DataError
+from sparselmm.base.types import AnyArray, BoolArray, IntArray
 
 _TO_TEXT = ".astype(str)"
 

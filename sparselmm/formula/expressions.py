@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from functools import lru_cache
 
-from sparselmm.exceptions import FormulaError
+from sparselmm.base.exceptions import FormulaError
 
 _FACTOR_CALLS = ("C", "factor")
 

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparselmm._typing import AnyArray, BoolArray, IntArray
-from sparselmm.exceptions import DataError
+from sparselmm.base.exceptions import DataError
+from sparselmm.base.types import AnyArray, BoolArray, IntArray, index_dtype
 from sparselmm.formula.exact import canonical, places, readable
-from sparselmm.terms import Levels, index_dtype
+from sparselmm.terms import Levels
 
 SPREAD = 4
 """Integers of a range up to this many times their number are coded by counting."""

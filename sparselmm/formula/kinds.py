@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from sparselmm._typing import AnyArray, FloatArray
-from sparselmm.exceptions import DataError
+from sparselmm.base.exceptions import DataError
+from sparselmm.base.types import AnyArray, FloatArray
 
 NUMBERS, BOOLEANS, TEXT, CATEGORIES = "numbers", "booleans", "text", "categories"
 DATES, DURATIONS, PERIODS, INTERVALS = "dates", "durations", "periods", "intervals"

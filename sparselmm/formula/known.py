@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from sparselmm._typing import CSR, FloatArray, IntArray
-from sparselmm.exceptions import DataError, MemoryLimitError
+from sparselmm.base.arguments import shown
+from sparselmm.base.exceptions import DataError, MemoryLimitError
+from sparselmm.base.types import CSR, FloatArray, IntArray, index_dtype
 from sparselmm.formula.coded import GROUPS, CodedSpec, NewRows
 from sparselmm.formula.factors import match
 from sparselmm.formula.matrices import Built
-from sparselmm.formula.validate import shown
 from sparselmm.structures import LARGEST_ROOT, KnownCovariance
-from sparselmm.terms import Levels, RandomTerm, index_dtype
+from sparselmm.terms import Levels, RandomTerm
 
 SHOWN_LABELS = 5
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from patsy import ContrastMatrix, DesignInfo, SubtermInfo
 
-from sparselmm._typing import FloatArray, IntArray
-from sparselmm.exceptions import RemovedRowsError
+from sparselmm.base.exceptions import RemovedRowsError
+from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.formula.bars import parse_formula
 from sparselmm.formula.namespace import right_terms
 from sparselmm.formula.spec import BuiltDesign

@@ -10,21 +10,14 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from sparselmm._typing import CSR, AnyArray, BoolArray, IntArray
-from sparselmm.exceptions import DataError
+from sparselmm.base.arguments import shown
+from sparselmm.base.exceptions import DataError, warn_user
+from sparselmm.base.types import CSR, AnyArray, BoolArray, IntArray
 from sparselmm.formula.coded import NewRows, TermSpec
 from sparselmm.formula.components import stack_blocks
 from sparselmm.formula.exact import canonical
 from sparselmm.formula.factors import Factor, factorize, match
-from sparselmm.formula.validate import (
-    Rows,
-    aligned,
-    check_finite,
-    check_length,
-    check_names,
-    shown,
-    warn_user,
-)
+from sparselmm.formula.validate import Rows, aligned, check_finite, check_length, check_names
 from sparselmm.terms import Grouping, Levels, RandomTerm
 
 Built = tuple[RandomTerm, TermSpec]

@@ -16,8 +16,10 @@ from patsy.build import build_design_matrices, design_matrix_builders
 from patsy.desc import INTERCEPT, Term
 from patsy.missing import NAAction
 
-from sparselmm._typing import FloatArray, IntArray
-from sparselmm.exceptions import DataError, FormulaError, MissingDataError, SparseLMMError
+from sparselmm.base.arguments import shown
+from sparselmm.base.exceptions import DataError, FormulaError, MissingDataError, SparseLMMError
+from sparselmm.base.threads import in_threads
+from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.formula.arithmetic import GUARDS, guarded
 from sparselmm.formula.bars import balanced
 from sparselmm.formula.checked import Expression, Kept, Missing
@@ -36,8 +38,7 @@ from sparselmm.formula.kinds import (
     refuse,
 )
 from sparselmm.formula.plain_designs import plain_design
-from sparselmm.formula.validate import DROP_HINT, Rows, aligned, missing_rows, shown, unknown_column
-from sparselmm.threads import in_threads
+from sparselmm.formula.validate import DROP_HINT, Rows, aligned, missing_rows, unknown_column
 
 MANY_ROWS = 100_000
 """Rows from which columns are coded at the same time: Arrow's strings free the interpreter."""

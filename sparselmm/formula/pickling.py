@@ -19,7 +19,7 @@ from patsy.desc import Term
 from patsy.design_info import FactorInfo, SubtermInfo
 from patsy.eval import EvalFactor
 
-from sparselmm.exceptions import FormulaError
+from sparselmm.base.exceptions import FormulaError
 from sparselmm.formula.checked import Expression
 from sparselmm.formula.namespace import PATSY_NAMES
 

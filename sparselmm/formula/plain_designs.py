@@ -17,7 +17,7 @@ from patsy import DesignInfo
 from patsy.desc import EvalFactor
 from patsy.design_info import FactorInfo
 
-from sparselmm._typing import AnyArray, FloatArray
+from sparselmm.base.types import AnyArray, FloatArray
 from sparselmm.formula.expressions import plain_column
 
 BLOCK_ROWS = 8_192

@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 from patsy import DesignInfo
 
-from sparselmm.exceptions import DataError, SpecificationWarning
+from sparselmm.base.arguments import shown
+from sparselmm.base.exceptions import DataError, SpecificationWarning, warn_user
 from sparselmm.formula.expressions import plain_column
 from sparselmm.formula.factors import match
 from sparselmm.formula.namespace import Namespace
-from sparselmm.formula.validate import shown, warn_user
 
 FARTHEST = 100_000
 """Most steps between the first and the last level."""

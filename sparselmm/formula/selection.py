@@ -11,18 +11,12 @@ import numpy as np
 import pandas as pd
 from patsy import EvalEnvironment
 
-from sparselmm._typing import AnyArray, BoolArray, FloatArray
-from sparselmm.exceptions import DataError
+from sparselmm.base.arguments import shown
+from sparselmm.base.exceptions import DataError
+from sparselmm.base.types import AnyArray, BoolArray, FloatArray
 from sparselmm.formula.arrays import complete_rows, group_labels, kept_rows, optional_vector, take
 from sparselmm.formula.matrices import UserMatrix, user_matrices
-from sparselmm.formula.validate import (
-    Rows,
-    aligned,
-    check_length,
-    check_some_rows,
-    shown,
-    unknown_column,
-)
+from sparselmm.formula.validate import Rows, aligned, check_length, check_some_rows, unknown_column
 
 
 @dataclass(frozen=True, eq=False)

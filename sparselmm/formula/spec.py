@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from patsy import DesignInfo, EvalEnvironment
 
-from sparselmm._typing import CSR, AnyArray, BoolArray, FloatArray, IntArray
-from sparselmm.exceptions import DataError, NoRandomEffectsError
+from sparselmm.base.exceptions import DataError, NoRandomEffectsError
+from sparselmm.base.types import CSR, AnyArray, BoolArray, FloatArray, IntArray
 from sparselmm.formula.bars import parse_formula
 from sparselmm.formula.coded import NewRows, TermSpec, new_matrix
 from sparselmm.formula.expressions import names_in, plain_column

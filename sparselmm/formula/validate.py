@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from sparselmm._typing import AnyArray, BoolArray, FloatArray, IntArray
-from sparselmm.exceptions import (
+from sparselmm.base.arguments import shown, suggestion
+from sparselmm.base.exceptions import (
     DataError,
     FormulaError,
     MissingDataError,
     SpecificationWarning,
     UnknownColumnError,
+    warn_user,
 )
+from sparselmm.base.types import AnyArray, BoolArray, FloatArray, IntArray
 from sparselmm.formula.kinds import as_float
 from sparselmm.terms import RandomTerm
 
-_PACKAGE = __name__.partition(".")[0] + "."
 MISSING_CHOICES = ("none", "drop", "raise")
 LARGEST, SMALLEST = 1e70, 1e-70
 """Sizes of columns between which products of four values, summed over rows, are in range."""
@@ -75,34 +73,10 @@ class Rows:
         return Rows(self.n_all, self.index, positions)
 
 
-def warn_user(message: str, category: type[Warning]) -> None:
-    """Warn at the line of the user's code that called into this package."""
-    frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_PACKAGE):
-        frame, level = frame.f_back, level + 1
-    warnings.warn(message, category, stacklevel=level)
-
-
-def shown(value: Any) -> str:
-    """A label as a user would write it, NumPy's scalars as Python's."""
-    plain = isinstance(value, np.generic) and not isinstance(value, (np.datetime64, np.timedelta64))
-    return repr(value.item() if plain else value)
-
-
 def check_missing_argument(missing: str) -> None:
     """Refuse anything but the three choices."""
     if missing not in MISSING_CHOICES:
         raise DataError(f"missing must be one of {MISSING_CHOICES}, got {missing!r}")
-
-
-def suggestion(name: str, known: Iterable[object]) -> str:
-    """``"; did you mean 'Days'?"`` or nothing."""
-    names = [str(other) for other in known]
-    lower = {other.lower(): other for other in names}
-    close = get_close_matches(name, names, n=3, cutoff=0.6)
-    if not close and name.lower() in lower:
-        close = [lower[name.lower()]]
-    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
 
 
 def unknown_column(name: str, columns: Iterable[object], used_in: str) -> UnknownColumnError:

@@ -22,7 +22,7 @@ from typing import Literal
 
 import numpy as np
 
-from sparselmm._typing import FloatArray, IntArray
+from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.crossprod import CHUNK_ROWS, working_basis
 from sparselmm.formula.marginality import TermStructure
 

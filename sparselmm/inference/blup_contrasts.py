@@ -22,7 +22,7 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.special import ndtr
 
-from sparselmm._typing import CSR, BoolArray, FloatArray, IntArray
+from sparselmm.base.types import CSR, BoolArray, FloatArray, IntArray
 from sparselmm.deviance import ProfiledDeviance
 from sparselmm.inference.prediction_variance import conditional_forms, prediction_forms
 

@@ -28,16 +28,16 @@ import joblib
 import numpy as np
 from scipy.stats import norm
 
-from sparselmm._typing import AnyArray, FloatArray, IntArray
-from sparselmm.cholesky import NotPositiveDefiniteError
+from sparselmm.base.cholesky import NotPositiveDefiniteError
+from sparselmm.base.exceptions import DataError
+from sparselmm.base.threads import one_thread
+from sparselmm.base.types import AnyArray, FloatArray, IntArray
 from sparselmm.covariance import Covariance
 from sparselmm.deviance import ProfiledDeviance
-from sparselmm.exceptions import DataError
 from sparselmm.responses import ResponseFits, ResponseFitter, fit_design
 from sparselmm.simulate import Simulator, stream
 from sparselmm.subsets import Groups
 from sparselmm.terms import Design, RandomTerm
-from sparselmm.threads import one_thread
 from sparselmm.variances import VarianceLayout
 
 T = TypeVar("T")

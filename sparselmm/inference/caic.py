@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg as sla
 
-from sparselmm._typing import BoolArray, FloatArray
+from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.deviance import ProfiledDeviance, State
 from sparselmm.solvers import apply_lambda
 

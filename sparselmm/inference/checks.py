@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.stats as ss
 
-from sparselmm._typing import AnyArray, BoolArray, FloatArray, IntArray
+from sparselmm.base.types import AnyArray, BoolArray, FloatArray, IntArray
 from sparselmm.deviance import ProfiledDeviance
 from sparselmm.estimates import Estimates
 from sparselmm.inference.diagnosis import ORDER, Diagnosis, Finding

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import chi2
 
-from sparselmm._typing import FloatArray, IntArray
+from sparselmm.base.exceptions import RemovedRowsError
+from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.crossprod import CrossProducts
 from sparselmm.deviance import ProfiledDeviance
-from sparselmm.exceptions import RemovedRowsError
 from sparselmm.inference.submodels import (
     engine,
     known_columns,

@@ -21,7 +21,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from sparselmm._typing import FloatArray
+from sparselmm.base.types import FloatArray
 from sparselmm.deviance import ProfiledDeviance
 from sparselmm.inference.submodels import (
     known_columns,

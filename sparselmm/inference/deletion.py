@@ -28,9 +28,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import scipy.linalg as sla
 
-from sparselmm import kernels
-from sparselmm._typing import BoolArray, FloatArray, IntArray
-from sparselmm.cholesky import CholeskyFactor
+from sparselmm.base import kernels
+from sparselmm.base.cholesky import CholeskyFactor
+from sparselmm.base.types import BoolArray, FloatArray, IntArray
 from sparselmm.covariance import Covariance
 from sparselmm.crossprod import Basis, CrossProducts
 from sparselmm.deviance import ProfiledDeviance, State

@@ -8,9 +8,9 @@ from typing import Protocol
 import numpy as np
 from scipy import stats
 
-from sparselmm._typing import BoolArray, FloatArray
+from sparselmm.base.exceptions import DataError
+from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.estimates import Estimates
-from sparselmm.exceptions import DataError
 
 RANK_TOLERANCE = 1e-10
 """Share of the largest variance below which a direction of contrasts counts as dependent."""

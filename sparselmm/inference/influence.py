@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg as sla
 
-from sparselmm._typing import BoolArray, FloatArray
+from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.deviance import ProfiledDeviance
 from sparselmm.estimates import Estimates
 from sparselmm.inference.deletion import (

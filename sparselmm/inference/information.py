@@ -29,13 +29,12 @@ import scipy.linalg as sla
 import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
 
-from sparselmm._typing import FloatArray, IntArray
+from sparselmm.base.exceptions import SpecificationWarning, catchable, warn_user
+from sparselmm.base.smallmatrix import upper_inverse
+from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.covariance import Covariance
 from sparselmm.crossprod import CrossProducts
 from sparselmm.deviance import ProfiledDeviance
-from sparselmm.exceptions import SpecificationWarning, catchable
-from sparselmm.formula.validate import warn_user
-from sparselmm.smallmatrix import upper_inverse
 
 FLAT = 1e-8
 """Second derivative of the deviance, in units in which 2 means a standard error of one, below

@@ -33,7 +33,7 @@ from functools import cached_property
 
 import numpy as np
 
-from sparselmm._typing import FloatArray, Snapshot
+from sparselmm.base.types import FloatArray, Snapshot
 from sparselmm.estimates import Estimates
 from sparselmm.inference.hypotheses import (
     FTest,

@@ -21,10 +21,10 @@ from functools import cached_property
 
 import numpy as np
 
-from sparselmm._typing import FloatArray, IntArray, Snapshot
+from sparselmm.base.smallmatrix import upper_inverse
+from sparselmm.base.types import FloatArray, IntArray, Snapshot
 from sparselmm.crossprod import PairBlocks
 from sparselmm.deviance import ProfiledDeviance, State
-from sparselmm.smallmatrix import upper_inverse
 from sparselmm.solvers import apply_lambda
 from sparselmm.terms import Design, RandomTerm
 

@@ -19,7 +19,7 @@ from scipy import stats
 from scipy.optimize import brentq
 from scipy.special import ndtr
 
-from sparselmm._typing import CSR, FloatArray, IntArray
+from sparselmm.base.types import CSR, FloatArray, IntArray
 from sparselmm.estimates import Estimates
 from sparselmm.inference.ddf import DenominatorDF
 from sparselmm.inference.prediction_variance import estimable

@@ -26,11 +26,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import scipy.sparse as sp
 
-from sparselmm._typing import CSR, BoolArray, FloatArray, IntArray
+from sparselmm.base.smallmatrix import upper_inverse
+from sparselmm.base.types import CSR, BoolArray, FloatArray, IntArray
 from sparselmm.deviance import ProfiledDeviance
 from sparselmm.effects import BATCH_NUMBERS
 from sparselmm.estimates import SLOPE_STEP, Estimates
-from sparselmm.smallmatrix import upper_inverse
 from sparselmm.terms import RandomTerm
 
 FEW_ROWS = 32

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.optimize as so
 
-from sparselmm._typing import FloatArray
-from sparselmm.cholesky import NotPositiveDefiniteError
+from sparselmm.base.cholesky import NotPositiveDefiniteError
+from sparselmm.base.types import FloatArray
 from sparselmm.deviance import ProfiledDeviance, difference_hessian
 from sparselmm.inference.comparison import ml_minimum
 from sparselmm.inference.constrained import (

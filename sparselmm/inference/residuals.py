@@ -15,7 +15,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from sparselmm._typing import BoolArray, FloatArray
+from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.estimates import Estimates
 from sparselmm.inference.leverage import Leverage, prior_variances
 

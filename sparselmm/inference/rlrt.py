@@ -21,9 +21,9 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg as sla
 
-from sparselmm._typing import FloatArray
+from sparselmm.base.exceptions import DataError
+from sparselmm.base.types import FloatArray
 from sparselmm.crossprod import CrossProducts
-from sparselmm.exceptions import DataError
 
 GRID = (-10.0, 8.0, 200)
 """Logarithms of the first and last lambda, relative to the largest eigenvalue, and their number."""

@@ -32,12 +32,12 @@ from typing import Literal
 import numpy as np
 import scipy.sparse as sp
 
-from sparselmm._typing import BoolArray, FloatArray, IntArray
+from sparselmm.base.arguments import shown
+from sparselmm.base.exceptions import DataError
+from sparselmm.base.smallmatrix import upper_inverse
+from sparselmm.base.types import BoolArray, FloatArray, IntArray
 from sparselmm.crossprod import CHUNK_ROWS, Basis
 from sparselmm.deviance import ProfiledDeviance, State
-from sparselmm.exceptions import DataError
-from sparselmm.formula.validate import shown
-from sparselmm.smallmatrix import upper_inverse
 from sparselmm.solvers import apply_lambda
 from sparselmm.terms import Design, RandomTerm
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sparselmm._typing import FloatArray
+from sparselmm.base.types import FloatArray
 from sparselmm.estimates import Estimates
 from sparselmm.inference.hypotheses import (
     FTest,

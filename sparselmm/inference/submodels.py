@@ -16,12 +16,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from sparselmm._typing import FloatArray, IntArray
+from sparselmm.base.smallmatrix import upper_inverse
+from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.covariance import Covariance
 from sparselmm.crossprod import Basis, CrossProducts, PairBlocks
 from sparselmm.deviance import ProfiledDeviance
 from sparselmm.plan import make_plan
-from sparselmm.smallmatrix import upper_inverse
 from sparselmm.solvers import BlockSolver
 from sparselmm.term_covariance import TermCovariance
 

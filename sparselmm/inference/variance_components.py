@@ -27,9 +27,9 @@ import numpy as np
 from scipy.special import expit, logit
 from scipy.stats import norm
 
-from sparselmm._typing import BoolArray, FloatArray
+from sparselmm.base.exceptions import RemovedRowsError
+from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.estimates import Estimates
-from sparselmm.exceptions import RemovedRowsError
 from sparselmm.inference.constrained import Parameter
 from sparselmm.patterned import PATTERNED
 from sparselmm.terms import RandomTerm

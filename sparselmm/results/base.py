@@ -8,10 +8,10 @@ from typing import Any, TypeVar, cast
 
 import pandas as pd
 
-from sparselmm._typing import FloatArray
+from sparselmm.base.exceptions import RemovedRowsError
+from sparselmm.base.types import FloatArray
 from sparselmm.deviance import PLSFit, ProfiledDeviance
 from sparselmm.estimates import Estimates
-from sparselmm.exceptions import RemovedRowsError
 from sparselmm.fitting import Given
 from sparselmm.formula import BuiltDesign
 from sparselmm.inference.ddf import DDF_METHODS, DenominatorDF, denominator_df

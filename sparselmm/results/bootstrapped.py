@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -13,11 +12,11 @@ from typing import IO, Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
-from sparselmm import storage
-from sparselmm._typing import AnyArray, FloatArray, IntArray
-from sparselmm.exceptions import DataError
+from sparselmm.base import storage
+from sparselmm.base.exceptions import DataError
+from sparselmm.base.progress import progress_bar
+from sparselmm.base.types import AnyArray, FloatArray, IntArray
 from sparselmm.inference import bootstrap
 from sparselmm.optimize import Recorder, certify
 from sparselmm.simulate import Seed
@@ -28,9 +27,6 @@ SAME_FIT = 1e-8
 SAME_STATISTIC = 1e-3
 """Relative difference of one statistic of one fit on two machines: theta moves by 3e-5 of its
 standard error."""
-
-PATIENCE = 3.0
-"""Seconds after which a progress bar appears when nobody asked for one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,20 +188,6 @@ class BootstrapResults:
         return f"<BootstrapResults: {what}{failed}>"
 
 
-def count(value: Any, name: str) -> int:
-    """A positive integer argument."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise DataError(f"{name} must be a positive integer, not {value!r}")
-    return int(value)
-
-
-def jobs(value: Any) -> int:
-    """Number of workers as joblib counts them."""
-    if not isinstance(value, (int, np.integer)) or value == 0:
-        raise DataError(f"n_jobs must be an integer other than 0, not {value!r}")
-    return int(value)
-
-
 def labelled(value: Any) -> tuple[tuple[str, ...], FloatArray]:
     """Names and numbers of what a user's statistic returns.
 
@@ -314,16 +296,6 @@ def replicated(
             if checkpoint is not None:
                 write(_with(done, parts), checkpoint)
     return _with(done, parts)
-
-
-def progress_bar(total: int, done: int, title: str, wanted: bool | None) -> Any:
-    """A bar on stderr; when nobody said, only where it can be seen and only after a while."""
-    interactive = sys.stderr.isatty() or "ipykernel" in sys.modules
-    return tqdm(
-        total=total, initial=done, unit="fit", desc=title,
-        disable=not (interactive if wanted is None else wanted),
-        delay=PATIENCE if wanted is None else 0.0,
-    )  # fmt: skip
 
 
 def _with(done: BootstrapResults, parts: list[Any]) -> BootstrapResults:

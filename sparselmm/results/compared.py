@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from sparselmm._typing import FloatArray
-from sparselmm.exceptions import DataError
+from sparselmm.base.exceptions import DataError
+from sparselmm.base.types import FloatArray
 from sparselmm.inference.comparison import (
     boundary_pvalue,
     chi2_pvalue,

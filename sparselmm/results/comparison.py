@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from sparselmm.base.exceptions import DataError
 from sparselmm.covariance import Covariance
-from sparselmm.exceptions import DataError
 from sparselmm.inference import comparison as tests
 from sparselmm.inference.caic import ConditionalAIC, conditional_aic
 from sparselmm.inference.ddf import DenominatorDF

@@ -15,10 +15,11 @@ import numpy as np
 import pandas as pd
 
 from sparselmm import labels, prediction, summary
-from sparselmm._typing import FloatArray
+from sparselmm.base.arguments import check_alpha
+from sparselmm.base.exceptions import DataError
+from sparselmm.base.types import FloatArray
 from sparselmm.deviance import PLSFit, ProfiledDeviance
 from sparselmm.estimates import Estimates, intervals, p_values
-from sparselmm.exceptions import DataError
 from sparselmm.fitting import Given
 from sparselmm.formula import BuiltDesign
 from sparselmm.optimize import OptSummary
@@ -292,7 +293,7 @@ class MixedLMResults(
         >>> fit.conf_int(method="profile").round(4).loc["sd_Intercept|plate"].tolist()
         [0.6336, 1.1821]
         """
-        prediction.check_alpha(alpha)
+        check_alpha(alpha)
         if method == "profile":
             return self._profile_conf_int(alpha, **options)
         if method == "bootstrap":

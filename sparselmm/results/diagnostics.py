@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from sparselmm import plots_diagnostics, prediction
-from sparselmm._typing import FloatArray, IntArray
+from sparselmm.base.exceptions import DataError
+from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.effects import factor_tables
-from sparselmm.exceptions import DataError
 from sparselmm.formula.exact import label_index
 from sparselmm.formula.factors import factorize
 from sparselmm.formula.validate import aligned

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparselmm._typing import FloatArray, IntArray
+from sparselmm.base.arguments import check_alpha
+from sparselmm.base.exceptions import DataError, MemoryLimitError, RemovedRowsError
+from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.contrasts import adjusted
 from sparselmm.estimates import Estimates
-from sparselmm.exceptions import DataError, MemoryLimitError, RemovedRowsError
 from sparselmm.formula import BuiltDesign
 from sparselmm.formula.expressions import names_in, plain_column
 from sparselmm.inference import marginal_means
 from sparselmm.inference.ddf import DenominatorDF
 from sparselmm.inference.prediction_variance import null_space
-from sparselmm.prediction import check_alpha
 
 WEIGHTS = ("equal", "proportional")
 

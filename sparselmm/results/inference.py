@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparselmm._typing import FloatArray
-from sparselmm.exceptions import DataError, SpecificationWarning, catchable
+from sparselmm.base.arguments import check_alpha
+from sparselmm.base.exceptions import DataError, SpecificationWarning, catchable, warn_user
+from sparselmm.base.types import FloatArray
 from sparselmm.formula.marginality import term_structure
-from sparselmm.formula.validate import warn_user
 from sparselmm.inference import bootstrap
 from sparselmm.inference.anova import TYPES, term_contrasts
 from sparselmm.inference.variance_components import (
@@ -25,7 +25,6 @@ from sparselmm.inference.variance_components import (
     variance_weights,
 )
 from sparselmm.labels import varcorr_frame
-from sparselmm.prediction import check_alpha
 from sparselmm.results.base import ResultsBase, from_rows
 
 

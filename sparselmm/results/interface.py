@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparselmm import storage
-from sparselmm._typing import FloatArray
+from sparselmm.base import storage
+from sparselmm.base.exceptions import DataError
+from sparselmm.base.types import FloatArray
 from sparselmm.contrasts import (
     ContrastResults,
     PairwiseResults,
@@ -20,7 +21,6 @@ from sparselmm.contrasts import (
     t_tests,
     wald,
 )
-from sparselmm.exceptions import DataError
 from sparselmm.formula import BuiltDesign
 from sparselmm.formula.constraints import linear_constraints
 from sparselmm.packing import MixedLMParams, Packing

@@ -10,17 +10,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparselmm import storage
-from sparselmm._typing import BoolArray, FloatArray
+from sparselmm.base import storage
+from sparselmm.base.exceptions import ConvergenceWarning, DataError, catchable, warn_user
+from sparselmm.base.progress import progress_bar
+from sparselmm.base.threads import one_thread
+from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.deviance import ProfiledDeviance
 from sparselmm.estimates import p_values
-from sparselmm.exceptions import ConvergenceWarning, DataError, catchable
-from sparselmm.formula.validate import warn_user
 from sparselmm.inference import bootstrap
 from sparselmm.responses import ResponseFits, ResponseFitter
-from sparselmm.results.bootstrapped import progress_bar
 from sparselmm.terms import Design
-from sparselmm.threads import one_thread
 from sparselmm.variances import VarianceLayout
 
 TASK_NUMBERS = 4_000_000

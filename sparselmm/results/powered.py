@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from sparselmm._typing import FloatArray, IntArray
-from sparselmm.exceptions import DataError
+from sparselmm.base.arguments import count, jobs
+from sparselmm.base.exceptions import DataError
+from sparselmm.base.progress import progress_bar
+from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.inference import bootstrap
 from sparselmm.power import (
     LikelihoodRatioTest,
@@ -24,7 +26,7 @@ from sparselmm.power import (
 )
 from sparselmm.responses import ResponseFitter
 from sparselmm.results.base import ResultsBase, from_rows
-from sparselmm.results.bootstrapped import OnReplicates, count, jobs, labelled, progress_bar
+from sparselmm.results.bootstrapped import OnReplicates, labelled
 from sparselmm.simulate import Seed, seed_sequence, stream
 from sparselmm.subsets import Groups
 

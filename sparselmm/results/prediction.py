@@ -11,9 +11,10 @@ import pandas as pd
 from scipy import stats
 
 from sparselmm import prediction
-from sparselmm._typing import FloatArray
+from sparselmm.base.arguments import check_alpha
+from sparselmm.base.exceptions import DataError
+from sparselmm.base.types import FloatArray
 from sparselmm.effects import unseen_rows
-from sparselmm.exceptions import DataError
 from sparselmm.formula import NewDesign
 from sparselmm.inference import prediction_variance
 from sparselmm.inference.ddf import DDF_METHODS, DenominatorDF
@@ -82,7 +83,7 @@ class Prediction:
         DataError
             When observations were not asked for, or alpha is not between 0 and 1.
         """
-        prediction.check_alpha(alpha)
+        check_alpha(alpha)
         if obs and self.se_obs is None:
             raise DataError(
                 "no standard errors of new observations; pass interval='prediction' to "

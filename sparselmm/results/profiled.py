@@ -11,9 +11,9 @@ import pandas as pd
 from scipy.stats import norm
 
 from sparselmm import plots
-from sparselmm.exceptions import DataError
+from sparselmm.base.arguments import check_alpha
+from sparselmm.base.exceptions import DataError
 from sparselmm.inference.profiles import Parameter, Point, Profiler
-from sparselmm.prediction import check_alpha
 
 
 @dataclass(frozen=True, eq=False)

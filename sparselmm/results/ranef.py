@@ -11,16 +11,15 @@ import pandas as pd
 import scipy.sparse as sp
 
 from sparselmm import effects, labels
-from sparselmm._typing import CSR, FloatArray, IntArray
+from sparselmm.base.arguments import check_alpha, shown
+from sparselmm.base.exceptions import DataError, MemoryLimitError
+from sparselmm.base.types import CSR, FloatArray, IntArray
 from sparselmm.contrasts import adjusted
 from sparselmm.effects import FactorTable
 from sparselmm.estimates import intervals, p_values
-from sparselmm.exceptions import DataError, MemoryLimitError
 from sparselmm.formula.exact import label_index
 from sparselmm.formula.factors import match
-from sparselmm.formula.validate import shown
 from sparselmm.inference import blup_contrasts, prediction_variance
-from sparselmm.prediction import check_alpha
 from sparselmm.results.base import ResultsBase
 from sparselmm.terms import apart
 

@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-from sparselmm._typing import FloatArray, IntArray
-from sparselmm.exceptions import DataError
+from sparselmm.base.arguments import check_alpha
+from sparselmm.base.exceptions import DataError
+from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.formula.arrays import take
 from sparselmm.formula.factors import factorize
 from sparselmm.formula.validate import aligned
 from sparselmm.inference.robust import KINDS, ClusterRobust, cluster_robust
-from sparselmm.prediction import check_alpha
 from sparselmm.results.base import Matrix, ResultsBase, from_rows
 
 

@@ -12,11 +12,13 @@ import pandas as pd
 import scipy.sparse as sp
 
 from sparselmm import prediction
-from sparselmm._typing import FloatArray, IntArray
+from sparselmm.base.arguments import count, jobs
+from sparselmm.base.exceptions import ConvergenceWarning, DataError, catchable, warn_user
+from sparselmm.base.threads import one_thread
+from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.deviance import ProfiledDeviance
 from sparselmm.effects import unseen_rows
-from sparselmm.exceptions import ConvergenceWarning, DataError, catchable
-from sparselmm.formula.validate import aligned, warn_user
+from sparselmm.formula.validate import aligned
 from sparselmm.inference import bootstrap
 from sparselmm.optimize import OptSummary
 from sparselmm.responses import ResponseFitter
@@ -24,9 +26,7 @@ from sparselmm.results.base import from_rows
 from sparselmm.results.bootstrapped import (
     BootstrapResults,
     OnReplicates,
-    count,
     earlier,
-    jobs,
     labelled,
     replicated,
     write,
@@ -43,7 +43,6 @@ from sparselmm.simulate import (
 )
 from sparselmm.subsets import Groups
 from sparselmm.terms import Design
-from sparselmm.threads import one_thread
 
 RANDOM = ("resample", "conditional")
 """What simulated responses do with the random effects."""

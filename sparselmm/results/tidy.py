@@ -10,8 +10,8 @@ import pandas as pd
 from scipy import stats
 
 from sparselmm import labels, prediction, tables
+from sparselmm.base.exceptions import DataError
 from sparselmm.effects import factor_tables
-from sparselmm.exceptions import DataError
 from sparselmm.formula.validate import aligned
 from sparselmm.inference.ddf import DenominatorDF
 from sparselmm.results.base import ResultsBase, from_rows

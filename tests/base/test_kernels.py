@@ -13,7 +13,7 @@ import scipy.linalg as sla
 from registry import MODELS
 
 import sparselmm
-from sparselmm import kernels
+from sparselmm.base import kernels
 
 close = partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12)
 

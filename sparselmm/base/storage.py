@@ -12,7 +12,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from sparselmm.exceptions import DataError
+from sparselmm.base.exceptions import DataError
 
 File = str | PathLike[str] | IO[bytes]
 

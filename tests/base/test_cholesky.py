@@ -11,8 +11,8 @@ import scipy.sparse as sp
 from registry import Model, design, term
 from sksparse import cholmod
 
-from sparselmm import cholesky
-from sparselmm.cholesky import CholeskyFactor, NotPositiveDefiniteError, Pattern
+from sparselmm.base import cholesky
+from sparselmm.base.cholesky import CholeskyFactor, NotPositiveDefiniteError, Pattern
 from sparselmm.crossprod import CrossProducts
 from sparselmm.plan import _analysed
 from sparselmm.solvers import BlockSolver, Layout

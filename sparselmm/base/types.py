@@ -21,3 +21,8 @@ class Snapshot:
 
     def __getstate__(self) -> dict[str, Any]:
         return dict(self.__dict__)
+
+
+def index_dtype(largest: int) -> type[np.int32] | type[np.int64]:
+    """Smallest of int32 / int64 that holds ``largest`` (a dimension or a number of nonzeros)."""
+    return np.int32 if largest <= np.iinfo(np.int32).max else np.int64

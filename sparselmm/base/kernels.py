@@ -20,7 +20,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
-from sparselmm._typing import FloatArray, IntArray
+from sparselmm.base.types import FloatArray, IntArray
 
 RELAXED = {"contract", "reassoc"}
 """Sums may be reordered to use vector instructions; the order is fixed when compiling."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from sparselmm.optimize import Evaluation
 
@@ -51,3 +53,13 @@ class Progress:
         if self._open:
             sys.stderr.write("\n")
             self._open = False
+
+
+def progress_bar(total: int, done: int, title: str, wanted: bool | None) -> Any:
+    """A bar on stderr; when nobody said, only where it can be seen and only after a while."""
+    interactive = sys.stderr.isatty() or "ipykernel" in sys.modules
+    return tqdm(
+        total=total, initial=done, unit="fit", desc=title,
+        disable=not (interactive if wanted is None else wanted),
+        delay=PATIENCE if wanted is None else 0.0,
+    )  # fmt: skip

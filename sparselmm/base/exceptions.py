@@ -7,6 +7,7 @@ would expect, so both ``except sparselmm.FormulaError`` and ``except ValueError`
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
@@ -148,3 +149,14 @@ def _joined(ours: Any, theirs: tuple[type, ...]) -> Any:
         "origin": None,
     }
     return type(ours.__name__, (ours, *others), body)
+
+
+_PACKAGE = __name__.partition(".")[0] + "."
+
+
+def warn_user(message: str, category: type[Warning]) -> None:
+    """Warn at the line of the user's code that called into this package."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_PACKAGE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)

@@ -1,11 +1,11 @@
-"""Compiled loops over stacks of small matrices; see :mod:`sparselmm.kernels` for the rules."""
+"""Compiled loops over stacks of small matrices; see :mod:`sparselmm.base.kernels` for the rules."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from sparselmm._typing import BoolArray, FloatArray
-from sparselmm.kernels import compiled
+from sparselmm.base.kernels import compiled
+from sparselmm.base.types import BoolArray, FloatArray
 
 
 @compiled

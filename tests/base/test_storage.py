@@ -56,7 +56,7 @@ def test_two_values_in_one_open_file(fit, boot):
 
 
 def test_other_versions(fit, monkeypatch, tmp_path):
-    monkeypatch.setattr(sparselmm.storage, "LAYOUT", 1)
+    monkeypatch.setattr(sparselmm.base.storage, "LAYOUT", 1)
     fit.save(tmp_path / "old")
     monkeypatch.undo()
     with pytest.raises(DataError, match="old was written by another version"):

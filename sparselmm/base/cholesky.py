@@ -18,10 +18,9 @@ import scipy.sparse as sp
 from scipy.linalg import lapack
 from sksparse import cholmod
 
-from sparselmm import kernels
-from sparselmm._typing import CSC, FloatArray, IntArray
-from sparselmm.terms import index_dtype
-from sparselmm.threads import one_thread
+from sparselmm.base import kernels
+from sparselmm.base.threads import one_thread
+from sparselmm.base.types import CSC, FloatArray, IntArray, index_dtype
 
 Ordering = Literal["amd", "metis", "nesdis", "natural"]
 Mode = Literal["simplicial", "supernodal"]

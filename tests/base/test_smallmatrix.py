@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.linalg as sla
 
-from sparselmm import smallmatrix
+from sparselmm.base import smallmatrix
 
 rng = np.random.default_rng(1)
 

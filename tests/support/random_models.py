@@ -1,6 +1,6 @@
 """Random models with few rows, and their lowest deviance by a search that shares nothing with ours.
 
-    python tests/random_models.py 0 2000        fits models 0 ... 1999 and prints what went wrong
+    python tests/support/random_models.py 0 2000        fits models 0 ... 1999 and prints what went wrong
 
 A model is a number: the same number gives the same model. Kinds of random effects, sizes, weights,
 offsets and scales are drawn far beyond what is sensible, because that is where a deviance has
@@ -217,7 +217,7 @@ def judge(number: int) -> Verdict:
         seconds = time.perf_counter()
         opt = model.fit(reml=drawn.reml).opt
         seconds = time.perf_counter() - seconds
-    except sparselmm.exceptions.DataError as error:
+    except sparselmm.base.exceptions.DataError as error:
         return Verdict(number, "refused", detail=str(error))
     dense, sparse = model.deviance(drawn.reml, "dense"), model.deviance(drawn.reml)
     theta = lowest(dense, np.random.default_rng([12, number]), opt.theta)

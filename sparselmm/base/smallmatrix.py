@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
+import scipy.linalg as sla
 from scipy.linalg import lapack
 
-from sparselmm._typing import FloatArray, IntArray
+from sparselmm.base.types import FloatArray, IntArray
 
 IN_CACHE = 32_768
 """Numbers of a piece of work that stays in the second-level cache."""
@@ -100,3 +101,29 @@ def level_products(x: FloatArray, F: FloatArray, k: int) -> FloatArray:
         wide = part.transpose(1, 0, 2).reshape(k, -1)
         total += wide @ wide.T
     return total
+
+
+NOT_NEGATIVE = 1e-10
+"""A negative eigenvalue smaller than this share of the largest counts as rounding."""
+
+
+def factor_of(psi: FloatArray) -> FloatArray:
+    """Lower-triangular ``lambda`` with ``lambda lambda' = psi``, (k, k), singular ones included.
+
+    Raises
+    ------
+    ValueError
+        When ``psi`` is not positive semi-definite.
+    """
+    values, vectors = np.linalg.eigh(psi) if len(psi) else (np.ones(0), psi)
+    largest = float(np.abs(values).max(initial=0.0))
+    if not np.isfinite(largest) or (values < -NOT_NEGATIVE * largest).any():
+        raise ValueError(
+            f"a covariance matrix must be positive semi-definite; its smallest eigenvalue is "
+            f"{values.min():.3g}"
+        )
+    if (values > 1e-14 * largest).all():
+        return np.asarray(np.linalg.cholesky(psi))
+    root = (vectors * np.sqrt(np.maximum(values, 0.0))).T
+    lam = sla.qr(root, mode="r")[0][: len(psi)].T
+    return np.asarray(lam * np.where(np.diag(lam) < 0, -1.0, 1.0))

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from sparselmm._typing import FloatArray, IntArray
+from sparselmm.base.types import FloatArray, IntArray
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from registry import MODELS
 
-from sparselmm import solvers, threads
+from sparselmm import solvers
+from sparselmm.base import threads
 from sparselmm.solvers import Strategy
 
 
