@@ -12,6 +12,7 @@ import pytest
 
 LAYERS = (  # lowest first; imports go downwards or sideways, never in a circle
     "base",
+    "datasets",
     "terms",
     "term_covariance patterned covariance crossprod subsets structures",
     "coupling moments",
@@ -26,7 +27,7 @@ LAYERS = (  # lowest first; imports go downwards or sideways, never in a circle
     "penalized fitting contrasts holders compat cloning",
     "labels prediction summary tables plots plots_diagnostics",
     "results regularized",
-    "model datasets",
+    "model",
     "__init__ __main__",
 )
 HOMES = {  # modules that may import these packages; every other package may be imported anywhere
