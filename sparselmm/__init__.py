@@ -20,14 +20,14 @@ from sparselmm.base.exceptions import (
     UnknownColumnError,
     ValueWarning,
 )
-from sparselmm.formula import VCSpec
+from sparselmm.design import VCSpec
+from sparselmm.design.known_covariance import KnownCovariance, car, pedigree
 from sparselmm.model import MixedLM, mixedlm
 from sparselmm.packing import MixedLMParams
 from sparselmm.results import MixedLMResults, ModelComparison, ProfileResults, compare
 from sparselmm.results.bootstrapped import BootstrapResults
 from sparselmm.results.many import ManyResults
 from sparselmm.results.powered import PowerResults
-from sparselmm.structures import KnownCovariance, car, pedigree
 
 try:
     __version__ = version("sparselmm")

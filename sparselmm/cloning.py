@@ -15,12 +15,12 @@ import numpy as np
 
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray
-from sparselmm.formula import BuiltDesign
-from sparselmm.formula.bars import parse_formula
-from sparselmm.formula.expressions import names_in
-from sparselmm.formula.namespace import Namespace, take_columns
-from sparselmm.formula.spec import as_frame, check_design
-from sparselmm.formula.validate import Rows, aligned, check_length
+from sparselmm.design import BuiltDesign
+from sparselmm.design.formula.bars import parse_formula
+from sparselmm.design.formula.expressions import names_in
+from sparselmm.design.formula.namespace import Namespace, take_columns
+from sparselmm.design.spec import as_frame, check_design
+from sparselmm.design.validate import Rows, aligned, check_length
 
 KEYWORDS = ("formula", "missing_idx", "model_spec")
 """Keywords that statsmodels' models take besides those in their signature."""

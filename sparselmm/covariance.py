@@ -13,9 +13,9 @@ from functools import cached_property
 import numpy as np
 
 from sparselmm.base.types import BoolArray, FloatArray, IntArray, Snapshot
+from sparselmm.design.terms import RandomTerm, Structure
 from sparselmm.patterned import PATTERNED, Patterned
 from sparselmm.term_covariance import COLLINEAR, TermCovariance
-from sparselmm.terms import RandomTerm, Structure
 
 
 def term_covariance(

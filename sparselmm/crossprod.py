@@ -27,7 +27,7 @@ from sparselmm.base.exceptions import DataError
 from sparselmm.base.smallmatrix import upper_inverse
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import CSR, FloatArray, IntArray, Snapshot
-from sparselmm.terms import Design, RandomTerm, term_slices
+from sparselmm.design.terms import Design, RandomTerm, term_slices
 
 CHUNK_ROWS = 32_768
 """Rows transformed at a time, so that no second copy of X is ever made (fits in L2 cache)."""

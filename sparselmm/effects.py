@@ -15,71 +15,14 @@ import numpy as np
 import scipy.sparse as sp
 
 from sparselmm.base.exceptions import DataError
-from sparselmm.base.types import CSR, AnyArray, BoolArray, FloatArray, IntArray
+from sparselmm.base.types import AnyArray, FloatArray, IntArray
+from sparselmm.design.rows import mixed, of_columns
+from sparselmm.design.terms import Grouping, RandomTerm, apart, term_slices
 from sparselmm.deviance import MAX_BATCH, ProfiledDeviance
-from sparselmm.terms import Grouping, RandomTerm, apart, term_slices
 from sparselmm.variances import coefficient_names, is_component
 
 BATCH_NUMBERS = 4_000_000
 """Numbers in one batch of right-hand sides (32 MB)."""
-
-
-def random_part(terms: Sequence[RandomTerm], b: FloatArray, n: int) -> FloatArray:
-    """``Z b`` term by term, (n,), without forming Z."""
-    out = np.zeros(n)
-    for term, part in zip(terms, term_slices(tuple(terms)), strict=True):
-        if term.block is not None:
-            out += term.block @ b[part]
-            continue
-        assert term.codes is not None
-        table = np.vstack([b[part].reshape(-1, term.k), np.zeros((1, term.k))])  # code -1
-        rows = table[term.codes]
-        out += rows[:, 0] if term.values is None else np.einsum("ij,ij->i", rows, term.values)
-    return out
-
-
-def mixed(terms: Sequence[RandomTerm], x: FloatArray, transpose: bool = False) -> FloatArray:
-    """Effects of the levels from those of the columns of Z, or the transposed map, (q, ...).
-
-    They differ by the root R of a known covariance between levels: ``b = (R (x) I) b*``.
-    """
-    if all(term.root is None for term in terms):
-        return x
-    out = x.copy()
-    for term, part in zip(terms, term_slices(tuple(terms)), strict=True):
-        if term.root is not None:
-            by_level = x[part].reshape(term.n_levels, -1)
-            root = term.root.T if transpose else term.root
-            out[part] = np.asarray(root @ by_level).reshape(x[part].shape)
-    return out
-
-
-def of_columns(terms: Sequence[RandomTerm], H: CSR) -> CSR:
-    """Combinations of the effects of levels, (m, q), as combinations of those of columns of Z."""
-    if all(term.root is None for term in terms):
-        return H
-    blocks = [
-        sp.eye_array(term.q, format="csr")
-        if term.root is None
-        else sp.kron(term.root, sp.eye_array(term.k), format="csr")
-        for term in terms
-    ]
-    return sp.csr_array(H @ sp.csr_array(sp.block_diag(blocks, format="csr")))
-
-
-def unseen_rows(fitted: RandomTerm, new: RandomTerm) -> BoolArray:
-    """Rows of new data whose level the fit has not seen, (m,).
-
-    A coded term marks them. A term given as a matrix shows them only if no row of the fit was
-    empty, as with factors; otherwise an empty row is taken as it is.
-    """
-    if new.codes is not None:
-        return np.asarray(new.codes < 0)
-    assert new.block is not None and fitted.block is not None
-    empty = np.diff(new.block.indptr) == 0
-    if new.origin == "array" or (np.diff(fitted.block.indptr) == 0).any():
-        return np.zeros_like(empty)
-    return np.asarray(empty)
 
 
 # ------------------------------------------------------------------------ tables by factor

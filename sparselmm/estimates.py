@@ -11,9 +11,9 @@ import scipy.linalg as sla
 from scipy.stats import norm
 
 from sparselmm.base.types import BoolArray, FloatArray, IntArray, Snapshot
+from sparselmm.design.terms import Design, RandomTerm
 from sparselmm.deviance import PLSFit, ProfiledDeviance
 from sparselmm.effects import Units, all_units, group_coefficients
-from sparselmm.terms import Design, RandomTerm
 from sparselmm.variances import (
     VarianceCovariance,
     VarianceLayout,

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import AnyArray, FloatArray, IntArray
+from sparselmm.design import BuiltDesign, VCSpec
+from sparselmm.design.factors import factorize
+from sparselmm.design.rows import component_block, members
+from sparselmm.design.terms import RandomTerm
 from sparselmm.effects import component_labels, group_coefficients
-from sparselmm.formula import BuiltDesign, VCSpec
-from sparselmm.formula.factors import factorize
-from sparselmm.terms import RandomTerm, assemble_z
 from sparselmm.variances import VarianceLayout, coefficient_names
 
 
@@ -153,19 +153,6 @@ class ComponentMatrices(VCSpec):
             colnames.append([[own[j][strip:-1] for j in columns] for columns in of_group])
             mats.append([block[r][:, c].toarray() for r, c in zip(rows, of_group, strict=True)])
         return colnames, mats
-
-
-def component_block(term: RandomTerm, n: int) -> Any:
-    """Z_t of a term, sparse (n, q_t)."""
-    return term.block if term.block is not None else sp.csr_array(assemble_z((term,), n))
-
-
-def members(codes: IntArray, count: int) -> list[IntArray]:
-    """Positions of every code, ascending."""
-    order = np.argsort(codes, kind="stable")
-    order = order[np.searchsorted(codes[order], 0) :]
-    ends = np.cumsum(np.bincount(codes[codes >= 0], minlength=count))
-    return np.split(order, ends[:-1])
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,16 +10,10 @@ import pandas as pd
 
 from sparselmm.base.exceptions import MemoryLimitError
 from sparselmm.base.types import FloatArray
-from sparselmm.effects import (
-    FactorTable,
-    Units,
-    mixed,
-    table_modes,
-    table_variances,
-    unit_covariances,
-)
+from sparselmm.design.exact_labels import label_index
+from sparselmm.design.rows import mixed
+from sparselmm.effects import FactorTable, Units, table_modes, table_variances, unit_covariances
 from sparselmm.estimates import Estimates
-from sparselmm.formula.exact import label_index
 from sparselmm.variances import VarianceRow
 
 MAX_COVARIANCES = 200_000_000

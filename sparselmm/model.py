@@ -25,6 +25,8 @@ from sparselmm.compat import StatsmodelsInterface
 from sparselmm.covariance import Covariance
 from sparselmm.crossprod import CrossProducts
 from sparselmm.dense import DenseDeviance
+from sparselmm.design import BuiltDesign, capture_env, from_arrays, from_formula
+from sparselmm.design.validate import aligned, check_levels
 from sparselmm.deviance import ProfiledDeviance
 from sparselmm.fitting import (
     HARDLY,
@@ -41,8 +43,6 @@ from sparselmm.fitting import (
     start_parameters,
     without_fixed,
 )
-from sparselmm.formula import BuiltDesign, capture_env, from_arrays, from_formula
-from sparselmm.formula.validate import aligned, check_levels
 from sparselmm.moments import moment_start
 from sparselmm.optimize import OptSummary
 from sparselmm.packing import MixedLMParams

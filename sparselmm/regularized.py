@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from sparselmm.crossprod import CrossProducts
+from sparselmm.design import BuiltDesign
 from sparselmm.fitting import known_only, shooting
-from sparselmm.formula import BuiltDesign
 from sparselmm.profiled import fit_at
 from sparselmm.results import MixedLMResults
 

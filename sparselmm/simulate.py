@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import scipy.sparse as sp
 
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import CSR, FloatArray, IntArray
-from sparselmm.terms import RandomTerm
+from sparselmm.design.terms import RandomTerm
 
 Seed = int | Sequence[int] | np.random.SeedSequence | None
 
@@ -107,15 +106,3 @@ def with_unseen(
     codes = term.codes.astype(np.int64)
     codes[unseen] = term.n_levels + place
     return replace(term, codes=codes), term.n_levels + len(distinct)
-
-
-def term_z(term: RandomTerm, levels: int) -> CSR:
-    """Z of one term, (m, k * levels)."""
-    if term.block is not None:
-        return term.block
-    assert term.codes is not None
-    present = term.codes >= 0
-    rows = np.repeat(np.flatnonzero(present), term.k)
-    columns = (term.codes[present, None] * term.k + np.arange(term.k)).ravel()
-    data = np.ones(len(rows)) if term.values is None else term.values[present].ravel()
-    return sp.csr_array((data, (rows, columns)), shape=(len(term.codes), term.k * levels))

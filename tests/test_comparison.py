@@ -18,8 +18,8 @@ import sparselmm
 from sparselmm.base.cholesky import NotPositiveDefiniteError
 from sparselmm.base.exceptions import DataError
 from sparselmm.crossprod import CrossProducts
+from sparselmm.design.rows import random_part
 from sparselmm.deviance import ProfiledDeviance
-from sparselmm.effects import random_part
 from sparselmm.inference import comparison, submodels
 from sparselmm.inference.caic import conditional_aic, hat_trace
 from sparselmm.inference.rlrt import NullSpectrum, simulate

@@ -11,9 +11,10 @@ from registry import MODELS, Model
 
 import sparselmm
 from sparselmm import datasets
+from sparselmm.design.rows import GroupRows
+from sparselmm.design.subsets import take_rows
 from sparselmm.inference.deletion import (
     Downdates,
-    GroupRows,
     Step,
     by_group,
     level_owners,
@@ -21,7 +22,6 @@ from sparselmm.inference.deletion import (
     rows_given_theta,
 )
 from sparselmm.inference.leverage import leverage
-from sparselmm.subsets import take_rows
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sparselmm.SingularMatrixWarning"),

@@ -13,8 +13,8 @@ import pytest
 LAYERS = (  # lowest first; imports go downwards or sideways, never in a circle
     "base",
     "datasets",
-    "terms",
-    "term_covariance patterned covariance crossprod subsets structures",
+    "design",
+    "term_covariance patterned covariance crossprod",
     "coupling moments",
     "solvers plan",
     "formula",

@@ -9,9 +9,9 @@ from scipy.stats import binom, chi2
 from scipy.stats import t as student
 
 import sparselmm
+from sparselmm.design.subsets import Groups
 from sparselmm.power import clopper_pearson
 from sparselmm.simulate import Simulator, seed_sequence
-from sparselmm.subsets import Groups
 
 REFERENCE = json.loads(
     sparselmm.datasets.data_dir().joinpath("reference/extra/simulation.json").read_text("utf-8")

@@ -9,7 +9,7 @@ import scipy.sparse as sp
 
 from sparselmm.base.types import BoolArray, FloatArray, IntArray
 from sparselmm.crossprod import CrossProducts
-from sparselmm.terms import Design
+from sparselmm.design.terms import Design
 
 STACK_NUMBERS = 150_000
 """Numbers in one stack of responses: about what stays in the cache next to the processor."""

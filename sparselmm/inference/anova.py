@@ -24,7 +24,7 @@ import numpy as np
 
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.crossprod import CHUNK_ROWS, working_basis
-from sparselmm.formula.marginality import TermStructure
+from sparselmm.design.marginality import TermStructure
 
 AnovaType = Literal[1, 2, 3]
 

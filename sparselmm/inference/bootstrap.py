@@ -33,11 +33,11 @@ from sparselmm.base.exceptions import DataError
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import AnyArray, FloatArray, IntArray
 from sparselmm.covariance import Covariance
+from sparselmm.design.subsets import Groups
+from sparselmm.design.terms import Design, RandomTerm
 from sparselmm.deviance import ProfiledDeviance
 from sparselmm.responses import ResponseFits, ResponseFitter, fit_design
 from sparselmm.simulate import Simulator, stream
-from sparselmm.subsets import Groups
-from sparselmm.terms import Design, RandomTerm
 from sparselmm.variances import VarianceLayout
 
 T = TypeVar("T")

@@ -21,11 +21,11 @@ import numpy as np
 import scipy.stats as ss
 
 from sparselmm.base.types import AnyArray, BoolArray, FloatArray, IntArray
+from sparselmm.design.terms import Design, RandomTerm
 from sparselmm.deviance import ProfiledDeviance
 from sparselmm.estimates import Estimates
 from sparselmm.inference.diagnosis import ORDER, Diagnosis, Finding
 from sparselmm.optimize import OptSummary
-from sparselmm.terms import Design, RandomTerm
 from sparselmm.variances import SINGULAR_TOLERANCE
 
 CONDITION = 30.0

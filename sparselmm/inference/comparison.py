@@ -18,6 +18,7 @@ from scipy.stats import chi2
 from sparselmm.base.exceptions import RemovedRowsError
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.crossprod import CrossProducts
+from sparselmm.design.terms import Design, RandomTerm
 from sparselmm.deviance import ProfiledDeviance
 from sparselmm.inference.submodels import (
     engine,
@@ -30,7 +31,6 @@ from sparselmm.inference.submodels import (
     with_criterion,
 )
 from sparselmm.optimize import minimize
-from sparselmm.terms import Design, RandomTerm
 from sparselmm.variances import is_component
 
 

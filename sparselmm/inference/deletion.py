@@ -33,18 +33,12 @@ from sparselmm.base.cholesky import CholeskyFactor
 from sparselmm.base.types import BoolArray, FloatArray, IntArray
 from sparselmm.covariance import Covariance
 from sparselmm.crossprod import Basis, CrossProducts
+from sparselmm.design.rows import Entries, GroupRows, response, row_slices
+from sparselmm.design.subsets import take_rows
+from sparselmm.design.terms import Design
 from sparselmm.deviance import ProfiledDeviance, State
-from sparselmm.inference.leverage import (
-    Entries,
-    Leverage,
-    block_places,
-    response,
-    row_slices,
-    whitened_rows,
-)
+from sparselmm.inference.leverage import Leverage, block_places, whitened_rows
 from sparselmm.solvers import BlockSolver, apply_lambda
-from sparselmm.subsets import take_rows
-from sparselmm.terms import Design
 
 RANK_LOST = 1e-12
 """Share of the largest eigenvalue of X'V^-1X below which a deletion has cost X a rank."""
@@ -112,35 +106,6 @@ class Deleted:
     def vcov(self) -> FloatArray:
         """Their covariance, (r, r)."""
         return self.scale * self.basis.T @ self.vcov_unscaled @ self.basis.T.T
-
-
-@dataclass(frozen=True, eq=False)
-class GroupRows:
-    """Rows by group.
-
-    Attributes
-    ----------
-    codes : ndarray of int, (n,)
-        Group of every row.
-    count : int
-        Number of groups, m.
-    order, bounds : ndarray of int
-        Group ``j`` owns the rows ``order[bounds[j]:bounds[j + 1]]``.
-    """
-
-    codes: IntArray
-    count: int
-    order: IntArray
-    bounds: IntArray
-
-    @classmethod
-    def of(cls, codes: IntArray, count: int) -> GroupRows:
-        """Sort the rows by group; -1 belongs to none."""
-        order = np.argsort(codes, kind="stable")
-        return cls(codes, count, order, np.searchsorted(codes[order], np.arange(count + 1)))
-
-    def __getitem__(self, j: int) -> IntArray:
-        return self.order[self.bounds[j] : self.bounds[j + 1]]
 
 
 # ---------------------------------------------------------------------------- downdating

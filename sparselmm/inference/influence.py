@@ -22,12 +22,12 @@ import numpy as np
 import scipy.linalg as sla
 
 from sparselmm.base.types import BoolArray, FloatArray
+from sparselmm.design.rows import GroupRows
 from sparselmm.deviance import ProfiledDeviance
 from sparselmm.estimates import Estimates
 from sparselmm.inference.deletion import (
     Deleted,
     Downdates,
-    GroupRows,
     Step,
     by_group,
     level_owners,

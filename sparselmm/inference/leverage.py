@@ -24,12 +24,10 @@ import numpy as np
 from sparselmm.base.smallmatrix import upper_inverse
 from sparselmm.base.types import FloatArray, IntArray, Snapshot
 from sparselmm.crossprod import PairBlocks
+from sparselmm.design.rows import Entries, response, row_slices, times_z
+from sparselmm.design.terms import Design
 from sparselmm.deviance import ProfiledDeviance, State
 from sparselmm.solvers import apply_lambda
-from sparselmm.terms import Design, RandomTerm
-
-CHUNK = 65_536
-"""Rows worked on at a time."""
 
 SOLVED_TOGETHER = 64
 """Rows whose part of the inverse is not on the pattern are solved for in batches of this size."""
@@ -56,54 +54,6 @@ class Leverage(Snapshot):
         return self.random + self.fixed
 
 
-@dataclass(frozen=True, eq=False)
-class Entries:
-    """One term's part of some rows of Z, one entry per level a row belongs to.
-
-    Attributes
-    ----------
-    rows : ndarray of int, (m,)
-        Row of each entry, counted from the first of the rows; ascending.
-    levels : ndarray of int, (m,)
-        Level of the term.
-    values : ndarray, (m, k)
-        The row's part of Z in the columns of the level.
-    """
-
-    rows: IntArray
-    levels: IntArray
-    values: FloatArray
-
-    @classmethod
-    def of(cls, term: RandomTerm, rows: slice) -> Entries:
-        """Entries of a term in some rows."""
-        if term.block is not None:
-            part = term.block[rows]
-            at = np.repeat(np.arange(part.shape[0]), np.diff(part.indptr))
-            levels, place = np.divmod(part.indices, term.k)
-            values = np.zeros((len(levels), term.k))
-            values[np.arange(len(levels)), place] = part.data
-            return cls(at, levels, values)
-        assert term.codes is not None
-        codes = term.codes[rows]
-        at = np.flatnonzero(codes >= 0)
-        values = np.ones((len(codes), 1)) if term.values is None else term.values[rows]
-        return cls(at, codes[at], values[at])
-
-    def join(self, other: Entries) -> tuple[IntArray, IntArray]:
-        """Positions of every pair of entries, one of each, that stand in the same row."""
-        if len(self.rows) == len(other.rows) and np.array_equal(self.rows, other.rows):
-            single = len(self.rows) < 2 or bool((np.diff(self.rows) > 0).all())
-            if single:
-                each = np.arange(len(self.rows))
-                return each, each
-        first = np.searchsorted(other.rows, self.rows, side="left")
-        count = np.searchsorted(other.rows, self.rows, side="right") - first
-        left = np.repeat(np.arange(len(self.rows)), count)
-        step = np.arange(len(left)) - np.repeat(np.cumsum(count) - count, count)
-        return left, first[left] + step
-
-
 def block_places(pair: PairBlocks, rows: IntArray, cols: IntArray) -> IntArray:
     """Position in ``pair.data`` of the blocks of some levels, -1 where there is none, (m,)."""
     if pair.is_block_diagonal:
@@ -112,31 +62,6 @@ def block_places(pair: PairBlocks, rows: IntArray, cols: IntArray) -> IntArray:
     wanted = cols.astype(np.int64) * pair.n_rows + rows
     at = np.minimum(np.searchsorted(keys, wanted), max(len(keys) - 1, 0))
     return np.where(keys[at] == wanted, at, -1) if len(keys) else np.full(len(wanted), -1)
-
-
-def row_slices(n: int) -> Iterator[slice]:
-    """Chunks of rows."""
-    return (slice(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK))
-
-
-def response(design: Design) -> FloatArray:
-    """The response less the offset, (n,)."""
-    return design.y if design.offset is None else design.y - design.offset
-
-
-def times_z(design: Design, slices: list[slice], rows: slice, x: FloatArray) -> FloatArray:
-    """``Z[rows] x`` for x (q, m), (number of rows, m), without forming Z."""
-    out = np.zeros((len(range(*rows.indices(design.n))), x.shape[1]))
-    for term, part in zip(design.terms, slices, strict=True):
-        if term.block is not None:
-            out += term.block[rows] @ x[part]
-            continue
-        assert term.codes is not None
-        codes = term.codes[rows]
-        own = x[part].reshape(term.n_levels, term.k, -1)[codes]
-        v = np.ones((1, 1)) if term.values is None else term.values[rows]
-        out += np.where((codes >= 0)[:, None], np.sum(v[:, :, None] * own, axis=1), 0.0)
-    return out
 
 
 def whitened_rows(

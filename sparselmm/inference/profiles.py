@@ -21,6 +21,7 @@ import scipy.optimize as so
 
 from sparselmm.base.cholesky import NotPositiveDefiniteError
 from sparselmm.base.types import FloatArray
+from sparselmm.design.terms import RandomTerm
 from sparselmm.deviance import ProfiledDeviance, difference_hessian
 from sparselmm.inference.comparison import ml_minimum
 from sparselmm.inference.constrained import (
@@ -32,7 +33,6 @@ from sparselmm.inference.constrained import (
 )
 from sparselmm.inference.submodels import with_criterion
 from sparselmm.patterned import PATTERNED
-from sparselmm.terms import RandomTerm
 from sparselmm.variances import is_component
 
 __all__ = ["Parameter", "Point", "Profiler", "parameters", "theta_parameters"]

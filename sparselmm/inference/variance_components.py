@@ -29,10 +29,10 @@ from scipy.stats import norm
 
 from sparselmm.base.exceptions import RemovedRowsError
 from sparselmm.base.types import BoolArray, FloatArray
+from sparselmm.design.terms import RandomTerm
 from sparselmm.estimates import Estimates
 from sparselmm.inference.constrained import Parameter
 from sparselmm.patterned import PATTERNED
-from sparselmm.terms import RandomTerm
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,10 +10,10 @@ import pandas as pd
 
 from sparselmm.base.exceptions import RemovedRowsError
 from sparselmm.base.types import FloatArray
+from sparselmm.design import BuiltDesign
 from sparselmm.deviance import PLSFit, ProfiledDeviance
 from sparselmm.estimates import Estimates
 from sparselmm.fitting import Given
-from sparselmm.formula import BuiltDesign
 from sparselmm.inference.ddf import DDF_METHODS, DenominatorDF, denominator_df
 from sparselmm.optimize import OptSummary
 

@@ -18,10 +18,10 @@ from sparselmm import labels, prediction, summary
 from sparselmm.base.arguments import check_alpha
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray
+from sparselmm.design import BuiltDesign
 from sparselmm.deviance import PLSFit, ProfiledDeviance
 from sparselmm.estimates import Estimates, intervals, p_values
 from sparselmm.fitting import Given
-from sparselmm.formula import BuiltDesign
 from sparselmm.optimize import OptSummary
 from sparselmm.results.base import Matrix, Vector, from_rows
 from sparselmm.results.comparison import ComparisonResults

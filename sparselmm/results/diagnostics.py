@@ -13,13 +13,13 @@ import pandas as pd
 from sparselmm import plots_diagnostics, prediction
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray, IntArray
+from sparselmm.design.exact_labels import label_index
+from sparselmm.design.factors import factorize
+from sparselmm.design.rows import GroupRows
+from sparselmm.design.validate import aligned
 from sparselmm.effects import factor_tables
-from sparselmm.formula.exact import label_index
-from sparselmm.formula.factors import factorize
-from sparselmm.formula.validate import aligned
 from sparselmm.inference import residuals as numbers
 from sparselmm.inference.checks import Evidence, diagnose, standardized_effects
-from sparselmm.inference.deletion import GroupRows
 from sparselmm.inference.diagnosis import Diagnosis
 from sparselmm.inference.influence import Influence, influence_of_groups, influence_of_rows
 from sparselmm.inference.leverage import Leverage, leverage

@@ -14,9 +14,9 @@ from sparselmm.base.arguments import check_alpha
 from sparselmm.base.exceptions import DataError, MemoryLimitError, RemovedRowsError
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.contrasts import adjusted
+from sparselmm.design import BuiltDesign
+from sparselmm.design.formula.expressions import names_in, plain_column
 from sparselmm.estimates import Estimates
-from sparselmm.formula import BuiltDesign
-from sparselmm.formula.expressions import names_in, plain_column
 from sparselmm.inference import marginal_means
 from sparselmm.inference.ddf import DenominatorDF
 from sparselmm.inference.prediction_variance import null_space

@@ -11,7 +11,7 @@ import pandas as pd
 from sparselmm.base.arguments import check_alpha
 from sparselmm.base.exceptions import DataError, SpecificationWarning, catchable, warn_user
 from sparselmm.base.types import FloatArray
-from sparselmm.formula.marginality import term_structure
+from sparselmm.design.marginality import term_structure
 from sparselmm.inference import bootstrap
 from sparselmm.inference.anova import TYPES, term_contrasts
 from sparselmm.inference.variance_components import (

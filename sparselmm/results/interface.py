@@ -21,11 +21,10 @@ from sparselmm.contrasts import (
     t_tests,
     wald,
 )
-from sparselmm.formula import BuiltDesign
-from sparselmm.formula.constraints import linear_constraints
+from sparselmm.design.formula.constraints import linear_constraints
+from sparselmm.design.subsets import without_rows
 from sparselmm.packing import MixedLMParams, Packing
 from sparselmm.results.base import ResultsBase, from_rows
-from sparselmm.terms import RandomTerm
 
 
 class ResultsInterface(ResultsBase):
@@ -492,27 +491,6 @@ class ResultsInterface(ResultsBase):
         fname : path or binary file
         """
         return storage.load(cls, fname)
-
-
-def without_rows(built: BuiltDesign) -> BuiltDesign:
-    """The built design with every row removed, names and levels kept."""
-    design = built.design
-    groups = design.groups
-    slim = replace(
-        design, y=np.zeros(0), X=np.zeros((0, design.p)), weights=None, offset=None,
-        terms=tuple(_term_without_rows(term) for term in design.terms),
-        groups=None if groups is None else replace(groups, codes=groups.codes[:0]),
-    )  # fmt: skip
-    return replace(built, design=slim, row_labels=None, kept=None, frame=None)
-
-
-def _term_without_rows(term: RandomTerm) -> RandomTerm:
-    return replace(
-        term,
-        codes=None if term.codes is None else term.codes[:0],
-        values=None if term.values is None else term.values[:0],
-        block=None if term.block is None else term.block[:0],
-    )
 
 
 def _leading(model: Any, index: int) -> tuple[Any, list[int]]:

@@ -15,11 +15,11 @@ from sparselmm.base.exceptions import ConvergenceWarning, DataError, catchable, 
 from sparselmm.base.progress import progress_bar
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import BoolArray, FloatArray
+from sparselmm.design.terms import Design
 from sparselmm.deviance import ProfiledDeviance
 from sparselmm.estimates import p_values
 from sparselmm.inference import bootstrap
 from sparselmm.responses import ResponseFits, ResponseFitter
-from sparselmm.terms import Design
 from sparselmm.variances import VarianceLayout
 
 TASK_NUMBERS = 4_000_000

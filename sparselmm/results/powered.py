@@ -13,6 +13,7 @@ from sparselmm.base.arguments import count, jobs
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.progress import progress_bar
 from sparselmm.base.types import FloatArray, IntArray
+from sparselmm.design.subsets import Groups
 from sparselmm.inference import bootstrap
 from sparselmm.power import (
     LikelihoodRatioTest,
@@ -28,7 +29,6 @@ from sparselmm.responses import ResponseFitter
 from sparselmm.results.base import ResultsBase, from_rows
 from sparselmm.results.bootstrapped import OnReplicates, labelled
 from sparselmm.simulate import Seed, seed_sequence, stream
-from sparselmm.subsets import Groups
 
 
 @dataclass(frozen=True, eq=False)

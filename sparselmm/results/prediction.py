@@ -14,17 +14,17 @@ from sparselmm import prediction
 from sparselmm.base.arguments import check_alpha
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray
-from sparselmm.effects import unseen_rows
-from sparselmm.formula import NewDesign
+from sparselmm.design import NewDesign
+from sparselmm.design.new_rows import Switches, any_on, level_labels, new_design
+from sparselmm.design.rows import unseen_rows
+from sparselmm.design.terms import assemble_z
 from sparselmm.inference import prediction_variance
 from sparselmm.inference.ddf import DDF_METHODS, DenominatorDF
 from sparselmm.inference.marginal_means import linear_estimates
 from sparselmm.inference.prediction_variance import Targets
-from sparselmm.prediction import Switches
 from sparselmm.results.base import Vector
 from sparselmm.results.emmeans import MarginalMeans, estimated_means
 from sparselmm.results.ranef import RanefResults
-from sparselmm.terms import assemble_z
 
 INTERVALS = ("confidence", "prediction")
 
@@ -188,7 +188,7 @@ class PredictionResults(RanefResults):
         """
         arrays = {"groups": groups, "exog_re": exog_re, "exog_vc": exog_vc, "z_terms": z_terms}
         on = prediction.switches(self._est.terms, re)
-        prediction.check_arguments(prediction.any_on(on), unseen, arrays)
+        prediction.check_arguments(any_on(on), unseen, arrays)
         if exog is None:
             self._need_rows("predict without new data")
             return prediction.fitted(self._est, re)
@@ -280,11 +280,11 @@ class PredictionResults(RanefResults):
                 "z_terms": z_terms,
             }  # fmt: skip
             exog = prediction.new_rows(self.built, exog, transform)
-            new = prediction.new_design(self.built, exog, transform, on, arrays, observed)
+            new = new_design(self.built, exog, transform, on, arrays, observed)
         prediction.warn_if_dropped(est.dropped)
         mean = prediction.fixed_part(new.X, est.beta, new.offset)
-        if prediction.any_on(on):
-            labels = prediction.level_labels(self.built, exog, groups)
+        if any_on(on):
+            labels = level_labels(self.built, exog, groups)
             random = prediction.new_random_part
             mean = mean + random(est.terms, new, est.pls.b, on, unseen, labels)
         w = prediction.prior_weights(weights, len(mean), new.row_labels) if observed else None
@@ -308,7 +308,7 @@ class PredictionResults(RanefResults):
             unseen_rows(old, term) & part.any()
             for old, term, part in zip(self._est.terms, new.terms, on, strict=True)
         )
-        H = assemble_z(tuple(inside), m) if prediction.any_on(on) else None
+        H = assemble_z(tuple(inside), m) if any_on(on) else None
         return Targets(new.X, H, tuple(terms), unseen, off, weights)
 
     def _prediction(
@@ -410,7 +410,7 @@ def check_options(interval: str, ddf: str, on: Switches) -> None:
             "an observation has all coefficients of a term, so some of them alone give no "
             "prediction interval; pass interval='confidence' or switch whole terms"
         )
-    if ddf == "kenward-roger" and (prediction.any_on(on) or interval == "prediction"):
+    if ddf == "kenward-roger" and (any_on(on) or interval == "prediction"):
         raise ValueError(
             "ddf='kenward-roger' is a method for fixed effects; pass re=False and "
             "interval='confidence', or use ddf='satterthwaite'"

@@ -15,13 +15,14 @@ from sparselmm.base.arguments import check_alpha, shown
 from sparselmm.base.exceptions import DataError, MemoryLimitError
 from sparselmm.base.types import CSR, FloatArray, IntArray
 from sparselmm.contrasts import adjusted
+from sparselmm.design.exact_labels import label_index
+from sparselmm.design.factors import match
+from sparselmm.design.rows import mixed, of_columns
+from sparselmm.design.terms import apart
 from sparselmm.effects import FactorTable
 from sparselmm.estimates import intervals, p_values
-from sparselmm.formula.exact import label_index
-from sparselmm.formula.factors import match
 from sparselmm.inference import blup_contrasts, prediction_variance
 from sparselmm.results.base import ResultsBase
-from sparselmm.terms import apart
 
 RANK_METHODS = ("joint", "marginal")
 
@@ -131,7 +132,7 @@ class RanefResults(ResultsBase):
         est = self._est
         extra = np.zeros(len(est.pls.b))
         if fixed_uncertainty:
-            eye = effects.of_columns(est.terms, sp.csr_array(sp.eye_array(len(est.pls.b))))
+            eye = of_columns(est.terms, sp.csr_array(sp.eye_array(len(est.pls.b))))
             roots = prediction_variance.fixed_roots(est.deviance, est.pls.theta, None, eye)
             extra = est.pls.scale * np.einsum("ij,ij->i", roots, roots)
         out: dict[str, pd.DataFrame] = {}
@@ -252,7 +253,7 @@ class RanefResults(ResultsBase):
         column = coefficient_columns(table, est.terms, coefficient)
         names, rows = contrast_rows(table, contrasts, pairs)
         H = blup_contrasts.level_contrasts(column, rows, len(est.pls.b))
-        H = effects.of_columns(est.terms, H)
+        H = of_columns(est.terms, H)
         found = blup_contrasts.contrasts(
             est.deviance, est.pls.theta, est.pls.b, est.pls.scale, H, fixed_uncertainty
         )
@@ -324,14 +325,14 @@ class RanefResults(ResultsBase):
             method = "joint" if l <= blup_contrasts.EXACT_LEVELS else "marginal"
         if method not in RANK_METHODS:
             raise DataError(f"method must be one of {RANK_METHODS}, got {method!r}")
-        b = effects.mixed(est.terms, est.pls.b)[column]
+        b = mixed(est.terms, est.pls.b)[column]
         if method == "joint":
             check_size(l)
             cov = self._joint_covariance(column, fixed_uncertainty)
             v, ranks = np.diag(cov), blup_contrasts.joint_ranks(b, cov)
         else:
             H = sp.csr_array((np.ones(l), column, np.arange(l + 1)), shape=(l, len(est.pls.b)))
-            H = effects.of_columns(est.terms, H)
+            H = of_columns(est.terms, H)
             found = blup_contrasts.contrasts(
                 est.deviance, est.pls.theta, est.pls.b, est.pls.scale, H, fixed_uncertainty
             )
@@ -354,7 +355,7 @@ class RanefResults(ResultsBase):
         if all(term.root is None for term in est.terms):
             return est.pls.scale * prediction_variance.joint_covariance(*at, columns, fixed)
         H = sp.csr_array((np.ones(c), columns, np.arange(c + 1)), shape=(c, len(est.pls.b)))
-        H = effects.of_columns(est.terms, H)
+        H = of_columns(est.terms, H)
         return est.pls.scale * prediction_variance.joint_forms(*at, H, fixed)
 
 

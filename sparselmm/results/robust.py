@@ -11,9 +11,9 @@ from scipy.stats import t as student
 from sparselmm.base.arguments import check_alpha
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray, IntArray
-from sparselmm.formula.arrays import take
-from sparselmm.formula.factors import factorize
-from sparselmm.formula.validate import aligned
+from sparselmm.design.factors import factorize
+from sparselmm.design.row_arguments import take
+from sparselmm.design.validate import aligned
 from sparselmm.inference.robust import KINDS, ClusterRobust, cluster_robust
 from sparselmm.results.base import Matrix, ResultsBase, from_rows
 

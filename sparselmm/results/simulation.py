@@ -16,9 +16,12 @@ from sparselmm.base.arguments import count, jobs
 from sparselmm.base.exceptions import ConvergenceWarning, DataError, catchable, warn_user
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import FloatArray, IntArray
+from sparselmm.design.new_rows import level_labels, new_design
+from sparselmm.design.rows import term_z, unseen_rows
+from sparselmm.design.subsets import Groups
+from sparselmm.design.terms import Design
+from sparselmm.design.validate import aligned
 from sparselmm.deviance import ProfiledDeviance
-from sparselmm.effects import unseen_rows
-from sparselmm.formula.validate import aligned
 from sparselmm.inference import bootstrap
 from sparselmm.optimize import OptSummary
 from sparselmm.responses import ResponseFitter
@@ -33,16 +36,7 @@ from sparselmm.results.bootstrapped import (
 )
 from sparselmm.results.many import ManyResults, fit_many
 from sparselmm.results.powered import PowerMethods
-from sparselmm.simulate import (
-    Seed,
-    Simulator,
-    noise_sizes,
-    seed_sequence,
-    term_z,
-    with_unseen,
-)
-from sparselmm.subsets import Groups
-from sparselmm.terms import Design
+from sparselmm.simulate import Seed, Simulator, noise_sizes, seed_sequence, with_unseen
 
 RANDOM = ("resample", "conditional")
 """What simulated responses do with the random effects."""
@@ -134,11 +128,11 @@ class SimulationResults(PowerMethods):
         est, built = self._est, self.built
         on = prediction.switches(est.terms, True)
         newdata = prediction.new_rows(built, newdata, True)
-        new = prediction.new_design(built, newdata, True, on, arrays)
+        new = new_design(built, newdata, True, on, arrays)
         prediction.warn_if_dropped(est.dropped)
         mean = prediction.fixed_part(new.X, est.beta, new.offset)
         noise = np.full(len(mean), self.pls.sigma)
-        names = prediction.level_labels(built, newdata, arrays["groups"])
+        names = level_labels(built, newdata, arrays["groups"])
         if re == "conditional":
             mean = mean + prediction.new_random_part(
                 est.terms, new, est.pls.b, on, "population", names

@@ -11,11 +11,11 @@ from scipy import stats
 
 from sparselmm import labels, prediction, tables
 from sparselmm.base.exceptions import DataError
+from sparselmm.design.terms import apart
+from sparselmm.design.validate import aligned
 from sparselmm.effects import factor_tables
-from sparselmm.formula.validate import aligned
 from sparselmm.inference.ddf import DenominatorDF
 from sparselmm.results.base import ResultsBase, from_rows
-from sparselmm.terms import apart
 from sparselmm.variances import VarianceRow
 
 EFFECTS = ("fixed", "ran_pars", "ran_vals", "ran_coefs")

@@ -7,7 +7,7 @@ name here is patsy's. The pairing goes from patsy's names to lme4's, a direction
 nothing is ambiguous, and compares interactions as sets of their parts because the two
 programs order parts and columns differently.
 
-The designs come straight from patsy, not from ``sparselmm.formula``, so that array-level
+The designs come straight from patsy, not from ``sparselmm.design``, so that array-level
 tests can use the fits as well.
 """
 

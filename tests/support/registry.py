@@ -14,9 +14,9 @@ import scipy.sparse as sp
 from sparselmm.covariance import Covariance
 from sparselmm.crossprod import CrossProducts
 from sparselmm.dense import DenseDeviance
+from sparselmm.design.terms import Design, Levels, RandomTerm
 from sparselmm.deviance import ProfiledDeviance
 from sparselmm.solvers import BlockSolver, Strategy
-from sparselmm.terms import Design, Levels, RandomTerm
 
 THETAS = ("interior", "random", "boundary", "zero", "near", "touching", "huge")
 ORDERINGS = ("amd", "metis", "nesdis")

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparselmm.formula.expressions import parse_expression, too_long
-from sparselmm.formula.kinds import wide
+from sparselmm.design.column_types import wide
+from sparselmm.design.formula.expressions import parse_expression, too_long
 
 _PREFIX = "_sparselmm_"
 _OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparselmm.formula.factors import Factor, cross, factorize, match, match_crossed
+from sparselmm.design.factors import Factor, cross, factorize, match, match_crossed
 
 LABELS = [
     ("integers", [3, 1, 3, 10], [1, 3, 10]),

@@ -20,8 +20,8 @@ from sparselmm.base.exceptions import (
     warn_user,
 )
 from sparselmm.base.types import AnyArray, BoolArray, FloatArray, IntArray
-from sparselmm.formula.kinds import as_float
-from sparselmm.terms import RandomTerm
+from sparselmm.design.column_types import as_float
+from sparselmm.design.terms import RandomTerm
 
 MISSING_CHOICES = ("none", "drop", "raise")
 LARGEST, SMALLEST = 1e70, 1e-70

@@ -16,8 +16,8 @@ import pandas as pd
 
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import AnyArray, BoolArray, IntArray, index_dtype
-from sparselmm.formula.exact import canonical, places, readable
-from sparselmm.terms import Levels
+from sparselmm.design.exact_labels import canonical, places, readable
+from sparselmm.design.terms import Levels
 
 SPREAD = 4
 """Integers of a range up to this many times their number are coded by counting."""

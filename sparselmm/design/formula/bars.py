@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from sparselmm.base.exceptions import FormulaError
-from sparselmm.terms import Structure
+from sparselmm.design.terms import Structure
 
 STRUCTURES: dict[str, tuple[bool, Structure, Structure]] = {
     "us": (False, "unstructured", "unstructured"),

@@ -3,7 +3,7 @@
 import pytest
 
 from sparselmm.base.exceptions import FormulaError
-from sparselmm.formula.bars import parse_formula, parse_one_sided
+from sparselmm.design.formula.bars import parse_formula, parse_one_sided
 
 FIXED = [
     ("y ~ x", "x"),

@@ -1,7 +1,7 @@
 """Mixed models from formulas: statsmodels' arguments, lme4's bars, or both.
 
 :func:`from_formula` and :func:`from_arrays` turn every spelling of a model into one
-:class:`~sparselmm.terms.Design` and one :class:`DesignSpec` that evaluates it on new data.
+:class:`~sparselmm.design.terms.Design` and one :class:`DesignSpec` that evaluates it on new data.
 """
 
 from __future__ import annotations
@@ -18,15 +18,10 @@ from patsy.desc import INTERCEPT, Term
 
 from sparselmm.base.exceptions import DataError, FormulaError
 from sparselmm.base.types import BoolArray, FloatArray
-from sparselmm.formula.arrays import group_crossing, make_grouping
-from sparselmm.formula.bars import Bar, ParsedFormula, parse_formula, parse_one_sided
-from sparselmm.formula.coded import GROUPS, coded_term, grouping
-from sparselmm.formula.components import component
-from sparselmm.formula.expressions import names_in, plain_column
-from sparselmm.formula.kinds import as_float, check_numeric, kinds_of
-from sparselmm.formula.known import with_known
-from sparselmm.formula.matrices import Built
-from sparselmm.formula.namespace import (
+from sparselmm.design.column_types import as_float, check_numeric, kinds_of
+from sparselmm.design.formula.bars import Bar, ParsedFormula, parse_formula, parse_one_sided
+from sparselmm.design.formula.expressions import names_in, plain_column
+from sparselmm.design.formula.namespace import (
     Namespace,
     build,
     capture_env,
@@ -41,9 +36,13 @@ from sparselmm.formula.namespace import (
     used_columns_of,
     with_r_names,
 )
-from sparselmm.formula.positions import positions
-from sparselmm.formula.selection import Given, rows_in_use
-from sparselmm.formula.spec import (
+from sparselmm.design.formula.positions import positions
+from sparselmm.design.kinds.coded import GROUPS, coded_term, grouping
+from sparselmm.design.kinds.components import component
+from sparselmm.design.kinds.known import with_known
+from sparselmm.design.kinds.matrices import Built
+from sparselmm.design.row_arguments import Given, group_crossing, make_grouping, rows_in_use
+from sparselmm.design.spec import (
     BuiltDesign,
     DesignSpec,
     GroupsSpec,
@@ -51,13 +50,13 @@ from sparselmm.formula.spec import (
     check_design,
     total,
 )
-from sparselmm.formula.validate import (
+from sparselmm.design.terms import Design, Grouping, RandomTerm, Structure
+from sparselmm.design.validate import (
     check_finite,
     check_missing_argument,
     check_names,
     check_some_rows,
 )
-from sparselmm.terms import Design, Grouping, RandomTerm, Structure
 
 
 def from_formula(

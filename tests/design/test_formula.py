@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparselmm.base.exceptions import DataError, FormulaError, SpecificationWarning
-from sparselmm.formula import VCSpec, capture_env, from_arrays, from_formula
+from sparselmm.design import VCSpec, capture_env, from_arrays, from_formula
 
 DATA = ragged_data()
 N = len(DATA)

@@ -14,9 +14,20 @@ from patsy import EvalEnvironment
 from sparselmm.base.arguments import shown
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import AnyArray, BoolArray, FloatArray
-from sparselmm.formula.arrays import complete_rows, group_labels, kept_rows, optional_vector, take
-from sparselmm.formula.matrices import UserMatrix, user_matrices
-from sparselmm.formula.validate import Rows, aligned, check_length, check_some_rows, unknown_column
+from sparselmm.design.exact_labels import objects
+from sparselmm.design.factors import Crossing, Factor, cross, factorize
+from sparselmm.design.kinds.matrices import UserMatrix, user_matrices
+from sparselmm.design.spec import row_vector
+from sparselmm.design.terms import Grouping
+from sparselmm.design.validate import (
+    Rows,
+    aligned,
+    check_codes,
+    check_length,
+    check_some_rows,
+    missing_rows,
+    unknown_column,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,3 +219,89 @@ def _query_mask(frame: pd.DataFrame, query: str, env: EvalEnvironment) -> BoolAr
             f"subset={query!r} must give True or False for every row; it gives {mask.dtype}"
         )
     return mask
+
+
+def group_labels(groups: Any, n: int, index: pd.Index | None) -> Any:
+    """The ``groups`` argument as one label per row, or an error that tells how to write two."""
+    if getattr(groups, "ndim", 1) != 1 or isinstance(groups, (list, tuple)):
+        if isinstance(groups, (list, tuple)) and len(groups) != n:
+            _refuse_several(groups, n)
+        shape = np.shape(groups) if not isinstance(groups, (list, tuple)) else _shape(groups)
+        if len(shape) == 2 and shape[1] != 1:
+            _refuse_two(shape[1])
+        if len(shape) == 2:
+            groups = groups.iloc[:, 0] if isinstance(groups, pd.DataFrame) else np.ravel(groups)
+    if isinstance(groups, (list, tuple)):
+        groups = objects(list(groups))
+    if isinstance(groups, (str, bytes)) or np.ndim(groups) != 1:
+        raise DataError(f"groups must hold one label per row ({n}), got {groups!r}")
+    check_length(len(groups), n, "groups")
+    groups = aligned(groups, index, "groups")
+    return groups if hasattr(groups, "dtype") else objects(list(groups))
+
+
+def _shape(rows: Sequence[Any]) -> tuple[int, ...]:
+    nested = bool(rows) and all(isinstance(row, (list, tuple, np.ndarray)) for row in rows)
+    return (len(rows), len(rows[0])) if nested else (len(rows),)
+
+
+def _refuse_several(groups: Sequence[Any], n: int) -> None:
+    if groups and all(isinstance(name, str) for name in groups):
+        bars = " + ".join(f"(1|{name})" for name in groups[:4])
+        raise DataError(
+            f"groups is a list of {len(groups)} name(s) for {n} rows; it takes one grouping "
+            f"factor. Several are written in the formula, '... + {bars}'"
+        )
+
+
+def _refuse_two(count: int) -> None:
+    raise DataError(
+        f"groups has {count} columns; it takes one grouping factor. Several are written in the "
+        "formula: '... + (1|a) + (1|b)' for crossed factors, '... + (1|a/b)' for b within a"
+    )
+
+
+def optional_vector(
+    values: Any, n: int, argument: str, index: pd.Index | None
+) -> FloatArray | None:
+    """Weights or offset as floats, one per row in the order of ``index``, when there are any."""
+    return None if values is None else row_vector(aligned(values, index, argument), n, argument)
+
+
+def make_grouping(name: str, labels: Any, rows: Rows) -> Grouping:
+    """Sorted groups; missing labels are an error."""
+    factor = factorize(labels, sort=True)
+    check_codes(factor.codes, name, "groups", rows)
+    return Grouping(name, factor.labels, factor.codes)
+
+
+def group_crossing(grouping: Grouping) -> Crossing:
+    """The groups as a crossing of one factor."""
+    return cross([Factor(grouping.codes, grouping.labels)])
+
+
+def complete_rows(n: int, sources: Sequence[Any]) -> BoolArray | None:
+    """Rows without a missing value in any source; None when all are."""
+    return keep_mask(n, [~missing_rows(source) for source in sources if source is not None])
+
+
+def take(values: Any, kept: BoolArray | None) -> Any:
+    """The rows kept, without a copy when all are."""
+    if values is None or kept is None:
+        return values
+    return values[kept] if hasattr(values, "dtype") else np.asarray(values)[kept]
+
+
+def kept_rows(n: int, index: pd.Index | None, kept: BoolArray | None, step: str) -> Rows:
+    """Positions of the rows kept; none left is an error."""
+    rows = Rows(n, index, None if kept is None else np.flatnonzero(kept))
+    check_some_rows(rows.n, n, step)
+    return rows
+
+
+def keep_mask(n: int, masks: Sequence[BoolArray]) -> BoolArray | None:
+    """Rows kept by all of some masks; None when every row is."""
+    kept = None
+    for mask in masks:
+        kept = mask.copy() if kept is None else kept & mask
+    return None if kept is None or kept.all() else kept

@@ -12,8 +12,7 @@ from patsy.missing import NAAction
 
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import AnyArray, BoolArray
-from sparselmm.formula.arithmetic import GUARDS, guarded
-from sparselmm.formula.kinds import (
+from sparselmm.design.column_types import (
     BOOLEANS,
     COMPLEX,
     NESTED,
@@ -24,6 +23,7 @@ from sparselmm.formula.kinds import (
     kind_of,
     numbers,
 )
+from sparselmm.design.formula.arithmetic import GUARDS, guarded
 
 
 class Expression(EvalFactor):  # type: ignore[misc]

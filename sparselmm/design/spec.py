@@ -14,12 +14,17 @@ from patsy import DesignInfo, EvalEnvironment
 
 from sparselmm.base.exceptions import DataError, NoRandomEffectsError
 from sparselmm.base.types import CSR, AnyArray, BoolArray, FloatArray, IntArray
-from sparselmm.formula.bars import parse_formula
-from sparselmm.formula.coded import NewRows, TermSpec, new_matrix
-from sparselmm.formula.expressions import names_in, plain_column
-from sparselmm.formula.factors import match
-from sparselmm.formula.kinds import as_array, as_float, check_kinds, check_numeric, without_dtype
-from sparselmm.formula.namespace import (
+from sparselmm.design.column_types import (
+    as_array,
+    as_float,
+    check_kinds,
+    check_numeric,
+    without_dtype,
+)
+from sparselmm.design.factors import match
+from sparselmm.design.formula.bars import parse_formula
+from sparselmm.design.formula.expressions import names_in, plain_column
+from sparselmm.design.formula.namespace import (
     PATSY_NAMES,
     Namespace,
     info_codes,
@@ -28,8 +33,10 @@ from sparselmm.formula.namespace import (
     refuse_unseen,
     take_columns,
 )
-from sparselmm.formula.pickling import dumps
-from sparselmm.formula.validate import (
+from sparselmm.design.formula.pickling import dumps
+from sparselmm.design.kinds.coded import NewRows, TermSpec, new_matrix
+from sparselmm.design.terms import Design, RandomTerm, assemble_z
+from sparselmm.design.validate import (
     Rows,
     aligned,
     check_finite,
@@ -41,7 +48,6 @@ from sparselmm.formula.validate import (
     check_weights,
     unknown_column,
 )
-from sparselmm.terms import Design, RandomTerm, assemble_z
 
 
 @dataclass(frozen=True, eq=False)
@@ -414,14 +420,6 @@ def _check_mapping(data: Mapping[Any, Any]) -> None:
                 f"the columns {first!r} and {name!r} of the data are Series with different "
                 "indices; give them one index, or make a DataFrame of them"
             )
-
-
-def keep_mask(n: int, masks: Sequence[BoolArray]) -> BoolArray | None:
-    """Rows kept by all of some masks; None when every row is."""
-    kept = None
-    for mask in masks:
-        kept = mask.copy() if kept is None else kept & mask
-    return None if kept is None or kept.all() else kept
 
 
 def _check_sizes(design: Design) -> None:

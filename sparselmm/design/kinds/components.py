@@ -21,11 +21,15 @@ from patsy.desc import Term
 
 from sparselmm.base.exceptions import FormulaError, SpecificationWarning, warn_user
 from sparselmm.base.types import CSR, AnyArray, BoolArray, IntArray, index_dtype
-from sparselmm.formula.coded import GROUPS, CodedSpec, NewRows, TermSpec, coded_term, product
-from sparselmm.formula.exact import label_index, objects
-from sparselmm.formula.expressions import names_in, parse_expression, plain_column, quoted_name
-from sparselmm.formula.factors import Crossing, Factor, cross, match
-from sparselmm.formula.namespace import (
+from sparselmm.design.exact_labels import label_index, objects
+from sparselmm.design.factors import Crossing, Factor, cross, match
+from sparselmm.design.formula.expressions import (
+    names_in,
+    parse_expression,
+    plain_column,
+    quoted_name,
+)
+from sparselmm.design.formula.namespace import (
     PATSY_NAMES,
     R_NAMES,
     Namespace,
@@ -38,8 +42,9 @@ from sparselmm.formula.namespace import (
     recoded,
     right_terms,
 )
-from sparselmm.formula.validate import check_codes, check_finite, not_finite
-from sparselmm.terms import Grouping, Levels, RandomTerm
+from sparselmm.design.kinds.coded import GROUPS, CodedSpec, NewRows, TermSpec, coded_term, product
+from sparselmm.design.terms import Grouping, Levels, RandomTerm
+from sparselmm.design.validate import check_codes, check_finite, not_finite
 
 
 def component(
@@ -52,7 +57,7 @@ def component(
     name : str
         Key in ``vc_formula``.
     formula : str
-        Right side as :func:`~sparselmm.formula.bars.parse_one_sided` gives it.
+        Right side as :func:`~sparselmm.design.formula.bars.parse_one_sided` gives it.
     groups : Grouping
         The ``groups`` argument.
     space : Namespace

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 import sparselmm
-from sparselmm.formula import plain_designs
+from sparselmm.design import plain_designs
 
 rng = np.random.default_rng(1)
 N = 60
@@ -35,7 +35,7 @@ def test_the_same_matrix(formula, monkeypatch):
         made.append(plain_designs.plain_design(*arguments) is not None)
         return plain_designs.plain_design(*arguments)
 
-    monkeypatch.setattr("sparselmm.formula.namespace.plain_design", spy)
+    monkeypatch.setattr("sparselmm.design.formula.namespace.plain_design", spy)
     designs = []
     for rows in 10**9, 7:
         monkeypatch.setattr(plain_designs, "BLOCK_ROWS", rows)

@@ -15,9 +15,9 @@ from patsy import DesignInfo
 
 from sparselmm.base.arguments import shown
 from sparselmm.base.exceptions import DataError, SpecificationWarning, warn_user
-from sparselmm.formula.expressions import plain_column
-from sparselmm.formula.factors import match
-from sparselmm.formula.namespace import Namespace
+from sparselmm.design.factors import match
+from sparselmm.design.formula.expressions import plain_column
+from sparselmm.design.formula.namespace import Namespace
 
 FARTHEST = 100_000
 """Most steps between the first and the last level."""

@@ -14,8 +14,8 @@ from sparselmm.base.exceptions import (
     MissingDataError,
     SpecificationWarning,
 )
-from sparselmm.formula import VCSpec, from_arrays, from_formula
-from sparselmm.formula.validate import Rows
+from sparselmm.design import VCSpec, from_arrays, from_formula
+from sparselmm.design.validate import Rows
 
 DATA = ragged_data().reset_index(drop=True)
 N = len(DATA)

@@ -17,12 +17,12 @@ from patsy import DesignInfo
 
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray, IntArray
-from sparselmm.formula.expressions import plain_column
-from sparselmm.formula.factors import Crossing, Factor, compact, cross, match, match_crossed
-from sparselmm.formula.kinds import float_matrix
-from sparselmm.formula.namespace import Namespace, info_codes, rebuild
-from sparselmm.formula.validate import Rows, aligned, check_codes, check_length, unknown_column
-from sparselmm.terms import Origin, RandomTerm, Structure
+from sparselmm.design.column_types import float_matrix
+from sparselmm.design.factors import Crossing, Factor, compact, cross, match, match_crossed
+from sparselmm.design.formula.expressions import plain_column
+from sparselmm.design.formula.namespace import Namespace, info_codes, rebuild
+from sparselmm.design.terms import Origin, RandomTerm, Structure
+from sparselmm.design.validate import Rows, aligned, check_codes, check_length, unknown_column
 
 _MADE_UP = re.compile(r"x(_re)?\d+|const")  # names of columns that had none
 
@@ -221,7 +221,7 @@ def coded_term(
     Parameters
     ----------
     name, origin, columns
-        As in :class:`~sparselmm.terms.RandomTerm`.
+        As in :class:`~sparselmm.design.terms.RandomTerm`.
     names : tuple of str
         Names of the crossed factors.
     factors : tuple of str

@@ -12,11 +12,11 @@ import scipy.sparse as sp
 from sparselmm.base.arguments import shown
 from sparselmm.base.exceptions import DataError, MemoryLimitError
 from sparselmm.base.types import CSR, FloatArray, IntArray, index_dtype
-from sparselmm.formula.coded import GROUPS, CodedSpec, NewRows
-from sparselmm.formula.factors import match
-from sparselmm.formula.matrices import Built
-from sparselmm.structures import LARGEST_ROOT, KnownCovariance
-from sparselmm.terms import Levels, RandomTerm
+from sparselmm.design.factors import match
+from sparselmm.design.kinds.coded import GROUPS, CodedSpec, NewRows
+from sparselmm.design.kinds.matrices import Built
+from sparselmm.design.known_covariance import LARGEST_ROOT, KnownCovariance
+from sparselmm.design.terms import Levels, RandomTerm
 
 SHOWN_LABELS = 5
 

@@ -10,9 +10,9 @@ from patsy import ContrastMatrix, DesignInfo, SubtermInfo
 
 from sparselmm.base.exceptions import RemovedRowsError
 from sparselmm.base.types import FloatArray, IntArray
-from sparselmm.formula.bars import parse_formula
-from sparselmm.formula.namespace import right_terms
-from sparselmm.formula.spec import BuiltDesign
+from sparselmm.design.formula.bars import parse_formula
+from sparselmm.design.formula.namespace import right_terms
+from sparselmm.design.spec import BuiltDesign
 
 
 @dataclass(frozen=True, eq=False)

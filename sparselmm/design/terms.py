@@ -135,7 +135,7 @@ class RandomTerm:
     root : csr_array, (l, l), or None
         R with ``R R'`` the known covariance between levels. Then ``block`` is ``Z_t (R (x) I_k)``,
         and the effects of the levels are ``R`` times those of its columns (see
-        :mod:`sparselmm.structures`).
+        :mod:`sparselmm.design.known_covariance`).
     """
 
     name: str

@@ -18,8 +18,8 @@ from sparselmm.base.exceptions import (
     SparseLMMError,
 )
 from sparselmm.crossprod import working_basis
-from sparselmm.formula import from_formula
-from sparselmm.formula.namespace import capture_env
+from sparselmm.design import from_formula
+from sparselmm.design.formula.namespace import capture_env
 
 RNG = np.random.default_rng(5)
 N = 60

@@ -13,12 +13,12 @@ import scipy.sparse as sp
 from sparselmm.base.arguments import shown
 from sparselmm.base.exceptions import DataError, warn_user
 from sparselmm.base.types import CSR, AnyArray, BoolArray, IntArray
-from sparselmm.formula.coded import NewRows, TermSpec
-from sparselmm.formula.components import stack_blocks
-from sparselmm.formula.exact import canonical
-from sparselmm.formula.factors import Factor, factorize, match
-from sparselmm.formula.validate import Rows, aligned, check_finite, check_length, check_names
-from sparselmm.terms import Grouping, Levels, RandomTerm
+from sparselmm.design.exact_labels import canonical
+from sparselmm.design.factors import Factor, factorize, match
+from sparselmm.design.kinds.coded import NewRows, TermSpec
+from sparselmm.design.kinds.components import stack_blocks
+from sparselmm.design.terms import Grouping, Levels, RandomTerm
+from sparselmm.design.validate import Rows, aligned, check_finite, check_length, check_names
 
 Built = tuple[RandomTerm, TermSpec]
 

@@ -18,7 +18,7 @@ from patsy.desc import EvalFactor
 from patsy.design_info import FactorInfo
 
 from sparselmm.base.types import AnyArray, FloatArray
-from sparselmm.formula.expressions import plain_column
+from sparselmm.design.formula.expressions import plain_column
 
 BLOCK_ROWS = 8_192
 """Rows made at a time."""

@@ -20,13 +20,7 @@ from sparselmm.base.arguments import shown
 from sparselmm.base.exceptions import DataError, FormulaError, MissingDataError, SparseLMMError
 from sparselmm.base.threads import in_threads
 from sparselmm.base.types import FloatArray, IntArray
-from sparselmm.formula.arithmetic import GUARDS, guarded
-from sparselmm.formula.bars import balanced
-from sparselmm.formula.checked import Expression, Kept, Missing
-from sparselmm.formula.exact import readable
-from sparselmm.formula.expressions import dotted_names, functions_in, names_in, plain_column
-from sparselmm.formula.factors import Factor, factorize, match
-from sparselmm.formula.kinds import (
+from sparselmm.design.column_types import (
     BOOLEANS,
     CATEGORIES,
     NUMBERS,
@@ -37,8 +31,14 @@ from sparselmm.formula.kinds import (
     numbers,
     refuse,
 )
-from sparselmm.formula.plain_designs import plain_design
-from sparselmm.formula.validate import DROP_HINT, Rows, aligned, missing_rows, unknown_column
+from sparselmm.design.exact_labels import readable
+from sparselmm.design.factors import Factor, factorize, match
+from sparselmm.design.formula.arithmetic import GUARDS, guarded
+from sparselmm.design.formula.bars import balanced
+from sparselmm.design.formula.checked import Expression, Kept, Missing
+from sparselmm.design.formula.expressions import dotted_names, functions_in, names_in, plain_column
+from sparselmm.design.formula.plain_designs import plain_design
+from sparselmm.design.validate import DROP_HINT, Rows, aligned, missing_rows, unknown_column
 
 MANY_ROWS = 100_000
 """Rows from which columns are coded at the same time: Arrow's strings free the interpreter."""

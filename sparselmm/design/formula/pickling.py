@@ -20,8 +20,8 @@ from patsy.design_info import FactorInfo, SubtermInfo
 from patsy.eval import EvalFactor
 
 from sparselmm.base.exceptions import FormulaError
-from sparselmm.formula.checked import Expression
-from sparselmm.formula.namespace import PATSY_NAMES
+from sparselmm.design.formula.checked import Expression
+from sparselmm.design.formula.namespace import PATSY_NAMES
 
 _TRANSFORMS = tuple(
     value.__patsy_stateful_transform__
