@@ -15,9 +15,9 @@ import scipy.linalg as sla
 
 from sparselmm.base.types import FloatArray
 from sparselmm.covariance import Covariance
-from sparselmm.crossprod import working_basis
 from sparselmm.design.terms import Design
 from sparselmm.deviance import PLSFit, add_root_curvature, residual_part, theta_units
+from sparselmm.factor.basis import working_basis
 
 
 class DenseDeviance:

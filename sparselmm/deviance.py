@@ -48,9 +48,9 @@ from sparselmm.base.smallmatrix import (
 )
 from sparselmm.base.types import CSR, FloatArray
 from sparselmm.covariance import Covariance
-from sparselmm.crossprod import CrossProducts
+from sparselmm.factor.crossprod import CrossProducts
+from sparselmm.factor.solver import BlockSolver, apply_lambda, congruence
 from sparselmm.patterned import Patterned
-from sparselmm.solvers import BlockSolver, apply_lambda, congruence
 
 NEARLY_SINGULAR = 1e-4
 """Below this share of its row (or of one over the covariate's root mean square) a diagonal of

@@ -23,11 +23,13 @@ from sparselmm.base.types import FloatArray
 from sparselmm.cloning import model_of, with_arrays, with_data
 from sparselmm.compat import StatsmodelsInterface
 from sparselmm.covariance import Covariance
-from sparselmm.crossprod import CrossProducts
 from sparselmm.dense import DenseDeviance
 from sparselmm.design import BuiltDesign, capture_env, from_arrays, from_formula
 from sparselmm.design.validate import aligned, check_levels
 from sparselmm.deviance import ProfiledDeviance
+from sparselmm.factor.crossprod import CrossProducts
+from sparselmm.factor.plan import Candidate, FitPlan, make_plan
+from sparselmm.factor.solver import BlockSolver
 from sparselmm.fitting import (
     HARDLY,
     Given,
@@ -47,11 +49,9 @@ from sparselmm.moments import moment_start
 from sparselmm.optimize import OptSummary
 from sparselmm.packing import MixedLMParams
 from sparselmm.penalized import Mask, PenalizedDeviance
-from sparselmm.plan import Candidate, FitPlan, make_plan
 from sparselmm.regularized import RegularizedFits
 from sparselmm.results import MixedLMResults
 from sparselmm.results.many import ManyResults, fit_many
-from sparselmm.solvers import BlockSolver
 from sparselmm.variances import singular_terms
 
 BOUNDARY = "The MLE may be on the boundary of the parameter space."

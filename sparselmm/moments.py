@@ -27,7 +27,7 @@ from scipy.linalg import lapack
 from sparselmm.base.smallmatrix import solve_triangular
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.covariance import Covariance
-from sparselmm.crossprod import CrossProducts
+from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.term_covariance import TermCovariance
 
 SMALLEST = 0.05

@@ -24,9 +24,9 @@ import numpy as np
 from sparselmm.base.smallmatrix import factor_of, solve_triangular
 from sparselmm.base.types import FloatArray
 from sparselmm.deviance import PLSFit, ProfiledDeviance, residual_part
+from sparselmm.factor.solver import apply_lambda
 from sparselmm.packing import Packing
 from sparselmm.patterned import Patterned
-from sparselmm.solvers import apply_lambda
 
 LIFT = 1e-4
 """Standard deviation, in units of sigma over the covariate's root mean square, below which

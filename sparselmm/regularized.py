@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from sparselmm.crossprod import CrossProducts
 from sparselmm.design import BuiltDesign
+from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.fitting import known_only, shooting
 from sparselmm.profiled import fit_at
 from sparselmm.results import MixedLMResults

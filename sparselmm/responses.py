@@ -18,15 +18,15 @@ from sparselmm.base.types import BoolArray, FloatArray, IntArray
 from sparselmm.batched import BatchedModel, Projector, Responses, search
 from sparselmm.batched.evaluation import Points
 from sparselmm.covariance import Covariance
-from sparselmm.crossprod import CrossProducts
 from sparselmm.design.subsets import take_rows
 from sparselmm.design.terms import Design
 from sparselmm.design.validate import check_size
 from sparselmm.deviance import ProfiledDeviance
+from sparselmm.factor.crossprod import CrossProducts
+from sparselmm.factor.plan import make_plan
+from sparselmm.factor.solver import BlockSolver
 from sparselmm.moments import moment_start, moment_starts
 from sparselmm.optimize import LIFT, TOLERANCE, OptSummary, minimize
-from sparselmm.plan import make_plan
-from sparselmm.solvers import BlockSolver
 from sparselmm.variances import SINGULAR_TOLERANCE, singular_terms
 
 

@@ -27,9 +27,9 @@ import scipy.linalg as sla
 
 from sparselmm.base.types import BoolArray, FloatArray, IntArray
 from sparselmm.covariance import Covariance
-from sparselmm.crossprod import CrossProducts
 from sparselmm.design.terms import RandomTerm
 from sparselmm.deviance import ProfiledDeviance
+from sparselmm.factor.crossprod import CrossProducts
 
 SINGULAR_TOLERANCE = 1e-4
 """Share of sigma, or of a coefficient's own standard deviation, below which it counts as zero

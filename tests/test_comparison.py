@@ -17,14 +17,16 @@ from scipy import stats
 import sparselmm
 from sparselmm.base.cholesky import NotPositiveDefiniteError
 from sparselmm.base.exceptions import DataError
-from sparselmm.crossprod import CrossProducts
 from sparselmm.design.rows import random_part
 from sparselmm.deviance import ProfiledDeviance
-from sparselmm.inference import comparison, submodels
+from sparselmm.factor import submodels
+from sparselmm.factor.crossprod import CrossProducts
+from sparselmm.factor.layout import Strategy
+from sparselmm.factor.solver import BlockSolver
+from sparselmm.inference import comparison
 from sparselmm.inference.caic import conditional_aic, hat_trace
 from sparselmm.inference.rlrt import NullSpectrum, simulate
 from sparselmm.optimize import minimize
-from sparselmm.solvers import BlockSolver, Strategy
 
 
 def having(section):

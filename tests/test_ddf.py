@@ -14,8 +14,8 @@ from scipy.linalg import block_diag
 
 import sparselmm
 from sparselmm import datasets
+from sparselmm.factor.layout import Strategy
 from sparselmm.inference.information import information
-from sparselmm.solvers import Strategy
 
 METHODS = ("satterthwaite", "kenward-roger")
 both = pytest.mark.parametrize("method", METHODS)

@@ -8,10 +8,11 @@ import pytest
 from registry import MODELS, Model, block, design, term
 
 from sparselmm.covariance import Covariance
-from sparselmm.crossprod import CrossProducts
 from sparselmm.deviance import ProfiledDeviance
+from sparselmm.factor.crossprod import CrossProducts
+from sparselmm.factor.layout import Strategy
+from sparselmm.factor.solver import BlockSolver
 from sparselmm.moments import moment_start
-from sparselmm.solvers import BlockSolver, Strategy
 
 
 def start(one):

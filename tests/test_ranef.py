@@ -10,8 +10,8 @@ from scipy.stats import norm
 
 from sparselmm import MixedLM, datasets, labels
 from sparselmm.base.exceptions import DataError, MemoryLimitError
+from sparselmm.factor.solver import BlockSolver
 from sparselmm.inference import blup_contrasts
-from sparselmm.solvers import BlockSolver
 
 FORMULAS = {
     "one factor": ("sleepstudy", "Reaction ~ Days + (Days | Subject)", "Subject"),

@@ -358,7 +358,7 @@ def test_threads_own_their_factor(strategy):
     """Two threads at two thetas, step by step: the factor of one is not moved by the other."""
     from registry import MODELS as DESIGNS
 
-    from sparselmm.solvers import Strategy
+    from sparselmm.factor.layout import Strategy
 
     model = DESIGNS["crossed_three"]
     deviance = model.sparse(True, Strategy(1, strategy))

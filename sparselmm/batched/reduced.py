@@ -8,8 +8,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from sparselmm.base.types import BoolArray, FloatArray, IntArray
-from sparselmm.crossprod import CrossProducts
 from sparselmm.design.terms import Design
+from sparselmm.factor.crossprod import CrossProducts
 
 STACK_NUMBERS = 150_000
 """Numbers in one stack of responses: about what stays in the cache next to the processor."""

@@ -11,8 +11,8 @@ import scipy.sparse as sp
 from sparselmm.base.types import CSR, FloatArray, IntArray
 from sparselmm.batched.reduced import STACK_NUMBERS
 from sparselmm.covariance import Covariance
-from sparselmm.crossprod import CrossProducts
 from sparselmm.deviance import ProfiledDeviance
+from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.term_covariance import TermCovariance
 
 LARGEST_REST = 320

@@ -23,8 +23,8 @@ from typing import Literal
 import numpy as np
 
 from sparselmm.base.types import FloatArray, IntArray
-from sparselmm.crossprod import CHUNK_ROWS, working_basis
 from sparselmm.design.marginality import TermStructure
+from sparselmm.factor.basis import CHUNK_ROWS, working_basis
 
 AnovaType = Literal[1, 2, 3]
 

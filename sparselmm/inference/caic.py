@@ -29,7 +29,7 @@ import scipy.linalg as sla
 
 from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.deviance import ProfiledDeviance, State
-from sparselmm.solvers import apply_lambda
+from sparselmm.factor.solver import apply_lambda
 
 POLISH = 2
 """Newton steps after the optimizer stopped."""

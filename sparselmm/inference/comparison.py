@@ -17,10 +17,10 @@ from scipy.stats import chi2
 
 from sparselmm.base.exceptions import RemovedRowsError
 from sparselmm.base.types import FloatArray, IntArray
-from sparselmm.crossprod import CrossProducts
 from sparselmm.design.terms import Design, RandomTerm
 from sparselmm.deviance import ProfiledDeviance
-from sparselmm.inference.submodels import (
+from sparselmm.factor.crossprod import CrossProducts
+from sparselmm.factor.submodels import (
     engine,
     known_columns,
     mixed_columns,

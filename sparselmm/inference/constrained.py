@@ -23,7 +23,8 @@ import numpy as np
 
 from sparselmm.base.types import FloatArray
 from sparselmm.deviance import ProfiledDeviance
-from sparselmm.inference.submodels import (
+from sparselmm.factor.solver import BlockSolver
+from sparselmm.factor.submodels import (
     known_columns,
     mixed_columns,
     mixed_theta,
@@ -36,7 +37,6 @@ from sparselmm.patterned import (
     HeterogeneousAutoregressive,
     Patterned,
 )
-from sparselmm.solvers import BlockSolver
 
 Kind = Literal["sd", "cor", "sigma", "theta", "beta"]
 

@@ -32,13 +32,14 @@ from sparselmm.base import kernels
 from sparselmm.base.cholesky import CholeskyFactor
 from sparselmm.base.types import BoolArray, FloatArray, IntArray
 from sparselmm.covariance import Covariance
-from sparselmm.crossprod import Basis, CrossProducts
 from sparselmm.design.rows import Entries, GroupRows, response, row_slices
 from sparselmm.design.subsets import take_rows
 from sparselmm.design.terms import Design
 from sparselmm.deviance import ProfiledDeviance, State
+from sparselmm.factor.basis import Basis
+from sparselmm.factor.crossprod import CrossProducts
+from sparselmm.factor.solver import BlockSolver, apply_lambda
 from sparselmm.inference.leverage import Leverage, block_places, whitened_rows
-from sparselmm.solvers import BlockSolver, apply_lambda
 
 RANK_LOST = 1e-12
 """Share of the largest eigenvalue of X'V^-1X below which a deletion has cost X a rank."""

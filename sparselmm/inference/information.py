@@ -33,8 +33,8 @@ from sparselmm.base.exceptions import SpecificationWarning, catchable, warn_user
 from sparselmm.base.smallmatrix import upper_inverse
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.covariance import Covariance
-from sparselmm.crossprod import CrossProducts
 from sparselmm.deviance import ProfiledDeviance
+from sparselmm.factor.crossprod import CrossProducts
 
 FLAT = 1e-8
 """Second derivative of the deviance, in units in which 2 means a standard error of one, below

@@ -23,11 +23,11 @@ import numpy as np
 
 from sparselmm.base.smallmatrix import upper_inverse
 from sparselmm.base.types import FloatArray, IntArray, Snapshot
-from sparselmm.crossprod import PairBlocks
 from sparselmm.design.rows import Entries, response, row_slices, times_z
 from sparselmm.design.terms import Design
 from sparselmm.deviance import ProfiledDeviance, State
-from sparselmm.solvers import apply_lambda
+from sparselmm.factor.crossprod import PairBlocks
+from sparselmm.factor.solver import apply_lambda
 
 SOLVED_TOGETHER = 64
 """Rows whose part of the inverse is not on the pattern are solved for in batches of this size."""

@@ -23,6 +23,7 @@ from sparselmm.base.cholesky import NotPositiveDefiniteError
 from sparselmm.base.types import FloatArray
 from sparselmm.design.terms import RandomTerm
 from sparselmm.deviance import ProfiledDeviance, difference_hessian
+from sparselmm.factor.submodels import with_criterion
 from sparselmm.inference.comparison import ml_minimum
 from sparselmm.inference.constrained import (
     Constrained,
@@ -31,7 +32,6 @@ from sparselmm.inference.constrained import (
     Point,
     constrained,
 )
-from sparselmm.inference.submodels import with_criterion
 from sparselmm.patterned import PATTERNED
 from sparselmm.variances import is_component
 

@@ -23,7 +23,7 @@ import scipy.linalg as sla
 
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray
-from sparselmm.crossprod import CrossProducts
+from sparselmm.factor.crossprod import CrossProducts
 
 GRID = (-10.0, 8.0, 200)
 """Logarithms of the first and last lambda, relative to the largest eigenvalue, and their number."""

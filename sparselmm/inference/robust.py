@@ -36,10 +36,10 @@ from sparselmm.base.arguments import shown
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.smallmatrix import upper_inverse
 from sparselmm.base.types import BoolArray, FloatArray, IntArray
-from sparselmm.crossprod import CHUNK_ROWS, Basis
 from sparselmm.design.terms import Design, RandomTerm
 from sparselmm.deviance import ProfiledDeviance, State
-from sparselmm.solvers import apply_lambda
+from sparselmm.factor.basis import CHUNK_ROWS, Basis
+from sparselmm.factor.solver import apply_lambda
 
 Kind = Literal["CR0", "CR1", "CR2"]
 KINDS = ("CR0", "CR1", "CR2")

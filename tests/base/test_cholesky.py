@@ -13,9 +13,10 @@ from sksparse import cholmod
 
 from sparselmm.base import cholesky
 from sparselmm.base.cholesky import CholeskyFactor, NotPositiveDefiniteError, Pattern
-from sparselmm.crossprod import CrossProducts
-from sparselmm.plan import _analysed
-from sparselmm.solvers import BlockSolver, Layout
+from sparselmm.factor.crossprod import CrossProducts
+from sparselmm.factor.layout import Layout
+from sparselmm.factor.plan import _analysed
+from sparselmm.factor.solver import BlockSolver
 
 ORDERINGS = ("amd", "metis", "nesdis", "natural")
 MODES = ("simplicial", "supernodal")

@@ -367,7 +367,7 @@ sys.path.insert(0, {tests!r})
 import numpy as np
 from registry import MODELS
 from sparselmm import crossprod
-from sparselmm.solvers import Strategy
+from sparselmm.factor.solver import Strategy
 crossprod.SMALL_ROWS = 0
 model = MODELS["crossed_three"]
 for strategy in Strategy(1, "dense"), Strategy(1, "sparse", "amd", "simplicial"):

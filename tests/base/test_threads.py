@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from registry import MODELS
 
-from sparselmm import solvers
 from sparselmm.base import threads
-from sparselmm.solvers import Strategy
+from sparselmm.factor import solver as solvers
+from sparselmm.factor.layout import Strategy
 
 
 @given(arrays(float, st.integers(1, 40), elements=st.floats(0, 1e7)), st.integers(1, 5))

@@ -17,9 +17,9 @@ from sparselmm.base.exceptions import (
     RankDeficiencyWarning,
     SparseLMMError,
 )
-from sparselmm.crossprod import working_basis
 from sparselmm.design import from_formula
 from sparselmm.design.formula.namespace import capture_env
+from sparselmm.factor.basis import working_basis
 
 RNG = np.random.default_rng(5)
 N = 60

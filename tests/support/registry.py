@@ -12,11 +12,12 @@ import numpy as np
 import scipy.sparse as sp
 
 from sparselmm.covariance import Covariance
-from sparselmm.crossprod import CrossProducts
 from sparselmm.dense import DenseDeviance
 from sparselmm.design.terms import Design, Levels, RandomTerm
 from sparselmm.deviance import ProfiledDeviance
-from sparselmm.solvers import BlockSolver, Strategy
+from sparselmm.factor.crossprod import CrossProducts
+from sparselmm.factor.layout import Strategy
+from sparselmm.factor.solver import BlockSolver
 
 THETAS = ("interior", "random", "boundary", "zero", "near", "touching", "huge")
 ORDERINGS = ("amd", "metis", "nesdis")

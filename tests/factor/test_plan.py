@@ -10,14 +10,15 @@ import scipy.sparse as sp
 from registry import MODELS, Model, block, design, term
 
 import sparselmm
-from sparselmm import plan
 from sparselmm.base.cholesky import CholeskyFactor
 from sparselmm.covariance import Covariance
-from sparselmm.crossprod import CrossProducts
 from sparselmm.deviance import ProfiledDeviance
+from sparselmm.factor import plan
+from sparselmm.factor.crossprod import CrossProducts
+from sparselmm.factor.layout import Layout
+from sparselmm.factor.plan import available_memory, make_plan
+from sparselmm.factor.solver import BlockSolver
 from sparselmm.moments import moment_start
-from sparselmm.plan import available_memory, make_plan
-from sparselmm.solvers import BlockSolver, Layout
 
 GB = 1_000_000_000
 

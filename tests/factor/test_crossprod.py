@@ -5,8 +5,9 @@ import pytest
 import scipy.linalg as sla
 from registry import MODELS, Model, design, term
 
-from sparselmm import crossprod
-from sparselmm.crossprod import CrossProducts, working_basis
+from sparselmm.factor import crossprod
+from sparselmm.factor.basis import working_basis
+from sparselmm.factor.crossprod import CrossProducts
 
 every_model = pytest.mark.parametrize("name", MODELS)
 

@@ -18,7 +18,7 @@ from scipy.linalg import blas
 from sparselmm.base import kernels
 from sparselmm.base.threads import equal_parts, in_parts
 from sparselmm.base.types import FloatArray, IntArray
-from sparselmm.crossprod import PairBlocks
+from sparselmm.factor.crossprod import PairBlocks
 
 FULL_FROM = 0.25
 """Share of levels and trailing columns that meet from which the coupling is stored in full."""

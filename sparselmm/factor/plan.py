@@ -1,6 +1,6 @@
 """Choice of the factorization by predicted cost, before anything large is allocated.
 
-Every way to factor ``M = Lambda'A Lambda + I`` that :mod:`sparselmm.solvers` knows is priced
+Every way to factor ``M = Lambda'A Lambda + I`` that :mod:`sparselmm.factor.solver` knows is priced
 from the pattern of A alone: operations of the closed-form elimination, the dense or sparse
 factorization of the remainder, the inverse the gradient needs, and the memory of each. The
 cheapest one that fits in memory is taken. Rates are measured on ordinary hardware (see
@@ -21,10 +21,11 @@ from sparselmm.base.cholesky import CholeskyFactor, Mode, Ordering, Pattern, den
 from sparselmm.base.exceptions import MemoryLimitError
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import IntArray, index_dtype
-from sparselmm.coupling import is_full
 from sparselmm.covariance import Covariance
-from sparselmm.crossprod import CrossProducts
-from sparselmm.solvers import FEW_LEVELS, WIDE_LEVEL, Layout, Strategy
+from sparselmm.factor.coupling import is_full
+from sparselmm.factor.crossprod import CrossProducts
+from sparselmm.factor.layout import Layout, Strategy
+from sparselmm.factor.solver import FEW_LEVELS, WIDE_LEVEL
 
 RATE = {
     "dense": 60e9,

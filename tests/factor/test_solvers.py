@@ -7,10 +7,12 @@ import pytest
 import scipy.sparse as sp
 from registry import MODELS
 
-from sparselmm import coupling, solvers
 from sparselmm.base.cholesky import NotPositiveDefiniteError
-from sparselmm.crossprod import CrossProducts
-from sparselmm.solvers import BlockSolver, Strategy
+from sparselmm.factor import coupling
+from sparselmm.factor import solver as solvers
+from sparselmm.factor.crossprod import CrossProducts
+from sparselmm.factor.layout import Strategy
+from sparselmm.factor.solver import BlockSolver
 
 THETAS = ("interior", "random", "boundary", "zero", "near")
 CASES = [

@@ -20,9 +20,7 @@ factor and a sparse remainder.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Protocol
 
 import numpy as np
 import scipy.sparse as sp
@@ -31,18 +29,14 @@ from scipy.linalg import lapack
 from sparselmm.base import kernels
 from sparselmm.base.cholesky import (
     CholeskyFactor,
-    Mode,
     NotPositiveDefiniteError,
-    Ordering,
-    Pattern,
 )
 from sparselmm.base.smallmatrix import kron
 from sparselmm.base.threads import equal_parts, in_parts
 from sparselmm.base.types import CSR, FloatArray, IntArray
-from sparselmm.coupling import Coupling
-from sparselmm.crossprod import CrossProducts, PairBlocks
-
-Pair = tuple[int, int]
+from sparselmm.factor.crossprod import CrossProducts
+from sparselmm.factor.layout import Layout, Pair, Strategy
+from sparselmm.factor.remainders import DenseRemainder, Remainder, SparseRemainder
 
 WIDE = 12
 """Up to this many columns one product with ``lambda (x) I`` beats many k x k products."""
@@ -126,228 +120,6 @@ def _wide_inverse_factors(D: FloatArray) -> tuple[FloatArray, float]:
         logdet += 2.0 * float(np.log(np.diag(C)).sum())
         out[level] = lapack.dtrtri(C, lower=1)[0]
     return out, logdet
-
-
-@dataclass(frozen=True, eq=False)
-class Strategy:
-    """How M is factored.
-
-    Attributes
-    ----------
-    leading : int or None
-        Term eliminated in closed form.
-    remainder : {"dense", "sparse"}
-        LAPACK or CHOLMOD for the rest.
-    ordering, mode
-        CHOLMOD's, used when the remainder is sparse.
-    """
-
-    leading: int | None
-    remainder: Literal["dense", "sparse"]
-    ordering: Ordering = "amd"
-    mode: Mode = "supernodal"
-
-
-class Remainder(Protocol):
-    """What is left of M after the leading factor, as LAPACK or CHOLMOD hold it."""
-
-    def assemble(self, blocks: dict[Pair, FloatArray]) -> None:
-        """Start from ``Lambda'A Lambda + I`` among the trailing columns."""
-
-    def subtract(self, coupling: Coupling, Y: FloatArray) -> None:
-        """Subtract ``Y'Y``, what the leading columns explain."""
-
-    def factorize(self) -> float:
-        """Factor the remainder; returns its log determinant."""
-
-    def solve(self, rhs: FloatArray) -> FloatArray:
-        """``S^-1 rhs``, (r, m)."""
-
-    def invert(self) -> None:
-        """Have ``S^-1`` on the pattern ready."""
-
-    def couple(self, coupling: Coupling, Y: FloatArray) -> FloatArray:
-        """``Y S^-1`` on the coupling pattern, (k, ne)."""
-
-    def entries(self, pair: Pair) -> FloatArray:
-        """``S^-1`` where a pair of trailing terms has blocks, (nb, k_s, k_t)."""
-
-
-@dataclass(frozen=True, eq=False)
-class Layout:
-    """Which columns of M lead, which trail, and how they meet.
-
-    Attributes
-    ----------
-    leading : int or None
-        Term eliminated in closed form.
-    trailing : tuple of int
-        The other terms.
-    starts : dict
-        First trailing column of each trailing term.
-    n_trailing : int
-        Number of trailing columns.
-    inner : dict
-        Blocks of A between trailing terms.
-    outer : dict
-        Blocks of A of each trailing term with the leading term, by leading level.
-    coupling : Coupling or None
-        The same as lists of columns; None when nothing leads or nothing trails.
-    """
-
-    leading: int | None
-    trailing: tuple[int, ...]
-    starts: dict[int, int]
-    n_trailing: int
-    inner: dict[Pair, PairBlocks]
-    outer: dict[int, PairBlocks]
-    coupling: Coupling | None
-
-    @classmethod
-    def of(cls, cross: CrossProducts, leading: int | None) -> Layout:
-        """Layout of a model with the given leading term."""
-        trailing = tuple(t for t in range(len(cross.sizes)) if t != leading)
-        starts, n = {}, 0
-        for t in trailing:
-            starts[t] = n
-            n += cross.sizes[t][0] * cross.sizes[t][1]
-        inner = {(s, t): cross.pairs[s, t] for s in trailing for t in trailing if s >= t}
-        if leading is None or not trailing:
-            return cls(leading, trailing, starts, n, inner, {}, None)
-        outer = {s: cross.pair(s, leading) for s in trailing}
-        return cls(leading, trailing, starts, n, inner, outer, Coupling.of(outer, starts, n))
-
-    def coordinates(self, pair: Pair) -> tuple[IntArray, IntArray]:
-        """Trailing rows and columns of the entries of a pair of trailing terms."""
-        return self.inner[pair].coordinates(self.starts[pair[0]], self.starts[pair[1]])
-
-    def remainder_pattern(self) -> Pattern:
-        """Pattern of the Schur complement of the leading columns."""
-        at = [self.coordinates(pair) for pair in self.inner]
-        rows = [r.ravel() for r, _ in at]
-        cols = [c.ravel() for _, c in at]
-        if self.coupling is not None:
-            meets = sp.csr_array(
-                (
-                    np.ones(len(self.coupling.cols), np.int32),
-                    self.coupling.cols,
-                    self.coupling.indptr,
-                ),
-                shape=(len(self.coupling.indptr) - 1, self.n_trailing),
-            )
-            fill = sp.tril(meets.T @ meets, format="coo")
-            rows.append(fill.row)
-            cols.append(fill.col)
-        return Pattern.of(np.concatenate(rows), np.concatenate(cols), self.n_trailing)
-
-
-class DenseRemainder:
-    """LAPACK on the upper triangle of a C-ordered array (LAPACK sees its lower triangle)."""
-
-    def __init__(self, layout: Layout):
-        n = layout.n_trailing
-        self._n = n
-        self._S = np.zeros((n, n))
-        self._G: FloatArray | None = None
-        self._index = {}
-        for pair in layout.inner:
-            rows, cols = layout.coordinates(pair)
-            self._index[pair] = cols * n + rows
-
-    def assemble(self, blocks: dict[Pair, FloatArray]) -> None:
-        """Start from ``Lambda'A Lambda + I`` among the trailing columns."""
-        self._S[...] = 0.0
-        self._G = None
-        flat = self._S.reshape(-1)
-        for pair, data in blocks.items():
-            flat[self._index[pair]] = data
-        flat[:: self._n + 1] += 1.0
-
-    def subtract(self, coupling: Coupling, Y: FloatArray) -> None:
-        """Subtract ``Y'Y``, what the leading columns explain."""
-        coupling.subtract_gram(Y, self._S)
-
-    def factorize(self) -> float:
-        """Factor the remainder; returns its log determinant."""
-        _, info = lapack.dpotrf(self._S.T, lower=1, clean=0, overwrite_a=1)
-        if info:
-            raise NotPositiveDefiniteError(f"dense remainder, LAPACK dpotrf info={info}")
-        return float(2.0 * np.log(np.diag(self._S)).sum())
-
-    def solve(self, rhs: FloatArray) -> FloatArray:
-        """``S^-1 rhs``, (r, m)."""
-        solution, _ = lapack.dpotrs(self._S.T, rhs, lower=1)
-        return np.ascontiguousarray(solution)
-
-    def invert(self) -> None:
-        """Have ``S^-1`` on the pattern ready."""
-        if self._G is None:
-            inverse, _ = lapack.dpotri(self._S.T, lower=1)
-            self._G = inverse.T
-
-    def couple(self, coupling: Coupling, Y: FloatArray) -> FloatArray:
-        """``Y S^-1`` on the coupling pattern, (k, ne)."""
-        assert self._G is not None
-        return coupling.times_symmetric(Y, self._G)
-
-    def entries(self, pair: Pair) -> FloatArray:
-        """``S^-1`` where a pair of trailing terms has blocks, (nb, k_s, k_t)."""
-        assert self._G is not None
-        index = self._index[pair]
-        col, row = np.divmod(index, self._n)
-        return self._G[np.minimum(col, row), np.maximum(col, row)]
-
-
-class SparseRemainder:
-    """CHOLMOD on a fixed pattern."""
-
-    def __init__(self, layout: Layout, factor: CholeskyFactor):
-        self.pattern, self.factor = factor.pattern, factor
-        self._index = {
-            pair: self.pattern.positions(*layout.coordinates(pair)) for pair in layout.inner
-        }
-        self._data = np.zeros(self.pattern.nnz)
-        self._G: FloatArray | None = None
-
-    def assemble(self, blocks: dict[Pair, FloatArray]) -> None:
-        """Start from ``Lambda'A Lambda + I`` among the trailing columns."""
-        self._data[:] = 0.0
-        self._G = None
-        for pair, data in blocks.items():
-            self._data[self._index[pair]] = data
-        self._data[self.pattern.indptr[:-1]] += 1.0
-
-    def subtract(self, coupling: Coupling, Y: FloatArray) -> None:
-        """Subtract ``Y'Y``, what the leading columns explain."""
-        pattern = self.pattern.indptr, self.pattern.rows
-        loop = partial(kernels.schur_sparse, *coupling.lists, Y, *pattern, self._data)
-        in_parts(loop, coupling.column_parts)
-
-    def factorize(self) -> float:
-        """Factor the remainder; returns its log determinant."""
-        return self.factor.factorize(self._data)
-
-    def solve(self, rhs: FloatArray) -> FloatArray:
-        """``S^-1 rhs``, (r, m)."""
-        return self.factor.solve(rhs)
-
-    def invert(self) -> None:
-        """Have ``S^-1`` on the pattern ready."""
-        if self._G is None:
-            self._G = self.factor.selected_inverse()
-
-    def couple(self, coupling: Coupling, Y: FloatArray) -> FloatArray:
-        """``Y S^-1`` on the coupling pattern, (k, ne)."""
-        assert self._G is not None
-        P, pattern = np.zeros(Y.shape), (self.pattern.indptr, self.pattern.rows)
-        loop = partial(kernels.couple_inverse_sparse, *coupling.lists, Y, *pattern, self._G, P)
-        in_parts(loop, coupling.level_parts)
-        return P
-
-    def entries(self, pair: Pair) -> FloatArray:
-        """``S^-1`` where a pair of trailing terms has blocks, (nb, k_s, k_t)."""
-        assert self._G is not None
-        return self._G[self._index[pair]]
 
 
 class BlockSolver:

@@ -19,10 +19,11 @@ import numpy as np
 from sparselmm.base.smallmatrix import upper_inverse
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.covariance import Covariance
-from sparselmm.crossprod import Basis, CrossProducts, PairBlocks
 from sparselmm.deviance import ProfiledDeviance
-from sparselmm.plan import make_plan
-from sparselmm.solvers import BlockSolver
+from sparselmm.factor.basis import Basis
+from sparselmm.factor.crossprod import CrossProducts, PairBlocks
+from sparselmm.factor.plan import make_plan
+from sparselmm.factor.solver import BlockSolver
 from sparselmm.term_covariance import TermCovariance
 
 
