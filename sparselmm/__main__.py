@@ -31,8 +31,8 @@ import pandas as pd
 from sparselmm import __version__, datasets
 from sparselmm.base.arguments import suggestion
 from sparselmm.base.exceptions import ModelWarning, SparseLMMError, SpecificationWarning
+from sparselmm.likelihood.optimize import SCIPY_METHODS
 from sparselmm.model import DENSE_LIMIT, MixedLM
-from sparselmm.optimize import SCIPY_METHODS
 from sparselmm.results import MixedLMResults
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}

@@ -12,14 +12,14 @@ from sparselmm.base.cholesky import NotPositiveDefiniteError
 from sparselmm.base.exceptions import RemovedRowsError
 from sparselmm.base.smallmatrix import factor_of
 from sparselmm.base.types import CSR, AnyArray, FloatArray, IntArray
-from sparselmm.covariance import Covariance
 from sparselmm.design import BuiltDesign, VCSpec
 from sparselmm.design.rows import members, random_part
 from sparselmm.design.terms import Design, RandomTerm
 from sparselmm.design.validate import aligned
-from sparselmm.deviance import PLSFit, ProfiledDeviance
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.holders import ComponentMatrices, Distribution, ModelData
+from sparselmm.likelihood.covariance import Covariance
+from sparselmm.likelihood.deviance import PLSFit, ProfiledDeviance
 from sparselmm.packing import MixedLMParams, Packing
 from sparselmm.profiled import add_packed, fit_at, hessian, point, score_raw, score_sqrt
 from sparselmm.variances import VarianceLayout

@@ -18,7 +18,7 @@ from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import AnyArray, FloatArray, IntArray
 from sparselmm.design.rows import mixed, of_columns
 from sparselmm.design.terms import Grouping, RandomTerm, apart, term_slices
-from sparselmm.deviance import MAX_BATCH, ProfiledDeviance
+from sparselmm.likelihood.deviance import MAX_BATCH, ProfiledDeviance
 from sparselmm.variances import coefficient_names, is_component
 
 BATCH_NUMBERS = 4_000_000

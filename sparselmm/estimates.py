@@ -12,14 +12,14 @@ from scipy.stats import norm
 
 from sparselmm.base.types import BoolArray, FloatArray, IntArray, Snapshot
 from sparselmm.design.terms import Design, RandomTerm
-from sparselmm.deviance import PLSFit, ProfiledDeviance
 from sparselmm.effects import Units, all_units, group_coefficients
+from sparselmm.likelihood.covariance import singular_terms
+from sparselmm.likelihood.deviance import PLSFit, ProfiledDeviance
 from sparselmm.variances import (
     VarianceCovariance,
     VarianceLayout,
     VarianceRow,
     coefficient_names,
-    singular_terms,
     variance_covariance,
     variance_rows,
 )

@@ -15,16 +15,12 @@ from sparselmm.base.exceptions import (
     catchable,
     warn_user,
 )
-from sparselmm.base.smallmatrix import factor_of
 from sparselmm.base.types import BoolArray, FloatArray
-from sparselmm.covariance import Covariance
-from sparselmm.deviance import Deviance, PLSFit, ProfiledDeviance
-from sparselmm.multistart import minimize_globally
-from sparselmm.optimize import SCIPY_METHODS, Callback, OptSummary, Recorder, certify
+from sparselmm.likelihood.deviance import Deviance, PLSFit, ProfiledDeviance
+from sparselmm.likelihood.multistart import minimize_globally
+from sparselmm.likelihood.optimize import SCIPY_METHODS, Callback, OptSummary, Recorder, certify
 from sparselmm.packing import MixedLMParams, Packing
-from sparselmm.patterned import Patterned
-from sparselmm.penalized import FixedEntries, Mask, Penalties, minimize_constrained
-from sparselmm.term_covariance import TermCovariance
+from sparselmm.penalized import Mask, Penalties, minimize_constrained
 
 ALLOWED = ("gtol", "maxiter", "eps", "maxcor", "ftol", "tol", "disp", "maxls")
 """Keywords statsmodels passes on to its optimizers."""
@@ -145,129 +141,6 @@ def checked_starts(starts: Any, free: BoolArray) -> int | FloatArray | None:
         shape = f" of shape {values.shape}" if values.ndim else ""
         raise DataError(f"{what}; got {starts!r}{shape}")
     return np.asarray(values[:, free])
-
-
-@dataclass(frozen=True, eq=False)
-class Held:
-    """Covariance parameters held at given values.
-
-    Attributes
-    ----------
-    covariance : Covariance
-        Of the free entries of theta.
-    free : ndarray of bool, (n_theta,)
-        Which entries of the model's theta these are.
-    scale : float or None
-        Residual variance, None when it is estimated.
-    """
-
-    covariance: Covariance
-    free: BoolArray
-    scale: float | None
-
-    @classmethod
-    def of(cls, fix: Any, covariance: Covariance, names: Sequence[str]) -> Held:
-        """Read the ``fix`` argument of ``MixedLM.fit``.
-
-        Parameters
-        ----------
-        fix : mapping or None
-        covariance : Covariance
-            The model's.
-        names : sequence of str
-            Names of its terms.
-
-        Raises
-        ------
-        DataError
-            When a key or a value cannot be understood.
-        """
-        fix = {} if fix is None else fix
-        if not isinstance(fix, Mapping):
-            raise DataError(f"fix must be a dict such as {{'sigma': 1.0}}, not {fix!r}")
-        unknown = [key for key in fix if key not in ("sigma", "theta", *names)]
-        if unknown:
-            raise DataError(
-                f"fix names {unknown[0]!r}; it takes 'sigma', 'theta' and the terms of the model, "
-                f"{', '.join(map(repr, names))}"
-            )
-        scale = None if "sigma" not in fix else _positive(fix["sigma"]) ** 2
-        terms = list(covariance.terms)
-        if "theta" in fix:
-            terms = _held_theta(fix["theta"], covariance)
-        free = [np.ones(term.n_theta, dtype=bool) for term in covariance.terms]
-        for t, (old, new) in enumerate(zip(covariance.terms, terms, strict=True)):
-            if new is not old:
-                places = set(zip(new.rows.tolist(), new.cols.tolist(), strict=True))
-                entries = zip(old.rows.tolist(), old.cols.tolist(), strict=True)
-                free[t] = np.array([entry in places for entry in entries], dtype=bool)
-        for t, name in enumerate(names):
-            if name not in fix or name in ("sigma", "theta"):
-                continue
-            lam = factor_of(_held_psi(name, fix[name], terms[t].k, scale))
-            none = np.zeros(0, dtype=np.intp)
-            terms[t] = FixedEntries(terms[t].k, none, none, lam)
-            free[t] = np.zeros(len(free[t]), dtype=bool)
-        every = np.concatenate(free) if free else np.zeros(0, dtype=bool)
-        if every.all():
-            return cls(covariance, every, scale)
-        return cls(Covariance(tuple(terms)), every, scale)
-
-
-def _positive(sigma: Any) -> float:
-    value = float(sigma) if np.ndim(sigma) == 0 else np.nan
-    if not (np.isfinite(value) and value > 0):
-        raise DataError(f"fix['sigma'] must be one positive number, got {sigma!r}")
-    return value
-
-
-def _held_theta(given: Any, covariance: Covariance) -> list[TermCovariance]:
-    """Terms with the finite entries of a theta held, NaN for the free ones."""
-    theta = np.asarray(given, dtype=float)
-    if theta.shape != (covariance.n_theta,) or np.isinf(theta).any():
-        raise DataError(
-            f"fix['theta'] must hold {covariance.n_theta} numbers, NaN for those to estimate; got "
-            f"{given!r}"
-        )
-    out = []
-    for term, part in zip(covariance.terms, covariance.slices, strict=True):
-        held = ~np.isnan(theta[part])
-        if held.any() and not held.all() and isinstance(term, Patterned):
-            raise DataError(
-                "fix['theta'] holds some parameters of a term with a patterned covariance and "
-                "leaves others free; hold all of them or none"
-            )
-        known = term.triangular(term.factor(np.where(held, theta[part], 0.0)))
-        rows, cols = term.rows[~held], term.cols[~held]
-        out.append(FixedEntries(term.k, rows, cols, known) if held.any() else term)
-    return out
-
-
-def _held_psi(name: str, given: Any, k: int, scale: float | None) -> FloatArray:
-    """``Psi_t / sigma^2`` of an entry of ``fix``, (k, k)."""
-    how = "write {'sd': ...}, {'sd': ..., 'corr': ...}, {'cov': ...} or {'ratio': ...}"
-    if not isinstance(given, Mapping) or set(given) not in (
-        {"sd"}, {"sd", "corr"}, {"cov"}, {"ratio"},
-    ):  # fmt: skip
-        raise DataError(f"fix[{name!r}] = {given!r} is not understood; {how}")
-    if "ratio" not in given and scale is None:
-        raise DataError(
-            f"fix[{name!r}] is in the units of the data, which needs sigma held as well: the "
-            "covariance relative to sigma would move with the estimate of sigma. Add 'sigma', or "
-            "hold the ratio to sigma^2, {'ratio': ...}"
-        )
-    if "sd" in given:
-        sd = np.atleast_1d(np.asarray(given["sd"], dtype=float))
-        corr = np.asarray(given.get("corr", np.eye(len(sd))), dtype=float)
-        psi = np.outer(sd, sd) * corr if corr.shape == (len(sd), len(sd)) else corr
-    else:
-        psi = np.atleast_2d(np.asarray(given["ratio" if "ratio" in given else "cov"], dtype=float))
-    if psi.shape != (k, k) or not np.isfinite(psi).all() or not np.allclose(psi, psi.T):
-        raise DataError(
-            f"fix[{name!r}] must be finite, symmetric and of order {k}, the number of coefficients "
-            f"of the term; got shape {psi.shape}"
-        )
-    return psi if "ratio" in given else psi / (scale or 1.0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,18 +22,14 @@ from sparselmm.base.threads import one_thread
 from sparselmm.base.types import FloatArray
 from sparselmm.cloning import model_of, with_arrays, with_data
 from sparselmm.compat import StatsmodelsInterface
-from sparselmm.covariance import Covariance
-from sparselmm.dense import DenseDeviance
 from sparselmm.design import BuiltDesign, capture_env, from_arrays, from_formula
 from sparselmm.design.validate import aligned, check_levels
-from sparselmm.deviance import ProfiledDeviance
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.plan import Candidate, FitPlan, make_plan
 from sparselmm.factor.solver import BlockSolver
 from sparselmm.fitting import (
     HARDLY,
     Given,
-    Held,
     checked_keywords,
     checked_starts,
     constrained,
@@ -45,14 +41,17 @@ from sparselmm.fitting import (
     start_parameters,
     without_fixed,
 )
-from sparselmm.moments import moment_start
-from sparselmm.optimize import OptSummary
+from sparselmm.likelihood.covariance import Covariance, singular_terms
+from sparselmm.likelihood.dense import DenseDeviance
+from sparselmm.likelihood.deviance import ProfiledDeviance
+from sparselmm.likelihood.held import Held
+from sparselmm.likelihood.moments import moment_start
+from sparselmm.likelihood.optimize import OptSummary
 from sparselmm.packing import MixedLMParams
 from sparselmm.penalized import Mask, PenalizedDeviance
 from sparselmm.regularized import RegularizedFits
 from sparselmm.results import MixedLMResults
 from sparselmm.results.many import ManyResults, fit_many
-from sparselmm.variances import singular_terms
 
 BOUNDARY = "The MLE may be on the boundary of the parameter space."
 """How statsmodels begins the warning of a zero variance; filters look for it."""
@@ -559,7 +558,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
 
         Set-up, cross-products of the design and the analysis of their pattern are done once. The
         searches of small and medium models run on stacks of responses, see
-        :mod:`sparselmm.batched`; each ends at its own optimum with its own certificate.
+        :mod:`sparselmm.likelihood.many`; each ends at its own optimum with its own certificate.
 
         Parameters
         ----------

@@ -16,8 +16,8 @@ import numpy as np
 
 from sparselmm.base.smallmatrix import block_diagonal, factor_of
 from sparselmm.base.types import FloatArray
-from sparselmm.covariance import Covariance
-from sparselmm.patterned import Patterned
+from sparselmm.likelihood.covariance import Covariance
+from sparselmm.likelihood.patterned import Patterned
 from sparselmm.variances import VarianceLayout
 
 STRUCTURED = 1e-8

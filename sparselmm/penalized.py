@@ -20,71 +20,14 @@ import numpy as np
 import scipy.optimize as so
 
 from sparselmm.base.smallmatrix import factor_of
-from sparselmm.base.types import BoolArray, FloatArray, IntArray
-from sparselmm.covariance import Covariance
-from sparselmm.deviance import PLSFit, ProfiledDeviance, difference_hessian
+from sparselmm.base.types import BoolArray, FloatArray
+from sparselmm.likelihood.covariance import Covariance
+from sparselmm.likelihood.deviance import PLSFit, ProfiledDeviance, difference_hessian
+from sparselmm.likelihood.held import FixedEntries
+from sparselmm.likelihood.patterned import Patterned
+from sparselmm.likelihood.term_covariance import TermCovariance
 from sparselmm.packing import MixedLMParams, Packing
-from sparselmm.patterned import MOMENT_ORDER, Patterned
 from sparselmm.profiled import add_packed, fit_at, point
-from sparselmm.term_covariance import TermCovariance
-
-
-@dataclass(frozen=True, eq=False)
-class FixedEntries(TermCovariance):
-    """A term some of whose ``lambda_t`` is known.
-
-    Attributes
-    ----------
-    known : ndarray, (k, k)
-        The known entries, zero at the free ones.
-    """
-
-    known: FloatArray
-
-    def factor(self, theta: FloatArray) -> FloatArray:
-        """``lambda_t``, (k, k)."""
-        lam = self.known.copy()
-        lam[self.rows, self.cols] = theta
-        return lam
-
-    @property
-    def is_diagonal(self) -> bool:
-        """No: off-diagonal entries may be known."""
-        return False
-
-    @property
-    def tangent(self) -> tuple[IntArray, IntArray]:
-        """Rows and columns of the free entries."""
-        return self.rows, self.cols
-
-    @property
-    def in_tangent(self) -> IntArray:
-        """All of them."""
-        return np.arange(len(self.rows))
-
-    def retract(self, lam: FloatArray) -> FloatArray:
-        """The free entries as they are: rotations would move the known ones."""
-        return lam[self.rows, self.cols]
-
-    def carried_back(
-        self, theta: FloatArray, step: FloatArray, after: FloatArray, slope: FloatArray
-    ) -> FloatArray:
-        """The gradient as it is: nothing was turned."""
-        return slope
-
-    def steps(
-        self, theta: FloatArray, unit: FloatArray, smallest: float, slope: FloatArray
-    ) -> FloatArray:
-        """The free entries, in units of the standard deviations of their rows."""
-        lam = self.factor(theta)
-        variances = np.diag(lam @ lam.T + smallest**2 * unit @ unit.T)
-        return np.diag(np.sqrt(variances)[self.rows])
-
-    @property
-    def moment_form(self) -> TermCovariance:
-        """All entries, known or not, while they are few or most are free; else the variances."""
-        many = self.k > MOMENT_ORDER and len(self.rows) <= self.k
-        return TermCovariance.diagonal(self.k) if many else TermCovariance.unstructured(self.k)
 
 
 @dataclass(frozen=True, eq=False)

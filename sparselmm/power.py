@@ -17,14 +17,15 @@ from scipy.stats import chi2
 
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import AnyArray, FloatArray, IntArray
-from sparselmm.covariance import Covariance
 from sparselmm.design.terms import Design
-from sparselmm.deviance import ProfiledDeviance
 from sparselmm.estimates import p_values
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.plan import make_plan
 from sparselmm.factor.solver import BlockSolver
-from sparselmm.responses import ResponseFitter, with_cross
+from sparselmm.likelihood.covariance import Covariance
+from sparselmm.likelihood.deviance import ProfiledDeviance
+from sparselmm.likelihood.engine import with_cross
+from sparselmm.likelihood.many.responses import ResponseFitter
 from sparselmm.simulate import Simulator, noise_sizes
 
 

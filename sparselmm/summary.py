@@ -20,7 +20,7 @@ from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.effects import factor_tables
 from sparselmm.estimates import Estimates, intervals, names_or, p_values
 from sparselmm.inference.hypotheses import DenominatorDF
-from sparselmm.optimize import OptSummary
+from sparselmm.likelihood.optimize import OptSummary
 from sparselmm.variances import VarianceRow
 
 TITLE = "Mixed Linear Model Regression Results"

@@ -26,14 +26,9 @@ import numpy as np
 import scipy.linalg as sla
 
 from sparselmm.base.types import BoolArray, FloatArray, IntArray
-from sparselmm.covariance import Covariance
 from sparselmm.design.terms import RandomTerm
-from sparselmm.deviance import ProfiledDeviance
-from sparselmm.factor.crossprod import CrossProducts
-
-SINGULAR_TOLERANCE = 1e-4
-"""Share of sigma, or of a coefficient's own standard deviation, below which it counts as zero
-(the tolerance of lme4's ``isSingular``, made independent of the units of the covariates)."""
+from sparselmm.likelihood.covariance import Covariance, singular_terms
+from sparselmm.likelihood.deviance import ProfiledDeviance
 
 
 def is_component(term: RandomTerm) -> bool:
@@ -98,22 +93,6 @@ class VarianceLayout:
         """Packed entries of the terms' (k, k) matrices, (m,)."""
         places = zip(self.terms, self.rows, self.cols, strict=True)
         return np.array([psi[t][i, j] for t, i, j in places], dtype=float)
-
-
-def singular_terms(cross: CrossProducts, covariance: Covariance, theta: FloatArray) -> BoolArray:
-    """Terms whose estimated covariance matrix is singular, (n_terms,).
-
-    A coefficient has no variance when its standard deviation times the root mean square of its
-    covariate is below `SINGULAR_TOLERANCE` of sigma; two coefficients are perfectly correlated
-    when less than that share of a standard deviation is a coefficient's own.
-    """
-    out = np.zeros(len(covariance.terms), dtype=bool)
-    for t, lam in enumerate(covariance.factors(theta)):
-        sd = np.linalg.norm(lam, axis=1)
-        own = np.abs(np.diag(covariance.terms[t].triangular(lam)))
-        none = sd * cross.rms(t) < SINGULAR_TOLERANCE
-        out[t] = bool((none | (own < SINGULAR_TOLERANCE * sd)).any())
-    return out
 
 
 @dataclass(frozen=True, eq=False)

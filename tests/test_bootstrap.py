@@ -9,7 +9,7 @@ from reference_fits import INFERENCE_IDS, reference_fit, reference_inference
 
 import sparselmm
 from sparselmm.inference import bootstrap
-from sparselmm.responses import ResponseFitter
+from sparselmm.likelihood.many.responses import ResponseFitter
 from sparselmm.results.bootstrapped import BootstrapResults
 
 REFERENCE = json.loads(

@@ -18,7 +18,6 @@ import sparselmm
 from sparselmm.base.cholesky import NotPositiveDefiniteError
 from sparselmm.base.exceptions import DataError
 from sparselmm.design.rows import random_part
-from sparselmm.deviance import ProfiledDeviance
 from sparselmm.factor import submodels
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.layout import Strategy
@@ -26,7 +25,10 @@ from sparselmm.factor.solver import BlockSolver
 from sparselmm.inference import comparison
 from sparselmm.inference.caic import conditional_aic, hat_trace
 from sparselmm.inference.rlrt import NullSpectrum, simulate
-from sparselmm.optimize import minimize
+from sparselmm.likelihood.covariance import mixed_covariance, mixed_theta
+from sparselmm.likelihood.deviance import ProfiledDeviance
+from sparselmm.likelihood.engine import engine, same_random_part
+from sparselmm.likelihood.optimize import minimize
 
 
 def having(section):
@@ -48,7 +50,7 @@ def test_known_fixed_effects_are_an_offset(name, reml):
     kept = full.cross.basis.kept
     drop, value = len(kept) - 1, 0.7
     cross = submodels.known_columns(full.cross, [drop], np.array([value]))
-    sub = submodels.same_random_part(cross, full, reml)
+    sub = same_random_part(cross, full, reml)
     stay = np.delete(kept, drop)
     design = model.design
     offset = value * design.X[:, kept[drop]]
@@ -78,9 +80,9 @@ def test_mixed_coefficients_are_a_zero_row_of_lambda(name):
     lam = full.covariance.factors(theta)[t]
     lam[-1] = 0.0
     theta[part] = lam[full.covariance.terms[t].rows, full.covariance.terms[t].cols]
-    smaller = submodels.mixed_covariance(full.covariance, t, k - 1)
-    sub = submodels.engine(submodels.mixed_columns(full.cross, t, C), smaller, full)
-    at = submodels.mixed_theta(full.covariance, theta, t, C)
+    smaller = mixed_covariance(full.covariance, t, k - 1)
+    sub = engine(submodels.mixed_columns(full.cross, t, C), smaller, full)
+    at = mixed_theta(full.covariance, theta, t, C)
     assert_allclose(sub.value(at), full.value(theta), rtol=1e-12)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import sparselmm
 from sparselmm import MixedLM
-from sparselmm.optimize import TOLERANCE
+from sparselmm.likelihood.optimize import TOLERANCE
 
 
 def load(name):

@@ -11,7 +11,7 @@ import pytest
 from reference_fits import REFERENCE_IDS
 from reference_models import compare
 
-from sparselmm.optimize import TOLERANCE
+from sparselmm.likelihood.optimize import TOLERANCE
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sparselmm.SingularMatrixWarning"),

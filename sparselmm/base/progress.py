@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from sparselmm.optimize import Evaluation
+from sparselmm.likelihood.optimize import Evaluation
 
 PATIENCE = 3.0
 """Seconds after which a fit on a terminal or in a notebook starts to show its progress."""

@@ -21,11 +21,11 @@ from sparselmm.base.cholesky import CholeskyFactor, Mode, Ordering, Pattern, den
 from sparselmm.base.exceptions import MemoryLimitError
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import IntArray, index_dtype
-from sparselmm.covariance import Covariance
 from sparselmm.factor.coupling import is_full
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.layout import Layout, Strategy
 from sparselmm.factor.solver import FEW_LEVELS, WIDE_LEVEL
+from sparselmm.likelihood.covariance import Covariance
 
 RATE = {
     "dense": 60e9,

@@ -18,13 +18,8 @@ import numpy as np
 
 from sparselmm.base.smallmatrix import upper_inverse
 from sparselmm.base.types import FloatArray, IntArray
-from sparselmm.covariance import Covariance
-from sparselmm.deviance import ProfiledDeviance
 from sparselmm.factor.basis import Basis
 from sparselmm.factor.crossprod import CrossProducts, PairBlocks
-from sparselmm.factor.plan import make_plan
-from sparselmm.factor.solver import BlockSolver
-from sparselmm.term_covariance import TermCovariance
 
 
 def mixed_columns(cross: CrossProducts, t: int, C: FloatArray) -> CrossProducts:
@@ -103,67 +98,3 @@ def known_columns(
         C=change.T @ cross.C @ change,
         basis=Basis(basis.p, basis.kept[stay], T, shift),
     )
-
-
-def mixed_covariance(covariance: Covariance, t: int, m: int) -> Covariance:
-    """Covariance parameters after `mixed_columns` left m coefficients in term t.
-
-    The term's covariance must be unstructured or diagonal, or ``m`` zero.
-    """
-    is_diagonal = covariance.terms[t].is_diagonal
-    plain = TermCovariance.diagonal if is_diagonal else TermCovariance.unstructured
-    new = (plain(m),) if m else ()
-    return Covariance((*covariance.terms[:t], *new, *covariance.terms[t + 1 :]))
-
-
-def mixed_theta(covariance: Covariance, theta: FloatArray, t: int, C: FloatArray) -> FloatArray:
-    """Theta with ``Psi_t`` carried over to ``C^+ Psi_t C^+'``, a start for the submodel."""
-    part, term = covariance.slices[t], covariance.terms[t]
-    middle = np.zeros(0)
-    if C.shape[1]:
-        new = mixed_covariance(covariance, t, C.shape[1]).terms[t]
-        middle = new.retract(np.linalg.pinv(C) @ term.factor(theta[part]))
-    return np.concatenate([theta[: part.start], middle, theta[part.stop :]])
-
-
-def engine(
-    cross: CrossProducts, covariance: Covariance, like: ProfiledDeviance
-) -> ProfiledDeviance:
-    """The profiled deviance of a submodel of ``like``, factored in the cheapest way."""
-    names = tuple(str(t) for t in range(len(cross.sizes)))
-    chosen = make_plan(cross, names).chosen
-    solver = BlockSolver(cross, chosen.strategy, chosen.factor)
-    return ProfiledDeviance(
-        cross, covariance, solver, reml=like.reml, known_scale=like.known_scale
-    )  # fmt: skip
-
-
-def same_random_part(
-    cross: CrossProducts, like: ProfiledDeviance, reml: bool, solver: BlockSolver | None = None
-) -> ProfiledDeviance:
-    """The profiled deviance of other fixed effects, or under another criterion.
-
-    Parameters
-    ----------
-    cross : CrossProducts
-        With the Z of ``like``.
-    like : ProfiledDeviance
-    reml : bool
-    solver : BlockSolver, optional
-        Of ``own_solver``. A solver holds one factor: it must not be shared with a deviance that
-        is used in turn with this one. Default a new one.
-    """
-    solver = own_solver(like) if solver is None else solver
-    return ProfiledDeviance(
-        cross, like.covariance, solver, reml=reml, known_scale=like.known_scale
-    )  # fmt: skip
-
-
-def own_solver(like: ProfiledDeviance) -> BlockSolver:
-    """A solver for the same Z, with a factor of its own."""
-    return BlockSolver(like.cross, like.solver.strategy)
-
-
-def with_criterion(deviance: ProfiledDeviance, reml: bool) -> ProfiledDeviance:
-    """The same model under REML or ML."""
-    return deviance if deviance.reml == reml else same_random_part(deviance.cross, deviance, reml)

@@ -23,8 +23,8 @@ import scipy.sparse as sp
 from scipy.special import ndtr
 
 from sparselmm.base.types import CSR, BoolArray, FloatArray, IntArray
-from sparselmm.deviance import ProfiledDeviance
 from sparselmm.inference.prediction_variance import conditional_forms, prediction_forms
+from sparselmm.likelihood.deviance import ProfiledDeviance
 
 EXACT_LEVELS = 5_000
 """Up to this many levels all pairs are compared (25 million probabilities, below a second)."""

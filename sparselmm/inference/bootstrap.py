@@ -32,11 +32,12 @@ from sparselmm.base.cholesky import NotPositiveDefiniteError
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import AnyArray, FloatArray, IntArray
-from sparselmm.covariance import Covariance
 from sparselmm.design.subsets import Groups
 from sparselmm.design.terms import Design, RandomTerm
-from sparselmm.deviance import ProfiledDeviance
-from sparselmm.responses import ResponseFits, ResponseFitter, fit_design
+from sparselmm.likelihood.covariance import Covariance
+from sparselmm.likelihood.deviance import ProfiledDeviance
+from sparselmm.likelihood.engine import fit_design
+from sparselmm.likelihood.many.responses import ResponseFits, ResponseFitter
 from sparselmm.simulate import Simulator, stream
 from sparselmm.variances import VarianceLayout
 

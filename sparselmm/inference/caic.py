@@ -28,8 +28,8 @@ import numpy as np
 import scipy.linalg as sla
 
 from sparselmm.base.types import BoolArray, FloatArray
-from sparselmm.deviance import ProfiledDeviance, State
 from sparselmm.factor.solver import apply_lambda
+from sparselmm.likelihood.deviance import ProfiledDeviance, State
 
 POLISH = 2
 """Newton steps after the optimizer stopped."""

@@ -4,7 +4,7 @@ Every check has a threshold, named below with its reason; none of them changes t
 collinearity is judged as by Belsley, Kuh & Welsch (1980), section 3.2: condition indices of the
 columns scaled to equal length, here after centring where there is a constant, and variance
 inflation factors. A group is outlying when its predicted effects are larger than their own
-distribution allows: with K and S as in :mod:`sparselmm.deviance`, at known theta
+distribution allows: with K and S as in :mod:`sparselmm.likelihood.deviance`, at known theta
 
     Var(u_j) / sigma^2 = I - G_jj - K_xj S_xx^-1 K_xj'   and   u_j'Var(u_j)^-1 u_j ~ chi^2_k
 
@@ -22,11 +22,11 @@ import scipy.stats as ss
 
 from sparselmm.base.types import AnyArray, BoolArray, FloatArray, IntArray
 from sparselmm.design.terms import Design, RandomTerm
-from sparselmm.deviance import ProfiledDeviance
 from sparselmm.estimates import Estimates
 from sparselmm.inference.diagnosis import ORDER, Diagnosis, Finding
-from sparselmm.optimize import OptSummary
-from sparselmm.variances import SINGULAR_TOLERANCE
+from sparselmm.likelihood.covariance import SINGULAR_TOLERANCE
+from sparselmm.likelihood.deviance import ProfiledDeviance
+from sparselmm.likelihood.optimize import OptSummary
 
 CONDITION = 30.0
 """Condition index above which collinearity is called harmful (Belsley, Kuh & Welsch 1980, 3.3)."""

@@ -18,19 +18,17 @@ from scipy.stats import chi2
 from sparselmm.base.exceptions import RemovedRowsError
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design.terms import Design, RandomTerm
-from sparselmm.deviance import ProfiledDeviance
 from sparselmm.factor.crossprod import CrossProducts
-from sparselmm.factor.submodels import (
+from sparselmm.factor.submodels import known_columns, mixed_columns
+from sparselmm.likelihood.covariance import mixed_covariance, mixed_theta
+from sparselmm.likelihood.deviance import ProfiledDeviance
+from sparselmm.likelihood.engine import (
     engine,
-    known_columns,
-    mixed_columns,
-    mixed_covariance,
-    mixed_theta,
+    ml_minimum,
     own_solver,
     same_random_part,
-    with_criterion,
 )
-from sparselmm.optimize import minimize
+from sparselmm.likelihood.optimize import minimize
 from sparselmm.variances import is_component
 
 
@@ -223,15 +221,6 @@ def _without(deviance: ProfiledDeviance, theta: FloatArray, drop: RandomDrop) ->
 
 
 # ------------------------------------------------------------------------------- fixed effects
-
-
-def ml_minimum(deviance: ProfiledDeviance, theta: FloatArray) -> tuple[float, FloatArray]:
-    """Minimum of -2 log-likelihood and where it is, from a REML or ML estimate."""
-    ml = with_criterion(deviance, False)
-    if not len(theta) or ml is deviance:
-        return ml.value(theta), theta
-    best = minimize(ml, theta)
-    return best.deviance, best.theta
 
 
 def delete_fixed(

@@ -22,16 +22,12 @@ from typing import Literal, Protocol
 import numpy as np
 
 from sparselmm.base.types import FloatArray
-from sparselmm.deviance import ProfiledDeviance
 from sparselmm.factor.solver import BlockSolver
-from sparselmm.factor.submodels import (
-    known_columns,
-    mixed_columns,
-    mixed_theta,
-    own_solver,
-    same_random_part,
-)
-from sparselmm.patterned import (
+from sparselmm.factor.submodels import known_columns, mixed_columns
+from sparselmm.likelihood.covariance import mixed_theta
+from sparselmm.likelihood.deviance import ProfiledDeviance
+from sparselmm.likelihood.engine import own_solver, same_random_part
+from sparselmm.likelihood.patterned import (
     Autoregressive,
     CompoundSymmetry,
     HeterogeneousAutoregressive,
@@ -310,7 +306,7 @@ class _Patterned(_Base):
 
     In coordinates of standard deviations and an angle, which theta is already, but for a common
     variance and correlation: there ``a = tau alpha cos(phi)`` and ``b = tau beta sin(phi)`` (see
-    :mod:`sparselmm.covariance`).
+    :mod:`sparselmm.likelihood.covariance`).
     """
 
     def __init__(self, ml: ProfiledDeviance, theta: FloatArray, t: int, a: int, kind: Kind):

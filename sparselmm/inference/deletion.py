@@ -31,15 +31,15 @@ import scipy.linalg as sla
 from sparselmm.base import kernels
 from sparselmm.base.cholesky import CholeskyFactor
 from sparselmm.base.types import BoolArray, FloatArray, IntArray
-from sparselmm.covariance import Covariance
 from sparselmm.design.rows import Entries, GroupRows, response, row_slices
 from sparselmm.design.subsets import take_rows
 from sparselmm.design.terms import Design
-from sparselmm.deviance import ProfiledDeviance, State
 from sparselmm.factor.basis import Basis
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.solver import BlockSolver, apply_lambda
 from sparselmm.inference.leverage import Leverage, block_places, whitened_rows
+from sparselmm.likelihood.covariance import Covariance
+from sparselmm.likelihood.deviance import ProfiledDeviance, State
 
 RANK_LOST = 1e-12
 """Share of the largest eigenvalue of X'V^-1X below which a deletion has cost X a rank."""

@@ -23,7 +23,6 @@ import scipy.linalg as sla
 
 from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.design.rows import GroupRows
-from sparselmm.deviance import ProfiledDeviance
 from sparselmm.estimates import Estimates
 from sparselmm.inference.deletion import (
     Deleted,
@@ -35,7 +34,8 @@ from sparselmm.inference.deletion import (
     rows_given_theta,
 )
 from sparselmm.inference.leverage import Leverage
-from sparselmm.optimize import minimize
+from sparselmm.likelihood.deviance import ProfiledDeviance
+from sparselmm.likelihood.optimize import minimize
 
 REFIT_TOLERANCE = 1e-14
 """A refit goes on until a Newton step promises less decrease of the deviance than this: the

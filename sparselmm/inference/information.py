@@ -32,9 +32,9 @@ from scipy.sparse.csgraph import connected_components
 from sparselmm.base.exceptions import SpecificationWarning, catchable, warn_user
 from sparselmm.base.smallmatrix import upper_inverse
 from sparselmm.base.types import FloatArray, IntArray
-from sparselmm.covariance import Covariance
-from sparselmm.deviance import ProfiledDeviance
 from sparselmm.factor.crossprod import CrossProducts
+from sparselmm.likelihood.covariance import Covariance
+from sparselmm.likelihood.deviance import ProfiledDeviance
 
 FLAT = 1e-8
 """Second derivative of the deviance, in units in which 2 means a standard error of one, below

@@ -1,7 +1,7 @@
 """Leverage: how much each fitted value follows its own observation.
 
 At given theta the fitted values ``X beta + Z b`` are linear in y. With ``W`` the prior weights,
-``g_i = Lambda'z_i`` and ``M, K, S_xx`` as in :mod:`sparselmm.deviance`, the diagonal of the matrix
+``g_i = Lambda'z_i`` and ``M, K, S_xx`` as in :mod:`sparselmm.likelihood.deviance`, the diagonal of the matrix
 that maps y to its fitted values is
 
     h_i = w_i [ g_i'M^-1 g_i + |S_xx^-1/2' (x_i - K_x'g_i)|^2 ]
@@ -25,9 +25,9 @@ from sparselmm.base.smallmatrix import upper_inverse
 from sparselmm.base.types import FloatArray, IntArray, Snapshot
 from sparselmm.design.rows import Entries, response, row_slices, times_z
 from sparselmm.design.terms import Design
-from sparselmm.deviance import ProfiledDeviance, State
 from sparselmm.factor.crossprod import PairBlocks
 from sparselmm.factor.solver import apply_lambda
+from sparselmm.likelihood.deviance import ProfiledDeviance, State
 
 SOLVED_TOGETHER = 64
 """Rows whose part of the inverse is not on the pattern are solved for in batches of this size."""

@@ -29,9 +29,9 @@ import scipy.sparse as sp
 from sparselmm.base.smallmatrix import upper_inverse
 from sparselmm.base.types import CSR, BoolArray, FloatArray, IntArray
 from sparselmm.design.terms import RandomTerm
-from sparselmm.deviance import ProfiledDeviance
 from sparselmm.effects import BATCH_NUMBERS
 from sparselmm.estimates import SLOPE_STEP, Estimates
+from sparselmm.likelihood.deviance import ProfiledDeviance
 
 FEW_ROWS = 32
 """Up to this many rows are solved for: cheaper than the selected inverse wherever they differ."""

@@ -22,9 +22,6 @@ import scipy.optimize as so
 from sparselmm.base.cholesky import NotPositiveDefiniteError
 from sparselmm.base.types import FloatArray
 from sparselmm.design.terms import RandomTerm
-from sparselmm.deviance import ProfiledDeviance, difference_hessian
-from sparselmm.factor.submodels import with_criterion
-from sparselmm.inference.comparison import ml_minimum
 from sparselmm.inference.constrained import (
     Constrained,
     Objective,
@@ -32,7 +29,9 @@ from sparselmm.inference.constrained import (
     Point,
     constrained,
 )
-from sparselmm.patterned import PATTERNED
+from sparselmm.likelihood.deviance import ProfiledDeviance, difference_hessian
+from sparselmm.likelihood.engine import ml_minimum, with_criterion
+from sparselmm.likelihood.patterned import PATTERNED
 from sparselmm.variances import is_component
 
 __all__ = ["Parameter", "Point", "Profiler", "parameters", "theta_parameters"]

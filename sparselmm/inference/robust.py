@@ -37,9 +37,9 @@ from sparselmm.base.exceptions import DataError
 from sparselmm.base.smallmatrix import upper_inverse
 from sparselmm.base.types import BoolArray, FloatArray, IntArray
 from sparselmm.design.terms import Design, RandomTerm
-from sparselmm.deviance import ProfiledDeviance, State
 from sparselmm.factor.basis import CHUNK_ROWS, Basis
 from sparselmm.factor.solver import apply_lambda
+from sparselmm.likelihood.deviance import ProfiledDeviance, State
 
 Kind = Literal["CR0", "CR1", "CR2"]
 KINDS = ("CR0", "CR1", "CR2")

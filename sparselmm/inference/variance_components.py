@@ -32,7 +32,7 @@ from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.design.terms import RandomTerm
 from sparselmm.estimates import Estimates
 from sparselmm.inference.constrained import Parameter
-from sparselmm.patterned import PATTERNED
+from sparselmm.likelihood.patterned import PATTERNED
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ from sparselmm.base.exceptions import DataError
 from sparselmm.base.progress import progress_bar
 from sparselmm.base.types import AnyArray, FloatArray, IntArray
 from sparselmm.inference import bootstrap
-from sparselmm.optimize import Recorder, certify
+from sparselmm.likelihood.optimize import Recorder, certify
 from sparselmm.simulate import Seed
 
 SAME_FIT = 1e-8

@@ -12,12 +12,8 @@ import pandas as pd
 
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray
-from sparselmm.inference.comparison import (
-    boundary_pvalue,
-    chi2_pvalue,
-    ml_minimum,
-    variances_tested,
-)
+from sparselmm.inference.comparison import boundary_pvalue, chi2_pvalue, variances_tested
+from sparselmm.likelihood.engine import ml_minimum
 
 if TYPE_CHECKING:
     from sparselmm.results.core import MixedLMResults

@@ -1,6 +1,6 @@
 """What a fit gives back: estimates, random effects, predictions, in the words of statsmodels.
 
-Every number is computed by a function on arrays in :mod:`sparselmm.deviance`,
+Every number is computed by a function on arrays in :mod:`sparselmm.likelihood.deviance`,
 :mod:`sparselmm.estimates`, :mod:`sparselmm.effects` or :mod:`sparselmm.prediction`; here it gets
 its label. What costs more than the fit itself is computed when first asked for.
 """
@@ -19,10 +19,10 @@ from sparselmm.base.arguments import check_alpha
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray
 from sparselmm.design import BuiltDesign
-from sparselmm.deviance import PLSFit, ProfiledDeviance
 from sparselmm.estimates import Estimates, intervals, p_values
 from sparselmm.fitting import Given
-from sparselmm.optimize import OptSummary
+from sparselmm.likelihood.deviance import PLSFit, ProfiledDeviance
+from sparselmm.likelihood.optimize import OptSummary
 from sparselmm.results.base import Matrix, Vector, from_rows
 from sparselmm.results.comparison import ComparisonResults
 from sparselmm.results.diagnostics import DiagnosticResults

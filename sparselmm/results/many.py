@@ -16,10 +16,10 @@ from sparselmm.base.progress import progress_bar
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.design.terms import Design
-from sparselmm.deviance import ProfiledDeviance
 from sparselmm.estimates import p_values
 from sparselmm.inference import bootstrap
-from sparselmm.responses import ResponseFits, ResponseFitter
+from sparselmm.likelihood.deviance import ProfiledDeviance
+from sparselmm.likelihood.many.responses import ResponseFits, ResponseFitter
 from sparselmm.variances import VarianceLayout
 
 TASK_NUMBERS = 4_000_000

@@ -15,6 +15,7 @@ from sparselmm.base.progress import progress_bar
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design.subsets import Groups
 from sparselmm.inference import bootstrap
+from sparselmm.likelihood.many.responses import ResponseFitter
 from sparselmm.power import (
     LikelihoodRatioTest,
     PValues,
@@ -25,7 +26,6 @@ from sparselmm.power import (
     cycled,
     engine,
 )
-from sparselmm.responses import ResponseFitter
 from sparselmm.results.base import ResultsBase, from_rows
 from sparselmm.results.bootstrapped import OnReplicates, labelled
 from sparselmm.simulate import Seed, seed_sequence, stream

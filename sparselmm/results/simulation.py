@@ -21,10 +21,10 @@ from sparselmm.design.rows import term_z, unseen_rows
 from sparselmm.design.subsets import Groups
 from sparselmm.design.terms import Design
 from sparselmm.design.validate import aligned
-from sparselmm.deviance import ProfiledDeviance
 from sparselmm.inference import bootstrap
-from sparselmm.optimize import OptSummary
-from sparselmm.responses import ResponseFitter
+from sparselmm.likelihood.deviance import ProfiledDeviance
+from sparselmm.likelihood.many.responses import ResponseFitter
+from sparselmm.likelihood.optimize import OptSummary
 from sparselmm.results.base import from_rows
 from sparselmm.results.bootstrapped import (
     BootstrapResults,
@@ -250,7 +250,7 @@ class SimulationResults(PowerMethods):
 
         Notes
         -----
-        The equations are at the head of :mod:`sparselmm.batched.evaluation`.
+        The equations are at the head of :mod:`sparselmm.likelihood.many.evaluation`.
 
         Examples
         --------

@@ -6,7 +6,7 @@ import pytest
 
 from sparselmm import SpecificationWarning, mixedlm
 from sparselmm.base.exceptions import DataError
-from sparselmm.covariance import term_covariance
+from sparselmm.likelihood.covariance import term_covariance
 
 TIMES = [1, 2, 3, 7, 8]
 GAPS = (0, 1, 2, 6, 7)

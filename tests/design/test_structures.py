@@ -15,8 +15,8 @@ import scipy.sparse as sp
 
 import sparselmm
 from sparselmm import DataError, FormulaError, KnownCovariance, MixedLM, car, mixedlm, pedigree
-from sparselmm.covariance import term_covariance
-from sparselmm.patterned import PATTERNED
+from sparselmm.likelihood.covariance import term_covariance
+from sparselmm.likelihood.patterned import PATTERNED
 
 REFERENCE = json.loads(
     sparselmm.datasets.data_dir().joinpath("reference/extra/structures.json").read_text("utf-8")

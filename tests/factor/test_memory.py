@@ -13,8 +13,8 @@ from sparselmm.factor import crossprod
 from sparselmm.factor.basis import CHUNK_ROWS
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.plan import make_plan
-from sparselmm.moments import moment_start
-from sparselmm.optimize import minimize
+from sparselmm.likelihood.moments import moment_start
+from sparselmm.likelihood.optimize import minimize
 
 N = 7919  # no other dimension of the model below
 

@@ -11,14 +11,14 @@ from registry import MODELS, Model, block, design, term
 
 import sparselmm
 from sparselmm.base.cholesky import CholeskyFactor
-from sparselmm.covariance import Covariance
-from sparselmm.deviance import ProfiledDeviance
 from sparselmm.factor import plan
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.layout import Layout
 from sparselmm.factor.plan import available_memory, make_plan
 from sparselmm.factor.solver import BlockSolver
-from sparselmm.moments import moment_start
+from sparselmm.likelihood.covariance import Covariance
+from sparselmm.likelihood.deviance import ProfiledDeviance
+from sparselmm.likelihood.moments import moment_start
 
 GB = 1_000_000_000
 

@@ -22,7 +22,7 @@ import scipy.linalg as sla
 import scipy.optimize as so
 
 import sparselmm
-from sparselmm.dense import DenseDeviance
+from sparselmm.likelihood.dense import DenseDeviance
 
 KINDS = (
     "(1|a)", "(1|a)+(1|b)", "(1|a)+(1|b)+(1|c)", "(1|a/b)", "(x|a)", "(x||a)", "(x+x2|a)",

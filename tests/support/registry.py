@@ -11,13 +11,13 @@ from functools import cached_property
 import numpy as np
 import scipy.sparse as sp
 
-from sparselmm.covariance import Covariance
-from sparselmm.dense import DenseDeviance
 from sparselmm.design.terms import Design, Levels, RandomTerm
-from sparselmm.deviance import ProfiledDeviance
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.layout import Strategy
 from sparselmm.factor.solver import BlockSolver
+from sparselmm.likelihood.covariance import Covariance
+from sparselmm.likelihood.dense import DenseDeviance
+from sparselmm.likelihood.deviance import ProfiledDeviance
 
 THETAS = ("interior", "random", "boundary", "zero", "near", "touching", "huge")
 ORDERINGS = ("amd", "metis", "nesdis")

@@ -9,11 +9,11 @@ import numpy as np
 import scipy.sparse as sp
 
 from sparselmm.base.types import CSR, FloatArray, IntArray
-from sparselmm.batched.reduced import STACK_NUMBERS
-from sparselmm.covariance import Covariance
-from sparselmm.deviance import ProfiledDeviance
 from sparselmm.factor.crossprod import CrossProducts
-from sparselmm.term_covariance import TermCovariance
+from sparselmm.likelihood.covariance import Covariance
+from sparselmm.likelihood.deviance import ProfiledDeviance
+from sparselmm.likelihood.many.reduced import STACK_NUMBERS
+from sparselmm.likelihood.term_covariance import TermCovariance
 
 LARGEST_REST = 320
 """Random and fixed effects left after the head up to which stacks of dense matrices pay."""

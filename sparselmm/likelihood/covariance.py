@@ -1,7 +1,7 @@
 """The map between the parameter vector theta and the block-diagonal factor Lambda.
 
 Term ``t`` contributes ``I_l (x) lambda_t`` to Lambda. Theta holds the parameters of every
-``lambda_t``, term after term, see :mod:`sparselmm.term_covariance` and :mod:`sparselmm.patterned`.
+``lambda_t``, term after term, see :mod:`sparselmm.likelihood.term_covariance` and :mod:`sparselmm.likelihood.patterned`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import numpy as np
 
 from sparselmm.base.types import BoolArray, FloatArray, IntArray, Snapshot
 from sparselmm.design.terms import RandomTerm, Structure
-from sparselmm.patterned import PATTERNED, Patterned
-from sparselmm.term_covariance import COLLINEAR, TermCovariance
+from sparselmm.factor.crossprod import CrossProducts
+from sparselmm.likelihood.patterned import PATTERNED, Patterned
+from sparselmm.likelihood.term_covariance import COLLINEAR, TermCovariance
 
 
 def term_covariance(
@@ -182,3 +183,45 @@ class Covariance(Snapshot):
             term.rectify(theta[part]) for term, part in zip(self.terms, self.slices, strict=True)
         ]
         return np.concatenate(parts) if parts else np.zeros(0)
+
+
+SINGULAR_TOLERANCE = 1e-4
+"""Share of sigma, or of a coefficient's own standard deviation, below which it counts as zero
+(the tolerance of lme4's ``isSingular``, made independent of the units of the covariates)."""
+
+
+def singular_terms(cross: CrossProducts, covariance: Covariance, theta: FloatArray) -> BoolArray:
+    """Terms whose estimated covariance matrix is singular, (n_terms,).
+
+    A coefficient has no variance when its standard deviation times the root mean square of its
+    covariate is below `SINGULAR_TOLERANCE` of sigma; two coefficients are perfectly correlated
+    when less than that share of a standard deviation is a coefficient's own.
+    """
+    out = np.zeros(len(covariance.terms), dtype=bool)
+    for t, lam in enumerate(covariance.factors(theta)):
+        sd = np.linalg.norm(lam, axis=1)
+        own = np.abs(np.diag(covariance.terms[t].triangular(lam)))
+        none = sd * cross.rms(t) < SINGULAR_TOLERANCE
+        out[t] = bool((none | (own < SINGULAR_TOLERANCE * sd)).any())
+    return out
+
+
+def mixed_covariance(covariance: Covariance, t: int, m: int) -> Covariance:
+    """Covariance parameters after `mixed_columns` left m coefficients in term t.
+
+    The term's covariance must be unstructured or diagonal, or ``m`` zero.
+    """
+    is_diagonal = covariance.terms[t].is_diagonal
+    plain = TermCovariance.diagonal if is_diagonal else TermCovariance.unstructured
+    new = (plain(m),) if m else ()
+    return Covariance((*covariance.terms[:t], *new, *covariance.terms[t + 1 :]))
+
+
+def mixed_theta(covariance: Covariance, theta: FloatArray, t: int, C: FloatArray) -> FloatArray:
+    """Theta with ``Psi_t`` carried over to ``C^+ Psi_t C^+'``, a start for the submodel."""
+    part, term = covariance.slices[t], covariance.terms[t]
+    middle = np.zeros(0)
+    if C.shape[1]:
+        new = mixed_covariance(covariance, t, C.shape[1]).terms[t]
+        middle = new.retract(np.linalg.pinv(C) @ term.factor(theta[part]))
+    return np.concatenate([theta[: part.start], middle, theta[part.stop :]])

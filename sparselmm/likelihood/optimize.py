@@ -2,7 +2,7 @@
 
 The default is a trust-region Newton method (Nocedal & Wright 2006, algorithm 4.1 with the exact
 subproblem of section 4.3). Its model Hessian is the average information plus the exact curvature
-of ``lambda -> lambda lambda'`` (see :mod:`sparselmm.deviance`), one factorization per iteration. A
+of ``lambda -> lambda lambda'`` (see :mod:`sparselmm.likelihood.deviance`), one factorization per iteration. A
 search that is not over after `PATIENCE` iterations has met a place where the average information is
 wrong by a factor: from there on the model is the exact Hessian.
 
@@ -17,7 +17,7 @@ Theta is unconstrained: the deviance is even in every column of ``lambda_t``, so
 variance is an ordinary stationary point. Whether it is a minimum shows in the derivative
 with respect to the variance, which is checked before a zero is accepted.
 
-`minimize` is one search from one start; :mod:`sparselmm.multistart` decides when more are made.
+`minimize` is one search from one start; :mod:`sparselmm.likelihood.multistart` decides when more are made.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from sparselmm.base.cholesky import NotPositiveDefiniteError
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.smallmatrix import block_diagonal
 from sparselmm.base.types import BoolArray, FloatArray
-from sparselmm.covariance import Covariance
-from sparselmm.deviance import Deviance
+from sparselmm.likelihood.covariance import Covariance
+from sparselmm.likelihood.deviance import Deviance
 
 TOLERANCE = 1e-9
 """Stop when the Newton step promises less than this decrease of the deviance (absolute: the

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from registry import MODELS
 
-from sparselmm.covariance import Covariance, term_covariance
-from sparselmm.term_covariance import across_rotations
+from sparselmm.likelihood.covariance import Covariance, term_covariance
+from sparselmm.likelihood.term_covariance import across_rotations
 
 SHAPES = [(1, "unstructured"), (2, "unstructured"), (4, "unstructured"), (3, "diagonal")]
 covariance = Covariance(tuple(term_covariance(k, structure) for k, structure in SHAPES))

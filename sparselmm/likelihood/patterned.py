@@ -23,7 +23,7 @@ import numpy as np
 
 from sparselmm.base.smallmatrix import root_of_sum, solve_triangular
 from sparselmm.base.types import BoolArray, FloatArray, IntArray
-from sparselmm.term_covariance import COLLINEAR, TermCovariance, lower_root
+from sparselmm.likelihood.term_covariance import COLLINEAR, TermCovariance, lower_root
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from registry import Model, block, design, term
 
 from sparselmm import MixedLM
-from sparselmm.optimize import TOLERANCE
+from sparselmm.likelihood.optimize import TOLERANCE
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sparselmm.SingularMatrixWarning"),

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from registry import MODELS, Model, block, design, term
 
-from sparselmm.covariance import Covariance
-from sparselmm.deviance import ProfiledDeviance
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.layout import Strategy
 from sparselmm.factor.solver import BlockSolver
-from sparselmm.moments import moment_start
+from sparselmm.likelihood.covariance import Covariance
+from sparselmm.likelihood.deviance import ProfiledDeviance
+from sparselmm.likelihood.moments import moment_start
 
 
 def start(one):

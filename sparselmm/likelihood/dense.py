@@ -14,10 +14,10 @@ import numpy as np
 import scipy.linalg as sla
 
 from sparselmm.base.types import FloatArray
-from sparselmm.covariance import Covariance
 from sparselmm.design.terms import Design
-from sparselmm.deviance import PLSFit, add_root_curvature, residual_part, theta_units
 from sparselmm.factor.basis import working_basis
+from sparselmm.likelihood.covariance import Covariance
+from sparselmm.likelihood.deviance import PLSFit, add_root_curvature, residual_part, theta_units
 
 
 class DenseDeviance:

@@ -9,8 +9,14 @@ from registry import MODELS, Model, design, term
 
 import sparselmm
 from sparselmm.base.cholesky import NotPositiveDefiniteError
-from sparselmm.moments import moment_start
-from sparselmm.optimize import SCIPY_METHODS, SMALLEST_SCALE, TOLERANCE, WITHOUT_GRADIENT, minimize
+from sparselmm.likelihood.moments import moment_start
+from sparselmm.likelihood.optimize import (
+    SCIPY_METHODS,
+    SMALLEST_SCALE,
+    TOLERANCE,
+    WITHOUT_GRADIENT,
+    minimize,
+)
 
 every_model = pytest.mark.parametrize("name", MODELS)
 both = pytest.mark.parametrize("reml", [True, False], ids=["reml", "ml"])

@@ -19,9 +19,9 @@ import numpy as np
 from sparselmm.base.cholesky import NotPositiveDefiniteError
 from sparselmm.base.smallmatrix import root_of_sum
 from sparselmm.base.types import FloatArray
-from sparselmm.covariance import Covariance
-from sparselmm.deviance import Deviance
-from sparselmm.optimize import (
+from sparselmm.likelihood.covariance import Covariance
+from sparselmm.likelihood.deviance import Deviance
+from sparselmm.likelihood.optimize import (
     EXACT_LIMIT,
     PATIENCE,
     SMALLEST_SCALE,

@@ -47,10 +47,10 @@ from sparselmm.base.smallmatrix import (
     upper_inverse,
 )
 from sparselmm.base.types import CSR, FloatArray
-from sparselmm.covariance import Covariance
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.solver import BlockSolver, apply_lambda, congruence
-from sparselmm.patterned import Patterned
+from sparselmm.likelihood.covariance import Covariance
+from sparselmm.likelihood.patterned import Patterned
 
 NEARLY_SINGULAR = 1e-4
 """Below this share of its row (or of one over the covariate's root mean square) a diagonal of

@@ -1,8 +1,8 @@
 """Fits of many responses to one design.
 
-Where the model allows it the searches run on stacks (:mod:`sparselmm.batched`). A response whose
+Where the model allows it the searches run on stacks (:mod:`sparselmm.likelihood.many`). A response whose
 end is not certified there, or that stops beside a false zero, is fitted alone by
-:func:`sparselmm.optimize.minimize`. So is every response of a model that does not suit stacks;
+:func:`sparselmm.likelihood.optimize.minimize`. So is every response of a model that does not suit stacks;
 there the analysis of the pattern of M is shared.
 """
 
@@ -15,19 +15,18 @@ import numpy as np
 from sparselmm.base.cholesky import NotPositiveDefiniteError
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import BoolArray, FloatArray, IntArray
-from sparselmm.batched import BatchedModel, Projector, Responses, search
-from sparselmm.batched.evaluation import Points
-from sparselmm.covariance import Covariance
 from sparselmm.design.subsets import take_rows
 from sparselmm.design.terms import Design
 from sparselmm.design.validate import check_size
-from sparselmm.deviance import ProfiledDeviance
 from sparselmm.factor.crossprod import CrossProducts
-from sparselmm.factor.plan import make_plan
 from sparselmm.factor.solver import BlockSolver
-from sparselmm.moments import moment_start, moment_starts
-from sparselmm.optimize import LIFT, TOLERANCE, OptSummary, minimize
-from sparselmm.variances import SINGULAR_TOLERANCE, singular_terms
+from sparselmm.likelihood.covariance import SINGULAR_TOLERANCE, singular_terms
+from sparselmm.likelihood.deviance import ProfiledDeviance
+from sparselmm.likelihood.engine import fit_design, with_cross
+from sparselmm.likelihood.many import BatchedModel, Projector, Responses, search
+from sparselmm.likelihood.many.evaluation import Points
+from sparselmm.likelihood.moments import moment_start, moment_starts
+from sparselmm.likelihood.optimize import LIFT, TOLERANCE, OptSummary, minimize
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,57 +242,6 @@ class ResponseFitter:
             values[i] = np.nan
         out.converged[i] = out.singular[i] = False
         out.failure[i] = why
-
-
-def with_cross(
-    deviance: ProfiledDeviance, cross: CrossProducts, solver: BlockSolver | None = None,
-    reml: bool | None = None,
-) -> ProfiledDeviance:  # fmt: skip
-    """The same model for other cross-products.
-
-    Without a solver the factorization is shared, which needs the same A.
-    """
-    reml = deviance.reml if reml is None else reml
-    return ProfiledDeviance(
-        cross, deviance.covariance, solver or deviance.solver, reml=reml,
-        known_scale=deviance.known_scale,
-    )  # fmt: skip
-
-
-def fit_design(
-    design: Design, deviance: ProfiledDeviance, start: FloatArray
-) -> tuple[ProfiledDeviance, OptSummary]:
-    """The same model fitted to other rows.
-
-    Parameters
-    ----------
-    design : Design
-        With the terms of the model.
-    deviance : ProfiledDeviance
-        Of the model, for what it optimizes.
-    start : ndarray, (n_theta,)
-        Where the search starts; where it fails moment estimates are tried.
-
-    Returns
-    -------
-    deviance : ProfiledDeviance
-    opt : OptSummary
-
-    Raises
-    ------
-    DataError
-        When nothing is left to estimate a variance from.
-    """
-    cross = CrossProducts.from_design(design)
-    chosen = make_plan(
-        cross, tuple(term.name for term in design.terms), None, Covariance.of(design.terms)
-    ).chosen
-    solver = BlockSolver(cross, chosen.strategy, chosen.factor)
-    other = with_cross(deviance, cross, solver)
-    opt = minimize(other, start)
-    if not opt.converged:
-        opt = minimize(other, moment_start(cross, other.covariance, other.known_scale))
-    return other, opt
 
 
 def _empty(m: int, deviance: ProfiledDeviance, p: int) -> ResponseFits:

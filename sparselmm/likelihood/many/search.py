@@ -1,8 +1,8 @@
-"""The search of :mod:`sparselmm.optimize` on stacks of responses.
+"""The search of :mod:`sparselmm.likelihood.optimize` on stacks of responses.
 
 Every response has its own theta, trust region and end; the steps are the same, done for all
 responses that are still on their way at once (Nocedal & Wright 2006, algorithm 4.1; metric and
-quotient by rotations as explained in :mod:`sparselmm.optimize`).
+quotient by rotations as explained in :mod:`sparselmm.likelihood.optimize`).
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 import numpy as np
 
 from sparselmm.base.types import BoolArray, FloatArray
-from sparselmm.batched.evaluation import Points, evaluate
-from sparselmm.batched.reduced import Responses
-from sparselmm.batched.setup import BatchedModel
-from sparselmm.optimize import MAX_ITERATIONS, PROBE, RADIUS, SMALLEST_SCALE, SNAP
+from sparselmm.likelihood.many.evaluation import Points, evaluate
+from sparselmm.likelihood.many.reduced import Responses
+from sparselmm.likelihood.many.setup import BatchedModel
+from sparselmm.likelihood.optimize import MAX_ITERATIONS, PROBE, RADIUS, SMALLEST_SCALE, SNAP
 
 GAIN = 1e-6
 """Decrease of the deviance that another step may promise at a certified end."""

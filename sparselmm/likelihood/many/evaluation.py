@@ -1,7 +1,7 @@
 """The profiled deviance of many responses to one design, each at its own theta.
 
 For m responses only the last columns of B and C differ (see :mod:`sparselmm.factor.crossprod`), so that
-a model is set up once and the algebra of :mod:`sparselmm.deviance` is done on stacks of small
+a model is set up once and the algebra of :mod:`sparselmm.likelihood.deviance` is done on stacks of small
 matrices. As in :mod:`sparselmm.factor.solver` a *head*, a grouping factor with block-diagonal part
 ``A_l`` of A (levels l), is eliminated in closed form. With ``E_l`` the rows of ``[A, B_x]`` that
 couple it to the other random effects and to the fixed effects (together the *rest*), ``v`` the
@@ -26,7 +26,7 @@ with zeros,
                            - (df / pwrss) d_l u_l' }
 
 in which nothing is divided by ``lambda``. Curvature: the average information of
-:mod:`sparselmm.deviance` in the same absorbed form.
+:mod:`sparselmm.likelihood.deviance` in the same absorbed form.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from scipy.linalg import lapack
 
 from sparselmm.base import kernels_stacks as kernels_batched
 from sparselmm.base.types import BoolArray, FloatArray, IntArray
-from sparselmm.batched.reduced import Responses
-from sparselmm.batched.setup import BatchedModel, Operator
-from sparselmm.deviance import SMALLEST_PIVOT
+from sparselmm.likelihood.deviance import SMALLEST_PIVOT
+from sparselmm.likelihood.many.reduced import Responses
+from sparselmm.likelihood.many.setup import BatchedModel, Operator
 
 SMALL_ORDER = 96
 """Up to this order compiled loops beat one call of LAPACK per matrix."""

@@ -26,9 +26,9 @@ from scipy.linalg import lapack
 
 from sparselmm.base.smallmatrix import solve_triangular
 from sparselmm.base.types import FloatArray, IntArray
-from sparselmm.covariance import Covariance
 from sparselmm.factor.crossprod import CrossProducts
-from sparselmm.term_covariance import TermCovariance
+from sparselmm.likelihood.covariance import Covariance
+from sparselmm.likelihood.term_covariance import TermCovariance
 
 SMALLEST = 0.05
 """Smallest standard deviation to start from, relative to sigma and to what counts as one: at zero

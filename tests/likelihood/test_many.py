@@ -9,9 +9,9 @@ from registry import MODELS, THETAS, Model, design, term
 
 import sparselmm
 from sparselmm.base import kernels_stacks as kernels_batched
-from sparselmm.batched import BatchedModel, Projector, setup
-from sparselmm.batched.evaluation import SMALL_ORDER, evaluate, invert
-from sparselmm.responses import ResponseFitter
+from sparselmm.likelihood.many import BatchedModel, Projector, setup
+from sparselmm.likelihood.many.evaluation import SMALL_ORDER, evaluate, invert
+from sparselmm.likelihood.many.responses import ResponseFitter
 from sparselmm.results import many as many_module
 
 REFERENCE = json.loads(
