@@ -22,8 +22,8 @@ from sparselmm.base.exceptions import (
 )
 from sparselmm.design import VCSpec
 from sparselmm.design.known_covariance import KnownCovariance, car, pedigree
+from sparselmm.inference.packing import MixedLMParams
 from sparselmm.model import MixedLM, mixedlm
-from sparselmm.packing import MixedLMParams
 from sparselmm.results import MixedLMResults, ModelComparison, ProfileResults, compare
 from sparselmm.results.bootstrapped import BootstrapResults
 from sparselmm.results.many import ManyResults

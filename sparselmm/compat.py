@@ -18,11 +18,11 @@ from sparselmm.design.terms import Design, RandomTerm
 from sparselmm.design.validate import aligned
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.holders import ComponentMatrices, Distribution, ModelData
+from sparselmm.inference.packing import MixedLMParams, Packing
+from sparselmm.inference.variances import VarianceLayout
 from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.deviance import PLSFit, ProfiledDeviance
-from sparselmm.packing import MixedLMParams, Packing
 from sparselmm.profiled import add_packed, fit_at, hessian, point, score_raw, score_sqrt
-from sparselmm.variances import VarianceLayout
 
 
 class StatsmodelsInterface:

@@ -16,10 +16,10 @@ from sparselmm.base.exceptions import (
     warn_user,
 )
 from sparselmm.base.types import BoolArray, FloatArray
+from sparselmm.inference.packing import MixedLMParams, Packing
 from sparselmm.likelihood.deviance import Deviance, PLSFit, ProfiledDeviance
 from sparselmm.likelihood.multistart import minimize_globally
 from sparselmm.likelihood.optimize import SCIPY_METHODS, Callback, OptSummary, Recorder, certify
-from sparselmm.packing import MixedLMParams, Packing
 from sparselmm.penalized import Mask, Penalties, minimize_constrained
 
 ALLOWED = ("gtol", "maxiter", "eps", "maxcor", "ftol", "tol", "disp", "maxls")

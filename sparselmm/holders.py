@@ -14,8 +14,8 @@ from sparselmm.design import BuiltDesign, VCSpec
 from sparselmm.design.factors import factorize
 from sparselmm.design.rows import component_block, members
 from sparselmm.design.terms import RandomTerm
-from sparselmm.effects import component_labels, group_coefficients
-from sparselmm.variances import VarianceLayout, coefficient_names
+from sparselmm.inference.effects import component_labels, group_coefficients
+from sparselmm.inference.variances import VarianceLayout, coefficient_names
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,9 +12,15 @@ from sparselmm.base.exceptions import MemoryLimitError
 from sparselmm.base.types import FloatArray
 from sparselmm.design.exact_labels import label_index
 from sparselmm.design.rows import mixed
-from sparselmm.effects import FactorTable, Units, table_modes, table_variances, unit_covariances
-from sparselmm.estimates import Estimates
-from sparselmm.variances import VarianceRow
+from sparselmm.inference.effects import (
+    FactorTable,
+    Units,
+    table_modes,
+    table_variances,
+    unit_covariances,
+)
+from sparselmm.inference.estimates import Estimates
+from sparselmm.inference.variances import VarianceRow
 
 MAX_COVARIANCES = 200_000_000
 """Most numbers in one dict of conditional covariance matrices (1.6 GB)."""

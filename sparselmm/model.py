@@ -41,13 +41,13 @@ from sparselmm.fitting import (
     start_parameters,
     without_fixed,
 )
+from sparselmm.inference.packing import MixedLMParams
 from sparselmm.likelihood.covariance import Covariance, singular_terms
 from sparselmm.likelihood.dense import DenseDeviance
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.held import Held
 from sparselmm.likelihood.moments import moment_start
 from sparselmm.likelihood.optimize import OptSummary
-from sparselmm.packing import MixedLMParams
 from sparselmm.penalized import Mask, PenalizedDeviance
 from sparselmm.regularized import RegularizedFits
 from sparselmm.results import MixedLMResults

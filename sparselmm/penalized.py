@@ -21,12 +21,12 @@ import scipy.optimize as so
 
 from sparselmm.base.smallmatrix import factor_of
 from sparselmm.base.types import BoolArray, FloatArray
+from sparselmm.inference.packing import MixedLMParams, Packing
 from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.deviance import PLSFit, ProfiledDeviance, difference_hessian
 from sparselmm.likelihood.held import FixedEntries
 from sparselmm.likelihood.patterned import Patterned
 from sparselmm.likelihood.term_covariance import TermCovariance
-from sparselmm.packing import MixedLMParams, Packing
 from sparselmm.profiled import add_packed, fit_at, point
 
 

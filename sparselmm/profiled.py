@@ -24,9 +24,9 @@ import numpy as np
 from sparselmm.base.smallmatrix import factor_of, solve_triangular
 from sparselmm.base.types import FloatArray
 from sparselmm.factor.solver import apply_lambda
+from sparselmm.inference.packing import Packing
 from sparselmm.likelihood.deviance import PLSFit, ProfiledDeviance, residual_part
 from sparselmm.likelihood.patterned import Patterned
-from sparselmm.packing import Packing
 
 LIFT = 1e-4
 """Standard deviation, in units of sigma over the covariate's root mean square, below which

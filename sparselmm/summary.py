@@ -17,11 +17,11 @@ import pandas as pd
 from scipy import stats
 
 from sparselmm.base.types import FloatArray, IntArray
-from sparselmm.effects import factor_tables
-from sparselmm.estimates import Estimates, intervals, names_or, p_values
-from sparselmm.inference.hypotheses import DenominatorDF
+from sparselmm.inference.effects import factor_tables
+from sparselmm.inference.estimates import Estimates, intervals, names_or, p_values
+from sparselmm.inference.hypotheses.hypotheses import DenominatorDF
+from sparselmm.inference.variances import VarianceRow
 from sparselmm.likelihood.optimize import OptSummary
-from sparselmm.variances import VarianceRow
 
 TITLE = "Mixed Linear Model Regression Results"
 VARIANCE_COLUMNS = ("Groups", "Name", "Variance", "Std.Dev.", "Corr")

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 import sparselmm
-from sparselmm.inference.checks import group_p_values
-from sparselmm.inference.diagnosis import ORDER
+from sparselmm.inference.diagnostics.checks import group_p_values
+from sparselmm.inference.diagnostics.diagnosis import ORDER
 
 
 def data(l=40, m=10, sd=1.0, slope=0.5, seed=11):

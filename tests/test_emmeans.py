@@ -11,7 +11,7 @@ from reference_fits import INFERENCE_IDS, reference_fit, reference_inference
 
 from sparselmm import MixedLM, datasets
 from sparselmm.base.exceptions import DataError, MemoryLimitError, RankDeficiencyWarning
-from sparselmm.inference import marginal_means
+from sparselmm.inference.hypotheses import marginal_means
 from sparselmm.results import emmeans
 
 FOLDER = datasets.data_dir().joinpath("reference", "extra")

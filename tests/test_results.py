@@ -13,7 +13,7 @@ from reference_fits import REFERENCE_IDS, reference_fit
 from scipy.stats import norm
 
 import sparselmm
-from sparselmm import MixedLM, MixedLMResults, datasets, effects, labels
+from sparselmm import MixedLM, MixedLMResults, datasets, labels
 from sparselmm.base.exceptions import (
     DataError,
     MemoryLimitError,
@@ -21,6 +21,7 @@ from sparselmm.base.exceptions import (
     SingularMatrixWarning,
     SpecificationWarning,
 )
+from sparselmm.inference import effects
 
 LARGE = {"chem97", "insteval", "mathach"}
 IDS = [

@@ -9,6 +9,7 @@ import pytest
 
 from sparselmm import MixedLM, datasets
 from sparselmm.base.exceptions import SingularMatrixWarning
+from sparselmm.inference.variances import VarianceRow
 from sparselmm.summary import (
     Summary,
     coefficient_table,
@@ -16,7 +17,6 @@ from sparselmm.summary import (
     info_table,
     variance_table,
 )
-from sparselmm.variances import VarianceRow
 
 # Printed by statsmodels 0.15.0, but for the standard error of the variance, which it scales by
 # sqrt(scale) instead of scale and prints as 2.149.

@@ -1,1 +1,1 @@
-"""Tests, intervals and comparisons, as functions of :class:`sparselmm.estimates.Estimates`."""
+"""Tests, intervals and comparisons, as functions of :class:`sparselmm.inference.estimates.Estimates`."""

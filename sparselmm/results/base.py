@@ -11,9 +11,9 @@ import pandas as pd
 from sparselmm.base.exceptions import RemovedRowsError
 from sparselmm.base.types import FloatArray
 from sparselmm.design import BuiltDesign
-from sparselmm.estimates import Estimates
 from sparselmm.fitting import Given
-from sparselmm.inference.ddf import DDF_METHODS, DenominatorDF, denominator_df
+from sparselmm.inference.estimates import Estimates
+from sparselmm.inference.hypotheses.ddf import DDF_METHODS, DenominatorDF, denominator_df
 from sparselmm.likelihood.deviance import PLSFit, ProfiledDeviance
 from sparselmm.likelihood.optimize import OptSummary
 

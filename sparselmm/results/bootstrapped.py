@@ -17,9 +17,9 @@ from sparselmm.base import storage
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.progress import progress_bar
 from sparselmm.base.types import AnyArray, FloatArray, IntArray
-from sparselmm.inference import bootstrap
+from sparselmm.inference.resampling import bootstrap
+from sparselmm.inference.resampling.simulate import Seed
 from sparselmm.likelihood.optimize import Recorder, certify
-from sparselmm.simulate import Seed
 
 SAME_FIT = 1e-8
 """Relative difference of deviances of one fit on two machines."""

@@ -12,7 +12,7 @@ import pandas as pd
 
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray
-from sparselmm.inference.comparison import boundary_pvalue, chi2_pvalue, variances_tested
+from sparselmm.inference.hypotheses.comparison import boundary_pvalue, chi2_pvalue, variances_tested
 from sparselmm.likelihood.engine import ml_minimum
 
 if TYPE_CHECKING:

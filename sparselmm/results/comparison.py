@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from sparselmm.base.exceptions import DataError
-from sparselmm.inference import comparison as tests
-from sparselmm.inference.caic import ConditionalAIC, conditional_aic
-from sparselmm.inference.ddf import DenominatorDF
-from sparselmm.inference.profiles import Parameter, Profiler, parameters, theta_parameters
-from sparselmm.inference.rlrt import ExactTest, NullSpectrum, exact_test
+from sparselmm.inference.diagnostics.caic import ConditionalAIC, conditional_aic
+from sparselmm.inference.hypotheses import comparison as tests
+from sparselmm.inference.hypotheses.ddf import DenominatorDF
+from sparselmm.inference.hypotheses.rlrt import ExactTest, NullSpectrum, exact_test
+from sparselmm.inference.intervals.profiles import Parameter, Profiler, parameters, theta_parameters
 from sparselmm.likelihood.covariance import Covariance
 from sparselmm.results.profiled import ProfileResults, limits, profiled
 from sparselmm.results.robust import RobustResults

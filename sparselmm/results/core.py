@@ -1,7 +1,7 @@
 """What a fit gives back: estimates, random effects, predictions, in the words of statsmodels.
 
 Every number is computed by a function on arrays in :mod:`sparselmm.likelihood.deviance`,
-:mod:`sparselmm.estimates`, :mod:`sparselmm.effects` or :mod:`sparselmm.prediction`; here it gets
+:mod:`sparselmm.inference.estimates`, :mod:`sparselmm.inference.effects` or :mod:`sparselmm.inference.prediction.means`; here it gets
 its label. What costs more than the fit itself is computed when first asked for.
 """
 
@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparselmm import labels, prediction, summary
+from sparselmm import labels, summary
 from sparselmm.base.arguments import check_alpha
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray
 from sparselmm.design import BuiltDesign
-from sparselmm.estimates import Estimates, intervals, p_values
 from sparselmm.fitting import Given
+from sparselmm.inference.estimates import Estimates, intervals, p_values
+from sparselmm.inference.prediction import means as prediction
 from sparselmm.likelihood.deviance import PLSFit, ProfiledDeviance
 from sparselmm.likelihood.optimize import OptSummary
 from sparselmm.results.base import Matrix, Vector, from_rows

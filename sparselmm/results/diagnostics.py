@@ -10,19 +10,24 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 
-from sparselmm import plots_diagnostics, prediction
+from sparselmm import plots_diagnostics
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design.exact_labels import label_index
 from sparselmm.design.factors import factorize
 from sparselmm.design.rows import GroupRows
 from sparselmm.design.validate import aligned
-from sparselmm.effects import factor_tables
-from sparselmm.inference import residuals as numbers
-from sparselmm.inference.checks import Evidence, diagnose, standardized_effects
-from sparselmm.inference.diagnosis import Diagnosis
-from sparselmm.inference.influence import Influence, influence_of_groups, influence_of_rows
-from sparselmm.inference.leverage import Leverage, leverage
+from sparselmm.inference.diagnostics import residuals as numbers
+from sparselmm.inference.diagnostics.checks import Evidence, diagnose, standardized_effects
+from sparselmm.inference.diagnostics.diagnosis import Diagnosis
+from sparselmm.inference.diagnostics.influence import (
+    Influence,
+    influence_of_groups,
+    influence_of_rows,
+)
+from sparselmm.inference.diagnostics.leverage import Leverage, leverage
+from sparselmm.inference.effects import factor_tables
+from sparselmm.inference.prediction import means as prediction
 from sparselmm.labels import mode_tables, variance_tables
 from sparselmm.results.base import ResultsBase, Vector, from_rows
 
@@ -52,7 +57,7 @@ class InfluenceResults:
     Cook, R. D. (1977). Detection of influential observation in linear regression. *Technometrics*
     19(1), 15-18. Christensen, R., Pearson, L. M. and Johnson, W. (1992). Case-deletion diagnostics
     for mixed models. *Technometrics* 34(1), 38-45. The formulas stand at the head of
-    :mod:`sparselmm.inference.influence`.
+    :mod:`sparselmm.inference.diagnostics.influence`.
 
     Examples
     --------
@@ -241,7 +246,7 @@ class DiagnosticResults(ResultsBase):
         ----------
         Demidenko, E. and Stukel, T. A. (2005). Influence analysis for linear mixed-effects models.
         *Statistics in Medicine* 24(6), 893-909. The formula used stands at the head of
-        :mod:`sparselmm.inference.leverage`.
+        :mod:`sparselmm.inference.diagnostics.leverage`.
 
         Examples
         --------
@@ -320,7 +325,7 @@ class DiagnosticResults(ResultsBase):
         ----------
         Christensen, R., Pearson, L. M. and Johnson, W. (1992). Case-deletion diagnostics for mixed
         models. *Technometrics* 34(1), 38-45. The formulas used stand at the head of
-        :mod:`sparselmm.inference.deletion` and :mod:`sparselmm.inference.influence`.
+        :mod:`sparselmm.inference.diagnostics.deletion` and :mod:`sparselmm.inference.diagnostics.influence`.
 
         Examples
         --------
@@ -472,7 +477,7 @@ class DiagnosticResults(ResultsBase):
         within groups (``constant-slope``); groups and rows that lie far out (``outlying-groups``,
         ``outlying-rows``); residuals that are not normal or whose spread depends on the fitted
         value (``not-normal``, ``spread``). Thresholds and sources stand in
-        :mod:`sparselmm.inference.checks`.
+        :mod:`sparselmm.inference.diagnostics.checks`.
 
         Returns
         -------

@@ -16,10 +16,10 @@ from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.contrasts import adjusted
 from sparselmm.design import BuiltDesign
 from sparselmm.design.formula.expressions import names_in, plain_column
-from sparselmm.estimates import Estimates
-from sparselmm.inference import marginal_means
-from sparselmm.inference.ddf import DenominatorDF
-from sparselmm.inference.prediction_variance import null_space
+from sparselmm.inference.estimates import Estimates
+from sparselmm.inference.hypotheses import marginal_means
+from sparselmm.inference.hypotheses.ddf import DenominatorDF
+from sparselmm.inference.hypotheses.estimability import null_space
 
 WEIGHTS = ("equal", "proportional")
 

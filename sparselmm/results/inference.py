@@ -12,9 +12,8 @@ from sparselmm.base.arguments import check_alpha
 from sparselmm.base.exceptions import DataError, SpecificationWarning, catchable, warn_user
 from sparselmm.base.types import FloatArray
 from sparselmm.design.marginality import term_structure
-from sparselmm.inference import bootstrap
-from sparselmm.inference.anova import TYPES, term_contrasts
-from sparselmm.inference.variance_components import (
+from sparselmm.inference.hypotheses.anova import TYPES, term_contrasts
+from sparselmm.inference.intervals.variance_components import (
     RSquared,
     entry_order,
     icc_delta,
@@ -24,6 +23,7 @@ from sparselmm.inference.variance_components import (
     variance_intervals,
     variance_weights,
 )
+from sparselmm.inference.resampling import bootstrap
 from sparselmm.labels import varcorr_frame
 from sparselmm.results.base import ResultsBase, from_rows
 
@@ -72,8 +72,8 @@ class InferenceResults(ResultsBase):
         one difference: in a model with an interaction but without one of its main effects, such
         as ``a + a:b``, lmerTest tests the coefficients of ``a``, whose meaning depends on the
         coding; here ``a`` counts as contained in ``a:b``, as in SAS. Degrees of freedom: equations
-        (1) and (2) of :mod:`sparselmm.inference.satterthwaite` (Fai & Cornelius 1996), (1) to (3)
-        of :mod:`sparselmm.inference.kenward_roger` (Kenward & Roger 1997).
+        (1) and (2) of :mod:`sparselmm.inference.hypotheses.satterthwaite` (Fai & Cornelius 1996), (1) to (3)
+        of :mod:`sparselmm.inference.hypotheses.kenward_roger` (Kenward & Roger 1997).
 
         References
         ----------

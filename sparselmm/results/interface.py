@@ -23,7 +23,7 @@ from sparselmm.contrasts import (
 )
 from sparselmm.design.formula.constraints import linear_constraints
 from sparselmm.design.subsets import without_rows
-from sparselmm.packing import MixedLMParams, Packing
+from sparselmm.inference.packing import MixedLMParams, Packing
 from sparselmm.results.base import ResultsBase, from_rows
 
 

@@ -16,11 +16,11 @@ from sparselmm.base.progress import progress_bar
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.design.terms import Design
-from sparselmm.estimates import p_values
-from sparselmm.inference import bootstrap
+from sparselmm.inference.estimates import p_values
+from sparselmm.inference.resampling import bootstrap
+from sparselmm.inference.variances import VarianceLayout
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.many.responses import ResponseFits, ResponseFitter
-from sparselmm.variances import VarianceLayout
 
 TASK_NUMBERS = 4_000_000
 """Numbers of Y in one task (32 MB)."""

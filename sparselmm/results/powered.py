@@ -14,9 +14,8 @@ from sparselmm.base.exceptions import DataError
 from sparselmm.base.progress import progress_bar
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design.subsets import Groups
-from sparselmm.inference import bootstrap
-from sparselmm.likelihood.many.responses import ResponseFitter
-from sparselmm.power import (
+from sparselmm.inference.resampling import bootstrap
+from sparselmm.inference.resampling.power import (
     LikelihoodRatioTest,
     PValues,
     Scenario,
@@ -26,9 +25,10 @@ from sparselmm.power import (
     cycled,
     engine,
 )
+from sparselmm.inference.resampling.simulate import Seed, seed_sequence, stream
+from sparselmm.likelihood.many.responses import ResponseFitter
 from sparselmm.results.base import ResultsBase, from_rows
 from sparselmm.results.bootstrapped import OnReplicates, labelled
-from sparselmm.simulate import Seed, seed_sequence, stream
 
 
 @dataclass(frozen=True, eq=False)

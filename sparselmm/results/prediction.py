@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from sparselmm import prediction
 from sparselmm.base.arguments import check_alpha
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray
@@ -18,10 +17,12 @@ from sparselmm.design import NewDesign
 from sparselmm.design.new_rows import Switches, any_on, level_labels, new_design
 from sparselmm.design.rows import unseen_rows
 from sparselmm.design.terms import assemble_z
-from sparselmm.inference import prediction_variance
-from sparselmm.inference.ddf import DDF_METHODS, DenominatorDF
-from sparselmm.inference.marginal_means import linear_estimates
-from sparselmm.inference.prediction_variance import Targets
+from sparselmm.inference.hypotheses.ddf import DDF_METHODS, DenominatorDF
+from sparselmm.inference.hypotheses.estimability import estimable, null_space
+from sparselmm.inference.hypotheses.marginal_means import linear_estimates
+from sparselmm.inference.prediction import means as prediction
+from sparselmm.inference.prediction import variance as prediction_variance
+from sparselmm.inference.prediction.variance import Targets
 from sparselmm.results.base import Vector
 from sparselmm.results.emmeans import MarginalMeans, estimated_means
 from sparselmm.results.ranef import RanefResults
@@ -328,8 +329,8 @@ class PredictionResults(RanefResults):
         undefined = np.isnan(mean)
         if est.dropped:
             self._need_rows("which predictions of a rank-deficient X are estimable")
-            null = prediction_variance.null_space(est.design.X, est.deviance.cross.basis.kept)
-            undefined = undefined | ~prediction_variance.estimable(targets.X, null)
+            null = null_space(est.design.X, est.deviance.cross.basis.kept)
+            undefined = undefined | ~estimable(targets.X, null)
         se[:, undefined] = np.nan
         return Prediction(
             predicted_mean=mean, se_mean=se[0], se_obs=se[1] if len(se) > 1 else None,

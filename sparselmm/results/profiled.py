@@ -13,7 +13,7 @@ from scipy.stats import norm
 from sparselmm import plots
 from sparselmm.base.arguments import check_alpha
 from sparselmm.base.exceptions import DataError
-from sparselmm.inference.profiles import Parameter, Point, Profiler
+from sparselmm.inference.intervals.profiles import Parameter, Point, Profiler
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from sparselmm import effects, labels
+from sparselmm import labels
 from sparselmm.base.arguments import check_alpha, shown
 from sparselmm.base.exceptions import DataError, MemoryLimitError
 from sparselmm.base.types import CSR, FloatArray, IntArray
@@ -19,9 +19,11 @@ from sparselmm.design.exact_labels import label_index
 from sparselmm.design.factors import match
 from sparselmm.design.rows import mixed, of_columns
 from sparselmm.design.terms import apart
-from sparselmm.effects import FactorTable
-from sparselmm.estimates import intervals, p_values
-from sparselmm.inference import blup_contrasts, prediction_variance
+from sparselmm.inference import effects
+from sparselmm.inference.effects import FactorTable
+from sparselmm.inference.estimates import intervals, p_values
+from sparselmm.inference.prediction import contrasts as blup_contrasts
+from sparselmm.inference.prediction import variance as prediction_variance
 from sparselmm.results.base import ResultsBase
 
 RANK_METHODS = ("joint", "marginal")

@@ -14,7 +14,7 @@ from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design.factors import factorize
 from sparselmm.design.row_arguments import take
 from sparselmm.design.validate import aligned
-from sparselmm.inference.robust import KINDS, ClusterRobust, cluster_robust
+from sparselmm.inference.hypotheses.robust import KINDS, ClusterRobust, cluster_robust
 from sparselmm.results.base import Matrix, ResultsBase, from_rows
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from sparselmm import prediction
 from sparselmm.base.arguments import count, jobs
 from sparselmm.base.exceptions import ConvergenceWarning, DataError, catchable, warn_user
 from sparselmm.base.threads import one_thread
@@ -21,7 +20,15 @@ from sparselmm.design.rows import term_z, unseen_rows
 from sparselmm.design.subsets import Groups
 from sparselmm.design.terms import Design
 from sparselmm.design.validate import aligned
-from sparselmm.inference import bootstrap
+from sparselmm.inference.prediction import means as prediction
+from sparselmm.inference.resampling import bootstrap
+from sparselmm.inference.resampling.simulate import (
+    Seed,
+    Simulator,
+    noise_sizes,
+    seed_sequence,
+    with_unseen,
+)
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.many.responses import ResponseFitter
 from sparselmm.likelihood.optimize import OptSummary
@@ -36,7 +43,6 @@ from sparselmm.results.bootstrapped import (
 )
 from sparselmm.results.many import ManyResults, fit_many
 from sparselmm.results.powered import PowerMethods
-from sparselmm.simulate import Seed, Simulator, noise_sizes, seed_sequence, with_unseen
 
 RANDOM = ("resample", "conditional")
 """What simulated responses do with the random effects."""

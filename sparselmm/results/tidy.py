@@ -9,14 +9,15 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from sparselmm import labels, prediction, tables
+from sparselmm import labels, tables
 from sparselmm.base.exceptions import DataError
 from sparselmm.design.terms import apart
 from sparselmm.design.validate import aligned
-from sparselmm.effects import factor_tables
-from sparselmm.inference.ddf import DenominatorDF
+from sparselmm.inference.effects import factor_tables
+from sparselmm.inference.hypotheses.ddf import DenominatorDF
+from sparselmm.inference.prediction import means as prediction
+from sparselmm.inference.variances import VarianceRow
 from sparselmm.results.base import ResultsBase, from_rows
-from sparselmm.variances import VarianceRow
 
 EFFECTS = ("fixed", "ran_pars", "ran_vals", "ran_coefs")
 COLUMNS = (
