@@ -25,9 +25,9 @@ from sparselmm.design.known_covariance import KnownCovariance, car, pedigree
 from sparselmm.inference.packing import MixedLMParams
 from sparselmm.model import MixedLM, mixedlm
 from sparselmm.results import MixedLMResults, ModelComparison, ProfileResults, compare
-from sparselmm.results.bootstrapped import BootstrapResults
-from sparselmm.results.many import ManyResults
-from sparselmm.results.powered import PowerResults
+from sparselmm.results.tables.bootstrap import BootstrapResults
+from sparselmm.results.tables.many import ManyResults
+from sparselmm.results.tables.power import PowerResults
 
 try:
     __version__ = version("sparselmm")

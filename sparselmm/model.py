@@ -29,7 +29,6 @@ from sparselmm.factor.plan import Candidate, FitPlan, make_plan
 from sparselmm.factor.solver import BlockSolver
 from sparselmm.fitting import (
     HARDLY,
-    Given,
     checked_keywords,
     checked_starts,
     constrained,
@@ -51,7 +50,8 @@ from sparselmm.likelihood.optimize import OptSummary
 from sparselmm.penalized import Mask, PenalizedDeviance
 from sparselmm.regularized import RegularizedFits
 from sparselmm.results import MixedLMResults
-from sparselmm.results.many import ManyResults, fit_many
+from sparselmm.results.given import Given
+from sparselmm.results.tables.many import ManyResults, fit_many
 
 BOUNDARY = "The MLE may be on the boundary of the parameter space."
 """How statsmodels begins the warning of a zero variance; filters look for it."""

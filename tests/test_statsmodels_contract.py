@@ -56,7 +56,7 @@ def test_statsmodels_is_not_imported():
 
 THEIRS = "from statsmodels.iolib.summary2 import Summary as Theirs;"
 OURS = (
-    "import copy, pickle, sparselmm; from sparselmm.summary import Summary;"
+    "import copy, pickle, sparselmm; from sparselmm.results.print.summary import Summary;"
     "d = sparselmm.datasets.load('sm_dietox');"
     "s = sparselmm.mixedlm('Weight ~ Time', d, groups='Pig').fit().summary(); text = str(s);"
     "assert isinstance(s, Summary) and str(pickle.loads(pickle.dumps(s))) == text;"

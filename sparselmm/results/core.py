@@ -14,24 +14,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparselmm import labels, summary
 from sparselmm.base.arguments import check_alpha
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray
 from sparselmm.design import BuiltDesign
-from sparselmm.fitting import Given
 from sparselmm.inference.estimates import Estimates, intervals, p_values
 from sparselmm.inference.prediction import means as prediction
 from sparselmm.likelihood.deviance import PLSFit, ProfiledDeviance
 from sparselmm.likelihood.optimize import OptSummary
-from sparselmm.results.base import Matrix, Vector, from_rows
-from sparselmm.results.comparison import ComparisonResults
-from sparselmm.results.diagnostics import DiagnosticResults
-from sparselmm.results.inference import InferenceResults
-from sparselmm.results.interface import ResultsInterface
-from sparselmm.results.prediction import PredictionResults
-from sparselmm.results.simulation import SimulationResults
-from sparselmm.results.tidy import TidyResults
+from sparselmm.results.given import Given
+from sparselmm.results.methods.base import Matrix, Vector, from_rows
+from sparselmm.results.methods.diagnostics import DiagnosticResults
+from sparselmm.results.methods.prediction import PredictionResults
+from sparselmm.results.methods.simulation import SimulationResults
+from sparselmm.results.methods.smaller_models import ComparisonResults
+from sparselmm.results.methods.statsmodels import ResultsInterface
+from sparselmm.results.methods.tidy import TidyResults
+from sparselmm.results.methods.variances import InferenceResults
+from sparselmm.results.print import labels, summary
 
 
 class MixedLMResults(

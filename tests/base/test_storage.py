@@ -9,7 +9,7 @@ import pytest
 
 import sparselmm
 from sparselmm import DataError, datasets
-from sparselmm.results.bootstrapped import BootstrapResults
+from sparselmm.results.tables.bootstrap import BootstrapResults
 
 
 @pytest.fixture(scope="module")

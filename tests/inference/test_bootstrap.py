@@ -10,7 +10,7 @@ from reference_fits import INFERENCE_IDS, reference_fit, reference_inference
 import sparselmm
 from sparselmm.inference.resampling import bootstrap
 from sparselmm.likelihood.many.responses import ResponseFitter
-from sparselmm.results.bootstrapped import BootstrapResults
+from sparselmm.results.tables.bootstrap import BootstrapResults
 
 REFERENCE = json.loads(
     sparselmm.datasets.data_dir().joinpath("reference/extra/simulation.json").read_text("utf-8")

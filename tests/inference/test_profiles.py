@@ -13,9 +13,9 @@ from scipy import stats
 from scipy.optimize import minimize_scalar
 
 import sparselmm
-from sparselmm import plots
 from sparselmm.base.exceptions import DataError
 from sparselmm.inference.intervals.profiles import Profiler
+from sparselmm.results.plots.figure import pyplot
 
 
 def having(section):
@@ -256,7 +256,7 @@ def test_plot_draws_every_parameter():
 def test_plot_without_matplotlib(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(ImportError, match="sparselmm\\[plots\\]"):
-        plots.pyplot()
+        pyplot()
 
 
 def test_profiles_do_not_depend_on_units():

@@ -8,10 +8,11 @@ import pandas as pd
 import pytest
 from scipy.stats import norm
 
-from sparselmm import MixedLM, datasets, labels
+from sparselmm import MixedLM, datasets
 from sparselmm.base.exceptions import DataError, MemoryLimitError
 from sparselmm.factor.solver import BlockSolver
 from sparselmm.inference.prediction import contrasts as blup_contrasts
+from sparselmm.results.print import labels
 
 FORMULAS = {
     "one factor": ("sleepstudy", "Reaction ~ Days + (Days | Subject)", "Subject"),

@@ -12,7 +12,7 @@ from sparselmm.base import kernels_stacks as kernels_batched
 from sparselmm.likelihood.many import BatchedModel, Projector, setup
 from sparselmm.likelihood.many.evaluation import SMALL_ORDER, evaluate, invert
 from sparselmm.likelihood.many.responses import ResponseFitter
-from sparselmm.results import many as many_module
+from sparselmm.results.tables import many as many_module
 
 REFERENCE = json.loads(
     sparselmm.datasets.data_dir().joinpath("reference/extra/simulation.json").read_text("utf-8")

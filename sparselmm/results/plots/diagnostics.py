@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import norm
 
 from sparselmm.base.types import FloatArray
-from sparselmm.plots import pyplot
+from sparselmm.results.plots.figure import pyplot
 
 MANY_POINTS = 5_000
 """From this many points on they are drawn small and faint."""

@@ -13,7 +13,7 @@ from reference_fits import REFERENCE_IDS, reference_fit
 from scipy.stats import norm
 
 import sparselmm
-from sparselmm import MixedLM, MixedLMResults, datasets, labels
+from sparselmm import MixedLM, MixedLMResults, datasets
 from sparselmm.base.exceptions import (
     DataError,
     MemoryLimitError,
@@ -22,6 +22,7 @@ from sparselmm.base.exceptions import (
     SpecificationWarning,
 )
 from sparselmm.inference import effects
+from sparselmm.results.print import labels
 
 LARGE = {"chem97", "insteval", "mathach"}
 IDS = [

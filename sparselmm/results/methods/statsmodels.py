@@ -12,7 +12,11 @@ import pandas as pd
 from sparselmm.base import storage
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray
-from sparselmm.contrasts import (
+from sparselmm.design.formula.constraints import linear_constraints
+from sparselmm.design.subsets import without_rows
+from sparselmm.inference.packing import MixedLMParams, Packing
+from sparselmm.results.methods.base import ResultsBase, from_rows
+from sparselmm.results.tables.hypotheses import (
     ContrastResults,
     PairwiseResults,
     TermTests,
@@ -21,10 +25,6 @@ from sparselmm.contrasts import (
     t_tests,
     wald,
 )
-from sparselmm.design.formula.constraints import linear_constraints
-from sparselmm.design.subsets import without_rows
-from sparselmm.inference.packing import MixedLMParams, Packing
-from sparselmm.results.base import ResultsBase, from_rows
 
 
 class ResultsInterface(ResultsBase):

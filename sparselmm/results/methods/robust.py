@@ -15,7 +15,7 @@ from sparselmm.design.factors import factorize
 from sparselmm.design.row_arguments import take
 from sparselmm.design.validate import aligned
 from sparselmm.inference.hypotheses.robust import KINDS, ClusterRobust, cluster_robust
-from sparselmm.results.base import Matrix, ResultsBase, from_rows
+from sparselmm.results.methods.base import Matrix, ResultsBase, from_rows
 
 
 class RobustResults(ResultsBase):

@@ -13,13 +13,13 @@ import pandas as pd
 from sparselmm.base.arguments import check_alpha
 from sparselmm.base.exceptions import DataError, MemoryLimitError, RemovedRowsError
 from sparselmm.base.types import FloatArray, IntArray
-from sparselmm.contrasts import adjusted
 from sparselmm.design import BuiltDesign
 from sparselmm.design.formula.expressions import names_in, plain_column
 from sparselmm.inference.estimates import Estimates
 from sparselmm.inference.hypotheses import marginal_means
 from sparselmm.inference.hypotheses.ddf import DenominatorDF
 from sparselmm.inference.hypotheses.estimability import null_space
+from sparselmm.results.tables.hypotheses import adjusted
 
 WEIGHTS = ("equal", "proportional")
 

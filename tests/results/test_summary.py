@@ -10,7 +10,7 @@ import pytest
 from sparselmm import MixedLM, datasets
 from sparselmm.base.exceptions import SingularMatrixWarning
 from sparselmm.inference.variances import VarianceRow
-from sparselmm.summary import (
+from sparselmm.results.print.summary import (
     Summary,
     coefficient_table,
     group_facts,

@@ -11,11 +11,11 @@ import pandas as pd
 from sparselmm.base.exceptions import RemovedRowsError
 from sparselmm.base.types import FloatArray
 from sparselmm.design import BuiltDesign
-from sparselmm.fitting import Given
 from sparselmm.inference.estimates import Estimates
 from sparselmm.inference.hypotheses.ddf import DDF_METHODS, DenominatorDF, denominator_df
 from sparselmm.likelihood.deviance import PLSFit, ProfiledDeviance
 from sparselmm.likelihood.optimize import OptSummary
+from sparselmm.results.given import Given
 
 Vector = Any
 """pandas Series when the user works with pandas, ndarray otherwise."""

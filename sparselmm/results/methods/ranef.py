@@ -10,11 +10,9 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from sparselmm import labels
 from sparselmm.base.arguments import check_alpha, shown
 from sparselmm.base.exceptions import DataError, MemoryLimitError
 from sparselmm.base.types import CSR, FloatArray, IntArray
-from sparselmm.contrasts import adjusted
 from sparselmm.design.exact_labels import label_index
 from sparselmm.design.factors import match
 from sparselmm.design.rows import mixed, of_columns
@@ -24,7 +22,9 @@ from sparselmm.inference.effects import FactorTable
 from sparselmm.inference.estimates import intervals, p_values
 from sparselmm.inference.prediction import contrasts as blup_contrasts
 from sparselmm.inference.prediction import variance as prediction_variance
-from sparselmm.results.base import ResultsBase
+from sparselmm.results.methods.base import ResultsBase
+from sparselmm.results.print import labels
+from sparselmm.results.tables.hypotheses import adjusted
 
 RANK_METHODS = ("joint", "marginal")
 

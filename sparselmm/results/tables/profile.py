@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
-from sparselmm import plots
 from sparselmm.base.arguments import check_alpha
 from sparselmm.base.exceptions import DataError
 from sparselmm.inference.intervals.profiles import Parameter, Point, Profiler
+from sparselmm.results.plots import profiles as plots
 
 
 @dataclass(frozen=True, eq=False)

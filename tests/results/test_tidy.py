@@ -11,7 +11,7 @@ from reference_models import at_reference, compare
 
 import sparselmm
 from sparselmm import datasets
-from sparselmm.tables import number
+from sparselmm.results.print.model_table import number
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sparselmm.SingularMatrixWarning"),

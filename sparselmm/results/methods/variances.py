@@ -24,8 +24,8 @@ from sparselmm.inference.intervals.variance_components import (
     variance_weights,
 )
 from sparselmm.inference.resampling import bootstrap
-from sparselmm.labels import varcorr_frame
-from sparselmm.results.base import ResultsBase, from_rows
+from sparselmm.results.methods.base import ResultsBase, from_rows
+from sparselmm.results.print.labels import varcorr_frame
 
 
 class InferenceResults(ResultsBase):

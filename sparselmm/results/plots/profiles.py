@@ -10,29 +10,13 @@ from scipy.interpolate import PchipInterpolator
 from scipy.stats import norm
 
 from sparselmm.base.types import FloatArray
+from sparselmm.results.plots.figure import pyplot
 
 LEVELS = (0.5, 0.8, 0.9, 0.95, 0.99)
 """Confidence levels marked in a profile."""
 
 REACHED = 1.01
 """A profile made to end at a level may stop this factor short of its quantile."""
-
-
-def pyplot() -> Any:
-    """Pyplot of matplotlib.
-
-    Raises
-    ------
-    ImportError
-        When it is not installed; the message says how to get it.
-    """
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError(
-            "plots need matplotlib, which is not installed: pip install 'sparselmm[plots]'"
-        ) from error
-    return plt
 
 
 def profile_plot(curves: Mapping[str, FloatArray], absolute: bool) -> Any:

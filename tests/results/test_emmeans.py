@@ -12,7 +12,7 @@ from reference_fits import INFERENCE_IDS, reference_fit, reference_inference
 from sparselmm import MixedLM, datasets
 from sparselmm.base.exceptions import DataError, MemoryLimitError, RankDeficiencyWarning
 from sparselmm.inference.hypotheses import marginal_means
-from sparselmm.results import emmeans
+from sparselmm.results.tables import emmeans
 
 FOLDER = datasets.data_dir().joinpath("reference", "extra")
 METHODS = {"z": "asymptotic", "satterthwaite": "satterthwaite", "kenward-roger": "kenward-roger"}

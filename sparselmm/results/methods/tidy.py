@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from sparselmm import labels, tables
 from sparselmm.base.exceptions import DataError
 from sparselmm.design.terms import apart
 from sparselmm.design.validate import aligned
@@ -17,7 +16,9 @@ from sparselmm.inference.effects import factor_tables
 from sparselmm.inference.hypotheses.ddf import DenominatorDF
 from sparselmm.inference.prediction import means as prediction
 from sparselmm.inference.variances import VarianceRow
-from sparselmm.results.base import ResultsBase, from_rows
+from sparselmm.results.methods.base import ResultsBase, from_rows
+from sparselmm.results.print import labels
+from sparselmm.results.print import model_table as tables
 
 EFFECTS = ("fixed", "ran_pars", "ran_vals", "ran_coefs")
 COLUMNS = (

@@ -32,8 +32,9 @@ from sparselmm.inference.resampling.simulate import (
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.many.responses import ResponseFitter
 from sparselmm.likelihood.optimize import OptSummary
-from sparselmm.results.base import from_rows
-from sparselmm.results.bootstrapped import (
+from sparselmm.results.methods.base import from_rows
+from sparselmm.results.methods.power import PowerMethods
+from sparselmm.results.tables.bootstrap import (
     BootstrapResults,
     OnReplicates,
     earlier,
@@ -41,8 +42,7 @@ from sparselmm.results.bootstrapped import (
     replicated,
     write,
 )
-from sparselmm.results.many import ManyResults, fit_many
-from sparselmm.results.powered import PowerMethods
+from sparselmm.results.tables.many import ManyResults, fit_many
 
 RANDOM = ("resample", "conditional")
 """What simulated responses do with the random effects."""

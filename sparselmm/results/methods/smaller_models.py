@@ -15,8 +15,8 @@ from sparselmm.inference.hypotheses.ddf import DenominatorDF
 from sparselmm.inference.hypotheses.rlrt import ExactTest, NullSpectrum, exact_test
 from sparselmm.inference.intervals.profiles import Parameter, Profiler, parameters, theta_parameters
 from sparselmm.likelihood.covariance import Covariance
-from sparselmm.results.profiled import ProfileResults, limits, profiled
-from sparselmm.results.robust import RobustResults
+from sparselmm.results.methods.robust import RobustResults
+from sparselmm.results.tables.profile import ProfileResults, limits, profiled
 
 SCALES = ("sd", "variance")
 
