@@ -23,7 +23,7 @@ from sparselmm.base.exceptions import (
 from sparselmm.design import VCSpec
 from sparselmm.design.known_covariance import KnownCovariance, car, pedigree
 from sparselmm.inference.packing import MixedLMParams
-from sparselmm.model import MixedLM, mixedlm
+from sparselmm.model.mixedlm import MixedLM, mixedlm
 from sparselmm.results import MixedLMResults, ModelComparison, ProfileResults, compare
 from sparselmm.results.tables.bootstrap import BootstrapResults
 from sparselmm.results.tables.many import ManyResults

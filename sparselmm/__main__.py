@@ -32,7 +32,7 @@ from sparselmm import __version__, datasets
 from sparselmm.base.arguments import suggestion
 from sparselmm.base.exceptions import ModelWarning, SparseLMMError, SpecificationWarning
 from sparselmm.likelihood.optimize import SCIPY_METHODS
-from sparselmm.model import DENSE_LIMIT, MixedLM
+from sparselmm.model.mixedlm import DENSE_LIMIT, MixedLM
 from sparselmm.results import MixedLMResults
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}

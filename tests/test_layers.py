@@ -18,12 +18,9 @@ LAYERS = (  # lowest first; imports go downwards or sideways, never in a circle
     "likelihood",
     "inference",
     "results",
+    "model",
     "formula",
     "batched",
-    "profiled",
-    "penalized fitting holders compat cloning",
-    "regularized",
-    "model",
     "__init__ __main__",
 )
 HOMES = {  # modules that may import these packages; every other package may be imported anywhere

@@ -20,14 +20,19 @@ from sparselmm.base.exceptions import (
 from sparselmm.base.progress import Progress
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import FloatArray
-from sparselmm.cloning import model_of, with_arrays, with_data
-from sparselmm.compat import StatsmodelsInterface
 from sparselmm.design import BuiltDesign, capture_env, from_arrays, from_formula
 from sparselmm.design.validate import aligned, check_levels
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.plan import Candidate, FitPlan, make_plan
 from sparselmm.factor.solver import BlockSolver
-from sparselmm.fitting import (
+from sparselmm.inference.packing import MixedLMParams
+from sparselmm.likelihood.covariance import Covariance, singular_terms
+from sparselmm.likelihood.dense import DenseDeviance
+from sparselmm.likelihood.deviance import ProfiledDeviance
+from sparselmm.likelihood.held import Held
+from sparselmm.likelihood.moments import moment_start
+from sparselmm.likelihood.optimize import OptSummary
+from sparselmm.model.fit import (
     HARDLY,
     checked_keywords,
     checked_starts,
@@ -40,15 +45,10 @@ from sparselmm.fitting import (
     start_parameters,
     without_fixed,
 )
-from sparselmm.inference.packing import MixedLMParams
-from sparselmm.likelihood.covariance import Covariance, singular_terms
-from sparselmm.likelihood.dense import DenseDeviance
-from sparselmm.likelihood.deviance import ProfiledDeviance
-from sparselmm.likelihood.held import Held
-from sparselmm.likelihood.moments import moment_start
-from sparselmm.likelihood.optimize import OptSummary
-from sparselmm.penalized import Mask, PenalizedDeviance
-from sparselmm.regularized import RegularizedFits
+from sparselmm.model.regularized import RegularizedFits
+from sparselmm.model.statsmodels.cloning import model_of, with_arrays, with_data
+from sparselmm.model.statsmodels.interface import StatsmodelsInterface
+from sparselmm.model.statsmodels.penalized import Mask, PenalizedDeviance
 from sparselmm.results import MixedLMResults
 from sparselmm.results.given import Given
 from sparselmm.results.tables.many import ManyResults, fit_many

@@ -27,7 +27,7 @@ from sparselmm.likelihood.deviance import PLSFit, ProfiledDeviance, difference_h
 from sparselmm.likelihood.held import FixedEntries
 from sparselmm.likelihood.patterned import Patterned
 from sparselmm.likelihood.term_covariance import TermCovariance
-from sparselmm.profiled import add_packed, fit_at, point
+from sparselmm.model.statsmodels.packed_likelihood import add_packed, fit_at, point
 
 
 @dataclass(frozen=True, eq=False)

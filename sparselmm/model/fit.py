@@ -20,7 +20,7 @@ from sparselmm.inference.packing import MixedLMParams, Packing
 from sparselmm.likelihood.deviance import Deviance, PLSFit, ProfiledDeviance
 from sparselmm.likelihood.multistart import minimize_globally
 from sparselmm.likelihood.optimize import SCIPY_METHODS, Callback, OptSummary, Recorder, certify
-from sparselmm.penalized import Mask, Penalties, minimize_constrained
+from sparselmm.model.statsmodels.penalized import Mask, Penalties, minimize_constrained
 
 ALLOWED = ("gtol", "maxiter", "eps", "maxcor", "ftol", "tol", "disp", "maxls")
 """Keywords statsmodels passes on to its optimizers."""
@@ -247,45 +247,4 @@ def without_fixed(fit: PLSFit, held: BoolArray) -> PLSFit:
     information = np.linalg.inv(fit.vcov_unscaled)[np.ix_(free, free)]
     vcov = np.zeros_like(fit.vcov_unscaled)
     vcov[np.ix_(free, free)] = np.linalg.inv(information)
-    return replace(fit, vcov_unscaled=vcov)
-
-
-def shooting(fit: PLSFit, alpha: FloatArray, ceps: float, ptol: float, maxit: int) -> FloatArray:
-    """L1-penalized fixed effects by cyclic coordinate descent, (r,).
-
-    Minimizes ``(y - X b)'V^-1(y - X b) + sum alpha_j |b_j|``, V in the units of the data, from the
-    unpenalized estimate; a coefficient smaller than ``ceps`` is left where it is (Friedman, Hastie
-    & Tibshirani 2010, section 2).
-
-    Parameters
-    ----------
-    fit : PLSFit
-        The unpenalized fit.
-    alpha : ndarray, (r,)
-    ceps, ptol : float
-    maxit : int
-    """
-    S = np.linalg.inv(fit.vcov_unscaled) / fit.scale
-    target = S @ fit.beta
-    beta = fit.beta.copy()
-    for _ in range(maxit):
-        before = beta.copy()
-        for j in range(len(beta)):
-            if abs(beta[j]) < ceps:
-                continue
-            beta[j] = 0.0
-            slope = -2.0 * float(target[j] - S[j] @ beta)
-            if abs(slope) > alpha[j]:
-                beta[j] = -(slope - np.copysign(alpha[j], slope)) / (2.0 * S[j, j])
-        if np.abs(before - beta).max(initial=0.0) < ptol:
-            break
-    return beta
-
-
-def known_only(fit: PLSFit, ceps: float) -> PLSFit:
-    """The fit with NaN for the covariance of coefficients that the penalty removed."""
-    stay = np.flatnonzero(np.abs(fit.beta) > ceps)
-    information = np.linalg.inv(fit.vcov_unscaled)[np.ix_(stay, stay)]
-    vcov = np.full_like(fit.vcov_unscaled, np.nan)
-    vcov[np.ix_(stay, stay)] = np.linalg.inv(information)
     return replace(fit, vcov_unscaled=vcov)

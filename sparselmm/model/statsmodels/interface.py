@@ -17,12 +17,19 @@ from sparselmm.design.rows import members, random_part
 from sparselmm.design.terms import Design, RandomTerm
 from sparselmm.design.validate import aligned
 from sparselmm.factor.crossprod import CrossProducts
-from sparselmm.holders import ComponentMatrices, Distribution, ModelData
 from sparselmm.inference.packing import MixedLMParams, Packing
 from sparselmm.inference.variances import VarianceLayout
 from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.deviance import PLSFit, ProfiledDeviance
-from sparselmm.profiled import add_packed, fit_at, hessian, point, score_raw, score_sqrt
+from sparselmm.model.statsmodels.holders import ComponentMatrices, Distribution, ModelData
+from sparselmm.model.statsmodels.packed_likelihood import (
+    add_packed,
+    fit_at,
+    hessian,
+    point,
+    score_raw,
+    score_sqrt,
+)
 
 
 class StatsmodelsInterface:
@@ -466,7 +473,7 @@ class StatsmodelsInterface:
         return Distribution(X @ at.fe_params, self.built.design.terms, lams, scale)
 
     def _get_init_kwds(self) -> dict[str, Any]:
-        """Keywords that make the same model of another y and X; see :mod:`sparselmm.cloning`."""
+        """Keywords that make the same model of another y and X; see :mod:`sparselmm.model.statsmodels.cloning`."""
         formula = self.built.spec.formula
         keywords = {} if formula is None else {"formula": formula}
         return {**keywords, "use_sqrt": self.use_sqrt, "model_spec": self.built}

@@ -8,7 +8,7 @@ import pytest
 
 from sparselmm import datasets
 from sparselmm import mixedlm as mixedlm
-from sparselmm.model import MixedLM
+from sparselmm.model.mixedlm import MixedLM
 
 DATA = datasets.load("sm_dietox")
 PASTES = datasets.load("sm_pastes")
