@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from tqdm import tqdm
 
-from sparselmm.likelihood.optimize import Evaluation
+from sparselmm.base.types import FloatArray
 
 PATIENCE = 3.0
 """Seconds after which a fit on a terminal or in a notebook starts to show its progress."""
+
+
+class Evaluated(Protocol):
+    """What is shown of an evaluation of the deviance."""
+
+    @property
+    def theta(self) -> FloatArray:
+        """Covariance parameters."""
+
+    @property
+    def deviance(self) -> float:
+        """Value; ``inf`` where the factorization failed."""
+
+    @property
+    def gradient_norm(self) -> float:
+        """Largest absolute entry of the gradient; NaN where there is none."""
 
 
 class Progress:
@@ -24,9 +40,9 @@ class Progress:
         self._start = time.perf_counter()
         self._count = 0
         self._open = False
-        self._last: Evaluation | None = None
+        self._last: Evaluated | None = None
 
-    def __call__(self, evaluation: Evaluation) -> None:
+    def __call__(self, evaluation: Evaluated) -> None:
         """Count an evaluation and show it when it is time."""
         self._count += 1
         self._last = evaluation

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from sparselmm.base.types import CSR, IntArray
-from sparselmm.design import BuiltDesign
+from sparselmm.design.spec import BuiltDesign
 from sparselmm.design.terms import Design, Levels, RandomTerm
 
 

@@ -10,10 +10,11 @@ docs/design.md); only their ratios matter for the choice.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -25,7 +26,6 @@ from sparselmm.factor.coupling import is_full
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.layout import Layout, Strategy
 from sparselmm.factor.solver import FEW_LEVELS, WIDE_LEVEL
-from sparselmm.likelihood.covariance import Covariance
 
 RATE = {
     "dense": 60e9,
@@ -94,6 +94,26 @@ UNKNOWN_MEMORY = 4_000_000_000
 
 ANALYSE_LIMIT = 60_000_000
 """Entries of a pattern above which its sparse analysis would cost more than it could gain."""
+
+
+class TermParameters(Protocol):
+    """How many parameters the covariance of one term's k coefficients has."""
+
+    @property
+    def k(self) -> int:
+        """Coefficients per level."""
+
+    @property
+    def n_tangent(self) -> int:
+        """Directions of a step."""
+
+
+class Parameters(Protocol):
+    """The covariance parameters of a model, as far as they cost time and memory."""
+
+    @property
+    def terms(self) -> Sequence[TermParameters]:
+        """One of each random-effects term."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -285,7 +305,7 @@ def _lines(path: str) -> list[str]:
 
 def make_plan(
     cross: CrossProducts, names: tuple[str, ...], memory_limit: int | None = None,
-    covariance: Covariance | None = None,
+    covariance: Parameters | None = None,
 ) -> FitPlan:  # fmt: skip
     """Price every factorization of a model.
 
@@ -297,7 +317,7 @@ def make_plan(
         Names of the terms, for the table.
     memory_limit : int, optional
         Bytes; default what the machine has available.
-    covariance : Covariance, optional
+    covariance : Parameters, optional
         What the search moves; None leaves its own work out.
     """
     candidates = [_dense(cross)]
@@ -352,7 +372,7 @@ def _base(cross: CrossProducts) -> tuple[int, float]:
     return 8 * cross.q * m * 4, OVERHEAD * len(cross.sizes) + 4.0 * cross.q * m / RATE["loop"]
 
 
-def _search(cross: CrossProducts, covariance: Covariance | None) -> tuple[int, float]:
+def _search(cross: CrossProducts, covariance: Parameters | None) -> tuple[int, float]:
     """Memory and time of what no factorization changes: X, and steps of the variances.
 
     Matrices of the fixed effects (r, r), columns of the random effects that every direction of a

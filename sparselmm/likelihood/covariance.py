@@ -1,7 +1,8 @@
 """The map between the parameter vector theta and the block-diagonal factor Lambda.
 
 Term ``t`` contributes ``I_l (x) lambda_t`` to Lambda. Theta holds the parameters of every
-``lambda_t``, term after term, see :mod:`sparselmm.likelihood.term_covariance` and :mod:`sparselmm.likelihood.patterned`.
+``lambda_t``, term after term, see :mod:`sparselmm.likelihood.term_covariance` and
+:mod:`sparselmm.likelihood.patterned`.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 The default is a trust-region Newton method (Nocedal & Wright 2006, algorithm 4.1 with the exact
 subproblem of section 4.3). Its model Hessian is the average information plus the exact curvature
-of ``lambda -> lambda lambda'`` (see :mod:`sparselmm.likelihood.deviance`), one factorization per iteration. A
-search that is not over after `PATIENCE` iterations has met a place where the average information is
-wrong by a factor: from there on the model is the exact Hessian.
+of ``lambda -> lambda lambda'`` (see :mod:`sparselmm.likelihood.deviance`), one factorization per
+iteration. A search that is not over after `PATIENCE` iterations has met a place where the average
+information is wrong by a factor: from there on the model is the exact Hessian.
 
 Geometry. The deviance depends on ``lambda_t`` only through ``Psi_t = lambda_t lambda_t'``. A step
 therefore moves all k x k entries of the root, across the rotations ``lambda_t K`` (K
@@ -17,7 +17,8 @@ Theta is unconstrained: the deviance is even in every column of ``lambda_t``, so
 variance is an ordinary stationary point. Whether it is a minimum shows in the derivative
 with respect to the variance, which is checked before a zero is accepted.
 
-`minimize` is one search from one start; :mod:`sparselmm.likelihood.multistart` decides when more are made.
+`minimize` is one search from one start; :mod:`sparselmm.likelihood.multistart` decides when more
+are made.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """What a fit gives back: estimates, random effects, predictions, in the words of statsmodels.
 
 Every number is computed by a function on arrays in :mod:`sparselmm.likelihood.deviance`,
-:mod:`sparselmm.inference.estimates`, :mod:`sparselmm.inference.effects` or :mod:`sparselmm.inference.prediction.means`; here it gets
-its label. What costs more than the fit itself is computed when first asked for.
+:mod:`sparselmm.inference.estimates`, :mod:`sparselmm.inference.effects` or
+:mod:`sparselmm.inference.prediction.means`; here it gets its label. What costs more than the fit
+itself is computed when first asked for.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Random models with few rows, and their lowest deviance by a search that shares nothing with ours.
 
-    python tests/support/random_models.py 0 2000        fits models 0 ... 1999 and prints what went wrong
+    python tests/support/random_models.py 0 2000   fits models 0 ... 1999 and prints what went
+    wrong
 
 A model is a number: the same number gives the same model. Kinds of random effects, sizes, weights,
 offsets and scales are drawn far beyond what is sensible, because that is where a deviance has

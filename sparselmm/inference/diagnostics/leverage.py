@@ -1,8 +1,8 @@
 """Leverage: how much each fitted value follows its own observation.
 
 At given theta the fitted values ``X beta + Z b`` are linear in y. With ``W`` the prior weights,
-``g_i = Lambda'z_i`` and ``M, K, S_xx`` as in :mod:`sparselmm.likelihood.deviance`, the diagonal of the matrix
-that maps y to its fitted values is
+``g_i = Lambda'z_i`` and ``M, K, S_xx`` as in :mod:`sparselmm.likelihood.deviance`, the diagonal of
+the matrix that maps y to its fitted values is
 
     h_i = w_i [ g_i'M^-1 g_i + |S_xx^-1/2' (x_i - K_x'g_i)|^2 ]
 

@@ -2,9 +2,9 @@
 
 A marginal mean is ``L beta`` with L the average of rows of X over a reference grid (Searle, Speed &
 Milliken 1980, *The American Statistician* 34(4), 216-221). Its t statistic uses the covariance of
-beta and the degrees of freedom of a :class:`~sparselmm.inference.hypotheses.ddf.DenominatorDF`. Adjusted for
-all pairs of k means, Tukey's p-value is ``P(q_{k, df} > sqrt(2) |t|)`` with q the studentized range
-(Kramer 1956, *Biometrics* 12(3), 307-310, for unequal variances).
+beta and the degrees of freedom of a :class:`~sparselmm.inference.hypotheses.ddf.DenominatorDF`.
+Adjusted for all pairs of k means, Tukey's p-value is ``P(q_{k, df} > sqrt(2) |t|)`` with q the
+studentized range (Kramer 1956, *Biometrics* 12(3), 307-310, for unequal variances).
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ For one contrast l of beta with estimated variance ``f = l'V_beta l``,
     df = 2 f^2 / Var(f),   Var(f) = g'A g,   g = df / d(theta, sigma),   A = 2 H^-1           (1)
 
 (Satterthwaite 1946; Giesbrecht & Burns 1985), H the Hessian of the deviance with sigma not
-profiled out. Both derivatives are exact (:mod:`sparselmm.inference.hypotheses.information`). For several
-contrasts the eigenvectors of ``L V_beta L'`` make t statistics with df nu_m of their own, and the
-mean of the squares of q of them is referred to
+profiled out. Both derivatives are exact (:mod:`sparselmm.inference.hypotheses.information`). For
+several contrasts the eigenvectors of ``L V_beta L'`` make t statistics with df nu_m of their own,
+and the mean of the squares of q of them is referred to
 
     F(q, 2E / (E - q)),   E = sum_m nu_m / (nu_m - 2)                                         (2)
 

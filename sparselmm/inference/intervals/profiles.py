@@ -8,8 +8,8 @@ over everything else; ``zeta(v) = sign(v - estimate) sqrt(d(v) - d(estimate))`` 
 normal quantiles (Bates & Watts 1988, section 6.1; Bates, Maechler, Bolker & Walker 2015, section
 5.1). The likelihood is the ordinary one also after a REML fit, as in lme4.
 
-The constraints are those of :mod:`sparselmm.inference.intervals.constrained`; every point of a profile is a
-minimization with the exact gradient, warm-started from the nearest known point.
+The constraints are those of :mod:`sparselmm.inference.intervals.constrained`; every point of a
+profile is a minimization with the exact gradient, warm-started from the nearest known point.
 """
 
 from __future__ import annotations

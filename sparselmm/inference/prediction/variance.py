@@ -375,7 +375,8 @@ def parameter_covariance(est: Estimates) -> FloatArray:
     """Estimation covariance of ``(theta, sigma^2)``, (n_theta + 1, n_theta + 1).
 
     From the observed information with sigma^2 not profiled out, see
-    :mod:`sparselmm.inference.variances`; zero for theta of a singular term, which is taken as known.
+    :mod:`sparselmm.inference.variances`; zero for theta of a singular term, which is taken as
+    known.
     """
     cov = est.variance_covariance.theta
     free = np.diag(cov) != 0

@@ -1,11 +1,11 @@
 """The profiled deviance of many responses to one design, each at its own theta.
 
-For m responses only the last columns of B and C differ (see :mod:`sparselmm.factor.crossprod`), so that
-a model is set up once and the algebra of :mod:`sparselmm.likelihood.deviance` is done on stacks of small
-matrices. As in :mod:`sparselmm.factor.solver` a *head*, a grouping factor with block-diagonal part
-``A_l`` of A (levels l), is eliminated in closed form. With ``E_l`` the rows of ``[A, B_x]`` that
-couple it to the other random effects and to the fixed effects (together the *rest*), ``v`` the
-last column of B,
+For m responses only the last columns of B and C differ (see :mod:`sparselmm.factor.crossprod`), so
+that a model is set up once and the algebra of :mod:`sparselmm.likelihood.deviance` is done on
+stacks of small matrices. As in :mod:`sparselmm.factor.solver` a *head*, a grouping factor with
+block-diagonal part ``A_l`` of A (levels l), is eliminated in closed form. With ``E_l`` the rows of
+``[A, B_x]`` that couple it to the other random effects and to the fixed effects (together the
+*rest*), ``v`` the last column of B,
 
     D_l = lambda'A_l lambda + I,    W_l = lambda D_l^-1 lambda'
     T = [[A_RR, B_Rx], [B_xR, C_xx]] - sum_l E_l'W_l E_l,      t = (v_R, c_xy) - sum_l E_l'W_l v_l

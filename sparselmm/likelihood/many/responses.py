@@ -1,9 +1,9 @@
 """Fits of many responses to one design.
 
-Where the model allows it the searches run on stacks (:mod:`sparselmm.likelihood.many`). A response whose
-end is not certified there, or that stops beside a false zero, is fitted alone by
-:func:`sparselmm.likelihood.optimize.minimize`. So is every response of a model that does not suit stacks;
-there the analysis of the pattern of M is shared.
+Where the model allows it the searches run on stacks (:mod:`sparselmm.likelihood.many`). A response
+whose end is not certified there, or that stops beside a false zero, is fitted alone by
+:func:`sparselmm.likelihood.optimize.minimize`. So is every response of a model that does not suit
+stacks; there the analysis of the pattern of M is shared.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from sparselmm.factor.solver import BlockSolver
 from sparselmm.likelihood.covariance import SINGULAR_TOLERANCE, singular_terms
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.engine import fit_design, with_cross
-from sparselmm.likelihood.many import BatchedModel, Projector, Responses, search
 from sparselmm.likelihood.many.evaluation import Points
+from sparselmm.likelihood.many.reduced import Projector, Responses
+from sparselmm.likelihood.many.search import search
+from sparselmm.likelihood.many.setup import BatchedModel
 from sparselmm.likelihood.moments import moment_start, moment_starts
 from sparselmm.likelihood.optimize import LIFT, TOLERANCE, OptSummary, minimize
 

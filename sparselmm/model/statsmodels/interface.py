@@ -473,7 +473,7 @@ class StatsmodelsInterface:
         return Distribution(X @ at.fe_params, self.built.design.terms, lams, scale)
 
     def _get_init_kwds(self) -> dict[str, Any]:
-        """Keywords that make the same model of another y and X; see :mod:`sparselmm.model.statsmodels.cloning`."""
+        """Keywords that make the same model of another y and X, see `cloning`."""
         formula = self.built.spec.formula
         keywords = {} if formula is None else {"formula": formula}
         return {**keywords, "use_sqrt": self.use_sqrt, "model_spec": self.built}

@@ -10,9 +10,9 @@ where ``V = W^-1 + Z Psi Z'``. Its derivative with respect to the symmetric ``Ps
     G_t = sum_j ( [Z'V^-1Z]_jj - [REML: [Z'V^-1X S^-1 X'V^-1Z]_jj] - (df / q) d_j d_j' )
         = lambda_t^-T ( l I - sum_j ( G_jj + K_xj S^-1 K_xj' + (df / q) u_j u_j' ) ) lambda_t^-1
 
-in the symbols of :mod:`sparselmm.likelihood.deviance`, with ``u = K (-beta, 1)`` at the beta in use. Next to
-a singular ``lambda_t`` it is taken at ``Psi_t`` plus a small multiple of the identity, since it is
-smooth in ``Psi_t``.
+in the symbols of :mod:`sparselmm.likelihood.deviance`, with ``u = K (-beta, 1)`` at the beta in
+use. Next to a singular ``lambda_t`` it is taken at ``Psi_t`` plus a small multiple of the identity,
+since it is smooth in ``Psi_t``.
 """
 
 from __future__ import annotations

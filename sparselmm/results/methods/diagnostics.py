@@ -190,7 +190,8 @@ class DiagnosticResults(ResultsBase):
         ----------
         Christensen, R., Pearson, L. M. and Johnson, W. (1992). Case-deletion diagnostics for mixed
         models. *Technometrics* 34(1), 38-45. The formulas used stand at the head of
-        :mod:`sparselmm.inference.diagnostics.deletion` and :mod:`sparselmm.inference.diagnostics.influence`.
+        :mod:`sparselmm.inference.diagnostics.deletion` and
+        :mod:`sparselmm.inference.diagnostics.influence`.
 
         Examples
         --------

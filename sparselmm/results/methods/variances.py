@@ -72,8 +72,8 @@ class InferenceResults(ResultsBase):
         one difference: in a model with an interaction but without one of its main effects, such
         as ``a + a:b``, lmerTest tests the coefficients of ``a``, whose meaning depends on the
         coding; here ``a`` counts as contained in ``a:b``, as in SAS. Degrees of freedom: equations
-        (1) and (2) of :mod:`sparselmm.inference.hypotheses.satterthwaite` (Fai & Cornelius 1996), (1) to (3)
-        of :mod:`sparselmm.inference.hypotheses.kenward_roger` (Kenward & Roger 1997).
+        (1) and (2) of :mod:`sparselmm.inference.hypotheses.satterthwaite` (Fai & Cornelius 1996),
+        (1) to (3) of :mod:`sparselmm.inference.hypotheses.kenward_roger` (Kenward & Roger 1997).
 
         References
         ----------
