@@ -13,12 +13,11 @@ from itertools import pairwise
 from typing import Any
 
 import pandas as pd
-from patsy import DesignInfo, EvalEnvironment
-from patsy.desc import INTERCEPT, Term
 
 from sparselmm.base.exceptions import DataError, FormulaError
 from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.design.column_types import as_float, check_numeric, kinds_of
+from sparselmm.design.formula import remembered
 from sparselmm.design.formula.bars import Bar, ParsedFormula, parse_formula, parse_one_sided
 from sparselmm.design.formula.expressions import names_in, plain_column
 from sparselmm.design.formula.namespace import (
@@ -27,7 +26,6 @@ from sparselmm.design.formula.namespace import (
     capture_env,
     categories_in,
     codes_of,
-    info_codes,
     learn,
     right_terms,
     single_term,
@@ -37,6 +35,7 @@ from sparselmm.design.formula.namespace import (
     with_r_names,
 )
 from sparselmm.design.formula.positions import positions
+from sparselmm.design.formula.remembered import INTERCEPT, DesignInfo, EvalEnvironment, Term
 from sparselmm.design.kinds.coded import GROUPS, coded_term, grouping
 from sparselmm.design.kinds.components import component
 from sparselmm.design.kinds.known import with_known
@@ -272,7 +271,7 @@ class _Matrices:
 
     def categories(self, space: Namespace) -> dict[str, pd.Index]:
         """Labels of the factors among the columns these designs use."""
-        codes = [code for info in self.infos.values() for code in info_codes(info)]
+        codes = [code for info in self.infos.values() for code in remembered.expressions(info)]
         names = {name for code in codes for name in names_in(code)} & set(space.columns)
         return categories_in({name: space.columns[name] for name in names})
 
@@ -295,11 +294,11 @@ def _response(code: str, matrices: _Matrices, space: Namespace) -> tuple[FloatAr
         raise DataError(f"the response {code!r} is categorical; it must be numeric")
     terms = single_term(code)
     info, values = matrices.info(terms), matrices.values(terms)
-    kinds = {memory.type for memory in info.factor_infos.values()}
-    if kinds != {"numerical"} or values.shape[1] != 1:
+    numbers = remembered.all_numerical(info)
+    if not numbers or values.shape[1] != 1:
         raise DataError(
             f"the response {code!r} must give one numeric column; it is "
-            f"{'categorical' if kinds != {'numerical'} else f'{values.shape[1]} columns'}"
+            f"{f'{values.shape[1]} columns' if numbers else 'categorical'}"
         )
     return values[:, 0], info.column_names[0]
 

@@ -112,10 +112,10 @@ def _with_blanks(
         column = spec.groups.column
         if column is None or spec.formula is None or exog.get(column, None) is None:
             given = {**given, "groups": unknown}
-    if spec.design_info is None:
+    if spec.formula is None:
         return exog, given
     used = {name for code in needed if code for name in names_in(code)}
-    used |= {name for factor in spec.design_info.factor_infos for name in names_in(factor.code)}
+    used |= set(spec.fixed_variables())
     blank = {}
     for term, _ in pairs:
         for code in term.factors if isinstance(term, CodedSpec | KnownSpec) else ():

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from patsy import EvalEnvironment
 
 from sparselmm.base.arguments import shown
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import AnyArray, BoolArray, FloatArray
 from sparselmm.design.exact_labels import objects
 from sparselmm.design.factors import Crossing, Factor, cross, factorize
+from sparselmm.design.formula.remembered import EvalEnvironment
 from sparselmm.design.kinds.matrices import UserMatrix, user_matrices
 from sparselmm.design.spec import row_vector
 from sparselmm.design.terms import Grouping

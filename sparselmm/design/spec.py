@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from patsy import DesignInfo, EvalEnvironment
 
 from sparselmm.base.exceptions import DataError, NoRandomEffectsError
 from sparselmm.base.types import CSR, AnyArray, BoolArray, FloatArray, IntArray
@@ -22,18 +21,19 @@ from sparselmm.design.column_types import (
     without_dtype,
 )
 from sparselmm.design.factors import match
+from sparselmm.design.formula import remembered
 from sparselmm.design.formula.bars import parse_formula
 from sparselmm.design.formula.expressions import names_in, plain_column
 from sparselmm.design.formula.namespace import (
     PATSY_NAMES,
     Namespace,
-    info_codes,
     is_known,
     rebuild,
     refuse_unseen,
     take_columns,
 )
 from sparselmm.design.formula.pickling import dumps
+from sparselmm.design.formula.remembered import DesignInfo, EvalEnvironment
 from sparselmm.design.kinds.coded import NewRows, TermSpec, new_matrix
 from sparselmm.design.terms import Design, RandomTerm, assemble_z
 from sparselmm.design.validate import (
@@ -200,7 +200,7 @@ class DesignSpec:
 
     def codes(self, random: bool = True, groupings: bool = True) -> list[str]:
         """Expressions evaluated on the data, the response apart; if asked, no plain groupings."""
-        codes = [] if self.design_info is None else info_codes(self.design_info)
+        codes = [] if self.design_info is None else remembered.expressions(self.design_info)
         codes += self.offsets
         for term in self.terms if random else ():
             left_out = () if groupings else term.groupings()
@@ -227,6 +227,34 @@ class DesignSpec:
         refuse_unseen(frame, known, rows)
         read = self.codes(random, groupings=False)
         return Namespace(frame, self.env, rows, take_columns(frame, names, read, known))
+
+    def term_columns(self) -> dict[str, list[int]] | None:
+        """Columns of X of every term, by its name; None for a model built from arrays."""
+        return None if self.design_info is None else remembered.term_columns(self.design_info)
+
+    def term_factors(self) -> dict[str, frozenset[str]]:
+        """Variables of every term of the fixed part, the intercept left out."""
+        return {} if self.design_info is None else remembered.term_factors(self.design_info)
+
+    def factor_levels(self, name: str) -> list[Any] | None:
+        """Levels of a column that enters the fixed part as a factor; None for a covariate."""
+        if name in self.categories:
+            return list(self.categories[name])
+        return (
+            None if self.design_info is None else remembered.column_levels(self.design_info, name)
+        )
+
+    def term_levels(self, name: str) -> list[Any] | None:
+        """Levels of a term of the fixed part that is one factor; None for any other."""
+        return None if self.design_info is None else remembered.term_levels(self.design_info, name)
+
+    def fixed_variables(self) -> list[str]:
+        """Names in the expressions of the fixed part and its offsets."""
+        codes = [] if self.design_info is None else remembered.expressions(self.design_info)
+        names = dict.fromkeys(name for code in (*codes, *self.offsets) for name in names_in(code))
+        if self.offset_column is not None:
+            names[self.offset_column] = None
+        return list(names)
 
     def variables(self) -> tuple[str, ...]:
         """Names of the data's columns that the formulas use, the response and weights left out."""

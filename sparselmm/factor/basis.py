@@ -103,7 +103,8 @@ def working_basis(X: FloatArray, y: FloatArray, w: FloatArray | None) -> Basis:
     return Basis(p, kept, T, shift)
 
 
-def _row_blocks(n: int) -> list[slice]:
+def row_blocks(n: int) -> list[slice]:
+    """The rows in blocks that a cache holds."""
     return [slice(start, min(start + CHUNK_ROWS, n)) for start in range(0, n, CHUNK_ROWS)]
 
 
@@ -111,7 +112,7 @@ def _gram(X: FloatArray, y: FloatArray, w: FloatArray | None) -> tuple[FloatArra
     """``X'WX`` and ``X'Wy``."""
     p = X.shape[1]
     G, right = np.zeros((p, p)), np.zeros(p)
-    for rows in _row_blocks(len(X)):
+    for rows in row_blocks(len(X)):
         part = X[rows] if w is None else X[rows] * w[rows, None]
         G += part.T @ X[rows]
         right += part.T @ y[rows]
@@ -125,7 +126,7 @@ def _residual_products(
     coefficients = np.zeros(X.shape[1])
     coefficients[kept] = shift
     out = np.zeros(X.shape[1])
-    for rows in _row_blocks(len(X)):
+    for rows in row_blocks(len(X)):
         residual = y[rows] - X[rows] @ coefficients
         out += X[rows].T @ (residual if w is None else residual * w[rows])
     return out[kept]
@@ -148,7 +149,7 @@ def _qr_factor(X: FloatArray, w: FloatArray | None) -> tuple[FloatArray, IntArra
     """Triangular factor of the independent columns of ``sqrt(W) X``, and which they are."""
     p = X.shape[1]
     R = np.zeros((0, p))
-    for rows in _row_blocks(len(X)):
+    for rows in row_blocks(len(X)):
         part = X[rows] if w is None else X[rows] * np.sqrt(w[rows, None])
         R = np.asarray(np.linalg.qr(np.vstack([R, part]), mode="r"))
     kept, factor = _independent(R, RANK_TOLERANCE)

@@ -26,7 +26,7 @@ from sparselmm.base.exceptions import DataError
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import CSR, FloatArray, IntArray, Snapshot
 from sparselmm.design.terms import Design, RandomTerm, term_slices
-from sparselmm.factor.basis import Basis, _row_blocks, working_basis
+from sparselmm.factor.basis import Basis, row_blocks, working_basis
 
 NEARLY_DENSE = 0.2
 """Share of nonzeros from which a product of user-made blocks is quicker by dense BLAS."""
@@ -234,7 +234,7 @@ def _fixed_products(design: Design, y: FloatArray, basis: Basis) -> tuple[FloatA
     m = basis.rank + 1
     B, C = np.zeros((design.q, m)), np.zeros((m, m))
     parts = term_slices(design.terms)
-    for rows in _row_blocks(design.n):
+    for rows in row_blocks(design.n):
         Xy = basis.apply(design.X[rows], y[rows])
         weighted = Xy if design.weights is None else Xy * design.weights[rows, None]
         C += Xy.T @ weighted

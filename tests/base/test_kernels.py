@@ -366,7 +366,7 @@ import sys
 sys.path.insert(0, {tests!r})
 import numpy as np
 from registry import MODELS
-from sparselmm import crossprod
+from sparselmm.factor import crossprod
 from sparselmm.factor.solver import Strategy
 crossprod.SMALL_ROWS = 0
 model = MODELS["crossed_three"]
@@ -382,7 +382,7 @@ assert numba.config.DISABLE_JIT
 def test_without_the_compiler():
     model = MODELS["crossed_three"]
     dense, theta = model.dense(True), model.theta("interior")
-    code = UNCOMPILED.format(tests=str(Path(__file__).parent))
+    code = UNCOMPILED.format(tests=str(Path(__file__).parents[1] / "support"))
     lines = python(code, NUMBA_DISABLE_JIT="1").splitlines()
     assert len(lines) == 2
     for line in lines:

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 import sparselmm
-from sparselmm.design import plain_designs
+from sparselmm.design.formula import plain_designs
 
 rng = np.random.default_rng(1)
 N = 60

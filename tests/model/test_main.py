@@ -15,7 +15,7 @@ from reference_fits import reference_fit
 from sparselmm import datasets
 from sparselmm.__main__ import DEMO, _digits, main, read_data
 
-ROOT = str(Path(__file__).parent.parent)
+ROOT = str(Path(__file__).parents[2])
 SLEEP = "Reaction ~ Days + (Days | Subject)"
 NESTED = [
     *("fit", "score ~ ses + female", "pupils", "--groups", "school", "--re", "1"),

@@ -33,6 +33,7 @@ from sparselmm.design.column_types import (
 )
 from sparselmm.design.exact_labels import readable
 from sparselmm.design.factors import Factor, factorize, match
+from sparselmm.design.formula import remembered
 from sparselmm.design.formula.arithmetic import GUARDS, guarded
 from sparselmm.design.formula.bars import balanced
 from sparselmm.design.formula.checked import Expression, Kept, Missing
@@ -458,7 +459,7 @@ def _build(infos: Sequence[DesignInfo], action: NAAction, space: Namespace) -> l
             continue
         matrix = plain_design(info, plain, n)
         if matrix is None:
-            with _patsy_errors(space, info_codes(info)):
+            with _patsy_errors(space, remembered.expressions(info)):
                 matrix = np.asarray(build_design_matrices([info], plain, NA_action=action)[0])
         if len(matrix) != n:
             raise FormulaError(
@@ -470,7 +471,7 @@ def _build(infos: Sequence[DesignInfo], action: NAAction, space: Namespace) -> l
 
 def _as_arrays(infos: Sequence[DesignInfo], columns: Mapping[str, Any]) -> dict[str, Any]:
     """Numeric columns that only occur by themselves as arrays, which patsy copies faster."""
-    uses = _uses({code for info in infos for code in info_codes(info)})
+    uses = _uses({code for info in infos for code in remembered.expressions(info)})
     return {
         name: column.to_numpy()
         if uses.get(name) == {""} and getattr(column.dtype, "kind", "") in "fiu"
@@ -491,11 +492,6 @@ def rebuild(info: DesignInfo, space: Namespace) -> FloatArray:
         matrix = matrix.copy()
         matrix[action.absent] = np.nan
     return matrix
-
-
-def info_codes(info: DesignInfo) -> list[str]:
-    """Expressions a remembered design evaluates."""
-    return [factor.code for factor in info.factor_infos]
 
 
 @contextmanager

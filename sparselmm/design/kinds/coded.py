@@ -13,14 +13,15 @@ from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
-from patsy import DesignInfo
 
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design.column_types import float_matrix
 from sparselmm.design.factors import Crossing, Factor, compact, cross, match, match_crossed
+from sparselmm.design.formula import remembered
 from sparselmm.design.formula.expressions import plain_column
-from sparselmm.design.formula.namespace import Namespace, info_codes, rebuild
+from sparselmm.design.formula.namespace import Namespace, rebuild
+from sparselmm.design.formula.remembered import DesignInfo
 from sparselmm.design.terms import Origin, RandomTerm, Structure
 from sparselmm.design.validate import Rows, aligned, check_codes, check_length, unknown_column
 
@@ -103,6 +104,11 @@ class CodedSpec:
         effects = set(effect_codes(self.effects))
         return [c for c, p in plain.items() if p and p[1] != "coded" and c not in effects]
 
+    def effect_columns(self) -> dict[str, list[int]] | None:
+        """Columns of the coefficients of every effect of the formula; None without a formula."""
+        info = self.effects
+        return None if info is None or isinstance(info, tuple) else remembered.term_columns(info)
+
     def evaluate(self, new: NewRows) -> RandomTerm:
         """The term on new rows."""
         codes = [
@@ -182,7 +188,7 @@ def effect_codes(effects: DesignInfo | tuple[str, ...] | None) -> list[str]:
     """Expressions the covariates are made of."""
     if effects is None:
         return []
-    return list(effects) if isinstance(effects, tuple) else info_codes(effects)
+    return list(effects) if isinstance(effects, tuple) else remembered.expressions(effects)
 
 
 def product(codes: Sequence[str], space: Namespace) -> FloatArray:

@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from patsy import DesignInfo
-from patsy.desc import Term
 
 from sparselmm.base.exceptions import FormulaError, SpecificationWarning, warn_user
 from sparselmm.base.types import CSR, AnyArray, BoolArray, IntArray, index_dtype
 from sparselmm.design.exact_labels import label_index, objects
 from sparselmm.design.factors import Crossing, Factor, cross, match
+from sparselmm.design.formula import remembered
 from sparselmm.design.formula.expressions import (
     names_in,
     parse_expression,
@@ -36,12 +35,12 @@ from sparselmm.design.formula.namespace import (
     build,
     categorical,
     codes_of,
-    info_codes,
     learn,
     rebuild,
     recoded,
     right_terms,
 )
+from sparselmm.design.formula.remembered import DesignInfo, Term
 from sparselmm.design.kinds.coded import GROUPS, CodedSpec, NewRows, TermSpec, coded_term, product
 from sparselmm.design.terms import Grouping, Levels, RandomTerm
 from sparselmm.design.validate import check_codes, check_finite, not_finite
@@ -256,7 +255,9 @@ class PerGroupSpec:
 
     def codes_used(self) -> list[str]:
         """Expressions it evaluates on the data."""
-        return list(dict.fromkeys(c for info in self.infos.values() for c in info_codes(info)))
+        return list(
+            dict.fromkeys(c for info in self.infos.values() for c in remembered.expressions(info))
+        )
 
     def groupings(self) -> list[str]:
         """Those of them that are columns read as labels and nothing else."""
@@ -270,7 +271,7 @@ class PerGroupSpec:
             info = self.infos[group]
             known = rows[_known_labels(info, new.space, rows)]
             if len(known):
-                part = _recoded(info, _part(new.space, known, info_codes(info)))
+                part = _recoded(info, _part(new.space, known, remembered.expressions(info)))
                 matrix = rebuild(info, part)
                 pieces.append((matrix, known, int(self.starts[group])))
         shape = (new.rows.n, int(self.starts[-1]))
@@ -337,23 +338,17 @@ def _part(space: Namespace, rows: IntArray, codes: list[str]) -> Namespace:
 def _recoded(info: DesignInfo, part: Namespace) -> Namespace:
     """New rows with each factor's labels in the order the group had in the fit."""
     columns = dict(part.columns)
-    for factor, memory in info.factor_infos.items():
-        plain = plain_column(factor.code)
-        if memory.type == "categorical" and plain is not None:
-            columns[plain[0]] = recoded(
-                columns[plain[0]], label_index(objects(list(memory.categories)))
-            )
+    for name, levels in remembered.factor_columns(info):
+        columns[name] = recoded(columns[name], label_index(objects(levels)))
     return replace(part, columns=columns)
 
 
 def _known_labels(info: DesignInfo, space: Namespace, rows: IntArray) -> BoolArray:
     """Rows whose labels the group had in the fit."""
     known = np.ones(len(rows), dtype=bool)
-    for factor, memory in info.factor_infos.items():
-        plain = plain_column(factor.code)
-        if memory.type == "categorical" and plain is not None:
-            labels = pd.Series(space.columns[plain[0]]).iloc[rows]
-            known &= match(objects(list(memory.categories)), labels) >= 0
+    for name, levels in remembered.factor_columns(info):
+        labels = pd.Series(space.columns[name]).iloc[rows]
+        known &= match(objects(levels), labels) >= 0
     return known
 
 

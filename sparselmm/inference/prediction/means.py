@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -20,9 +20,6 @@ from sparselmm.design.spec import as_frame, is_table, row_vector
 from sparselmm.design.terms import RandomTerm
 from sparselmm.design.validate import aligned
 from sparselmm.inference.estimates import Estimates
-
-if TYPE_CHECKING:
-    from pandas import Index
 
 UNSEEN = ("error", "population", "nan")
 """What to do with rows whose level of a grouping factor the fit has not seen."""
@@ -124,7 +121,7 @@ def predict(
     on: Switches,
     unseen: str,
     arrays: Mapping[str, Any],
-) -> tuple[FloatArray, Index | None]:
+) -> tuple[FloatArray, Any]:
     """Predicted means of new rows and their index; arguments as of ``MixedLMResults.predict``."""
     exog = new_rows(built, exog, transform)
     new = new_design(built, exog, transform, on, arrays)
@@ -183,7 +180,7 @@ def fixed_part(X: FloatArray, beta: FloatArray, offset: FloatArray | None) -> Fl
     return out if offset is None else out + offset
 
 
-def prior_weights(weights: Any, m: int, index: Index | None) -> FloatArray:
+def prior_weights(weights: Any, m: int, index: Any) -> FloatArray:
     """Prior weights of m new observations, (m,); 1 where none are given.
 
     Raises

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from sparselmm.base.exceptions import DataError
+from sparselmm.design.kinds.coded import CodedSpec
 from sparselmm.inference.diagnostics.caic import ConditionalAIC, conditional_aic
 from sparselmm.inference.hypotheses import comparison as tests
 from sparselmm.inference.hypotheses.ddf import DenominatorDF
@@ -163,19 +164,13 @@ class ComparisonResults(RobustResults):
 
     def _droppable(self) -> dict[str, list[int]]:
         """Columns of the fixed-effects terms that marginality lets go."""
-        design, info = self.built.design, self.built.spec.design_info
-        if info is None:
+        design, columns = self.built.design, self.built.spec.term_columns()
+        if columns is None:
             self._need_rows("drop1 of a model built from arrays")
             constant = [bool(np.ptp(column) == 0) for column in design.X.T]
             return {name: [j] for j, name in enumerate(design.x_names) if not constant[j]}
-        everything = list(range(design.p))
-        factors = {
-            term.name(): frozenset(f.name() for f in term.factors)
-            for term in info.terms
-            if term.factors
-        }
-        spans = info.term_name_slices
-        return {name: everything[spans[name]] for name in tests.droppable(factors)}
+        factors = self.built.spec.term_factors()
+        return {name: columns[name] for name in tests.droppable(factors)}
 
     # ------------------------------------------------------------------ exact tests, cAIC
 
@@ -285,12 +280,11 @@ class ComparisonResults(RobustResults):
     def _named_columns(self, names: Sequence[str]) -> list[int]:
         if isinstance(names, str):
             names = [names]
-        design, info = self.built.design, self.built.spec.design_info
-        spans = {} if info is None else info.term_name_slices
-        everything, out = list(range(design.p)), []
+        design, columns = self.built.design, self.built.spec.term_columns() or {}
+        out: list[int] = []
         for name in names:
-            if name in spans:
-                out += everything[spans[name]]
+            if name in columns:
+                out += columns[name]
             elif name in design.x_names:
                 out.append(design.x_names.index(name))
             else:
@@ -462,13 +456,11 @@ def _check_scale(scale: str) -> None:
 
 
 def _effects(spec: Any, term: Any) -> dict[str, list[int]]:
-    """Effects of a random term as patsy wrote them: name to its columns, ``"1"`` the intercept."""
-    info = getattr(spec, "effects", None)
-    spans = getattr(info, "term_name_slices", None)
+    """Effects of a random term as written: name to its columns, ``"1"`` the intercept."""
+    written = spec.effect_columns() if isinstance(spec, CodedSpec) else None
+    if written is not None:
+        return {("1" if name == "Intercept" else name): cols for name, cols in written.items()}
     columns = list(range(term.k))
-    if spans is not None:
-        out = {name: columns[span] for name, span in spans.items()}
-        return {("1" if name == "Intercept" else name): cols for name, cols in out.items()}
     constant = term.values is None if len(columns) == 1 else False
     if constant:
         return {"1": [0]}

@@ -314,10 +314,10 @@ class ResultsInterface(ResultsBase):
         return TermTests(table)
 
     def _term_columns(self) -> dict[str, list[int]]:
-        info = self.built.spec.design_info
-        if info is None:
+        columns = self.built.spec.term_columns()
+        if columns is None:
             return {name: [j] for j, name in enumerate(self.built.spec.x_names)}
-        return {name: list(range(self.k_fe))[part] for name, part in info.term_name_slices.items()}
+        return columns
 
     def t_test_pairwise(
         self, term_name: str, method: str = "hs", alpha: float = 0.05,
@@ -357,12 +357,8 @@ class ResultsInterface(ResultsBase):
         )
 
     def _factor_labels(self, term_name: str, names: list[str]) -> list[str]:
-        info = self.built.spec.design_info
-        if info is not None:
-            for factor, memory in info.factor_infos.items():
-                if memory.type == "categorical" and factor.name() == term_name:
-                    return [str(label) for label in memory.categories]
-        return names
+        levels = self.built.spec.term_levels(term_name)
+        return names if levels is None else [str(label) for label in levels]
 
     # ---------------------------------------------------------------------------- profiles
 

@@ -14,7 +14,6 @@ from sparselmm.base.arguments import check_alpha
 from sparselmm.base.exceptions import DataError, MemoryLimitError, RemovedRowsError
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design import BuiltDesign
-from sparselmm.design.formula.expressions import names_in, plain_column
 from sparselmm.inference.estimates import Estimates
 from sparselmm.inference.hypotheses import marginal_means
 from sparselmm.inference.hypotheses.ddf import DenominatorDF
@@ -83,7 +82,7 @@ class ReferenceGrid:
             When there are more than `MAX_GRID` combinations.
         """
         spec = built.spec
-        if spec.design_info is None:
+        if spec.formula is None:
             raise DataError(
                 "marginal means need a formula: a model built from arrays does not say what its "
                 "columns are made of. Fit it with MixedLM.from_formula"
@@ -121,11 +120,7 @@ class ReferenceGrid:
 def _variables(built: BuiltDesign) -> list[str]:
     """Columns of the data that the fixed effects and the offset are made of."""
     spec = built.spec
-    assert spec.design_info is not None
-    codes = [factor.code for factor in spec.design_info.factor_infos]
-    names = dict.fromkeys(name for code in (*codes, *spec.offsets) for name in names_in(code))
-    if spec.offset_column is not None:
-        names[spec.offset_column] = None
+    names = spec.fixed_variables()
     if built.frame is None:
         outside = {} if spec.env is None else spec.env.namespace
         return [name for name in names if name in spec.categories or name not in outside]
@@ -138,7 +133,7 @@ def _levels(built: BuiltDesign, name: str, at: Mapping[str, Any]) -> list[Any]:
         values = at[name]
         many = not isinstance(values, str) and np.ndim(values) > 0
         return list(values) if many else [values]
-    factor = _factor_levels(built, name)
+    factor = built.spec.factor_levels(name)
     if factor is not None:
         return factor
     column = _column(built, name)
@@ -149,19 +144,6 @@ def _levels(built: BuiltDesign, name: str, at: Mapping[str, Any]) -> list[Any]:
         )
     distinct = np.unique(column.to_numpy(dtype=float))
     return distinct.tolist() if len(distinct) <= FEW_VALUES else [float(column.mean())]
-
-
-def _factor_levels(built: BuiltDesign, name: str) -> list[Any] | None:
-    """Levels of a variable that enters as a factor; None for a covariate."""
-    spec = built.spec
-    if name in spec.categories:
-        return list(spec.categories[name])
-    assert spec.design_info is not None
-    for factor, memory in spec.design_info.factor_infos.items():
-        plain = plain_column(factor.code)
-        if memory.type == "categorical" and plain is not None and plain[0] == name:
-            return list(memory.categories)
-    return None
 
 
 def _column(built: BuiltDesign, name: str) -> pd.Series:
@@ -175,7 +157,8 @@ def _counts(built: BuiltDesign, frame: pd.DataFrame, at: Mapping[str, Any]) -> F
     factors = [
         name
         for name in frame.columns
-        if _factor_levels(built, name) is not None or (name not in at and frame[name].nunique() > 1)
+        if built.spec.factor_levels(name) is not None
+        or (name not in at and frame[name].nunique() > 1)
     ]
     if not factors:
         return np.ones(len(frame))

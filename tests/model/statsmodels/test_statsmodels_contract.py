@@ -22,6 +22,7 @@ import sparselmm
 from sparselmm import MixedLM, MixedLMParams, datasets
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[2]
 PASSED, PRIVATE = 91, 32
 """Tests of the file that apply, and those of private functions of the implementation."""
 
@@ -33,7 +34,7 @@ def test_released_tests_pass():
     file = Path(found.submodule_search_locations[0]) / "regression" / "tests" / "test_lme.py"
     folder = HERE / "upstream"
     options = ["-c", "pytest.ini", "-p", "plugin", "--rootdir=.", "--noconftest", "-q"]
-    path = os.pathsep.join([str(folder), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(folder), str(ROOT), os.environ.get("PYTHONPATH", "")])
     run = subprocess.run(
         [sys.executable, "-m", "pytest", *options, str(file)],
         cwd=folder, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True,
@@ -51,7 +52,7 @@ def test_statsmodels_is_not_imported():
         "r = sparselmm.mixedlm('Weight ~ Time', d, groups='Pig').fit(); r.summary();"
         "r.t_test('Time = 7').summary(); assert 'statsmodels' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=HERE.parent)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 THEIRS = "from statsmodels.iolib.summary2 import Summary as Theirs;"
@@ -72,7 +73,7 @@ def test_a_summary_is_one_of_statsmodels(order):
         "assert all(type(t) is Summary and isinstance(t, Theirs) for t in twins);"
         "assert all(str(t) == repr(t) == text for t in twins)"
     )
-    subprocess.run([sys.executable, "-c", order + check], check=True, cwd=HERE.parent)
+    subprocess.run([sys.executable, "-c", order + check], check=True, cwd=ROOT)
 
 
 def dietox(formula="Weight ~ Time", **arguments):
