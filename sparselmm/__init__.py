@@ -1,8 +1,10 @@
 """Linear mixed models with large crossed and nested random effects."""
 
+import sys
 from importlib.metadata import PackageNotFoundError, version
 
 from sparselmm import datasets
+from sparselmm.base import exceptions
 from sparselmm.base.exceptions import (
     BoundaryWarning,
     ConvergenceWarning,
@@ -28,6 +30,8 @@ from sparselmm.results import MixedLMResults, ModelComparison, ProfileResults, c
 from sparselmm.results.tables.bootstrap import BootstrapResults
 from sparselmm.results.tables.many import ManyResults
 from sparselmm.results.tables.power import PowerResults
+
+sys.modules[f"{__name__}.exceptions"] = exceptions  # the name under which users import them
 
 try:
     __version__ = version("sparselmm")
@@ -63,6 +67,7 @@ __all__ = [
     "car",
     "compare",
     "datasets",
+    "exceptions",
     "mixedlm",
     "pedigree",
 ]

@@ -52,7 +52,7 @@ PLACES = {
 
 def built(formula, data, **arguments):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", sparselmm.base.exceptions.SpecificationWarning)
+        warnings.simplefilter("ignore", sparselmm.exceptions.SpecificationWarning)
         return from_formula(formula, data, **arguments)
 
 

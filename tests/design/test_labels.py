@@ -15,7 +15,7 @@ K = 8
 CODE = np.tile(np.arange(K), 6)
 BIG = 2**53 + np.arange(K)
 TIMES = pd.date_range("2020-01-01", periods=K)
-pytestmark = pytest.mark.filterwarnings("ignore::sparselmm.base.exceptions.SingularMatrixWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::sparselmm.exceptions.SingularMatrixWarning")
 
 
 def arrow(kind, values):

@@ -32,7 +32,7 @@ def fitted(name):
     ref = reference_fit(name)
     weights = {} if ref.weights_formula is None else {"weights": ref.weights}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", sparselmm.base.exceptions.ModelWarning)
+        warnings.simplefilter("ignore", sparselmm.exceptions.ModelWarning)
         return sparselmm.mixedlm(ref.formula, ref.rows, **weights).fit(reml=ref.reml)
 
 
@@ -373,9 +373,9 @@ def test_refusals():
 def test_a_variance_the_fixed_effects_explain_is_announced():
     data = datasets.load("ergoStool")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", sparselmm.base.exceptions.ModelWarning)
+        warnings.simplefilter("ignore", sparselmm.exceptions.ModelWarning)
         fit = sparselmm.mixedlm("effort ~ Type + (1 | Subject) + (1 | Type)", data).fit()
-    with pytest.warns(sparselmm.base.exceptions.SpecificationWarning, match="do not determine"):
+    with pytest.warns(sparselmm.exceptions.SpecificationWarning, match="do not determine"):
         df = fit.t_test(np.eye(4)[1:], ddf="satterthwaite").df_denom
     np.testing.assert_allclose(df, 24.0, rtol=1e-6)
 
@@ -406,7 +406,7 @@ def test_coverage():
     for _ in range(rounds):
         data["y"] = 2.0 * data.x + 1.5 * rng.normal(size=9)[g] + rng.normal(size=len(g))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", sparselmm.base.exceptions.ModelWarning)
+            warnings.simplefilter("ignore", sparselmm.exceptions.ModelWarning)
             fit = sparselmm.mixedlm("y ~ x + (1 | g)", data).fit()
         for ddf in METHODS:
             low, high = fit.t_test([0.0, 1.0], ddf=ddf).conf_int()[0]

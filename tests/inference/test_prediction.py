@@ -39,7 +39,7 @@ COEFFICIENTS = {"1": "Intercept", "0 + Days": "Days"}
 
 
 @pytest.mark.parametrize("name", INFERENCE_IDS)
-@pytest.mark.filterwarnings("ignore::sparselmm.base.exceptions.RankDeficiencyWarning")
+@pytest.mark.filterwarnings("ignore::sparselmm.exceptions.RankDeficiencyWarning")
 def test_predictions_of_lme4(name):
     """All random effects, none, one term or coefficient at a time; levels not seen; errors."""
     _, fit = at_reference(name)
@@ -198,7 +198,7 @@ def test_factors_switched_off_need_no_column():
         fit.predict(data[["sample"]], re=True)
 
 
-@pytest.mark.filterwarnings("ignore::sparselmm.base.exceptions.SpecificationWarning")
+@pytest.mark.filterwarnings("ignore::sparselmm.exceptions.SpecificationWarning")
 def test_groups_arrays_and_components():
     data = datasets.load("Pastes")
     vc = MixedLM.from_formula(
@@ -263,7 +263,7 @@ def test_satterthwaite_and_kenward_roger_of_fixed_effects():
 # ------------------------------------------------------------------ what cannot be told
 
 
-@pytest.mark.filterwarnings("ignore::sparselmm.base.exceptions.RankDeficiencyWarning")
+@pytest.mark.filterwarnings("ignore::sparselmm.exceptions.RankDeficiencyWarning")
 def test_rows_that_are_not_estimable_have_no_standard_error():
     reference, fit = at_reference("cake_cell_reml")
     new = pd.DataFrame({"recipe": ["C", "C"], "temp": [215, 225], "replicate": [1, 1]})
@@ -320,7 +320,7 @@ def test_arguments():
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::sparselmm.base.exceptions.BoundaryWarning")
+@pytest.mark.filterwarnings("ignore::sparselmm.exceptions.BoundaryWarning")
 def test_coverage_of_prediction_intervals():
     """95 % intervals of new observations of old and of new groups, and of the groups' means.
 

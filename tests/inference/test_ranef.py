@@ -151,7 +151,7 @@ def test_ranks_on_the_grid(kind, monkeypatch):
     np.testing.assert_allclose(exact.sum(), 3000 * 3001 / 2, rtol=1e-12)
 
 
-@pytest.mark.filterwarnings("ignore::sparselmm.base.exceptions.BoundaryWarning")
+@pytest.mark.filterwarnings("ignore::sparselmm.exceptions.BoundaryWarning")
 def test_no_variance_no_ranks():
     """At a zero variance all predictions are zero and every level has the middle rank."""
     fit = MixedLM.from_formula("Yield ~ 1 + (1 | Batch)", datasets.load("Dyestuff2")).fit()

@@ -313,7 +313,7 @@ MODELS = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::sparselmm.base.exceptions.ConvergenceWarning")
+@pytest.mark.filterwarnings("ignore::sparselmm.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("name", MODELS)
 def test_any_number_of_threads(name):
     table, formula, group = MODELS[name]

@@ -218,7 +218,7 @@ def judge(number: int) -> Verdict:
         seconds = time.perf_counter()
         opt = model.fit(reml=drawn.reml).opt
         seconds = time.perf_counter() - seconds
-    except sparselmm.base.exceptions.DataError as error:
+    except sparselmm.exceptions.DataError as error:
         return Verdict(number, "refused", detail=str(error))
     dense, sparse = model.deviance(drawn.reml, "dense"), model.deviance(drawn.reml)
     theta = lowest(dense, np.random.default_rng([12, number]), opt.theta)
