@@ -7,7 +7,6 @@ import time
 from typing import Any, Protocol
 
 import numpy as np
-from tqdm import tqdm
 
 from sparselmm.base.types import FloatArray
 
@@ -74,6 +73,8 @@ class Progress:
 def progress_bar(total: int, done: int, title: str, wanted: bool | None) -> Any:
     """A bar on stderr; when nobody said, only where it can be seen and only after a while."""
     interactive = sys.stderr.isatty() or "ipykernel" in sys.modules
+    from tqdm import tqdm
+
     return tqdm(
         total=total, initial=done, unit="fit", desc=title,
         disable=not (interactive if wanted is None else wanted),

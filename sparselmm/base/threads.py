@@ -17,7 +17,6 @@ from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from sparselmm.base.types import FloatArray, IntArray
 
@@ -29,7 +28,9 @@ PART = 2e6
 
 
 @cache
-def _controller() -> ThreadpoolController:
+def _controller() -> Any:
+    from threadpoolctl import ThreadpoolController
+
     return ThreadpoolController()
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import scipy
 import scipy.linalg as sla
-from scipy.stats import norm
 
 from sparselmm.base.types import BoolArray, FloatArray, IntArray, Snapshot
 from sparselmm.design.terms import Design, RandomTerm
@@ -238,12 +238,12 @@ class Estimates(Snapshot):
 
 def p_values(z: FloatArray) -> FloatArray:
     """Two-sided, under the normal distribution."""
-    return np.asarray(2.0 * norm.sf(np.abs(z)))
+    return np.asarray(2.0 * scipy.stats.norm.sf(np.abs(z)))
 
 
 def intervals(estimate: FloatArray, se: FloatArray, alpha: float) -> FloatArray:
     """Ends of the Wald intervals with confidence ``1 - alpha``, (m, 2)."""
-    half = norm.ppf(1.0 - alpha / 2.0) * se
+    half = scipy.stats.norm.ppf(1.0 - alpha / 2.0) * se
     return np.column_stack([estimate - half, estimate + half])
 
 

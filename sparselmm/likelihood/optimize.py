@@ -29,7 +29,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
-import scipy.optimize as so
+import scipy
 
 from sparselmm.base.cholesky import NotPositiveDefiniteError
 from sparselmm.base.exceptions import DataError
@@ -559,7 +559,9 @@ def _trust_region_step(
         step[0] += np.copysign(np.sqrt(max(radius**2 - float(step @ step), 0.0)), step[0] or 1.0)
     else:
         high = low + 2.0 * float(np.linalg.norm(part)) / radius
-        shift = float(so.brentq(lambda v: 1.0 / length(v) - 1.0 / radius, low, high, xtol=1e-14))
+        shift = float(
+            scipy.optimize.brentq(lambda v: 1.0 / length(v) - 1.0 / radius, low, high, xtol=1e-14)
+        )
         step = -part / (values + shift)
     predicted = -float(part @ step + 0.5 * step @ (values * step))
     return vectors @ step, predicted
@@ -586,13 +588,13 @@ def _scipy(
     if limit is not None:
         options = {**options, "maxiter": limit}
     if method == "basinhopping":
-        result = so.basinhopping(
+        result = scipy.optimize.basinhopping(
             objective, start, niter=limit or 10, rng=0,
             minimizer_kwargs={"method": "L-BFGS-B", "jac": recorder.gradient},
         )  # fmt: skip
         fine = bool(result.lowest_optimization_result.success)
         return End(np.asarray(result.x), str(result.message), fine)
-    result = so.minimize(objective, start, method=method, options=options, **arguments)
+    result = scipy.optimize.minimize(objective, start, method=method, options=options, **arguments)
     return End(np.asarray(result.x), str(result.message), bool(result.success))
 
 

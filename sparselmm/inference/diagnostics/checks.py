@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.stats as ss
+import scipy
 
 from sparselmm.base.types import AnyArray, BoolArray, FloatArray, IntArray
 from sparselmm.design.terms import Design, RandomTerm
@@ -433,7 +433,7 @@ def group_p_values(est: Estimates, t: int) -> FloatArray:
     """Bonferroni-corrected p-values of every level's predicted effects, (l,); 1 where none."""
     z = standardized_effects(est, t)
     df = np.isfinite(z).sum(axis=1)
-    p = np.where(df > 0, ss.chi2.sf(np.nansum(z**2, axis=1), np.maximum(df, 1)), 1.0)
+    p = np.where(df > 0, scipy.stats.chi2.sf(np.nansum(z**2, axis=1), np.maximum(df, 1)), 1.0)
     return np.minimum(p * max(int((df > 0).sum()), 1), 1.0)
 
 
@@ -463,7 +463,7 @@ def _outlying_rows(e: Evidence) -> Iterator[Finding]:
     df = e.dev.df - 1
     if m == 0 or df < 1:
         return
-    p = np.minimum(2.0 * m * ss.t.sf(np.abs(np.nan_to_num(t)), df), 1.0)
+    p = np.minimum(2.0 * m * scipy.stats.t.sf(np.abs(np.nan_to_num(t)), df), 1.0)
     bad = np.argsort(p)[: int((p < SIGNIFICANT).sum())]
     if len(bad):
         listed = [f"{e.labels[i]} ({t[i]:+.2f})" for i in bad]
@@ -480,7 +480,7 @@ def _residual_shape(e: Evidence) -> Iterator[Finding]:
     t, fitted = e.studentized[fine], e.fitted[fine]
     if len(t) < MANY:
         return
-    skew, kurt = float(ss.skew(t)), float(ss.kurtosis(t))
+    skew, kurt = float(scipy.stats.skew(t)), float(scipy.stats.kurtosis(t))
     if abs(skew) > SKEWNESS or kurt > KURTOSIS:
         yield Finding(
             "not-normal", "note",
@@ -491,7 +491,7 @@ def _residual_shape(e: Evidence) -> Iterator[Finding]:
         )  # fmt: skip
     if np.ptp(fitted) == 0:
         return
-    rho, p = ss.spearmanr(np.abs(t), fitted)
+    rho, p = scipy.stats.spearmanr(np.abs(t), fitted)
     if abs(rho) > SPREAD and p < 1e-3:
         way = "grows" if rho > 0 else "shrinks"
         yield Finding(

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import chi2
+import scipy
 
 from sparselmm.base.exceptions import RemovedRowsError
 from sparselmm.base.types import FloatArray, IntArray
@@ -34,7 +34,7 @@ from sparselmm.likelihood.optimize import minimize
 
 def chi2_pvalue(statistic: float, df: int) -> float:
     """Upper tail of the chi-squared distribution; NaN without degrees of freedom."""
-    return float(chi2.sf(statistic, df)) if df > 0 else np.nan
+    return float(scipy.stats.chi2.sf(statistic, df)) if df > 0 else np.nan
 
 
 def boundary_pvalue(statistic: float, df: int) -> float:
@@ -53,8 +53,8 @@ def boundary_pvalue(statistic: float, df: int) -> float:
         Upper tail of ``chi2(df - 1) / 2 + chi2(df) / 2`` (Stram & Lee 1994, case 3); one for a
         statistic of zero.
     """
-    below = float(chi2.sf(statistic, df - 1)) if df > 1 else float(statistic <= 0.0)
-    return 0.5 * below + 0.5 * float(chi2.sf(statistic, df))
+    below = float(scipy.stats.chi2.sf(statistic, df - 1)) if df > 1 else float(statistic <= 0.0)
+    return 0.5 * below + 0.5 * float(scipy.stats.chi2.sf(statistic, df))
 
 
 # -------------------------------------------------------------------- what two models differ in

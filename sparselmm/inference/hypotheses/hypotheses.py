@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import BoolArray, FloatArray
@@ -64,9 +64,9 @@ class DenominatorDF(Protocol):
 def f_test_of(statistic: float, df_num: int, df_den: float, scaling: float = 1.0) -> FTest:
     """The test with its p-value."""
     if np.isinf(df_den):
-        p = stats.chi2.sf(statistic * df_num, df_num)
+        p = scipy.stats.chi2.sf(statistic * df_num, df_num)
     else:
-        p = stats.f.sf(statistic, df_num, df_den)
+        p = scipy.stats.f.sf(statistic, df_num, df_den)
     return FTest(float(statistic), df_num, float(df_den), float(p), float(scaling))
 
 

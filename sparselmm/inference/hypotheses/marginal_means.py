@@ -14,10 +14,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import scipy
 import scipy.sparse as sp
-from scipy import stats
-from scipy.optimize import brentq
-from scipy.special import ndtr
 
 from sparselmm.base.types import CSR, FloatArray, IntArray
 from sparselmm.inference.estimates import Estimates
@@ -124,7 +122,7 @@ def averaging_matrix(cell: IntArray, weights: FloatArray, n_cells: int) -> CSR:
 
 def two_sided(t: FloatArray, df: FloatArray) -> FloatArray:
     """Unadjusted p-values of t statistics, (m,); the normal distribution where df is inf."""
-    return np.asarray(2.0 * stats.t.sf(np.abs(t), df))
+    return np.asarray(2.0 * scipy.stats.t.sf(np.abs(t), df))
 
 
 def tukey_p(t: FloatArray, df: FloatArray, k: int) -> FloatArray:
@@ -158,14 +156,14 @@ def studentized_range_sf(q: FloatArray, k: int, df: FloatArray) -> FloatArray:
         if np.isinf(nu):
             out[i] = _range_sf(np.array([one]), k)[0]
             continue
-        low, high = np.sqrt(stats.chi2.ppf([1e-18, 1.0 - 1e-16], nu) / nu)
+        low, high = np.sqrt(scipy.stats.chi2.ppf([1e-18, 1.0 - 1e-16], nu) / nu)
         top = min(high, LARGEST_RANGE / one) if one > 0 else high
         total = 0.0
         for a, b in ((low, 0.5 * (low + top)), (0.5 * (low + top), top)) if top > low else ():
             s = 0.5 * (a + b) + 0.5 * (b - a) * x
-            density = 2.0 * nu * s * stats.chi2.pdf(nu * s**2, nu)
+            density = 2.0 * nu * s * scipy.stats.chi2.pdf(nu * s**2, nu)
             total += 0.5 * (b - a) * float(weight @ (density * _range_sf(one * s, k)))
-        below = stats.chi2.cdf(nu * low**2, nu)  # there the range is below q s for sure
+        below = scipy.stats.chi2.cdf(nu * low**2, nu)  # there the range is below q s for sure
         out[i] = total + below
     return np.clip(out, 0.0, 1.0)
 
@@ -180,7 +178,7 @@ def _range_sf(w: FloatArray, k: int) -> FloatArray:
     x, weight = _gauss(2 * NODES)
     z = LARGEST_NORMAL * x
     density = LARGEST_NORMAL * weight * np.exp(-0.5 * z**2) / np.sqrt(2.0 * np.pi)
-    inside = ndtr(z) - ndtr(z - w[:, None])
+    inside = scipy.special.ndtr(z) - scipy.special.ndtr(z - w[:, None])
     return np.asarray(1.0 - k * (inside ** (k - 1) @ density))
 
 
@@ -207,7 +205,7 @@ def critical_values(df: FloatArray, alpha: float, adjust: str, m: int, k: int) -
         tail = -np.expm1(np.log1p(-alpha) / m)
     else:
         tail = alpha / m
-    return np.asarray(stats.t.isf(tail / 2.0, df))
+    return np.asarray(scipy.stats.t.isf(tail / 2.0, df))
 
 
 def _tukey_critical(df: FloatArray, alpha: float, k: int) -> FloatArray:
@@ -216,8 +214,8 @@ def _tukey_critical(df: FloatArray, alpha: float, k: int) -> FloatArray:
     rounded = np.array([float(f"{value:.8g}") for value in df])  # they differ by rounding only
     for value in np.unique(rounded[~np.isnan(rounded)]):
         nu = np.array([value])
-        low, high = (float(stats.t.isf(tail, value)) for tail in (alpha / 2, alpha / k**2))
-        out[rounded == value] = brentq(
+        low, high = (float(scipy.stats.t.isf(tail, value)) for tail in (alpha / 2, alpha / k**2))
+        out[rounded == value] = scipy.optimize.brentq(
             lambda t, nu=nu: float(tukey_p(np.array([t]), nu, k)[0]) - alpha, 0.5 * low, 2.0 * high
         )
     return out

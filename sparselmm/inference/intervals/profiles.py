@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.optimize as so
+import scipy
 
 from sparselmm.base.cholesky import NotPositiveDefiniteError
 from sparselmm.base.types import FloatArray
@@ -165,7 +165,7 @@ class Profiler:
             above = excess(value)
             if above >= 0:
                 ends = sorted((inside, value))
-                return float(so.brentq(excess, *ends, xtol=1e-8 * step, rtol=1e-12))
+                return float(scipy.optimize.brentq(excess, *ends, xtol=1e-8 * step, rtol=1e-12))
             if value == bound:
                 return bound
             rate = (above - below) / abs(value - inside)

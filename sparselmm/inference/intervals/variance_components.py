@@ -24,8 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import expit, logit
-from scipy.stats import norm
+import scipy
 
 from sparselmm.base.exceptions import RemovedRowsError
 from sparselmm.base.types import BoolArray, FloatArray
@@ -87,7 +86,7 @@ def variance_intervals(est: Estimates, alpha: float) -> VarianceIntervals:
         (t, a, b): j
         for j, (t, a, b) in enumerate(zip(layout.terms, layout.rows, layout.cols, strict=True))
     }
-    half = float(norm.ppf(1.0 - alpha / 2.0))
+    half = float(scipy.stats.norm.ppf(1.0 - alpha / 2.0))
     sdcor, sdcor_se = np.empty(len(values)), np.empty(len(values))
     ends = np.empty((len(values), 2))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -266,8 +265,9 @@ def icc_delta(est: Estimates, alpha: float) -> ICC:
     undefined = a[:, ~known].any(axis=1)  # a variance of zero has no standard error
     se = np.where(undefined, np.nan, np.sqrt(var))
     with np.errstate(divide="ignore", invalid="ignore"):
-        half = norm.ppf(1.0 - alpha / 2.0) * se / (r * (1.0 - r))
-        ends = expit(np.column_stack([logit(r) - half, logit(r) + half]))
+        half = scipy.stats.norm.ppf(1.0 - alpha / 2.0) * se / (r * (1.0 - r))
+        logit = scipy.special.logit(r)
+        ends = scipy.special.expit(np.column_stack([logit - half, logit + half]))
     return ICC(r, se, ends)
 
 

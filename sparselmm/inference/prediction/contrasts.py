@@ -19,8 +19,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 import scipy.sparse as sp
-from scipy.special import ndtr
 
 from sparselmm.base.types import CSR, BoolArray, FloatArray, IntArray
 from sparselmm.inference.prediction.variance import conditional_forms, prediction_forms
@@ -155,7 +155,7 @@ def _above(gap: FloatArray, variance: FloatArray) -> FloatArray:
     sd = np.sqrt(np.maximum(variance, 0.0))
     known: BoolArray = sd == 0
     with np.errstate(divide="ignore", invalid="ignore"):
-        p = ndtr(gap / sd)
+        p = scipy.special.ndtr(gap / sd)
     return np.where(known, 0.5 * (1.0 + np.sign(gap)), p)
 
 

@@ -24,9 +24,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-import joblib
 import numpy as np
-from scipy.stats import norm
+import scipy
 
 from sparselmm.base.cholesky import NotPositiveDefiniteError
 from sparselmm.base.exceptions import DataError
@@ -259,6 +258,8 @@ def in_parallel(function: Callable[[T], R], tasks: Iterable[T], n_jobs: int) -> 
     if n_jobs == 1:
         return map(function, tasks)
     # processes: the numeric factor inside a deviance belongs to one thread at a time
+    import joblib
+
     parallel = joblib.Parallel(n_jobs=n_jobs, backend="loky", return_as="generator")
     results: Iterator[R] = parallel(joblib.delayed(function)(task) for task in tasks)
     return results
@@ -300,7 +301,7 @@ def intervals(
         elif kind == "basic":
             out[j] = 2.0 * t - order_statistics(column, levels[::-1])
         elif kind == "normal":
-            out[j] = 2.0 * t - column.mean() + norm.ppf(levels) * column.std(ddof=1)
+            out[j] = 2.0 * t - column.mean() + scipy.stats.norm.ppf(levels) * column.std(ddof=1)
         else:
             assert jackknife is not None
             own = jackknife[:, j]
@@ -320,9 +321,9 @@ def _bca_levels(t: float, column: FloatArray, levels: FloatArray, a: float) -> F
     """Levels of the percentile interval after correction for bias and acceleration."""
     R = len(column)
     below = np.clip((column < t).mean() + 0.5 * (column == t).mean(), 0.5 / R, 1.0 - 0.5 / R)
-    w = norm.ppf(below)
-    z = w + norm.ppf(levels)
-    return np.asarray(norm.cdf(w + z / (1.0 - a * z)))
+    w = scipy.stats.norm.ppf(below)
+    z = w + scipy.stats.norm.ppf(levels)
+    return np.asarray(scipy.stats.norm.cdf(w + z / (1.0 - a * z)))
 
 
 def order_statistics(column: FloatArray, levels: FloatArray) -> FloatArray:
@@ -333,7 +334,7 @@ def order_statistics(column: FloatArray, levels: FloatArray) -> FloatArray:
     R = len(column)
     rank = (R + 1) * levels
     k = np.clip(np.floor(rank).astype(int), 1, R - 1)
-    z, z0, z1 = norm.ppf(levels), norm.ppf(k / (R + 1)), norm.ppf((k + 1) / (R + 1))
+    z, z0, z1 = (scipy.stats.norm.ppf(at) for at in (levels, k / (R + 1), (k + 1) / (R + 1)))
     share = np.clip((z - z0) / (z1 - z0), 0.0, 1.0)
     low, high = column[k - 1], column[k]
     return np.asarray(low + share * (high - low))

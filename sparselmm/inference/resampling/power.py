@@ -12,8 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.stats import beta as beta_distribution
-from scipy.stats import chi2
+import scipy
 
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import AnyArray, FloatArray, IntArray
@@ -116,7 +115,7 @@ class LikelihoodRatioTest:
     def __call__(self, Y: FloatArray) -> FloatArray:
         """P-values of responses (m, n), (m, 1); NaN where a fit failed."""
         large, small = (fitter.fit(Y) for fitter in self.fitters)
-        p = chi2.sf(np.maximum(small.deviance - large.deviance, 0.0), self.df)
+        p = scipy.stats.chi2.sf(np.maximum(small.deviance - large.deviance, 0.0), self.df)
         return np.where(large.converged & small.converged, p, np.nan)[:, None]
 
 
@@ -162,8 +161,8 @@ def clopper_pearson(successes: int, trials: int, alpha: float = 0.05) -> tuple[f
         Lower and upper end; (0, 1) without trials.
     """
     x, n = successes, trials
-    low = 0.0 if x == 0 else float(beta_distribution.ppf(alpha / 2.0, x, n - x + 1))
-    high = 1.0 if x == n else float(beta_distribution.ppf(1.0 - alpha / 2.0, x + 1, n - x))
+    low = 0.0 if x == 0 else float(scipy.stats.beta.ppf(alpha / 2.0, x, n - x + 1))
+    high = 1.0 if x == n else float(scipy.stats.beta.ppf(1.0 - alpha / 2.0, x + 1, n - x))
     return low, high
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import scipy.optimize as so
+import scipy
 
 from sparselmm.base.smallmatrix import factor_of
 from sparselmm.base.types import BoolArray, FloatArray
@@ -228,7 +228,7 @@ class PenalizedDeviance:
             value = fit.df * np.log(q / fit.pwrss) + 2.0 * float(pen.func(beta))
             return float(value), np.asarray(slope[free] * size, float)
 
-        found = so.minimize(
+        found = scipy.optimize.minimize(
             objective, np.zeros(int(free.sum())), jac=True, method="BFGS", options={"gtol": 1e-9}
         )
         beta = start.copy()
@@ -301,7 +301,7 @@ def minimize_constrained(
 
     start = mask.theta / units
     zero = covariance.on_diagonal & (start == 0.0)
-    found = so.minimize(
+    found = scipy.optimize.minimize(
         lambda z: objective.value(z * units),
         np.where(zero, 1e-3, start),
         jac=lambda z: objective.gradient(z * units) * units,

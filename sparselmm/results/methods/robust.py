@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student
+import scipy
 
 from sparselmm.base.arguments import check_alpha
 from sparselmm.base.exceptions import DataError
@@ -123,10 +123,10 @@ class RobustResults(ResultsBase):
         se = np.sqrt(np.einsum("ij,jk,ik->i", inner, found.vcov, inner))
         with np.errstate(divide="ignore", invalid="ignore"):
             t = estimate / se
-        half = student.ppf(1.0 - alpha / 2.0, found.df) * se
+        half = scipy.stats.t.ppf(1.0 - alpha / 2.0, found.df) * se
         columns = {
             "coef": estimate, "std_err": se, "t": t, "df": found.df,
-            "pvalue": 2.0 * student.sf(np.abs(t), found.df),
+            "pvalue": 2.0 * scipy.stats.t.sf(np.abs(t), found.df),
             "lower": estimate - half, "upper": estimate + half,
         }  # fmt: skip
         frame = pd.DataFrame(columns, index=index)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from sparselmm.base.exceptions import DataError
 from sparselmm.design.terms import apart
@@ -111,9 +111,9 @@ class TidyResults(ResultsBase):
         se = np.sqrt(np.diag(vcov))
         df = np.full(est.design.p, np.inf) if tests is None else tests.t_df(np.eye(est.design.p))
         statistic = est.beta / se
-        half = stats.t.ppf(0.5 + level / 2.0, df) * se
+        half = scipy.stats.t.ppf(0.5 + level / 2.0, df) * se
         table = np.column_stack(
-            [est.beta, se, statistic, df, 2.0 * stats.t.sf(np.abs(statistic), df),
+            [est.beta, se, statistic, df, 2.0 * scipy.stats.t.sf(np.abs(statistic), df),
              est.beta - half, est.beta + half]
         )  # fmt: skip
         head = [{"effect": "fixed", "term": name} for name in est.design.x_names]
@@ -123,7 +123,7 @@ class TidyResults(ResultsBase):
         ]
 
     def _tidy_modes(self, level: float) -> list[dict[str, Any]]:
-        est, quantile = self._est, stats.norm.ppf(0.5 + level / 2.0)
+        est, quantile = self._est, scipy.stats.norm.ppf(0.5 + level / 2.0)
         factors = factor_tables(est.terms)
         variances = labels.variance_tables(est, factors)
         rows = []

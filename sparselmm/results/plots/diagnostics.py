@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
+import scipy
 
 from sparselmm.base.types import FloatArray
 from sparselmm.results.plots.figure import pyplot
@@ -107,6 +107,6 @@ def _points(axis: Any, x: FloatArray, y: FloatArray) -> None:
 def _quantiles(axis: Any, values: FloatArray) -> None:
     values = np.sort(values[np.isfinite(values)])
     n = len(values)
-    _points(axis, norm.ppf((np.arange(n) + 0.5) / max(n, 1)), values)
+    _points(axis, scipy.stats.norm.ppf((np.arange(n) + 0.5) / max(n, 1)), values)
     axis.axline((0.0, 0.0), slope=1.0, color="0.6", linewidth=0.8)
     axis.set_xlabel("normal quantile")

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from scipy.interpolate import PchipInterpolator
-from scipy.stats import norm
+import scipy
 
 from sparselmm.base.types import FloatArray
 from sparselmm.results.plots.figure import pyplot
@@ -55,7 +54,7 @@ def _panel(axis: Any, name: str, points: FloatArray, absolute: bool) -> None:
         return
     value, zeta = points.T
     fine = np.linspace(value[0], value[-1], 200)
-    curve = PchipInterpolator(value, zeta)
+    curve = scipy.interpolate.PchipInterpolator(value, zeta)
     drawn = curve(fine)
     axis.plot(fine, np.abs(drawn) if absolute else drawn, color="C0")
     axis.plot(value, np.abs(zeta) if absolute else zeta, ".", color="C0")
@@ -63,9 +62,11 @@ def _panel(axis: Any, name: str, points: FloatArray, absolute: bool) -> None:
         axis.axhline(0.0, color="0.8", linewidth=0.8, zorder=0)
         return
     axis.set_ylim(bottom=0.0)
-    inverse = PchipInterpolator(zeta, value) if (np.diff(zeta) > 0).all() else None
+    inverse = (
+        scipy.interpolate.PchipInterpolator(zeta, value) if (np.diff(zeta) > 0).all() else None
+    )
     for level in LEVELS:
-        z = float(norm.ppf(0.5 + level / 2.0))
+        z = float(scipy.stats.norm.ppf(0.5 + level / 2.0))
         if inverse is None or z > REACHED * min(-zeta[0], zeta[-1]):
             continue
         ends = inverse(np.clip([-z, z], zeta[0], zeta[-1]))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.inference.effects import factor_tables
@@ -166,8 +166,8 @@ def _numbers(est: Estimates, alpha: float, tests: DenominatorDF | None) -> Float
     else:
         se, df = np.sqrt(np.diag(tests.vcov)), tests.t_df(np.eye(p))
         t = est.beta / se
-        half = stats.t.ppf(1.0 - alpha / 2.0, df) * se
-        fixed = [est.beta, se, df, t, 2.0 * stats.t.sf(np.abs(t), df), est.beta - half]
+        half = scipy.stats.t.ppf(1.0 - alpha / 2.0, df) * se
+        fixed = [est.beta, se, df, t, 2.0 * scipy.stats.t.sf(np.abs(t), df), est.beta - half]
         fixed.append(est.beta + half)
     values = np.column_stack(fixed)
     out = np.full((len(est.names), values.shape[1]), np.nan)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from sparselmm.base.types import BoolArray, FloatArray
 
@@ -44,7 +44,7 @@ class ContrastResults:
         """Confidence intervals of ``effect``, (m, 2)."""
         normal = self.distribution == "norm"
         tail = 1.0 - alpha / 2.0
-        q = stats.norm.ppf(tail) if normal else stats.t.ppf(tail, self.df_denom)
+        q = scipy.stats.norm.ppf(tail) if normal else scipy.stats.t.ppf(tail, self.df_denom)
         return np.column_stack([self.effect - q * self.sd, self.effect + q * self.sd])
 
     def summary_frame(self, xname: Sequence[str] | None = None, alpha: float = 0.05) -> Any:
@@ -188,7 +188,7 @@ def t_tests(
     with np.errstate(divide="ignore", invalid="ignore"):
         statistic = (effect - q) / sd
     size = np.abs(statistic)
-    pvalue = 2.0 * (stats.norm.sf(size) if df is None else stats.t.sf(size, df))
+    pvalue = 2.0 * (scipy.stats.norm.sf(size) if df is None else scipy.stats.t.sf(size, df))
     kind = "norm" if df is None else "t"
     names = [f"c{i}" for i in range(len(R))]
     return ContrastResults(
@@ -221,9 +221,9 @@ def wald(
     value = float(gap @ np.linalg.pinv(V) @ gap) if np.isfinite(V).all() else np.nan
     if df is not None:
         value /= max(m, 1)
-        pvalue, kind, denominator = float(stats.f.sf(value, m, df)), "F", float(df)
+        pvalue, kind, denominator = float(scipy.stats.f.sf(value, m, df)), "F", float(df)
     else:
-        pvalue, kind, denominator = float(stats.chi2.sf(value, m)), "chi2", float(m)
+        pvalue, kind, denominator = float(scipy.stats.chi2.sf(value, m)), "chi2", float(m)
     return WaldResults(value if scalar else np.array([[value]]), pvalue, kind, m, denominator)
 
 

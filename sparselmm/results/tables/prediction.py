@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from sparselmm.base.arguments import check_alpha
 from sparselmm.base.exceptions import DataError
@@ -74,7 +74,7 @@ class Prediction:
                 "get_prediction"
             )
         se, df = (self.se_obs, self.df_obs) if obs else (self.se_mean, self.df_mean)
-        half = stats.t.ppf(1.0 - alpha / 2.0, df) * se
+        half = scipy.stats.t.ppf(1.0 - alpha / 2.0, df) * se
         return np.column_stack([self.predicted_mean - half, self.predicted_mean + half])
 
     def summary_frame(self, alpha: float = 0.05) -> pd.DataFrame:
