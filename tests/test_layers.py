@@ -42,7 +42,7 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
         "many",
     ),
     "inference": (
-        "variances",
+        "variances wald",
         "effects packing",
         "estimates",
         "diagnostics hypotheses intervals prediction resampling",

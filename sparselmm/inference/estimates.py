@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import scipy
 import scipy.linalg as sla
 
 from sparselmm.base.types import BoolArray, FloatArray, IntArray, Snapshot
@@ -21,6 +20,7 @@ from sparselmm.inference.variances import (
     variance_covariance,
     variance_rows,
 )
+from sparselmm.inference.wald import Wald
 from sparselmm.likelihood.covariance import singular_terms
 from sparselmm.likelihood.deviance import PLSFit, ProfiledDeviance
 
@@ -223,10 +223,9 @@ class Estimates(Snapshot):
         return np.asarray(sla.block_diag(self.vcov, self.variance_covariance.ratios))
 
     @cached_property
-    def z(self) -> FloatArray:
-        """``params / bse``."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return self.params / self.bse
+    def wald(self) -> Wald:
+        """Parameters in statsmodels' order, (p + m,), with the normal distribution."""
+        return Wald(self.params, self.bse)
 
     # ---------------------------------------------------------------------- random effects
 
@@ -234,17 +233,6 @@ class Estimates(Snapshot):
     def units(self) -> list[Units]:
         """Keys of ``random_effects`` and their columns of Z."""
         return all_units(self.terms, self.design.groups, self.group_names)
-
-
-def p_values(z: FloatArray) -> FloatArray:
-    """Two-sided, under the normal distribution."""
-    return np.asarray(2.0 * scipy.stats.norm.sf(np.abs(z)))
-
-
-def intervals(estimate: FloatArray, se: FloatArray, alpha: float) -> FloatArray:
-    """Ends of the Wald intervals with confidence ``1 - alpha``, (m, 2)."""
-    half = scipy.stats.norm.ppf(1.0 - alpha / 2.0) * se
-    return np.column_stack([estimate - half, estimate + half])
 
 
 def names_or(given: Sequence[str] | None, default: Sequence[str], argument: str) -> list[str]:

@@ -19,7 +19,7 @@ from sparselmm.base.arguments import check_alpha
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray
 from sparselmm.design import BuiltDesign
-from sparselmm.inference.estimates import Estimates, intervals, p_values
+from sparselmm.inference.estimates import Estimates
 from sparselmm.inference.prediction import means as prediction
 from sparselmm.likelihood.deviance import PLSFit, ProfiledDeviance
 from sparselmm.likelihood.optimize import OptSummary
@@ -253,12 +253,12 @@ class MixedLMResults(
     @property
     def tvalues(self) -> Vector:
         """``params / bse``; for a variance this is no test of its being zero."""
-        return self._vector(self._est.z, self._est.names)
+        return self._vector(self._est.wald.statistic, self._est.names)
 
     @property
     def pvalues(self) -> Vector:
         """Two-sided p-values of ``tvalues`` under the normal distribution."""
-        return self._vector(p_values(self._est.z), self._est.names)
+        return self._vector(self._est.wald.pvalue, self._est.names)
 
     def conf_int(self, alpha: float = 0.05, method: str = "wald", **options: Any) -> Matrix:
         """Confidence intervals.
@@ -307,7 +307,7 @@ class MixedLMResults(
             raise ValueError(f"method must be 'wald', 'profile' or 'bootstrap', got {method!r}")
         if options:
             raise ValueError(f"method='wald' takes no options, got {sorted(options)}")
-        ends = intervals(self._est.params, self._est.bse, alpha)
+        ends = self._est.wald.interval(alpha)
         return pd.DataFrame(ends, index=self._est.names) if self.built.pandas else ends
 
     # --------------------------------------------------------------------- variance parameters

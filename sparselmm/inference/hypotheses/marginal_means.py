@@ -21,6 +21,7 @@ from sparselmm.base.types import CSR, FloatArray, IntArray
 from sparselmm.inference.estimates import Estimates
 from sparselmm.inference.hypotheses.ddf import DenominatorDF
 from sparselmm.inference.hypotheses.estimability import estimable
+from sparselmm.inference.wald import quantile, two_sided
 
 NODES = 64
 """Points of the quadratures of the studentized range."""
@@ -120,11 +121,6 @@ def averaging_matrix(cell: IntArray, weights: FloatArray, n_cells: int) -> CSR:
 # ----------------------------------------------------------------------------- adjustments
 
 
-def two_sided(t: FloatArray, df: FloatArray) -> FloatArray:
-    """Unadjusted p-values of t statistics, (m,); the normal distribution where df is inf."""
-    return np.asarray(2.0 * scipy.stats.t.sf(np.abs(t), df))
-
-
 def tukey_p(t: FloatArray, df: FloatArray, k: int) -> FloatArray:
     """``P(q_{k, df} > sqrt(2) |t|)``, (m,), for pairs of k means."""
     if k == 2:
@@ -205,7 +201,7 @@ def critical_values(df: FloatArray, alpha: float, adjust: str, m: int, k: int) -
         tail = -np.expm1(np.log1p(-alpha) / m)
     else:
         tail = alpha / m
-    return np.asarray(scipy.stats.t.isf(tail / 2.0, df))
+    return quantile(tail, df)
 
 
 def _tukey_critical(df: FloatArray, alpha: float, k: int) -> FloatArray:
@@ -214,7 +210,7 @@ def _tukey_critical(df: FloatArray, alpha: float, k: int) -> FloatArray:
     rounded = np.array([float(f"{value:.8g}") for value in df])  # they differ by rounding only
     for value in np.unique(rounded[~np.isnan(rounded)]):
         nu = np.array([value])
-        low, high = (float(scipy.stats.t.isf(tail, value)) for tail in (alpha / 2, alpha / k**2))
+        low, high = (float(quantile(tail, value)) for tail in (alpha, 2.0 * alpha / k**2))
         out[rounded == value] = scipy.optimize.brentq(
             lambda t, nu=nu: float(tukey_p(np.array([t]), nu, k)[0]) - alpha, 0.5 * low, 2.0 * high
         )

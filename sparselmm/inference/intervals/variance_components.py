@@ -31,6 +31,7 @@ from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.design.terms import RandomTerm
 from sparselmm.inference.estimates import Estimates
 from sparselmm.inference.intervals.constrained import Parameter
+from sparselmm.inference.wald import quantile
 from sparselmm.likelihood.patterned import PATTERNED
 
 
@@ -86,7 +87,7 @@ def variance_intervals(est: Estimates, alpha: float) -> VarianceIntervals:
         (t, a, b): j
         for j, (t, a, b) in enumerate(zip(layout.terms, layout.rows, layout.cols, strict=True))
     }
-    half = float(scipy.stats.norm.ppf(1.0 - alpha / 2.0))
+    half = float(quantile(alpha))
     sdcor, sdcor_se = np.empty(len(values)), np.empty(len(values))
     ends = np.empty((len(values), 2))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -265,7 +266,7 @@ def icc_delta(est: Estimates, alpha: float) -> ICC:
     undefined = a[:, ~known].any(axis=1)  # a variance of zero has no standard error
     se = np.where(undefined, np.nan, np.sqrt(var))
     with np.errstate(divide="ignore", invalid="ignore"):
-        half = scipy.stats.norm.ppf(1.0 - alpha / 2.0) * se / (r * (1.0 - r))
+        half = quantile(alpha) * se / (r * (1.0 - r))
         logit = scipy.special.logit(r)
         ends = scipy.special.expit(np.column_stack([logit - half, logit + half]))
     return ICC(r, se, ends)

@@ -20,8 +20,8 @@ from sparselmm.design.terms import Design
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.plan import make_plan
 from sparselmm.factor.solver import BlockSolver
-from sparselmm.inference.estimates import p_values
 from sparselmm.inference.resampling.simulate import Simulator, noise_sizes
+from sparselmm.inference.wald import Wald
 from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.engine import with_cross
@@ -88,7 +88,7 @@ class WaldTest:
     def __call__(self, Y: FloatArray) -> FloatArray:
         """P-values of responses (m, n), (m, c); NaN where a fit failed."""
         fits = self.fitter.fit(Y)
-        p = p_values(fits.beta[:, self.columns] / fits.se[:, self.columns])
+        p = Wald(fits.beta[:, self.columns], fits.se[:, self.columns]).pvalue
         return np.where(fits.converged[:, None], p, np.nan)
 
 

@@ -19,9 +19,9 @@ from sparselmm.design.rows import mixed, of_columns
 from sparselmm.design.terms import apart
 from sparselmm.inference import effects
 from sparselmm.inference.effects import FactorTable
-from sparselmm.inference.estimates import intervals, p_values
 from sparselmm.inference.prediction import contrasts as blup_contrasts
 from sparselmm.inference.prediction import variance as prediction_variance
+from sparselmm.inference.wald import Wald
 from sparselmm.results.methods.base import ResultsBase
 from sparselmm.results.print import labels
 from sparselmm.results.tables.hypotheses import adjusted
@@ -259,15 +259,13 @@ class RanefResults(ResultsBase):
         found = blup_contrasts.contrasts(
             est.deviance, est.pls.theta, est.pls.b, est.pls.scale, H, fixed_uncertainty
         )
-        with np.errstate(divide="ignore", invalid="ignore"):
-            z = found.estimate / found.se
-        p = p_values(z)
+        wald = Wald(found.estimate, found.se)
+        p = wald.pvalue
         if adjust != "none":
             p = adjusted(p, adjust, alpha)[1]
         check_alpha(alpha)
-        ends = intervals(found.estimate, found.se, alpha)
         columns = ["estimate", "se", "z", "pvalue", "ci_lower", "ci_upper"]
-        values = np.column_stack([found.estimate, found.se, z, p, ends])
+        values = np.column_stack([wald.estimate, wald.se, wald.statistic, p, wald.interval(alpha)])
         return pd.DataFrame(values, names, columns)
 
     def rank(
@@ -342,7 +340,7 @@ class RanefResults(ResultsBase):
             ranks = blup_contrasts.marginal_ranks(b, v)
         se = np.sqrt(v)
         check_alpha(alpha)
-        ends = intervals(b, se, alpha)
+        ends = Wald(b, se).interval(alpha)
         columns = {
             "estimate": b, "se": se, "ci_lower": ends[:, 0], "ci_upper": ends[:, 1],
             "expected_rank": ranks,

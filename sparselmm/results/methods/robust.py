@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import scipy
 
 from sparselmm.base.arguments import check_alpha
 from sparselmm.base.exceptions import DataError
@@ -15,6 +14,7 @@ from sparselmm.design.factors import factorize
 from sparselmm.design.row_arguments import take
 from sparselmm.design.validate import aligned
 from sparselmm.inference.hypotheses.robust import KINDS, ClusterRobust, cluster_robust
+from sparselmm.inference.wald import Wald
 from sparselmm.results.methods.base import Matrix, ResultsBase, from_rows
 
 
@@ -121,13 +121,11 @@ class RobustResults(ResultsBase):
         found = self._robust(kind, groups, inner)
         estimate = inner @ self.pls.beta
         se = np.sqrt(np.einsum("ij,jk,ik->i", inner, found.vcov, inner))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            t = estimate / se
-        half = scipy.stats.t.ppf(1.0 - alpha / 2.0, found.df) * se
+        wald = Wald(estimate, se, found.df)
+        lower, upper = wald.interval(alpha).T
         columns = {
-            "coef": estimate, "std_err": se, "t": t, "df": found.df,
-            "pvalue": 2.0 * scipy.stats.t.sf(np.abs(t), found.df),
-            "lower": estimate - half, "upper": estimate + half,
+            "coef": estimate, "std_err": se, "t": wald.statistic, "df": found.df,
+            "pvalue": wald.pvalue, "lower": lower, "upper": upper,
         }  # fmt: skip
         frame = pd.DataFrame(columns, index=index)
         frame.loc[~known] = np.nan

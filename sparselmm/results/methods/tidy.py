@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import scipy
 
 from sparselmm.base.exceptions import DataError
 from sparselmm.design.terms import apart
@@ -16,6 +15,7 @@ from sparselmm.inference.effects import factor_tables
 from sparselmm.inference.hypotheses.ddf import DenominatorDF
 from sparselmm.inference.prediction import means as prediction
 from sparselmm.inference.variances import VarianceRow
+from sparselmm.inference.wald import Wald, quantile
 from sparselmm.results.methods.base import ResultsBase, from_rows
 from sparselmm.results.print import labels
 from sparselmm.results.print import model_table as tables
@@ -110,12 +110,10 @@ class TidyResults(ResultsBase):
         vcov = est.vcov if tests is None else tests.vcov
         se = np.sqrt(np.diag(vcov))
         df = np.full(est.design.p, np.inf) if tests is None else tests.t_df(np.eye(est.design.p))
-        statistic = est.beta / se
-        half = scipy.stats.t.ppf(0.5 + level / 2.0, df) * se
+        wald = Wald(est.beta, se, df)
         table = np.column_stack(
-            [est.beta, se, statistic, df, 2.0 * scipy.stats.t.sf(np.abs(statistic), df),
-             est.beta - half, est.beta + half]
-        )  # fmt: skip
+            [est.beta, se, wald.statistic, df, wald.pvalue, wald.interval(1.0 - level)]
+        )
         head = [{"effect": "fixed", "term": name} for name in est.design.x_names]
         return [
             one | dict(zip(COLUMNS[4:], row, strict=True))
@@ -123,7 +121,7 @@ class TidyResults(ResultsBase):
         ]
 
     def _tidy_modes(self, level: float) -> list[dict[str, Any]]:
-        est, quantile = self._est, scipy.stats.norm.ppf(0.5 + level / 2.0)
+        est, z = self._est, float(quantile(1.0 - level))
         factors = factor_tables(est.terms)
         variances = labels.variance_tables(est, factors)
         rows = []
@@ -132,7 +130,7 @@ class TidyResults(ResultsBase):
             for term in modes.columns:
                 sd = np.sqrt(variances[name][term])
                 for label, b, s in zip(levels, modes[term], sd, strict=True):
-                    ends = {"conf.low": b - quantile * s, "conf.high": b + quantile * s}
+                    ends = {"conf.low": b - z * s, "conf.high": b + z * s}
                     rows.append(
                         _random_row("ran_vals", name, label, term, b) | {"std.error": s} | ends
                     )

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import scipy
 
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.inference.effects import factor_tables
-from sparselmm.inference.estimates import Estimates, intervals, names_or, p_values
+from sparselmm.inference.estimates import Estimates, names_or
 from sparselmm.inference.hypotheses.hypotheses import DenominatorDF
 from sparselmm.inference.variances import VarianceRow
+from sparselmm.inference.wald import Wald
 from sparselmm.likelihood.optimize import OptSummary
 
 TITLE = "Mixed Linear Model Regression Results"
@@ -160,16 +160,13 @@ _DDF_NOTES = {
 def _numbers(est: Estimates, alpha: float, tests: DenominatorDF | None) -> FloatArray:
     """The coefficient table, (p + m, 6), or 7 with df: no tests and intervals for variances."""
     p = est.design.p
-    if tests is None:
-        z = est.beta / est.bse_fe
-        fixed = [est.beta, est.bse_fe, z, p_values(z), intervals(est.beta, est.bse_fe, alpha)]
-    else:
-        se, df = np.sqrt(np.diag(tests.vcov)), tests.t_df(np.eye(p))
-        t = est.beta / se
-        half = scipy.stats.t.ppf(1.0 - alpha / 2.0, df) * se
-        fixed = [est.beta, se, df, t, 2.0 * scipy.stats.t.sf(np.abs(t), df), est.beta - half]
-        fixed.append(est.beta + half)
-    values = np.column_stack(fixed)
+    se = est.bse_fe if tests is None else np.sqrt(np.diag(tests.vcov))
+    df = np.full(p, np.inf) if tests is None else tests.t_df(np.eye(p))
+    wald = Wald(est.beta, se, df)
+    columns = [wald.estimate, wald.se, wald.statistic, wald.pvalue, wald.interval(alpha)]
+    if tests is not None:
+        columns.insert(2, df)
+    values = np.column_stack(columns)
     out = np.full((len(est.names), values.shape[1]), np.nan)
     out[:p] = values
     out[p:, :2] = np.column_stack([est.variances, est.bse_re])

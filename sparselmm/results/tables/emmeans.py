@@ -18,6 +18,7 @@ from sparselmm.inference.estimates import Estimates
 from sparselmm.inference.hypotheses import marginal_means
 from sparselmm.inference.hypotheses.ddf import DenominatorDF
 from sparselmm.inference.hypotheses.estimability import null_space
+from sparselmm.inference.wald import two_sided
 from sparselmm.results.tables.hypotheses import adjusted
 
 WEIGHTS = ("equal", "proportional")
@@ -394,7 +395,7 @@ def _family(method: Any, labels: list[str]) -> tuple[list[str], FloatArray]:
 def _adjusted_p(t: FloatArray, df: FloatArray, k: int, adjust: str, alpha: float) -> FloatArray:
     if adjust == "tukey":
         return marginal_means.tukey_p(t, df, k)
-    p = marginal_means.two_sided(t, df)
+    p = two_sided(t, df)
     if adjust == "none":
         return p
     unknown = np.isnan(p)  # counts among the tests, as in R

@@ -11,6 +11,7 @@ import pandas as pd
 import scipy
 
 from sparselmm.base.types import BoolArray, FloatArray
+from sparselmm.inference.wald import Wald, two_sided
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -42,10 +43,8 @@ class ContrastResults:
 
     def conf_int(self, alpha: float = 0.05) -> FloatArray:
         """Confidence intervals of ``effect``, (m, 2)."""
-        normal = self.distribution == "norm"
-        tail = 1.0 - alpha / 2.0
-        q = scipy.stats.norm.ppf(tail) if normal else scipy.stats.t.ppf(tail, self.df_denom)
-        return np.column_stack([self.effect - q * self.sd, self.effect + q * self.sd])
+        df = np.inf if self.distribution == "norm" else self.df_denom
+        return Wald(self.effect, self.sd, df).interval(alpha)
 
     def summary_frame(self, xname: Sequence[str] | None = None, alpha: float = 0.05) -> Any:
         """Table as a DataFrame.
@@ -187,8 +186,7 @@ def t_tests(
     sd = np.sqrt(np.einsum("ij,ij->i", R, _times_matrix(R, cov)))
     with np.errstate(divide="ignore", invalid="ignore"):
         statistic = (effect - q) / sd
-    size = np.abs(statistic)
-    pvalue = 2.0 * (scipy.stats.norm.sf(size) if df is None else scipy.stats.t.sf(size, df))
+    pvalue = two_sided(statistic, np.inf if df is None else df)
     kind = "norm" if df is None else "t"
     names = [f"c{i}" for i in range(len(R))]
     return ContrastResults(

@@ -16,9 +16,9 @@ from sparselmm.base.progress import progress_bar
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.design.terms import Design
-from sparselmm.inference.estimates import p_values
 from sparselmm.inference.resampling import bootstrap
 from sparselmm.inference.variances import VarianceLayout
+from sparselmm.inference.wald import two_sided
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.many.responses import ResponseFits, ResponseFitter
 
@@ -77,7 +77,7 @@ class ManyResults:
     @property
     def pvalues(self) -> pd.DataFrame:
         """Two-sided p-values of ``zvalues`` under the normal distribution, (m, p)."""
-        return self._table(p_values(self.zvalues.to_numpy()), self.design.x_names)
+        return self._table(two_sided(self.zvalues.to_numpy()), self.design.x_names)
 
     @property
     def variances(self) -> pd.DataFrame:

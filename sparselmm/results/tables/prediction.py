@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import scipy
 
 from sparselmm.base.arguments import check_alpha
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray
+from sparselmm.inference.wald import Wald
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,8 +74,8 @@ class Prediction:
                 "get_prediction"
             )
         se, df = (self.se_obs, self.df_obs) if obs else (self.se_mean, self.df_mean)
-        half = scipy.stats.t.ppf(1.0 - alpha / 2.0, df) * se
-        return np.column_stack([self.predicted_mean - half, self.predicted_mean + half])
+        assert se is not None
+        return Wald(self.predicted_mean, se, df).interval(alpha)
 
     def summary_frame(self, alpha: float = 0.05) -> pd.DataFrame:
         """All of it as a table with statsmodels' column names.

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import scipy
 
 from sparselmm.base.arguments import check_alpha
 from sparselmm.base.exceptions import DataError
 from sparselmm.inference.intervals.profiles import Parameter, Point, Profiler
+from sparselmm.inference.wald import quantile
 from sparselmm.results.plots import profiles as plots
 
 
@@ -112,7 +112,7 @@ def limits(
 ) -> pd.DataFrame:
     """Profile intervals of several parameters."""
     check_alpha(alpha)
-    z = float(scipy.stats.norm.ppf(1.0 - alpha / 2.0))
+    z = float(quantile(alpha))
     ends = [[profiler.limit(p, side, z) for side in (-1, 1)] for p in parameters]
     ends = [[_shown(e, p, scale) for e in pair] for pair, p in zip(ends, parameters, strict=True)]
     index = [_name(p, scale) for p in parameters]
@@ -124,7 +124,7 @@ def profiled(
     alpha_max: float, n_points: int, scale: str,
 ) -> ProfileResults:  # fmt: skip
     """Profile several parameters."""
-    z = float(scipy.stats.norm.ppf(1.0 - alpha_max / 2.0))
+    z = float(quantile(alpha_max))
     rows, index = [], []
     for p in parameters:
         for point in profiler.trace(p, z, n_points):
