@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from sparselmm.results.print.summary import tex
+from sparselmm.results.print.grid import Grid, tex
 
 STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
 LEGEND = "* p < 0.05, ** p < 0.01, *** p < 0.001"
@@ -91,23 +90,16 @@ class ModelTable:
         blocks = tuple(block for block in (tuple(fixed), tuple(random), tuple(facts)) if block)
         return cls(heads, blocks, title, notes)
 
+    @property
+    def _grid(self) -> Grid:
+        blocks = [[[name, *cells] for name, cells in block] for block in self.blocks]
+        aligns = "l" + "r" * len(self.heads)
+        return Grid(blocks, aligns, ["", *self.heads], heads=aligns)
+
     def __str__(self) -> str:
-        stub = max(len(name) for block in self.blocks for name, _ in block)
-        widths = [
-            max(len(head), *(len(cells[i]) for block in self.blocks for _, cells in block))
-            for i, head in enumerate(self.heads)
-        ]
-        rule = "-" * (stub + sum(width + 1 for width in widths))
-
-        def line(name: str, cells: Sequence[str]) -> str:
-            padded = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
-            return " ".join([name.ljust(stub), *padded]).rstrip()
-
-        lines = [self.title] if self.title else []
-        lines.append(line("", self.heads))
-        for block in self.blocks:
-            lines += [rule, *(line(name, cells) for name, cells in block)]
-        return "\n".join([*lines, rule, *self.notes])
+        lines = self._grid.lines()
+        title = [self.title] if self.title else []
+        return "\n".join([*title, *(line.rstrip() for line in lines), lines[1], *self.notes])
 
     def __repr__(self) -> str:
         return str(self)
@@ -117,21 +109,7 @@ class ModelTable:
 
     def to_html(self) -> str:
         """HTML table; special characters are escaped."""
-        lines = ['<table class="sparselmm-models">']
-        if self.title:
-            lines.append(f"<caption>{html.escape(self.title)}</caption>")
-        heads = "".join(f"<th>{html.escape(head)}</th>" for head in self.heads)
-        lines.append(f"<thead><tr><th></th>{heads}</tr></thead>")
-        for block in self.blocks:
-            lines.append("<tbody>")
-            for name, cells in block:
-                row = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
-                lines.append(f"<tr><th>{html.escape(name)}</th>{row}</tr>")
-            lines.append("</tbody>")
-        notes = "<br>".join(map(html.escape, self.notes))
-        width = len(self.heads) + 1
-        lines.append(f'<tfoot><tr><td colspan="{width}">{notes}</td></tr></tfoot>')
-        return "\n".join([*lines, "</table>"])
+        return self._grid.html("sparselmm-models", caption=self.title, notes=self.notes)
 
     def to_latex(self, label: str = "") -> str:
         """LaTeX ``table`` environment for the package booktabs; special characters are escaped.
@@ -146,18 +124,8 @@ class ModelTable:
             lines.append(rf"\caption{{{tex(self.title)}}}")
         if label:
             lines.append(rf"\label{{{label}}}")
-        width = len(self.heads)
-        lines += [rf"\begin{{tabular}}{{l{'r' * width}}}", r"\toprule"]
-        lines.append(" & ".join(["", *map(_cell, self.heads)]) + r" \\")
-        for block in self.blocks:
-            lines.append(r"\midrule")
-            lines += [" & ".join([tex(name), *map(_cell, cells)]) + r" \\" for name, cells in block]
-        lines.append(r"\bottomrule")
-        lines += [
-            rf"\multicolumn{{{width + 1}}}{{l}}{{\footnotesize {_cell(note)}}} \\"
-            for note in self.notes
-        ]
-        return "\n".join([*lines, r"\end{tabular}", r"\end{table}"])
+        rules = r"\toprule", r"\midrule", r"\bottomrule"
+        return "\n".join([*lines, self._grid.latex(rules, _cell, self.notes), r"\end{table}"])
 
 
 def _cell(text: str) -> str:

@@ -22,6 +22,7 @@ from sparselmm.inference.hypotheses.hypotheses import DenominatorDF
 from sparselmm.inference.variances import VarianceRow
 from sparselmm.inference.wald import Wald
 from sparselmm.likelihood.optimize import OptSummary
+from sparselmm.results.print.grid import Grid, tex
 
 TITLE = "Mixed Linear Model Regression Results"
 VARIANCE_COLUMNS = ("Groups", "Name", "Variance", "Std.Dev.", "Corr")
@@ -76,13 +77,9 @@ class Summary:
         info, coefficients, variances = self.tables
         parts = [
             f"<h4>{html.escape(self.title)}</h4>",
-            _html(info.to_numpy().tolist(), [], []),
-            _html(
-                coefficients.to_numpy().tolist(),
-                list(coefficients.columns),
-                list(coefficients.index),
-            ),
-            _html(variances.to_numpy().tolist(), list(variances.columns), []),
+            _info_grid(info).html("simpletable", stubs=False),
+            _coefficient_grid(coefficients).html("simpletable"),
+            _variance_grid(variances).html("simpletable", stubs=False),
             *(f"<p>{html.escape(note)}</p>" for note in self.notes),
         ]
         return "\n".join(parts)
@@ -99,15 +96,13 @@ class Summary:
             Label for cross-references.
         """
         info, coefficients, variances = self.tables
-        names = [[str(name)] for name in coefficients.index]
-        rows = np.hstack([np.array(names, dtype=object), coefficients.to_numpy(dtype=object)])
         lines = [
             r"\begin{table}",
             rf"\caption{{{tex(self.title)}}}",
             rf"\label{{{label}}}",
-            _latex(info.to_numpy().tolist(), [], "llll"),
-            _latex(rows.tolist(), ["", *coefficients.columns], "l" + "r" * coefficients.shape[1]),
-            _latex(variances.to_numpy().tolist(), list(variances.columns), "llrrr"),
+            _info_grid(info).latex(),
+            _coefficient_grid(coefficients).latex(),
+            _variance_grid(variances).latex(),
             r"\end{table}",
             r"\bigskip",
             " \\newline \n".join(map(tex, self.notes)),
@@ -278,51 +273,30 @@ def group_facts(sizes: IntArray) -> list[tuple[str, str]]:
 # ----------------------------------------------------------------------------------- text
 
 
-@dataclass(frozen=True)
-class _Grid:
-    """A table of strings on its way to text."""
-
-    rows: list[list[str]]  # stubs included
-    header: list[str] | None
-    aligns: str
-
-    def lines(self, separator: int = 1, stub_pad: int = 0) -> list[str]:
-        rows = [[row[0] + " " * stub_pad, *row[1:]] for row in self.rows]
-        every = [self.header, *rows] if self.header else rows
-        widths = [max(map(len, column)) for column in zip(*every, strict=True)]
-        gap = " " * separator
-        body = [gap.join(map(_padded, row, widths, self.aligns)) for row in rows]
-        if not self.header:
-            return body
-        head = gap.join(map(_padded, self.header, widths, "c" * len(widths)))
-        return [head, "-" * len(head), *body]
+def _info_grid(info: pd.DataFrame) -> Grid:
+    return Grid([info.to_numpy().tolist()], "llll")
 
 
-def _padded(text: str, width: int, align: str) -> str:
-    pad = {"l": text.ljust, "r": text.rjust, "c": text.center}
-    return pad[align](width)
+def _coefficient_grid(table: pd.DataFrame) -> Grid:
+    rows = [[str(name), *row] for name, row in zip(table.index, table.to_numpy(), strict=True)]
+    return Grid([rows], "l" + "r" * table.shape[1], ["", *table.columns])
+
+
+def _variance_grid(table: pd.DataFrame, aligns: str = "llrrr") -> Grid:
+    return Grid([table.to_numpy().tolist()], aligns, list(table.columns))
 
 
 def _statsmodels_text(info: pd.DataFrame, coefficients: pd.DataFrame, title: str) -> str:
     """Both tables stretched to the width of the wider one."""
-    grids = [
-        _Grid([list(row) for row in info.to_numpy()], None, "llll"),
-        _Grid(
-            [
-                [str(name), *row]
-                for name, row in zip(coefficients.index, coefficients.to_numpy(), strict=True)
-            ],
-            ["", *coefficients.columns],
-            "l" + "r" * coefficients.shape[1],
-        ),
-    ]
-    columns = (info.shape[1], coefficients.shape[1])
+    grids = [_info_grid(info), _coefficient_grid(coefficients)]
     natural = [len(grid.lines()[0]) for grid in grids]
     width = max(natural)
     text = []
-    for grid, size, gaps in zip(grids, natural, (c - 1 for c in columns), strict=True):
+    for grid, size, table in zip(grids, natural, (info, coefficients), strict=True):
+        gaps = table.shape[1] - 1
         pad = (width - size) // gaps
-        text.append(grid.lines(1 + pad, width - size - gaps * pad))
+        stub, *others = grid.widths()
+        text.append(grid.lines(1 + pad, [stub + width - size - gaps * pad, *others]))
     if len(title) < width:
         title = " " * int(width / 2 - len(title) / 2) + title
     rule = "=" * width
@@ -331,45 +305,9 @@ def _statsmodels_text(info: pd.DataFrame, coefficients: pd.DataFrame, title: str
 
 
 def _variance_text(table: pd.DataFrame) -> str:
-    grid = _Grid([list(row) for row in table.to_numpy()], list(table.columns), "llrrl")
-    lines = grid.lines()
+    lines = _variance_grid(table, "llrrl").lines()
     return "\n".join([*(line.rstrip() for line in lines), "-" * len(lines[1])])
 
 
 def _wrapped(note: str) -> str:
     return "\n".join(textwrap.wrap(note, NOTE_WIDTH))
-
-
-# -------------------------------------------------------------------------- HTML and LaTeX
-
-
-def _html(rows: list[list[str]], header: list[str], stubs: Sequence[object]) -> str:
-    lines = ['<table class="simpletable">']
-    if header:
-        cells = [*([""] if len(stubs) else []), *header]
-        lines.append("<tr>" + "".join(f"<th>{html.escape(c)}</th>" for c in cells) + "</tr>")
-    for i, row in enumerate(rows):
-        stub = f"<th>{html.escape(str(stubs[i]))}</th>" if len(stubs) else ""
-        body = "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
-        lines.append(f"<tr>{stub}{body}</tr>")
-    return "\n".join([*lines, "</table>"])
-
-
-_TEX_SPECIAL = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
-    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "|": r"\textbar{}", ">": r"\textgreater{}", "<": r"\textless{}",
-}  # fmt: skip
-
-
-def tex(text: str) -> str:
-    """The text with the characters that mean something to LaTeX escaped."""
-    return "".join(_TEX_SPECIAL.get(character, character) for character in text)
-
-
-def _latex(rows: list[list[str]], header: list[str], aligns: str) -> str:
-    lines = [rf"\begin{{tabular}}{{{aligns}}}", r"\hline"]
-    if header:
-        lines += [" & ".join(map(tex, header)) + r" \\", r"\hline"]
-    lines += [" & ".join(map(tex, row)) + r" \\" for row in rows]
-    return "\n".join([*lines, r"\hline", r"\end{tabular}"])

@@ -12,6 +12,7 @@ import scipy
 
 from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.inference.wald import Wald, two_sided
+from sparselmm.results.print.grid import Grid
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -69,24 +70,18 @@ class ContrastResults:
     ) -> str:
         """Table as text, laid out as statsmodels does."""
         frame = self.summary_frame(xname, alpha)
-        ends = [f"[{alpha / 2:.6g}", f"{1 - alpha / 2:.6g}]"]
-        names = [str(name) for name in frame.index]
-        header = [*map(str, frame.columns[:-2]), *ends]
-        stub = max(10, *map(len, names))
-        base = [11] * (len(header) - 2) + [12, 12]
-        widths = [max(n, len(h) + 1) for n, h in zip(base, header, strict=True)]
-        rows = [["", *header]]
-        for name, values in zip(names, frame.to_numpy(), strict=True):
-            text = [f"{value:.3f}" for value in values]
-            rows.append([name, f"{values[0]:.4f}", *text[1:]])
-        lines = [
-            f"{name:<{stub}}" + "".join(f"{x:>{n}}" for x, n in zip(cells, widths, strict=True))
-            for name, *cells in rows
+        header = ["", *map(str, frame.columns[:-2]), f"[{alpha / 2:.6g}", f"{1 - alpha / 2:.6g}]"]
+        rows = [
+            [str(name), f"{values[0]:.4f}", *(f"{value:.3f}" for value in values[1:])]
+            for name, values in zip(frame.index, frame.to_numpy(), strict=True)
         ]
+        aligns = "l" + "r" * (len(header) - 1)
+        grid = Grid([rows], aligns, header, heads=aligns)
+        least = [10, *[10] * (len(header) - 3), 11, 11]
+        lines = grid.lines(1, [max(n, s) for n, s in zip(least, grid.widths(), strict=True)])
         width = len(lines[0])
-        rule, dashes = "=" * width, "-" * width
         title = (title or "Test for Constraints").center(width)
-        return "\n".join([title, rule, lines[0], dashes, *lines[1:], rule])
+        return "\n".join([title, "=" * width, *lines, "=" * width])
 
     def __repr__(self) -> str:
         return self.summary()
