@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 
 from sparselmm.base.types import CSR, BoolArray, FloatArray, IntArray
-from sparselmm.design.terms import Design, RandomTerm, assemble_z, term_slices
+from sparselmm.design.terms import Design, RandomTerm, term_slices
 
-CHUNK = 65_536
-"""Rows worked on at a time."""
+BLOCK_ROWS = 32_768
+"""Rows worked on at a time: a few columns of them stay in the cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,9 +63,9 @@ class Entries:
         return left, first[left] + step
 
 
-def row_slices(n: int) -> Iterator[slice]:
-    """Chunks of rows."""
-    return (slice(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK))
+def blocks(n: int) -> Iterator[slice]:
+    """The rows in blocks."""
+    return (slice(start, min(start + BLOCK_ROWS, n)) for start in range(0, n, BLOCK_ROWS))
 
 
 def response(design: Design) -> FloatArray:
@@ -74,33 +73,39 @@ def response(design: Design) -> FloatArray:
     return design.y if design.offset is None else design.y - design.offset
 
 
-def times_z(design: Design, slices: list[slice], rows: slice, x: FloatArray) -> FloatArray:
-    """``Z[rows] x`` for x (q, m), (number of rows, m), without forming Z."""
-    out = np.zeros((len(range(*rows.indices(design.n))), x.shape[1]))
-    for term, part in zip(design.terms, slices, strict=True):
+def times_z(terms: Sequence[RandomTerm], x: FloatArray, rows: slice) -> FloatArray:
+    """``Z[rows] x`` without forming Z, (m,) or (m, c) for x (q,) or (q, c)."""
+    wide = x if x.ndim == 2 else x[:, None]
+    out = np.zeros((rows.stop - rows.start, wide.shape[1]))
+    for term, part in zip(terms, term_slices(tuple(terms)), strict=True):
         if term.block is not None:
-            out += term.block[rows] @ x[part]
+            out += term.block[rows] @ wide[part]
             continue
         assert term.codes is not None
         codes = term.codes[rows]
-        own = x[part].reshape(term.n_levels, term.k, -1)[codes]
-        v = np.ones((1, 1)) if term.values is None else term.values[rows]
-        out += np.where((codes >= 0)[:, None], np.sum(v[:, :, None] * own, axis=1), 0.0)
-    return out
+        own = wide[part].reshape(term.n_levels, term.k, -1)[codes]
+        values = term.values
+        added = own[:, 0] if values is None else np.einsum("ij,ijc->ic", values[rows], own)
+        added[codes < 0] = 0.0
+        out += added
+    return out if x.ndim == 2 else out[:, 0]
 
 
-def random_part(terms: Sequence[RandomTerm], b: FloatArray, n: int) -> FloatArray:
-    """``Z b`` term by term, (n,), without forming Z."""
-    out = np.zeros(n)
-    for term, part in zip(terms, term_slices(tuple(terms)), strict=True):
-        if term.block is not None:
-            out += term.block @ b[part]
-            continue
-        assert term.codes is not None
-        table = np.vstack([b[part].reshape(-1, term.k), np.zeros((1, term.k))])  # code -1
-        rows = table[term.codes]
-        out += rows[:, 0] if term.values is None else np.einsum("ij,ij->i", rows, term.values)
-    return out
+def coded_z(codes: IntArray, values: FloatArray | None, k: int, levels: int) -> CSR:
+    """Z of one term from the level of every row, (m, k * levels); -1 is no level."""
+    present = codes >= 0
+    columns = codes[present, None] * k + np.arange(k)
+    data = np.ones((len(columns), 1)) if values is None else values[present]
+    indptr = np.concatenate([[0], np.cumsum(present) * k])
+    return sp.csr_array((data.ravel(), columns.ravel(), indptr), shape=(len(codes), levels * k))
+
+
+def term_z(term: RandomTerm, levels: int | None = None) -> CSR:
+    """Z of one term, (n, k * levels); ``levels`` are those of the term if not given."""
+    if term.block is not None:
+        return term.block
+    assert term.codes is not None
+    return coded_z(term.codes, term.values, term.k, term.n_levels if levels is None else levels)
 
 
 def mixed(terms: Sequence[RandomTerm], x: FloatArray, transpose: bool = False) -> FloatArray:
@@ -147,31 +152,6 @@ def unseen_rows(fitted: RandomTerm, new: RandomTerm) -> BoolArray:
     return np.asarray(empty)
 
 
-def term_z(term: RandomTerm, levels: int) -> CSR:
-    """Z of one term, (m, k * levels)."""
-    if term.block is not None:
-        return term.block
-    assert term.codes is not None
-    present = term.codes >= 0
-    rows = np.repeat(np.flatnonzero(present), term.k)
-    columns = (term.codes[present, None] * term.k + np.arange(term.k)).ravel()
-    data = np.ones(len(rows)) if term.values is None else term.values[present].ravel()
-    return sp.csr_array((data, (rows, columns)), shape=(len(term.codes), term.k * levels))
-
-
-def component_block(term: RandomTerm, n: int) -> Any:
-    """Z_t of a term, sparse (n, q_t)."""
-    return term.block if term.block is not None else sp.csr_array(assemble_z((term,), n))
-
-
-def members(codes: IntArray, count: int) -> list[IntArray]:
-    """Positions of every code, ascending."""
-    order = np.argsort(codes, kind="stable")
-    order = order[np.searchsorted(codes[order], 0) :]
-    ends = np.cumsum(np.bincount(codes[codes >= 0], minlength=count))
-    return np.split(order, ends[:-1])
-
-
 @dataclass(frozen=True, eq=False)
 class GroupRows:
     """Rows by group.
@@ -179,23 +159,31 @@ class GroupRows:
     Attributes
     ----------
     codes : ndarray of int, (n,)
-        Group of every row.
-    count : int
-        Number of groups, m.
-    order, bounds : ndarray of int
-        Group ``j`` owns the rows ``order[bounds[j]:bounds[j + 1]]``.
+        Group of every row; -1 belongs to none.
+    order, bounds : ndarray of int, (n,) and (m + 1,)
+        Group ``j`` owns the rows ``order[bounds[j]:bounds[j + 1]]``, ascending.
     """
 
     codes: IntArray
-    count: int
     order: IntArray
     bounds: IntArray
 
     @classmethod
     def of(cls, codes: IntArray, count: int) -> GroupRows:
-        """Sort the rows by group; -1 belongs to none."""
+        """Sort the rows by group."""
         order = np.argsort(codes, kind="stable")
-        return cls(codes, count, order, np.searchsorted(codes[order], np.arange(count + 1)))
+        return cls(codes, order, np.searchsorted(codes[order], np.arange(count + 1)))
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
 
     def __getitem__(self, j: int) -> IntArray:
         return self.order[self.bounds[j] : self.bounds[j + 1]]
+
+    def __iter__(self) -> Iterator[IntArray]:
+        return (self[j] for j in range(len(self)))
+
+    @property
+    def outside(self) -> IntArray:
+        """Rows of no group."""
+        return self.order[: self.bounds[0]]

@@ -8,6 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from sparselmm.base.types import CSR, IntArray
+from sparselmm.design.rows import GroupRows
 from sparselmm.design.spec import BuiltDesign
 from sparselmm.design.terms import Design, Levels, RandomTerm
 
@@ -34,10 +35,8 @@ class Groups:
 
     def __init__(self, design: Design, codes: IntArray):
         self.whole, codes = design, np.asarray(codes)
-        order = np.argsort(codes, kind="stable")
-        count = int(codes.max(initial=-1)) + 1
-        outside, *rows = np.split(order, np.searchsorted(codes[order], np.arange(count)))
-        self.outside = outside
+        rows = GroupRows.of(codes, int(codes.max(initial=-1)) + 1)
+        self.outside = rows.outside
         self.rows = [part for part in rows if len(part)]
         self.nested = [_is_nested(term, codes) for term in design.terms]
 

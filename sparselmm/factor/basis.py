@@ -10,10 +10,7 @@ from scipy.linalg import lapack, solve_triangular
 
 from sparselmm.base.smallmatrix import upper_inverse
 from sparselmm.base.types import FloatArray, IntArray, Snapshot
-
-CHUNK_ROWS = 32_768
-"""Rows transformed at a time, so that no second copy of X is ever made (fits in L2 cache)."""
-
+from sparselmm.design.rows import blocks
 
 RANK_TOLERANCE = 1e-7
 """A column is dependent when its residual norm is below this share of its norm (as R's ``qr``)."""
@@ -103,16 +100,11 @@ def working_basis(X: FloatArray, y: FloatArray, w: FloatArray | None) -> Basis:
     return Basis(p, kept, T, shift)
 
 
-def row_blocks(n: int) -> list[slice]:
-    """The rows in blocks that a cache holds."""
-    return [slice(start, min(start + CHUNK_ROWS, n)) for start in range(0, n, CHUNK_ROWS)]
-
-
 def _gram(X: FloatArray, y: FloatArray, w: FloatArray | None) -> tuple[FloatArray, FloatArray]:
     """``X'WX`` and ``X'Wy``."""
     p = X.shape[1]
     G, right = np.zeros((p, p)), np.zeros(p)
-    for rows in row_blocks(len(X)):
+    for rows in blocks(len(X)):
         part = X[rows] if w is None else X[rows] * w[rows, None]
         G += part.T @ X[rows]
         right += part.T @ y[rows]
@@ -126,7 +118,7 @@ def _residual_products(
     coefficients = np.zeros(X.shape[1])
     coefficients[kept] = shift
     out = np.zeros(X.shape[1])
-    for rows in row_blocks(len(X)):
+    for rows in blocks(len(X)):
         residual = y[rows] - X[rows] @ coefficients
         out += X[rows].T @ (residual if w is None else residual * w[rows])
     return out[kept]
@@ -149,7 +141,7 @@ def _qr_factor(X: FloatArray, w: FloatArray | None) -> tuple[FloatArray, IntArra
     """Triangular factor of the independent columns of ``sqrt(W) X``, and which they are."""
     p = X.shape[1]
     R = np.zeros((0, p))
-    for rows in row_blocks(len(X)):
+    for rows in blocks(len(X)):
         part = X[rows] if w is None else X[rows] * np.sqrt(w[rows, None])
         R = np.asarray(np.linalg.qr(np.vstack([R, part]), mode="r"))
     kept, factor = _independent(R, RANK_TOLERANCE)

@@ -25,8 +25,9 @@ from sparselmm.base import kernels
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import CSR, FloatArray, IntArray, Snapshot
+from sparselmm.design.rows import GroupRows, blocks, coded_z, term_z
 from sparselmm.design.terms import Design, RandomTerm, term_slices
-from sparselmm.factor.basis import Basis, row_blocks, working_basis
+from sparselmm.factor.basis import Basis, working_basis
 
 NEARLY_DENSE = 0.2
 """Share of nonzeros from which a product of user-made blocks is quicker by dense BLAS."""
@@ -234,7 +235,7 @@ def _fixed_products(design: Design, y: FloatArray, basis: Basis) -> tuple[FloatA
     m = basis.rank + 1
     B, C = np.zeros((design.q, m)), np.zeros((m, m))
     parts = term_slices(design.terms)
-    for rows in row_blocks(design.n):
+    for rows in blocks(design.n):
         Xy = basis.apply(design.X[rows], y[rows])
         weighted = Xy if design.weights is None else Xy * design.weights[rows, None]
         C += Xy.T @ weighted
@@ -251,20 +252,11 @@ def _add_term_product(out: FloatArray, term: RandomTerm, rows: slice, weighted: 
     assert term.codes is not None
     values = None if term.values is None else term.values[rows]
     if len(term.codes) < SMALL_ROWS:
-        out += _small_z(term.codes[rows], values, term.k, term.n_levels).T @ weighted
+        out += coded_z(term.codes[rows], values, term.k, term.n_levels).T @ weighted
     elif values is None:
         kernels.add_rows(term.codes[rows], weighted, out)
     else:
         kernels.add_scaled_rows(term.codes[rows], values, weighted, out)
-
-
-def _small_z(codes: IntArray, values: FloatArray | None, k: int, l: int) -> CSR:
-    """Z_t of some rows."""
-    present = codes >= 0
-    columns = codes[present, None] * k + np.arange(k)
-    data = np.ones((len(columns), 1)) if values is None else values[present]
-    indptr = np.concatenate([[0], np.cumsum(present) * k])
-    return sp.csr_array((data.ravel(), columns.ravel(), indptr), shape=(len(codes), l * k))
 
 
 def _pair_blocks(s: RandomTerm, t: RandomTerm, w: FloatArray | None) -> PairBlocks:
@@ -294,10 +286,10 @@ def _pair_blocks_scipy(s: RandomTerm, t: RandomTerm, w: FloatArray | None) -> Pa
     """The same without compiled kernels: user-made blocks and small data."""
     if s is t and s.codes is not None:
         return _diagonal_blocks_numpy(s, w)
-    Zt = _term_z(t)
+    Zt = term_z(t)
     if w is not None:
         Zt = sp.csr_array(Zt.multiply(w[:, None]))
-    product = _products(Zt, _term_z(s))
+    product = _products(Zt, term_z(s))
     if s is t:  # a level always meets itself, also when its column of Z is all zero
         product = _with_diagonal(product)
     product = product.tobsr(blocksize=(t.k, s.k))
@@ -336,18 +328,8 @@ def _diagonal_blocks_numpy(term: RandomTerm, w: FloatArray | None) -> PairBlocks
     data = np.zeros((term.n_levels, term.k, term.k))
     levels = np.arange(term.n_levels)
     if term.k > FEW_COEFFICIENTS:  # no array of rows by k^2
-        order = np.argsort(term.codes, kind="stable")
-        bounds = np.searchsorted(term.codes[order], np.arange(term.n_levels + 1))
-        for level in np.flatnonzero(np.diff(bounds)):
-            rows = order[bounds[level] : bounds[level + 1]]
+        for level, rows in enumerate(GroupRows.of(term.codes, term.n_levels)):
             data[level] = v[rows].T @ weighted[rows]
     else:
         np.add.at(data, term.codes[present], (v[:, :, None] * weighted[:, None, :])[present])
     return PairBlocks(np.arange(term.n_levels + 1), levels, data, term.n_levels)
-
-
-def _term_z(term: RandomTerm) -> CSR:
-    if term.block is not None:
-        return term.block
-    assert term.codes is not None
-    return _small_z(term.codes, term.values, term.k, term.n_levels)

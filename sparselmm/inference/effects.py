@@ -16,7 +16,7 @@ import scipy.sparse as sp
 
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import AnyArray, FloatArray, IntArray
-from sparselmm.design.rows import mixed, of_columns
+from sparselmm.design.rows import GroupRows, mixed, of_columns
 from sparselmm.design.terms import Grouping, RandomTerm, apart, term_slices
 from sparselmm.inference.variances import coefficient_names, is_component
 from sparselmm.likelihood.deviance import MAX_BATCH, ProfiledDeviance
@@ -261,9 +261,8 @@ def _group_units(
             own = group_names if term.origin == "re" else term.columns
             names.append(np.tile(np.array(own, dtype=object), term.n_levels))
     owner = np.concatenate(owners)
-    order = np.argsort(owner, kind="stable")
-    counts = np.bincount(owner, minlength=len(grouping.labels))
-    indptr = np.concatenate([[0], np.cumsum(counts)])
+    columns_of = GroupRows.of(owner, len(grouping.labels))
+    order, indptr = columns_of.order, columns_of.bounds
     return Units(
         grouping.name, grouping.labels, indptr, np.concatenate(columns)[order],
         np.concatenate(names)[order], False, grouped,

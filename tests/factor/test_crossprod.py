@@ -5,7 +5,7 @@ import pytest
 import scipy.linalg as sla
 from registry import MODELS, Model, design, term
 
-from sparselmm.factor import basis as bases
+from sparselmm.design import rows
 from sparselmm.factor import crossprod
 from sparselmm.factor.basis import working_basis
 from sparselmm.factor.crossprod import CrossProducts
@@ -22,7 +22,7 @@ def path(request, monkeypatch):
     """Either way to form the products, in blocks of rows that do not divide n."""
     if request.param == "compiled":
         monkeypatch.setattr(crossprod, "SMALL_ROWS", 0)
-    monkeypatch.setattr(bases, "CHUNK_ROWS", 17)
+    monkeypatch.setattr(rows, "BLOCK_ROWS", 17)
     return request.param
 
 

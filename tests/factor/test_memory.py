@@ -9,8 +9,8 @@ import pytest
 import scipy.sparse as sp
 from registry import Model, design, term
 
+from sparselmm.design.rows import BLOCK_ROWS
 from sparselmm.factor import crossprod
-from sparselmm.factor.basis import CHUNK_ROWS
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.plan import make_plan
 from sparselmm.likelihood.moments import moment_start
@@ -101,6 +101,6 @@ def test_forming_the_products_needs_no_copy_of_the_rows():
     z_bytes = 2 * n * (8 + 4)
     result = sum(array.nbytes for array in arrays_in(cross, {}))
     assert kept < 1.1 * result + 1e6
-    blocks = CHUNK_ROWS * 8 * 4 * 3  # three row blocks of [Q y] and its weights
+    blocks = BLOCK_ROWS * 8 * 4 * 3  # three row blocks of [Q y] and its weights
     sorting = 3 * n * 4  # two counting sorts of row numbers
     assert peak < result + blocks + sorting < result + z_bytes

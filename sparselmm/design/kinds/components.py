@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,6 +42,7 @@ from sparselmm.design.formula.namespace import (
 )
 from sparselmm.design.formula.remembered import DesignInfo, Term
 from sparselmm.design.kinds.coded import GROUPS, CodedSpec, NewRows, TermSpec, coded_term, product
+from sparselmm.design.rows import GroupRows
 from sparselmm.design.terms import Grouping, Levels, RandomTerm
 from sparselmm.design.validate import check_codes, check_finite, not_finite
 
@@ -267,7 +268,9 @@ class PerGroupSpec:
         """The component on new rows, columns matched by group and name."""
         assert new.space is not None and new.group_codes is not None
         pieces = []
-        for group, rows in _rows_of_groups(new.group_codes):
+        for group, rows in enumerate(GroupRows.of(new.group_codes, len(self.starts) - 1)):
+            if not len(rows):
+                continue
             info = self.infos[group]
             known = rows[_known_labels(info, new.space, rows)]
             if len(known):
@@ -284,7 +287,9 @@ def _per_group(
     codes = codes_of(terms)
     infos, pieces, labels, columns = {}, [], [], []
     starts = np.zeros(len(groups.labels) + 1, dtype=np.int64)
-    for group, rows in _rows_of_groups(groups.codes):
+    for group, rows in enumerate(GroupRows.of(groups.codes, len(groups.labels))):
+        if not len(rows):
+            continue
         part = _part(space, rows, codes)
         (info,) = learn([terms], part)
         (matrix,) = build([info], part)
@@ -311,15 +316,6 @@ def _check_block(name: str, block: CSR, columns: AnyArray, space: Namespace) -> 
     same = bad[columns[entries.col[bad]] == first]
     what = f"vc_formula[{name!r}]: column {first!r}"
     raise not_finite(entries.data[same], entries.row[same], what, space.rows)
-
-
-def _rows_of_groups(codes: IntArray) -> Iterator[tuple[int, IntArray]]:
-    """Code and ascending rows of each group present."""
-    order = np.argsort(codes, kind="stable")
-    ends = np.flatnonzero(np.diff(codes[order])) + 1
-    for rows in np.split(order, ends):
-        if len(rows) and codes[rows[0]] >= 0:
-            yield int(codes[rows[0]]), rows
 
 
 def _part(space: Namespace, rows: IntArray, codes: list[str]) -> Namespace:

@@ -17,6 +17,7 @@ from sparselmm.design.exact_labels import canonical
 from sparselmm.design.factors import Factor, factorize, match
 from sparselmm.design.kinds.coded import NewRows, TermSpec
 from sparselmm.design.kinds.components import stack_blocks
+from sparselmm.design.rows import GroupRows
 from sparselmm.design.terms import Grouping, Levels, RandomTerm
 from sparselmm.design.validate import Rows, aligned, check_finite, check_length, check_names
 
@@ -139,9 +140,7 @@ def _pairs(groups: AnyArray, columns: AnyArray) -> Iterator[tuple[Any, Any]]:
 
 def stack_all(vc: VCSpec | dict[str, Any], groups: Factor) -> list[Stack]:
     """Every component's matrices over the groups, put together."""
-    order = np.argsort(groups.codes, kind="stable")
-    order = order[np.searchsorted(groups.codes[order], 0) :]
-    rows = np.split(order, np.flatnonzero(np.diff(groups.codes[order])) + 1)
+    rows = [rows for rows in GroupRows.of(groups.codes, len(groups.labels)) if len(rows)]
     if isinstance(vc, dict):
         vc = _from_dict(vc, groups, rows)
     check_names(list(vc.names), "components of exog_vc")

@@ -31,7 +31,7 @@ import scipy.linalg as sla
 from sparselmm.base import kernels
 from sparselmm.base.cholesky import CholeskyFactor
 from sparselmm.base.types import BoolArray, FloatArray, IntArray
-from sparselmm.design.rows import Entries, GroupRows, response, row_slices
+from sparselmm.design.rows import Entries, GroupRows, blocks, response
 from sparselmm.design.subsets import take_rows
 from sparselmm.design.terms import Design
 from sparselmm.factor.basis import Basis
@@ -127,11 +127,11 @@ class Downdates:
         self.dev, self.design, self.groups = dev, design, groups
         every = slice(0, design.n)
         self._entries = [Entries.of(term, every) for term in design.terms]
-        self._by_term = [GroupRows.of(groups.codes[e.rows], groups.count) for e in self._entries]
+        self._by_term = [GroupRows.of(groups.codes[e.rows], len(groups)) for e in self._entries]
         self._joined = {pair: self._join(*pair) for pair in dev.cross.pairs}
         self._on_pattern = all((at >= 0).all() for *_, at in self._joined.values())
         self._by_pair = {
-            (s, t): GroupRows.of(groups.codes[self._entries[s].rows[i]], groups.count)
+            (s, t): GroupRows.of(groups.codes[self._entries[s].rows[i]], len(groups))
             for (s, t), (i, _, _) in self._joined.items()
         }
         self._factor: CholeskyFactor | None = None
@@ -262,7 +262,7 @@ def level_owners(design: Design, groups: GroupRows) -> list[IntArray] | None:
     out = []
     for term in design.terms:
         owner = np.full(term.n_levels, -2)
-        for rows in row_slices(design.n):
+        for rows in blocks(design.n):
             e = Entries.of(term, rows)
             used = (e.values != 0).any(axis=1)
             if design.weights is not None:
@@ -284,12 +284,12 @@ def by_group(
     whole, state, cross = pieces(dev, theta), dev.state_at(theta), dev.cross
     D, LK = dev.products(state), apply_lambda(dev.cross, state.lams, state.K, transpose=False)
     traces = [level_traces(dev, state, t) for t in range(len(design.terms))]
-    levels = [GroupRows.of(owner, groups.count) for owner in owners]
+    levels = [GroupRows.of(owner, len(groups)) for owner in owners]
     m = len(whole.S)
     width = max(1, BATCH_NUMBERS // max(1, m * m * (1 + sum(k * k for k, _ in cross.sizes))))
     w, y = design.weights, response(design)
-    for first in range(0, groups.count, width):
-        last = min(first + width, groups.count)
+    for first in range(0, len(groups), width):
+        last = min(first + width, len(groups))
         rows = groups.order[groups.bounds[first] : groups.bounds[last]]
         codes = groups.codes[rows] - first
         Xy = cross.basis.apply(design.X[rows], y[rows])

@@ -98,7 +98,7 @@ def influence_of_groups(
     """
     deleted = _refits(est, groups) if exact else _one_step(est, groups, free, theta)
     found = [(j, one) for j, one in enumerate(deleted) if one is not None]
-    r, m = len(est.pls.beta), groups.count
+    r, m = len(est.pls.beta), len(groups)
     beta, vcov = np.full((m, r), np.nan), np.full((m, r, r), np.nan)
     thetas, sigma = np.full((m, len(est.pls.theta)), np.nan), np.full(m, np.nan)
     converged = np.zeros(m, dtype=bool)
@@ -145,14 +145,14 @@ def _one_step(
         yield from map(step.taken, by_group(dev, est.design, at, groups, owners))
         return
     engines = Downdates(dev, est.design, groups)
-    for j in range(groups.count):
+    for j in range(len(groups)):
         engine = engines.without(j)
         yield None if engine is None else step.taken(pieces(engine, at))
 
 
 def _refits(est: Estimates, groups: GroupRows) -> Iterator[Deleted | None]:
     engines = Downdates(est.deviance, est.design, groups)
-    for j in range(groups.count):
+    for j in range(len(groups)):
         engine = engines.without(j)
         yield None if engine is None else _refit(engine, est.pls.theta)
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from sparselmm.base.smallmatrix import upper_inverse
 from sparselmm.base.types import FloatArray, IntArray, Snapshot
-from sparselmm.design.rows import Entries, response, row_slices, times_z
+from sparselmm.design.rows import Entries, blocks, response, times_z
 from sparselmm.design.terms import Design
 from sparselmm.factor.crossprod import PairBlocks
 from sparselmm.factor.solver import apply_lambda
@@ -73,9 +73,9 @@ def whitened_rows(
     """
     LK = apply_lambda(dev.cross, state.lams, state.K, transpose=False)
     y = response(design)
-    for rows in row_slices(design.n):
+    for rows in blocks(design.n):
         E = dev.cross.basis.apply(design.X[rows], y[rows])
-        E -= times_z(design, dev.cross.slices, rows, LK)
+        E -= times_z(design.terms, LK, rows)
         yield rows, E
 
 
@@ -110,7 +110,7 @@ def posterior_variances(dev: ProfiledDeviance, design: Design, theta: FloatArray
     missing = np.zeros(design.n, dtype=bool)
     for (s, t), pair in dev.cross.pairs.items():
         G = dev.conditional_cross_blocks(theta, s, t)
-        for rows in row_slices(design.n):
+        for rows in blocks(design.n):
             a, b = Entries.of(design.terms[s], rows), Entries.of(design.terms[t], rows)
             i, j = a.join(b)
             at = block_places(pair, a.levels[i], b.levels[j])
@@ -143,7 +143,7 @@ def prior_variances(dev: ProfiledDeviance, design: Design, theta: FloatArray) ->
     out = np.zeros(design.n)
     lams = dev.state_at(theta).lams
     for term, lam in zip(design.terms, lams, strict=True):
-        for rows in row_slices(design.n):
+        for rows in blocks(design.n):
             e = Entries.of(term, rows)
             size = np.sum((e.values @ lam) ** 2, axis=1)
             out[rows] += np.bincount(e.rows, size, rows.stop - rows.start)

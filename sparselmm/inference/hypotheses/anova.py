@@ -24,7 +24,8 @@ import numpy as np
 
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design.marginality import TermStructure
-from sparselmm.factor.basis import CHUNK_ROWS, working_basis
+from sparselmm.design.rows import blocks
+from sparselmm.factor.basis import working_basis
 
 AnovaType = Literal[1, 2, 3]
 
@@ -113,9 +114,8 @@ def triangular(parts: Sequence[FloatArray]) -> FloatArray:
     """Triangular factor of matrices side by side, made in blocks of rows."""
     n, width = len(parts[0]), sum(part.shape[1] for part in parts)
     R = np.zeros((0, width))
-    for start in range(0, n, CHUNK_ROWS):
-        rows = [part[start : start + CHUNK_ROWS] for part in parts]
-        R = np.asarray(np.linalg.qr(np.vstack([R, np.hstack(rows)]), mode="r"))
+    for rows in blocks(n):
+        R = np.asarray(np.linalg.qr(np.vstack([R, np.hstack([p[rows] for p in parts])]), mode="r"))
     return R
 
 

@@ -36,8 +36,9 @@ from sparselmm.base.arguments import shown
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.smallmatrix import upper_inverse
 from sparselmm.base.types import BoolArray, FloatArray, IntArray
+from sparselmm.design.rows import GroupRows, blocks
 from sparselmm.design.terms import Design, RandomTerm
-from sparselmm.factor.basis import CHUNK_ROWS, Basis
+from sparselmm.factor.basis import Basis
 from sparselmm.factor.solver import apply_lambda
 from sparselmm.likelihood.deviance import ProfiledDeviance, State
 
@@ -265,14 +266,12 @@ def _gram_batches(
     B = apply_lambda(cross, state.lams, cross.B)
     Lambda = _lambda(deviance, state)
     A = sp.csr_array(Lambda.T @ cross.A @ Lambda)
-    order = np.argsort(columns, kind="stable")
-    order = order[columns[order] >= 0]
-    counts = np.bincount(columns[order], minlength=n_clusters)
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    of_cluster = GroupRows.of(columns, n_clusters)
+    order = of_cluster.order[of_cluster.bounds[0] :]
+    starts, counts = of_cluster.bounds[:-1] - of_cluster.bounds[0], np.diff(of_cluster.bounds)
     A = A[order][:, order].tocoo()
     rows_of = columns[order][A.row]
-    by_cluster = np.argsort(rows_of, kind="stable")
-    pointers = np.concatenate([[0], np.cumsum(np.bincount(rows_of, minlength=n_clusters))])
+    held = GroupRows.of(rows_of, n_clusters)
     for width in np.unique(counts):
         members = np.flatnonzero(counts == width)
         d = r + int(width)
@@ -288,8 +287,9 @@ def _gram_batches(
             gram[:, r:, :r] = ZX[:, :, :r]
             gram[:, :r, r:] = ZX[:, :, :r].transpose(0, 2, 1)
             target[:, r:] = ZX @ state.residual
-            entries = by_cluster[_ranges(pointers[chosen], pointers[chosen + 1])]
-            place = np.repeat(np.arange(len(chosen)), pointers[chosen + 1] - pointers[chosen])
+            first_entry, end = held.bounds[chosen], held.bounds[chosen + 1]
+            entries = held.order[_ranges(first_entry, end)]
+            place = np.repeat(np.arange(len(chosen)), end - first_entry)
             shift = starts[chosen][place]
             gram[place, r + A.row[entries] - shift, r + A.col[entries] - shift] = A.data[entries]
             yield gram, target
@@ -316,8 +316,7 @@ def _fixed_grams(design: Design, basis: Basis, clusters: IntArray, n_clusters: i
     y = design.y if design.offset is None else design.y - design.offset
     m = basis.rank + 1
     out = np.zeros((n_clusters, m, m))
-    for first in range(0, design.n, CHUNK_ROWS):
-        rows = slice(first, first + CHUNK_ROWS)
+    for rows in blocks(design.n):
         part = basis.apply(design.X[rows], y[rows])
         weighted = part if design.weights is None else part * design.weights[rows, None]
         present, local = np.unique(clusters[rows], return_inverse=True)

@@ -15,7 +15,7 @@ from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.design import BuiltDesign, NewDesign
 from sparselmm.design.kinds.coded import one_row
 from sparselmm.design.new_rows import Labels, Switches, any_on, level_labels, new_design
-from sparselmm.design.rows import random_part, unseen_rows
+from sparselmm.design.rows import times_z, unseen_rows
 from sparselmm.design.spec import as_frame, is_table, row_vector
 from sparselmm.design.terms import RandomTerm
 from sparselmm.design.validate import aligned
@@ -171,7 +171,7 @@ def fitted(est: Estimates, random: Any) -> FloatArray:
     if not any_on(on):
         return out
     terms = [masked(term, part) for term, part in zip(design.terms, on, strict=True)]
-    return out + random_part(terms, est.pls.b, design.n)
+    return out + times_z(terms, est.pls.b, slice(0, design.n))
 
 
 def fixed_part(X: FloatArray, beta: FloatArray, offset: FloatArray | None) -> FloatArray:
@@ -237,7 +237,7 @@ def new_random_part(
         When there are unseen levels and the policy is "error".
     """
     terms = [masked(term, part) for term, part in zip(new.terms, on, strict=True)]
-    out = random_part(terms, b, len(new.X))
+    out = times_z(terms, b, slice(0, len(new.X)))
     if unseen == "population":
         return out
     for old, term, part in zip(fitted, new.terms, on, strict=True):

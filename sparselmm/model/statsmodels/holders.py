@@ -12,7 +12,7 @@ from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import AnyArray, FloatArray, IntArray
 from sparselmm.design import BuiltDesign, VCSpec
 from sparselmm.design.factors import factorize
-from sparselmm.design.rows import component_block, members
+from sparselmm.design.rows import GroupRows, term_z
 from sparselmm.design.terms import RandomTerm
 from sparselmm.inference.effects import component_labels, group_coefficients
 from sparselmm.inference.variances import VarianceLayout, coefficient_names
@@ -126,13 +126,11 @@ class ComponentMatrices(VCSpec):
         Rows of every group.
     labels : ndarray
         Labels of the groups.
-    n : int
-        Number of rows.
     """
 
-    def __init__(self, terms: list[RandomTerm], rows: list[IntArray], labels: AnyArray, n: int):
+    def __init__(self, terms: list[RandomTerm], rows: list[IntArray], labels: AnyArray):
         self.names = [term.name for term in terms]
-        self._parts = (terms, rows, labels, n)
+        self._parts = (terms, rows, labels)
 
     def __getattr__(self, name: str) -> Any:
         if name not in ("colnames", "mats"):
@@ -141,13 +139,13 @@ class ComponentMatrices(VCSpec):
         return self.__dict__[name]
 
     def _made(self) -> tuple[list[list[list[str]]], list[list[FloatArray]]]:
-        terms, rows, labels, n = self._parts
+        terms, rows, labels = self._parts
         place = {label: j for j, label in enumerate(labels.tolist())}
         colnames, mats = [], []
         for term in terms:
-            block = component_block(term, n)
+            block = term_z(term)
             owner = np.array([place[label] for label in term.levels.parts[0].tolist()])
-            of_group = members(owner, len(labels))
+            of_group = list(GroupRows.of(owner, len(labels)))
             own = component_labels(term)
             strip = len(term.name) + 1
             colnames.append([[own[j][strip:-1] for j in columns] for columns in of_group])
@@ -201,7 +199,7 @@ class Distribution:
                 order = np.argsort(_ranks(term.levels.parts[0]), kind="stable")
                 drawn, u = u, np.empty_like(u)
                 u[order] = drawn
-            Z = component_block(term, len(y))
+            Z = term_z(term)
             y += Z @ (sigma * u @ lam.T).ravel()
         return y + sigma * rng.normal(size=len(y))
 

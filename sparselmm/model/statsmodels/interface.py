@@ -13,7 +13,7 @@ from sparselmm.base.exceptions import RemovedRowsError
 from sparselmm.base.smallmatrix import factor_of
 from sparselmm.base.types import CSR, AnyArray, FloatArray, IntArray
 from sparselmm.design import BuiltDesign, VCSpec
-from sparselmm.design.rows import members, random_part
+from sparselmm.design.rows import GroupRows, times_z
 from sparselmm.design.terms import Design, RandomTerm
 from sparselmm.design.validate import aligned
 from sparselmm.factor.crossprod import CrossProducts
@@ -174,7 +174,7 @@ class StatsmodelsInterface:
         grouping = self.built.design.groups
         if grouping is None:
             return {}
-        rows = members(grouping.codes, len(grouping.labels))
+        rows = GroupRows.of(grouping.codes, len(grouping.labels))
         return dict(zip(self.group_labels, rows, strict=True))
 
     @cached_property
@@ -192,7 +192,7 @@ class StatsmodelsInterface:
         grouping = self.built.design.groups
         labels = np.empty(0) if grouping is None else grouping.labels
         rows = list(self.row_indices.values()) if terms else []
-        return ComponentMatrices(terms, rows, labels, self.n_totobs)
+        return ComponentMatrices(terms, rows, labels)
 
     def group_list(self, array: Any) -> list[AnyArray] | None:
         """Rows of an array, group by group.
@@ -286,7 +286,7 @@ class StatsmodelsInterface:
         if not design.n:
             return fit.pwrss
         residual = design.y - design.X[:, self.cross.basis.kept] @ fit.beta
-        residual -= random_part(design.terms, fit.b, design.n)
+        residual -= times_z(design.terms, fit.b, slice(0, design.n))
         if design.offset is not None:
             residual -= design.offset
         squares = residual**2 if design.weights is None else design.weights * residual**2
