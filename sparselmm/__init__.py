@@ -4,6 +4,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from sparselmm import datasets
 from sparselmm.exceptions import (
+    ArgumentError,
     BoundaryWarning,
     ConvergenceWarning,
     DataError,
@@ -35,6 +36,7 @@ except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
 
 __all__ = [
+    "ArgumentError",
     "BootstrapResults",
     "BoundaryWarning",
     "ConvergenceWarning",

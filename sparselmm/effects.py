@@ -15,8 +15,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from sparselmm._typing import CSR, AnyArray, BoolArray, FloatArray, IntArray
+from sparselmm.arguments import check_choice
 from sparselmm.deviance import MAX_BATCH, ProfiledDeviance
-from sparselmm.exceptions import DataError
 from sparselmm.terms import Grouping, RandomTerm, apart, term_slices
 from sparselmm.variances import coefficient_names, is_component
 
@@ -138,7 +138,7 @@ def _same_levels(a: RandomTerm, b: RandomTerm) -> bool:
     )
 
 
-def factor_table(terms: Sequence[RandomTerm], name: str) -> FactorTable:
+def factor_table(terms: Sequence[RandomTerm], name: str, argument: str = "term") -> FactorTable:
     """The table of one grouping factor.
 
     Raises
@@ -147,9 +147,8 @@ def factor_table(terms: Sequence[RandomTerm], name: str) -> FactorTable:
         When there is none of that name.
     """
     tables = {table.name: table for table in factor_tables(terms)}
-    if name not in tables:
-        raise DataError(f"no random effects of {name!r}; there are those of {', '.join(tables)}")
-    return tables[name]
+    known = tuple(tables)
+    return tables[check_choice(name, argument, known, "random effects of", "those of ")]
 
 
 def table_columns(table: FactorTable, terms: Sequence[RandomTerm]) -> IntArray:

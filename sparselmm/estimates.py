@@ -11,8 +11,10 @@ import scipy.linalg as sla
 from scipy.stats import norm
 
 from sparselmm._typing import BoolArray, FloatArray, IntArray, Snapshot
+from sparselmm.arguments import check_strings
 from sparselmm.deviance import PLSFit, ProfiledDeviance
 from sparselmm.effects import Units, all_units, group_coefficients
+from sparselmm.exceptions import ArgumentError
 from sparselmm.terms import Design, RandomTerm
 from sparselmm.variances import (
     VarianceCovariance,
@@ -257,6 +259,7 @@ def names_or(given: Sequence[str] | None, default: Sequence[str], argument: str)
     """
     if given is None:
         return list(default)
-    if len(given) != len(default):
-        raise ValueError(f"{argument} should be a list of length {len(default)}, got {len(given)}")
-    return list(given)
+    names = check_strings(given, argument, "a list of names")
+    if isinstance(given, str) or len(names) != len(default):
+        raise ArgumentError(f"{argument} should be a list of length {len(default)}, got {given!r}")
+    return names

@@ -49,7 +49,15 @@ class NoRandomEffectsError(FormulaError, AttributeError):
 
 
 class DataError(InputError):
-    """The data cannot be fitted: wrong type, wrong length, no rows, no variation."""
+    """What was given cannot be used: wrong type, wrong length, no rows, no variation."""
+
+
+class ArgumentError(DataError):
+    """An argument has a value that it cannot take; the message names the argument."""
+
+
+class ArgumentTypeError(ArgumentError, TypeError):
+    """An argument is of a type that it cannot be, or there is no argument of that name."""
 
 
 class MissingDataError(DataError):
@@ -68,6 +76,10 @@ class RemovedRowsError(DataError):
             f"{what} is made of the rows, and the rows of the fit were removed by remove_data(); "
             "ask before that, or fit the model again"
         )
+
+
+class UnsupportedError(SparseLMMError, NotImplementedError):
+    """Part of statsmodels' interface that is not defined for these models, there or here."""
 
 
 class MemoryLimitError(SparseLMMError, MemoryError):

@@ -9,19 +9,70 @@ from typing import Any
 import numpy as np
 
 from sparselmm._typing import BoolArray, FloatArray
+from sparselmm.arguments import (
+    check_choice,
+    check_count,
+    check_flag,
+    check_keywords,
+    check_list,
+    check_mapping,
+    check_memory,
+    check_methods,
+    check_number,
+    check_numbers,
+    check_positive,
+    check_progress,
+    suggestion,
+    wrong_type,
+    wrong_value,
+)
 from sparselmm.covariance import Covariance
 from sparselmm.deviance import Deviance, PLSFit, ProfiledDeviance
-from sparselmm.exceptions import ConvergenceWarning, DataError, ValueWarning, catchable
+from sparselmm.exceptions import (
+    ArgumentError,
+    ConvergenceWarning,
+    DataError,
+    ValueWarning,
+    catchable,
+)
 from sparselmm.formula.validate import warn_user
 from sparselmm.multistart import minimize_globally
 from sparselmm.optimize import SCIPY_METHODS, Callback, OptSummary, Recorder, certify
-from sparselmm.packing import MixedLMParams, Packing, factor_of
+from sparselmm.packing import NOT_NEGATIVE, MixedLMParams, Packing, factor_of
 from sparselmm.patterned import Patterned
 from sparselmm.penalized import FixedEntries, Mask, Penalties, minimize_constrained
 from sparselmm.term_covariance import TermCovariance
 
 ALLOWED = ("gtol", "maxiter", "eps", "maxcor", "ftol", "tol", "disp", "maxls")
 """Keywords statsmodels passes on to its optimizers."""
+
+IGNORED = (
+    "callback", "cov_kwds", "cov_type", "optim_score", "retall", "skip_hessian", "use_t",
+    "warn_convergence",
+)  # fmt: skip
+"""Keywords of statsmodels' other fits, which its ``MixedLM.fit`` takes with a warning and ignores;
+so does ours. Every other unknown keyword is an error."""
+
+FIT_ARGUMENTS = (
+    "start_params", "reml", "niter_sa", "do_cg", "fe_pen", "cov_pen", "free", "full_output",
+    "method", "start_theta", "starts", "fix", "engine", "maxiter", "progress", "memory_limit",
+    *ALLOWED,
+)  # fmt: skip
+"""What ``MixedLM.fit`` takes."""
+
+ENGINES = ("sparse", "dense")
+
+MOST_STARTS = 100_000
+"""Most searches on request."""
+
+PARTS = ("fe_params", "cov_re", "vcomp")
+"""Of a :class:`MixedLMParams`."""
+
+LOOSEST = 0.01
+"""Largest ``tol``: estimates within a tenth of a standard error. Looser is no fit."""
+
+UNIT = 1e-8
+"""Rounding of the ones on the diagonal of a correlation matrix."""
 
 SMALL = 0.1
 """Share of sigma below which a standard deviation is compared with zero."""
@@ -49,17 +100,46 @@ OPTIONS: dict[str, dict[str, str]] = {
 def checked_keywords(given: Mapping[str, Any], niter_sa: int) -> dict[str, Any]:
     """Keywords of ``fit`` that statsmodels allows; the others are warned about."""
     other = sorted(set(given).difference(ALLOWED))
+    check_keywords([name for name in other if name not in IGNORED], FIT_ARGUMENTS, "MixedLM.fit")
     if other:
         warn_user(
             f"Argument{'s' if len(other) > 1 else ''} {', '.join(other)} not used by MixedLM.fit. "
             "Future versions will raise on these arguments.",
             FutureWarning,
         )
-    if "tol" in given and not given["tol"] > 0:
-        raise ValueError(f"tol must be positive, got {given['tol']!r}")
-    if niter_sa > 0:
+    if check_count(niter_sa, "niter_sa", least=0):
         warn_user("niter_sa is currently ignored", catchable(ValueWarning))
-    return {name: value for name, value in given.items() if name in ALLOWED}
+    return {name: _option(name, value) for name, value in given.items() if name in ALLOWED}
+
+
+def _option(name: str, value: Any) -> Any:
+    """One keyword of an optimizer."""
+    if name in ("maxcor", "maxls"):
+        return check_count(value, name)
+    if name == "disp":
+        return check_flag(value, name)
+    if name == "tol":
+        value = check_positive(value, name)
+        if value > LOOSEST:
+            raise wrong_value(name, f"at most {LOOSEST}, a decrease of the deviance", value)
+        return value
+    return check_number(value, name, "a number between 0 and 1", low=0.0, high=1.0)
+
+
+def check_fit_arguments(arguments: Mapping[str, Any]) -> None:
+    """The arguments of ``MixedLM.fit`` that need no model to be judged."""
+    for name in ("reml", "do_cg", "full_output"):
+        check_flag(arguments[name], name)
+    for name in ("fe_pen", "cov_pen"):
+        check_methods(arguments[name], name, ("func", "deriv"))
+    check_choice(arguments["engine"], "engine", ENGINES)
+    if arguments["maxiter"] is not None:
+        check_count(arguments["maxiter"], "maxiter")
+    check_progress(arguments["progress"])
+    check_memory(arguments["memory_limit"])
+    free = arguments["free"]
+    if free is not None and not all(hasattr(free, name) for name in PARTS):
+        raise wrong_type("free", "a MixedLMParams of zeros and ones", free)
 
 
 def method_names(method: str | Sequence[str] | None) -> list[str | None]:
@@ -70,16 +150,25 @@ def method_names(method: str | Sequence[str] | None) -> list[str | None]:
     ValueError
         When a name is unknown.
     """
-    names = [method] if method is None or isinstance(method, str) else list(method)
+    wanted = "None, the name of an optimizer or a list of names"
+    one = method is None or isinstance(method, str)
+    names: Any = [method] if one else check_list(method, "method", wanted)
+    if not names:
+        raise wrong_value("method", wanted, method)
     out: list[str | None] = []
     for name in names:
+        if name is not None and not isinstance(name, str):
+            raise wrong_type("method", wanted, name)
         if name is None or name.lower() in DEFAULT_METHODS:
             out.append(None)
         elif name.lower() in SCIPY_METHODS:
             out.append(name.lower())
         else:
             known = sorted({*SCIPY_METHODS, *DEFAULT_METHODS})
-            raise ValueError(f"unknown optimizer {name!r}; use None (default) or one of {known}")
+            raise ArgumentError(
+                f"method: unknown optimizer {name!r}; use None (default) or one of {known}"
+                f"{suggestion(name, known)}"
+            )
     return out
 
 
@@ -106,9 +195,11 @@ def start_parameters(packing: Packing, given: Any, use_sqrt: bool) -> MixedLMPar
         fe = getattr(given, "fe_params", np.zeros(packing.k_fe))
         fe = fe if len(fe) == packing.k_fe else np.zeros(packing.k_fe)
         return MixedLMParams.from_components(fe, cov_re=given.cov_re, vcomp=given.vcomp)
+    given = check_numbers(given, "start_params", (None,), finite=False)
+    check_numbers(given[max(len(given) - len(packing.layout.names), 0) :], "start_params")
     m = len(packing.layout.names)
     if len(given) not in (m, m + packing.k_fe):
-        raise ValueError(
+        raise ArgumentError(
             f"invalid start_params: length {len(given)}, expected {m} covariance parameters or "
             f"{packing.k_fe} fixed effects and these"
         )
@@ -125,19 +216,10 @@ def checked_starts(starts: Any, free: BoolArray) -> int | FloatArray | None:
     """
     if starts is None:
         return None
-    what = (
-        f"starts must be a whole number of searches, 0 or more, or thetas to start from, an array "
-        f"(m, {len(free)}) of finite numbers"
-    )
-    try:
-        values = np.asarray(starts, dtype=float)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{what}; got {starts!r}") from error
-    if values.ndim == 0 and not isinstance(starts, bool) and values >= 0 and values % 1 == 0:
-        return max(int(values), 1)
-    if values.ndim != 2 or values.shape[1] != len(free) or not np.isfinite(values).all():
-        shape = f" of shape {values.shape}" if values.ndim else ""
-        raise DataError(f"{what}; got {starts!r}{shape}")
+    if np.isscalar(starts):
+        return max(check_count(starts, "starts", least=0, most=MOST_STARTS), 1)
+    what = "one theta a row; or a whole number of searches"
+    values = check_numbers(starts, "starts", (None, len(free)), what=what)
     return np.asarray(values[:, free])
 
 
@@ -177,13 +259,17 @@ class Held:
             When a key or a value cannot be understood.
         """
         fix = {} if fix is None else fix
-        if not isinstance(fix, Mapping):
-            raise DataError(f"fix must be a dict such as {{'sigma': 1.0}}, not {fix!r}")
+        check_mapping(fix, "fix", "{'sigma': 1.0}")
         unknown = [key for key in fix if key not in ("sigma", "theta", *names)]
         if unknown:
             raise DataError(
                 f"fix names {unknown[0]!r}; it takes 'sigma', 'theta' and the terms of the model, "
-                f"{', '.join(map(repr, names))}"
+                f"{', '.join(map(repr, names))}{suggestion(str(unknown[0]), names)}"
+            )
+        both = [key for key in fix if key not in ("sigma", "theta")]
+        if "theta" in fix and both:
+            raise DataError(
+                f"fix holds both 'theta' and {both[0]!r}, a part of it; give one of them"
             )
         scale = None if "sigma" not in fix else _positive(fix["sigma"]) ** 2
         terms = list(covariance.terms)
@@ -209,15 +295,12 @@ class Held:
 
 
 def _positive(sigma: Any) -> float:
-    value = float(sigma) if np.ndim(sigma) == 0 else np.nan
-    if not (np.isfinite(value) and value > 0):
-        raise DataError(f"fix['sigma'] must be one positive number, got {sigma!r}")
-    return value
+    return check_positive(sigma, "fix['sigma']")
 
 
 def _held_theta(given: Any, covariance: Covariance) -> list[TermCovariance]:
     """Terms with the finite entries of a theta held, NaN for the free ones."""
-    theta = np.asarray(given, dtype=float)
+    theta = check_numbers(given, "fix['theta']", finite=False)
     if theta.shape != (covariance.n_theta,) or np.isinf(theta).any():
         raise DataError(
             f"fix['theta'] must hold {covariance.n_theta} numbers, NaN for those to estimate; got "
@@ -250,18 +333,42 @@ def _held_psi(name: str, given: Any, k: int, scale: float | None) -> FloatArray:
             "covariance relative to sigma would move with the estimate of sigma. Add 'sigma', or "
             "hold the ratio to sigma^2, {'ratio': ...}"
         )
+    what = f"fix[{name!r}]"
     if "sd" in given:
-        sd = np.atleast_1d(np.asarray(given["sd"], dtype=float))
-        corr = np.asarray(given.get("corr", np.eye(len(sd))), dtype=float)
-        psi = np.outer(sd, sd) * corr if corr.shape == (len(sd), len(sd)) else corr
+        psi = _psi_of_sd(given, k, what)
     else:
-        psi = np.atleast_2d(np.asarray(given["ratio" if "ratio" in given else "cov"], dtype=float))
-    if psi.shape != (k, k) or not np.isfinite(psi).all() or not np.allclose(psi, psi.T):
+        key = "ratio" if "ratio" in given else "cov"
+        psi = np.atleast_2d(check_numbers(given[key], f"{what}[{key!r}]"))
+    if psi.shape != (k, k) or not np.allclose(psi, psi.T):
         raise DataError(
-            f"fix[{name!r}] must be finite, symmetric and of order {k}, the number of coefficients "
-            f"of the term; got shape {psi.shape}"
+            f"{what} must be symmetric and of order {k}, the number of coefficients of the term; "
+            f"got shape {psi.shape}"
+        )
+    smallest, largest = np.linalg.eigvalsh(psi)[[0, -1]]
+    if smallest < -NOT_NEGATIVE * max(largest, 0.0):
+        raise DataError(
+            f"{what} must be positive semi-definite, a covariance matrix; its smallest eigenvalue "
+            f"is {smallest:.3g}"
         )
     return psi if "ratio" in given else psi / (scale or 1.0)
+
+
+def _psi_of_sd(given: Mapping[str, Any], k: int, what: str) -> FloatArray:
+    """Covariance matrix of standard deviations and correlations, (k, k)."""
+    sd = np.atleast_1d(check_numbers(given["sd"], f"{what}['sd']"))
+    if sd.shape != (k,):
+        raise DataError(
+            f"{what}['sd'] must be of order {k}, one number per coefficient; got {sd.shape}"
+        )
+    if (sd < 0).any():
+        raise DataError(f"{what}['sd'] must not be negative, got {sd.min():g}")
+    corr = check_numbers(given.get("corr", np.eye(k)), f"{what}['corr']", (k, k))
+    if not np.allclose(np.diag(corr), 1.0, rtol=0.0, atol=UNIT) or (np.abs(corr) > 1 + UNIT).any():
+        raise DataError(
+            f"{what}['corr'] must be a correlation matrix, ones on the diagonal and no entry "
+            "beyond one in size; for a covariance matrix write {'cov': ...}"
+        )
+    return np.asarray(np.outer(sd, sd) * corr)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ from sparselmm.effects import component_labels, group_coefficients
 from sparselmm.exceptions import DataError
 from sparselmm.formula import BuiltDesign, VCSpec
 from sparselmm.formula.factors import factorize
+from sparselmm.simulate import seed_sequence
 from sparselmm.terms import RandomTerm, assemble_z
 from sparselmm.variances import VarianceLayout, coefficient_names
 
@@ -202,8 +203,8 @@ class Distribution:
         -------
         ndarray, (n,)
         """
-        if not hasattr(rng, "normal"):
-            rng = np.random.default_rng(rng)
+        if not callable(getattr(rng, "normal", None)):
+            rng = np.random.default_rng(seed_sequence(rng, "rng"))
         if len(self.mean) != self._rows:
             raise DataError(f"exog has {len(self.mean)} rows, the model {self._rows}")
         y = np.array(self.mean, dtype=float)

@@ -34,7 +34,7 @@ from sparselmm._typing import BoolArray, FloatArray
 from sparselmm.cholesky import NotPositiveDefiniteError
 from sparselmm.covariance import Covariance
 from sparselmm.deviance import Deviance
-from sparselmm.exceptions import DataError
+from sparselmm.exceptions import ArgumentError, DataError
 from sparselmm.smallmatrix import block_diagonal
 
 TOLERANCE = 1e-9
@@ -324,7 +324,7 @@ class Search:
         """With the method checked."""
         name = "newton" if method is None else method.lower()
         if name != "newton" and name not in SCIPY_METHODS:
-            raise ValueError(
+            raise ArgumentError(
                 f"unknown optimizer {method!r}; use 'newton' (default) or one of "
                 f"{sorted(SCIPY_METHODS)}"
             )

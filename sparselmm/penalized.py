@@ -20,8 +20,10 @@ import numpy as np
 import scipy.optimize as so
 
 from sparselmm._typing import BoolArray, FloatArray, IntArray
+from sparselmm.arguments import wrong_value
 from sparselmm.covariance import Covariance
 from sparselmm.deviance import PLSFit, ProfiledDeviance, difference_hessian
+from sparselmm.exceptions import ArgumentError
 from sparselmm.packing import MixedLMParams, Packing, factor_of
 from sparselmm.patterned import MOMENT_ORDER, Patterned
 from sparselmm.profiled import add_packed, fit_at, point
@@ -133,10 +135,13 @@ class Mask:
             When a term has a patterned covariance.
         """
         if any(isinstance(term, Patterned) for term in packing.covariance.terms):
-            raise ValueError(
+            raise ArgumentError(
                 "free= holds single entries of a covariance matrix, which a patterned covariance "
                 "has not; hold the whole term with fix="
             )
+        for part in (free.fe_params, free.cov_re, free.vcomp):
+            if not np.isin(np.asarray(part), (0, 1)).all():
+                raise wrong_value("free", "zeros and ones, one for each parameter", part)
         masks = [np.asarray(mask) != 0 for mask in packing.psi(free)]
         psi = packing.psi(start)
         terms, theta, plain, reducible = [], [], True, True

@@ -23,6 +23,7 @@ import numpy as np
 
 from sparselmm._typing import FloatArray
 from sparselmm.deviance import PLSFit, ProfiledDeviance, residual_part
+from sparselmm.exceptions import ArgumentError
 from sparselmm.packing import Packing, factor_of
 from sparselmm.patterned import Patterned
 from sparselmm.smallmatrix import solve_triangular
@@ -132,7 +133,7 @@ def hessian(
         When a term has a patterned covariance, whose entries cannot vary one by one.
     """
     if any(isinstance(term, Patterned) for term in packing.covariance.terms):
-        raise ValueError(
+        raise ArgumentError(
             "the Hessian in the entries of Psi is not defined for a patterned covariance; use "
             "result.deviance.hessian(result.theta)"
         )

@@ -17,6 +17,7 @@ import pandas as pd
 from scipy import stats
 
 from sparselmm._typing import FloatArray, IntArray
+from sparselmm.arguments import check_text
 from sparselmm.effects import factor_tables
 from sparselmm.estimates import Estimates, intervals, names_or, p_values
 from sparselmm.inference.hypotheses import DenominatorDF
@@ -98,6 +99,7 @@ class Summary:
         label : str
             Label for cross-references.
         """
+        check_text(label, "label")
         info, coefficients, variances = self.tables
         names = [[str(name)] for name in coefficients.index]
         rows = np.hstack([np.array(names, dtype=object), coefficients.to_numpy(dtype=object)])

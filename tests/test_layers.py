@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 LAYERS = (  # every module, lowest first; imports go downwards or sideways, never in a circle
-    "_typing exceptions",
+    "_typing exceptions arguments",
     "smallmatrix",
     "kernels kernels_batched threads",
     "terms",

@@ -234,7 +234,8 @@ def group_labels(groups: Any, n: int, index: pd.Index | None) -> Any:
 
 def _shape(rows: Sequence[Any]) -> tuple[int, ...]:
     nested = bool(rows) and all(isinstance(row, (list, tuple, np.ndarray)) for row in rows)
-    return (len(rows), len(rows[0])) if nested else (len(rows),)
+    widths = {len(row) for row in rows} if nested else set()
+    return (len(rows), *widths) if len(widths) == 1 else (len(rows),)
 
 
 def _refuse_several(groups: Sequence[Any], n: int) -> None:

@@ -7,13 +7,13 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from sparselmm._typing import AnyArray, BoolArray, FloatArray, IntArray
+from sparselmm.arguments import check_choice, suggestion
 from sparselmm.exceptions import (
     DataError,
     FormulaError,
@@ -91,8 +91,7 @@ def shown(value: Any) -> str:
 
 def check_missing_argument(missing: str) -> None:
     """Refuse anything but the three choices."""
-    if missing not in MISSING_CHOICES:
-        raise DataError(f"missing must be one of {MISSING_CHOICES}, got {missing!r}")
+    check_choice(missing, "missing", MISSING_CHOICES)
 
 
 def check_keywords(given: Iterable[str], known: Sequence[str]) -> None:
@@ -101,16 +100,6 @@ def check_keywords(given: Iterable[str], known: Sequence[str]) -> None:
         if name not in known:
             hint = suggestion(name, known)
             raise DataError(f"argument {name} not permitted for MixedLM initialization{hint}")
-
-
-def suggestion(name: str, known: Iterable[object]) -> str:
-    """``"; did you mean 'Days'?"`` or nothing."""
-    names = [str(other) for other in known]
-    lower = {other.lower(): other for other in names}
-    close = get_close_matches(name, names, n=3, cutoff=0.6)
-    if not close and name.lower() in lower:
-        close = [lower[name.lower()]]
-    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
 
 
 def unknown_column(name: str, columns: Iterable[object], used_in: str) -> UnknownColumnError:

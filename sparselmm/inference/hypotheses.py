@@ -10,7 +10,7 @@ from scipy import stats
 
 from sparselmm._typing import BoolArray, FloatArray
 from sparselmm.estimates import Estimates
-from sparselmm.exceptions import DataError
+from sparselmm.exceptions import ArgumentError, DataError
 
 RANK_TOLERANCE = 1e-10
 """Share of the largest variance below which a direction of contrasts counts as dependent."""
@@ -80,7 +80,7 @@ def kept_columns(est: Estimates, L: FloatArray) -> tuple[FloatArray, BoolArray]:
     """
     L = np.atleast_2d(np.asarray(L, dtype=float))
     if L.ndim != 2 or L.shape[1] != est.design.p:
-        raise ValueError(
+        raise ArgumentError(
             f"contrasts need {est.design.p} columns, one per fixed effect, got shape {L.shape}"
         )
     kept = est.deviance.cross.basis.kept

@@ -35,6 +35,7 @@ import numpy as np
 
 from sparselmm._typing import FloatArray, Snapshot
 from sparselmm.estimates import Estimates
+from sparselmm.exceptions import ArgumentError
 from sparselmm.inference.hypotheses import (
     FTest,
     Principal,
@@ -79,7 +80,7 @@ class KenwardRoger(Snapshot):
             For a fit by maximum likelihood.
         """
         if not est.pls.reml:
-            raise ValueError(
+            raise ArgumentError(
                 "Kenward-Roger is defined for REML estimates and this fit is ML; fit again with "
                 "reml=True, or use ddf='satterthwaite'"
             )

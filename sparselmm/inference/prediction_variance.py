@@ -30,6 +30,7 @@ from sparselmm._typing import CSR, BoolArray, FloatArray, IntArray
 from sparselmm.deviance import ProfiledDeviance
 from sparselmm.effects import BATCH_NUMBERS
 from sparselmm.estimates import SLOPE_STEP, Estimates
+from sparselmm.exceptions import ArgumentError
 from sparselmm.smallmatrix import upper_inverse
 from sparselmm.terms import RandomTerm
 
@@ -432,7 +433,7 @@ def satterthwaite(est: Estimates, forms: Callable[[FloatArray], FloatArray]) -> 
         When parameters were held fixed or penalized.
     """
     if est.n_fixed or est.psi_scale is not None:
-        raise ValueError(
+        raise ArgumentError(
             "ddf='satterthwaite' needs a fit by plain ML or REML; in this one parameters were held "
             "fixed or the fixed effects were penalized. Use ddf='z'"
         )

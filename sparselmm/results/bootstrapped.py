@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from sparselmm import storage
 from sparselmm._typing import AnyArray, FloatArray, IntArray
+from sparselmm.arguments import check_choice, check_level
 from sparselmm.exceptions import DataError
 from sparselmm.inference import bootstrap
 from sparselmm.optimize import Recorder, certify
@@ -155,10 +156,8 @@ class BootstrapResults:
         >>> boot.conf_int().loc["Intercept"].round(1).tolist()
         [21.1, 24.5]
         """
-        if kind not in bootstrap.KINDS:
-            raise DataError(f"kind must be one of {bootstrap.KINDS}, not {kind!r}")
-        if not 0.0 < alpha < 1.0:
-            raise DataError(f"alpha must be between 0 and 1, not {alpha!r}")
+        check_choice(kind, "kind", bootstrap.KINDS)
+        check_level(alpha)
         if kind == "bca" and self.jackknife is None:
             raise DataError("BCa intervals need a jackknife: call bootstrap(..., jackknife=True)")
         ends = bootstrap.intervals(self.estimate, self.values, alpha, kind, self.jackknife)
@@ -190,20 +189,6 @@ class BootstrapResults:
         failed = f", {self.n_failed} failed" if self.n_failed else ""
         what = f"{len(self)} {self.kind} replicates of {len(self.names)} numbers"
         return f"<BootstrapResults: {what}{failed}>"
-
-
-def count(value: Any, name: str) -> int:
-    """A positive integer argument."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise DataError(f"{name} must be a positive integer, not {value!r}")
-    return int(value)
-
-
-def jobs(value: Any) -> int:
-    """Number of workers as joblib counts them."""
-    if not isinstance(value, (int, np.integer)) or value == 0:
-        raise DataError(f"n_jobs must be an integer other than 0, not {value!r}")
-    return int(value)
 
 
 def labelled(value: Any) -> tuple[tuple[str, ...], FloatArray]:

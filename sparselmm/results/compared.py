@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from sparselmm._typing import FloatArray
+from sparselmm.arguments import check_flag, check_strings, wrong_type
 from sparselmm.exceptions import DataError
 from sparselmm.inference.comparison import (
     boundary_pvalue,
@@ -18,6 +19,7 @@ from sparselmm.inference.comparison import (
     ml_minimum,
     variances_tested,
 )
+from sparselmm.results.base import ResultsBase
 
 if TYPE_CHECKING:
     from sparselmm.results.core import MixedLMResults
@@ -113,9 +115,15 @@ def compare(
     >>> table.loc["m2", ["chisq", "df"]].round(4).tolist()
     [42.1393, 2.0]
     """
+    for result in results:
+        if not isinstance(result, ResultsBase):
+            raise wrong_type("every one of results", "a fitted model, what fit() returns", result)
     if len(results) < 2:
         raise DataError(f"compare needs at least two fits, got {len(results)}")
-    given = [f"m{i}" for i in range(1, len(results) + 1)] if names is None else list(names)
+    refit = check_flag(refit, "refit")
+    given = [f"m{i}" for i in range(1, len(results) + 1)]
+    if names is not None:
+        given = check_strings(names, "names", "a list of names")
     if len(given) != len(results) or len(set(given)) != len(given):
         raise DataError(f"names must be {len(results)} different names, got {given}")
     for name, result in zip(given, results, strict=True):
