@@ -82,6 +82,21 @@ class UnsupportedError(SparseLMMError, NotImplementedError):
     """Part of statsmodels' interface that is not defined for these models, there or here."""
 
 
+class FileError(SparseLMMError, OSError):
+    """A file cannot be opened; also of the class the system says why with."""
+
+    __str__ = Exception.__str__  # OSError would show the number of the error instead
+
+    @classmethod
+    def of(cls, argument: str, file: str, error: OSError) -> FileError:
+        """The error for a path, caught as ``FileNotFoundError`` and the like as well."""
+        found: FileError = _joined(cls, (type(error),))(
+            f"{argument}: {file!r} cannot be opened: {error.strerror or error}"
+        )
+        found.errno, found.filename = error.errno, file
+        return found
+
+
 class MemoryLimitError(SparseLMMError, MemoryError):
     """The planned fit would need more memory than ``memory_limit``."""
 

@@ -69,6 +69,14 @@ NUMBERS = {"3.5", "0", "-1", "True", "1e300", "10**30"}
 SQUARE = NONE | NUMBERS | {"nan", "inf", "[]", "frame"}  # a number is a matrix of order one
 
 KINDS = {
+    "eval_env": {"0", "-1"},
+    "subset": NONE,
+    "BootstrapResults.save.file": {"'nope'"},
+    "ManyResults.save.file": {"'nope'"},
+    "file": CHOICE,
+    "MixedLMResults.save.fname": {"'nope'"},
+    "fname": CHOICE,
+    "checkpoint": NONE | {"'nope'"},
     "alpha": LEVEL,
     "MixedLM.fit_regularized.alpha": {"0", "3.5", "1e300", "10**30", "True"},
     "MixedLM.fit_regularized.start_params": ANYTHING,  # statsmodels has it; not used
@@ -392,12 +400,6 @@ BASE = {  # what a call needs besides the argument under test, and what keeps it
     },
     "MixedLMParams.get_packed": lambda: {"use_sqrt": True},
 }  # fmt: skip
-ELSEWHERE = {
-    "eval_env", "subset",  # what a formula sees, and of which rows: test_formula.py
-    "file", "fname", "checkpoint",  # what is in a file: test_results.py, test_bootstrap.py
-}  # fmt: skip
-"""Arguments whose wrong values have tests of their own."""
-
 NAMED_AS = {
     "endog": "endog|data",
     "exog": "exog|data",  # a data frame with the formula's variables, or columns of X
@@ -414,9 +416,7 @@ def arguments(name):
     return [
         p.name
         for p in inspect.signature(callables()[name]).parameters.values()
-        if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
-        and not p.name.startswith("_")
-        and p.name not in ELSEWHERE
+        if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and not p.name.startswith("_")
     ]
 
 

@@ -190,6 +190,12 @@ def _not_a_subset(subset: Any) -> DataError:
 def _labelled_rows(frame: pd.DataFrame, values: Any) -> BoolArray:
     """Rows with some index labels."""
     labels = pd.Index(values)
+    if not labels.is_unique:
+        twice = labels[labels.duplicated()][0]
+        raise DataError(
+            f"subset names the label {shown(twice)} more than once; pass each label once, or a "
+            "mask of True and False"
+        )
     unknown = labels[~labels.isin(frame.index)]
     if len(unknown):
         raise DataError(

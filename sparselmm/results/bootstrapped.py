@@ -251,10 +251,6 @@ def earlier(
     fresh: BootstrapResults, resume: BootstrapResults | None, checkpoint: Any, seed: Seed
 ) -> BootstrapResults:
     """Replicates to go on from."""
-    if checkpoint is not None and not isinstance(checkpoint, (str, os.PathLike)):
-        raise DataError(f"checkpoint must be a path, not {checkpoint!r}")
-    if resume is not None and not isinstance(resume, BootstrapResults):
-        raise DataError(f"resume must be BootstrapResults, not {type(resume).__name__}")
     old = resume
     if checkpoint is not None and Path(checkpoint).exists():
         old = BootstrapResults.load(checkpoint)
@@ -319,5 +315,5 @@ def _with(done: BootstrapResults, parts: list[Any]) -> BootstrapResults:
 def write(done: BootstrapResults, file: Any) -> None:
     """Write a checkpoint so that an interruption leaves the old one or the new one."""
     partial = Path(f"{os.fspath(file)}.part")
-    done.save(partial)
+    storage.save(done, partial, "checkpoint")
     partial.replace(file)

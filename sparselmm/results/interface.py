@@ -560,9 +560,10 @@ class ResultsInterface(ResultsBase):
         remove_data : bool
             Call :meth:`remove_data` first.
         """
+        storage.check_target(fname, "fname")
         if check_flag(remove_data, "remove_data"):
             self.remove_data()
-        storage.save(self, fname)
+        storage.save(self, fname, "fname")
 
     @classmethod
     def load(cls, fname: storage.File) -> Any:
@@ -572,7 +573,7 @@ class ResultsInterface(ResultsBase):
         ----------
         fname : path or binary file
         """
-        return storage.load(cls, fname)
+        return storage.load(cls, fname, "fname")
 
 
 def _chosen(cov: FloatArray, column: Any) -> Any:

@@ -50,6 +50,7 @@ from sparselmm.simulate import (
     term_z,
     with_unseen,
 )
+from sparselmm.storage import check_path
 from sparselmm.subsets import Groups
 from sparselmm.terms import Design
 from sparselmm.threads import one_thread
@@ -369,10 +370,8 @@ class SimulationResults(PowerMethods):
             check_callable(statistic, "statistic")
         if resume is not None and not isinstance(resume, BootstrapResults):
             raise wrong_type("resume", "a BootstrapResults", resume)
-        if checkpoint is not None and (
-            not isinstance(checkpoint, (str, os.PathLike)) or not os.fspath(checkpoint)
-        ):
-            raise wrong_type("checkpoint", "a path", checkpoint)
+        if checkpoint is not None:
+            check_path(checkpoint, "checkpoint")
         names, estimate = self._observed(statistic)
         reduced = None if statistic is None else OnReplicates(self, statistic, names)
         cases, factor = None, ""
