@@ -85,12 +85,15 @@ class UnsupportedError(SparseLMMError, NotImplementedError):
 class FileError(SparseLMMError, OSError):
     """A file cannot be opened; also of the class the system says why with."""
 
-    __str__ = Exception.__str__  # OSError would show the number of the error instead
+    def __str__(self) -> str:
+        """The message, where OSError would show the number of the error."""
+        return str(self.args[0]) if self.args else ""
 
     @classmethod
     def of(cls, argument: str, file: str, error: OSError) -> FileError:
         """The error for a path, caught as ``FileNotFoundError`` and the like as well."""
-        found: FileError = _joined(cls, (type(error),))(
+        kind: Any = cls
+        found: FileError = _joined(kind, (type(error),))(
             f"{argument}: {file!r} cannot be opened: {error.strerror or error}"
         )
         found.errno, found.filename = error.errno, file

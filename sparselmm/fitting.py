@@ -40,7 +40,7 @@ from sparselmm.multistart import minimize_globally
 from sparselmm.optimize import SCIPY_METHODS, Callback, OptSummary, Recorder, certify
 from sparselmm.packing import NOT_NEGATIVE, MixedLMParams, Packing, factor_of
 from sparselmm.patterned import Patterned
-from sparselmm.penalized import FixedEntries, Mask, Penalties, minimize_constrained
+from sparselmm.penalized import CheckedPenalty, FixedEntries, Mask, Penalties, minimize_constrained
 from sparselmm.term_covariance import TermCovariance
 
 ALLOWED = ("gtol", "maxiter", "eps", "maxcor", "ftol", "tol", "disp", "maxls")
@@ -306,6 +306,12 @@ def _held_theta(given: Any, covariance: Covariance) -> list[TermCovariance]:
             f"fix['theta'] must hold {covariance.n_theta} numbers, NaN for those to estimate; got "
             f"{given!r}"
         )
+    negative = covariance.on_diagonal & (theta < 0)
+    if negative.any():
+        raise DataError(
+            f"fix['theta'] has a negative entry {theta[negative][0]:g} at {np.argmax(negative)}, "
+            "on the diagonal of a factor, where they are ratios of standard deviations"
+        )
     out = []
     for term, part in zip(covariance.terms, covariance.slices, strict=True):
         held = ~np.isnan(theta[part])
@@ -419,6 +425,7 @@ def penalties_of(
         return None
     inner = Packing(packing.layout, deviance.covariance, packing.k_fe)
     values = np.asarray(start.fe_params, dtype=float)[kept]
+    fe_pen, cov_pen = CheckedPenalty.of(fe_pen, "fe_pen"), CheckedPenalty.of(cov_pen, "cov_pen")
     return Penalties(inner, fe_pen, cov_pen, held, values)
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -45,6 +46,23 @@ LARGEST_ROOT = 400_000_000
 
 DENSE_SHARE = 0.25
 """Share of nonzeros from which a matrix is factored as a dense one."""
+
+NO_LABELS = (
+    ".",
+    "-",
+    "--",
+    "*",
+    "?",
+    "na",
+    "n/a",
+    "#n/a",
+    "nan",
+    "<na>",
+    "none",
+    "null",
+    "unknown",
+)
+"""What files have in place of a label that is missing."""
 
 COLUMNS = 256
 """Right-hand sides of a triangular solve at a time."""
@@ -296,7 +314,8 @@ def pedigree(sire: Sequence[Any], dam: Sequence[Any], labels: Sequence[Any]) -> 
     sire, dam : sequence, (l,)
         Labels of each animal's parents; None, NaN, ``""``, ``0`` and ``"0"`` where unknown, as
         is the custom in pedigree files. An animal that is itself called 0 is meant by 0 all the
-        same. Other parents without a row of their own are added as founders.
+        same. Other parents without a row of their own are added as founders; what looks like
+        another sign for a missing label (``"NA"``, ``"."``, -1) is refused.
     labels : sequence, (l,)
         Labels of the animals, in any order.
 
@@ -381,7 +400,22 @@ def _missing(label: Any) -> bool:
 
 def _unknown(label: Any, animals: Mapping[Any, int]) -> bool:
     """Whether a parent is unknown: a missing label, or a sign for none that no animal has."""
-    return _missing(label) or (label in ("", "0", 0) and label not in animals)
+    if _missing(label):
+        return True
+    if label in animals:
+        return False
+    text = label.strip() if isinstance(label, str) else label
+    if text in ("", "0", 0):
+        return True
+    sign = (
+        text.lower() in NO_LABELS if isinstance(text, str) else isinstance(text, Real) and text < 0
+    )
+    if sign:
+        raise DataError(
+            f"sire, dam: {label!r} looks like a sign for an unknown parent; write None for it. If "
+            "it is an animal, give it a row of its own"
+        )
+    return False
 
 
 def _with_founders(

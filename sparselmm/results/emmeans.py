@@ -14,11 +14,14 @@ from sparselmm._typing import FloatArray, IntArray
 from sparselmm.arguments import (
     check_choice,
     check_flag,
+    check_hashable,
     check_level,
+    check_list,
     check_mapping,
     check_numbers,
     check_strings,
     check_text,
+    shown,
     suggestion,
 )
 from sparselmm.contrasts import ADJUSTMENTS, adjusted
@@ -146,9 +149,7 @@ def _variables(built: BuiltDesign) -> list[str]:
 def _levels(built: BuiltDesign, name: str, at: Mapping[str, Any]) -> list[Any]:
     """Values of one variable on the grid."""
     if name in at:
-        values = at[name]
-        many = not isinstance(values, str) and np.ndim(values) > 0
-        return list(values) if many else [values]
+        return _given_levels(at[name], f"at[{name!r}]")
     factor = _factor_levels(built, name)
     if factor is not None:
         return factor
@@ -160,6 +161,20 @@ def _levels(built: BuiltDesign, name: str, at: Mapping[str, Any]) -> list[Any]:
         )
     distinct = np.unique(column.to_numpy(dtype=float))
     return distinct.tolist() if len(distinct) <= FEW_VALUES else [float(column.mean())]
+
+
+def _given_levels(given: Any, argument: str) -> list[Any]:
+    """One value or several, none of them missing or twice."""
+    one = isinstance(given, (str, bytes)) or not hasattr(given, "__len__")
+    values = [given] if one else check_list(given, argument, "a value or a list of values")
+    check_hashable(values, argument)
+    if not values:
+        raise ArgumentError(f"{argument} is empty; give at least one value")
+    if any(pd.isna(value) for value in values):
+        raise ArgumentError(f"{argument} has a missing value; say where the means are wanted")
+    if len(set(values)) < len(values):
+        raise ArgumentError(f"{argument} has a value twice: {shown(given)}")
+    return values
 
 
 def _factor_levels(built: BuiltDesign, name: str) -> list[Any] | None:
@@ -446,6 +461,8 @@ def estimated_means(
     grid = ReferenceGrid.of(built, at, weights == "proportional")
     wanted, within = _names(specs, grid, "specs"), _names(by, grid, "by")
     wanted = tuple(name for name in wanted if name not in within)
+    if not wanted:
+        raise ArgumentError(f"by names all that specs does, {specs!r}: no variable is left")
     kept = (*wanted, *within)
     sizes = [len(grid.levels[name]) for name in kept]
     codes = [_codes(grid, name) for name in kept]
