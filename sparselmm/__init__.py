@@ -4,9 +4,11 @@ from importlib.metadata import PackageNotFoundError, version
 
 from sparselmm import datasets
 from sparselmm.base.exceptions import (
+    ArgumentError,
     BoundaryWarning,
     ConvergenceWarning,
     DataError,
+    FileError,
     FormulaError,
     MemoryLimitError,
     MissingDataError,
@@ -35,10 +37,12 @@ except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
 
 __all__ = [
+    "ArgumentError",
     "BootstrapResults",
     "BoundaryWarning",
     "ConvergenceWarning",
     "DataError",
+    "FileError",
     "FormulaError",
     "KnownCovariance",
     "ManyResults",

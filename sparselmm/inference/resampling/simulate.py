@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
+from typing import Any
 
 import numpy as np
 
-from sparselmm.base.exceptions import DataError
+from sparselmm.base.arguments import wrong_type, wrong_value
 from sparselmm.base.types import CSR, FloatArray, IntArray
 from sparselmm.design.terms import RandomTerm
 
@@ -62,7 +64,7 @@ class Simulator:
         return np.ascontiguousarray((self.Z @ b.T).T)
 
 
-def seed_sequence(seed: Seed) -> np.random.SeedSequence:
+def seed_sequence(seed: Seed, name: str = "seed") -> np.random.SeedSequence:
     """The seed as NumPy keeps it; fresh entropy for None.
 
     Raises
@@ -72,12 +74,23 @@ def seed_sequence(seed: Seed) -> np.random.SeedSequence:
     """
     if isinstance(seed, np.random.SeedSequence):
         return seed
-    try:
-        return np.random.SeedSequence(seed)
-    except (TypeError, ValueError) as error:
-        raise DataError(
-            f"seed must be None, a non-negative integer or a numpy SeedSequence, not {seed!r}"
-        ) from error
+    entries = (
+        seed if isinstance(seed, (list, tuple, np.ndarray)) else [] if seed is None else [seed]
+    )
+    wanted = "None, a non-negative integer or several, or a numpy SeedSequence"
+    for entry in entries:
+        if isinstance(entry, (bool, np.bool_)) or not isinstance(entry, Integral):
+            raise wrong_type(name, wanted, seed)
+        if entry < 0:
+            raise wrong_value(name, wanted, seed)
+    return np.random.SeedSequence(seed)
+
+
+def generator(seed: Any) -> np.random.Generator:
+    """A source of random numbers: one that was given, or a new one of a seed."""
+    if isinstance(seed, np.random.Generator):
+        return seed
+    return np.random.default_rng(seed_sequence(seed))
 
 
 def stream(seed: np.random.SeedSequence, i: int) -> np.random.SeedSequence:

@@ -15,6 +15,7 @@ from sparselmm.design.factors import factorize
 from sparselmm.design.rows import component_block, members
 from sparselmm.design.terms import RandomTerm
 from sparselmm.inference.effects import component_labels, group_coefficients
+from sparselmm.inference.resampling.simulate import seed_sequence
 from sparselmm.inference.variances import VarianceLayout, coefficient_names
 
 
@@ -189,8 +190,8 @@ class Distribution:
         -------
         ndarray, (n,)
         """
-        if not hasattr(rng, "normal"):
-            rng = np.random.default_rng(rng)
+        if not callable(getattr(rng, "normal", None)):
+            rng = np.random.default_rng(seed_sequence(rng, "rng"))
         if len(self.mean) != self._rows:
             raise DataError(f"exog has {len(self.mean)} rows, the model {self._rows}")
         y = np.array(self.mean, dtype=float)

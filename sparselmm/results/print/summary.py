@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from sparselmm.base.arguments import check_text
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.inference.effects import factor_tables
 from sparselmm.inference.estimates import Estimates, intervals, names_or, p_values
@@ -98,6 +99,7 @@ class Summary:
         label : str
             Label for cross-references.
         """
+        check_text(label, "label")
         info, coefficients, variances = self.tables
         names = [[str(name)] for name in coefficients.index]
         rows = np.hstack([np.array(names, dtype=object), coefficients.to_numpy(dtype=object)])
