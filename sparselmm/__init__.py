@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from sparselmm.base import exceptions
 from sparselmm.base.exceptions import (
+    ArgumentError,
     BoundaryWarning,
     ConvergenceWarning,
     DataError,
+    FileError,
     FormulaError,
     MemoryLimitError,
     MissingDataError,
@@ -82,10 +84,12 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "ArgumentError",
     "BootstrapResults",
     "BoundaryWarning",
     "ConvergenceWarning",
     "DataError",
+    "FileError",
     "FormulaError",
     "KnownCovariance",
     "ManyResults",

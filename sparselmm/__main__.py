@@ -19,7 +19,6 @@ import sys
 import textwrap
 import time
 import warnings
-import zlib
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -237,7 +236,7 @@ def read_data(source: str) -> pd.DataFrame:
         If it cannot be read; one line that names the file.
     """
     path = Path(source)
-    if path.is_dir() or not path.exists():
+    if not _is_file(path):
         known = datasets.names()
         if source.casefold() in map(str.casefold, known):
             return datasets.load(source)
@@ -263,8 +262,21 @@ def read_data(source: str) -> pd.DataFrame:
         ) from error
     except pd.errors.EmptyDataError as error:
         raise CommandError(f"{source}: the file is empty") from error
-    except (OSError, EOFError, zlib.error, ValueError) as error:  # ValueError: what parsers raise
+    except UnicodeDecodeError as error:
+        raise CommandError(
+            f"{source}: cannot be read: it is not text in UTF-8 ({_first_line(error)}); save it in "
+            "that encoding"
+        ) from error
+    except Exception as error:  # every format has errors of its own for a damaged file
         raise CommandError(f"{source}: cannot be read: {_first_line(error)}") from error
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is a file of that name; a name too long for one is none."""
+    try:
+        return path.exists() and not path.is_dir()
+    except OSError:
+        return False
 
 
 def _first_line(error: Exception) -> str:
@@ -433,7 +445,7 @@ def _write_json(target: str, content: dict[str, Any]) -> None:
         return
     try:
         Path(target).write_text(text, encoding="utf-8")
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a name with a null character
         raise CommandError(f"--json {target}: {_first_line(error)}") from error
 
 

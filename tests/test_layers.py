@@ -11,7 +11,7 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
     "base": (
         "exceptions types",
         "arguments kernels progress smallmatrix storage threads",
-        "cholesky kernels_stacks",
+        "cholesky kernels_stacks seeds",
     ),
     "datasets": (),
     "design": (

@@ -50,7 +50,15 @@ class NoRandomEffectsError(FormulaError, AttributeError):
 
 
 class DataError(InputError):
-    """The data cannot be fitted: wrong type, wrong length, no rows, no variation."""
+    """What was given cannot be used: wrong type, wrong length, no rows, no variation."""
+
+
+class ArgumentError(DataError):
+    """An argument has a value that it cannot take; the message names the argument."""
+
+
+class ArgumentTypeError(ArgumentError, TypeError):
+    """An argument is of a type that it cannot be, or there is no argument of that name."""
 
 
 class MissingDataError(DataError):
@@ -69,6 +77,28 @@ class RemovedRowsError(DataError):
             f"{what} is made of the rows, and the rows of the fit were removed by remove_data(); "
             "ask before that, or fit the model again"
         )
+
+
+class UnsupportedError(SparseLMMError, NotImplementedError):
+    """Part of statsmodels' interface that is not defined for these models, there or here."""
+
+
+class FileError(SparseLMMError, OSError):
+    """A file cannot be opened; also of the class the system says why with."""
+
+    def __str__(self) -> str:
+        """The message, where OSError would show the number of the error."""
+        return str(self.args[0]) if self.args else ""
+
+    @classmethod
+    def of(cls, argument: str, file: str, error: OSError) -> FileError:
+        """The error for a path, caught as ``FileNotFoundError`` and the like as well."""
+        kind: Any = cls
+        found: FileError = _joined(kind, (type(error),))(
+            f"{argument}: {file!r} cannot be opened: {error.strerror or error}"
+        )
+        found.errno, found.filename = error.errno, file
+        return found
 
 
 class MemoryLimitError(SparseLMMError, MemoryError):

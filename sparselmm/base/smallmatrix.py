@@ -13,6 +13,7 @@ import numpy as np
 import scipy.linalg as sla
 from scipy.linalg import lapack
 
+from sparselmm.base.exceptions import ArgumentError
 from sparselmm.base.types import FloatArray, IntArray
 
 IN_CACHE = 32_768
@@ -118,9 +119,9 @@ def factor_of(psi: FloatArray) -> FloatArray:
     values, vectors = np.linalg.eigh(psi) if len(psi) else (np.ones(0), psi)
     largest = float(np.abs(values).max(initial=0.0))
     if not np.isfinite(largest) or (values < -NOT_NEGATIVE * largest).any():
-        raise ValueError(
-            f"a covariance matrix must be positive semi-definite; its smallest eigenvalue is "
-            f"{values.min():.3g}"
+        raise ArgumentError(
+            "a covariance matrix (cov_re, vcomp) must be positive semi-definite; its smallest "
+            f"eigenvalue is {values.min():.3g}"
         )
     if (values > 1e-14 * largest).all():
         return np.asarray(np.linalg.cholesky(psi))

@@ -12,7 +12,8 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from sparselmm.base.exceptions import DataError
+from sparselmm.base.arguments import wrong_type
+from sparselmm.base.exceptions import DataError, FileError
 
 File = str | PathLike[str] | IO[bytes]
 
@@ -51,34 +52,59 @@ class _Summed:
         return MARK + LAYOUT.to_bytes(2, "little") + self.sum.digest()
 
 
-def save(value: Any, file: File) -> None:
-    """Pickle a value to a path or a binary file."""
+def check_target(file: Any, argument: str) -> None:
+    """Refuse what is neither a path nor a file to write to."""
+    if not isinstance(file, (str, PathLike)) and not hasattr(file, "write"):
+        raise wrong_type(argument, "a path or an open binary file to write to", file)
+
+
+def check_path(file: Any, argument: str) -> None:
+    """Refuse what is no path, or is in no folder, before the work whose results it is for."""
+    if not isinstance(file, (str, PathLike)) or not fspath(file):
+        raise wrong_type(argument, "a path", file)
+    folder = Path(file).parent
+    if not folder.is_dir():
+        raise DataError(f"{argument}: there is no folder {str(folder)!r}; make it first")
+
+
+def save(value: Any, file: File, argument: str = "file") -> None:
+    """Pickle a value to a path or a binary file, whose argument is named in errors."""
+    check_target(file, argument)
     if isinstance(file, (str, PathLike)):
-        with open(file, "wb") as opened:
-            save(value, opened)
+        with _opened(file, "wb", argument) as opened:
+            save(value, opened, argument)
         return
-    if not hasattr(file, "write"):
-        raise DataError(f"a path or an open binary file is needed to save to, not {file!r}")
     summed = _Summed(file)
     pickle.dump(value, summed)
     file.write(summed.seal())
 
 
-def load(kind: type[T], file: File) -> T:
-    """Read a pickled value of one kind.
+def _opened(file: str | PathLike[str], mode: str, argument: str) -> IO[bytes]:
+    try:
+        return open(file, mode)
+    except OSError as error:
+        raise FileError.of(argument, fspath(file), error) from error
+    except ValueError as error:  # a null character in the name
+        raise DataError(f"{argument}: {file!r} is no name of a file: {error}") from error
+
+
+def load(kind: type[T], file: File, argument: str = "file") -> T:
+    """Read a pickled value of one kind; errors name the argument that holds the file.
 
     Raises
     ------
     DataError
         When the file is damaged, incomplete, of another version, or holds something else.
+    FileError
+        When it cannot be opened.
     """
     if isinstance(file, (str, PathLike)):
         if Path(file).is_dir():
-            raise DataError(f"{fspath(file)} is a folder, not a file that save() wrote")
-        with open(file, "rb") as opened:
+            raise DataError(f"{argument}: {fspath(file)} is a folder, not a file save() wrote")
+        with _opened(file, "rb", argument) as opened:
             return _load(kind, opened, fspath(file), alone=True)
     if not hasattr(file, "read"):
-        raise DataError(f"a path or an open binary file is needed to load from, not {file!r}")
+        raise wrong_type(argument, "a path or an open binary file to read", file)
     return _load(kind, file, str(getattr(file, "name", "the file")), alone=False)
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from sparselmm.base.arguments import shown
 from sparselmm.base.exceptions import DataError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Dataset", "data_dir", "describe", "load", "names"]
 
 MARKER = "pupils.csv.gz"  # a file no other project's "data" folder has
-UNKNOWN_NAME = "There is no data set {name!r}. {hint}"
+UNKNOWN_NAME = "there is no data set {name}. {hint}"
 NO_DATA = (
     "The data files of sparselmm were not found: neither in a checkout ({checkout}) nor in "
     "the installed package. Reinstall sparselmm, or run from a complete checkout."
@@ -229,7 +230,7 @@ def _resolve(name: str) -> str:
     near = difflib.get_close_matches(str(name).casefold(), known, n=3, cutoff=0.5)
     listed = ", ".join(known[key] for key in near or known)
     hint = f"Did you mean {listed}?" if near else f"Available: {listed}."
-    raise DataError(UNKNOWN_NAME.format(name=name, hint=hint))
+    raise DataError(f"name: {UNKNOWN_NAME.format(name=shown(name), hint=hint)}")
 
 
 def _typed(text: pd.Series, column: dict[str, Any]) -> pd.Series | pd.Categorical:

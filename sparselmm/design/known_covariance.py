@@ -12,15 +12,23 @@ so that the model is fitted with ``Z_t*`` like any other (Vazquez, Bates, Rosa, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
 import scipy.sparse as sp
 import scipy.sparse.linalg as spl
 
+from sparselmm.base.arguments import (
+    check_choice,
+    check_hashable,
+    check_list,
+    check_number,
+    check_numbers,
+)
 from sparselmm.base.cholesky import CholeskyFactor, NotPositiveDefiniteError, Pattern
 from sparselmm.base.exceptions import DataError, MemoryLimitError
 from sparselmm.base.types import CSR, AnyArray, BoolArray, FloatArray, IntArray
@@ -38,6 +46,23 @@ LARGEST_ROOT = 400_000_000
 
 DENSE_SHARE = 0.25
 """Share of nonzeros from which a matrix is factored as a dense one."""
+
+NO_LABELS = (
+    ".",
+    "-",
+    "--",
+    "*",
+    "?",
+    "na",
+    "n/a",
+    "#n/a",
+    "nan",
+    "<na>",
+    "none",
+    "null",
+    "unknown",
+)
+"""What files have in place of a label that is missing."""
 
 COLUMNS = 256
 """Right-hand sides of a triangular solve at a time."""
@@ -91,15 +116,11 @@ class KnownCovariance:
     _root: CSR | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if self.kind not in ("covariance", "precision"):
-            raise DataError(f"kind must be 'covariance' or 'precision', not {self.kind!r}")
+        check_choice(self.kind, "kind", ("covariance", "precision"))
+        matrix = _real(self.matrix, "matrix")
         labels = _labels_of(self.matrix, self.labels)
-        matrix = sp.csr_array(
-            self.matrix if sp.issparse(self.matrix) else np.asarray(self.matrix, dtype=float),
-            dtype=float,
-        )
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
-            raise DataError(f"a {self.kind} matrix must be square, got shape {matrix.shape}")
+            raise DataError(f"matrix, a {self.kind}, must be square, got shape {matrix.shape}")
         if len(labels) != matrix.shape[0]:
             raise DataError(
                 f"{len(labels)} labels for a {self.kind} matrix of order {matrix.shape[0]}; give "
@@ -109,7 +130,7 @@ class KnownCovariance:
         seen: set[Any] = set()
         twice = [label for label in labels.tolist() if label in seen or seen.add(label)]  # type: ignore[func-returns-value]
         if twice:
-            raise DataError(f"the label {twice[0]!r} occurs more than once in a known covariance")
+            raise DataError(f"labels: {twice[0]!r} occurs more than once in a known covariance")
         object.__setattr__(self, "matrix", matrix)
         object.__setattr__(self, "labels", labels)
 
@@ -143,8 +164,8 @@ def _labels_of(matrix: Any, labels: Any) -> AnyArray:
     if hasattr(matrix, "index") and hasattr(matrix, "columns"):
         if list(matrix.index) != list(matrix.columns):
             raise DataError(
-                "the index and the columns of a known covariance differ; sort both the same way, "
-                "K.loc[labels, labels]"
+                "matrix: the index and the columns of a known covariance (adjacency) differ; sort "
+                "both the same way, K.loc[labels, labels]"
             )
         if labels is None:
             labels = matrix.index
@@ -153,11 +174,11 @@ def _labels_of(matrix: Any, labels: Any) -> AnyArray:
             "a known covariance needs labels, one per row, to be matched with the levels of the "
             "grouping factor; pass labels= or a DataFrame"
         )
-    if isinstance(labels, (str, bytes)) or getattr(labels, "ndim", 1) != 1:
-        raise DataError(f"labels must be a list of labels, one per row, got {labels!r}")
+    given = check_list(labels, "labels", "a list of labels, one per row")
+    check_hashable(given, "labels")
     if isinstance(labels, np.ndarray) and labels.dtype.kind in "iu":
         return labels
-    return _exactly(list(labels))
+    return _exactly(given)
 
 
 def _exactly(labels: list[Any]) -> AnyArray:
@@ -174,6 +195,17 @@ def _exactly(labels: list[Any]) -> AnyArray:
     for i, label in enumerate(own):  # not out[:] = own, which looks inside tuples
         out[i] = label
     return out
+
+
+def _real(matrix: Any, name: str) -> CSR:
+    """A matrix as sparse floats; complex numbers are refused."""
+    if sp.issparse(matrix):
+        check_numbers(matrix.data, name, finite=False)
+        return sp.csr_array(matrix, dtype=float)
+    dense = check_numbers(matrix, name, finite=False)
+    if dense.ndim != 2:
+        raise DataError(f"{name} must be a matrix, got shape {dense.shape}")
+    return sp.csr_array(dense)
 
 
 def _check_symmetric(matrix: CSR, kind: str) -> None:
@@ -280,8 +312,10 @@ def pedigree(sire: Sequence[Any], dam: Sequence[Any], labels: Sequence[Any]) -> 
     Parameters
     ----------
     sire, dam : sequence, (l,)
-        Labels of each animal's parents; None or NaN where unknown. Parents without a row of
-        their own are added as founders.
+        Labels of each animal's parents; None, NaN, ``""``, ``0`` and ``"0"`` where unknown, as
+        is the custom in pedigree files. An animal that is itself called 0 is meant by 0 all the
+        same. Other parents without a row of their own are added as founders; what looks like
+        another sign for a missing label (``"NA"``, ``"."``, -1) is refused.
     labels : sequence, (l,)
         Labels of the animals, in any order.
 
@@ -325,12 +359,18 @@ def pedigree(sire: Sequence[Any], dam: Sequence[Any], labels: Sequence[Any]) -> 
     >>> A[4].round(3).tolist()
     [0.5, 0.5, 0.75, 0.75, 1.25]
     """
+    sire, dam, labels = (
+        check_list(given, name, "a list of labels, one per animal")
+        for given, name in ((sire, "sire"), (dam, "dam"), (labels, "labels"))
+    )
+    for given, name in ((sire, "sire"), (dam, "dam"), (labels, "labels")):
+        check_hashable(given, name)
     if not len(sire) == len(dam) == len(labels):
         raise DataError(
             f"sire, dam and labels have lengths {len(sire)}, {len(dam)}, {len(labels)}; give one "
             "of each per animal"
         )
-    names, parents = _with_founders(list(sire), list(dam), list(labels))
+    names, parents = _with_founders(sire, dam, labels)
     order = _parents_first(parents, names)
     place = np.empty(len(order), dtype=np.int64)
     place[order] = np.arange(len(order))
@@ -358,22 +398,46 @@ def _missing(label: Any) -> bool:
         return True
 
 
+def _unknown(label: Any, animals: Mapping[Any, int]) -> bool:
+    """Whether a parent is unknown: a missing label, or a sign for none that no animal has."""
+    if _missing(label):
+        return True
+    if label in animals:
+        return False
+    text = label.strip() if isinstance(label, str) else label
+    if text in ("", "0", 0):
+        return True
+    sign = (
+        text.lower() in NO_LABELS if isinstance(text, str) else isinstance(text, Real) and text < 0
+    )
+    if sign:
+        raise DataError(
+            f"sire, dam: {label!r} looks like a sign for an unknown parent; write None for it. If "
+            "it is an animal, give it a row of its own"
+        )
+    return False
+
+
 def _with_founders(
     sire: list[Any], dam: list[Any], labels: list[Any]
 ) -> tuple[list[Any], IntArray]:
     """All labels, parents without a row last, and the positions of parents, (l, 2)."""
+    if any(_missing(label) for label in labels):
+        raise DataError("labels has a missing value; give every animal a label")
     place = {label: i for i, label in enumerate(labels)}
     if len(place) < len(labels):
-        raise DataError("a label occurs more than once in the pedigree; give one row per animal")
-    names = list(labels)
+        raise DataError(
+            "labels: a label occurs more than once in the pedigree; give one row per animal"
+        )
+    names, animals = list(labels), dict(place)
     for label in (*sire, *dam):
-        if not _missing(label) and label not in place:
+        if not _unknown(label, animals) and label not in place:
             place[label] = len(names)
             names.append(label)
     parents = np.full((len(names), 2), -1, dtype=np.int64)
     for column, side in enumerate((sire, dam)):
         for i, label in enumerate(side):
-            if not _missing(label):
+            if not _unknown(label, animals):
                 parents[i, column] = place[label]
     return names, parents
 
@@ -461,10 +525,14 @@ def car(adjacency: Any, rho: float, labels: Any = None) -> KnownCovariance:
     >>> car([[0, 1, 0], [1, 0, 1], [0, 1, 0]], 0.9, list("abc")).matrix.toarray().tolist()
     [[1.0, -0.9, 0.0], [-0.9, 2.0, -0.9], [0.0, -0.9, 1.0]]
     """
-    if not -1.0 < rho < 1.0:
-        raise DataError(f"rho must be between -1 and 1, got {rho}")
+    rho = check_number(rho, "rho", "a number between -1 and 1", low=-1.0, high=1.0)
+    if abs(rho) == 1.0:
+        raise DataError(f"rho must be between -1 and 1, both excluded, got {rho}")
+    W = _real(adjacency, "adjacency")
+    if W.shape[0] != W.shape[1]:
+        raise DataError(f"adjacency must be square, got shape {W.shape}")
     labels = _labels_of(adjacency, labels)
-    W = sp.csr_array(adjacency if sp.issparse(adjacency) else np.asarray(adjacency, dtype=float))
+    _check_symmetric(W, "adjacency")
     if W.diagonal().any() or (W.data < 0).any():
         raise DataError("adjacency must have a zero diagonal and no negative weights")
     neighbours = np.asarray(W.sum(axis=1))

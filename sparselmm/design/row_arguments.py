@@ -195,6 +195,12 @@ def _not_a_subset(subset: Any) -> DataError:
 def _labelled_rows(frame: pd.DataFrame, values: Any) -> BoolArray:
     """Rows with some index labels."""
     labels = pd.Index(values)
+    if not labels.is_unique:
+        twice = labels[labels.duplicated()][0]
+        raise DataError(
+            f"subset names the label {shown(twice)} more than once; pass each label once, or a "
+            "mask of True and False"
+        )
     unknown = labels[~labels.isin(frame.index)]
     if len(unknown):
         raise DataError(
@@ -242,7 +248,8 @@ def group_labels(groups: Any, n: int, index: pd.Index | None) -> Any:
 
 def _shape(rows: Sequence[Any]) -> tuple[int, ...]:
     nested = bool(rows) and all(isinstance(row, (list, tuple, np.ndarray)) for row in rows)
-    return (len(rows), len(rows[0])) if nested else (len(rows),)
+    widths = {len(row) for row in rows} if nested else set()
+    return (len(rows), *widths) if len(widths) == 1 else (len(rows),)
 
 
 def _refuse_several(groups: Sequence[Any], n: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparselmm.base.arguments import shown, suggestion
+from sparselmm.base.arguments import check_choice, shown, suggestion
 from sparselmm.base.exceptions import (
     DataError,
     FormulaError,
@@ -75,8 +75,7 @@ class Rows:
 
 def check_missing_argument(missing: str) -> None:
     """Refuse anything but the three choices."""
-    if missing not in MISSING_CHOICES:
-        raise DataError(f"missing must be one of {MISSING_CHOICES}, got {missing!r}")
+    check_choice(missing, "missing", MISSING_CHOICES)
 
 
 def unknown_column(name: str, columns: Iterable[object], used_in: str) -> UnknownColumnError:

@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 import scipy.sparse as sp
 
-from sparselmm.base.exceptions import DataError
+from sparselmm.base.arguments import check_choice
 from sparselmm.base.types import AnyArray, FloatArray, IntArray
 from sparselmm.design.rows import GroupRows, mixed, of_columns
 from sparselmm.design.terms import Grouping, RandomTerm, apart, term_slices
@@ -81,7 +81,7 @@ def _same_levels(a: RandomTerm, b: RandomTerm) -> bool:
     )
 
 
-def factor_table(terms: Sequence[RandomTerm], name: str) -> FactorTable:
+def factor_table(terms: Sequence[RandomTerm], name: str, argument: str = "term") -> FactorTable:
     """The table of one grouping factor.
 
     Raises
@@ -90,9 +90,8 @@ def factor_table(terms: Sequence[RandomTerm], name: str) -> FactorTable:
         When there is none of that name.
     """
     tables = {table.name: table for table in factor_tables(terms)}
-    if name not in tables:
-        raise DataError(f"no random effects of {name!r}; there are those of {', '.join(tables)}")
-    return tables[name]
+    known = tuple(tables)
+    return tables[check_choice(name, argument, known, "random effects of", "those of ")]
 
 
 def table_columns(table: FactorTable, terms: Sequence[RandomTerm]) -> IntArray:

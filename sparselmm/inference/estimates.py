@@ -9,6 +9,8 @@ from functools import cached_property
 import numpy as np
 import scipy.linalg as sla
 
+from sparselmm.base.arguments import check_strings
+from sparselmm.base.exceptions import ArgumentError
 from sparselmm.base.types import BoolArray, FloatArray, IntArray, Snapshot
 from sparselmm.design.terms import Design, RandomTerm
 from sparselmm.inference.effects import Units, all_units, group_coefficients
@@ -245,6 +247,7 @@ def names_or(given: Sequence[str] | None, default: Sequence[str], argument: str)
     """
     if given is None:
         return list(default)
-    if len(given) != len(default):
-        raise ValueError(f"{argument} should be a list of length {len(default)}, got {len(given)}")
-    return list(given)
+    names = check_strings(given, argument, "a list of names")
+    if isinstance(given, str) or len(names) != len(default):
+        raise ArgumentError(f"{argument} should be a list of length {len(default)}, got {given!r}")
+    return names

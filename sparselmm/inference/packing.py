@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from sparselmm.base.arguments import check_count, check_flag, check_numbers
+from sparselmm.base.exceptions import ArgumentError
 from sparselmm.base.smallmatrix import block_diagonal, factor_of
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.variances import VarianceLayout
@@ -22,6 +24,13 @@ from sparselmm.likelihood.patterned import Patterned
 
 STRUCTURED = 1e-8
 """Largest deviation from a patterned covariance that counts as rounding, as a share of it."""
+
+
+MOST_PARAMETERS = 10**8
+"""Most fixed effects or variance components."""
+
+MOST_COEFFICIENTS = 10**4
+"""Largest order of ``cov_re``."""
 
 
 class MixedLMParams:
@@ -57,8 +66,9 @@ class MixedLMParams:
     """
 
     def __init__(self, k_fe: int, k_re: int, k_vc: int):
-        self.k_fe = k_fe
-        self.k_re = k_re
+        self.k_fe = k_fe = check_count(k_fe, "k_fe", least=0, most=MOST_PARAMETERS)
+        self.k_re = k_re = check_count(k_re, "k_re", least=0, most=MOST_COEFFICIENTS)
+        k_vc = check_count(k_vc, "k_vc", least=0, most=MOST_PARAMETERS)
         self.k_re2 = k_re * (k_re + 1) // 2
         self.k_vc = k_vc
         self.k_tot = self.k_fe + self.k_re2 + self.k_vc
@@ -88,9 +98,17 @@ class MixedLMParams:
         -------
         MixedLMParams
         """
-        packed = np.asarray(params, dtype=float)
+        packed = check_numbers(params, "params", (None,), finite=False)
+        use_sqrt, has_fe = check_flag(use_sqrt, "use_sqrt"), check_flag(has_fe, "has_fe")
+        k_fe = check_count(k_fe, "k_fe", least=0, most=MOST_PARAMETERS)
+        k_re = check_count(k_re, "k_re", least=0, most=MOST_COEFFICIENTS)
         first = k_fe if has_fe else 0
         k_re2 = k_re * (k_re + 1) // 2
+        if len(packed) < first + k_re2:
+            raise ArgumentError(
+                f"params has {len(packed)} entries, fewer than the {first} fixed effects (k_fe) "
+                f"and the {k_re2} entries of a covariance matrix of order k_re = {k_re}"
+            )
         out = MixedLMParams(k_fe, k_re, len(packed) - first - k_re2)
         if has_fe:
             out.fe_params = packed[:k_fe]
@@ -119,11 +137,16 @@ class MixedLMParams:
         -------
         MixedLMParams
         """
-        fe = np.empty(0) if fe_params is None else np.asarray(fe_params)
-        vc = np.empty(0) if vcomp is None else np.asarray(vcomp)
+        fe, vc = (
+            np.empty(0) if part is None else check_numbers(part, name, (None,), finite=False)
+            for part, name in ((fe_params, "fe_params"), (vcomp, "vcomp"))
+        )
+        cov = np.empty((0, 0)) if cov_re is None else _square(cov_re, "cov_re")
         if cov_re_sqrt is not None:
-            cov_re = np.asarray(cov_re_sqrt) @ np.asarray(cov_re_sqrt).T
-        cov = np.empty((0, 0)) if cov_re is None else np.asarray(cov_re)
+            if cov_re is not None:
+                raise ArgumentError("give either cov_re or its factor, cov_re_sqrt, not both")
+            root = _square(cov_re_sqrt, "cov_re_sqrt")
+            cov = root @ root.T
         out = MixedLMParams(len(fe), len(cov), len(vc))
         out.fe_params, out.cov_re, out.vcomp = fe, cov, vc
         return out
@@ -152,7 +175,8 @@ class MixedLMParams:
         ndarray
         """
         cov_re, vcomp = np.asarray(self.cov_re, float), np.asarray(self.vcomp, float)
-        if use_sqrt:
+        has_fe = check_flag(has_fe, "has_fe")
+        if check_flag(use_sqrt, "use_sqrt"):
             try:
                 cov_re = np.linalg.cholesky(cov_re)
             except np.linalg.LinAlgError:
@@ -160,6 +184,15 @@ class MixedLMParams:
             vcomp = np.sqrt(vcomp)
         parts = [cov_re[self._ix], vcomp]
         return np.concatenate([np.asarray(self.fe_params, float), *parts] if has_fe else parts)
+
+
+def _square(value: Any, name: str) -> FloatArray:
+    matrix = check_numbers(value, name, finite=False)
+    if matrix.ndim == 0 or matrix.shape == (0,):
+        matrix = matrix.reshape((1, 1) if matrix.ndim == 0 else (0, 0))
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise ArgumentError(f"{name} must be a square matrix, got shape {matrix.shape}")
+    return matrix
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,10 +244,12 @@ class Packing:
             When the parameters are of another model.
         """
         if params.k_re != self.k_re or params.k_vc != self.k_vc:
-            raise ValueError(
-                f"the parameters have k_re={params.k_re} and k_vc={params.k_vc}, the model has "
-                f"k_re={self.k_re} and k_vc={self.k_vc}"
+            raise ArgumentError(
+                f"params (cov_re, vcomp) has k_re={params.k_re} and k_vc={params.k_vc}, the model "
+                f"has k_re={self.k_re} and k_vc={self.k_vc}"
             )
+        check_numbers(params.cov_re, "cov_re of params")
+        check_numbers(params.vcomp, "vcomp of params")
         out: list[FloatArray] = [np.zeros((0, 0))] * len(self.covariance.terms)
         for t, part in zip(self.layout.cov_terms, self.blocks, strict=True):
             out[t] = np.asarray(params.cov_re, dtype=float)[part, part]
@@ -238,7 +273,7 @@ class Packing:
         ):
             size = float(np.abs(wanted).max(initial=0.0))
             if isinstance(term, Patterned) and np.abs(got - wanted).max() > STRUCTURED * size:
-                raise ValueError(
+                raise ArgumentError(
                     "a covariance matrix is not of the structure of its term; the nearest one is "
                     f"{got.tolist()}"
                 )
@@ -259,12 +294,12 @@ class Packing:
         ValueError
             When its length is wrong.
         """
-        vector = np.asarray(packed, dtype=float)
+        vector = check_numbers(packed, "params", finite=False)
         first = self.k_fe if has_fe else 0
         if vector.shape != (first + len(self.layout.names),):
-            raise ValueError(
-                f"packed parameters must have length {first + len(self.layout.names)}, got shape "
-                f"{vector.shape}"
+            raise ArgumentError(
+                f"params, packed parameters, must have length {first + len(self.layout.names)}, "
+                f"got shape {vector.shape}"
             )
         psi = [np.zeros((term.k, term.k)) for term in self.covariance.terms]
         places = zip(self.layout.terms, self.layout.rows, self.layout.cols, strict=True)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy
-import scipy.special
 
 from sparselmm.base.types import FloatArray
 

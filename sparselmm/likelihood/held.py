@@ -8,12 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from sparselmm.base.arguments import check_mapping, check_numbers, check_positive, suggestion
 from sparselmm.base.exceptions import DataError
-from sparselmm.base.smallmatrix import factor_of
+from sparselmm.base.smallmatrix import NOT_NEGATIVE, factor_of
 from sparselmm.base.types import BoolArray, FloatArray, IntArray
 from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.patterned import MOMENT_ORDER, Patterned
 from sparselmm.likelihood.term_covariance import TermCovariance
+
+UNIT = 1e-8
+"""Rounding of the ones on the diagonal of a correlation matrix."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,13 +56,17 @@ class Held:
             When a key or a value cannot be understood.
         """
         fix = {} if fix is None else fix
-        if not isinstance(fix, Mapping):
-            raise DataError(f"fix must be a dict such as {{'sigma': 1.0}}, not {fix!r}")
+        check_mapping(fix, "fix", "{'sigma': 1.0}")
         unknown = [key for key in fix if key not in ("sigma", "theta", *names)]
         if unknown:
             raise DataError(
                 f"fix names {unknown[0]!r}; it takes 'sigma', 'theta' and the terms of the model, "
-                f"{', '.join(map(repr, names))}"
+                f"{', '.join(map(repr, names))}{suggestion(str(unknown[0]), names)}"
+            )
+        both = [key for key in fix if key not in ("sigma", "theta")]
+        if "theta" in fix and both:
+            raise DataError(
+                f"fix holds both 'theta' and {both[0]!r}, a part of it; give one of them"
             )
         scale = None if "sigma" not in fix else _positive(fix["sigma"]) ** 2
         terms = list(covariance.terms)
@@ -84,19 +92,22 @@ class Held:
 
 
 def _positive(sigma: Any) -> float:
-    value = float(sigma) if np.ndim(sigma) == 0 else np.nan
-    if not (np.isfinite(value) and value > 0):
-        raise DataError(f"fix['sigma'] must be one positive number, got {sigma!r}")
-    return value
+    return check_positive(sigma, "fix['sigma']")
 
 
 def _held_theta(given: Any, covariance: Covariance) -> list[TermCovariance]:
     """Terms with the finite entries of a theta held, NaN for the free ones."""
-    theta = np.asarray(given, dtype=float)
+    theta = check_numbers(given, "fix['theta']", finite=False)
     if theta.shape != (covariance.n_theta,) or np.isinf(theta).any():
         raise DataError(
             f"fix['theta'] must hold {covariance.n_theta} numbers, NaN for those to estimate; got "
             f"{given!r}"
+        )
+    negative = covariance.on_diagonal & (theta < 0)
+    if negative.any():
+        raise DataError(
+            f"fix['theta'] has a negative entry {theta[negative][0]:g} at {np.argmax(negative)}, "
+            "on the diagonal of a factor, where they are ratios of standard deviations"
         )
     out = []
     for term, part in zip(covariance.terms, covariance.slices, strict=True):
@@ -125,16 +136,22 @@ def _held_psi(name: str, given: Any, k: int, scale: float | None) -> FloatArray:
             "covariance relative to sigma would move with the estimate of sigma. Add 'sigma', or "
             "hold the ratio to sigma^2, {'ratio': ...}"
         )
+    what = f"fix[{name!r}]"
     if "sd" in given:
-        sd = np.atleast_1d(np.asarray(given["sd"], dtype=float))
-        corr = np.asarray(given.get("corr", np.eye(len(sd))), dtype=float)
-        psi = np.outer(sd, sd) * corr if corr.shape == (len(sd), len(sd)) else corr
+        psi = _psi_of_sd(given, k, what)
     else:
-        psi = np.atleast_2d(np.asarray(given["ratio" if "ratio" in given else "cov"], dtype=float))
-    if psi.shape != (k, k) or not np.isfinite(psi).all() or not np.allclose(psi, psi.T):
+        key = "ratio" if "ratio" in given else "cov"
+        psi = np.atleast_2d(check_numbers(given[key], f"{what}[{key!r}]"))
+    if psi.shape != (k, k) or not np.allclose(psi, psi.T):
         raise DataError(
-            f"fix[{name!r}] must be finite, symmetric and of order {k}, the number of coefficients "
-            f"of the term; got shape {psi.shape}"
+            f"{what} must be symmetric and of order {k}, the number of coefficients of the term; "
+            f"got shape {psi.shape}"
+        )
+    smallest, largest = np.linalg.eigvalsh(psi)[[0, -1]]
+    if smallest < -NOT_NEGATIVE * max(largest, 0.0):
+        raise DataError(
+            f"{what} must be positive semi-definite, a covariance matrix; its smallest eigenvalue "
+            f"is {smallest:.3g}"
         )
     return psi if "ratio" in given else psi / (scale or 1.0)
 
@@ -195,3 +212,21 @@ class FixedEntries(TermCovariance):
         """All entries, known or not, while they are few or most are free; else the variances."""
         many = self.k > MOMENT_ORDER and len(self.rows) <= self.k
         return TermCovariance.diagonal(self.k) if many else TermCovariance.unstructured(self.k)
+
+
+def _psi_of_sd(given: Mapping[str, Any], k: int, what: str) -> FloatArray:
+    """Covariance matrix of standard deviations and correlations, (k, k)."""
+    sd = np.atleast_1d(check_numbers(given["sd"], f"{what}['sd']"))
+    if sd.shape != (k,):
+        raise DataError(
+            f"{what}['sd'] must be of order {k}, one number per coefficient; got {sd.shape}"
+        )
+    if (sd < 0).any():
+        raise DataError(f"{what}['sd'] must not be negative, got {sd.min():g}")
+    corr = check_numbers(given.get("corr", np.eye(k)), f"{what}['corr']", (k, k))
+    if not np.allclose(np.diag(corr), 1.0, rtol=0.0, atol=UNIT) or (np.abs(corr) > 1 + UNIT).any():
+        raise DataError(
+            f"{what}['corr'] must be a correlation matrix, ones on the diagonal and no entry "
+            "beyond one in size; for a covariance matrix write {'cov': ...}"
+        )
+    return np.asarray(np.outer(sd, sd) * corr)

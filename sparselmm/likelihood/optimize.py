@@ -32,7 +32,7 @@ import numpy as np
 import scipy
 
 from sparselmm.base.cholesky import NotPositiveDefiniteError
-from sparselmm.base.exceptions import DataError
+from sparselmm.base.exceptions import ArgumentError, DataError
 from sparselmm.base.smallmatrix import block_diagonal
 from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.likelihood.covariance import Covariance
@@ -325,7 +325,7 @@ class Search:
         """With the method checked."""
         name = "newton" if method is None else method.lower()
         if name != "newton" and name not in SCIPY_METHODS:
-            raise ValueError(
+            raise ArgumentError(
                 f"unknown optimizer {method!r}; use 'newton' (default) or one of "
                 f"{sorted(SCIPY_METHODS)}"
             )

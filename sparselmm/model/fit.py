@@ -8,9 +8,25 @@ from typing import Any
 
 import numpy as np
 
+from sparselmm.base.arguments import (
+    check_choice,
+    check_count,
+    check_flag,
+    check_keywords,
+    check_list,
+    check_memory,
+    check_methods,
+    check_number,
+    check_numbers,
+    check_positive,
+    check_progress,
+    suggestion,
+    wrong_type,
+    wrong_value,
+)
 from sparselmm.base.exceptions import (
+    ArgumentError,
     ConvergenceWarning,
-    DataError,
     ValueWarning,
     catchable,
     warn_user,
@@ -20,10 +36,41 @@ from sparselmm.inference.packing import MixedLMParams, Packing
 from sparselmm.likelihood.deviance import Deviance, PLSFit, ProfiledDeviance
 from sparselmm.likelihood.multistart import minimize_globally
 from sparselmm.likelihood.optimize import SCIPY_METHODS, Callback, OptSummary, Recorder, certify
-from sparselmm.model.statsmodels.penalized import Mask, Penalties, minimize_constrained
+from sparselmm.model.statsmodels.penalized import (
+    CheckedPenalty,
+    Mask,
+    Penalties,
+    minimize_constrained,
+)
 
 ALLOWED = ("gtol", "maxiter", "eps", "maxcor", "ftol", "tol", "disp", "maxls")
 """Keywords statsmodels passes on to its optimizers."""
+
+IGNORED = (
+    "callback", "cov_kwds", "cov_type", "optim_score", "retall", "skip_hessian", "use_t",
+    "warn_convergence",
+)  # fmt: skip
+"""Keywords of statsmodels' other fits, which its ``MixedLM.fit`` takes with a warning and ignores;
+so does ours. Every other unknown keyword is an error."""
+
+FIT_ARGUMENTS = (
+    "start_params", "reml", "niter_sa", "do_cg", "fe_pen", "cov_pen", "free", "full_output",
+    "method", "start_theta", "starts", "fix", "engine", "maxiter", "progress", "memory_limit",
+    *ALLOWED,
+)  # fmt: skip
+"""What ``MixedLM.fit`` takes."""
+
+ENGINES = ("sparse", "dense")
+
+MOST_STARTS = 100_000
+"""Most searches on request."""
+
+PARTS = ("fe_params", "cov_re", "vcomp")
+"""Of a :class:`MixedLMParams`."""
+
+LOOSEST = 0.01
+"""Largest ``tol``: estimates within a tenth of a standard error. Looser is no fit."""
+
 
 SMALL = 0.1
 """Share of sigma below which a standard deviation is compared with zero."""
@@ -51,17 +98,46 @@ OPTIONS: dict[str, dict[str, str]] = {
 def checked_keywords(given: Mapping[str, Any], niter_sa: int) -> dict[str, Any]:
     """Keywords of ``fit`` that statsmodels allows; the others are warned about."""
     other = sorted(set(given).difference(ALLOWED))
+    check_keywords([name for name in other if name not in IGNORED], FIT_ARGUMENTS, "MixedLM.fit")
     if other:
         warn_user(
             f"Argument{'s' if len(other) > 1 else ''} {', '.join(other)} not used by MixedLM.fit. "
             "Future versions will raise on these arguments.",
             FutureWarning,
         )
-    if "tol" in given and not given["tol"] > 0:
-        raise ValueError(f"tol must be positive, got {given['tol']!r}")
-    if niter_sa > 0:
+    if check_count(niter_sa, "niter_sa", least=0):
         warn_user("niter_sa is currently ignored", catchable(ValueWarning))
-    return {name: value for name, value in given.items() if name in ALLOWED}
+    return {name: _option(name, value) for name, value in given.items() if name in ALLOWED}
+
+
+def _option(name: str, value: Any) -> Any:
+    """One keyword of an optimizer."""
+    if name in ("maxcor", "maxls"):
+        return check_count(value, name)
+    if name == "disp":
+        return check_flag(value, name)
+    if name == "tol":
+        value = check_positive(value, name)
+        if value > LOOSEST:
+            raise wrong_value(name, f"at most {LOOSEST}, a decrease of the deviance", value)
+        return value
+    return check_number(value, name, "a number between 0 and 1", low=0.0, high=1.0)
+
+
+def check_fit_arguments(arguments: Mapping[str, Any]) -> None:
+    """The arguments of ``MixedLM.fit`` that need no model to be judged."""
+    for name in ("reml", "do_cg", "full_output"):
+        check_flag(arguments[name], name)
+    for name in ("fe_pen", "cov_pen"):
+        check_methods(arguments[name], name, ("func", "deriv"))
+    check_choice(arguments["engine"], "engine", ENGINES)
+    if arguments["maxiter"] is not None:
+        check_count(arguments["maxiter"], "maxiter")
+    check_progress(arguments["progress"])
+    check_memory(arguments["memory_limit"])
+    free = arguments["free"]
+    if free is not None and not all(hasattr(free, name) for name in PARTS):
+        raise wrong_type("free", "a MixedLMParams of zeros and ones", free)
 
 
 def method_names(method: str | Sequence[str] | None) -> list[str | None]:
@@ -72,16 +148,25 @@ def method_names(method: str | Sequence[str] | None) -> list[str | None]:
     ValueError
         When a name is unknown.
     """
-    names = [method] if method is None or isinstance(method, str) else list(method)
+    wanted = "None, the name of an optimizer or a list of names"
+    one = method is None or isinstance(method, str)
+    names: Any = [method] if one else check_list(method, "method", wanted)
+    if not names:
+        raise wrong_value("method", wanted, method)
     out: list[str | None] = []
     for name in names:
+        if name is not None and not isinstance(name, str):
+            raise wrong_type("method", wanted, name)
         if name is None or name.lower() in DEFAULT_METHODS:
             out.append(None)
         elif name.lower() in SCIPY_METHODS:
             out.append(name.lower())
         else:
             known = sorted({*SCIPY_METHODS, *DEFAULT_METHODS})
-            raise ValueError(f"unknown optimizer {name!r}; use None (default) or one of {known}")
+            raise ArgumentError(
+                f"method: unknown optimizer {name!r}; use None (default) or one of {known}"
+                f"{suggestion(name, known)}"
+            )
     return out
 
 
@@ -108,9 +193,11 @@ def start_parameters(packing: Packing, given: Any, use_sqrt: bool) -> MixedLMPar
         fe = getattr(given, "fe_params", np.zeros(packing.k_fe))
         fe = fe if len(fe) == packing.k_fe else np.zeros(packing.k_fe)
         return MixedLMParams.from_components(fe, cov_re=given.cov_re, vcomp=given.vcomp)
+    given = check_numbers(given, "start_params", (None,), finite=False)
+    check_numbers(given[max(len(given) - len(packing.layout.names), 0) :], "start_params")
     m = len(packing.layout.names)
     if len(given) not in (m, m + packing.k_fe):
-        raise ValueError(
+        raise ArgumentError(
             f"invalid start_params: length {len(given)}, expected {m} covariance parameters or "
             f"{packing.k_fe} fixed effects and these"
         )
@@ -127,19 +214,10 @@ def checked_starts(starts: Any, free: BoolArray) -> int | FloatArray | None:
     """
     if starts is None:
         return None
-    what = (
-        f"starts must be a whole number of searches, 0 or more, or thetas to start from, an array "
-        f"(m, {len(free)}) of finite numbers"
-    )
-    try:
-        values = np.asarray(starts, dtype=float)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{what}; got {starts!r}") from error
-    if values.ndim == 0 and not isinstance(starts, bool) and values >= 0 and values % 1 == 0:
-        return max(int(values), 1)
-    if values.ndim != 2 or values.shape[1] != len(free) or not np.isfinite(values).all():
-        shape = f" of shape {values.shape}" if values.ndim else ""
-        raise DataError(f"{what}; got {starts!r}{shape}")
+    if np.isscalar(starts):
+        return max(check_count(starts, "starts", least=0, most=MOST_STARTS), 1)
+    what = "one theta a row; or a whole number of searches"
+    values = check_numbers(starts, "starts", (None, len(free)), what=what)
     return np.asarray(values[:, free])
 
 
@@ -158,6 +236,7 @@ def penalties_of(
         return None
     inner = Packing(packing.layout, deviance.covariance, packing.k_fe)
     values = np.asarray(start.fe_params, dtype=float)[kept]
+    fe_pen, cov_pen = CheckedPenalty.of(fe_pen, "fe_pen"), CheckedPenalty.of(cov_pen, "cov_pen")
     return Penalties(inner, fe_pen, cov_pen, held, values)
 
 

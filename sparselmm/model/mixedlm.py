@@ -9,7 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from sparselmm.base.arguments import (
+    check_choice,
+    check_flag,
+    check_memory,
+    check_numbers,
+)
 from sparselmm.base.exceptions import (
+    ArgumentError,
     BoundaryWarning,
     ConvergenceWarning,
     DataError,
@@ -33,7 +40,9 @@ from sparselmm.likelihood.held import Held
 from sparselmm.likelihood.moments import moment_start
 from sparselmm.likelihood.optimize import OptSummary
 from sparselmm.model.fit import (
+    ENGINES,
     HARDLY,
+    check_fit_arguments,
     checked_keywords,
     checked_starts,
     constrained,
@@ -219,6 +228,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         0.5499
         """
         other = model_of(kwargs)
+        check_flag(use_sparse, "use_sparse")
         if other is not None:
             built = with_data(other, data)
         else:
@@ -234,7 +244,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
 
     def _set_up(self, built: BuiltDesign, use_sqrt: bool) -> None:
         self.built = built
-        self.use_sqrt = use_sqrt
+        self.use_sqrt = check_flag(use_sqrt, "use_sqrt")
         if built.spec.formula is not None:
             self.formula = built.spec.formula
         self.covariance = Covariance.of(built.design.terms)
@@ -294,8 +304,9 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         FitPlan
             Prints as a table; ``chosen`` is what :meth:`fit` will do.
         """
+        limit = check_memory(memory_limit)
         names = tuple(term.name for term in self.terms)
-        return make_plan(self.cross, names, memory_limit, self._packing.covariance)
+        return make_plan(self.cross, names, limit, self._packing.covariance)
 
     def deviance(
         self, reml: bool = True, engine: str = "sparse", memory_limit: int | None = None
@@ -317,10 +328,9 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         ProfiledDeviance or DenseDeviance
             Both have ``value(theta)``, ``gradient(theta)`` and ``at(theta)``.
         """
-        if engine == "dense":
+        reml = check_flag(reml, "reml")
+        if check_choice(engine, "engine", ENGINES) == "dense":
             return self._dense(reml, Held.of(None, self.covariance, ()))
-        if engine != "sparse":
-            raise ValueError(f"engine must be 'sparse' or 'dense', not {engine!r}")
         return self._sparse(self.plan(memory_limit).chosen, reml)
 
     def _dense(self, reml: bool, held: Held) -> DenseDeviance:
@@ -445,6 +455,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         FutureWarning
             If a keyword has no meaning here.
         """
+        check_fit_arguments(locals())
         self._need_rows("fit")
         keywords = checked_keywords(fit_kwargs, niter_sa)
         methods = method_names(method)
@@ -502,7 +513,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
     def _held(self, fix: Any, *others: Any) -> Held:
         """The ``fix`` argument, which goes with none of ``others``."""
         if fix is not None and any(other is not None for other in others):
-            raise ValueError("fix does not go together with free, fe_pen or cov_pen; use one")
+            raise ArgumentError("fix does not go together with free, fe_pen or cov_pen; use one")
         held = Held.of(fix, self.covariance, [term.name for term in self.terms])
         if held.scale is None:
             for term in self.terms:
@@ -517,9 +528,8 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         if mask is not None:
             return mask.theta
         if theta is not None:
-            start_theta = np.asarray(theta, dtype=float)
-            whole = start_theta.shape == held.free.shape  # any other is refused by the search
-            return start_theta[held.free] if whole else start_theta
+            start_theta = check_numbers(theta, "start_theta, the start values,", held.free.shape)
+            return start_theta[held.free]
         if given is None and optimize:
             return moment_start(self.cross, self.covariance, held.scale)[held.free]
         return self._packing.theta(start)[held.free]
@@ -605,6 +615,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         [10.4673, 0.0338]
         """
         self._need_rows("fit_many")
+        reml = check_flag(reml, "reml")
         with one_thread():
             chosen = self.plan(memory_limit).chosen
         engine = self._sparse(chosen, reml)

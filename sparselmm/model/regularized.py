@@ -8,6 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from sparselmm.base.arguments import (
+    check_count,
+    check_methods,
+    check_number,
+    check_numbers,
+    wrong_type,
+    wrong_value,
+)
+from sparselmm.base.exceptions import ArgumentError
 from sparselmm.base.types import FloatArray
 from sparselmm.design import BuiltDesign
 from sparselmm.factor.crossprod import CrossProducts
@@ -73,14 +82,25 @@ class RegularizedFits:
         ValueError
             When the method is unknown.
         """
+        weights = check_numbers(alpha, "alpha")
+        if weights.shape not in ((), (self.built.design.p,)) or (weights < 0).any():
+            raise wrong_value(
+                "alpha", f"one number or {self.built.design.p}, none of them negative", alpha
+            )
+        if method is None:
+            raise wrong_type("method", "'l1' or a penalty", method)
         if not isinstance(method, str):
+            check_methods(method, "method", ("func", "deriv"))
             penalty = copy.copy(method)  # another fit may set another alpha
             penalty.alpha = alpha
             return self.fit(**{**fit_kwargs, "fe_pen": penalty})
         if method.lower() != "l1":
-            raise ValueError(f"invalid regularization method {method!r}; use 'l1' or a penalty")
+            raise ArgumentError(f"invalid regularization method {method!r}; use 'l1' or a penalty")
+        ceps = check_number(ceps, "ceps", "a number, not negative", low=0.0)
+        ptol = check_number(ptol, "ptol", "a number, not negative", low=0.0)
+        maxit = check_count(maxit, "maxit")
         plain = self.fit(**fit_kwargs)
-        weights = np.broadcast_to(np.asarray(alpha, dtype=float), (self.built.design.p,))
+        weights = np.broadcast_to(weights, (self.built.design.p,))
         weights = weights[self.cross.basis.kept]
         beta = shooting(plain.pls, weights, ceps, ptol, maxit)
         fit = known_only(fit_at(plain.deviance, plain.theta, beta), ceps)

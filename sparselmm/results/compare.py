@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from sparselmm.base.arguments import check_flag, check_strings, wrong_type
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.hypotheses.comparison import boundary_pvalue, chi2_pvalue, variances_tested
 from sparselmm.likelihood.engine import ml_minimum
+from sparselmm.results.methods.base import ResultsBase
 
 if TYPE_CHECKING:
     from sparselmm.results.core import MixedLMResults
@@ -109,9 +111,15 @@ def compare(
     >>> table.loc["m2", ["chisq", "df"]].round(4).tolist()
     [42.1393, 2.0]
     """
+    for result in results:
+        if not isinstance(result, ResultsBase):
+            raise wrong_type("every one of results", "a fitted model, what fit() returns", result)
     if len(results) < 2:
         raise DataError(f"compare needs at least two fits, got {len(results)}")
-    given = [f"m{i}" for i in range(1, len(results) + 1)] if names is None else list(names)
+    refit = check_flag(refit, "refit")
+    given = [f"m{i}" for i in range(1, len(results) + 1)]
+    if names is not None:
+        given = check_strings(names, "names", "a list of names")
     if len(given) != len(results) or len(set(given)) != len(given):
         raise DataError(f"names must be {len(results)} different names, got {given}")
     for name, result in zip(given, results, strict=True):

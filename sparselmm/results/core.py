@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparselmm.base.arguments import check_alpha
+from sparselmm.base.arguments import check_choice, check_keywords, check_level, check_text
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray
 from sparselmm.design import BuiltDesign
 from sparselmm.inference.estimates import Estimates
+from sparselmm.inference.hypotheses.ddf import DDF_METHODS
 from sparselmm.inference.prediction import means as prediction
 from sparselmm.likelihood.deviance import PLSFit, ProfiledDeviance
 from sparselmm.likelihood.optimize import OptSummary
@@ -33,6 +34,16 @@ from sparselmm.results.methods.statsmodels import ResultsInterface
 from sparselmm.results.methods.tidy import TidyResults
 from sparselmm.results.methods.variances import InferenceResults
 from sparselmm.results.print import labels, summary
+
+CI_OPTIONS: dict[str, tuple[str, ...]] = {
+    "wald": (),
+    "profile": ("which", "scale"),
+    "bootstrap": (
+        "kind", "resampling", "n", "statistic", "seed", "n_jobs", "progress", "checkpoint", "by",
+        "jackknife", "resume",
+    ),
+}  # fmt: skip
+"""Options of ``conf_int`` by its method."""
 
 
 class MixedLMResults(
@@ -295,7 +306,9 @@ class MixedLMResults(
         >>> fit.conf_int(method="profile").round(4).loc["sd_Intercept|plate"].tolist()
         [0.6336, 1.1821]
         """
-        check_alpha(alpha)
+        alpha = check_level(alpha)
+        check_choice(method, "method", tuple(CI_OPTIONS))
+        check_keywords(options, CI_OPTIONS[method], f"conf_int(method={method!r})")
         if method == "profile":
             return self._profile_conf_int(alpha, **options)
         if method == "bootstrap":
@@ -303,10 +316,6 @@ class MixedLMResults(
             if "resampling" in options:
                 options["kind"] = options.pop("resampling")
             return self.bootstrap(**options).conf_int(alpha, kind)
-        if method != "wald":
-            raise ValueError(f"method must be 'wald', 'profile' or 'bootstrap', got {method!r}")
-        if options:
-            raise ValueError(f"method='wald' takes no options, got {sorted(options)}")
         ends = self._est.wald.interval(alpha)
         return pd.DataFrame(ends, index=self._est.names) if self.built.pandas else ends
 
@@ -388,10 +397,16 @@ class MixedLMResults(
             When a list of names has the wrong length, or ``ddf`` is unknown or not defined for
             this fit.
         """
+        for text, name in ((yname, "yname"), (title, "title")):
+            if text is not None:
+                check_text(text, name)
+        alpha = check_level(alpha)
+        if ddf is not None:
+            check_choice(ddf, "ddf", DDF_METHODS)
         return summary.summarize(
             self._est, self.opt, yname or self.built.design.y_name, xname_fe, xname_re,
             summary.TITLE if title is None else title, alpha,
-            None if ddf in (None, "z") else self._ddf(str(ddf)),
+            None if ddf is None or ddf == "z" else self._ddf(str(ddf)),
         )  # fmt: skip
 
     def _repr_html_(self) -> str:

@@ -92,5 +92,5 @@ def test_checkpoints_of_something_else(fit, tmp_path):
         fit.bootstrap(4, statistic=lambda r: r.scale, seed=1, checkpoint=file)
     with pytest.raises(DataError, match="checkpoint must be a path"):
         fit.bootstrap(4, checkpoint=3)
-    with pytest.raises(DataError, match="resume must be BootstrapResults"):
+    with pytest.raises(DataError, match="resume must be a BootstrapResults"):
         fit.bootstrap(4, resume={"values": 1})

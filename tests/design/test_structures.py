@@ -250,6 +250,23 @@ def test_textbook_pedigree():
     np.testing.assert_allclose(T[5], [0.25, 0.625, 0.25, 0.25, 0.5, 1], atol=1e-14)
 
 
+@pytest.mark.parametrize("unknown", [0, "0", "", np.nan, pd.NA, pd.NaT])
+def test_signs_of_an_unknown_parent(unknown):
+    """As None; a single founder called 0 would make half of all animals sibs."""
+    sire, dam = ["a", unknown, unknown, "b"], [unknown, unknown, unknown, "c"]
+    known = pedigree(sire, dam, ["d", "a", "b", "e"])
+    none = pedigree(["a", None, None, "b"], [None, None, None, "c"], ["d", "a", "b", "e"])
+    assert known.labels.tolist() == none.labels.tolist() == ["d", "a", "b", "e", "c"]
+    assert (known.matrix.toarray() == none.matrix.toarray()).all()
+
+
+def test_an_animal_called_0_is_meant_by_0():
+    known = pedigree([None, None, 0], [None, None, 1], [0, 1, 2])
+    assert np.linalg.inv(known.matrix.toarray())[2].tolist() == pytest.approx([0.5, 0.5, 1.0])
+    with pytest.raises(DataError, match="labels has a missing value"):
+        pedigree([None], [None], [np.nan])
+
+
 def test_pedigree_in_any_order_and_with_selfing(animals):
     known, _ = animals
     turned = np.random.default_rng(0).permutation(120)

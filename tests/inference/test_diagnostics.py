@@ -134,9 +134,9 @@ def test_leverage_under_structures_is_that_of_dense_matrices(formula, options):
 
 def test_unknown_kinds_are_refused():
     fit = compare("dyestuff_ri_reml").fit
-    with pytest.raises(ValueError, match="expected one of"):
+    with pytest.raises(ValueError, match="must be one of"):
         fit.residuals("raw")
-    with pytest.raises(ValueError, match="expected one of"):
+    with pytest.raises(ValueError, match="must be one of"):
         fit.residuals(level="population")
     with pytest.raises(ValueError, match="conditional level only"):
         fit.residuals("deleted", level="marginal")

@@ -300,7 +300,7 @@ def test_arguments():
         means.conf_int(obs=True)
     with pytest.raises(DataError, match="alpha must be between 0 and 1, got 95"):
         means.summary_frame(alpha=95)
-    with pytest.raises(DataError, match="one for each of the 180 rows"):
+    with pytest.raises(DataError, match="weights has 2 rows but the new data has 180"):
         fit.get_prediction(data, weights=[1.0, 2.0])
     with pytest.raises(DataError, match="negative, got -1"):
         fit.get_prediction(data, weights=-1)

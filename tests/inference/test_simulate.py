@@ -9,9 +9,10 @@ from scipy.stats import binom, chi2
 from scipy.stats import t as student
 
 import sparselmm
+from sparselmm.base.seeds import seed_sequence
 from sparselmm.design.subsets import Groups
 from sparselmm.inference.resampling.power import clopper_pearson
-from sparselmm.inference.resampling.simulate import Simulator, seed_sequence
+from sparselmm.inference.resampling.simulate import Simulator
 
 REFERENCE = json.loads(
     sparselmm.datasets.data_dir().joinpath("reference/extra/simulation.json").read_text("utf-8")

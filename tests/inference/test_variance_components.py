@@ -198,7 +198,7 @@ def test_refusals():
         fit.icc(ci="bootstrap", statistic=len)
     with pytest.raises(ValueError, match="alpha must be"):
         fit.variance_components(alpha=5)
-    with pytest.raises(ValueError, match="ci must be 'wald' or 'profile'"):
+    with pytest.raises(ValueError, match="ci must be one of 'wald' or 'profile'"):
         fit.variance_components(ci="bootstrap")
     before = fit.variance_components()
     fit.remove_data()

@@ -143,6 +143,16 @@ def test_free_weights_of_equal_size():
         ({"Subject": 3.0}, "is not understood"),
         ({"sigma": 1.0, "Subject": {"sd": 1.0}}, "of order 2"),
         ({"theta": [1.0]}, "must hold 3 numbers"),
+        ({"sigma": 1j}, "'sigma'.*positive"),
+        ({"sigma": True}, "'sigma'.*positive"),
+        ({"sigma": 1.0, "Subject": {"sd": [1.0, -1.0]}}, "'sd'.*not be negative"),
+        ({"sigma": 1.0, "Subject": {"sd": [1.0, 1.0], "corr": 2 * np.eye(2)}}, "'corr'"),
+        ({"sigma": 1.0, "Subject": {"sd": [1, 1], "corr": [[1, 2], [2, 1]]}}, "'corr'"),
+        ({"sigma": 1.0, "Subject": {"cov": [[1.0, 2.0], [2.0, 1.0]]}}, "semi-definite"),
+        ({"Subject": {"ratio": -np.eye(2)}}, "semi-definite"),
+        ({"Subject": {"ratio": 1j * np.eye(2)}}, "'ratio'.*real"),
+        ({"theta": [1, np.nan, 1], "Subject": {"ratio": np.eye(2)}}, "both 'theta' and 'Subject'"),
+        ({"theta": [1j, 0.0, 1.0]}, "'theta'.*real"),
     ],
 )
 def test_what_cannot_be_held(fix, message):

@@ -1,10 +1,15 @@
 """The command line: good fits, what --json writes, one line per mistake."""
 
+import bz2
+import gzip
+import io
 import json
+import lzma
 import os
 import runpy
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -249,6 +254,61 @@ def test_a_mistake_is_one_line_and_exit_code_2(folder, capsys, argv, said):
     assert len(errors) == 1, captured.err
     assert errors[0].startswith("sparselmm: error: ")
     assert said in errors[0]
+
+
+def damaged(data):
+    """A file with wrong bytes in its middle."""
+    middle = len(data) // 2
+    return data[:middle] + bytes(255 - byte for byte in data[middle : middle + 20]) + data[middle:]
+
+
+def zipped(data):
+    with io.BytesIO() as file:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("sleep.csv", data)
+        return file.getvalue()
+
+
+COMPRESS = {"xz": lzma.compress, "gz": gzip.compress, "bz2": bz2.compress, "zip": zipped}
+
+
+@pytest.mark.parametrize("harm", ["damaged", "cut", "foreign", "empty"])
+@pytest.mark.parametrize("ending", COMPRESS)
+def test_a_damaged_file_is_one_line(folder, capsys, ending, harm):
+    whole = COMPRESS[ending]((folder / "sleep.csv").read_bytes())
+    harmed = {
+        "damaged": damaged(whole), "cut": whole[: len(whole) // 2], "foreign": b"no" * 50,
+        "empty": b"",
+    }  # fmt: skip
+    name = f"harmed.csv.{ending}"
+    (folder / name).write_bytes(harmed[harm])
+    assert main(["fit", SLEEP, name]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert f"error: {name}: " in err
+
+
+@pytest.mark.parametrize(
+    ("source", "content", "says"),
+    [
+        ("utf16.csv", "a,b\n1,2\n".encode("utf-16"), "not text in UTF-8"),
+        ("binary.csv", bytes(range(255, 0, -1)) * 9, "not text in UTF-8"),
+        ("n" * 5000 + ".csv", None, "there is no file"),
+        ("nul\0.csv", None, "there is no file"),
+    ],
+)
+def test_unreadable_sources(folder, capsys, source, content, says):
+    if content is not None:
+        (folder / source).write_bytes(content)
+    assert main(["fit", SLEEP, source]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert says in err
+
+
+def test_a_name_of_json_that_cannot_be(folder, capsys):
+    assert main(["fit", SLEEP, "sleep.csv", "--json", "a\0b"]) == 2
+    assert "--json" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_interrupted(monkeypatch):

@@ -53,7 +53,9 @@ def test_engines_agree(name, method, reml):
 def test_engine_must_be_known():
     model = model_of("Pastes")
     for call in (model.fit, model.deviance):
-        with pytest.raises(ValueError, match="'sparse' or 'dense', not 'spars'"):
+        with pytest.raises(
+            ValueError, match="'sparse' or 'dense', got 'spars'; did you mean 'sparse'"
+        ):
             call(engine="spars")
     rng = np.random.default_rng(0)
     n = 5001
@@ -74,8 +76,14 @@ def test_unknown_arguments(build):
     data = load("sleepstudy")
     with pytest.raises(ValueError, match="argument exog_rv not permitted"):
         build(data, exog_rv=1)
-    with pytest.warns(FutureWarning, match="Argument progres not used"):
+    with pytest.raises(
+        sparselmm.ArgumentError, match="no argument 'progres'; did you mean 'progress'"
+    ):
         build(data).fit(progres=False)
+    with pytest.raises(TypeError, match="no argument 'REML'; did you mean 'reml'"):
+        build(data).fit(REML=False)
+    with pytest.warns(FutureWarning, match="Argument cov_type not used"):  # as statsmodels does
+        build(data).fit(cov_type="nonrobust")
 
 
 def test_unknown_method():

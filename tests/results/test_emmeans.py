@@ -187,7 +187,7 @@ def test_errors(monkeypatch):
         means.contrast("poly")
     with pytest.raises(ValueError, match="need 4 weights"):
         means.contrast([1, -1])
-    with pytest.raises(ValueError, match="unknown method"):
+    with pytest.raises(ValueError, match="adjust must be one of"):
         means.pairs(adjust="scheffe")
     arrays = MixedLM(data.effort.to_numpy(), np.ones((36, 1)), data.Subject.to_numpy()).fit()
     with pytest.raises(DataError, match="need a formula"):

@@ -33,8 +33,11 @@ def linear_constraints(text: Any, names: Sequence[str]) -> tuple[FloatArray, Flo
     """
     try:
         found = DesignInfo(list(names)).linear_constraint(text)
-    except (PatsyError, ValueError, KeyError) as error:
+    except (PatsyError, ValueError, KeyError, TypeError, IndexError) as error:
         raise FormulaError(
-            f"the hypothesis {text!r} cannot be understood; parameters are: {', '.join(names)}"
+            f"r_matrix: the hypothesis {text!r} cannot be understood; parameters are: "
+            f"{', '.join(names)}"
         ) from error
+    if not (np.isfinite(found.coefs).all() and np.isfinite(found.constants).all()):
+        raise FormulaError(f"r_matrix: a number in the hypothesis {text!r} is not finite")
     return np.asarray(found.coefs, float), np.asarray(found.constants, float).ravel()

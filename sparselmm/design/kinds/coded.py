@@ -152,6 +152,8 @@ def new_matrix(
     if isinstance(data, pd.DataFrame):
         data = _by_name(data, names, argument)
     matrix = float_matrix(data, argument)
+    if matrix.ndim == 0:
+        raise DataError(f"{argument} must be a table with {len(names)} column(s), got a number")
     if matrix.ndim == 1:
         matrix = matrix[:, None] if len(names) == 1 else matrix[None, :]
     seen = f"{matrix.shape[1]} columns" if matrix.ndim == 2 else f"shape {matrix.shape}"

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from sparselmm.base.arguments import shown
+from sparselmm.base.arguments import check_list, check_numbers, shown, wrong_type
 from sparselmm.base.exceptions import DataError, warn_user
 from sparselmm.base.types import CSR, AnyArray, BoolArray, IntArray
+from sparselmm.design.column_types import float_matrix
 from sparselmm.design.exact_labels import canonical
 from sparselmm.design.factors import Factor, factorize, match
 from sparselmm.design.kinds.coded import NewRows, TermSpec
@@ -45,9 +46,15 @@ class VCSpec:
     """
 
     def __init__(self, names: Sequence[str], colnames: Any, mats: Any) -> None:
-        self.names = names
-        self.colnames = colnames
-        self.mats = mats
+        self.names = check_list(names, "names", "a list of names")
+        self.colnames = check_list(colnames, "colnames", "a list of lists of names")
+        self.mats = check_list(mats, "mats", "a list of lists of matrices")
+        for argument in ("colnames", "mats"):
+            if len(getattr(self, argument)) != len(self.names):
+                raise DataError(
+                    f"{argument} has {len(getattr(self, argument))} entries for "
+                    f"{len(self.names)} names; give one per component"
+                )
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,11 +145,21 @@ def _pairs(groups: AnyArray, columns: AnyArray) -> Iterator[tuple[Any, Any]]:
     return zip(groups.tolist(), columns.tolist(), strict=True)
 
 
+def _real(matrix: Any, name: str) -> Any:
+    """A sparse matrix as it is, anything else as floats; complex numbers are refused."""
+    if sp.issparse(matrix):
+        check_numbers(matrix.data if hasattr(matrix, "data") else matrix, name, finite=False)
+        return matrix
+    return float_matrix(matrix, name)
+
+
 def stack_all(vc: VCSpec | dict[str, Any], groups: Factor) -> list[Stack]:
     """Every component's matrices over the groups, put together."""
     rows = [rows for rows in GroupRows.of(groups.codes, len(groups.labels)) if len(rows)]
     if isinstance(vc, dict):
         vc = _from_dict(vc, groups, rows)
+    if not all(hasattr(vc, part) for part in ("names", "colnames", "mats")):
+        raise wrong_type("exog_vc", "a VCSpec", vc)
     check_names(list(vc.names), "components of exog_vc")
     return [
         _stack(name, vc.colnames[k], vc.mats[k], groups, rows) for k, name in enumerate(vc.names)
@@ -159,7 +176,7 @@ def _stack(name: str, colnames: Any, mats: Any, groups: Factor, rows: Sequence[I
     of_group: list[int] = []
     columns: list[str] = []
     for i, (matrix, where) in enumerate(zip(mats, rows, strict=True)):
-        matrix = matrix if sp.issparse(matrix) else np.asarray(matrix, dtype=float)
+        matrix = _real(matrix, f"exog_vc component {name!r}")
         matrix = matrix[:, None] if matrix.ndim == 1 else matrix
         if matrix.shape[0] != len(where):
             raise DataError(
@@ -179,10 +196,12 @@ def _from_dict(vc: dict[str, Any], groups: Factor, rows: Sequence[IntArray]) -> 
     warn_user("Using deprecated variance components format", FutureWarning)
     names, colnames, mats = list(vc), [], []
     for name in names:
+        if not isinstance(vc[name], Mapping):
+            raise wrong_type("exog_vc", "a VCSpec, or {name: {group: matrix}}", vc[name])
         of_groups = []
         for label, where in zip(groups.labels.tolist(), rows, strict=True):
             matrix = vc[name].get(label, np.empty((len(where), 0)))
-            matrix = matrix if sp.issparse(matrix) else np.asarray(matrix, dtype=float)
+            matrix = _real(matrix, f"exog_vc component {name!r}")
             of_groups.append(matrix[:, None] if matrix.ndim == 1 else matrix)
         mats.append(of_groups)
         colnames.append([[str(j) for j in range(m.shape[1])] for m in of_groups])
@@ -275,7 +294,7 @@ def user_matrix(name: str, Z: Any, n: int, index: pd.Index | None) -> UserMatrix
     """One matrix as sparse float64, with the names of its columns."""
     Z = aligned(Z, index, f"z_terms[{name!r}]")
     labels = canonical(Z.columns) if isinstance(Z, pd.DataFrame) else None
-    dense = Z if sp.issparse(Z) else np.asarray(Z, dtype=float)
+    dense = _real(Z, f"z_terms[{name!r}]")
     if dense.ndim != 2 or dense.shape[1] == 0:
         raise DataError(f"z_terms[{name!r}] must be a matrix with columns, got shape {dense.shape}")
     check_length(dense.shape[0], n, f"z_terms[{name!r}]")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from sparselmm.base.arguments import check_choice
+from sparselmm.base.exceptions import ArgumentError
 from sparselmm.inference.estimates import Estimates
 from sparselmm.inference.hypotheses.hypotheses import Asymptotic, DenominatorDF, FTest
 from sparselmm.inference.hypotheses.kenward_roger import KenwardRoger
@@ -32,12 +34,11 @@ def denominator_df(est: Estimates, method: str, like: DenominatorDF | None = Non
         When the method is unknown, or needs a REML fit (Kenward-Roger) or freely estimated
         variances and gets none.
     """
-    if method not in DDF_METHODS:
-        raise ValueError(f"ddf must be one of {', '.join(map(repr, DDF_METHODS))}, got {method!r}")
+    check_choice(method, "ddf", DDF_METHODS)
     if method == "z":
         return Asymptotic(est)
     if est.n_fixed or est.psi_scale is not None:
-        raise ValueError(
+        raise ArgumentError(
             f"ddf={method!r} needs a fit by plain ML or REML; in this one parameters were held "
             "fixed or the fixed effects were penalized. Use ddf='z'"
         )

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import scipy
 
-from sparselmm.base.exceptions import DataError
+from sparselmm.base.exceptions import ArgumentError, DataError
 from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.inference.estimates import Estimates
 
@@ -80,7 +80,7 @@ def kept_columns(est: Estimates, L: FloatArray) -> tuple[FloatArray, BoolArray]:
     """
     L = np.atleast_2d(np.asarray(L, dtype=float))
     if L.ndim != 2 or L.shape[1] != est.design.p:
-        raise ValueError(
+        raise ArgumentError(
             f"contrasts need {est.design.p} columns, one per fixed effect, got shape {L.shape}"
         )
     kept = est.deviance.cross.basis.kept

@@ -33,6 +33,7 @@ from functools import cached_property
 
 import numpy as np
 
+from sparselmm.base.exceptions import ArgumentError
 from sparselmm.base.types import FloatArray, Snapshot
 from sparselmm.inference.estimates import Estimates
 from sparselmm.inference.hypotheses.hypotheses import (
@@ -79,7 +80,7 @@ class KenwardRoger(Snapshot):
             For a fit by maximum likelihood.
         """
         if not est.pls.reml:
-            raise ValueError(
+            raise ArgumentError(
                 "Kenward-Roger is defined for REML estimates and this fit is ML; fit again with "
                 "reml=True, or use ddf='satterthwaite'"
             )

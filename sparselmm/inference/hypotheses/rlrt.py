@@ -21,7 +21,9 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg as sla
 
+from sparselmm.base.arguments import check_count
 from sparselmm.base.exceptions import DataError
+from sparselmm.base.seeds import generator
 from sparselmm.base.types import FloatArray
 from sparselmm.factor.crossprod import CrossProducts
 
@@ -95,9 +97,8 @@ def exact_test(
     DataError
         When ``nsim`` is less than 1.
     """
-    if nsim < 1:
-        raise DataError(f"nsim, the number of simulated statistics, must be positive, got {nsim}")
-    sample = simulate(null, nsim, np.random.default_rng(seed), reml=reml, n_fixed=n_fixed)
+    nsim = check_count(nsim, "nsim")
+    sample = simulate(null, nsim, generator(seed), reml=reml, n_fixed=n_fixed)
     p = float(np.mean(sample > statistic)) if statistic > 0 else 1.0
     return ExactTest(statistic, p, float(np.sqrt(p * (1.0 - p) / nsim)), nsim, sample)
 

@@ -9,8 +9,15 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from sparselmm.base.arguments import shown
-from sparselmm.base.exceptions import DataError, RankDeficiencyWarning, warn_user
+from sparselmm.base.arguments import (
+    check_choice,
+    check_number,
+    check_strings,
+    check_text,
+    shown,
+    wrong_type,
+)
+from sparselmm.base.exceptions import ArgumentTypeError, DataError, RankDeficiencyWarning, warn_user
 from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.design import BuiltDesign, NewDesign
 from sparselmm.design.kinds.coded import one_row
@@ -50,17 +57,24 @@ def switches(terms: Sequence[RandomTerm], re: Any) -> Switches:
         return tuple(np.full(term.k, bool(re)) for term in terms)
     if isinstance(re, str):
         re = [re]
-    if not isinstance(re, Collection):
-        raise DataError(
-            "re must be True, False, names of random-effects terms, or a mapping of names to "
-            f"coefficients, got {re!r}"
+    if (
+        isinstance(re, bytes)
+        or len(getattr(re, "shape", (0,))) != 1
+        or not isinstance(re, Collection)
+    ):
+        raise wrong_type(
+            "re",
+            "True, False, names of random-effects terms, or a mapping of names to coefficients",
+            re,
         )
+    for name in re:
+        check_text(name, "re, or a name in it,")
     out = tuple(np.zeros(term.k, dtype=bool) for term in terms)
     for name in re:
         owners = [t for t, term in enumerate(terms) if name in _names_of(term)]
         if not owners:
             known = dict.fromkeys(name for term in terms for name in _names_of(term))
-            raise DataError(f"no random-effects term {name!r}; there are {', '.join(known)}")
+            raise DataError(f"re: no random-effects term {name!r}; there are {', '.join(known)}")
         columns = re[name] if isinstance(re, Mapping) else True
         for t in owners:
             out[t][:] |= _chosen(terms[t], columns)
@@ -74,10 +88,9 @@ def _names_of(term: RandomTerm) -> tuple[str, ...]:
 
 
 def _chosen(term: RandomTerm, columns: Any) -> Any:
-    if isinstance(columns, str):
-        columns = [columns]
     if isinstance(columns, (bool, np.bool_)):
         return bool(columns)
+    columns = check_strings(columns, "re", "a mapping of names to coefficients")
     return np.isin(np.array(term.columns, dtype=object), list(columns))
 
 
@@ -189,11 +202,8 @@ def prior_weights(weights: Any, m: int, index: Any) -> FloatArray:
         When they are not one number or m of them, or one is negative.
     """
     weights = aligned(weights, index, "weights", "the new data")
-    if weights is None or np.ndim(weights) == 0:
-        weights = np.full(m, 1.0 if weights is None else weights)
-    if np.shape(weights) != (m,):
-        shape = np.shape(weights)
-        raise DataError(f"weights must be a number or one for each of the {m} rows, got {shape}")
+    if weights is None or np.isscalar(weights):
+        weights = np.full(m, 1.0 if weights is None else check_number(weights, "weights"))
     w = row_vector(weights, m, "weights", "the new data")
     if not (w >= 0).all() or np.isinf(w).any():
         raise DataError(f"weights must be finite and not negative, got {float(w.min()):g}")
@@ -262,8 +272,7 @@ def _unseen_message(term: RandomTerm, rows: BoolArray, labels: Sequence[Any]) ->
 
 def check_unseen(unseen: str) -> None:
     """Refuse an unknown policy."""
-    if unseen not in UNSEEN:
-        raise DataError(f"unseen must be one of {UNSEEN}, got {unseen!r}")
+    check_choice(unseen, "unseen", UNSEEN)
 
 
 def check_arguments(random: bool, unseen: str, arrays: Mapping[str, Any]) -> None:
@@ -271,6 +280,13 @@ def check_arguments(random: bool, unseen: str, arrays: Mapping[str, Any]) -> Non
     check_unseen(unseen)
     useless = [name for name, value in arrays.items() if value is not None]
     if useless and not random:
-        raise TypeError(
+        raise ArgumentTypeError(
             f"predict() uses {', '.join(useless)} for random effects only; pass re=True as well"
         )
+
+
+def refuse_useless(arrays: Mapping[str, Any], rows: str = "exog") -> None:
+    """Refuse arrays for new rows where none are given."""
+    for name, value in arrays.items():
+        if value is not None:
+            raise ArgumentTypeError(f"{name} is for new rows, and none are given; pass {rows}=")

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import scipy.sparse as sp
 
+from sparselmm.base.exceptions import ArgumentError
 from sparselmm.base.smallmatrix import upper_inverse
 from sparselmm.base.types import CSR, BoolArray, FloatArray, IntArray
 from sparselmm.design.terms import RandomTerm
@@ -411,7 +412,7 @@ def satterthwaite(est: Estimates, forms: Callable[[FloatArray], FloatArray]) -> 
         When parameters were held fixed or penalized.
     """
     if est.n_fixed or est.psi_scale is not None:
-        raise ValueError(
+        raise ArgumentError(
             "ddf='satterthwaite' needs a fit by plain ML or REML; in this one parameters were held "
             "fixed or the fixed effects were penalized. Use ddf='z'"
         )

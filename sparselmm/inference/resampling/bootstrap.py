@@ -29,11 +29,12 @@ import scipy
 
 from sparselmm.base.cholesky import NotPositiveDefiniteError
 from sparselmm.base.exceptions import DataError
+from sparselmm.base.seeds import stream
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import AnyArray, FloatArray, IntArray
 from sparselmm.design.subsets import Groups
 from sparselmm.design.terms import Design, RandomTerm
-from sparselmm.inference.resampling.simulate import Simulator, stream
+from sparselmm.inference.resampling.simulate import Simulator
 from sparselmm.inference.variances import VarianceLayout
 from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.deviance import ProfiledDeviance

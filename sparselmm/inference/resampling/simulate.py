@@ -7,16 +7,14 @@ the same whatever the number of replicates, their order, and the number of worke
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sparselmm.base.exceptions import DataError
+from sparselmm.base.seeds import stream
 from sparselmm.base.types import CSR, FloatArray, IntArray
 from sparselmm.design.terms import RandomTerm
-
-Seed = int | Sequence[int] | np.random.SeedSequence | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,29 +58,6 @@ class Simulator:
             b[:, part] = (u[:, part].reshape(-1, k) @ root.T).reshape(len(u), k * l)
             first += k * l
         return np.ascontiguousarray((self.Z @ b.T).T)
-
-
-def seed_sequence(seed: Seed) -> np.random.SeedSequence:
-    """The seed as NumPy keeps it; fresh entropy for None.
-
-    Raises
-    ------
-    DataError
-        When it is none of None, a non-negative integer, a sequence of them or a SeedSequence.
-    """
-    if isinstance(seed, np.random.SeedSequence):
-        return seed
-    try:
-        return np.random.SeedSequence(seed)
-    except (TypeError, ValueError) as error:
-        raise DataError(
-            f"seed must be None, a non-negative integer or a numpy SeedSequence, not {seed!r}"
-        ) from error
-
-
-def stream(seed: np.random.SeedSequence, i: int) -> np.random.SeedSequence:
-    """The seed of replicate ``i``."""
-    return np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, i))
 
 
 def noise_sizes(sigma: float, weights: FloatArray | None, n: int) -> FloatArray:

@@ -11,16 +11,23 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from sparselmm.base.exceptions import DataError
+from sparselmm.base.arguments import suggestion
+from sparselmm.base.exceptions import ArgumentTypeError, DataError
 from sparselmm.base.types import FloatArray
 from sparselmm.design import BuiltDesign
+from sparselmm.design.column_types import float_matrix
 from sparselmm.design.formula.bars import parse_formula
 from sparselmm.design.formula.expressions import names_in
 from sparselmm.design.formula.namespace import Namespace, take_columns
 from sparselmm.design.spec import as_frame, check_design
 from sparselmm.design.validate import Rows, aligned, check_length
+
+ARGUMENTS = (
+    "covariance", "data", "endog", "eval_env", "exog", "exog_re", "exog_vc", "formula", "groups",
+    "missing", "offset", "re_formula", "subset", "use_sparse", "use_sqrt", "vc_formula", "weights",
+    "z_terms",
+)  # fmt: skip
+"""Arguments of ``MixedLM`` and ``MixedLM.from_formula``, for suggestions."""
 
 KEYWORDS = ("formula", "missing_idx", "model_spec")
 """Keywords that statsmodels' models take besides those in their signature."""
@@ -36,7 +43,10 @@ def model_of(keywords: Mapping[str, Any]) -> BuiltDesign | None:
     """
     for name in keywords:
         if name not in KEYWORDS:
-            raise ValueError(f"argument {name} not permitted for MixedLM initialization")
+            raise ArgumentTypeError(
+                f"argument {name} not permitted for MixedLM initialization"
+                f"{suggestion(name, ARGUMENTS)}"
+            )
     spec = keywords.get("model_spec")
     return spec if isinstance(spec, BuiltDesign) else None
 
@@ -46,9 +56,11 @@ def with_arrays(built: BuiltDesign, endog: Any, exog: Any) -> BuiltDesign:
     against = "the model it is a copy of"
     endog = aligned(endog, built.row_labels, "endog", against)
     exog = aligned(exog, built.row_labels, "exog", against)
-    y = np.asarray(endog, dtype=float).ravel()
-    X = np.asarray(exog, dtype=float).reshape(len(y), -1)
+    y = float_matrix(endog, "endog").ravel()
+    X = float_matrix(exog, "exog")
     check_length(len(y), built.design.n, "endog", against)
+    check_length(X.shape[0] if X.ndim else 1, len(y), "exog", "endog")
+    X = X.reshape(len(y), -1)
     names = built.design.x_names
     if X.shape[1] != len(names):
         names = tuple(f"x{j}" for j in range(1, X.shape[1] + 1))

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from sparselmm.base.exceptions import DataError
+from sparselmm.base.seeds import seed_sequence
 from sparselmm.base.types import AnyArray, FloatArray, IntArray
 from sparselmm.design import BuiltDesign, VCSpec
 from sparselmm.design.factors import factorize
@@ -187,8 +188,8 @@ class Distribution:
         -------
         ndarray, (n,)
         """
-        if not hasattr(rng, "normal"):
-            rng = np.random.default_rng(rng)
+        if not callable(getattr(rng, "normal", None)):
+            rng = np.random.default_rng(seed_sequence(rng, "rng"))
         if len(self.mean) != self._rows:
             raise DataError(f"exog has {len(self.mean)} rows, the model {self._rows}")
         y = np.array(self.mean, dtype=float)

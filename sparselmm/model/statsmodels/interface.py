@@ -8,11 +8,19 @@ from typing import Any
 
 import numpy as np
 
+from sparselmm.base.arguments import (
+    check_flag,
+    check_number,
+    check_numbers,
+    check_positive,
+    wrong_type,
+)
 from sparselmm.base.cholesky import NotPositiveDefiniteError
-from sparselmm.base.exceptions import RemovedRowsError
+from sparselmm.base.exceptions import ArgumentError, RemovedRowsError, UnsupportedError
 from sparselmm.base.smallmatrix import factor_of
 from sparselmm.base.types import CSR, AnyArray, FloatArray, IntArray
 from sparselmm.design import BuiltDesign, VCSpec
+from sparselmm.design.column_types import as_array, float_matrix
 from sparselmm.design.rows import GroupRows, times_z
 from sparselmm.design.terms import Design, RandomTerm
 from sparselmm.design.validate import aligned
@@ -207,7 +215,14 @@ class StatsmodelsInterface:
         """
         if array is None:
             return None
-        values = np.asarray(aligned(array, self.built.row_labels, "array", "the rows of the model"))
+        if not hasattr(array, "__len__") or isinstance(array, (str, bytes, dict)):
+            raise wrong_type("array", "an array with one row per row of the model", array)
+        array = aligned(array, self.built.row_labels, "array", "the rows of the model")
+        values = as_array(array, "array")
+        if len(values) != self.built.design.n:
+            raise ArgumentError(
+                f"array has {len(values)} rows but the model has {self.built.design.n}"
+            )
         return [values[rows] for rows in self.row_indices.values()]
 
     @property
@@ -249,7 +264,10 @@ class StatsmodelsInterface:
         return self._packing.unpack(params, self.use_sqrt, has_fe)
 
     def _kept(self, fe_params: Any) -> FloatArray:
-        return np.nan_to_num(np.asarray(fe_params, dtype=float))[self.cross.basis.kept]
+        """Fixed effects that are estimated; those of dropped columns may be NaN."""
+        p = (self.built.design.p,)
+        beta = check_numbers(fe_params, "fe_params", p, finite=False)[self.cross.basis.kept]
+        return check_numbers(beta, "fe_params")
 
     def loglike(self, params: Any, profile_fe: bool = True) -> float:
         """Profile log-likelihood less the penalties of the last fit.
@@ -266,11 +284,12 @@ class StatsmodelsInterface:
         float
             ``-inf`` where the covariance matrix is not positive semi-definite.
         """
-        at = self._params(params, has_fe=False)
-        deviance = self._engine(self.reml)
+        at, profile_fe = self._params(params, False), check_flag(profile_fe, "profile_fe")
+        deviance, fe = self._engine(self.reml), None if profile_fe else self._kept(at.fe_params)
+        self._packing.psi(at)
         try:
             theta = self._packing.theta(at)
-            fit = fit_at(deviance, theta, None if profile_fe else self._kept(at.fe_params))
+            fit = fit_at(deviance, theta, fe)
         except (ValueError, NotPositiveDefiniteError):
             return -np.inf
         value = -0.5 * (fit.deviance + fit.df * np.log(self._pwrss(fit) / fit.pwrss))
@@ -312,7 +331,7 @@ class StatsmodelsInterface:
         ndarray
             Zero for parameters the last fit held fixed.
         """
-        at = self._params(params, has_fe=False)
+        at, profile_fe = self._params(params, False), check_flag(profile_fe, "profile_fe")
         parts = self._scores(at, profile_fe, self.use_sqrt)
         if self._freepat is not None:
             mask = self._freepat
@@ -335,6 +354,7 @@ class StatsmodelsInterface:
         -------
         score_fe, score_re, score_vc : ndarray, (k_fe,), (k_re2,), (k_vc,)
         """
+        calc_fe = check_flag(calc_fe, "calc_fe")
         parts = self._scores(self._params(params, has_fe=False), False, use_sqrt=False)
         return parts if calc_fe else (np.zeros_like(parts[0]), *parts[1:])
 
@@ -345,6 +365,7 @@ class StatsmodelsInterface:
 
         Parameters and returns as of :meth:`score_full`.
         """
+        calc_fe = check_flag(calc_fe, "calc_fe")
         parts = self._scores(self._params(params, has_fe=False), False, use_sqrt=True)
         return parts if calc_fe else (np.zeros_like(parts[0]), *parts[1:])
 
@@ -405,8 +426,13 @@ class StatsmodelsInterface:
             Zero for dropped columns.
         singular : bool
         """
-        at = MixedLMParams.from_components(np.zeros(0), cov_re=_square(cov_re), vcomp=vcomp)
-        fit = self._engine(self.reml).at(self._packing.theta(at))
+        tol = check_number(tol, "tol", "a number, not negative", low=0.0)
+        at = MixedLMParams.from_components(np.zeros(0), cov_re=cov_re, vcomp=vcomp)
+        theta = self._packing.theta(at)
+        try:
+            fit = self._engine(self.reml).at(theta)
+        except NotPositiveDefiniteError as error:
+            raise ArgumentError(f"cov_re, vcomp: too large or not finite ({error})") from error
         singular = any(len(b) and np.linalg.eigvalsh(b)[0] < tol for b in self._packing.psi(at))
         return self._spread(fit.beta), bool(singular)
 
@@ -419,9 +445,13 @@ class StatsmodelsInterface:
         cov_re, vcomp : array-like
             Covariances divided by the residual variance.
         """
-        at = MixedLMParams.from_components(fe_params, cov_re=_square(cov_re), vcomp=vcomp)
+        at = MixedLMParams.from_components(fe_params, cov_re=cov_re, vcomp=vcomp)
         theta = self._packing.theta(at)
-        return fit_at(self._engine(self.reml), theta, self._kept(at.fe_params)).scale
+        fe = self._kept(at.fe_params)
+        try:
+            return fit_at(self._engine(self.reml), theta, fe).scale
+        except NotPositiveDefiniteError as error:
+            raise ArgumentError(f"cov_re, vcomp: too large or not finite ({error})") from error
 
     def predict(self, params: Any, exog: Any = None) -> FloatArray:
         """``X beta``: the fixed part of the mean.
@@ -437,12 +467,23 @@ class StatsmodelsInterface:
         -------
         ndarray, (m,)
         """
+        p = self.built.design.p
         beta = params.fe_params if hasattr(params, "fe_params") else params
-        beta = np.asarray(beta, dtype=float)[: self.built.design.p]
+        beta = check_numbers(beta, "params", (None,), finite=False)
+        if len(beta) < p:
+            raise ArgumentError(f"params has {len(beta)} entries, fewer than the {p} columns of X")
+        return np.asarray(self._exog(exog, "predict without exog") @ beta[:p])
+
+    def _exog(self, exog: Any, what: str) -> FloatArray:
+        """New columns of X, or those of the model."""
         if exog is None:
-            self._need_rows("predict without exog")
-        X = self.built.design.X if exog is None else np.asarray(exog, dtype=float)
-        return np.asarray(X @ beta)
+            self._need_rows(what)
+            return self.built.design.X
+        X = float_matrix(exog, "exog")
+        p = self.built.design.p
+        if X.ndim not in (1, 2) or X.shape[-1] != p:
+            raise ArgumentError(f"exog must have {p} columns, got shape {X.shape}")
+        return X
 
     def get_distribution(self, params: Any, scale: float, exog: Any = None) -> Distribution:
         """The distribution of the response, for simulation.
@@ -468,7 +509,8 @@ class StatsmodelsInterface:
         """
         self._need_rows("get_distribution")
         at = self._packing.unpack(params, use_sqrt=False, has_fe=True)
-        X = self.built.design.X if exog is None else np.asarray(exog, dtype=float)
+        scale = check_positive(scale, "scale")
+        X = self._exog(exog, "get_distribution")
         lams = [factor_of(_nearest(psi)) for psi in self._packing.psi(at)]
         return Distribution(X @ at.fe_params, self.built.design.terms, lams, scale)
 
@@ -483,15 +525,10 @@ class StatsmodelsInterface:
 
     def information(self, params: Any) -> Any:
         """Refuse, as statsmodels does; see :meth:`hessian`."""
-        raise NotImplementedError("use hessian()")
+        raise UnsupportedError("information(params) is not defined; use hessian(params)")
 
 
 def _nearest(psi: FloatArray) -> FloatArray:
     """The positive semi-definite matrix nearest in the Frobenius norm, (k, k)."""
     values, vectors = np.linalg.eigh(psi)
     return np.asarray((vectors * np.maximum(values, 0.0)) @ vectors.T)
-
-
-def _square(cov_re: Any) -> FloatArray:
-    cov = np.asarray(cov_re, dtype=float)
-    return cov.reshape(0, 0) if cov.size == 0 else cov

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from sparselmm.base.exceptions import ArgumentError
 from sparselmm.base.smallmatrix import factor_of, solve_triangular
 from sparselmm.base.types import FloatArray
 from sparselmm.factor.solver import apply_lambda
@@ -132,7 +133,7 @@ def hessian(
         When a term has a patterned covariance, whose entries cannot vary one by one.
     """
     if any(isinstance(term, Patterned) for term in packing.covariance.terms):
-        raise ValueError(
+        raise ArgumentError(
             "the Hessian in the entries of Psi is not defined for a patterned covariance; use "
             "result.deviance.hessian(result.theta)"
         )

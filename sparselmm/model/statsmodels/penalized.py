@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 import scipy
 
+from sparselmm.base.arguments import check_numbers, wrong_value
+from sparselmm.base.exceptions import ArgumentError
 from sparselmm.base.smallmatrix import factor_of
 from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.inference.packing import MixedLMParams, Packing
@@ -77,10 +79,13 @@ class Mask:
             When a term has a patterned covariance.
         """
         if any(isinstance(term, Patterned) for term in packing.covariance.terms):
-            raise ValueError(
+            raise ArgumentError(
                 "free= holds single entries of a covariance matrix, which a patterned covariance "
                 "has not; hold the whole term with fix="
             )
+        for part in (free.fe_params, free.cov_re, free.vcomp):
+            if not np.isin(np.asarray(part), (0, 1)).all():
+                raise wrong_value("free", "zeros and ones, one for each parameter", part)
         masks = [np.asarray(mask) != 0 for mask in packing.psi(free)]
         psi = packing.psi(start)
         terms, theta, plain, reducible = [], [], True, True
@@ -156,14 +161,51 @@ def _term(old: TermCovariance, pattern: BoolArray, known: FloatArray) -> TermCov
 
 
 @dataclass(frozen=True, eq=False)
+class CheckedPenalty:
+    """A penalty as given, its answers looked at.
+
+    Attributes
+    ----------
+    given : object
+        With ``func`` and ``deriv``.
+    name : str
+        The argument it was given as.
+    """
+
+    given: Any
+    name: str
+
+    @classmethod
+    def of(cls, given: Any, name: str) -> CheckedPenalty | None:
+        """None for none."""
+        return None if given is None else cls(given, name)
+
+    def func(self, *at: FloatArray) -> float:
+        """The penalty, one number."""
+        value = check_numbers(self.given.func(*at), f"{self.name}.func()", finite=False)
+        if value.size != 1:
+            raise ArgumentError(f"{self.name}.func() must give one number, got shape {value.shape}")
+        return float(value.ravel()[0])
+
+    def deriv(self, *at: FloatArray) -> FloatArray:
+        """Its derivative, one number per parameter."""
+        k = len(at[0])
+        size = k if at[0].ndim == 1 else k * (k + 1) // 2
+        what = "one number per parameter"
+        slope = check_numbers(self.given.deriv(*at), f"{self.name}.deriv()", finite=False)
+        return check_numbers(
+            slope.ravel(), f"{self.name}.deriv()", (size,), finite=False, what=what
+        )
+
+
+@dataclass(frozen=True, eq=False)
 class Penalties:
     """Penalties and fixed values of the fixed effects.
 
     Attributes
     ----------
     packing : Packing
-    fe_pen, cov_pen : object or None
-        With ``func`` and ``deriv``.
+    fe_pen, cov_pen : CheckedPenalty or None
     held : ndarray of bool, (r,)
         Fixed effects held fixed, among the independent columns.
     values : ndarray, (r,)
@@ -171,8 +213,8 @@ class Penalties:
     """
 
     packing: Packing
-    fe_pen: Any
-    cov_pen: Any
+    fe_pen: CheckedPenalty | None
+    cov_pen: CheckedPenalty | None
     held: BoolArray
     values: FloatArray
 
@@ -217,6 +259,7 @@ class PenalizedDeviance:
     def _shrunk(self, fit: PLSFit, S: FloatArray, start: FloatArray, free: BoolArray) -> FloatArray:
         """Minimizer of ``df log q(beta) + 2 fe_pen(beta)`` over the free entries."""
         pen = self.penalties.fe_pen
+        assert pen is not None
         size = np.sqrt(np.diag(fit.vcov_unscaled)[free] * fit.scale)
 
         def objective(step: FloatArray) -> tuple[float, FloatArray]:
@@ -224,8 +267,8 @@ class PenalizedDeviance:
             beta[free] += size * step
             away = beta - fit.beta
             q = fit.pwrss + float(away @ S @ away)
-            slope = 2.0 * fit.df / q * (S @ away) + 2.0 * np.asarray(pen.deriv(beta), dtype=float)
-            value = fit.df * np.log(q / fit.pwrss) + 2.0 * float(pen.func(beta))
+            slope = 2.0 * fit.df / q * (S @ away) + 2.0 * pen.deriv(beta)
+            value = fit.df * np.log(q / fit.pwrss) + 2.0 * pen.func(beta)
             return float(value), np.asarray(slope[free] * size, float)
 
         found = scipy.optimize.minimize(
@@ -240,9 +283,9 @@ class PenalizedDeviance:
         fit = fit_at(self.deviance, theta, self.beta(theta))
         value = fit.deviance
         if self.penalties.fe_pen is not None:
-            value += 2.0 * float(self.penalties.fe_pen.func(fit.beta))
+            value += 2.0 * self.penalties.fe_pen.func(fit.beta)
         if self.penalties.cov_pen is not None:
-            value += 2.0 * float(self.penalties.cov_pen.func(*self._cov(theta)))
+            value += 2.0 * self.penalties.cov_pen.func(*self._cov(theta))
         return replace(fit, deviance=value)
 
     def _cov(self, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -258,8 +301,7 @@ class PenalizedDeviance:
         gradients = point(self.deviance, theta, self.beta(theta)).psi_gradient
         cov_pen, packing = self.penalties.cov_pen, self.penalties.packing
         if cov_pen is not None:
-            packed = np.asarray(cov_pen.deriv(*self._cov(theta)), dtype=float)
-            add_packed(packing, gradients, packed)
+            add_packed(packing, gradients, cov_pen.deriv(*self._cov(theta)))
         lams = self.covariance.factors(theta)
         slopes = [2.0 * G @ lam for G, lam in zip(gradients, lams, strict=True)]
         return self.covariance.chain(theta, slopes)

@@ -8,7 +8,8 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 
-from sparselmm.base.exceptions import DataError
+from sparselmm.base.arguments import check_choice, check_flag, check_list
+from sparselmm.base.exceptions import ArgumentError, DataError
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design.exact_labels import label_index
 from sparselmm.design.factors import factorize
@@ -85,11 +86,11 @@ class DiagnosticResults(ResultsBase):
         >>> float(fit.residuals("studentized").abs().max().round(2))
         5.53
         """
-        for given, known in ((kind, numbers.KINDS), (level, numbers.LEVELS)):
-            if given not in known:
-                raise ValueError(f"expected one of {known}, got {given!r}")
+        check_choice(kind, "kind", numbers.KINDS)
+        check_choice(level, "level", numbers.LEVELS)
+        scaled = check_flag(scaled, "scaled")
         if kind == "deleted" and level == "marginal":
-            raise ValueError("deleted residuals exist at the conditional level only")
+            raise ArgumentError("deleted residuals exist at the conditional level only")
         needed = kind in ("studentized", "deleted") and level == "conditional"
         lev = self._leverage if needed else None
         values = numbers.residuals(self._est, self._raw(level), kind, level, scaled, lev)  # type: ignore[arg-type]
@@ -204,6 +205,8 @@ class DiagnosticResults(ResultsBase):
         >>> float(fit.influence("Subject", exact=True).sigma.min().round(2))
         21.8
         """
+        exact = check_flag(exact, "exact")
+        theta = None if theta is None else check_flag(theta, "theta")
         names = [self.built.design.x_names[j] for j in self.deviance.cross.basis.kept]
         if group is None:
             labels = self._row_index()
@@ -228,10 +231,11 @@ class DiagnosticResults(ResultsBase):
         """Labels of the groups and the group of every row."""
         design = self.built.design
         if not isinstance(group, str):
-            if np.ndim(group) != 1 or len(group) != design.n:
+            check_list(group, "group", "a grouping factor of the model or one label per row")
+            if len(group) != design.n:
                 raise DataError(
-                    f"group labels need one entry for each of the {design.n} rows of the fit, "
-                    f"got shape {np.shape(group)}"
+                    f"group: labels need one entry for each of the {design.n} rows of the fit, "
+                    f"got {len(group)}"
                 )
             return _factor(aligned(group, self.built.row_labels, "group", "the rows of the fit"))
         known: dict[str, tuple[pd.Index, IntArray]] = {}
@@ -247,8 +251,8 @@ class DiagnosticResults(ResultsBase):
         if frame is not None and group in frame.columns:
             return _factor(frame[group])
         raise DataError(
-            f"no grouping factor {group!r} in the model; there are: {', '.join(known) or 'none'}. "
-            "Labels of the rows will do as well"
+            f"group: no grouping factor {group!r} in the model; there are: "
+            f"{', '.join(known) or 'none'}. Labels of the rows will do as well"
         )
 
     @from_rows
@@ -319,11 +323,12 @@ class DiagnosticResults(ResultsBase):
         ['Intercept', 'Days']
         """
         factors = {table.name: table for table in factor_tables(self._est.terms)}
-        name = next(iter(factors)) if factor is None else factor
-        if name not in factors:
-            raise DataError(
-                f"no random effects of {name!r}; there are those of {', '.join(factors)}"
-            )
+        known = tuple(factors)
+        name = (
+            known[0]
+            if factor is None
+            else check_choice(factor, "factor", known, "random effects of", "those of ")
+        )
         modes = mode_tables(self._est, [factors[name]])[name]
         variances = variance_tables(self._est, [factors[name]])[name]
         return plots_diagnostics.caterpillar(

@@ -7,9 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sparselmm.base.arguments import count, jobs
+from sparselmm.base.arguments import (
+    check_choice,
+    check_count,
+    check_jobs,
+    check_level,
+    check_list,
+    check_mapping,
+    check_number,
+    check_progress,
+    check_text,
+)
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.progress import progress_bar
+from sparselmm.base.seeds import Seed, seed_sequence, stream
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design.subsets import Groups
 from sparselmm.inference.resampling import bootstrap
@@ -22,7 +33,6 @@ from sparselmm.inference.resampling.power import (
     cycled,
     engine,
 )
-from sparselmm.inference.resampling.simulate import Seed, seed_sequence, stream
 from sparselmm.likelihood.many.responses import ResponseFitter
 from sparselmm.results.methods.base import ResultsBase, from_rows
 from sparselmm.results.tables.bootstrap import OnReplicates, labelled
@@ -105,11 +115,18 @@ class PowerMethods(ResultsBase):
         [0.645, 0.915]
         """
         self._check_plain("power")
-        n_sim, n_jobs = count(n_sim, "n_sim"), jobs(n_jobs)
-        if not 0.0 < alpha < 1.0:
-            raise DataError(f"alpha must be between 0 and 1, not {alpha!r}")
+        n_sim, n_jobs, progress = (
+            check_count(n_sim, "n_sim"),
+            check_jobs(n_jobs),
+            check_progress(progress),
+        )
+        alpha = check_level(alpha, "alpha", "the level of the test")
+        if not callable(test) or isinstance(test, type):
+            check_choice(test, "test", ("wald", "lr"))
         names, columns = self._effects(effect)
-        sizes = [None] if n_groups is None else np.atleast_1d(n_groups).tolist()
+        sizes = _sizes(n_groups)
+        if by is not None:
+            self._groups(check_text(by, "by"))
         root = seed_sequence(seed)
         rows = []
         for i, size in enumerate(sizes):
@@ -121,11 +138,14 @@ class PowerMethods(ResultsBase):
         return PowerResults(dict(effect), rows, alpha)
 
     def _effects(self, effect: Mapping[str, float]) -> tuple[list[str], IntArray]:
+        check_mapping(effect, "effect", "{'Days': 5.0}")
         names = [str(name) for name in effect]
         known = self.built.design.x_names
-        unknown = [name for name in names if name not in known]
-        if unknown or not names:
-            raise DataError(f"no fixed effect {unknown}; there are {list(known)}")
+        if not names:
+            raise DataError(f"effect names no fixed effect; there are {list(known)}")
+        for name, value in effect.items():
+            check_choice(name, "effect", known, "fixed effect")
+            check_number(value, f"effect[{name!r}]")
         dropped = set(names) & set(self._est.dropped)
         if dropped:
             raise DataError(f"the columns {sorted(dropped)} were dropped as dependent")
@@ -141,7 +161,7 @@ class PowerMethods(ResultsBase):
         rows = None
         if size is not None:
             groups, _ = self._groups(by)
-            draw = cycled(count(size, "n_groups"), len(groups))
+            draw = cycled(size, len(groups))
             design, rows = groups.design(draw), groups.drawn(draw)
             deviance = engine(design, deviance, deviance.reml)
         return Scenario(design, deviance, self.pls.theta, self.pls.sigma, beta, rows)
@@ -156,12 +176,24 @@ class PowerMethods(ResultsBase):
         if test == "lr":
             ratio = LikelihoodRatioTest(scenario, columns)
             return PValues(scenario.simulator, ratio, _task(*ratio.fitters)), [", ".join(names)]
-        if not callable(test):
-            raise DataError(f"test must be 'wald', 'lr' or a function of results, not {test!r}")
         tested, _ = labelled(test(self))
         fitter = ResponseFitter(scenario.design, scenario.deviance, start=scenario.theta)
         reduced = OnReplicates(self, test, tested, scenario.rows)
         return bootstrap.ParametricReplicates(scenario.simulator, fitter, reduced), list(tested)
+
+
+def _sizes(n_groups: Any) -> list[int | None]:
+    """Numbers of groups to try; None for the rows of the fit."""
+    if n_groups is None:
+        return [None]
+    several = hasattr(n_groups, "__len__")
+    wanted = "a positive integer or a list of them"
+    sizes = check_list(n_groups, "n_groups", wanted) if several else [n_groups]
+    if not sizes:
+        raise DataError(
+            "n_groups is empty; give a number of groups, or None for the rows of the fit"
+        )
+    return [check_count(size, "n_groups") for size in sizes]
 
 
 def _task(*fitters: ResponseFitter) -> int:

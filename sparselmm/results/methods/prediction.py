@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from sparselmm.base.exceptions import DataError
+from sparselmm.base.arguments import check_choice, check_flag
+from sparselmm.base.exceptions import ArgumentError, DataError
 from sparselmm.base.types import FloatArray
 from sparselmm.design import NewDesign
 from sparselmm.design.new_rows import Switches, any_on, level_labels, new_design
@@ -97,12 +98,14 @@ class PredictionResults(RanefResults):
         [253.7]
         """
         arrays = {"groups": groups, "exog_re": exog_re, "exog_vc": exog_vc, "z_terms": z_terms}
+        transform = check_flag(transform, "transform")
         on = prediction.switches(self._est.terms, re)
         prediction.check_arguments(any_on(on), unseen, arrays)
+        arrays["offset"] = offset
         if exog is None:
             self._need_rows("predict without new data")
+            prediction.refuse_useless(arrays)
             return prediction.fitted(self._est, re)
-        arrays["offset"] = offset
         out, index = prediction.predict(self._est, self.built, exog, transform, on, unseen, arrays)
         return out if index is None else pd.Series(out, index=index)
 
@@ -176,19 +179,20 @@ class PredictionResults(RanefResults):
         0  253.7     12.3         198.1         309.3
         1  261.9     26.7         189.4         334.3
         """
-        est = self._est
+        est, transform = self._est, check_flag(transform, "transform")
         on = prediction.switches(est.terms, re)
         check_options(interval, ddf, on)
         prediction.check_unseen(unseen)
         observed = interval == "prediction"
+        arrays = {
+            "groups": groups, "exog_re": exog_re, "exog_vc": exog_vc, "offset": offset,
+            "z_terms": z_terms,
+        }  # fmt: skip
         if exog is None:
+            prediction.refuse_useless(arrays)
             new = self._training_rows()
             weights = self.built.design.weights if weights is None else weights
         else:
-            arrays = {
-                "groups": groups, "exog_re": exog_re, "exog_vc": exog_vc, "offset": offset,
-                "z_terms": z_terms,
-            }  # fmt: skip
             exog = prediction.new_rows(self.built, exog, transform)
             new = new_design(self.built, exog, transform, on, arrays, observed)
         prediction.warn_if_dropped(est.dropped)
@@ -311,17 +315,15 @@ class PredictionResults(RanefResults):
 
 def check_options(interval: str, ddf: str, on: Switches) -> None:
     """Refuse unknown options and combinations without a method."""
-    if interval not in INTERVALS:
-        raise DataError(f"interval must be one of {INTERVALS}, got {interval!r}")
-    if ddf not in DDF_METHODS:
-        raise ValueError(f"ddf must be one of {', '.join(map(repr, DDF_METHODS))}, got {ddf!r}")
+    check_choice(interval, "interval", INTERVALS)
+    check_choice(ddf, "ddf", DDF_METHODS)
     if interval == "prediction" and any(part.any() and not part.all() for part in on):
         raise DataError(
             "an observation has all coefficients of a term, so some of them alone give no "
             "prediction interval; pass interval='confidence' or switch whole terms"
         )
     if ddf == "kenward-roger" and (any_on(on) or interval == "prediction"):
-        raise ValueError(
+        raise ArgumentError(
             "ddf='kenward-roger' is a method for fixed effects; pass re=False and "
             "interval='confidence', or use ddf='satterthwaite'"
         )

@@ -10,7 +10,16 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from sparselmm.base.arguments import check_alpha, shown
+from sparselmm.base.arguments import (
+    check_choice,
+    check_flag,
+    check_hashable,
+    check_level,
+    check_list,
+    check_mapping,
+    check_numbers,
+    shown,
+)
 from sparselmm.base.exceptions import DataError, MemoryLimitError
 from sparselmm.base.types import CSR, FloatArray, IntArray
 from sparselmm.design.exact_labels import label_index
@@ -24,7 +33,7 @@ from sparselmm.inference.prediction import variance as prediction_variance
 from sparselmm.inference.wald import Wald
 from sparselmm.results.methods.base import ResultsBase
 from sparselmm.results.print import labels
-from sparselmm.results.tables.hypotheses import adjusted
+from sparselmm.results.tables.hypotheses import ADJUSTMENTS, adjusted
 
 RANK_METHODS = ("joint", "marginal")
 
@@ -131,9 +140,10 @@ class RanefResults(ResultsBase):
         >>> fit.ranef_se()["Subject"].loc["308"].round(2).to_dict()
         {'Intercept': 13.1, 'Days': 2.64}
         """
+        fixed_uncertainty = check_flag(fixed_uncertainty, "fixed_uncertainty")
         est = self._est
         extra = np.zeros(len(est.pls.b))
-        if fixed_uncertainty:
+        if fixed_uncertainty and len(est.pls.beta):
             eye = of_columns(est.terms, sp.csr_array(sp.eye_array(len(est.pls.b))))
             roots = prediction_variance.fixed_roots(est.deviance, est.pls.theta, None, eye)
             extra = est.pls.scale * np.einsum("ij,ij->i", roots, roots)
@@ -185,6 +195,7 @@ class RanefResults(ResultsBase):
         >>> fit.ranef_cov("sample", ["A", "B"]).round(4).to_numpy().tolist()
         [[0.0409, 0.0283], [0.0283, 0.0409]]
         """
+        fixed_uncertainty = check_flag(fixed_uncertainty, "fixed_uncertainty")
         table = effects.factor_table(self._est.terms, term)
         rows = np.arange(len(table.labels)) if levels is None else level_places(table, levels)
         columns = effects.table_columns(table, self._est.terms)[rows].ravel()
@@ -250,7 +261,9 @@ class RanefResults(ResultsBase):
                estimate     se
         A - B     3.198  0.158
         """
-        est = self._est
+        est, alpha = self._est, check_level(alpha)
+        fixed_uncertainty = check_flag(fixed_uncertainty, "fixed_uncertainty")
+        check_choice(adjust, "adjust", ("none", *ADJUSTMENTS))
         table = effects.factor_table(est.terms, term)
         column = coefficient_columns(table, est.terms, coefficient)
         names, rows = contrast_rows(table, contrasts, pairs)
@@ -263,7 +276,6 @@ class RanefResults(ResultsBase):
         p = wald.pvalue
         if adjust != "none":
             p = adjusted(p, adjust, alpha)[1]
-        check_alpha(alpha)
         columns = ["estimate", "se", "z", "pvalue", "ci_lower", "ci_upper"]
         values = np.column_stack([wald.estimate, wald.se, wald.statistic, p, wald.interval(alpha)])
         return pd.DataFrame(values, names, columns)
@@ -317,14 +329,14 @@ class RanefResults(ResultsBase):
         >>> fit.rank("sample").expected_rank.round(2).to_dict()
         {'A': 5.94, 'B': 2.0, 'C': 5.06, 'D': 3.3, 'E': 3.7, 'F': 1.0}
         """
-        est = self._est
+        est, alpha = self._est, check_level(alpha)
+        fixed_uncertainty = check_flag(fixed_uncertainty, "fixed_uncertainty")
         table = effects.factor_table(est.terms, term)
         column = coefficient_columns(table, est.terms, coefficient)
         l = len(column)
         if method is None:
             method = "joint" if l <= blup_contrasts.EXACT_LEVELS else "marginal"
-        if method not in RANK_METHODS:
-            raise DataError(f"method must be one of {RANK_METHODS}, got {method!r}")
+        check_choice(method, "method", RANK_METHODS)
         b = mixed(est.terms, est.pls.b)[column]
         if method == "joint":
             check_size(l)
@@ -339,7 +351,6 @@ class RanefResults(ResultsBase):
             v = found.se**2
             ranks = blup_contrasts.marginal_ranks(b, v)
         se = np.sqrt(v)
-        check_alpha(alpha)
         ends = Wald(b, se).interval(alpha)
         columns = {
             "estimate": b, "se": se, "ci_lower": ends[:, 0], "ci_upper": ends[:, 1],
@@ -369,7 +380,7 @@ def check_size(c: int) -> None:
         )
 
 
-def level_places(table: FactorTable, levels: Iterable[Any]) -> IntArray:
+def level_places(table: FactorTable, levels: Iterable[Any], argument: str = "levels") -> IntArray:
     """Rows of a table that belong to some labels.
 
     Raises
@@ -377,14 +388,15 @@ def level_places(table: FactorTable, levels: Iterable[Any]) -> IntArray:
     DataError
         When a label is unknown.
     """
-    wanted = list(levels)
+    wanted = check_list(levels, argument, "a list of levels")
+    check_hashable(wanted, argument)
     at = match(table.labels, wanted)
     if (at < 0).any():
         first = shown(wanted[int(np.argmax(at < 0))])
         known = ", ".join(map(shown, table.labels[:5]))
         raise DataError(
-            f"{table.name!r} has no level {first}; its {len(table.labels):,} levels are {known}"
-            + (", ..." if len(table.labels) > 5 else "")
+            f"{argument}: {table.name!r} has no level {first}; its {len(table.labels):,} levels "
+            f"are {known}" + (", ..." if len(table.labels) > 5 else "")
         )
     return at
 
@@ -404,8 +416,7 @@ def coefficient_columns(
         raise DataError(f"say which coefficient of {table.name!r}: {', '.join(names)}")
     if coefficient is None:
         coefficient = names[0] if len(names) == 1 else "Intercept"
-    if coefficient not in names:
-        raise DataError(f"{table.name!r} has no coefficient {coefficient!r}; it has {names}")
+    check_choice(coefficient, "coefficient", names, "coefficient")
     return effects.table_columns(table, terms)[:, names.index(coefficient)]
 
 
@@ -418,19 +429,29 @@ def contrast_rows(table: FactorTable, contrasts: Any, pairs: Any) -> tuple[list[
         return _pairs(table, pairs)
     if isinstance(contrasts, pd.DataFrame):
         weights = np.zeros((len(contrasts), l))
-        weights[:, level_places(table, contrasts.columns)] = contrasts.to_numpy(float)
+        numbers = check_numbers(contrasts, "contrasts")
+        weights[:, level_places(table, contrasts.columns, "contrasts")] = numbers
         return [str(name) for name in contrasts.index], sp.csr_array(weights)
     if isinstance(contrasts, Mapping):
+        for weights in contrasts.values():
+            check_mapping(weights, "contrasts", "{'label': {level: weight, ...}}")
         sizes = [len(weights) for weights in contrasts.values()]
         flat = [level for weights in contrasts.values() for level in weights]
-        data = np.array([w for weights in contrasts.values() for w in weights.values()], float)
+        weighted = [w for weights in contrasts.values() for w in weights.values()]
+        data = check_numbers(weighted, "contrasts")
         indptr = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        rows = sp.csr_array((data, level_places(table, flat), indptr), shape=(len(sizes), l))
+        rows = sp.csr_array(
+            (data, level_places(table, flat, "contrasts"), indptr), shape=(len(sizes), l)
+        )
         return [str(name) for name in contrasts], rows
-    rows = sp.csr_array(contrasts if sp.issparse(contrasts) else np.atleast_2d(contrasts))
-    if rows.shape[1] != l:
+    if sp.issparse(contrasts):
+        check_numbers(contrasts.data, "contrasts")
+        rows = sp.csr_array(contrasts)
+    else:
+        rows = sp.csr_array(np.atleast_2d(check_numbers(contrasts, "contrasts")))
+    if rows.ndim != 2 or rows.shape[1] != l:
         raise DataError(
-            f"contrasts have {rows.shape[1]} columns, but {table.name!r} has {l:,} levels"
+            f"contrasts have {rows.shape[-1]} columns, but {table.name!r} has {l:,} levels"
         )
     return [f"c{i}" for i in range(rows.shape[0])], rows.astype(float)
 
@@ -445,10 +466,10 @@ def _pairs(table: FactorTable, pairs: Any) -> tuple[list[str], CSR]:
         check_size(l)
         first, second = np.triu_indices(l, 1)
     else:
-        given = [tuple(pair) for pair in pairs]
-        if any(len(pair) != 2 for pair in given):
+        given = check_list(pairs, "pairs", "'all' or a list of pairs of levels")
+        if any(not isinstance(pair, (tuple, list)) or len(pair) != 2 for pair in given):
             raise DataError("pairs must be pairs of levels, for example [('a', 'b'), ('a', 'c')]")
-        first = level_places(table, [pair[0] for pair in given])
-        second = level_places(table, [pair[1] for pair in given])
+        first = level_places(table, [pair[0] for pair in given], "pairs")
+        second = level_places(table, [pair[1] for pair in given], "pairs")
     names = apart([table.labels[first], table.labels[second]], " - ".join)
     return names, blup_contrasts.pair_rows(first, second, l)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from sparselmm.base.arguments import check_alpha
-from sparselmm.base.exceptions import DataError
+from sparselmm.base.arguments import check_choice, check_level, check_list, check_numbers
+from sparselmm.base.exceptions import ArgumentError, DataError
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design.factors import factorize
 from sparselmm.design.row_arguments import take
@@ -108,10 +108,10 @@ class RobustResults(ResultsBase):
         """
         names, p = list(self.built.design.x_names), self.built.design.p
         kept = self.deviance.cross.basis.kept
-        check_alpha(alpha)
-        R = np.eye(p) if r_matrix is None else np.atleast_2d(np.asarray(r_matrix, dtype=float))
+        check_level(alpha)
+        R = np.eye(p) if r_matrix is None else np.atleast_2d(check_numbers(r_matrix, "r_matrix"))
         if R.ndim != 2 or R.shape[1] != p:
-            raise ValueError(
+            raise ArgumentError(
                 f"r_matrix must have {p} columns, one per fixed effect, got shape {R.shape}"
             )
         index = names if r_matrix is None else [f"c{i}" for i in range(len(R))]
@@ -132,8 +132,7 @@ class RobustResults(ResultsBase):
         return frame
 
     def _robust(self, kind: str, groups: Any, contrasts: FloatArray | None) -> ClusterRobust:
-        if kind not in KINDS:
-            raise ValueError(f"kind must be one of {KINDS}, got {kind!r}")
+        check_choice(kind, "kind", KINDS)
         self._check_plain("a cluster-robust covariance")
         design = self.built.design
         clusters = self._clusters(groups)
@@ -162,8 +161,11 @@ class RobustResults(ResultsBase):
                 if term.name == groups and term.codes is not None and (term.codes >= 0).all():
                     return term.codes
             if frame is None or groups not in frame.columns:
-                raise DataError(f"no column or grouping factor {groups!r}; pass one label per row")
+                raise DataError(
+                    f"groups names no column or grouping factor {groups!r}; pass one label per row"
+                )
             groups = frame[groups]
+        check_list(groups, "groups", "a name or one label per row")
         kept = self.built.kept
         if kept is not None and len(groups) == len(kept) != design.n:
             groups = take(groups, kept)

@@ -11,8 +11,26 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from sparselmm.base.arguments import count, jobs
-from sparselmm.base.exceptions import ConvergenceWarning, DataError, catchable, warn_user
+from sparselmm.base.arguments import (
+    check_callable,
+    check_choice,
+    check_count,
+    check_flag,
+    check_jobs,
+    check_numbers,
+    check_progress,
+    check_text,
+    wrong_type,
+)
+from sparselmm.base.exceptions import (
+    ArgumentError,
+    ConvergenceWarning,
+    DataError,
+    catchable,
+    warn_user,
+)
+from sparselmm.base.seeds import Seed, seed_sequence
+from sparselmm.base.storage import check_path
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design.new_rows import level_labels, new_design
@@ -22,13 +40,7 @@ from sparselmm.design.terms import Design
 from sparselmm.design.validate import aligned
 from sparselmm.inference.prediction import means as prediction
 from sparselmm.inference.resampling import bootstrap
-from sparselmm.inference.resampling.simulate import (
-    Seed,
-    Simulator,
-    noise_sizes,
-    seed_sequence,
-    with_unseen,
-)
+from sparselmm.inference.resampling.simulate import Simulator, noise_sizes, with_unseen
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.many.responses import ResponseFitter
 from sparselmm.likelihood.optimize import OptSummary
@@ -99,15 +111,15 @@ class SimulationResults(PowerMethods):
         >>> fit.simulate(3, seed=1).shape
         (180, 3)
         """
-        n = count(n, "n")
-        if re not in RANDOM:
-            raise DataError(f"re must be one of {RANDOM}, not {re!r}")
+        n = check_count(n, "n")
+        check_choice(re, "re", RANDOM)
         arrays = {
             "groups": groups, "exog_re": exog_re, "exog_vc": exog_vc, "offset": offset,
             "z_terms": z_terms,
         }  # fmt: skip
         if newdata is None:
             self._need_rows("simulate without newdata")
+            prediction.refuse_useless(arrays, "newdata")
             simulator, index = self._simulator(re), self.built.row_labels
         else:
             simulator, index = self._new_simulator(newdata, re, arrays)
@@ -352,12 +364,23 @@ class SimulationResults(PowerMethods):
         [7.0, 14.0]
         """
         self._check_plain("bootstrap")
-        n, n_jobs = count(n, "n"), jobs(n_jobs)
-        if kind not in ("parametric", "case"):
-            raise DataError(f"kind must be 'parametric' or 'case', not {kind!r}")
+        n, n_jobs, progress = check_count(n, "n"), check_jobs(n_jobs), check_progress(progress)
+        check_choice(kind, "kind", ("parametric", "case"))
+        jackknife = check_flag(jackknife, "jackknife")
+        if statistic is not None:
+            check_callable(statistic, "statistic")
+        if resume is not None and not isinstance(resume, BootstrapResults):
+            raise wrong_type("resume", "a BootstrapResults", resume)
+        if checkpoint is not None:
+            check_path(checkpoint, "checkpoint")
         names, estimate = self._observed(statistic)
         reduced = None if statistic is None else OnReplicates(self, statistic, names)
         cases, factor = None, ""
+        if by is not None and not (kind == "case" or jackknife):
+            raise ArgumentError(
+                "by says which groups are drawn or left out; pass kind='case' or "
+                "jackknife=True with it"
+            )
         if kind == "case" or jackknife:
             groups, factor = self._groups(by)
             cases = bootstrap.CaseReplicates(groups, self.deviance, self.pls.theta, reduced)
@@ -402,6 +425,8 @@ class SimulationResults(PowerMethods):
         """Rows by the level of a grouping factor, and its name."""
         design = self.built.design
         factors = {":".join(t.levels.names): t for t in design.terms if t.codes is not None}
+        if by is not None:
+            check_text(by, "by")
         if any(t.root is not None and by == ":".join(t.levels.names) for t in design.terms):
             raise DataError(
                 f"the levels of {by!r} have a known covariance; groups that are drawn or copied "
@@ -417,8 +442,7 @@ class SimulationResults(PowerMethods):
                 "several grouping factors: say by which one groups are drawn, by=... one of "
                 f"{sorted(factors)}"
             )
-        if by not in factors:
-            raise DataError(f"no grouping factor {by!r}; there are {sorted(factors)}")
+        check_choice(by, "by", sorted(factors), "grouping factor")
         codes = factors[by].codes
         assert codes is not None
         return Groups(design, codes), by
@@ -426,9 +450,11 @@ class SimulationResults(PowerMethods):
 
 def _responses(values: Any, n: int, name: str) -> FloatArray:
     """One response or several as rows, (m, n)."""
-    Y = np.asarray(values, dtype=float)
+    Y = check_numbers(values, name, finite=False)
     Y = Y.reshape(-1, 1) if Y.ndim == 1 else Y
-    if Y.ndim != 2 or len(Y) != n:
+    if Y.ndim != 2 or Y.shape[1] != 1:
+        raise ArgumentError(f"{name} must hold one response, got shape {Y.shape}")
+    if len(Y) != n:
         raise DataError(f"{name} has {len(Y)} rows, the model has {n}")
     if not np.isfinite(Y).all():
         raise DataError(f"{name} has missing or infinite values")

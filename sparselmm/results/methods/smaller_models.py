@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from sparselmm.base.arguments import check_choice, check_count, check_level, check_strings
 from sparselmm.base.exceptions import DataError
 from sparselmm.design.kinds.coded import CodedSpec
 from sparselmm.inference.diagnostics.caic import ConditionalAIC, conditional_aic
 from sparselmm.inference.hypotheses import comparison as tests
-from sparselmm.inference.hypotheses.ddf import DenominatorDF
+from sparselmm.inference.hypotheses.ddf import DDF_METHODS, DenominatorDF
 from sparselmm.inference.hypotheses.rlrt import ExactTest, NullSpectrum, exact_test
 from sparselmm.inference.intervals.profiles import Parameter, Profiler, parameters, theta_parameters
 from sparselmm.likelihood.covariance import Covariance
@@ -20,6 +21,9 @@ from sparselmm.results.methods.robust import RobustResults
 from sparselmm.results.tables.profile import ProfileResults, limits, profiled
 
 SCALES = ("sd", "variance")
+
+MOST_POINTS = 1000
+"""Most steps of a profile on one side."""
 
 
 class ComparisonResults(RobustResults):
@@ -123,8 +127,8 @@ class ComparisonResults(RobustResults):
         >>> fit.drop1().loc["Days", ["df", "lrt"]].round(4).tolist()
         [1.0, 23.5365]
         """
-        if test not in ("chisq", "f"):
-            raise ValueError(f"test must be 'chisq' or 'f', got {test!r}")
+        check_choice(test, "test", ("chisq", "f"))
+        check_choice(ddf, "ddf", DDF_METHODS)
         columns = self._droppable()
         if test == "f":
             return self._drop1_f(columns, ddf)
@@ -278,8 +282,7 @@ class ComparisonResults(RobustResults):
         return exact_test(statistic, null, reml=False, n_fixed=n_fixed, nsim=nsim, seed=seed)
 
     def _named_columns(self, names: Sequence[str]) -> list[int]:
-        if isinstance(names, str):
-            names = [names]
+        names = check_strings(names, "drop")
         design, columns = self.built.design, self.built.spec.term_columns() or {}
         out: list[int] = []
         for name in names:
@@ -288,7 +291,9 @@ class ComparisonResults(RobustResults):
             elif name in design.x_names:
                 out.append(design.x_names.index(name))
             else:
-                raise DataError(f"no fixed effect {name!r}; columns of X are {design.x_names}")
+                raise DataError(
+                    f"drop names no fixed effect {name!r}; columns of X are {design.x_names}"
+                )
         return sorted(set(out))
 
     def _check_estimated(self, what: str) -> None:
@@ -312,8 +317,8 @@ class ComparisonResults(RobustResults):
             raise DataError(
                 f"pass term=, one of {names}: the model has {len(terms)} random effects"
             )
-        if term is not None and term not in names:
-            raise DataError(f"no random effect {term!r}; there are {names}")
+        if term is not None:
+            check_choice(term, "term", names, "random effect")
         t = 0 if term is None else names.index(term)
         if terms[t].k != 1:
             raise DataError(
@@ -409,16 +414,16 @@ class ComparisonResults(RobustResults):
         >>> fit.profile("sigma").conf_int().round(3).loc["sigma"].tolist()
         [22.898, 28.858]
         """
-        _check_scale(scale)
-        if not 0 < alpha_max < 1:
-            raise DataError(f"alpha_max must be between 0 and 1, got {alpha_max!r}")
+        check_choice(scale, "scale", SCALES)
+        check_level(alpha_max, "alpha_max", "0.01 reaches the ends of 99 % intervals")
+        check_count(n_points, "n_points", most=MOST_POINTS)
         chosen = self._profile_parameters(which)
         return profiled(
             self._profiler(), chosen, self._profile_parameters(None), alpha_max, n_points, scale
         )
 
     def _profile_conf_int(self, alpha: float, which: Any = None, scale: str = "sd") -> pd.DataFrame:
-        _check_scale(scale)
+        check_choice(scale, "scale", SCALES)
         return limits(self._profiler(), self._profile_parameters(which), alpha, scale)
 
     def _profiler(self) -> Profiler:
@@ -435,7 +440,7 @@ class ComparisonResults(RobustResults):
         theta = theta_parameters(design.terms, sizes)
         by_name = {p.name: p for p in [*theta, *known]}
         out: list[Parameter] = []
-        for name in [which] if isinstance(which, str) else which:
+        for name in check_strings(which, "which"):
             if name == "fixed" or name == "random":
                 out += [p for p in known if (p.kind == "beta") == (name == "fixed")]
             elif name == "theta":
@@ -444,15 +449,10 @@ class ComparisonResults(RobustResults):
                 out.append(by_name[name])
             else:
                 raise DataError(
-                    f"no parameter {name!r}; there are 'fixed', 'random', 'theta' and "
+                    f"which names no parameter {name!r}; there are 'fixed', 'random', 'theta' and "
                     f"{', '.join(by_name)}"
                 )
         return list(dict.fromkeys(out))
-
-
-def _check_scale(scale: str) -> None:
-    if scale not in SCALES:
-        raise DataError(f"scale must be one of {SCALES}, got {scale!r}")
 
 
 def _effects(spec: Any, term: Any) -> dict[str, list[int]]:

@@ -10,13 +10,27 @@ import numpy as np
 import pandas as pd
 
 from sparselmm.base import storage
-from sparselmm.base.exceptions import DataError
+from sparselmm.base.arguments import (
+    check_choice,
+    check_count,
+    check_flag,
+    check_level,
+    check_list,
+    check_numbers,
+    check_positive,
+    check_strings,
+    wrong_type,
+    wrong_value,
+)
+from sparselmm.base.exceptions import ArgumentError, DataError
 from sparselmm.base.types import FloatArray
 from sparselmm.design.formula.constraints import linear_constraints
 from sparselmm.design.subsets import without_rows
+from sparselmm.inference.hypotheses.ddf import DDF_METHODS
 from sparselmm.inference.packing import MixedLMParams, Packing
 from sparselmm.results.methods.base import ResultsBase, from_rows
 from sparselmm.results.tables.hypotheses import (
+    ADJUSTMENTS,
     ContrastResults,
     PairwiseResults,
     TermTests,
@@ -25,6 +39,12 @@ from sparselmm.results.tables.hypotheses import (
     t_tests,
     wald,
 )
+
+FARTHEST = 1e8
+"""Largest end of a profile, relative to the estimate and the residual variance."""
+
+MOST_POINTS = 1000
+"""Most points of a profile on one side."""
 
 
 class ResultsInterface(ResultsBase):
@@ -114,17 +134,39 @@ class ResultsInterface(ResultsBase):
         scale, cov_p, other : optional
             A factor in place of ``scale``; another covariance; combinations on the right.
         """
-        cov = self._est.cov_params if cov_p is None else np.asarray(cov_p, dtype=float)
+        cov = self._covariance(cov_p)
         if scale is not None:
-            cov = cov * (scale / self.pls.scale)
+            cov = cov * (check_positive(scale, "scale") / self.pls.scale)
         if column is not None:
-            chosen = np.asarray(column)
-            return cov[chosen, chosen] if chosen.ndim == 0 else cov[np.ix_(chosen, chosen)]
+            if r_matrix is not None:
+                raise ArgumentError("give either column or r_matrix, not both")
+            return _chosen(cov, column)
+        if other is not None and r_matrix is None:
+            raise ArgumentError("other goes on the right of r_matrix; give r_matrix as well")
         if r_matrix is not None:
-            R = np.atleast_2d(np.asarray(r_matrix, dtype=float))
-            right = R if other is None else np.atleast_2d(np.asarray(other, dtype=float))
-            return R @ cov @ right.T
+            R = self._combinations(r_matrix, "r_matrix")
+            return R @ cov @ (R if other is None else self._combinations(other, "other")).T
         return self._matrix(cov, self._est.names)
+
+    def _covariance(self, cov_p: Any) -> FloatArray:
+        """The covariance of ``params``, or the user's."""
+        if cov_p is None:
+            return self._est.cov_params
+        m = len(self._est.names)
+        cov = check_numbers(cov_p, "cov_p", (m, m), finite=False, what="one row per parameter")
+        if not np.allclose(cov, cov.T, equal_nan=True):
+            raise ArgumentError("cov_p must be symmetric")
+        return cov
+
+    def _combinations(self, given: Any, argument: str) -> FloatArray:
+        """Linear combinations of all parameters, (m, number of parameters)."""
+        R = np.atleast_2d(check_numbers(given, argument))
+        if R.ndim != 2 or R.shape[1] != len(self._est.names):
+            raise ArgumentError(
+                f"{argument} must have {len(self._est.names)} columns, one per parameter, got "
+                f"shape {R.shape}"
+            )
+        return R
 
     def t_test(
         self, r_matrix: Any, use_t: bool | None = None, *, ddf: str | None = None
@@ -166,9 +208,10 @@ class ResultsInterface(ResultsBase):
         [17.0]
         """
         R, q = self._hypotheses(r_matrix, full=False)
-        if ddf not in (None, "z"):
+        use_t = None if use_t is None else check_flag(use_t, "use_t")
+        if ddf is not None and check_choice(ddf, "ddf", DDF_METHODS) != "z":
             if use_t is not None:
-                raise ValueError("give either use_t or ddf: both say which distribution to use")
+                raise ArgumentError("give either use_t or ddf: both say which distribution to use")
             L, method = self._fixed_part(R, str(ddf)), self._ddf(str(ddf))
             return t_tests(L, q, self._est.beta, method.vcov, method.t_df(L))
         df = float(self.df_resid) if use_t else None
@@ -177,7 +220,7 @@ class ResultsInterface(ResultsBase):
     def _fixed_part(self, R: FloatArray, ddf: str) -> FloatArray:
         """Hypotheses at the fixed effects, (m, k_fe)."""
         if R[:, self.k_fe :].any():
-            raise ValueError(
+            raise ArgumentError(
                 f"ddf={ddf!r} is for hypotheses about fixed effects; these involve variances"
             )
         return R[:, : self.k_fe]
@@ -191,25 +234,33 @@ class ResultsInterface(ResultsBase):
         """``R`` with one column per parameter, and ``q``."""
         p, m = self.k_fe, len(self._est.names)
         words = isinstance(given, (str, dict)) or (
-            isinstance(given, list) and given and all(isinstance(part, str) for part in given)
+            isinstance(given, (list, tuple)) and given and all(isinstance(g, str) for g in given)
         )
         if words:
+            given = list(given) if isinstance(given, tuple) else given
             return linear_constraints(given, self._est.names)
         values: Any = 0.0
-        if isinstance(given, tuple) and len(given) == 2 and np.ndim(given[0]) >= 1:
+        if isinstance(given, tuple) and len(given) == 2 and hasattr(given[0], "__len__"):
             given, values = given
-        R = np.atleast_2d(np.asarray(given, dtype=float))
+        R = np.atleast_2d(check_numbers(given, "r_matrix"))
+        if not R.size:
+            raise ArgumentError("r_matrix is empty; give at least one combination")
         if full and R.shape[1] == m and R.ndim == 2:
             pass
         elif R.ndim != 2 or R.shape[1] != p:
-            raise ValueError(
+            raise ArgumentError(
                 f"r_matrix for t-test should have {p:d} columns, one per fixed effect, got shape "
-                f"{np.shape(given)}; name other parameters in words, for example "
+                f"{R.shape}; name other parameters in words, for example "
                 f"{self._est.names[-1] + ' = 0'!r}"
             )
         else:
             R = np.hstack([R, np.zeros((len(R), m - p))])
-        return R, np.broadcast_to(np.asarray(values, dtype=float).ravel(), (len(R),)).copy()
+        q = check_numbers(values, "r_matrix, the values on the right,").ravel()
+        if len(q) not in (1, len(R)):
+            raise ArgumentError(
+                f"r_matrix has {len(R)} combinations but {len(q)} values on the right"
+            )
+        return R, np.broadcast_to(q, (len(R),)).copy()
 
     def wald_test(
         self, r_matrix: Any, cov_p: Any = None, invcov: Any = None, use_f: bool | None = None,
@@ -253,14 +304,16 @@ class ResultsInterface(ResultsBase):
         24.0
         """
         R, q = self._hypotheses(r_matrix, full=True)
-        if ddf not in (None, "z"):
+        use_f = None if use_f is None else check_flag(use_f, "use_f")
+        scalar = None if scalar is None else check_flag(scalar, "scalar")
+        if ddf is not None and check_choice(ddf, "ddf", DDF_METHODS) != "z":
             if cov_p is not None or use_f is False:
-                raise ValueError(
+                raise ArgumentError(
                     "ddf makes an F test with a covariance of its own; leave out cov_p and use_f"
                 )
             test = self._ddf(str(ddf)).f_test(self._fixed_part(R, str(ddf)), q)
             return WaldResults(test.statistic, test.p_value, "F", test.df_num, test.df_den)
-        cov = self._est.cov_params if cov_p is None else np.asarray(cov_p, dtype=float)
+        cov = self._covariance(cov_p)
         df = float(self.df_resid) if use_f else None
         return wald(R, q, self._est.params, cov, df, scalar is not False)
 
@@ -295,13 +348,22 @@ class ResultsInterface(ResultsBase):
         -------
         TermTests
         """
+        skip_single = check_flag(skip_single, "skip_single")
+        if scalar is not None:
+            check_flag(scalar, "scalar")
+        combined = [] if combine_terms is None else check_strings(combine_terms, "combine_terms")
+        extras = [] if extra_constraints is None else _hypothesis_list(extra_constraints)
         columns = self._term_columns()
         tests = {n: c for n, c in columns.items() if len(c) > 1 or not skip_single}
-        for part in combine_terms or ():
+        for part in combined:
             tests[part] = [j for name, c in columns.items() if part in name for j in c]
+            if not part or not tests[part]:
+                raise ArgumentError(
+                    f"combine_terms: no term has {part!r} in its name; terms are {list(columns)}"
+                )
         eye = np.eye(self.k_fe)
         rows = {name: self.wald_test(eye[c]) for name, c in tests.items()}
-        for extra in extra_constraints or ():
+        for extra in extras:
             rows[str(extra)] = self.wald_test(extra)
         table = pd.DataFrame(
             {
@@ -339,19 +401,28 @@ class ResultsInterface(ResultsBase):
         -------
         PairwiseResults
         """
-        columns = self._term_columns().get(term_name)
-        if columns is None:
-            known = ", ".join(self._term_columns())
-            raise ValueError(f"no term {term_name!r}; terms are: {known}")
+        terms = self._term_columns()
+        columns = terms[check_choice(term_name, "term_name", tuple(terms))]
+        alpha = check_level(alpha)
+        check_choice(method, "method", ADJUSTMENTS)
         names = [self.built.spec.x_names[j] for j in columns]
-        labels = list(factor_labels or self._factor_labels(term_name, names))
+        labels = self._factor_labels(term_name, names)
+        if factor_labels is not None:
+            labels = check_strings(factor_labels, "factor_labels", "a list of names")
+            if isinstance(factor_labels, str) or len(labels) not in (
+                len(columns),
+                len(columns) + 1,
+            ):
+                raise ArgumentError(
+                    f"factor_labels has {len(labels)} names for {len(columns) + 1} levels"
+                )
         effects = np.eye(self.k_fe)[columns]
         if len(labels) == len(columns) + 1:  # treatment coding: the reference level is zero
             effects = np.vstack([np.zeros(self.k_fe), effects])
         pairs = [(i, j) for i in range(len(labels)) for j in range(i + 1, len(labels))]
         test = self.t_test(np.array([effects[j] - effects[i] for i, j in pairs]))
         frame = test.summary_frame([f"{labels[j]}-{labels[i]}" for i, j in pairs], alpha)
-        reject, p = adjusted(np.atleast_1d(test.pvalue), method, alpha)
+        reject, p = adjusted(np.atleast_1d(test.pvalue), method, alpha, "method")
         return PairwiseResults(
             test, frame.assign(**{f"pvalue-{method}": p, f"reject-{method}": reject})
         )
@@ -392,8 +463,15 @@ class ResultsInterface(ResultsBase):
         ValueError
             When ``vtype`` is unknown or ``dist_low`` leads to a negative variance.
         """
-        if vtype not in ("re", "vc"):
-            raise ValueError(f"vtype must be one of ('re', 'vc'), got {vtype!r}")
+        check_choice(vtype, "vtype", ("re", "vc"))
+        num_low = check_count(num_low, "num_low", least=0, most=MOST_POINTS)
+        num_high = check_count(num_high, "num_high", least=0, most=MOST_POINTS)
+        dist_low, dist_high = (
+            check_positive(dist_low, "dist_low"), check_positive(dist_high, "dist_high"),
+        )  # fmt: skip
+        taken = sorted({"start_params", "free", "reml", "cov_pen"} & set(fit_kwargs))
+        if taken:
+            raise ArgumentError(f"profile_re sets {', '.join(taken)} itself; leave it out")
         if self.given.fix is not None or self._est.psi_scale is not None:
             raise DataError(
                 "profile_re is for fits without fix and without an l1 penalty; use profile()"
@@ -401,16 +479,19 @@ class ResultsInterface(ResultsBase):
         params = self.params_object
         model = self.model._copy(self.built, self.deviance.cross)
         if vtype == "re":
-            model, order = _leading(model, int(re_ix))
+            model, order = _leading(model, check_count(re_ix, "re_ix", least=0))
             params.cov_re = params.cov_re[np.ix_(order, order)]
             value = float(params.cov_re[0, 0])
         else:
-            place = [self._est.terms[t].name for t in self._est.layout.components].index(re_ix)
+            names = [self._est.terms[t].name for t in self._est.layout.components]
+            place = names.index(check_choice(re_ix, "re_ix", names))
             value = float(params.vcomp[place])
         scale = self.pls.scale
         low, high = value - dist_low / scale, value + dist_high / scale
+        if high > FARTHEST * (1.0 + value):
+            raise wrong_value("dist_high", f"less than {FARTHEST:g} times the variance", dist_high)
         if low <= 0:
-            raise ValueError(
+            raise ArgumentError(
                 "dist_low is too large and would result in a negative variance. Try a smaller "
                 f"value, less than {value * scale:.4g}."
             )
@@ -474,9 +555,10 @@ class ResultsInterface(ResultsBase):
         remove_data : bool
             Call :meth:`remove_data` first.
         """
-        if remove_data:
+        storage.check_target(fname, "fname")
+        if check_flag(remove_data, "remove_data"):
             self.remove_data()
-        storage.save(self, fname)
+        storage.save(self, fname, "fname")
 
     @classmethod
     def load(cls, fname: storage.File) -> Any:
@@ -486,7 +568,34 @@ class ResultsInterface(ResultsBase):
         ----------
         fname : path or binary file
         """
-        return storage.load(cls, fname)
+        return storage.load(cls, fname, "fname")
+
+
+def _chosen(cov: FloatArray, column: Any) -> Any:
+    """Variance of one parameter, or the covariance of some."""
+    m = len(cov)
+    places = (
+        [column]
+        if not hasattr(column, "__len__")
+        else check_list(column, "column", "a list of places")
+    )
+    for place in places:
+        check_count(place, "column", least=-m, most=m - 1)
+    if not hasattr(column, "__len__"):
+        return cov[column, column]
+    chosen = np.array(places, dtype=np.intp)
+    return cov[np.ix_(chosen, chosen)]
+
+
+def _hypothesis_list(given: Any) -> list[Any]:
+    """More hypotheses of ``wald_test_terms``: a list of them."""
+    if isinstance(given, str):
+        return [given]
+    out = check_list(given, "extra_constraints", "a list of hypotheses")
+    for one in out:
+        if not hasattr(one, "__len__"):
+            raise wrong_type("extra_constraints", "a list of hypotheses", given)
+    return out
 
 
 def _leading(model: Any, index: int) -> tuple[Any, list[int]]:
@@ -499,6 +608,8 @@ def _leading(model: Any, index: int) -> tuple[Any, list[int]]:
         )
     (t,) = layout.cov_terms
     term = model.terms[t]
+    if index >= term.k:
+        raise ArgumentError(f"re_ix must be less than {term.k}, the order of cov_re, got {index}")
     order = list(range(term.k))
     order[0], order[index] = order[index], order[0]
     terms = list(model.terms)

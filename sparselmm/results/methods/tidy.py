@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from sparselmm.base.exceptions import DataError
+from sparselmm.base.arguments import (
+    check_choice,
+    check_count,
+    check_flag,
+    check_keywords,
+    check_level,
+    check_strings,
+    check_text,
+    wrong_type,
+)
+from sparselmm.base.exceptions import ArgumentError, DataError
+from sparselmm.design.spec import as_frame
 from sparselmm.design.terms import apart
 from sparselmm.design.validate import aligned
 from sparselmm.inference.effects import factor_tables
-from sparselmm.inference.hypotheses.ddf import DenominatorDF
+from sparselmm.inference.hypotheses.ddf import DDF_METHODS, DenominatorDF
 from sparselmm.inference.prediction import means as prediction
 from sparselmm.inference.variances import VarianceRow
 from sparselmm.inference.wald import Wald, quantile
@@ -26,6 +37,13 @@ COLUMNS = (
     "conf.low", "conf.high",
 )  # fmt: skip
 """Columns of `tidy` in their order."""
+
+
+TABLE_OPTIONS = ("names", "digits", "ddf", "title")
+"""Arguments of ``to_table`` that ``to_latex`` and ``to_html`` pass on."""
+
+MOST_DIGITS = 17
+"""Significant decimal digits of a double."""
 
 
 class TidyResults(ResultsBase):
@@ -79,14 +97,15 @@ class TidyResults(ResultsBase):
         >>> fit.tidy()[["term", "estimate"]].round(2).to_dict("split")["data"][2:4]
         [['sd__Intercept', 24.74], ['cor__Intercept.Days', 0.07]]
         """
-        wanted = (effects,) if isinstance(effects, str) else tuple(effects)
+        wanted = tuple(check_strings(effects, "effects"))
         unknown = [effect for effect in wanted if effect not in EFFECTS]
         if unknown or not wanted:
-            raise ValueError(f"effects must be some of {EFFECTS}, got {list(wanted)}")
-        if not 0.0 < conf_level < 1.0:
-            raise ValueError(f"conf_level must lie between 0 and 1, got {conf_level}")
-        if scale not in ("sdcor", "vcov"):
-            raise ValueError(f"scale must be 'sdcor' or 'vcov', got {scale!r}")
+            raise ArgumentError(f"effects must be some of {EFFECTS}, got {list(wanted)}")
+        conf_int = check_flag(conf_int, "conf_int")
+        conf_level = check_level(conf_level, "conf_level", "0.95 makes 95 % intervals")
+        check_choice(scale, "scale", ("sdcor", "vcov"))
+        if ddf is not None:
+            check_choice(ddf, "ddf", DDF_METHODS)
         parts = {
             "fixed": lambda: self._tidy_fixed(conf_level, None if ddf is None else self._ddf(ddf)),
             "ran_pars": lambda: _tidy_variances(self._est.variance_rows, scale),
@@ -241,7 +260,9 @@ class TidyResults(ResultsBase):
             values = {design.y_name: design.y}
             values |= {name: design.X[:, j] for j, name in enumerate(design.x_names)}
             return pd.DataFrame(values, index=built.row_labels)
-        frame = pd.DataFrame(data)
+        if not isinstance(data, (pd.DataFrame, Mapping)):
+            raise wrong_type("data", "a DataFrame with the rows of the fit", data)
+        frame = as_frame(data)
         if len(frame) != n and built.kept is not None and len(frame) == len(built.kept):
             frame = frame.loc[built.kept]
         if len(frame) == n:
@@ -309,8 +330,16 @@ class TidyResults(ResultsBase):
         Standard errors in parentheses.
         """
         fits = [self, *others]
-        if names is not None and len(names) != len(fits):
-            raise ValueError(f"{len(fits)} fits need as many names, got {len(names)}")
+        for other in others:
+            if not isinstance(other, TidyResults):
+                raise wrong_type("others", "fitted models", other)
+        digits = check_count(digits, "digits", least=0, most=MOST_DIGITS)
+        if title is not None:
+            check_text(title, "title")
+        if names is not None:
+            given, names = names, check_strings(names, "names", "a list of names")
+            if isinstance(given, str) or len(names) != len(fits):
+                raise ArgumentError(f"{len(fits)} fits need as many names, got {len(names)}")
         heads = list(names) if names is not None else [f"({i + 1})" for i in range(len(fits))]
         columns = [fit._table_column(head, ddf) for fit, head in zip(fits, heads, strict=True)]
         return tables.ModelTable.of(columns, digits, title, stars=ddf is not None)
@@ -352,6 +381,7 @@ class TidyResults(ResultsBase):
         >>> print(fit.to_latex().splitlines()[2])
         \begin{tabular}{lr}
         """
+        check_keywords(options, TABLE_OPTIONS, "to_latex")
         return self.to_table(*others, **options).to_latex(label)
 
     def to_html(self, *others: Any, **options: Any) -> str:
@@ -376,6 +406,7 @@ class TidyResults(ResultsBase):
         >>> fit.to_html(names=["a < b"]).splitlines()[1]
         '<thead><tr><th></th><th>a &lt; b</th></tr></thead>'
         """
+        check_keywords(options, TABLE_OPTIONS, "to_html")
         return self.to_table(*others, **options).to_html()
 
 

@@ -8,8 +8,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparselmm.base.arguments import check_alpha
-from sparselmm.base.exceptions import DataError, SpecificationWarning, catchable, warn_user
+from sparselmm.base.arguments import check_choice, check_count, check_keywords, check_level
+from sparselmm.base.exceptions import (
+    ArgumentError,
+    DataError,
+    SpecificationWarning,
+    catchable,
+    warn_user,
+)
 from sparselmm.base.types import FloatArray
 from sparselmm.design.marginality import term_structure
 from sparselmm.inference.hypotheses.anova import TYPES, term_contrasts
@@ -26,6 +32,9 @@ from sparselmm.inference.intervals.variance_components import (
 from sparselmm.inference.resampling import bootstrap
 from sparselmm.results.methods.base import ResultsBase, from_rows
 from sparselmm.results.print.labels import varcorr_frame
+
+BOOTSTRAP_OPTIONS = ("kind", "n_jobs", "progress", "checkpoint", "by", "jackknife", "resume")
+"""Arguments of the bootstrap that ``icc`` passes on."""
 
 
 class InferenceResults(ResultsBase):
@@ -101,9 +110,9 @@ class InferenceResults(ResultsBase):
         Variety               2    10.0   1.485
         nitro_f:Variety       6    45.0   0.303
         """
-        kind = TYPES.get(type)
-        if kind is None:
-            raise ValueError(f"type must be 1, 2 or 3 (or 'I', 'II', 'III'), got {type!r}")
+        if not len(self.pls.beta):
+            raise DataError("anova tests fixed effects, and the model has none")
+        kind = TYPES[check_choice(type, "type", tuple(TYPES))]
         method = self._ddf(ddf)
         structure, X = term_structure(self.built), self.built.design.X
         weights = self.built.design.weights
@@ -212,9 +221,8 @@ class InferenceResults(ResultsBase):
         1  1.096  3.556
         2  0.486  0.629
         """
-        check_alpha(alpha)
-        if ci not in ("wald", "profile"):
-            raise ValueError(f"ci must be 'wald' or 'profile', got {ci!r}")
+        check_level(alpha)
+        check_choice(ci, "ci", ("wald", "profile"))
         found = variance_intervals(self._est, alpha)
         ends = found.ends if ci == "wald" else self._profile_ends(alpha)
         order = [*entry_order(self._est), len(found.se) - 1]
@@ -289,14 +297,17 @@ class InferenceResults(ResultsBase):
         Batch      0.418  0.112  0.804
         all terms  0.418  0.112  0.804
         """
-        check_alpha(alpha)
-        if ci not in ("delta", "bootstrap"):
-            raise ValueError(f"ci must be 'delta' or 'bootstrap', got {ci!r}")
+        check_level(alpha)
+        check_choice(ci, "ci", ("delta", "bootstrap"))
+        n = check_count(n, "n")
         if "statistic" in bootstrap_options:
-            raise ValueError("statistic: the bootstrap of icc computes the ICC of every replicate")
+            raise ArgumentError(
+                "statistic: the bootstrap of icc computes the ICC of every replicate"
+            )
+        check_keywords(bootstrap_options, BOOTSTRAP_OPTIONS, "icc")
         if ci == "delta" and (bootstrap_options or seed is not None):
             given = ", ".join([*bootstrap_options, *(["seed"] if seed is not None else [])])
-            raise ValueError(f"{given}: only for ci='bootstrap'")
+            raise ArgumentError(f"{given}: only for ci='bootstrap'")
         est = self._est
         found = icc_delta(est, alpha)
         se, ends = found.se, found.ends

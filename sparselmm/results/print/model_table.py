@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from sparselmm.base.arguments import check_text
 from sparselmm.results.print.grid import Grid, tex
 
 STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
@@ -119,6 +120,7 @@ class ModelTable:
         label : str
             For cross-references.
         """
+        check_text(label, "label")
         lines = [r"\begin{table}", r"\centering"]
         if self.title:
             lines.append(rf"\caption{{{tex(self.title)}}}")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from sparselmm.base.arguments import check_text
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.inference.effects import factor_tables
 from sparselmm.inference.estimates import Estimates, names_or
@@ -95,6 +96,7 @@ class Summary:
         label : str
             Label for cross-references.
         """
+        check_text(label, "label")
         info, coefficients, variances = self.tables
         lines = [
             r"\begin{table}",

@@ -14,11 +14,12 @@ import numpy as np
 import pandas as pd
 
 from sparselmm.base import storage
+from sparselmm.base.arguments import check_choice, check_level
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.progress import progress_bar
+from sparselmm.base.seeds import Seed
 from sparselmm.base.types import AnyArray, FloatArray, IntArray
 from sparselmm.inference.resampling import bootstrap
-from sparselmm.inference.resampling.simulate import Seed
 from sparselmm.likelihood.optimize import Recorder, certify
 
 SAME_FIT = 1e-8
@@ -151,10 +152,8 @@ class BootstrapResults:
         >>> boot.conf_int().loc["Intercept"].round(1).tolist()
         [21.1, 24.5]
         """
-        if kind not in bootstrap.KINDS:
-            raise DataError(f"kind must be one of {bootstrap.KINDS}, not {kind!r}")
-        if not 0.0 < alpha < 1.0:
-            raise DataError(f"alpha must be between 0 and 1, not {alpha!r}")
+        check_choice(kind, "kind", bootstrap.KINDS)
+        check_level(alpha)
         if kind == "bca" and self.jackknife is None:
             raise DataError("BCa intervals need a jackknife: call bootstrap(..., jackknife=True)")
         ends = bootstrap.intervals(self.estimate, self.values, alpha, kind, self.jackknife)
@@ -248,10 +247,6 @@ def earlier(
     fresh: BootstrapResults, resume: BootstrapResults | None, checkpoint: Any, seed: Seed
 ) -> BootstrapResults:
     """Replicates to go on from."""
-    if checkpoint is not None and not isinstance(checkpoint, (str, os.PathLike)):
-        raise DataError(f"checkpoint must be a path, not {checkpoint!r}")
-    if resume is not None and not isinstance(resume, BootstrapResults):
-        raise DataError(f"resume must be BootstrapResults, not {type(resume).__name__}")
     old = resume
     if checkpoint is not None and Path(checkpoint).exists():
         old = BootstrapResults.load(checkpoint)
@@ -306,5 +301,5 @@ def _with(done: BootstrapResults, parts: list[Any]) -> BootstrapResults:
 def write(done: BootstrapResults, file: Any) -> None:
     """Write a checkpoint so that an interruption leaves the old one or the new one."""
     partial = Path(f"{os.fspath(file)}.part")
-    done.save(partial)
+    storage.save(done, partial, "checkpoint")
     partial.replace(file)

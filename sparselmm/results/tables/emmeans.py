@@ -10,8 +10,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparselmm.base.arguments import check_alpha
-from sparselmm.base.exceptions import DataError, MemoryLimitError, RemovedRowsError
+from sparselmm.base.arguments import (
+    check_choice,
+    check_flag,
+    check_hashable,
+    check_level,
+    check_list,
+    check_mapping,
+    check_numbers,
+    check_strings,
+    check_text,
+    shown,
+    suggestion,
+)
+from sparselmm.base.exceptions import ArgumentError, DataError, MemoryLimitError, RemovedRowsError
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design import BuiltDesign
 from sparselmm.inference.estimates import Estimates
@@ -19,7 +31,7 @@ from sparselmm.inference.hypotheses import marginal_means
 from sparselmm.inference.hypotheses.ddf import DenominatorDF
 from sparselmm.inference.hypotheses.estimability import null_space
 from sparselmm.inference.wald import two_sided
-from sparselmm.results.tables.hypotheses import adjusted
+from sparselmm.results.tables.hypotheses import ADJUSTMENTS, adjusted
 
 WEIGHTS = ("equal", "proportional")
 
@@ -88,6 +100,8 @@ class ReferenceGrid:
                 "marginal means need a formula: a model built from arrays does not say what its "
                 "columns are made of. Fit it with MixedLM.from_formula"
             )
+        if at is not None:
+            check_mapping(at, "at", "{'Days': [0, 5]}")
         names = _variables(built)
         unknown = [name for name in at or {} if name not in names]
         if unknown:
@@ -131,9 +145,7 @@ def _variables(built: BuiltDesign) -> list[str]:
 def _levels(built: BuiltDesign, name: str, at: Mapping[str, Any]) -> list[Any]:
     """Values of one variable on the grid."""
     if name in at:
-        values = at[name]
-        many = not isinstance(values, str) and np.ndim(values) > 0
-        return list(values) if many else [values]
+        return _given_levels(at[name], f"at[{name!r}]")
     factor = built.spec.factor_levels(name)
     if factor is not None:
         return factor
@@ -145,6 +157,20 @@ def _levels(built: BuiltDesign, name: str, at: Mapping[str, Any]) -> list[Any]:
         )
     distinct = np.unique(column.to_numpy(dtype=float))
     return distinct.tolist() if len(distinct) <= FEW_VALUES else [float(column.mean())]
+
+
+def _given_levels(given: Any, argument: str) -> list[Any]:
+    """One value or several, none of them missing or twice."""
+    one = isinstance(given, (str, bytes)) or not hasattr(given, "__len__")
+    values = [given] if one else check_list(given, argument, "a value or a list of values")
+    check_hashable(values, argument)
+    if not values:
+        raise ArgumentError(f"{argument} is empty; give at least one value")
+    if any(pd.isna(value) for value in values):
+        raise ArgumentError(f"{argument} has a missing value; say where the means are wanted")
+    if len(set(values)) < len(values):
+        raise ArgumentError(f"{argument} has a value twice: {shown(given)}")
+    return values
 
 
 def _column(built: BuiltDesign, name: str) -> pd.Series:
@@ -256,7 +282,8 @@ class MarginalMeans:
         0  T1 - T2   -3.8889   0.0000
         1  T1 - T3   -2.2222   0.0014
         """
-        return self.contrast("revpairwise" if reverse else "pairwise", adjust)
+        reverse = check_flag(reverse, "reverse")
+        return self.contrast("revpairwise" if reverse else "pairwise", check_text(adjust, "adjust"))
 
     def contrast(self, method: Any = "eff", adjust: str | None = None) -> pd.DataFrame:
         """Contrasts of the means, within the levels of ``by``.
@@ -302,8 +329,9 @@ class MarginalMeans:
         name = method if isinstance(method, str) else "custom"
         if adjust is None:
             adjust = DEFAULT_ADJUST.get(name, "none")
+        check_choice(adjust, "adjust", ("tukey", "none", *ADJUSTMENTS))
         if adjust == "tukey" and name not in DEFAULT_ADJUST:
-            raise ValueError("adjust='tukey' is for pairs of means; use 'sidak' or 'holm'")
+            raise ArgumentError("adjust='tukey' is for pairs of means; use 'sidak' or 'holm'")
         parts = [self._contrasts(rows, method, adjust) for rows in self._families()]
         return pd.concat(parts, ignore_index=True)
 
@@ -382,13 +410,18 @@ def _family(method: Any, labels: list[str]) -> tuple[list[str], FloatArray]:
             return marginal_means.joined(labels, [(i, 0) for i in range(1, k)]), C
         if method == "eff":
             return [f"{label} effect" for label in labels], np.eye(k) - 1.0 / k
-        raise ValueError(f"unknown contrasts {method!r}; use {CONTRASTS}, or weights of your own")
+        raise ArgumentError(
+            f"method: unknown contrasts {method!r}; use {CONTRASTS}, or weights of your own"
+            f"{suggestion(method, CONTRASTS)}"
+        )
     names = None
     if isinstance(method, Mapping):
         names, method = [str(name) for name in method], list(method.values())
-    C = np.atleast_2d(np.asarray(method, dtype=float))
-    if C.shape[1] != k:
-        raise ValueError(f"contrasts need {k} weights each, one per mean, got {C.shape[1]}")
+    C = np.atleast_2d(check_numbers(method, "method"))
+    if C.ndim != 2 or C.shape[1] != k:
+        raise ArgumentError(
+            f"method: contrasts need {k} weights each, one per mean, got shape {C.shape}"
+        )
     return names or [f"c{i}" for i in range(len(C))], C
 
 
@@ -407,11 +440,13 @@ def estimated_means(
     at: Mapping[str, Any] | None, ddf: str, weights: str, alpha: float,
 ) -> MarginalMeans:  # fmt: skip
     """Marginal means; arguments as of ``MixedLMResults.emmeans``."""
-    if weights not in WEIGHTS:
-        raise ValueError(f"weights must be one of {WEIGHTS}, got {weights!r}")
+    check_choice(weights, "weights", WEIGHTS)
+    alpha = check_level(alpha)
     grid = ReferenceGrid.of(built, at, weights == "proportional")
     wanted, within = _names(specs, grid, "specs"), _names(by, grid, "by")
     wanted = tuple(name for name in wanted if name not in within)
+    if not wanted:
+        raise ArgumentError(f"by names all that specs does, {specs!r}: no variable is left")
     kept = (*wanted, *within)
     sizes = [len(grid.levels[name]) for name in kept]
     codes = [_codes(grid, name) for name in kept]
@@ -432,13 +467,14 @@ def estimated_means(
             raise RemovedRowsError.of("which means of a rank-deficient X are estimable")
         null = null_space(est.design.X, est.deviance.cross.basis.kept)
     L, offset = np.asarray(average @ grid.X), np.asarray(average @ grid.offset)
-    check_alpha(alpha)
     return MarginalMeans(wanted, within, cells, L, offset, ddf, alpha, est, tests, null)
 
 
 def _names(given: Any, grid: ReferenceGrid, argument: str) -> tuple[str, ...]:
-    names = () if given is None else (given,) if isinstance(given, str) else tuple(given)
+    names = () if given is None else tuple(check_strings(given, argument))
     unknown = [name for name in names if name not in grid.levels]
+    if len(set(names)) < len(names):
+        raise DataError(f"{argument} names a variable twice: {given!r}")
     if unknown or (argument == "specs" and not names):
         known = ", ".join(map(repr, grid.levels)) or "none"
         raise DataError(

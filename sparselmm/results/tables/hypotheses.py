@@ -10,9 +10,23 @@ import numpy as np
 import pandas as pd
 import scipy
 
+from sparselmm.base.arguments import check_choice, check_level, check_text
+from sparselmm.base.exceptions import ArgumentError, ValueWarning, catchable, warn_user
 from sparselmm.base.types import BoolArray, FloatArray
+from sparselmm.inference.estimates import names_or
 from sparselmm.inference.wald import Wald, two_sided
 from sparselmm.results.print.grid import Grid
+
+DEPENDENT = 1e-10
+"""Share of the largest singular value below which hypotheses count as dependent."""
+
+CONTRADICTION = 1e-8
+"""Rounding of the values of dependent hypotheses, relative to the values."""
+
+ADJUSTMENTS = (
+    "hs", "holm", "bonferroni", "sidak", "fdr_bh", "h", "b", "s", "holm-sidak"
+)  # fmt: skip
+"""Adjustments of p-values for their number; the last four are statsmodels' other names."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -44,6 +58,7 @@ class ContrastResults:
 
     def conf_int(self, alpha: float = 0.05) -> FloatArray:
         """Confidence intervals of ``effect``, (m, 2)."""
+        alpha = check_level(alpha)
         df = np.inf if self.distribution == "norm" else self.df_denom
         return Wald(self.effect, self.sd, df).interval(alpha)
 
@@ -60,7 +75,8 @@ class ContrastResults:
         columns = ["coef", "std err", letter, f"P>|{letter}|", "Conf. Int. Low", "Conf. Int. Upp."]
         values = [self.effect, self.sd, self.statistic, np.atleast_1d(self.pvalue)]
         table = np.column_stack([*values, self.conf_int(alpha)])
-        frame = pd.DataFrame(table, list(xname or self.c_names), columns)
+        names = names_or(xname, self.c_names, "xname")
+        frame = pd.DataFrame(table, names, columns)
         if np.ndim(self.df_denom):
             frame.insert(2, "df", self.df_denom)
         return frame
@@ -69,6 +85,8 @@ class ContrastResults:
         self, xname: Sequence[str] | None = None, alpha: float = 0.05, title: str | None = None
     ) -> str:
         """Table as text, laid out as statsmodels does."""
+        if title is not None:
+            check_text(title, "title")
         frame = self.summary_frame(xname, alpha)
         header = ["", *map(str, frame.columns[:-2]), f"[{alpha / 2:.6g}", f"{1 - alpha / 2:.6g}]"]
         rows = [
@@ -208,6 +226,7 @@ def wald(
     R: FloatArray, q: FloatArray, beta: FloatArray, cov: FloatArray, df: float | None, scalar: bool
 ) -> WaldResults:
     """Test all rows of ``R beta = q`` together: chi-squared, or F with ``df``."""
+    _check_hypotheses(R, q)
     gap = _times(R, beta) - q
     V = _times_matrix(R, cov) @ R.T
     m = int(np.linalg.matrix_rank(V)) if np.isfinite(V).all() else len(R)
@@ -220,7 +239,32 @@ def wald(
     return WaldResults(value if scalar else np.array([[value]]), pvalue, kind, m, denominator)
 
 
-def adjusted(p: FloatArray, method: str, alpha: float) -> tuple[BoolArray, FloatArray]:
+def _check_hypotheses(R: FloatArray, q: FloatArray) -> None:
+    """Refuse hypotheses that contradict each other; say that dependent ones count once."""
+    size = np.sqrt(np.einsum("ij,ij->i", R, R))
+    if not size.all():
+        raise ArgumentError(
+            f"r_matrix: hypothesis {int(np.argmin(size))} is about no parameter, all its weights "
+            "are zero; leave it out"
+        )
+    rows, values = R / size[:, None], q / size
+    solution, _, rank, _ = np.linalg.lstsq(rows, values, rcond=DEPENDENT)
+    if np.abs(rows @ solution - values).max() > CONTRADICTION * np.abs(values).max():
+        raise ArgumentError(
+            "r_matrix: the hypotheses contradict each other, so that they cannot hold together; "
+            "test them one by one with t_test, or leave some out"
+        )
+    if rank < len(R):
+        warn_user(
+            f"r_matrix: {len(R)} hypotheses of which {rank} are independent; the others follow "
+            "from these and do not count",
+            catchable(ValueWarning),
+        )
+
+
+def adjusted(
+    p: FloatArray, method: str, alpha: float, argument: str = "adjust"
+) -> tuple[BoolArray, FloatArray]:
     """Decisions and adjusted p-values of several tests.
 
     Parameters
@@ -235,6 +279,7 @@ def adjusted(p: FloatArray, method: str, alpha: float) -> tuple[BoolArray, Float
     ValueError
         When the method is unknown.
     """
+    check_choice(method, argument, ADJUSTMENTS)
     names = {"h": "holm", "b": "bonferroni", "s": "sidak", "holm-sidak": "hs"}
     m, order = len(p), np.argsort(p, kind="stable")
     name, ordered, rank = names.get(method, method), p[order], np.arange(len(p))
@@ -247,12 +292,8 @@ def adjusted(p: FloatArray, method: str, alpha: float) -> tuple[BoolArray, Float
             new = m * ordered
         elif name == "sidak":
             new = -np.expm1(m * np.log1p(-ordered))
-        elif name == "fdr_bh":
-            new = np.minimum.accumulate((m / (rank + 1) * ordered)[::-1])[::-1]
         else:
-            raise ValueError(
-                f"unknown method {method!r}; use 'hs', 'holm', 'bonferroni', 'sidak' or 'fdr_bh'"
-            )
+            new = np.minimum.accumulate((m / (rank + 1) * ordered)[::-1])[::-1]
     out = np.empty(m)
     out[order] = np.minimum(new, 1.0)
     return out <= alpha, out

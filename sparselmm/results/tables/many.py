@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,14 @@ import numpy as np
 import pandas as pd
 
 from sparselmm.base import storage
+from sparselmm.base.arguments import (
+    check_choice,
+    check_jobs,
+    check_list,
+    check_numbers,
+    check_progress,
+    wrong_type,
+)
 from sparselmm.base.exceptions import ConvergenceWarning, DataError, catchable, warn_user
 from sparselmm.base.progress import progress_bar
 from sparselmm.base.threads import one_thread
@@ -186,11 +194,13 @@ def fit_many(
     n_jobs: int, progress: bool | None,
 ) -> ManyResults:  # fmt: skip
     """Fit every column of Y; arguments as of :meth:`MixedLM.fit_many`."""
-    if missing not in ("raise", "drop"):
-        raise DataError(f"missing must be 'raise' or 'drop', not {missing!r}")
-    if names is None and hasattr(Y, "columns"):
-        names = list(Y.columns)
-    values = Y.to_numpy() if hasattr(Y, "to_numpy") else np.asarray(Y)
+    check_choice(missing, "missing", ("raise", "drop"))
+    n_jobs, progress = check_jobs(n_jobs), check_progress(progress)
+    if Y is None or isinstance(Y, (str, bytes, Mapping)):
+        raise wrong_type("Y", "a table of responses, one per column", Y)
+    values = Y.to_numpy() if hasattr(Y, "to_numpy") else Y
+    if not isinstance(values, np.ndarray):
+        values = check_numbers(values, "Y", finite=False)
     if values.ndim == 1:
         values = values[:, None]
     if values.ndim != 2 or len(values) != design.n:
@@ -198,9 +208,14 @@ def fit_many(
             f"Y must have one row per row of the model, {design.n}, and one column per response; "
             f"got shape {values.shape}"
         )
-    labels = list(range(values.shape[1])) if names is None else list(names)
+    if not values.shape[1]:
+        raise DataError("Y has no columns; give one per response")
+    labels = list(Y.columns) if hasattr(Y, "columns") else list(range(values.shape[1]))
+    if names is not None:
+        labels = check_list(names, "names", "a list of names, one per response")
+        _check_distinct(labels)
     if len(labels) != values.shape[1]:
-        raise DataError(f"{len(labels)} names for {values.shape[1]} responses")
+        raise DataError(f"names has {len(labels)} names for {values.shape[1]} responses")
     width = int(np.clip(TASK_NUMBERS // max(design.n, 1), 16, 4096))
     blocks = [slice(a, min(a + width, len(labels))) for a in range(0, len(labels), width)]
     fitter = ResponseFitter(design, deviance)
@@ -217,12 +232,19 @@ def fit_many(
     return out
 
 
+def _check_distinct(labels: Sequence[Any]) -> None:
+    """Refuse names that are not labels, and a name of two responses."""
+    for label in labels:
+        if not isinstance(label, Hashable):
+            raise wrong_type("names", "a list of names, one per response", labels)
+    twice = [label for label, times in Counter(labels).items() if times > 1]
+    if twice:
+        raise DataError(f"names has {twice[0]!r} twice; give every response a name of its own")
+
+
 def _checked(values: Any, block: slice, labels: list[Any], missing: str) -> FloatArray:
     """Some responses as rows, (m, n)."""
-    try:
-        part = np.ascontiguousarray(np.asarray(values[:, block], dtype=float).T)
-    except (TypeError, ValueError) as error:
-        raise DataError("Y must hold numbers only") from error
+    part = np.ascontiguousarray(check_numbers(values[:, block], "Y", finite=False).T)
     bad = (np.isinf(part) if missing == "drop" else ~np.isfinite(part)).any(axis=1)
     if bad.any():
         name = labels[block.start + int(np.argmax(bad))]

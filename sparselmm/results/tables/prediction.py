@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from sparselmm.base.arguments import check_alpha
+from sparselmm.base.arguments import check_flag, check_level
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.wald import Wald
@@ -67,7 +67,7 @@ class Prediction:
         DataError
             When observations were not asked for, or alpha is not between 0 and 1.
         """
-        check_alpha(alpha)
+        alpha, obs = check_level(alpha), check_flag(obs, "obs")
         if obs and self.se_obs is None:
             raise DataError(
                 "no standard errors of new observations; pass interval='prediction' to "

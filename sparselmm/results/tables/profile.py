@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparselmm.base.arguments import check_alpha
+from sparselmm.base.arguments import check_flag, check_level, check_strings
 from sparselmm.base.exceptions import DataError
 from sparselmm.inference.intervals.profiles import Parameter, Point, Profiler
 from sparselmm.inference.wald import quantile
@@ -99,10 +99,11 @@ class ProfileResults:
         1
         """
         known = list(dict.fromkeys(self.frame.index))
-        names = known if parameters is None else list(parameters)
+        names = known if parameters is None else check_strings(parameters, "parameters")
+        absolute = check_flag(absolute, "absolute")
         unknown = [name for name in names if name not in known]
         if unknown:
-            raise DataError(f"no profile of {unknown[0]!r}; there are {known}")
+            raise DataError(f"parameters: no profile of {unknown[0]!r}; there are {known}")
         curves = {name: self.frame.loc[[name], ["value", "zeta"]].to_numpy() for name in names}
         return plots.profile_plot(curves, absolute)
 
@@ -111,7 +112,7 @@ def limits(
     profiler: Profiler, parameters: Sequence[Parameter], alpha: float, scale: str
 ) -> pd.DataFrame:
     """Profile intervals of several parameters."""
-    check_alpha(alpha)
+    check_level(alpha)
     z = float(quantile(alpha))
     ends = [[profiler.limit(p, side, z) for side in (-1, 1)] for p in parameters]
     ends = [[_shown(e, p, scale) for e in pair] for pair, p in zip(ends, parameters, strict=True)]
