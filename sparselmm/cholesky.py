@@ -20,6 +20,7 @@ from sksparse import cholmod
 
 from sparselmm import kernels
 from sparselmm._typing import CSC, FloatArray, IntArray
+from sparselmm.exceptions import SparseLMMError
 from sparselmm.terms import index_dtype
 from sparselmm.threads import one_thread
 
@@ -31,7 +32,7 @@ WIDEST_SUPERNODE = 96
 in cache."""
 
 
-class NotPositiveDefiniteError(ArithmeticError):
+class NotPositiveDefiniteError(SparseLMMError, ArithmeticError):
     """The matrix handed to the factorization is not positive definite."""
 
 
