@@ -24,7 +24,8 @@ WORDS = [
     *("", " ", "nope", "-1", "0", "nan", "None", "[]", "{}", "()", "(", "|", "~", "y ~", "=", "a="),
     *("=b", "a==b", "a=0 + C(Subject)", "a=(1 | b)", "--", "-", "%", "*", ".", "\\", "'"),
     *("a\0b", "a\nb", "é", "Days", "Reaction", "Subject", "Days =", "Days > 300"),
-    *("@x", "lambda: 0", "Days[0]", "1 / 0", "Q('nope')", "C(Days", "bs(Days, df=1)", "/", "../..", "x" * 5000),
+    *("@x", "lambda: 0", "Days[0]", "1 / 0", "Q('nope')", "C(Days", "bs(Days, df=1)", "/"),
+    *("../..", "x" * 5000),
 ]  # fmt: skip
 """What is given to every option; some of it may be meant."""
 
@@ -132,7 +133,8 @@ def bad_files(home):
         "text.csv": b"Reaction,Days,Subject\na,b,c\nd,e,f\n", "json.csv": b'{"a": 1}',
         "infinite.csv": raw.replace(b"249.56", b"inf"), "missing.csv": raw.replace(b"249.56", b""),
         "huge.csv": raw.replace(b"249.56", b"1e400"),
-        "long.csv": raw.replace(b"249.56", b"9" * 400), "date.csv": raw.replace(b"249.56", b"2020-01-01"),
+        "long.csv": raw.replace(b"249.56", b"9" * 400),
+        "date.csv": raw.replace(b"249.56", b"2020-01-01"),
         "foreign.parquet": b"PAR1aaaaPAR1", "empty.pq": b"",
     }.items()  # fmt: skip
 

@@ -12,7 +12,7 @@ from sparselmm._typing import FloatArray
 from sparselmm.arguments import check_choice
 from sparselmm.deviance import PLSFit, ProfiledDeviance
 from sparselmm.estimates import Estimates
-from sparselmm.exceptions import RemovedRowsError
+from sparselmm.exceptions import ArgumentError, RemovedRowsError
 from sparselmm.fitting import Given
 from sparselmm.formula import BuiltDesign
 from sparselmm.inference.ddf import DDF_METHODS, DenominatorDF, denominator_df
@@ -62,7 +62,7 @@ class ResultsBase:
         cache: dict[str, DenominatorDF] = self.__dict__.setdefault("_ddf_cache", {})
         if method not in cache:
             if self.given.penalized and method in DDF_METHODS and method != "z":
-                raise ValueError(
+                raise ArgumentError(
                     f"ddf={method!r} needs a fit by plain ML or REML; this one was penalized"
                 )
             like = next(

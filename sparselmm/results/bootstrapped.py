@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from sparselmm import storage
 from sparselmm._typing import AnyArray, FloatArray, IntArray
-from sparselmm.arguments import check_choice, check_level
-from sparselmm.exceptions import DataError
+from sparselmm.arguments import check_choice, check_level, check_numbers
+from sparselmm.exceptions import ArgumentError, ArgumentTypeError, DataError
 from sparselmm.inference import bootstrap
 from sparselmm.optimize import Recorder, certify
 from sparselmm.simulate import Seed
@@ -191,7 +191,7 @@ class BootstrapResults:
         return f"<BootstrapResults: {what}{failed}>"
 
 
-def labelled(value: Any) -> tuple[tuple[str, ...], FloatArray]:
+def labelled(value: Any, argument: str = "statistic") -> tuple[tuple[str, ...], FloatArray]:
     """Names and numbers of what a user's statistic returns.
 
     Raises
@@ -207,12 +207,18 @@ def labelled(value: Any) -> tuple[tuple[str, ...], FloatArray]:
     else:
         names = None
     try:
-        numbers = np.atleast_1d(np.asarray(value, dtype=float)).ravel()
-    except (TypeError, ValueError) as error:
-        raise DataError(
-            "the statistic must return a number, a sequence of numbers, a dict or a Series, not "
-            f"{type(value).__name__}"
+        numbers = np.atleast_1d(check_numbers(value, argument, finite=False))
+    except ArgumentError as error:
+        raise ArgumentTypeError(
+            f"the {argument} must return a number, a sequence of numbers, a dict or a Series, not "
+            f"{type(value).__name__} ({error})"
         ) from error
+    if numbers.ndim != 1 or not len(numbers):
+        raise ArgumentError(
+            f"the statistic must return numbers in a row, got shape {numbers.shape}"
+        )
+    if names is not None and len(set(names)) < len(names):
+        raise ArgumentError(f"the {argument} gives two numbers of one name: {', '.join(names)}")
     if names is None:
         names = (
             ["statistic"] if len(numbers) == 1 else [f"statistic {i}" for i in range(len(numbers))]

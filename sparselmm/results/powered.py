@@ -21,7 +21,7 @@ from sparselmm.arguments import (
     check_progress,
     check_text,
 )
-from sparselmm.exceptions import DataError
+from sparselmm.exceptions import ArgumentError, DataError
 from sparselmm.inference import bootstrap
 from sparselmm.power import (
     LikelihoodRatioTest,
@@ -219,7 +219,9 @@ class PowerMethods(ResultsBase):
         if test == "lr":
             ratio = LikelihoodRatioTest(scenario, columns)
             return PValues(scenario.simulator, ratio, _task(*ratio.fitters)), [", ".join(names)]
-        tested, _ = labelled(test(self))
+        tested, seen = labelled(test(self), "test")
+        if ((seen < 0) | (seen > 1)).any():
+            raise ArgumentError(f"test must return p-values, from 0 to 1, got {seen} of the fit")
         fitter = ResponseFitter(scenario.design, scenario.deviance, start=scenario.theta)
         reduced = OnReplicates(self, test, tested, scenario.rows)
         return bootstrap.ParametricReplicates(scenario.simulator, fitter, reduced), list(tested)

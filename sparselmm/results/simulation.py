@@ -26,10 +26,17 @@ from sparselmm.arguments import (
 )
 from sparselmm.deviance import ProfiledDeviance
 from sparselmm.effects import unseen_rows
-from sparselmm.exceptions import ArgumentError, ConvergenceWarning, DataError, catchable
+from sparselmm.exceptions import (
+    ArgumentError,
+    ConvergenceWarning,
+    DataError,
+    MemoryLimitError,
+    catchable,
+)
 from sparselmm.formula.validate import aligned, warn_user
 from sparselmm.inference import bootstrap
 from sparselmm.optimize import OptSummary
+from sparselmm.plan import available_memory
 from sparselmm.responses import ResponseFitter
 from sparselmm.results.base import from_rows
 from sparselmm.results.bootstrapped import (
@@ -57,6 +64,9 @@ from sparselmm.threads import one_thread
 
 RANDOM = ("resample", "conditional")
 """What simulated responses do with the random effects."""
+
+DRAWN = 24
+"""Bytes for each normal deviate drawn: itself, its product and the response."""
 
 
 class SimulationResults(PowerMethods):
@@ -122,6 +132,12 @@ class SimulationResults(PowerMethods):
             simulator, index = self._simulator(re), self.built.row_labels
         else:
             simulator, index = self._new_simulator(newdata, re, arrays)
+        need = DRAWN * n * sum(simulator.Z.shape)
+        if need > available_memory():
+            raise MemoryLimitError(
+                f"n={n:,} responses of {simulator.Z.shape[0]:,} rows take {need / 1e9:,.3g} GB; "
+                "simulate fewer at a time"
+            )
         Y = simulator.draw(seed_sequence(seed), range(n)).T
         return pd.DataFrame(Y, index=index) if self.built.pandas else Y
 
