@@ -1,9 +1,11 @@
 """Linear mixed models with large crossed and nested random effects."""
 
-from importlib.metadata import PackageNotFoundError, version
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from sparselmm import datasets
-from sparselmm.exceptions import (
+from sparselmm.base import exceptions
+from sparselmm.base.exceptions import (
     ArgumentError,
     BoundaryWarning,
     ConvergenceWarning,
@@ -22,19 +24,64 @@ from sparselmm.exceptions import (
     UnknownColumnError,
     ValueWarning,
 )
-from sparselmm.formula import VCSpec
-from sparselmm.model import MixedLM, mixedlm
-from sparselmm.packing import MixedLMParams
-from sparselmm.results import MixedLMResults, ModelComparison, ProfileResults, compare
-from sparselmm.results.bootstrapped import BootstrapResults
-from sparselmm.results.many import ManyResults
-from sparselmm.results.powered import PowerResults
-from sparselmm.structures import KnownCovariance, car, pedigree
+from sparselmm.design import VCSpec
+from sparselmm.inference.packing import MixedLMParams
+from sparselmm.model.mixedlm import MixedLM, mixedlm
+from sparselmm.results.core import MixedLMResults
 
-try:
-    __version__ = version("sparselmm")
-except PackageNotFoundError:  # a source tree that was never installed
-    __version__ = "0+unknown"
+if TYPE_CHECKING:
+    from sparselmm import datasets
+    from sparselmm.design.known_covariance import KnownCovariance, car, pedigree
+    from sparselmm.results.compare import ModelComparison, compare
+    from sparselmm.results.tables.bootstrap import BootstrapResults
+    from sparselmm.results.tables.many import ManyResults
+    from sparselmm.results.tables.power import PowerResults
+    from sparselmm.results.tables.profile import ProfileResults
+
+    __version__: str
+
+LATE = {
+    "BootstrapResults": "results.tables.bootstrap",
+    "KnownCovariance": "design.known_covariance",
+    "ManyResults": "results.tables.many",
+    "ModelComparison": "results.compare",
+    "PowerResults": "results.tables.power",
+    "ProfileResults": "results.tables.profile",
+    "car": "design.known_covariance",
+    "compare": "results.compare",
+    "pedigree": "design.known_covariance",
+}
+"""Public names whose modules a fit does not need: loaded when first asked for."""
+
+sys.modules[f"{__name__}.exceptions"] = exceptions  # the name under which users import them
+
+
+def __getattr__(name: str) -> Any:
+    """Load what is first asked for: the version, the data sets, the names in `LATE`."""
+    if name == "__version__":
+        value: Any = _version()
+    elif name == "datasets":
+        value = import_module("sparselmm.datasets")
+    elif name in LATE:
+        value = getattr(import_module(f"sparselmm.{LATE[name]}"), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("sparselmm")
+    except PackageNotFoundError:  # a source tree that was never installed
+        return "0+unknown"
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
 
 __all__ = [
     "ArgumentError",
@@ -67,6 +114,7 @@ __all__ = [
     "car",
     "compare",
     "datasets",
+    "exceptions",
     "mixedlm",
     "pedigree",
 ]

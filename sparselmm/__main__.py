@@ -28,10 +28,10 @@ import numpy as np
 import pandas as pd
 
 from sparselmm import __version__, datasets
-from sparselmm.arguments import suggestion
-from sparselmm.exceptions import ModelWarning, SparseLMMError, SpecificationWarning
-from sparselmm.model import DENSE_LIMIT, MixedLM
-from sparselmm.optimize import SCIPY_METHODS
+from sparselmm.base.arguments import suggestion
+from sparselmm.base.exceptions import ModelWarning, SparseLMMError, SpecificationWarning
+from sparselmm.likelihood.optimize import SCIPY_METHODS
+from sparselmm.model.mixedlm import DENSE_LIMIT, MixedLM
 from sparselmm.results import MixedLMResults
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}

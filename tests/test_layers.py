@@ -1,7 +1,4 @@
-"""Imports inside the package go downwards, or sideways without a circle, at the top of a file.
-
-LAYERS lists the top-level modules from the bottom up. A new module is registered there.
-"""
+"""Imports inside the package go downwards, or sideways without a circle, at the top of a file."""
 
 import ast
 from configparser import ConfigParser
@@ -10,34 +7,66 @@ from pathlib import Path
 
 import pytest
 
-LAYERS = (  # every module, lowest first; imports go downwards or sideways, never in a circle
-    "_typing exceptions arguments",
-    "smallmatrix",
-    "kernels kernels_batched threads",
-    "terms",
-    "term_covariance patterned covariance cholesky crossprod subsets structures",
-    "coupling moments",
-    "solvers plan",
-    "formula",
-    "deviance dense",
-    "optimize multistart simulate batched",
-    "variances effects estimates responses",
-    "inference power",
-    "packing",
-    "profiled",
-    "penalized fitting progress contrasts holders compat cloning",
-    "labels prediction storage summary tables plots plots_diagnostics",
-    "results regularized",
-    "model datasets",
-    "__init__ __main__",
-)
-HOMES = {  # modules that may import these packages; every other package may be imported anywhere
-    "sksparse": "cholesky",
-    "numba": "kernels",
-    "patsy": "formula",
-    "pandas": "formula contrasts holders labels prediction results model summary tables datasets"
-    " plots __main__",
+HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
+    "base": (
+        "exceptions types",
+        "arguments kernels progress smallmatrix storage threads",
+        "cholesky kernels_stacks seeds",
+    ),
+    "datasets": (),
+    "design": (
+        "column_types exact_labels known_covariance terms",
+        "factors rows validate",
+        "formula",
+        "kinds",
+        "spec",
+        "marginality new_rows row_arguments subsets",
+        "arrays build",
+    ),
+    "factor": (
+        "basis",
+        "crossprod",
+        "coupling submodels",
+        "layout",
+        "remainders",
+        "solver",
+        "plan",
+    ),
+    "likelihood": (
+        "term_covariance",
+        "patterned",
+        "covariance",
+        "deviance held moments",
+        "dense optimize",
+        "engine multistart",
+        "many",
+    ),
+    "inference": (
+        "variances wald",
+        "effects packing",
+        "estimates",
+        "diagnostics hypotheses intervals prediction resampling",
+    ),
+    "results": (
+        "given plots print",
+        "tables",
+        "methods",
+        "core",
+        "compare",
+    ),
+    "model": (
+        "statsmodels",
+        "fit regularized",
+        "mixedlm",
+    ),
 }
+HOMES = {  # where these packages may be imported; every other package may be imported anywhere
+    "sksparse": "base.cholesky",
+    "numba": "base.kernels base.kernels_stacks",
+    "patsy": "design.formula",
+    "pandas": "datasets design results model __main__",
+}
+APART = {"diagnostics", "hypotheses", "intervals", "prediction", "resampling"}  # of inference
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "sparselmm"
@@ -45,7 +74,14 @@ FILES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
     for path in sorted(PACKAGE.rglob("*.py"))
 }
-LEVEL = {module: level for level, line in enumerate(LAYERS) for module in line.split()}
+ENTRANCES = {"__init__", "__main__", *(f"{wing}.__init__" for wing in HOUSE)}
+WINGS = [*HOUSE, "__init__", "__main__"]
+FLOOR = {
+    f"{wing}.{room}": floor
+    for wing, floors in HOUSE.items()
+    for floor, line in enumerate(floors)
+    for room in line.split()
+}
 
 
 def imports(node: ast.AST) -> list[str]:
@@ -71,22 +107,39 @@ def own(names: list[str]) -> set[str]:
     return modules
 
 
-def top(module: str) -> str:
+def wing(module: str) -> str:
     return module.split(".")[0]
 
 
+def room(module: str) -> str:
+    """Wing, and the file or folder in it."""
+    return ".".join(module.split(".")[:2])
+
+
 @pytest.mark.parametrize("module", FILES)
-def test_imports_respect_the_layers(module):
+def test_imports_respect_the_floors(module):
     tree = ast.parse(FILES[module].read_text(encoding="utf-8"))
-    assert top(module) in LEVEL, f"register {top(module)!r} in LAYERS of {Path(__file__).name}"
+    assert wing(module) in WINGS, f"{module} stands outside the wings: {', '.join(HOUSE)}"
     for name in imports(tree):
-        home = HOMES.get(top(name), top(module))
-        assert top(module) in home.split(), f"{top(name)} may be imported only in: {home}"
-    upward = {m for m in own(imports(tree)) if LEVEL.get(top(m), 0) > LEVEL[top(module)]}
-    assert not upward, f"{module} imports from a layer above its own"
+        homes = HOMES.get(wing(name), module).split()
+        inside = any(f"{module}.".startswith(f"{home}.") for home in homes)
+        assert inside, f"{wing(name)} may be imported only in: {homes}"
+    upward = {m for m in own(imports(tree)) if WINGS.index(wing(m)) > WINGS.index(wing(module))}
+    assert not upward, f"{module} imports from a wing above its own"
     functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
     hidden = {m for function in functions for m in own(imports(function))}
     assert not hidden, f"{module} imports inside a function; move the import or the code"
+    if module in ENTRANCES:
+        return
+    assert room(module) in FLOOR, f"register {room(module)!r} in HOUSE of {Path(__file__).name}"
+    near = {m for m in own(imports(tree)) if wing(m) == wing(module)}
+    assert not near & ENTRANCES, f"{module} imports from the face of its own wing"
+    above = {m for m in near if FLOOR[room(m)] > FLOOR[room(module)]}
+    assert not above, f"{module} imports from a floor above its own"
+    own_room = room(module).removeprefix("inference.")
+    beside = {m for m in near if {room(m).removeprefix("inference."), own_room} <= APART}
+    beside = {m for m in beside if room(m) != room(module)}
+    assert not beside, f"{module} imports from a room that must stand apart from its own"
 
 
 def test_no_circle():

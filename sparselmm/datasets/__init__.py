@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from sparselmm.arguments import shown
-from sparselmm.exceptions import DataError
+from sparselmm.base.arguments import shown
+from sparselmm.base.exceptions import DataError
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable  # Python >= 3.11

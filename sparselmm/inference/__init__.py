@@ -1,1 +1,1 @@
-"""Tests, intervals and comparisons, as functions of :class:`sparselmm.estimates.Estimates`."""
+"""What follows from a minimum: arrays in, arrays out."""

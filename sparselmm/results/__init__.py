@@ -1,7 +1,7 @@
 """What a fit gives back; one module per kind of question asked of it."""
 
-from sparselmm.results.compared import ModelComparison, compare
+from sparselmm.results.compare import ModelComparison, compare
 from sparselmm.results.core import MixedLMResults
-from sparselmm.results.profiled import ProfileResults
+from sparselmm.results.tables.profile import ProfileResults
 
 __all__ = ["MixedLMResults", "ModelComparison", "ProfileResults", "compare"]

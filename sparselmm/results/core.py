@@ -1,8 +1,9 @@
 """What a fit gives back: estimates, random effects, predictions, in the words of statsmodels.
 
-Every number is computed by a function on arrays in :mod:`sparselmm.deviance`,
-:mod:`sparselmm.estimates`, :mod:`sparselmm.effects` or :mod:`sparselmm.prediction`; here it gets
-its label. What costs more than the fit itself is computed when first asked for.
+Every number is computed by a function on arrays in :mod:`sparselmm.likelihood.deviance`,
+:mod:`sparselmm.inference.estimates`, :mod:`sparselmm.inference.effects` or
+:mod:`sparselmm.inference.prediction.means`; here it gets its label. What costs more than the fit
+itself is computed when first asked for.
 """
 
 from __future__ import annotations
@@ -14,24 +15,25 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparselmm import labels, prediction, summary
-from sparselmm._typing import FloatArray
-from sparselmm.arguments import check_choice, check_keywords, check_level, check_text
-from sparselmm.deviance import PLSFit, ProfiledDeviance
-from sparselmm.estimates import Estimates, intervals, p_values
-from sparselmm.exceptions import DataError
-from sparselmm.fitting import Given
-from sparselmm.formula import BuiltDesign
-from sparselmm.inference.ddf import DDF_METHODS
-from sparselmm.optimize import OptSummary
-from sparselmm.results.base import Matrix, Vector, from_rows
-from sparselmm.results.comparison import ComparisonResults
-from sparselmm.results.diagnostics import DiagnosticResults
-from sparselmm.results.inference import InferenceResults
-from sparselmm.results.interface import ResultsInterface
-from sparselmm.results.prediction import PredictionResults
-from sparselmm.results.simulation import SimulationResults
-from sparselmm.results.tidy import TidyResults
+from sparselmm.base.arguments import check_choice, check_keywords, check_level, check_text
+from sparselmm.base.exceptions import DataError
+from sparselmm.base.types import FloatArray
+from sparselmm.design import BuiltDesign
+from sparselmm.inference.estimates import Estimates
+from sparselmm.inference.hypotheses.ddf import DDF_METHODS
+from sparselmm.inference.prediction import means as prediction
+from sparselmm.likelihood.deviance import PLSFit, ProfiledDeviance
+from sparselmm.likelihood.optimize import OptSummary
+from sparselmm.results.given import Given
+from sparselmm.results.methods.base import Matrix, Vector, from_rows
+from sparselmm.results.methods.diagnostics import DiagnosticResults
+from sparselmm.results.methods.prediction import PredictionResults
+from sparselmm.results.methods.simulation import SimulationResults
+from sparselmm.results.methods.smaller_models import ComparisonResults
+from sparselmm.results.methods.statsmodels import ResultsInterface
+from sparselmm.results.methods.tidy import TidyResults
+from sparselmm.results.methods.variances import InferenceResults
+from sparselmm.results.print import labels, summary
 
 CI_OPTIONS: dict[str, tuple[str, ...]] = {
     "wald": (),
@@ -262,12 +264,12 @@ class MixedLMResults(
     @property
     def tvalues(self) -> Vector:
         """``params / bse``; for a variance this is no test of its being zero."""
-        return self._vector(self._est.z, self._est.names)
+        return self._vector(self._est.wald.statistic, self._est.names)
 
     @property
     def pvalues(self) -> Vector:
         """Two-sided p-values of ``tvalues`` under the normal distribution."""
-        return self._vector(p_values(self._est.z), self._est.names)
+        return self._vector(self._est.wald.pvalue, self._est.names)
 
     def conf_int(self, alpha: float = 0.05, method: str = "wald", **options: Any) -> Matrix:
         """Confidence intervals.
@@ -314,7 +316,7 @@ class MixedLMResults(
             if "resampling" in options:
                 options["kind"] = options.pop("resampling")
             return self.bootstrap(**options).conf_int(alpha, kind)
-        ends = intervals(self._est.params, self._est.bse, alpha)
+        ends = self._est.wald.interval(alpha)
         return pd.DataFrame(ends, index=self._est.names) if self.built.pandas else ends
 
     # --------------------------------------------------------------------- variance parameters

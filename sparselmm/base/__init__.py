@@ -1,0 +1,1 @@
+"""Arrays, errors, threads and compiled loops: what knows no model."""

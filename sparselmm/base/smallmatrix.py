@@ -1,0 +1,130 @@
+"""Small dense matrices without the checks and copies of `scipy.linalg`, and sums of them.
+
+A fit of a small model makes hundreds of these calls; general-purpose wrappers would take most of
+its time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+import scipy.linalg as sla
+from scipy.linalg import lapack
+
+from sparselmm.base.exceptions import ArgumentError
+from sparselmm.base.types import FloatArray, IntArray
+
+IN_CACHE = 32_768
+"""Numbers of a piece of work that stays in the second-level cache."""
+
+
+@cache
+def lower_triangle(k: int, *, diagonal: bool = True) -> tuple[IntArray, IntArray]:
+    """Rows and columns of the lower triangle, row by row."""
+    rows, cols = np.tril_indices(k, 0 if diagonal else -1)
+    rows.flags.writeable = cols.flags.writeable = False  # shared by all callers
+    return rows, cols
+
+
+@cache
+def columns_of_triangle(k: int) -> tuple[IntArray, IntArray]:
+    """Rows and columns of the lower triangle, column by column."""
+    cols, rows = np.triu_indices(k)
+    rows.flags.writeable = cols.flags.writeable = False
+    return rows, cols
+
+
+def kron(a: FloatArray, b: FloatArray) -> FloatArray:
+    """Kronecker product of two matrices."""
+    (m, n), (p, q) = a.shape, b.shape
+    return (a[:, None, :, None] * b[None, :, None, :]).reshape(m * p, n * q)
+
+
+def root_of_sum(a: FloatArray, b: FloatArray) -> FloatArray:
+    """Lower-triangular root of ``aa' + bb'``, (k, k), whatever the sizes of a and b.
+
+    By QR of ``[a b]'``: the sum itself may have lost b to rounding.
+    """
+    R: FloatArray = np.asarray(np.linalg.qr(np.hstack([a, b]).T, mode="r"))
+    return np.asarray((R * np.where(np.diag(R) < 0.0, -1.0, 1.0)[:, None]).T)
+
+
+def block_diagonal(blocks: Sequence[FloatArray]) -> FloatArray:
+    """The blocks along the diagonal of a matrix of zeros."""
+    out = np.zeros((sum(len(b) for b in blocks), sum(b.shape[1] for b in blocks)))
+    row = col = 0
+    for b in blocks:
+        out[row : row + len(b), col : col + b.shape[1]] = b
+        row, col = row + len(b), col + b.shape[1]
+    return out
+
+
+def solve_triangular(
+    R: FloatArray, x: FloatArray, *, lower: bool = False, transposed: bool = False
+) -> FloatArray:
+    """``R^-1 x`` or ``R'^-1 x`` for a regular triangular R.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        If a diagonal entry of R is exactly zero.
+    """
+    if x.size == 0:
+        return np.zeros(x.shape)
+    out, info = lapack.dtrtrs(R, x, lower=lower, trans=transposed)
+    if info:
+        raise np.linalg.LinAlgError(f"singular triangular matrix: diagonal entry {info} is zero")
+    return np.asarray(out)
+
+
+def upper_inverse(R: FloatArray) -> FloatArray:
+    """Inverse of an upper triangular matrix."""
+    return solve_triangular(R, np.eye(len(R)))
+
+
+def level_products(x: FloatArray, F: FloatArray, k: int) -> FloatArray:
+    """``sum_l (x_l F)(x_l F)'``, (k, k), of the k rows ``x_l`` of every level.
+
+    Some levels at a time, so that what is computed on the way stays in the cache.
+
+    Parameters
+    ----------
+    x : ndarray, (l * k, m)
+    F : ndarray, (m, c)
+    k : int
+    """
+    total = np.zeros((k, k))
+    step = max(IN_CACHE // (k * len(F)), 1) * k
+    for start in range(0, len(x), step):
+        part = (x[start : start + step] @ F).reshape(-1, k, F.shape[1])
+        wide = part.transpose(1, 0, 2).reshape(k, -1)
+        total += wide @ wide.T
+    return total
+
+
+NOT_NEGATIVE = 1e-10
+"""A negative eigenvalue smaller than this share of the largest counts as rounding."""
+
+
+def factor_of(psi: FloatArray) -> FloatArray:
+    """Lower-triangular ``lambda`` with ``lambda lambda' = psi``, (k, k), singular ones included.
+
+    Raises
+    ------
+    ValueError
+        When ``psi`` is not positive semi-definite.
+    """
+    values, vectors = np.linalg.eigh(psi) if len(psi) else (np.ones(0), psi)
+    largest = float(np.abs(values).max(initial=0.0))
+    if not np.isfinite(largest) or (values < -NOT_NEGATIVE * largest).any():
+        raise ArgumentError(
+            "a covariance matrix (cov_re, vcomp) must be positive semi-definite; its smallest "
+            f"eigenvalue is {values.min():.3g}"
+        )
+    if (values > 1e-14 * largest).all():
+        return np.asarray(np.linalg.cholesky(psi))
+    root = (vectors * np.sqrt(np.maximum(values, 0.0))).T
+    lam = sla.qr(root, mode="r")[0][: len(psi)].T
+    return np.asarray(lam * np.where(np.diag(lam) < 0, -1.0, 1.0))

@@ -1,0 +1,381 @@
+"""Mixed models from formulas: statsmodels' arguments, lme4's bars, or both.
+
+:func:`from_formula` and :func:`from_arrays` turn every spelling of a model into one
+:class:`~sparselmm.design.terms.Design` and one :class:`DesignSpec` that evaluates it on new data.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import pandas as pd
+
+from sparselmm.base.exceptions import DataError, FormulaError
+from sparselmm.base.types import BoolArray, FloatArray
+from sparselmm.design.column_types import as_float, check_numeric, kinds_of
+from sparselmm.design.formula import remembered
+from sparselmm.design.formula.bars import Bar, ParsedFormula, parse_formula, parse_one_sided
+from sparselmm.design.formula.expressions import names_in, plain_column
+from sparselmm.design.formula.namespace import (
+    Namespace,
+    build,
+    capture_env,
+    categories_in,
+    codes_of,
+    learn,
+    right_terms,
+    single_term,
+    take_columns,
+    used_columns,
+    used_columns_of,
+    with_r_names,
+)
+from sparselmm.design.formula.positions import positions
+from sparselmm.design.formula.remembered import INTERCEPT, DesignInfo, EvalEnvironment, Term
+from sparselmm.design.kinds.coded import GROUPS, coded_term, grouping
+from sparselmm.design.kinds.components import component
+from sparselmm.design.kinds.known import with_known
+from sparselmm.design.kinds.matrices import Built
+from sparselmm.design.row_arguments import Given, group_crossing, make_grouping, rows_in_use
+from sparselmm.design.spec import (
+    BuiltDesign,
+    DesignSpec,
+    GroupsSpec,
+    as_frame,
+    check_design,
+    total,
+)
+from sparselmm.design.terms import Design, Grouping, RandomTerm, Structure
+from sparselmm.design.validate import (
+    check_finite,
+    check_missing_argument,
+    check_names,
+    check_some_rows,
+)
+
+
+def from_formula(
+    formula: str,
+    data: Any,
+    *,
+    groups: Any = None,
+    re_formula: str | None = None,
+    vc_formula: Mapping[str, str] | None = None,
+    weights: Any = None,
+    offset: Any = None,
+    z_terms: Mapping[str, Any] | None = None,
+    covariance: Mapping[str, Any] | None = None,
+    subset: Any = None,
+    missing: str = "none",
+    env: EvalEnvironment | None = None,
+) -> BuiltDesign:
+    """Build a design from a formula and a data frame; arguments as of `MixedLM.from_formula`.
+
+    ``env`` holds variables besides the columns, see :func:`capture_env`; default the caller's.
+    Bars follow lme4: ``(x||g)`` is ``(1|g) + (0+x|g)``, ``(1|a/b)`` is ``(1|b:a) + (1|a)``, and
+    terms whose numbers of levels increase anywhere are put in decreasing order.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> data = pd.DataFrame({"y": [1.0, 2, 4, 5], "g": ["a", "a", "b", "b"]})
+    >>> built = from_formula("y ~ 1 + (1 | g)", data)
+    >>> built.design.Z.toarray().tolist()
+    [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]
+    """
+    check_missing_argument(missing)
+    env = with_r_names(capture_env(1) if env is None else env)
+    frame = as_frame(data)
+    check_some_rows(len(frame), len(frame), "")
+    plan = _plan(formula, groups, re_formula, vc_formula)
+    given = Given.of(frame, groups, weights, offset, z_terms)
+    names, used_env = used_columns(plan.codes, frame, env)
+    names += [name for name in given.columns if name not in names]
+    rows, kept = rows_in_use(frame, names, given, subset, missing, env)
+    if kept is not None:
+        given = given.kept(kept)
+    inner = frame if kept is None else frame[kept]
+    _check_response_column(plan.parsed.response, inner)
+    space = Namespace(inner, used_env, rows, take_columns(inner, names, plan.read))
+    return _assemble(plan, given, covariance, space, kept)
+
+
+@dataclass(frozen=True, eq=False)
+class _BarTerm:
+    """One bar after slashes and double bars are multiplied out."""
+
+    name: str
+    factors: tuple[str, ...]
+    terms: list[Term]
+    text: str
+    structure: Structure
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """All formulas read, no data touched."""
+
+    parsed: ParsedFormula
+    fixed: list[Term]
+    re: list[Term]
+    vc: dict[str, str]
+    bars: list[_BarTerm]
+    codes: dict[str, str]  # every expression, and where it stands
+
+    @property
+    def read(self) -> list[str]:
+        """Every expression but the grouping factors that are plain columns."""
+        factors = [code for bar in self.bars for code in bar.factors]
+        effects = [code for bar in self.bars for code in codes_of(bar.terms)]
+        components = [code for text in self.vc.values() for code in codes_of(right_terms(text))]
+        return [
+            self.parsed.response,
+            *self.parsed.offsets,
+            *codes_of(self.fixed),
+            *codes_of(self.re),
+            *effects,
+            *components,
+            *(code for code in factors if plain_column(code) is None),
+        ]
+
+
+def _plan(formula: str, groups: Any, re_formula: Any, vc_formula: Any) -> _Plan:
+    parsed = parse_formula(formula)
+    vc = _component_formulas(vc_formula)
+    if groups is None and (re_formula is not None or vc_formula is not None):
+        argument = "re_formula" if re_formula is not None else "vc_formula"
+        raise FormulaError(
+            f"{argument} needs groups; pass groups=, or write the term as a bar in the formula, "
+            "'... + (x|g)'"
+        )
+    re: list[Term] = []
+    if re_formula is not None:
+        re = right_terms(parse_one_sided(re_formula, "re_formula"))
+    elif groups is not None and not vc:
+        re = [INTERCEPT]
+    fixed = right_terms(parsed.fixed)
+    bars = [part for bar in parsed.bars for part in _expand(bar)]
+    codes = dict.fromkeys([parsed.response], "the response")
+    for places in (
+        dict.fromkeys(codes_of(fixed), "the formula"),
+        dict.fromkeys(parsed.offsets, "offset(...)"),
+        dict.fromkeys(codes_of(re), "re_formula"),
+        {c: f"vc_formula[{k!r}]" for k, text in vc.items() for c in codes_of(right_terms(text))},
+        {c: part.text for part in bars for c in (*codes_of(part.terms), *part.factors)},
+    ):
+        codes.update(places)
+    return _Plan(parsed, fixed, re, vc, bars, codes)
+
+
+def _component_formulas(vc_formula: Any) -> dict[str, str]:
+    if vc_formula is None:
+        return {}
+    if not isinstance(vc_formula, Mapping):
+        raise FormulaError(
+            f"vc_formula must be a dict of name to formula, not {type(vc_formula).__name__}; "
+            "write vc_formula={'a': '0 + C(a)'}"
+        )
+    return {
+        str(name): parse_one_sided(vc_formula[name], f"vc_formula[{name!r}]")
+        for name in sorted(vc_formula)
+    }
+
+
+def _expand(bar: Bar) -> Iterator[_BarTerm]:
+    """A bar as lme4 takes it apart: first the double bar, then the slashes."""
+    terms = [INTERCEPT] if bar.effects == "1" else right_terms(bar.effects)
+    if not terms:
+        raise FormulaError(f"{bar.text} has no effects; write (1|g) for an intercept")
+    for part in [[term] for term in terms] if bar.double else [terms]:
+        for name, factors in zip(bar.names, bar.groupings, strict=True):
+            yield _BarTerm(name, factors, part, bar.text, bar.structure)
+
+
+def _assemble(
+    plan: _Plan,
+    given: Given,
+    covariance: Mapping[str, Any] | None,
+    space: Namespace,
+    kept: BoolArray | None,
+) -> BuiltDesign:
+    matrices = _Matrices.of(plan, space)
+    y, y_name = _response(plan.parsed.response, matrices, space)
+    groups = None
+    if given.groups is not None:
+        groups = make_grouping(given.groups_name, given.groups, space.rows)
+    offsets = [space.vector(code) for code in plan.parsed.offsets]
+    offset = total(offsets if given.offset is None else [*offsets, given.offset])
+    built = _group_terms(plan, groups, matrices, space) if groups is not None else []
+    first = [term for term, _ in built if term.origin == "re"]
+    bars = [_bar_term(bar, matrices, space) for bar in plan.bars]
+    named = [(term, bar.factors) for (term, _), bar in zip(bars, plan.bars, strict=True)]
+    _refuse_twins(named + [(term, (given.groups_column or GROUPS,)) for term in first])
+    built += _named_apart(_lme4_order(bars), [term.name for term in first])
+    built += [matrix.term(space.rows) for matrix in given.matrices]
+    built = with_known(built, covariance)
+    fixed = matrices.info(plan.fixed)
+    X, x_names = matrices.values(plan.fixed), tuple(fixed.column_names)
+    check_names(x_names, "columns of the fixed-effects design")
+    terms = tuple(term for term, _ in built)
+    design = Design(y, X, x_names, terms, y_name, given.weights, offset, groups)
+    check_design(design, space.rows)
+    spec = DesignSpec(
+        formula=plan.parsed.text,
+        x_names=x_names,
+        terms=tuple(memory for _, memory in built),
+        groups=None if groups is None else _groups_spec(groups, given),
+        design_info=fixed,
+        offsets=plan.parsed.offsets,
+        offset_column=given.offset_column,
+        offset_array=given.offset is not None and given.offset_column is None,
+        categories=matrices.categories(space),
+        kinds=kinds_of(space.frame, used_columns_of(plan.read, space)),
+        env=space.env,
+    )
+    return BuiltDesign(design, spec, space.rows.labels(), kept, True, space.frame)
+
+
+def _groups_spec(groups: Grouping, given: Given) -> GroupsSpec:
+    return GroupsSpec(groups.name, given.groups_column, groups.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class _Matrices:
+    """Designs built by patsy, one for each different right-hand side."""
+
+    infos: dict[tuple[Term, ...], DesignInfo]
+    built: dict[tuple[Term, ...], FloatArray]
+
+    @classmethod
+    def of(cls, plan: _Plan, space: Namespace) -> _Matrices:
+        wanted = [plan.fixed, plan.re, *(bar.terms for bar in plan.bars)]
+        if plain_column(plan.parsed.response) is None:
+            wanted.append(single_term(plan.parsed.response))
+        keys = [tuple(terms) for terms in wanted[1:] if terms and terms != [INTERCEPT]]
+        keys = list(dict.fromkeys([tuple(plan.fixed), *keys]))
+        infos = learn([list(key) for key in keys], space)
+        return cls(
+            dict(zip(keys, infos, strict=True)),
+            dict(zip(keys, build(infos, space), strict=True)),
+        )
+
+    def info(self, terms: list[Term]) -> DesignInfo:
+        return self.infos[tuple(terms)]
+
+    def values(self, terms: list[Term]) -> FloatArray:
+        return self.built[tuple(terms)]
+
+    def categories(self, space: Namespace) -> dict[str, pd.Index]:
+        """Labels of the factors among the columns these designs use."""
+        codes = [code for info in self.infos.values() for code in remembered.expressions(info)]
+        names = {name for code in codes for name in names_in(code)} & set(space.columns)
+        return categories_in({name: space.columns[name] for name in names})
+
+
+def _check_response_column(code: str, frame: pd.DataFrame) -> None:
+    """Refuse a column that is no response before it is refused as a covariate."""
+    name, wrapping = plain_column(code) or ("", "")
+    if wrapping == "" and name in frame.columns and isinstance(frame[name], pd.Series):
+        check_numeric(frame[name], f"the response {name!r}")
+
+
+def _response(code: str, matrices: _Matrices, space: Namespace) -> tuple[FloatArray, str]:
+    plain = plain_column(code)
+    if plain is not None and plain[1] == "":
+        values = space.columns.get(plain[0])
+        values = space.evaluate(code) if values is None else values
+        check_numeric(values, f"the response {plain[0]!r}")
+        return as_float(values), code
+    if plain is not None:
+        raise DataError(f"the response {code!r} is categorical; it must be numeric")
+    terms = single_term(code)
+    info, values = matrices.info(terms), matrices.values(terms)
+    numbers = remembered.all_numerical(info)
+    if not numbers or values.shape[1] != 1:
+        raise DataError(
+            f"the response {code!r} must give one numeric column; it is "
+            f"{f'{values.shape[1]} columns' if numbers else 'categorical'}"
+        )
+    return values[:, 0], info.column_names[0]
+
+
+def _group_terms(
+    plan: _Plan, groups: Grouping, matrices: _Matrices, space: Namespace
+) -> list[Built]:
+    """The ``re_formula`` term, then the components in the order of their sorted names."""
+    built: list[Built] = []
+    if plan.re:
+        values, info, columns = _effects(plan.re, matrices, space, "re_formula column")
+        named = tuple(name.replace("Intercept", groups.name) for name in columns)
+        crossing = group_crossing(groups)
+        built.append(
+            coded_term(groups.name, "re", named, (groups.name,), (GROUPS,), crossing, values, info)
+        )
+    built += [component(name, text, groups, space) for name, text in plan.vc.items()]
+    return built
+
+
+def _effects(
+    terms: list[Term], matrices: _Matrices, space: Namespace, kind: str
+) -> tuple[FloatArray | None, DesignInfo | None, tuple[str, ...]]:
+    """Covariates of a term, patsy's memory of them, and their names."""
+    if terms == [INTERCEPT]:
+        return None, None, ("Intercept",)
+    values, info = matrices.values(terms), matrices.info(terms)
+    check_finite(values, info.column_names, kind, space.rows)
+    return values, info, tuple(info.column_names)
+
+
+def _bar_term(bar: _BarTerm, matrices: _Matrices, space: Namespace) -> Built:
+    values, info, columns = _effects(bar.terms, matrices, space, f"{bar.text}: column")
+    crossing = grouping(bar.name, bar.factors, space)
+    structure: Structure = bar.structure if len(columns) > 1 else "unstructured"
+    place = None
+    if "autoregressive" in structure and info is not None:
+        place = positions(info, space, bar.text)
+    return coded_term(
+        bar.name, "bar", columns, bar.factors, bar.factors, crossing, values, info, structure, place
+    )
+
+
+def _lme4_order(bars: list[Built]) -> list[Built]:
+    """lme4's order: as written, or by decreasing number of levels (ties reversed)."""
+    counts = [term.n_levels for term, _ in bars]
+    if all(a >= b for a, b in pairwise(counts)):
+        return bars
+    order = sorted(range(len(bars)), key=lambda i: counts[i])
+    return [bars[i] for i in reversed(order)]
+
+
+def _named_apart(bars: list[Built], taken: list[str]) -> list[Built]:
+    """Bars of one grouping told apart as lme4 does: ``g``, ``g.1``, ``g.2``."""
+    seen = Counter(taken)
+    out = []
+    for term, memory in bars:
+        count = seen[term.name]
+        seen[term.name] += 1
+        if count:
+            template = replace(memory.template, name=f"{term.name}.{count}")
+            term = replace(term, name=template.name)
+            memory = replace(memory, template=template)  # type: ignore[type-var]
+        out.append((term, memory))
+    return out
+
+
+def _refuse_twins(terms: list[tuple[RandomTerm, tuple[str, ...]]]) -> None:
+    """Refuse two terms with the same effects of the same grouping factor."""
+    seen = set()
+    for term, factors in terms:
+        columns = term.columns
+        if term.origin == "re":
+            columns = tuple(name.replace(term.name, "Intercept") for name in columns)
+        if (frozenset(factors), columns) in seen:
+            raise FormulaError(
+                f"the random-effects term ({' + '.join(columns)}|{term.name}) occurs twice; its "
+                "two variances cannot be told apart. Leave one out"
+            )
+        seen.add((frozenset(factors), columns))

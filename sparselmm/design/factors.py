@@ -1,0 +1,250 @@
+"""Grouping factors as integer codes: from labels, across factors, and on new data.
+
+Levels are the labels seen, in sorted order or in the order of a pandas Categorical. Crossed
+factors keep the combinations seen, the first-named factor varying slowest. Labels are looked
+at once; everything after that works on integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sparselmm.base.exceptions import DataError
+from sparselmm.base.types import AnyArray, BoolArray, IntArray, index_dtype
+from sparselmm.design.exact_labels import canonical, places, readable
+from sparselmm.design.terms import Levels
+
+SPREAD = 4
+"""Integers of a range up to this many times their number are coded by counting."""
+
+LARGEST = int(np.iinfo(np.int64).max)
+
+
+@dataclass(frozen=True, eq=False)
+class Factor:
+    """One factor.
+
+    Attributes
+    ----------
+    codes : ndarray of int32 or int64, (n,)
+        Level of each row; -1 where the label is missing.
+    labels : ndarray, (l,)
+        Labels of the levels, each seen at least once.
+    """
+
+    codes: IntArray
+    labels: AnyArray
+
+
+@dataclass(frozen=True, eq=False)
+class Crossing:
+    """The interaction of some factors, the combinations seen.
+
+    Attributes
+    ----------
+    codes : ndarray of int32 or int64, (n,)
+        Level of each row; -1 where any factor's label is missing.
+    table : tuple of ndarray of int, each (l,)
+        ``table[f][j]`` is the code, within factor ``f``, of level ``j``.
+    labels : tuple of ndarray
+        Labels of each factor.
+    """
+
+    codes: IntArray
+    table: tuple[IntArray, ...]
+    labels: tuple[AnyArray, ...]
+
+    def levels(self, names: Sequence[str]) -> Levels:
+        """Labels of the combinations."""
+        if len(self.table) == 1:
+            return Levels(tuple(names), self.labels)
+        parts = zip(self.labels, self.table, strict=True)
+        return Levels(tuple(names), tuple(labels[column] for labels, column in parts))
+
+
+def factorize(values: Any, *, sort: bool = False) -> Factor:
+    """Codes and labels of one column.
+
+    Parameters
+    ----------
+    values : Series, Categorical, Index or array-like, (n,)
+        Any hashable labels; missing values get code -1.
+    sort : bool
+        Sort the labels of a Categorical too, instead of keeping its order.
+
+    Returns
+    -------
+    Factor
+    """
+    return _coded(values, sort, True)
+
+
+def _coded(values: Any, sort: bool, ordered: bool) -> Factor:
+    """Codes and labels; those of no Categorical are sorted when ``ordered``."""
+    if isinstance(getattr(values, "dtype", None), pd.CategoricalDtype):
+        return _of_categorical(pd.Categorical(values), sort)
+    values = readable(values)
+    if isinstance(values, np.ndarray) and values.dtype.kind in "iu":
+        low, high = (int(values.min()), int(values.max())) if len(values) else (0, LARGEST)
+        if high < LARGEST and high - low < SPREAD * len(values):
+            return _of_integers(values)
+    codes, labels = _hashed(values, ordered)
+    absent = np.asarray(pd.isna(labels))
+    if absent.any():  # a NaN that its dtype does not count as missing
+        codes = np.append(np.where(absent, -1, np.cumsum(~absent) - 1), -1)[codes]
+        labels = labels[~absent]
+    return Factor(compact(codes, len(labels)), canonical(labels))
+
+
+def _hashed(values: Any, ordered: bool) -> tuple[IntArray, Any]:
+    """As :func:`pandas.factorize`; labels that have no order stay in that of appearance."""
+    try:
+        try:
+            return pd.factorize(values, sort=ordered)
+        except TypeError:
+            return pd.factorize(values, sort=False)
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise DataError(
+            f"labels of a grouping factor must be hashable, such as numbers or strings; got dtype "
+            f"{values.dtype} ({error}). Convert them, for example with .astype(str)"
+        ) from error
+
+
+def _of_integers(values: AnyArray) -> Factor:
+    """Codes of integers close to each other, by counting instead of hashing and sorting."""
+    first = np.int64(values.min())
+    shifted = values.astype(np.int64, copy=False)
+    shifted = shifted - first if first else shifted
+    seen = np.bincount(shifted) > 0
+    labels = (np.flatnonzero(seen) + first).astype(values.dtype)
+    rank = compact(np.cumsum(seen) - 1, len(labels))
+    return Factor(rank[shifted], labels)
+
+
+def _of_categorical(values: pd.Categorical, sort: bool) -> Factor:
+    codes, categories = values.codes, values.categories
+    seen = np.zeros(len(categories) + 1, dtype=bool)  # the last place is that of code -1
+    seen[codes] = True
+    keep = np.flatnonzero(seen[:-1])
+    if sort:
+        keep = keep[_order(categories.take(keep))]
+    if len(keep) < len(categories) or sort:
+        recode = np.full(len(seen), -1)
+        recode[keep] = np.arange(len(keep))
+        codes = recode[codes]
+    return Factor(compact(codes, len(keep)), canonical(categories.take(keep)))
+
+
+def _order(labels: Any) -> IntArray:
+    try:
+        return np.asarray(np.argsort(labels))
+    except TypeError:  # labels that cannot be compared keep the order of the categories
+        return np.arange(len(labels))
+
+
+def compact(codes: AnyArray, n_levels: int) -> IntArray:
+    """Codes in the smallest of int32 / int64."""
+    return codes.astype(index_dtype(n_levels), copy=False)
+
+
+def cross(factors: Sequence[Factor]) -> Crossing:
+    """Interaction of one or more factors.
+
+    Parameters
+    ----------
+    factors : sequence of Factor
+        The first-named varies slowest in the order of the levels.
+
+    Returns
+    -------
+    Crossing
+    """
+    labels = tuple(factor.labels for factor in factors)
+    codes = factors[0].codes
+    table: tuple[IntArray, ...] = (np.arange(len(labels[0])),)
+    for factor in factors[1:]:
+        codes, seen = _pair(codes, factor.codes, len(table[0]), len(factor.labels))
+        first, second = np.divmod(seen, len(factor.labels))
+        table = (*(column[first] for column in table), second)
+    return Crossing(codes, table, labels)
+
+
+def _pair(a: IntArray, b: IntArray, n_a: int, n_b: int) -> tuple[IntArray, IntArray]:
+    """Codes of the pairs ``(a, b)`` seen, and ``a * n_b + b`` of each, ascending."""
+    key = a * np.int64(n_b)
+    key += b
+    absent = (a < 0) | (b < 0)
+    if absent.any():
+        key[absent] = -1
+    if n_a * n_b <= 4 * len(key) + 1024:
+        return _rank_by_table(key, n_a * n_b)
+    codes, seen = pd.factorize(key, sort=True)
+    if absent.any():  # -1 sorts first and is no level
+        codes, seen = codes - 1, seen[1:]
+    return compact(codes, len(seen)), seen
+
+
+def _rank_by_table(key: IntArray, size: int) -> tuple[IntArray, IntArray]:
+    present = np.zeros(size + 1, dtype=bool)  # the last place is that of key -1
+    present[key] = True
+    seen = np.flatnonzero(present[:-1])
+    rank = np.full(size + 1, -1, dtype=index_dtype(size))
+    rank[seen] = np.arange(len(seen))
+    return rank[key], seen
+
+
+def match(labels: Any, values: Any) -> IntArray:
+    """Codes of new values among known labels, -1 for those not among them.
+
+    Parameters
+    ----------
+    labels : ndarray or Index, (l,)
+        Known labels, none twice.
+    values : Series, Categorical, Index or array-like, (m,)
+        New labels.
+
+    Returns
+    -------
+    ndarray of int, (m,)
+    """
+    new = _coded(values, False, False)
+    place = np.append(places(canonical(labels), new.labels), -1)
+    return compact(place[new.codes], len(labels))
+
+
+def match_crossed(table: Sequence[IntArray], codes: Sequence[IntArray]) -> IntArray:
+    """Codes of new combinations among known ones, -1 for those not among them.
+
+    Parameters
+    ----------
+    table : sequence of ndarray, each (l,)
+        Codes of the known combinations, one entry per factor, in lexicographic order.
+    codes : sequence of ndarray, each (m,)
+        Codes of the new rows, one entry per factor; -1 for an unknown label.
+
+    Returns
+    -------
+    ndarray of int, (m,)
+    """
+    known: IntArray = table[0].astype(np.int64)
+    new: IntArray = codes[0].astype(np.int64)
+    absent = new < 0
+    for column, code in zip(table[1:], codes[1:], strict=True):
+        absent |= code < 0
+        size = max(int(column.max(initial=0)), int(code.max(initial=0))) + 1
+        seen, known = np.unique(known * size + column, return_inverse=True)
+        new, missing = _position(seen, new * size + code)
+        absent |= missing
+    place, missing = _position(known, new)
+    return compact(np.where(absent | missing, -1, place), len(known))
+
+
+def _position(ascending: IntArray, wanted: IntArray) -> tuple[IntArray, BoolArray]:
+    place = np.searchsorted(ascending, wanted)
+    place[place == len(ascending)] = 0
+    return place, np.asarray(ascending[place] != wanted) if len(ascending) else wanted == wanted

@@ -1,0 +1,1 @@
+"""Text of formulas and patsy: the only folder that imports it."""

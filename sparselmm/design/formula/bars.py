@@ -1,0 +1,457 @@
+"""Formulas as text: fixed part, offsets and lme4's ``(effects | grouping)`` bars told apart.
+
+Nothing here looks at data. The bars are cut out before any other parser sees the string,
+because ``(1 | g)`` is also Python for a bitwise "or" of two integer columns.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from sparselmm.base.exceptions import FormulaError
+from sparselmm.design.terms import Structure
+
+STRUCTURES: dict[str, tuple[bool, Structure, Structure]] = {
+    "us": (False, "unstructured", "unstructured"),
+    "diag": (False, "diagonal", "homogeneous diagonal"),
+    "cs": (False, "compound symmetry", "homogeneous compound symmetry"),
+    "ar1": (True, "autoregressive", "homogeneous autoregressive"),
+}
+"""lme4's names of covariance structures: whether variances are equal by default, and the
+structures with variances of their own and with equal ones."""
+
+_TOKEN = re.compile(
+    r"""\s*(
+        [rbuRBU]?"(?:\\.|[^"\\])*" | [rbuRBU]?'(?:\\.|[^'\\])*'   # strings
+      | `[^`]*`                                                  # R's quoted names
+      | [^\W\d]\w*                                               # names
+      | (?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?                     # numbers
+      | \*\* | \|\| | // | == | != | <= | >= | %\w+%             # operators of two characters
+      | \S
+    )""",
+    re.VERBOSE | re.DOTALL,
+)
+_OPENING = {"(": ")", "[": "]", "{": "}"}
+_CLOSING = frozenset(_OPENING.values())
+_BARS = frozenset({"|", "||"})
+_OPERATORS = frozenset(
+    ("+", "-", "*", "/", "**", "//", "%", "@", ":", "~", "|", "||", "=", "==", "!=", "<", ">")
+)
+
+Tokens = tuple[str, ...]
+
+LONG_SUM = 100
+"""Terms up to which a sum is read as it stands."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One ``(effects | grouping)`` of a formula, slashes not yet multiplied out.
+
+    Attributes
+    ----------
+    text : str
+        The bar as written, for messages.
+    effects : str
+        Left side: ``"1"``, ``"1 + x"``.
+    groupings : tuple of tuple of str
+        One entry per grouping factor in lme4's order (innermost first); each lists the
+        expressions whose interaction it is, innermost first.
+    names : tuple of str
+        lme4's name of each grouping: ``"cask:batch"``, ``"c:(b:a)"``.
+    double : bool
+        Written with ``||``: effects are uncorrelated with each other.
+    structure : Structure
+        Covariance of the effects, from ``cs(...)`` and its like around the bar.
+    """
+
+    text: str
+    effects: str
+    groupings: tuple[Tokens, ...]
+    names: Tokens
+    double: bool
+    structure: Structure = "unstructured"
+
+
+@dataclass(frozen=True)
+class ParsedFormula:
+    """A model formula taken apart.
+
+    Attributes
+    ----------
+    text : str
+        The formula as written.
+    response : str
+        Left side of ``~``, one Python expression.
+    fixed : str
+        Right side without bars and offsets; ``"1"`` when nothing else is left.
+    bars : tuple of Bar
+        In the order written.
+    offsets : tuple of str
+        Expressions inside ``offset(...)``.
+    """
+
+    text: str
+    response: str
+    fixed: str
+    bars: tuple[Bar, ...]
+    offsets: Tokens
+
+
+def parse_formula(text: str) -> ParsedFormula:
+    """Take a two-sided formula apart.
+
+    Parameters
+    ----------
+    text : str
+        For example ``"Reaction ~ Days + (Days | Subject)"``.
+
+    Returns
+    -------
+    ParsedFormula
+
+    Raises
+    ------
+    FormulaError
+        When a side is missing or a bar stands where it cannot be understood.
+
+    Examples
+    --------
+    >>> parse_formula("y ~ x + (1 | a/b)").bars[0].names
+    ('b:a', 'a')
+    """
+    if not isinstance(text, str):
+        raise FormulaError(f"the formula must be a string, not {type(text).__name__}")
+    tokens = tokenize(text)
+    response, right = _sides(text, tokens)
+    fixed: list[str] = []
+    bars: list[Bar] = []
+    offsets: list[str] = []
+    for sign, term in _flat_terms(right, text):
+        if _is_bar(term):
+            _refuse_minus(sign, term)
+            bars.append(parse_bar(term))
+        elif _is_structured(term):
+            _refuse_minus(sign, term)
+            bars.append(parse_structured(term))
+        elif _is_call(term, "offset"):
+            _refuse_minus(sign, term)
+            offsets.append(render(term[2:-1]))
+        else:
+            _refuse_stray_bar(term, text)
+            if term == (".",):
+                raise FormulaError(f"'.' for all other columns in {text!r}: write the names")
+            fixed.append(f"{sign} {render(term)}")
+    joined = " ".join(fixed).removeprefix("+ ")
+    return ParsedFormula(text, render(response), joined or "1", tuple(bars), tuple(offsets))
+
+
+def parse_one_sided(text: str, argument: str) -> str:
+    """Right side of a ``re_formula`` or of an entry of ``vc_formula``, as patsy reads it.
+
+    Parameters
+    ----------
+    text : str
+        ``"1"``, ``"~ Time"``, ``"0 + C(cask)"``.
+    argument : str
+        Name of the argument, for messages.
+
+    Returns
+    -------
+    str
+    """
+    if not isinstance(text, str):
+        raise FormulaError(f"{argument} must be a formula string, not {type(text).__name__}")
+    tokens = tokenize(text)
+    if tokens[:1] == ("~",):
+        tokens = tokens[1:]
+    if not tokens:
+        raise FormulaError(f"{argument} is empty; write '1' for an intercept or '0' for nothing")
+    if "~" in tokens:
+        raise FormulaError(f"{argument} = {text!r} has a left side; write only what follows '~'")
+    if any(_has_bar(term) for _, term in _split_terms(tokens)):
+        raise FormulaError(
+            f"{argument} = {text!r} contains a bar '|'. Bars belong in the main formula: "
+            "write it as '+ (effects | grouping)' there"
+        )
+    return render(tokens)
+
+
+def balanced(text: str) -> str:
+    """A right side with the sums of many terms in nested brackets: parsers recurse over a sum."""
+    terms = _split_terms(tokenize(text))
+    if len(terms) <= LONG_SUM:
+        return text
+    pieces: list[str] = []
+    run: list[str] = []
+    for sign, term in terms:
+        shown = render(term)
+        if sign == "+" and not shown.isdecimal():
+            run.append(shown)
+            continue
+        pieces += [*_sum(run), f" {sign} {shown}"]
+        run = []
+    return "".join([*pieces, *_sum(run)]).removeprefix(" + ")
+
+
+def _sum(terms: Sequence[str]) -> list[str]:
+    """Some terms added, halves first."""
+    while len(terms) > 1:
+        pairs = [terms[i : i + 2] for i in range(0, len(terms), 2)]
+        terms = [f"({' + '.join(pair)})" for pair in pairs]
+    return [f" + {term}" for term in terms]
+
+
+def tokenize(text: str) -> Tokens:
+    """Tokens of a formula; R's ``^`` comes out as ``**``."""
+    tokens = tuple(
+        "**" if match.group(1) == "^" else match.group(1) for match in _TOKEN.finditer(text)
+    )
+    for token in tokens:
+        if token.startswith("`"):
+            name = token.strip("`")
+            raise FormulaError(f"backticks are not understood; write Q({name!r}) for {token}")
+    _check_nesting(tokens, text)
+    return tokens
+
+
+def render(tokens: Sequence[str]) -> str:
+    """Tokens put together again, with no spaces but those that are needed."""
+    pieces: list[str] = []
+    for before, token in zip(("", *tokens), tokens, strict=False):
+        if before == "," or (_is_word(before) and _is_word(token)):
+            pieces.append(" ")
+        pieces.append(token)
+    return "".join(pieces)
+
+
+def parse_bar(term: Tokens) -> Bar:
+    """Read one parenthesised ``(effects | grouping)``."""
+    text, inside = render(term), term[1:-1]
+    at = [i for i, token, depth in _with_depth(inside) if depth == 0 and token in _BARS]
+    if len(at) > 1:
+        raise FormulaError(f"{_shown(inside)} has more than one '|'; write one bar per bracket")
+    effects, grouping = inside[: at[0]], inside[at[0] + 1 :]
+    if not effects:
+        raise FormulaError(
+            f"{text} has nothing before the bar; write (1|{render(grouping)}) for an intercept "
+            f"or (x|{render(grouping)}) for an intercept and a slope"
+        )
+    if not grouping:
+        raise FormulaError(f"{text} has no grouping factor after the bar; write {text[:-1]}g)")
+    factors = _nested(grouping, text)
+    names = tuple(name for name, _ in factors)
+    groupings = tuple(parts for _, parts in factors)
+    return Bar(_shown(inside), render(effects), groupings, names, inside[at[0]] == "||")
+
+
+def parse_structured(term: Tokens) -> Bar:
+    """Read ``cs(effects | grouping, hom=True)`` and its like."""
+    text, name = render(term), term[0]
+    inside, *options = _split_at(term[2:-1], ",")
+    bar = parse_bar(("(", *inside, ")"))
+    if bar.double:
+        raise FormulaError(f"{text} has a double bar; write one '|', {name}() says the structure")
+    equal, own, common = STRUCTURES[name]
+    for option in options:
+        if option[:2] != ("hom", "=") or option[2:] not in (
+            ("True",), ("False",), ("TRUE",), ("FALSE",),
+        ):  # fmt: skip
+            raise FormulaError(
+                f"{render(option)!r} in {text} is not understood; write hom=True for equal "
+                "variances or hom=False for a variance of each effect"
+            )
+        equal = option[2].title() == "True"
+    if name == "us" and equal:
+        raise FormulaError(f"{text}: us() has no pattern; write cs() or diag() with hom=True")
+    shown = f"{name}{bar.text}"
+    return replace(bar, text=shown, structure=common if equal else own)
+
+
+def _shown(inside: Tokens) -> str:
+    at = next(i for i, token, depth in _with_depth(inside) if depth == 0 and token in _BARS)
+    return f"({render(inside[:at])} {inside[at]} {render(inside[at + 1 :])})"
+
+
+def _nested(tokens: Tokens, text: str) -> list[tuple[str, Tokens]]:
+    """Grouping ``a/b/c`` as ``c:(b:a)``, ``b:a``, ``a``: (name, expressions) each."""
+    levels = [_interaction(part, text) for part in _split_at(tokens, "/")]
+    name, parts = levels[0]
+    out = [(name, parts)]
+    for inner_name, inner in levels[1:]:
+        outer_name = f"({name})" if len(parts) > 1 else name
+        name, parts = f"{inner_name}:{outer_name}", (*inner, *parts)
+        out.insert(0, (name, parts))
+    return out
+
+
+def _interaction(tokens: Tokens, text: str) -> tuple[str, Tokens]:
+    """Grouping ``a:b`` as its name and its factor expressions."""
+    parts: list[str] = []
+    for part in _split_at(tokens, ":"):
+        if _is_wrapped(part):
+            parts.extend(_interaction(part[1:-1], text)[1])
+        else:
+            _check_grouping(part, text)
+            parts.append(render(part))
+    return ":".join(parts), tuple(parts)
+
+
+def _check_grouping(part: Tokens, text: str) -> None:
+    at_top = {token for _, token, depth in _with_depth(part) if depth == 0}
+    if not part:
+        raise FormulaError(f"a grouping factor is missing in {text}; write (1|a/b) or (1|a:b)")
+    if at_top & {"+", "*", "-", "**", "/", "~"}:
+        raise FormulaError(
+            f"the grouping of {text} is not one factor. Write crossed factors as "
+            "(1|a) + (1|b), their interaction as (1|a:b), b nested in a as (1|a/b), "
+            "and any other expression inside a call, C(...)"
+        )
+
+
+def _sides(text: str, tokens: Tokens) -> tuple[Tokens, Tokens]:
+    if not tokens:
+        raise FormulaError("the formula is empty; write for example 'y ~ x + (1|g)'")
+    at = [i for i, token, depth in _with_depth(tokens) if depth == 0 and token == "~"]
+    if not at:
+        raise FormulaError(f"no '~' in the formula {text!r}; write 'response ~ predictors'")
+    if len(at) > 1:
+        raise FormulaError(f"more than one '~' in the formula {text!r}")
+    if at[0] == 0:
+        raise FormulaError(f"no response before '~' in the formula {text!r}; write 'y ~ ...'")
+    if at[0] == len(tokens) - 1:
+        raise FormulaError(f"nothing after '~' in the formula {text!r}; write 'y ~ 1 + (1|g)'")
+    response = tokens[: at[0]]
+    if any(token in _BARS for _, token, depth in _with_depth(response) if depth == 0):
+        raise FormulaError(f"a bar '|' before '~' in {text!r}; bars belong to the right side")
+    return response, tokens[at[0] + 1 :]
+
+
+def _flat_terms(tokens: Tokens, text: str) -> Iterator[tuple[str, Tokens]]:
+    """Additive terms, brackets around sums of bars opened: ``((x|a) + (1|b))``."""
+    for sign, term in _split_terms(tokens):
+        if not term:
+            raise FormulaError(f"an operand is missing around '+' or '-' in {text!r}")
+        if _is_wrapped(term) and not _is_bar(term) and _has_bar(term):
+            _refuse_minus(sign, term)
+            yield from _flat_terms(term[1:-1], text)
+        else:
+            yield sign, term
+
+
+def _split_terms(tokens: Tokens) -> list[tuple[str, Tokens]]:
+    """Signed additive terms at the top level; a sign after an operator is unary."""
+    terms: list[tuple[str, Tokens]] = []
+    current: list[str] = []
+    sign, seen_sign = "+", True
+    for _, token, depth in _with_depth(tokens):
+        if depth == 0 and token in "+-" and not (current and current[-1] in _OPERATORS):
+            if current:
+                terms.append((sign, tuple(current)))
+                sign, current = token, []
+            elif token == "-":
+                sign = "+" if sign == "-" else "-"
+            seen_sign = True
+        else:
+            current.append(token)
+            seen_sign = False
+    if current or seen_sign:
+        terms.append((sign, tuple(current)))
+    return terms
+
+
+def _split_at(tokens: Tokens, operator: str) -> list[Tokens]:
+    parts: list[list[str]] = [[]]
+    for _, token, depth in _with_depth(tokens):
+        if depth == 0 and token == operator:
+            parts.append([])
+        else:
+            parts[-1].append(token)
+    return [tuple(part) for part in parts]
+
+
+def _with_depth(tokens: Sequence[str]) -> Iterator[tuple[int, str, int]]:
+    """Position, token and depth; a bracket has the depth of what stands around it."""
+    depth = 0
+    for i, token in enumerate(tokens):
+        if token in _CLOSING:
+            depth -= 1
+        yield i, token, depth
+        if token in _OPENING:
+            depth += 1
+
+
+def _check_nesting(tokens: Tokens, text: str) -> None:
+    expected: list[str] = []
+    for token in tokens:
+        if token in _OPENING:
+            expected.append(_OPENING[token])
+        elif token in _CLOSING and (not expected or expected.pop() != token):
+            raise FormulaError(f"brackets do not match in {text!r}: unexpected {token!r}")
+    if expected:
+        raise FormulaError(f"brackets do not match in {text!r}: {expected[-1]!r} is missing")
+
+
+def _is_word(token: str) -> bool:
+    return bool(token) and (token[-1].isalnum() or token[-1] == "_" or token[0] in "\"'")
+
+
+def _is_wrapped(term: Tokens) -> bool:
+    """Whether one pair of parentheses encloses the whole term."""
+    if len(term) < 2 or term[0] != "(" or term[-1] != ")":
+        return False
+    first = next(i for i, token, depth in _with_depth(term) if depth == 0 and token == ")")
+    return first == len(term) - 1
+
+
+def _is_bar(term: Tokens) -> bool:
+    if not _is_wrapped(term):
+        return False
+    return any(token in _BARS for _, token, depth in _with_depth(term[1:-1]) if depth == 0)
+
+
+def _is_structured(term: Tokens) -> bool:
+    """Whether the term is a bar inside one of `STRUCTURES`."""
+    if len(term) < 4 or term[0] not in STRUCTURES or not _is_wrapped(term[1:]):
+        return False
+    return any(token in _BARS for _, token, depth in _with_depth(term[2:-1]) if depth == 0)
+
+
+def _has_bar(term: Tokens) -> bool:
+    """Whether a bar stands outside every call and index (inside one it is Python's "or")."""
+    calls: list[bool] = []
+    for before, token in zip(("", *term), term, strict=False):
+        if token in _OPENING:
+            calls.append(token != "(" or _is_word(before) or before in _CLOSING)
+        elif token in _CLOSING:
+            calls.pop()
+        elif token in _BARS and not any(calls):
+            return True
+    return False
+
+
+def _is_call(term: Tokens, name: str) -> bool:
+    return len(term) > 3 and term[0] == name and _is_wrapped(term[1:])
+
+
+def _refuse_minus(sign: str, term: Tokens) -> None:
+    if sign == "-":
+        raise FormulaError(f"{render(term)} cannot be subtracted; leave it out or add it with '+'")
+
+
+def _refuse_stray_bar(term: Tokens, text: str) -> None:
+    if not _has_bar(term):
+        return
+    if any(token in _BARS for _, token, depth in _with_depth(term) if depth == 0):
+        at = next(i for i, t, depth in _with_depth(term) if depth == 0 and t in _BARS)
+        left, right = render(term[:at]) or "1", render(term[at + 1 :]) or "g"
+        raise FormulaError(
+            f"a bar '|' without brackets in {text!r}; write the random effects as "
+            f"'... + ({left}|{right})'"
+        )
+    raise FormulaError(
+        f"the bar in {render(term)!r} is part of a larger term; random effects are added: "
+        "write '... + (effects|grouping)'"
+    )

@@ -1,0 +1,114 @@
+"""Values of a formula's expressions, checked before patsy looks at them; patsy's missing values."""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from patsy.eval import EvalFactor
+from patsy.missing import NAAction
+
+from sparselmm.base.exceptions import DataError
+from sparselmm.base.types import AnyArray, BoolArray
+from sparselmm.design.column_types import (
+    BOOLEANS,
+    COMPLEX,
+    NESTED,
+    NOTHING,
+    NUMBERS,
+    TEXT,
+    booleans,
+    kind_of,
+    numbers,
+)
+from sparselmm.design.formula.arithmetic import GUARDS, guarded
+
+
+class Expression(EvalFactor):  # type: ignore[misc]
+    """patsy's factor with exact arithmetic, whose values are numbers, booleans or labels."""
+
+    def _eval(self, code: str, memorize_state: Any, data: Any) -> Any:
+        safe = guarded(code)
+        names = data if safe == code else ChainMap(GUARDS, data)  # type: ignore[arg-type]
+        return super()._eval(safe, memorize_state, names)
+
+    def eval(self, memorize_state: Any, data: Any) -> Any:
+        """Value on some rows."""
+        return checked(super().eval(memorize_state, data), self.code)
+
+
+def checked(value: Any, code: str) -> Any:
+    """The value of an expression as patsy understands it.
+
+    Raises
+    ------
+    DataError
+        When it is neither numbers nor booleans nor labels: dates, complex numbers, lists.
+    """
+    dtype = getattr(value, "dtype", None)
+    if dtype is None or isinstance(dtype, pd.CategoricalDtype):
+        return value
+    if isinstance(dtype, np.dtype) and (dtype.kind in "fiub" or np.ndim(value) == 0):
+        return value
+    flat = np.asarray(value).ravel() if np.ndim(value) > 1 else value
+    column = flat if isinstance(flat, pd.Series) else pd.Series(flat)
+    kind = kind_of(column)
+    if kind not in (NUMBERS, NOTHING, BOOLEANS, TEXT):
+        hint = "change it to give numbers"
+        if kind not in (COMPLEX, NESTED):
+            hint += ", or put C(...) around it for one effect of each value"
+        raise DataError(
+            f"{code!r} in the formula gives {kind} (dtype {dtype}), which are no numbers and no "
+            f"labels; {hint}"
+        )
+    if kind in (NUMBERS, NOTHING):
+        column = numbers(column)
+        return column if np.ndim(value) == 1 else column.to_numpy().reshape(np.shape(value))
+    if np.ndim(value) > 1:
+        return value
+    return booleans(column) if kind == BOOLEANS else column.astype(object)
+
+
+class Missing(NAAction):  # type: ignore[misc]
+    """patsy's rule for missing values with pandas' notion of them: an error."""
+
+    def __init__(self) -> None:
+        super().__init__(on_NA="raise")
+
+    def is_numerical_NA(self, arr: Any) -> BoolArray:
+        """Rows with NaN, without the cost of pandas in looking for them."""
+        return np.asarray(super().is_numerical_NA(np.asarray(arr)))
+
+    def is_categorical_NA(self, obj: Any) -> bool:
+        """Whether a label is missing."""
+        return super().is_categorical_NA(obj) or obj is pd.NA or obj is pd.NaT
+
+
+class Kept(Missing):
+    """Rows with missing labels are kept, at some level, and remembered.
+
+    Attributes
+    ----------
+    absent : ndarray of bool, (n,)
+        Rows with a missing label.
+    """
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.absent = np.zeros(n, dtype=bool)
+
+    def is_numerical_NA(self, arr: Any) -> BoolArray:
+        """None: NaN stays NaN in the design."""
+        return np.zeros(len(arr), dtype=bool)
+
+    def handle_NA(self, values: Any, is_NAs: Any, origins: Any) -> list[AnyArray]:
+        """The values, level 0 for a missing label."""
+        out = []
+        for value, missing in zip(values, is_NAs, strict=True):
+            if missing.any():
+                self.absent |= missing
+                value = np.where(missing, 0, value)
+            out.append(value)
+        return out

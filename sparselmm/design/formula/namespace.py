@@ -1,0 +1,565 @@
+"""Expressions of a formula evaluated on data: names, columns, and the calls to patsy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from patsy import DesignInfo, EvalEnvironment, ModelDesc, PatsyError
+from patsy import builtins as patsy_builtins
+from patsy.build import build_design_matrices, design_matrix_builders
+from patsy.desc import INTERCEPT, Term
+from patsy.missing import NAAction
+
+from sparselmm.base.arguments import shown
+from sparselmm.base.exceptions import DataError, FormulaError, MissingDataError, SparseLMMError
+from sparselmm.base.threads import in_threads
+from sparselmm.base.types import FloatArray, IntArray
+from sparselmm.design.column_types import (
+    BOOLEANS,
+    CATEGORIES,
+    NUMBERS,
+    TEXT,
+    as_float,
+    for_patsy,
+    kind_of,
+    numbers,
+    refuse,
+)
+from sparselmm.design.exact_labels import readable
+from sparselmm.design.factors import Factor, factorize, match
+from sparselmm.design.formula import remembered
+from sparselmm.design.formula.arithmetic import GUARDS, guarded
+from sparselmm.design.formula.bars import balanced
+from sparselmm.design.formula.checked import Expression, Kept, Missing
+from sparselmm.design.formula.expressions import dotted_names, functions_in, names_in, plain_column
+from sparselmm.design.formula.plain_designs import plain_design
+from sparselmm.design.validate import DROP_HINT, Rows, aligned, missing_rows, unknown_column
+
+MANY_ROWS = 100_000
+"""Rows from which columns are coded at the same time: Arrow's strings free the interpreter."""
+
+_READY = "sparselmm_levels"  # marks, in ``attrs``, a column whose categories are final
+
+
+def C(data: Any, contrast: Any = None, levels: Any = None) -> Any:
+    """Do what patsy's ``C`` does, without a loop over the rows of columns made ready before.
+
+    patsy reads a contrast from the attribute of that name.
+    """
+    if levels is not None or not getattr(data, "attrs", {}).get(_READY):
+        return patsy_builtins.C(data, contrast, levels)
+    marked = data.copy(deep=False)
+    object.__setattr__(marked, "contrast", contrast)
+    return marked
+
+
+R_NAMES: dict[str, Any] = {
+    "C": C,
+    "factor": C,
+    "log": np.log,
+    "log2": np.log2,
+    "log10": np.log10,
+    "log1p": np.log1p,
+    "exp": np.exp,
+    "sqrt": np.sqrt,
+    "sin": np.sin,
+    "cos": np.cos,
+    "tan": np.tan,
+    "abs": np.abs,
+    "pi": np.pi,
+}
+PATSY_NAMES: dict[str, Any] = {
+    name: getattr(patsy_builtins, name) for name in patsy_builtins.__all__
+}
+_PYTHON_NAMES = frozenset(dir(__import__("builtins")))
+
+
+def capture_env(depth: int | EvalEnvironment = 0, above: int = 0) -> EvalEnvironment:
+    """Variables a formula may use besides the columns of the data.
+
+    Parameters
+    ----------
+    depth : int or EvalEnvironment
+        0 stands for the function that calls ``capture_env``, 1 for its caller, and so on;
+        a negative number for no variables at all. An environment is returned as it is.
+    above : int
+        Frames of this package between ``capture_env`` and whoever ``depth`` counts from.
+
+    Returns
+    -------
+    EvalEnvironment
+    """
+    if isinstance(depth, EvalEnvironment):
+        return depth
+    if isinstance(depth, bool) or not isinstance(depth, (int, np.integer)):
+        raise DataError(
+            f"eval_env must be a number of frames or a patsy.EvalEnvironment, got {depth!r:.100}"
+        )
+    if depth < 0:
+        return EvalEnvironment([{}])
+    try:
+        return EvalEnvironment.capture(int(depth) + above, reference=1)
+    except ValueError as error:
+        raise DataError(f"eval_env={depth} is more frames than there are") from error
+
+
+@dataclass(frozen=True, eq=False)
+class Namespace:
+    """The rows in use, as the expressions of a formula see them.
+
+    Attributes
+    ----------
+    frame : DataFrame
+        Rows in use.
+    env : EvalEnvironment
+        Variables besides the columns.
+    rows : Rows
+        For messages: where these rows stand in the user's data.
+    columns : dict
+        Columns in use; strings and categoricals that serve as factors only are Categoricals.
+    """
+
+    frame: pd.DataFrame
+    env: EvalEnvironment
+    rows: Rows
+    columns: dict[str, Any]
+    _factors: dict[tuple[str, bool], Factor] = field(default_factory=dict, init=False)
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return len(self.frame)
+
+    def evaluate(self, code: str) -> Any:
+        """Value of any expression."""
+        plain = plain_column(code)
+        if plain is not None and plain[1] == "" and plain[0] in self.columns:
+            return self.columns[plain[0]]
+        try:
+            env = self.env.with_outer_namespace(PATSY_NAMES)
+            return env.eval(guarded(code), inner_namespace={**self.columns, **GUARDS})
+        except FormulaError:
+            raise
+        except (Exception, SystemExit) as error:  # whatever the user's own code raises
+            raise FormulaError(
+                f"cannot evaluate {code!r}: {type(error).__name__}: {error}"
+            ) from error
+
+    def vector(self, code: str) -> FloatArray:
+        """Value of a numeric expression, (n,)."""
+        value = aligned(self.evaluate(code), self.frame.index, repr(code))
+        if not isinstance(value, pd.Series):
+            value = np.asarray(value)
+        if value.ndim == 0:
+            value = np.full(self.n, value)
+        if value.shape != (self.n,) or kind_of(pd.Series(value)) != NUMBERS:
+            raise FormulaError(
+                f"{code!r} must give one number per row ({self.n}); it gives shape "
+                f"{value.shape} of dtype {value.dtype}"
+            )
+        return as_float(value)
+
+    def labels(self, code: str) -> Any:
+        """Values of an expression that names a grouping factor, (n,)."""
+        plain = plain_column(code)
+        if plain is not None and plain[0] in self.columns and plain[1] != "coded":
+            return self._exact(plain[0])
+        numbers = {
+            name: pd.Series(readable(self.frame[name]), index=self.frame.index)
+            for name in names_in(code)
+            if name in self.columns and _is_nullable_integer(self.frame.get(name))
+        }
+        values = replace(self, columns=self.columns | numbers).evaluate(code)
+        if isinstance(values, type(patsy_builtins.C([0]))):
+            values = values.data
+        values = aligned(values, self.frame.index, f"the grouping factor {code!r}")
+        if np.ndim(values) != 1 or len(values) != self.n:
+            raise FormulaError(
+                f"the grouping factor {code!r} must give one label per row ({self.n}); "
+                f"it gives shape {np.shape(values)}"
+            )
+        return values
+
+    def _exact(self, name: str) -> Any:
+        """A column with its labels as they are: nullable integers were made floats before."""
+        ready = self.columns[name]
+        coded = isinstance(ready.dtype, pd.CategoricalDtype)
+        return ready if coded or name not in self.frame.columns else self.frame[name]
+
+    def factor(self, code: str, *, sort: bool = False) -> Factor:
+        """Codes and labels of a grouping factor, computed once per expression."""
+        key = (code, sort)
+        if key not in self._factors:
+            self._factors[key] = factorize(self.labels(code), sort=sort)
+        return self._factors[key]
+
+
+def _is_nullable_integer(column: Any) -> bool:
+    """Whether a column holds whole numbers, none missing, in a dtype that could have some."""
+    if column is None or isinstance(column.dtype, np.dtype):
+        return False
+    return bool(pd.api.types.is_integer_dtype(column.dtype)) and not column.hasnans
+
+
+def is_known(name: str, env: EvalEnvironment) -> bool:
+    """Whether a name can be looked up outside the data."""
+    return name in env.namespace or name in PATSY_NAMES or name in _PYTHON_NAMES
+
+
+def with_r_names(env: EvalEnvironment) -> EvalEnvironment:
+    """The environment with R's functions as fall-backs."""
+    return env.with_outer_namespace(R_NAMES)
+
+
+def used_columns(
+    codes: Mapping[str, str], frame: pd.DataFrame, env: EvalEnvironment
+) -> tuple[list[str], EvalEnvironment]:
+    """Columns that some expressions use, and the variables they take from elsewhere.
+
+    Parameters
+    ----------
+    codes : mapping
+        Expression to the place where it stands, for messages.
+    frame : DataFrame
+        The data.
+    env : EvalEnvironment
+        Variables besides the columns.
+
+    Returns
+    -------
+    columns : list of str
+    env : EvalEnvironment
+        Restricted to the names in use, so that nothing else is kept alive.
+    """
+    columns: dict[str, None] = {}
+    others: set[str] = set()
+    for code, place in codes.items():
+        for name in names_in(code):
+            if name in frame.columns:
+                columns[name] = None
+            elif is_known(name, env):
+                others.add(name)
+            else:
+                raise _unknown(name, code, frame, place)
+        for name in functions_in(code):
+            if not is_known(name, env):
+                raise _no_function(name, code, frame, place)
+            others.add(name)
+    _refuse_both(columns, others, codes)
+    namespace = env.namespace
+    return list(columns), env.subset([name for name in others if name in namespace])
+
+
+def _unknown(name: str, code: str, frame: pd.DataFrame, place: str) -> FormulaError:
+    dotted = dotted_names(code).get(name)
+    if dotted is not None:
+        return FormulaError(
+            f"{dotted!r}, used in {place}, reads as attribute access in Python; "
+            f'a column of that name is written Q("{dotted}")'
+        )
+    return unknown_column(name, frame.columns, place)
+
+
+def _no_function(name: str, code: str, frame: pd.DataFrame, place: str) -> FormulaError:
+    if name in frame.columns:
+        return FormulaError(f"{code!r}, used in {place}, calls {name!r}, which is a column")
+    return _unknown(name, code, frame, place)
+
+
+def _refuse_both(columns: Iterable[str], others: set[str], codes: Iterable[str]) -> None:
+    """Refuse a name that is a column in one place and a function in another."""
+    for name in columns:
+        if name in others or any(name in functions_in(code) for code in codes):
+            raise FormulaError(
+                f"{name!r} is a column of the data and a function that the formula calls; rename "
+                "the column"
+            )
+
+
+def take_columns(
+    frame: pd.DataFrame,
+    names: Iterable[str],
+    codes: Iterable[str],
+    categories: Mapping[str, pd.Index] | None = None,
+) -> dict[str, Any]:
+    """Columns as patsy shall see them.
+
+    Strings, and numbers that only occur as ``C(x)``, become Categoricals of sorted labels, once,
+    because patsy would loop over them in Python; unused categories are dropped; nullable numbers
+    become NumPy's. A column that some expression uses in any other way stays as it is.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Rows in use.
+    names : iterable of str
+        Columns wanted.
+    codes : iterable of str
+        Every expression that uses them, but for plain grouping factors.
+    categories : mapping, optional
+        Labels learned before, for new data; labels not among them become missing.
+
+    Returns
+    -------
+    dict
+        Name to Series.
+    """
+    uses = _uses(codes)
+    out, factors = {}, []
+    for name in names:
+        column: Any = frame[name]
+        if isinstance(column, pd.DataFrame):
+            raise DataError(f"the data have {column.shape[1]} columns called {name!r}; keep one")
+        here, kind = uses.get(name, set()), kind_of(column)
+        if here and categories is None:
+            _refuse_empty(name, column)
+        refuse(column, name, kind, here)
+        if here and isinstance(column.dtype, np.dtype) and _is_unusual(column.dtype):
+            column = numbers(column)
+        if categories is not None and name in categories:
+            column = recoded(column, categories[name])
+        elif _serves_as_factor(kind, here):
+            factors.append(name)
+        elif here:
+            column = for_patsy(column, kind)
+        out[name] = column
+    waiting = [out[name] for name in factors]
+    made = (in_threads if len(frame) >= MANY_ROWS else map)(categorical, waiting)
+    return out | dict(zip(factors, made, strict=True))
+
+
+def _refuse_empty(name: str, column: pd.Series) -> None:
+    """Refuse a column of a formula without any value."""
+    if len(column) and pd.isna(column.iloc[0]) is not False and column.isna().all():
+        raise MissingDataError(
+            f"column {name!r} has no value in any of the {len(column)} rows: all are missing"
+        )
+
+
+def _is_unusual(dtype: np.dtype[Any]) -> bool:
+    """Whether pandas finds no labels among such numbers: foreign byte order, long double."""
+    return not dtype.isnative or (dtype.kind == "f" and dtype.itemsize > 8)
+
+
+def used_columns_of(codes: Iterable[str], space: Namespace) -> dict[str, pd.Series]:
+    """Columns that some expressions use."""
+    return {name: space.columns[name] for name in _uses(codes) if name in space.columns}
+
+
+def _uses(codes: Iterable[str]) -> dict[str, set[str]]:
+    """Wrappings of each name, ``"other"`` where it is more than a plain column."""
+    uses: dict[str, set[str]] = {}
+    for code in codes:
+        plain = plain_column(code)
+        for name in names_in(code):
+            wrapping = plain[1] if plain is not None and plain[0] == name else "other"
+            uses.setdefault(name, set()).add(wrapping)
+    return uses
+
+
+def _serves_as_factor(kind: str, uses: set[str]) -> bool:
+    if "other" in uses:
+        return False
+    if kind in (CATEGORIES, TEXT):
+        return True
+    return kind != BOOLEANS and bool(uses) and "" not in uses
+
+
+def categorical(column: Any) -> pd.Series:
+    """A column as a Categorical of the labels seen; an existing order of categories is kept."""
+    dtype = column.dtype
+    if isinstance(dtype, pd.CategoricalDtype) and _all_used(column.array):
+        return _ready(column.array, column.index)
+    seen = factorize(column)
+    ordered = isinstance(dtype, pd.CategoricalDtype) and dtype.ordered
+    labels: Any = pd.Index(seen.labels)
+    values = pd.Categorical.from_codes(seen.codes, labels, ordered=ordered)
+    return _ready(values, column.index)
+
+
+def _all_used(values: Any) -> bool:
+    """Whether every category of a Categorical occurs."""
+    seen = np.zeros(len(values.categories) + 1, dtype=bool)  # the last place is that of code -1
+    seen[values.codes] = True
+    return bool(seen[:-1].all())
+
+
+def recoded(column: pd.Series, categories: pd.Index) -> pd.Series:
+    """A column as a Categorical of known labels; any other label becomes missing."""
+    codes = match(categories, column)
+    return _ready(pd.Categorical.from_codes(codes, categories), column.index)
+
+
+def _ready(values: Any, index: pd.Index) -> pd.Series:
+    column = pd.Series(values, index=index, copy=False)
+    column.attrs[_READY] = True
+    return column
+
+
+def right_terms(text: str) -> list[Term]:
+    """Terms of a one-sided formula, as patsy reads it."""
+    return list(_terms(text))
+
+
+@lru_cache(maxsize=256)
+def _terms(text: str) -> tuple[Term, ...]:
+    text = balanced(text)
+    try:
+        found = ModelDesc.from_formula(f"~ {text}").rhs_termlist
+    except PatsyError as error:
+        raise FormulaError(f"cannot read {text!r}: {error.message}") from error
+    except RecursionError as error:
+        raise FormulaError(f"cannot read {text[:40]!r}...: too deeply nested") from error
+    except (AssertionError, ValueError, SyntaxError) as error:  # of patsy's reader of tokens
+        raise FormulaError(f"cannot read {text!r}: it is no formula") from error
+    return tuple(Term([Expression(f.code, f.origin) for f in term.factors]) for term in found)
+
+
+def single_term(code: str) -> list[Term]:
+    """The term list of one expression, without an intercept."""
+    return [Term([Expression(code)])]
+
+
+def codes_of(terms: Iterable[Term]) -> list[str]:
+    """Expressions that patsy's terms are made of."""
+    return [factor.code for term in terms for factor in term.factors]
+
+
+def learn(termlists: Sequence[list[Term]], space: Namespace) -> list[DesignInfo]:
+    """What patsy needs to remember to build each design on these and on new data."""
+    codes = [code for terms in termlists for code in codes_of(terms)]
+    if any("Intercept" in codes_of(terms) and INTERCEPT in terms for terms in termlists):
+        raise FormulaError(
+            "a column is called 'Intercept' like the intercept that the formula has too; rename "
+            "the column, or leave the intercept out with '0 + ...'"
+        )
+    with _patsy_errors(space, codes):
+        return list(
+            design_matrix_builders(
+                termlists, lambda: iter([space.columns]), space.env, NA_action=Missing()
+            )
+        )
+
+
+def build(infos: Sequence[DesignInfo], space: Namespace) -> list[FloatArray]:
+    """Design matrices of training data, each (n, columns); missing values are an error."""
+    return _build(infos, Missing(), space)
+
+
+def _build(infos: Sequence[DesignInfo], action: NAAction, space: Namespace) -> list[FloatArray]:
+    n = space.n
+    plain = _as_arrays([info for info in infos if info.factor_infos], space.columns)
+    out = []
+    for info in infos:
+        if not info.factor_infos:
+            out.append(np.ones((n, len(info.column_names))))
+            continue
+        matrix = plain_design(info, plain, n)
+        if matrix is None:
+            with _patsy_errors(space, remembered.expressions(info)):
+                matrix = np.asarray(build_design_matrices([info], plain, NA_action=action)[0])
+        if len(matrix) != n:
+            raise FormulaError(
+                f"{', '.join(info.column_names)} have {len(matrix)} rows but the data have {n}"
+            )
+        out.append(matrix)
+    return out
+
+
+def _as_arrays(infos: Sequence[DesignInfo], columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Numeric columns that only occur by themselves as arrays, which patsy copies faster."""
+    uses = _uses({code for info in infos for code in remembered.expressions(info)})
+    return {
+        name: column.to_numpy()
+        if uses.get(name) == {""} and getattr(column.dtype, "kind", "") in "fiu"
+        else column
+        for name, column in columns.items()
+    }
+
+
+def rebuild(info: DesignInfo, space: Namespace) -> FloatArray:
+    """Design matrix of new data; rows with a missing value are NaN.
+
+    Categories were matched when the columns were taken, so an unseen label is a missing one
+    here: :func:`refuse_unseen` tells them apart before.
+    """
+    action = Kept(space.n)
+    matrix = _build([info], action, space)[0]
+    if action.absent.any():
+        matrix = matrix.copy()
+        matrix[action.absent] = np.nan
+    return matrix
+
+
+@contextmanager
+def _patsy_errors(space: Namespace, codes: Iterable[str]) -> Iterator[None]:
+    """Turn the errors of patsy and of what the expressions call into ours."""
+    try:
+        yield
+    except (SparseLMMError, MemoryError):
+        raise
+    except PatsyError as error:
+        if "missing values" in str(error.message):
+            raise describe_missing(space, codes) from error
+        raise FormulaError(f"the formula cannot be evaluated: {error}") from error
+    except (Exception, SystemExit) as error:  # of a transform, patsy's or the user's
+        raise FormulaError(
+            f"the formula cannot be evaluated: {type(error).__name__}: {error}"
+        ) from error
+
+
+def describe_missing(space: Namespace, codes: Iterable[str]) -> MissingDataError:
+    """The error that names the first column, or else expression, with missing values."""
+    codes = list(codes)
+    uses = _uses(codes)
+    names = [name for name in uses if name in space.columns]
+    for name in sorted(names, key=lambda name: uses[name] == {"other"}):
+        bad = np.flatnonzero(missing_rows(space.columns[name]))
+        if len(bad):
+            return MissingDataError(f"column {name!r} has {_counted(bad, space)}; {DROP_HINT}")
+    for code in codes:
+        value: Any = space.evaluate(code)
+        absent = missing_rows(value) if np.ndim(value) in (1, 2) else np.zeros(0, dtype=bool)
+        if len(absent) == space.n and absent.any():
+            return MissingDataError(
+                f"{code!r} has {_counted(np.flatnonzero(absent), space)}, where its columns have "
+                "none; change the expression, or leave those rows out with subset="
+            )
+    return MissingDataError(
+        "an expression of the formula gives missing values where its columns have none; "
+        "change the expression, or leave those rows out with subset="
+    )
+
+
+def _counted(bad: IntArray, space: Namespace) -> str:
+    return f"{len(bad)} missing value(s), the first at {space.rows.where(int(bad[0]))}"
+
+
+def categories_in(columns: Mapping[str, Any]) -> dict[str, pd.Index]:
+    """Labels of the columns that were turned into Categoricals."""
+    return {
+        name: column.cat.categories
+        for name, column in columns.items()
+        if isinstance(column.dtype, pd.CategoricalDtype)
+    }
+
+
+def refuse_unseen(frame: pd.DataFrame, categories: Mapping[str, pd.Index], rows: Rows) -> None:
+    """Refuse labels of fixed-effects factors that the fit has not seen."""
+    for name, known in categories.items():
+        column: Any = frame[name]
+        new = np.asarray(column.notna()) & (match(known, column) < 0)
+        if new.any():
+            first = int(np.argmax(new))
+            labels = ", ".join(map(shown, known[:8])) + (", ..." if len(known) > 8 else "")
+            raise DataError(
+                f"column {name!r} has a label the fit has not seen: {shown(column.iloc[first])} at "
+                f"{rows.where(first)}. Known labels are {labels}; a fixed effect cannot be "
+                "predicted for any other"
+            )

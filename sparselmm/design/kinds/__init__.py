@@ -1,0 +1,1 @@
+"""One file for each kind of random-effects term a formula or arrays can ask for."""

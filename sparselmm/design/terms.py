@@ -1,0 +1,310 @@
+"""Random-effects terms, the design they belong to, and the assembly of the sparse Z.
+
+The random-effects part of a linear mixed model is ``Z b`` with ``b = Lambda u``. A term
+``t`` contributes ``l`` levels of ``k`` coefficients, that is ``l * k`` adjacent columns of
+``Z``, the ``k`` coefficients of one level side by side. All three ways to write a model
+(statsmodels arguments, lme4 bars, arrays) end as the same :class:`RandomTerm`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import scipy.sparse as sp
+
+from sparselmm.base.types import CSR, AnyArray, FloatArray, IntArray, Snapshot, index_dtype
+
+Origin = Literal["re", "vc", "bar", "array"]
+Structure = Literal[
+    "unstructured",
+    "diagonal",
+    "homogeneous diagonal",
+    "compound symmetry",
+    "homogeneous compound symmetry",
+    "autoregressive",
+    "homogeneous autoregressive",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Levels:
+    """Labels of the levels of a grouping factor, kept as codes' look-up columns.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Factor names, innermost first as lme4 prints them: ``("cask", "batch")``.
+    parts : tuple of ndarray, each (l,)
+        Raw labels, one column per name. Level ``j`` is ``(parts[0][j], parts[1][j], ...)``.
+    """
+
+    names: tuple[str, ...]
+    parts: tuple[AnyArray, ...]
+
+    def __len__(self) -> int:
+        return len(self.parts[0])
+
+    def labels(self) -> AnyArray:
+        """Labels as shown to users, (l,): raw values, or ``"a:A"`` strings for interactions.
+
+        No two are the same, see :func:`apart`.
+        """
+        if len(self.parts) == 1:
+            return self.parts[0]
+        return np.array(apart(self.parts, ":".join), dtype=object)
+
+
+def apart(
+    parts: Sequence[AnyArray], join: Callable[[Sequence[str]], str], within: AnyArray | None = None
+) -> list[str]:
+    """One string for each row of labels, different for different rows.
+
+    Parameters
+    ----------
+    parts : sequence of ndarray, each (l,)
+        Columns of labels.
+    join : callable
+        Makes one string of a row of strings.
+    within : ndarray, (l,), optional
+        Only rows of the same value here must differ.
+
+    Returns
+    -------
+    list of str
+        Where plain strings would make two rows alike (``"x:1", "2"`` and ``"x", "1:2"``; 0 and
+        ``"0"``), labels that hold a colon, and strings beside other types, are written as in
+        Python: ``"'x:1':2"``.
+    """
+    for write in (_plainly, _quoted):
+        names = [join(row) for row in zip(*map(write, parts), strict=True)]
+        keys = names if within is None else zip(within.tolist(), names, strict=True)
+        if len(set(keys)) == len(names):
+            return names
+    return [f"{name} #{j}" for j, name in enumerate(names)]
+
+
+def _plainly(labels: AnyArray) -> list[str]:
+    return [str(label) for label in labels]
+
+
+def _quoted(labels: AnyArray) -> list[str]:
+    values = labels.tolist()
+    mixed = len({isinstance(label, str) for label in values}) > 1
+    out = []
+    for label in values:
+        text = str(label)
+        unsafe = ":" in text or text[:1] in ("'", '"') or (mixed and isinstance(label, str))
+        out.append(repr(label) if unsafe else text)
+    return out
+
+
+@dataclass(frozen=True, eq=False)
+class RandomTerm:
+    """One random-effects term: ``l`` levels of ``k`` coefficients and one covariance.
+
+    Row ``i`` of the term's part of Z holds ``values[i]`` in the ``k`` columns of level
+    ``codes[i]``. A term with ``block`` instead has any sparse Z_t and one variance, unless it
+    comes from a known covariance between levels.
+
+    Attributes
+    ----------
+    name : str
+        Unique within the model: ``"Pig"``, ``"cask:batch"``, a ``vc_formula`` key.
+    origin : {"re", "vc", "bar", "array"}
+        Which spelling wrote the term: groups/re_formula, vc_formula/exog_vc, lme4 bar, or
+        a user-made sparse block.
+    columns : tuple of str
+        Names of the ``k`` coefficients.
+    levels : Levels
+        Labels of the ``l`` levels.
+    codes : ndarray of int32 or int64, (n,), or None
+        Level of each row; -1 marks a row that belongs to no level (its Z row is zero).
+    values : ndarray, (n, k), or None
+        Coefficients' covariate values; None stands for a single column of ones.
+    block : csr_array, (n, l * k), or None
+        Z_t of a term that is not of the ``codes`` form; ``k == 1`` without a ``root``.
+    structure : Structure
+        Covariance of the ``k`` coefficients within one level.
+    positions : tuple of int, (k,), or None
+        Where the coefficients of an autoregressive term stand, in steps; None for one after the
+        other.
+    root : csr_array, (l, l), or None
+        R with ``R R'`` the known covariance between levels. Then ``block`` is ``Z_t (R (x) I_k)``,
+        and the effects of the levels are ``R`` times those of its columns (see
+        :mod:`sparselmm.design.known_covariance`).
+    """
+
+    name: str
+    origin: Origin
+    columns: tuple[str, ...]
+    levels: Levels
+    codes: IntArray | None = None
+    values: FloatArray | None = None
+    block: CSR | None = None
+    structure: Structure = "unstructured"
+    positions: tuple[int, ...] | None = None
+    root: CSR | None = None
+
+    @property
+    def k(self) -> int:
+        """Number of coefficients per level."""
+        return len(self.columns)
+
+    @property
+    def n_levels(self) -> int:
+        """Number of levels, l."""
+        return len(self.levels)
+
+    @property
+    def is_uncorrelated(self) -> bool:
+        """Whether the coefficients are independent of each other by the term's structure."""
+        return self.structure in ("diagonal", "homogeneous diagonal")
+
+    @property
+    def q(self) -> int:
+        """Number of columns of Z, ``l * k``."""
+        return self.n_levels * self.k
+
+
+@dataclass(frozen=True, eq=False)
+class Grouping:
+    """The statsmodels ``groups`` argument: label and code of every row's group.
+
+    Attributes
+    ----------
+    name : str
+        Column name when ``groups`` was given as a string, otherwise ``"Group"``.
+    labels : ndarray, (n_groups,)
+        Sorted group labels.
+    codes : ndarray of int, (n,)
+        Index into ``labels`` for each row.
+    """
+
+    name: str
+    labels: AnyArray
+    codes: IntArray
+
+
+@dataclass(frozen=True, eq=False)
+class Design(Snapshot):
+    """Everything a fit needs from the rows of the data.
+
+    Attributes
+    ----------
+    y : ndarray, (n,)
+        Response.
+    X : ndarray, (n, p)
+        Fixed-effects design, all columns, dependent ones included.
+    x_names : tuple of str
+        Names of the columns of X.
+    terms : tuple of RandomTerm
+        In the order of their columns in Z.
+    y_name : str
+        Name of the response.
+    weights : ndarray, (n,), or None
+        Prior weights w_i >= 0; Var(e_i) = sigma^2 / w_i. Rows of weight zero do not count.
+    offset : ndarray, (n,), or None
+        Known part of the linear predictor.
+    groups : Grouping or None
+        The statsmodels ``groups`` argument, when given.
+    """
+
+    y: FloatArray
+    X: FloatArray
+    x_names: tuple[str, ...]
+    terms: tuple[RandomTerm, ...]
+    y_name: str = "y"
+    weights: FloatArray | None = None
+    offset: FloatArray | None = None
+    groups: Grouping | None = None
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return len(self.y)
+
+    @property
+    def p(self) -> int:
+        """Number of columns of X."""
+        return int(self.X.shape[1])
+
+    @property
+    def q(self) -> int:
+        """Number of columns of Z."""
+        return sum(term.q for term in self.terms)
+
+    @cached_property
+    def Z(self) -> CSR:
+        """Random-effects design, sparse (n, q), all terms side by side."""
+        return assemble_z(self.terms, self.n)
+
+
+def term_slices(terms: tuple[RandomTerm, ...]) -> list[slice]:
+    """Columns of Z that belong to each term."""
+    ends = np.cumsum([term.q for term in terms], dtype=np.int64)
+    return [slice(int(end) - term.q, int(end)) for end, term in zip(ends, terms, strict=True)]
+
+
+def assemble_z(terms: tuple[RandomTerm, ...], n: int) -> CSR:
+    """Put all terms side by side into one sparse matrix, straight from the level codes.
+
+    Parameters
+    ----------
+    terms : tuple of RandomTerm
+        Terms in the order of their columns.
+    n : int
+        Number of rows.
+
+    Returns
+    -------
+    csr_array, (n, q)
+        Nothing else of size n is allocated when every term has codes for all its rows.
+    """
+    if any(term.block is not None for term in terms):
+        parts = [_term_block(term, n) for term in terms]
+        return sp.csr_array(sp.hstack(parts, format="csr"))
+    return _assemble_coded(terms, n)
+
+
+def _term_block(term: RandomTerm, n: int) -> CSR:
+    return term.block if term.block is not None else _assemble_coded((term,), n)
+
+
+def _assemble_coded(terms: tuple[RandomTerm, ...], n: int) -> CSR:
+    width = sum(term.k for term in terms)
+    q = sum(term.q for term in terms)
+    itype = index_dtype(max(q, n * width))
+    indices = np.empty((n, width), dtype=itype)
+    data = np.empty((n, width))
+    at, first = 0, 0
+    for term in terms:
+        for c in range(term.k):
+            np.multiply(_coded(term), term.k, out=indices[:, at], casting="unsafe")
+            indices[:, at] += first + c
+            data[:, at] = 1.0 if term.values is None else term.values[:, c]
+            at += 1
+        first += term.q
+    if any(np.any(_coded(term) < 0) for term in terms):
+        return _drop_absent(terms, indices, data, (n, q))
+    indptr = np.arange(0, n * width + 1, width, dtype=itype) if width else np.zeros(n + 1, itype)
+    return sp.csr_array((data.ravel(), indices.ravel(), indptr), shape=(n, q))
+
+
+def _coded(term: RandomTerm) -> IntArray:
+    assert term.codes is not None
+    return term.codes
+
+
+def _drop_absent(
+    terms: tuple[RandomTerm, ...], indices: IntArray, data: FloatArray, shape: tuple[int, int]
+) -> CSR:
+    """CSR without the entries of rows that belong to no level of a term."""
+    present = np.concatenate(
+        [np.repeat((_coded(term) >= 0)[:, None], term.k, axis=1) for term in terms], axis=1
+    )
+    indptr = np.concatenate([[0], np.cumsum(present.sum(axis=1))]).astype(indices.dtype)
+    return sp.csr_array((data[present], indices[present], indptr), shape=shape)

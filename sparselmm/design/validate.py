@@ -1,0 +1,292 @@
+"""Checks of the data before a fit; each error says what was seen, expected and to change."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sparselmm.base.arguments import check_choice, shown, suggestion
+from sparselmm.base.exceptions import (
+    DataError,
+    FormulaError,
+    MissingDataError,
+    SpecificationWarning,
+    UnknownColumnError,
+    warn_user,
+)
+from sparselmm.base.types import AnyArray, BoolArray, FloatArray, IntArray
+from sparselmm.design.column_types import as_float
+from sparselmm.design.terms import RandomTerm
+
+MISSING_CHOICES = ("none", "drop", "raise")
+LARGEST, SMALLEST = 1e70, 1e-70
+"""Sizes of columns between which products of four values, summed over rows, are in range."""
+
+DROP_HINT = "use missing='drop' to leave such rows out"
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Where the rows in use stand in the data the user gave.
+
+    Attributes
+    ----------
+    n_all : int
+        Number of rows given.
+    index : Index or None
+        Row labels of all rows given; None when they have none.
+    positions : ndarray of int, (n,), or None
+        Rows in use, ascending; None for all.
+    """
+
+    n_all: int
+    index: pd.Index | None = None
+    positions: IntArray | None = None
+
+    @property
+    def n(self) -> int:
+        """Number of rows in use."""
+        return self.n_all if self.positions is None else len(self.positions)
+
+    def labels(self) -> pd.Index | None:
+        """Labels of the rows in use."""
+        if self.index is None or self.positions is None:
+            return self.index
+        return self.index[self.positions]
+
+    def where(self, i: int) -> str:
+        """How to name row ``i`` of those in use: ``"row 5 (label 'b')"``, counted from 0."""
+        position = i if self.positions is None else int(self.positions[i])
+        if self.index is None or self.index[position] == position:
+            return f"row {position}"
+        return f"row {position} (label {shown(self.index[position])})"
+
+    def part(self, positions: IntArray) -> Rows:
+        """Only the rows at some positions among those in use."""
+        if self.positions is not None:
+            positions = self.positions[positions]
+        return Rows(self.n_all, self.index, positions)
+
+
+def check_missing_argument(missing: str) -> None:
+    """Refuse anything but the three choices."""
+    check_choice(missing, "missing", MISSING_CHOICES)
+
+
+def unknown_column(name: str, columns: Iterable[object], used_in: str) -> UnknownColumnError:
+    """The error for a name that is neither a column nor known to Python."""
+    names = [str(column) for column in columns]
+    known = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+    return UnknownColumnError(
+        f"{name!r}, used in {used_in}, is not a column of the data{suggestion(name, names)}. "
+        f"Columns are: {known}".replace("?.", "?")
+    )
+
+
+def check_some_rows(n: int, before: int, step: str) -> None:
+    """Refuse data without rows, naming the step that emptied them."""
+    if n == 0:
+        seen = "the data have no rows" if before == 0 else f"{step} leaves none of {before} rows"
+        raise DataError(f"{seen}; a fit needs at least two")
+
+
+def check_length(n_seen: int, n_expected: int, argument: str, against: str = "data") -> None:
+    """Refuse an argument of the wrong length."""
+    if n_seen != n_expected:
+        raise DataError(
+            f"{argument} has {n_seen} rows but {against} has {n_expected}; "
+            "give one value per row, in the same order"
+        )
+
+
+def aligned(values: Any, index: pd.Index | None, argument: str, against: str = "the data") -> Any:
+    """Values of the length of the data in the order of its rows.
+
+    A Series or DataFrame with the same index labels in another order is sorted; with any other
+    index it is refused. Anything without an index goes by position, and a wrong length is left to
+    the caller.
+
+    Parameters
+    ----------
+    values : array-like, (n,) or (n, k)
+    index : Index or None
+        Of the data; None where they have none.
+    argument, against : str
+        For the message.
+
+    Raises
+    ------
+    DataError
+        When the index is another one, or labels occur more than once in another order.
+    """
+    own = values.index if isinstance(values, (pd.Series, pd.DataFrame)) else None
+    if own is None or index is None or own is index or own.equals(index):
+        return values
+    if len(own) != len(index):  # the caller says what length it needs
+        return values
+    by_position = f"pass {argument} as an array, .to_numpy(), if its rows are in the same order"
+    if not (own.is_unique and index.is_unique):
+        raise DataError(
+            f"the index of {argument} differs from that of {against}, and labels in it occur more "
+            f"than once, so rows cannot be matched; {by_position}"
+        )
+    place = own.get_indexer(index)
+    absent = np.flatnonzero(place < 0)
+    if len(absent):
+        raise DataError(
+            f"the index of {argument} differs from that of {against}: {len(absent)} of "
+            f"{len(index)} label(s) are not in it, the first is {shown(index[absent[0]])}. "
+            f"A Series or DataFrame is matched by its index; give it that of {against}, or "
+            f"{by_position}"
+        )
+    return values.iloc[place]
+
+
+def check_finite(values: AnyArray, names: Sequence[str], kind: str, rows: Rows) -> None:
+    """Refuse NaN and infinite values in a column or a matrix, naming the column."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(np.sum(values)):  # one pass and no copy when all is well
+            return
+    finite = np.isfinite(values)
+    if finite.all():
+        return
+    columns = finite[:, None] if finite.ndim == 1 else finite
+    j = int(np.argmin(columns.all(axis=0)))
+    bad = np.flatnonzero(~columns[:, j])
+    column = values if values.ndim == 1 else values[:, j]
+    raise not_finite(column[bad], bad, f"{kind} {names[j]!r}", rows)
+
+
+def check_size(values: AnyArray, names: Sequence[str], kind: str, root_w: float = 1.0) -> None:
+    """Refuse columns whose squares, or fourth powers, overflow or vanish.
+
+    Parameters
+    ----------
+    values : ndarray, (n,) or (n, c)
+        Finite numbers.
+    names : sequence of str, (c,)
+        Names of the columns.
+    kind : str
+        What they are, for the message.
+    root_w : float
+        Square root of the largest prior weight: what counts is ``sqrt(w)`` times a value.
+    """
+    if not values.size:
+        return
+    size = np.atleast_1d(np.maximum(values.max(axis=0), -values.min(axis=0)))
+    for name, seen in zip(names, size.tolist(), strict=True):
+        counted = seen * root_w
+        if seen and not SMALLEST < counted < LARGEST:
+            much = "large" if counted >= LARGEST else "small"
+            weighed = f" (times {root_w:.1g}, the root of the weights)" if root_w != 1.0 else ""
+            unit = f"{10.0 ** round(np.log10(seen)):.0e}"
+            raise DataError(
+                f"{kind} {name!r} has values as {much} as {seen:.3g}{weighed}, too {much} for the "
+                f"powers of them that a fit adds up; use another unit, such as {unit}"
+            )
+
+
+def not_finite(values: AnyArray, where: IntArray, what: str, rows: Rows) -> MissingDataError:
+    """The error for NaN and infinite ``values`` in rows ``where``, ascending, of ``what``."""
+    nan = np.isnan(values)
+    seen = "missing" if nan.all() else "infinite" if not nan.any() else "missing or infinite"
+    hint = DROP_HINT if nan.all() else "infinite values cannot be fitted; correct or remove them"
+    return MissingDataError(
+        f"{what} has {len(where)} {seen} value(s), the first at {rows.where(int(where[0]))}; {hint}"
+    )
+
+
+def check_codes(codes: IntArray, name: str, kind: str, rows: Rows) -> None:
+    """Refuse missing labels in a grouping factor."""
+    if len(codes) and codes.min() < 0:
+        bad = np.flatnonzero(codes < 0)
+        raise MissingDataError(
+            f"{kind} {name!r} has {len(bad)} missing value(s), "
+            f"the first at {rows.where(int(bad[0]))}; {DROP_HINT}"
+        )
+
+
+def check_response(y: FloatArray, name: str, offset: FloatArray | None) -> None:
+    """Refuse a response without variation."""
+    if offset is None and y.min() == y.max():
+        raise DataError(
+            f"the response {name!r} is constant ({y[0]:g} in all {len(y)} rows); "
+            "there is no variation to explain"
+        )
+
+
+def check_weights(weights: FloatArray, rows: Rows) -> None:
+    """Refuse negative and all-zero prior weights."""
+    if (weights < 0).any():
+        bad = np.flatnonzero(weights < 0)
+        raise DataError(
+            f"weights has {len(bad)} negative value(s), the first at {rows.where(int(bad[0]))}; "
+            "weights are 1/variance up to a constant and cannot be negative"
+        )
+    if not weights.any():
+        raise DataError("all weights are zero; at least some rows must count")
+
+
+def check_levels(term: RandomTerm, n: int) -> None:
+    """Refuse a term with a level per row, which the residual variance takes for its own."""
+    what = f"{'component' if term.origin == 'vc' else 'grouping factor'} {term.name!r}"
+    if term.block is None and term.values is None and term.n_levels >= n:
+        raise DataError(
+            f"{what} has {term.n_levels} levels for {n} rows: one per row, "
+            "so its variance cannot be told from the residual variance. Use a factor whose levels "
+            "repeat; or, where the variance v of every row is known, weights=1/v and "
+            "fit(fix={'sigma': 1})"
+        )
+
+
+def check_term(term: RandomTerm, n: int, weighted: bool) -> None:
+    """Refuse a term whose variance cannot be estimated from ``n`` rows.
+
+    A level per row waits for the fit when there are weights: sigma may be held there.
+    """
+    what = f"{'component' if term.origin == 'vc' else 'grouping factor'} {term.name!r}"
+    if term.origin in ("re", "bar") and term.n_levels < 2:
+        raise DataError(
+            f"{what} has only one level ({_first(term)}); the variance between levels needs at "
+            "least two. Use a column that differs between groups, or leave the term out"
+        )
+    if not weighted:
+        check_levels(term, n)
+    identified = "autoregressive" in term.structure  # its correlations differ from the residual's
+    if term.block is None and term.values is not None and term.q >= n and not identified:
+        warn_user(
+            f"{what} has {term.q} random coefficients ({term.n_levels} levels x {term.k}) for "
+            f"{n} rows; the residual variance is probably not identifiable. Use fewer effects",
+            SpecificationWarning,
+        )
+
+
+def _first(term: RandomTerm) -> str:
+    return shown(term.levels.labels()[0]) if len(term.levels) else "none"
+
+
+def check_names(names: Sequence[str], what: str) -> None:
+    """Refuse two terms of one name."""
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise FormulaError(f"two {what} are called {twice[0]!r}; rename one of them")
+
+
+def missing_rows(values: Any) -> BoolArray:
+    """Rows of a column, vector or matrix with any missing value."""
+    if hasattr(values, "tocoo"):
+        coo = values.tocoo()
+        out = np.zeros(coo.shape[0], dtype=bool)
+        out[coo.row[np.isnan(coo.data)]] = True
+        return out
+    absent: BoolArray = np.asarray(pd.isna(values))
+    dtype = getattr(values, "dtype", None)
+    nullable = isinstance(values, pd.Series) and not isinstance(dtype, np.dtype)
+    if nullable and pd.api.types.is_float_dtype(dtype):  # whose NaN is not counted as missing
+        absent = absent | np.isnan(as_float(values))
+    return np.asarray(absent.any(axis=1)) if absent.ndim == 2 else absent

@@ -1,0 +1,1 @@
+"""A, B and C; the factorization of M and its price."""

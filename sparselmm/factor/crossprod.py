@@ -1,0 +1,335 @@
+"""Cross-products of the design: the only thing a fit ever needs from the rows.
+
+With ``W`` the prior weights and ``[Xy]`` the fixed-effects design with the response as its
+last column, a fit at any theta uses only
+
+    A = Z'WZ (q, q) sparse,   B = Z'W[Xy] (q, p+1),   C = [Xy]'W[Xy] (p+1, p+1),   n,  sum log w.
+
+``A`` is kept as blocks per pair of terms, so that ``Lambda'A Lambda`` is a small matrix
+product per block and its pattern never depends on values of theta. ``B`` and ``C`` are formed
+in a *working basis*: the independent columns of X made orthonormal and the response replaced
+by its least-squares residual. The deviance does not change, but nothing of the accuracy is
+lost to a response with a large mean or to nearly collinear columns.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import scipy.sparse as sp
+
+from sparselmm.base import kernels
+from sparselmm.base.exceptions import DataError
+from sparselmm.base.threads import one_thread
+from sparselmm.base.types import CSR, FloatArray, IntArray, Snapshot
+from sparselmm.design.rows import GroupRows, blocks, coded_z, term_z
+from sparselmm.design.terms import Design, RandomTerm, term_slices
+from sparselmm.factor.basis import Basis, working_basis
+
+NEARLY_DENSE = 0.2
+"""Share of nonzeros from which a product of user-made blocks is quicker by dense BLAS."""
+
+DENSE_CHUNK = 8_000_000
+"""Numbers of such blocks in one dense piece (64 MB)."""
+
+FEW_COEFFICIENTS = 6
+"""Coefficients per level up to which products row by row beat a matrix product per level."""
+
+SMALL_ROWS = 20_000
+"""Below this many rows SciPy's products are quick enough and no compiled kernel is loaded."""
+
+
+@dataclass(frozen=True, eq=False)
+class PairBlocks(Snapshot):
+    """``Z_s'WZ_t`` as k_s x k_t blocks, column by column of levels of t, rows ascending.
+
+    Attributes
+    ----------
+    indptr : ndarray of int, (l_t + 1,)
+        Blocks of level ``j`` of term t are ``indptr[j]:indptr[j + 1]``.
+    rows : ndarray of int, (nb,)
+        Level of term s of each block.
+    data : ndarray, (nb, k_s, k_t)
+        The blocks.
+    n_rows : int
+        Levels of s, l_s.
+    """
+
+    indptr: IntArray
+    rows: IntArray
+    data: FloatArray
+    n_rows: int
+
+    @cached_property
+    def cols(self) -> IntArray:
+        """Level of term t of each block, (nb,)."""
+        return np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr))
+
+    @cached_property
+    def transpose_order(self) -> IntArray:
+        """Order of the blocks that is column by column of the transposed pair."""
+        return np.lexsort((self.cols, self.rows))
+
+    def transposed(self) -> PairBlocks:
+        """The same numbers as ``Z_t'WZ_s``."""
+        order = self.transpose_order
+        counts = np.bincount(self.rows, minlength=self.n_rows)
+        indptr = np.concatenate([[0], np.cumsum(counts)])
+        data = self.data[order].transpose(0, 2, 1)
+        return PairBlocks(indptr, self.cols[order], data, len(self.indptr) - 1)
+
+    def coordinates(self, row_start: int, col_start: int) -> tuple[IntArray, IntArray]:
+        """Scalar rows and columns in M of every entry of ``data``, each (nb, k_s, k_t)."""
+        _, ks, kt = self.data.shape
+        rows = row_start + self.rows[:, None, None].astype(np.int64) * ks + np.arange(ks)[:, None]
+        cols = col_start + self.cols[:, None, None].astype(np.int64) * kt + np.arange(kt)
+        shape = self.data.shape
+        return np.broadcast_to(rows, shape), np.broadcast_to(cols, shape)
+
+    @cached_property
+    def is_block_diagonal(self) -> bool:
+        """Whether every level meets only itself (only meaningful for s = t)."""
+        return len(self.rows) == self.n_rows and bool(
+            np.array_equal(self.rows, np.arange(self.n_rows))
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class CrossProducts(Snapshot):
+    """Sufficient statistics of a linear mixed model in a working basis.
+
+    Attributes
+    ----------
+    sizes : tuple of (k, l)
+        Coefficients per level and levels of each term.
+    pairs : dict
+        ``pairs[s, t]`` is ``Z_s'WZ_t`` for every ``s >= t``.
+    B : ndarray, (q, r + 1)
+        ``Z'W[Q, y - X shift]``.
+    C : ndarray, (r + 1, r + 1)
+        ``[Q, y - X shift]'W[Q, y - X shift]``.
+    basis : Basis
+        The working basis.
+    n : int
+        Rows of positive weight.
+    sum_log_w : float
+        Sum of the log weights over those rows.
+    """
+
+    sizes: tuple[tuple[int, int], ...]
+    pairs: dict[tuple[int, int], PairBlocks]
+    B: FloatArray
+    C: FloatArray
+    basis: Basis
+    n: int
+    sum_log_w: float
+
+    @property
+    def q(self) -> int:
+        """Columns of Z."""
+        return sum(k * l for k, l in self.sizes)
+
+    @cached_property
+    def slices(self) -> list[slice]:
+        """Rows of B (and of u and b) that belong to each term."""
+        ends = np.cumsum([k * l for k, l in self.sizes], dtype=np.int64)
+        return [
+            slice(int(end) - k * l, int(end)) for end, (k, l) in zip(ends, self.sizes, strict=True)
+        ]
+
+    def pair(self, s: int, t: int) -> PairBlocks:
+        """``Z_s'WZ_t`` for any order of s and t."""
+        return self.pairs[s, t] if s >= t else self.pairs[t, s].transposed()
+
+    def second_moments(self, t: int) -> FloatArray:
+        """Weighted mean over the rows of the covariates' products of term t, (k, k)."""
+        pair = self.pairs[t, t]
+        total: FloatArray = pair.data[pair.rows == pair.cols].sum(axis=0)
+        return total / max(self.n, 1)
+
+    def rms(self, t: int) -> FloatArray:
+        """Weighted root mean square over the rows of each covariate of term t, (k,)."""
+        return np.sqrt(np.diag(self.second_moments(t)))
+
+    @cached_property
+    def A(self) -> CSR:
+        """``Z'WZ``, sparse (q, q), both triangles."""
+        grid = [
+            [_to_bsr(self.pair(s, t)) for t in range(len(self.sizes))]
+            for s in range(len(self.sizes))
+        ]
+        if not grid:
+            return sp.csr_array((0, 0))
+        if len(grid) == 1:
+            return sp.csr_array(grid[0][0])
+        return sp.csr_array(sp.block_array(grid, format="csr"))
+
+    @classmethod
+    def from_design(cls, design: Design) -> CrossProducts:
+        """Cross-products of a design that is in memory.
+
+        Parameters
+        ----------
+        design : Design
+            Response, fixed and random design, weights and offset.
+        """
+        y = design.y if design.offset is None else design.y - design.offset
+        with one_thread() if design.n > SMALL_ROWS else nullcontext():  # narrow blocks of rows
+            basis = working_basis(design.X, y, design.weights)
+            B, C = _fixed_products(design, y, basis)
+        w = design.weights
+        _check_residual(design, y, basis, float(C[-1, -1]))
+        positive = None if w is None else w > 0
+        return cls(
+            sizes=tuple((term.k, term.n_levels) for term in design.terms),
+            pairs={
+                (s, t): _pair_blocks(design.terms[s], design.terms[t], w)
+                for s in range(len(design.terms))
+                for t in range(s + 1)
+            },
+            B=B,
+            C=C,
+            basis=basis,
+            n=design.n if positive is None else int(positive.sum()),
+            sum_log_w=0.0 if w is None else float(np.log(w[positive]).sum()),
+        )
+
+
+def _to_bsr(blocks: PairBlocks) -> sp.bsr_array:
+    """SciPy's block-sparse form of a pair, (l_s * k_s, l_t * k_t)."""
+    turned = blocks.transposed()
+    data = np.ascontiguousarray(turned.data.transpose(0, 2, 1))
+    _, ks, kt = blocks.data.shape
+    shape = (blocks.n_rows * ks, (len(blocks.indptr) - 1) * kt)
+    return sp.bsr_array((data, turned.rows, turned.indptr), shape=shape)
+
+
+# --------------------------------------------------------------------------- working basis
+
+
+def _check_residual(design: Design, y: FloatArray, basis: Basis, residual: float) -> None:
+    """Refuse a response that leaves nothing to estimate a variance from."""
+    w = design.weights
+    n = design.n if w is None else int((w > 0).sum())
+    if n <= basis.rank:
+        raise DataError(
+            f"{n} rows and {basis.rank} independent fixed effects leave no degrees of freedom for "
+            "the residual variance; use fewer fixed effects or more rows"
+        )
+    total = float(y @ y if w is None else y @ (w * y))
+    if residual <= (n * np.finfo(float).eps) ** 2 * total:
+        raise DataError(
+            f"the fixed effects explain the response {design.y_name!r} exactly: the residual "
+            "variance is zero and no variance component can be estimated"
+        )
+
+
+# ----------------------------------------------------------------------------- products
+
+
+def _fixed_products(design: Design, y: FloatArray, basis: Basis) -> tuple[FloatArray, FloatArray]:
+    """B and C, one block of rows at a time."""
+    m = basis.rank + 1
+    B, C = np.zeros((design.q, m)), np.zeros((m, m))
+    parts = term_slices(design.terms)
+    for rows in blocks(design.n):
+        Xy = basis.apply(design.X[rows], y[rows])
+        weighted = Xy if design.weights is None else Xy * design.weights[rows, None]
+        C += Xy.T @ weighted
+        for term, part in zip(design.terms, parts, strict=True):
+            _add_term_product(B[part], term, rows, weighted)
+    return B, C
+
+
+def _add_term_product(out: FloatArray, term: RandomTerm, rows: slice, weighted: FloatArray) -> None:
+    """Add ``Z_t[rows]' weighted`` to ``out``, (l * k, r + 1)."""
+    if term.block is not None:
+        out += term.block[rows].T @ weighted
+        return
+    assert term.codes is not None
+    values = None if term.values is None else term.values[rows]
+    if len(term.codes) < SMALL_ROWS:
+        out += coded_z(term.codes[rows], values, term.k, term.n_levels).T @ weighted
+    elif values is None:
+        kernels.add_rows(term.codes[rows], weighted, out)
+    else:
+        kernels.add_scaled_rows(term.codes[rows], values, weighted, out)
+
+
+def _pair_blocks(s: RandomTerm, t: RandomTerm, w: FloatArray | None) -> PairBlocks:
+    """``Z_s'WZ_t`` in blocks."""
+    if s.codes is None or t.codes is None or len(s.codes) < SMALL_ROWS:
+        return _pair_blocks_scipy(s, t, w)
+    if s is t:
+        data = kernels.diagonal_blocks(s.codes, _values(s), _weights(w), s.n_levels)
+        return PairBlocks(np.arange(s.n_levels + 1), np.arange(s.n_levels), data, s.n_levels)
+    order = kernels.sort_pairs(s.codes, t.codes, s.n_levels, t.n_levels)
+    indptr, rows, data = kernels.pair_blocks(
+        order, s.codes, t.codes, _values(s), _values(t), _weights(w), t.n_levels
+    )
+    return PairBlocks(indptr, rows, data, s.n_levels)
+
+
+def _values(term: RandomTerm) -> FloatArray:
+    """Covariate values of a term; (0, 1) stands for a column of ones."""
+    return np.zeros((0, 1)) if term.values is None else term.values
+
+
+def _weights(w: FloatArray | None) -> FloatArray:
+    return np.zeros(0) if w is None else w
+
+
+def _pair_blocks_scipy(s: RandomTerm, t: RandomTerm, w: FloatArray | None) -> PairBlocks:
+    """The same without compiled kernels: user-made blocks and small data."""
+    if s is t and s.codes is not None:
+        return _diagonal_blocks_numpy(s, w)
+    Zt = term_z(t)
+    if w is not None:
+        Zt = sp.csr_array(Zt.multiply(w[:, None]))
+    product = _products(Zt, term_z(s))
+    if s is t:  # a level always meets itself, also when its column of Z is all zero
+        product = _with_diagonal(product)
+    product = product.tobsr(blocksize=(t.k, s.k))
+    product.sort_indices()
+    data = np.ascontiguousarray(product.data.transpose(0, 2, 1))
+    return PairBlocks(product.indptr, product.indices, data, s.n_levels)
+
+
+def _products(left: CSR, right: CSR) -> CSR:
+    """``left'right``, by dense blocks of rows where few entries are zero (a kinship matrix)."""
+    full = [part.nnz > NEARLY_DENSE * part.shape[0] * part.shape[1] for part in (left, right)]
+    if not all(full):
+        return sp.csr_array((left.T @ right).tocsr())
+    out = np.zeros((left.shape[1], right.shape[1]))
+    height = max(DENSE_CHUNK // (left.shape[1] + right.shape[1]), 1)
+    for start in range(0, left.shape[0], height):
+        rows = slice(start, start + height)
+        out += left[rows].toarray().T @ right[rows].toarray()
+    return sp.csr_array(out)
+
+
+def _with_diagonal(matrix: CSR) -> CSR:
+    """The same matrix with its diagonal stored, zeros included."""
+    coo, diagonal = matrix.tocoo(), np.arange(matrix.shape[0])
+    rows, cols = np.concatenate([coo.row, diagonal]), np.concatenate([coo.col, diagonal])
+    data = np.concatenate([coo.data, np.zeros(len(diagonal))])
+    return sp.csr_array((data, (rows, cols)), shape=matrix.shape)
+
+
+def _diagonal_blocks_numpy(term: RandomTerm, w: FloatArray | None) -> PairBlocks:
+    """``Z_t'WZ_t`` of a coded term: one block per level, also for levels without rows."""
+    assert term.codes is not None
+    present = term.codes >= 0
+    v = np.ones((len(present), 1)) if term.values is None else term.values
+    weighted = v if w is None else v * w[:, None]
+    data = np.zeros((term.n_levels, term.k, term.k))
+    levels = np.arange(term.n_levels)
+    if term.k > FEW_COEFFICIENTS:  # no array of rows by k^2
+        for level, rows in enumerate(GroupRows.of(term.codes, term.n_levels)):
+            data[level] = v[rows].T @ weighted[rows]
+    else:
+        np.add.at(data, term.codes[present], (v[:, :, None] * weighted[:, None, :])[present])
+    return PairBlocks(np.arange(term.n_levels + 1), levels, data, term.n_levels)

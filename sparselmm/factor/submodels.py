@@ -1,0 +1,100 @@
+"""Models nested in a fitted one, made from its cross-products without another look at the rows.
+
+A submodel replaces ``Z_t`` by ``Z_t (I (x) C)``, drops a term, or drops columns ``X_d`` of X, whose
+coefficients are then known (zero, or the values of a profile). In the working basis ``Q = X T``
+
+    X_s = X S = Q H,  H = T^-1 S = U R  (QR),   Q_s = Q U,   T_s = R^-1
+    y_s = y - X_d v - X_s shift_s = (y - X shift) + Q w,   w = (I - UU') T^-1 e_d (shift_d - v)
+
+so that B and C of the submodel are products of the old ones with U and w.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from sparselmm.base.smallmatrix import upper_inverse
+from sparselmm.base.types import FloatArray, IntArray
+from sparselmm.factor.basis import Basis
+from sparselmm.factor.crossprod import CrossProducts, PairBlocks
+
+
+def mixed_columns(cross: CrossProducts, t: int, C: FloatArray) -> CrossProducts:
+    """Cross-products with the coefficients of term t mixed: ``Z_t`` becomes ``Z_t (I (x) C)``.
+
+    Parameters
+    ----------
+    cross : CrossProducts
+    t : int
+        The term.
+    C : ndarray, (k, m)
+        Columns of the identity select coefficients; no column at all drops the term.
+    """
+    k, l = cross.sizes[t]
+    m = C.shape[1]
+    if m == 0:
+        return _without_term(cross, t)
+    pairs = {}
+    for (r, c), blocks in cross.pairs.items():
+        data = blocks.data
+        data = np.einsum("bij,ia->baj", data, C, optimize=True) if r == t else data
+        data = np.einsum("bij,ja->bia", data, C, optimize=True) if c == t else data
+        pairs[r, c] = replace(blocks, data=np.ascontiguousarray(data))
+    part = cross.slices[t]
+    middle = np.einsum("lkc,ka->lac", cross.B[part].reshape(l, k, -1), C, optimize=True)
+    B = np.concatenate([cross.B[: part.start], middle.reshape(l * m, -1), cross.B[part.stop :]])
+    sizes = (*cross.sizes[:t], (m, l), *cross.sizes[t + 1 :])
+    return replace(cross, sizes=sizes, pairs=pairs, B=B)
+
+
+def _without_term(cross: CrossProducts, t: int) -> CrossProducts:
+    part = cross.slices[t]
+
+    def place(s: int) -> int:
+        return s - (s > t)
+
+    pairs: dict[tuple[int, int], PairBlocks] = {
+        (place(r), place(c)): blocks
+        for (r, c), blocks in cross.pairs.items()
+        if t not in (r, c)
+    }  # fmt: skip
+    B = np.concatenate([cross.B[: part.start], cross.B[part.stop :]])
+    return replace(cross, sizes=cross.sizes[:t] + cross.sizes[t + 1 :], pairs=pairs, B=B)
+
+
+def known_columns(
+    cross: CrossProducts, columns: Sequence[int] | IntArray, values: FloatArray
+) -> CrossProducts:
+    """Cross-products with some fixed effects known, their columns moved to the offset.
+
+    Parameters
+    ----------
+    cross : CrossProducts
+    columns : sequence of int, (d,)
+        Positions among the independent columns of X.
+    values : ndarray, (d,)
+        Their coefficients in the units of X; zero drops a column.
+    """
+    basis = cross.basis
+    known = np.asarray(columns, dtype=np.intp)
+    stay = np.setdiff1d(np.arange(basis.rank), known)
+    Tinv = upper_inverse(basis.T)
+    v = Tinv[:, known] @ (basis.shift[known] - values)
+    if len(stay):
+        U, R = np.linalg.qr(Tinv[:, stay])
+        T = upper_inverse(R)
+        fitted = U.T @ v
+        w, shift = v - U @ fitted, basis.shift[stay] + T @ fitted
+    else:
+        U, T, w, shift = np.zeros((basis.rank, 0)), np.zeros((0, 0)), v, np.zeros(0)
+    change = np.zeros((basis.rank + 1, len(stay) + 1))
+    change[:-1, :-1], change[:-1, -1], change[-1, -1] = U, w, 1.0
+    return replace(
+        cross,
+        B=cross.B @ change,
+        C=change.T @ cross.C @ change,
+        basis=Basis(basis.p, basis.kept[stay], T, shift),
+    )

@@ -1,0 +1,1 @@
+"""How well a fit describes its rows: leverage, residuals, influence, checks."""

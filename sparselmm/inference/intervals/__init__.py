@@ -1,0 +1,1 @@
+"""Intervals of variance parameters and fixed effects, by profiles and constraints."""

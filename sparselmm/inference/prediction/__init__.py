@@ -1,0 +1,1 @@
+"""Predictions, contrasts of random effects, and their variances."""

@@ -1,0 +1,1 @@
+"""Simulated responses, the bootstrap and power."""

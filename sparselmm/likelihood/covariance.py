@@ -1,0 +1,228 @@
+"""The map between the parameter vector theta and the block-diagonal factor Lambda.
+
+Term ``t`` contributes ``I_l (x) lambda_t`` to Lambda. Theta holds the parameters of every
+``lambda_t``, term after term, see :mod:`sparselmm.likelihood.term_covariance` and
+:mod:`sparselmm.likelihood.patterned`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from sparselmm.base.types import BoolArray, FloatArray, IntArray, Snapshot
+from sparselmm.design.terms import RandomTerm, Structure
+from sparselmm.factor.crossprod import CrossProducts
+from sparselmm.likelihood.patterned import PATTERNED, Patterned
+from sparselmm.likelihood.term_covariance import COLLINEAR, TermCovariance
+
+
+def term_covariance(
+    k: int, structure: Structure, positions: tuple[int, ...] | None = None
+) -> TermCovariance:
+    """The covariance of a structure for ``k`` coefficients, at some positions if order counts."""
+    if structure == "diagonal":
+        return TermCovariance.diagonal(k)
+    if structure in PATTERNED and k > 1:
+        own = PATTERNED[structure].of_order(k)
+        return own if positions is None else replace(own, positions=positions)  # type: ignore[call-arg]
+    return TermCovariance.unstructured(k)
+
+
+@dataclass(frozen=True, eq=False)
+class Covariance(Snapshot):
+    """All terms' covariance parameters together.
+
+    Attributes
+    ----------
+    terms : tuple of TermCovariance
+        One per random-effects term, in the order of the terms.
+    """
+
+    terms: tuple[TermCovariance, ...]
+
+    @classmethod
+    def of(cls, terms: Sequence[RandomTerm]) -> Covariance:
+        """Covariance parameters of a design's terms."""
+        return cls(tuple(term_covariance(term.k, term.structure, term.positions) for term in terms))
+
+    @cached_property
+    def slices(self) -> list[slice]:
+        """Part of theta that belongs to each term."""
+        ends = np.cumsum([term.n_theta for term in self.terms], dtype=int)
+        return [
+            slice(int(end) - term.n_theta, int(end))
+            for end, term in zip(ends, self.terms, strict=True)
+        ]
+
+    @property
+    def n_theta(self) -> int:
+        """Length of theta."""
+        return sum(term.n_theta for term in self.terms)
+
+    @cached_property
+    def on_diagonal(self) -> BoolArray:
+        """Which entries of theta are diagonal entries of a ``lambda_t``, (n_theta,)."""
+        parts = [term.on_diagonal for term in self.terms]
+        return np.concatenate(parts) if parts else np.zeros(0, dtype=bool)
+
+    @cached_property
+    def angles(self) -> BoolArray:
+        """Which entries of theta are angles of a patterned covariance, (n_theta,)."""
+        parts = [
+            term.angle if isinstance(term, Patterned) else np.zeros(term.n_theta, dtype=bool)
+            for term in self.terms
+        ]
+        return np.concatenate(parts) if parts else np.zeros(0, dtype=bool)
+
+    def factors(self, theta: FloatArray) -> list[FloatArray]:
+        """``lambda_t`` of every term, each (k, k)."""
+        return [
+            term.factor(theta[part]) for term, part in zip(self.terms, self.slices, strict=True)
+        ]
+
+    def psi(self, theta: FloatArray, scale: float = 1.0) -> list[FloatArray]:
+        """``Psi_t = scale * lambda_t lambda_t'`` of every term, each (k, k)."""
+        return [scale * lam @ lam.T for lam in self.factors(theta)]
+
+    def unit_roots(self, second_moments: Sequence[FloatArray]) -> list[FloatArray]:
+        """Roots of the coefficient covariances that count as one, each (k, k) lower triangular.
+
+        The inverse of a term's second moments of covariates is the covariance of coefficients
+        that adds about one to the variance of a typical row, whatever the units and the origins
+        of the covariates are.
+
+        Parameters
+        ----------
+        second_moments : sequence of ndarray, (k, k)
+            Mean products of each term's covariates.
+        """
+        out = []
+        for term, moments in zip(self.terms, second_moments, strict=True):
+            rms = np.sqrt(np.diag(moments))
+            rms[rms == 0] = 1.0
+            if term.is_diagonal:  # independent coefficients, or only one
+                out.append(np.diag(1.0 / rms))
+                continue
+            values, vectors = np.linalg.eigh(moments / np.outer(rms, rms))
+            values = np.where(values > COLLINEAR * values[-1], values, values[-1])
+            inverse = (vectors / values) @ vectors.T
+            out.append(np.linalg.cholesky(inverse / np.outer(rms, rms)))
+        return out
+
+    def pick(self, lams: Sequence[FloatArray]) -> FloatArray:
+        """Theta of lower-triangular ``lambda_t``, (n_theta,)."""
+        parts = [term.coordinates(lam) for term, lam in zip(self.terms, lams, strict=True)]
+        return np.concatenate(parts) if parts else np.zeros(0)
+
+    def chain(self, theta: FloatArray, blocks: Sequence[FloatArray]) -> FloatArray:
+        """Derivative in theta from the derivatives in all entries of every ``lambda_t``."""
+        parts = [
+            term.chain(theta[part], block)
+            for term, part, block in zip(self.terms, self.slices, blocks, strict=True)
+        ]
+        return np.concatenate(parts) if parts else np.zeros(0)
+
+    @cached_property
+    def tangent_slices(self) -> list[slice]:
+        """Part of a tangent vector that belongs to each term."""
+        ends = np.cumsum([term.n_tangent for term in self.terms], dtype=int)
+        return [
+            slice(int(end) - term.n_tangent, int(end))
+            for end, term in zip(ends, self.terms, strict=True)
+        ]
+
+    @property
+    def n_tangent(self) -> int:
+        """Length of a tangent vector."""
+        return sum(term.n_tangent for term in self.terms)
+
+    @cached_property
+    def in_tangent(self) -> IntArray:
+        """Which entries of a tangent vector are the entries of theta, (n_theta,)."""
+        parts = [
+            part.start + term.in_tangent
+            for part, term in zip(self.tangent_slices, self.terms, strict=True)
+        ]
+        return np.concatenate(parts) if parts else np.zeros(0, dtype=int)
+
+    def tangent_vector(self, theta: FloatArray, blocks: Sequence[FloatArray]) -> FloatArray:
+        """Derivatives in the coordinates of steps from those in all entries of ``lambda_t``."""
+        parts = [
+            term.tangent_chain(theta[part], block)
+            for term, part, block in zip(self.terms, self.slices, blocks, strict=True)
+        ]
+        return np.concatenate(parts) if parts else np.zeros(0)
+
+    def retract(self, theta: FloatArray, step: FloatArray) -> FloatArray:
+        """Theta after a tangent step, (n_theta,)."""
+        parts = [
+            term.move(theta[part], step[at])
+            for term, part, at in zip(self.terms, self.slices, self.tangent_slices, strict=True)
+        ]
+        return np.concatenate(parts) if parts else np.zeros(0)
+
+    def carried_back(
+        self, theta: FloatArray, step: FloatArray, after: FloatArray, slope: FloatArray
+    ) -> FloatArray:
+        """Gradient at ``after = retract(theta, step)`` in the coordinates of the step, (m,)."""
+        parts = [
+            term.carried_back(theta[part], step[at], after[part], slope[at])
+            for term, part, at in zip(self.terms, self.slices, self.tangent_slices, strict=True)
+        ]
+        return np.concatenate(parts) if parts else np.zeros(0)
+
+    def rectify(self, theta: FloatArray) -> FloatArray:
+        """The theta with non-negative diagonals that gives the same ``Psi``.
+
+        Changing the sign of a column of ``lambda_t`` leaves ``lambda_t lambda_t'`` as it is.
+        """
+        parts = [
+            term.rectify(theta[part]) for term, part in zip(self.terms, self.slices, strict=True)
+        ]
+        return np.concatenate(parts) if parts else np.zeros(0)
+
+
+SINGULAR_TOLERANCE = 1e-4
+"""Share of sigma, or of a coefficient's own standard deviation, below which it counts as zero
+(the tolerance of lme4's ``isSingular``, made independent of the units of the covariates)."""
+
+
+def singular_terms(cross: CrossProducts, covariance: Covariance, theta: FloatArray) -> BoolArray:
+    """Terms whose estimated covariance matrix is singular, (n_terms,).
+
+    A coefficient has no variance when its standard deviation times the root mean square of its
+    covariate is below `SINGULAR_TOLERANCE` of sigma; two coefficients are perfectly correlated
+    when less than that share of a standard deviation is a coefficient's own.
+    """
+    out = np.zeros(len(covariance.terms), dtype=bool)
+    for t, lam in enumerate(covariance.factors(theta)):
+        sd = np.linalg.norm(lam, axis=1)
+        own = np.abs(np.diag(covariance.terms[t].triangular(lam)))
+        none = sd * cross.rms(t) < SINGULAR_TOLERANCE
+        out[t] = bool((none | (own < SINGULAR_TOLERANCE * sd)).any())
+    return out
+
+
+def mixed_covariance(covariance: Covariance, t: int, m: int) -> Covariance:
+    """Covariance parameters after `mixed_columns` left m coefficients in term t.
+
+    The term's covariance must be unstructured or diagonal, or ``m`` zero.
+    """
+    is_diagonal = covariance.terms[t].is_diagonal
+    plain = TermCovariance.diagonal if is_diagonal else TermCovariance.unstructured
+    new = (plain(m),) if m else ()
+    return Covariance((*covariance.terms[:t], *new, *covariance.terms[t + 1 :]))
+
+
+def mixed_theta(covariance: Covariance, theta: FloatArray, t: int, C: FloatArray) -> FloatArray:
+    """Theta with ``Psi_t`` carried over to ``C^+ Psi_t C^+'``, a start for the submodel."""
+    part, term = covariance.slices[t], covariance.terms[t]
+    middle = np.zeros(0)
+    if C.shape[1]:
+        new = mixed_covariance(covariance, t, C.shape[1]).terms[t]
+        middle = new.retract(np.linalg.pinv(C) @ term.factor(theta[part]))
+    return np.concatenate([theta[: part.start], middle, theta[part.stop :]])

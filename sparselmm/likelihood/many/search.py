@@ -1,0 +1,281 @@
+"""The search of :mod:`sparselmm.likelihood.optimize` on stacks of responses.
+
+Every response has its own theta, trust region and end; the steps are the same, done for all
+responses that are still on their way at once (Nocedal & Wright 2006, algorithm 4.1; metric and
+quotient by rotations as explained in :mod:`sparselmm.likelihood.optimize`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sparselmm.base.types import BoolArray, FloatArray
+from sparselmm.likelihood.many.evaluation import Points, evaluate
+from sparselmm.likelihood.many.reduced import Responses
+from sparselmm.likelihood.many.setup import BatchedModel
+from sparselmm.likelihood.optimize import MAX_ITERATIONS, PROBE, RADIUS, SMALLEST_SCALE, SNAP
+
+GAIN = 1e-6
+"""Decrease of the deviance that another step may promise at a certified end."""
+
+BISECTIONS = 60
+"""Halvings of the interval of the trust region's multiplier."""
+
+
+def search(
+    model: BatchedModel, responses: Responses, start: FloatArray, tolerance: float
+) -> tuple[Points, BoolArray]:
+    """Minimize the deviance of every response.
+
+    Parameters
+    ----------
+    model : BatchedModel
+    responses : Responses
+    start : ndarray, (m, n_theta)
+        No zero on a diagonal.
+    tolerance : float
+
+    Returns
+    -------
+    points : Points
+        Where the searches ended.
+    good : ndarray of bool, (m,)
+        Whether the end is certified: another step promises less than `GAIN`.
+    """
+    m = len(responses)
+    points = evaluate(model, start, responses)
+    if not m:
+        return points, np.zeros(0, dtype=bool)
+    finished = ~np.isfinite(points.value)
+    failed = finished.copy()
+    _walk(model, responses, points, finished, tolerance)
+    points.theta[:] = _rectified(model, points.theta)
+    doubtful = _settle_zeros(model, responses, points, tolerance)
+    return points, ~failed & ~doubtful & (_certificate(model, points) < GAIN)
+
+
+def _walk(
+    model: BatchedModel, responses: Responses, points: Points, finished: BoolArray,
+    tolerance: float,
+) -> None:  # fmt: skip
+    """Trust-region iterations, in place, until every response is finished."""
+    radius = np.full(len(points), RADIUS[0])
+    for _ in range(MAX_ITERATIONS):
+        rows = np.flatnonzero(~finished)
+        if not len(rows):
+            return
+        at = points.take(rows)
+        local = LocalModel(model, at)
+        done = local.expected_decrease < tolerance
+        finished[rows[done]] = True
+        if done.all():
+            return
+        step, predicted = local.step(radius[rows])
+        rows, step, predicted = rows[~done], step[~done], predicted[~done]
+        trial = evaluate(
+            model, _moved(model, at.theta[~done], local, step, ~done), responses.take(rows)
+        )
+        value = at.value[~done]
+        length = np.linalg.norm(step, axis=1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            change = value - trial.value
+            ratio = change / predicted
+            good = (ratio > 1e-4) | (np.abs(change) < 1e-12 * np.abs(value))
+        radius[rows] = np.where(
+            ~(ratio >= 0.25),
+            0.25 * length,
+            np.where(
+                (ratio > 0.75) & (length > 0.8 * radius[rows]),
+                np.minimum(3.0 * radius[rows], RADIUS[1]),
+                radius[rows],
+            ),
+        )
+        finished[rows[~good & (length < 1e-10)]] = True
+        points.put(rows[good], trial.take(good))
+
+
+class LocalModel:
+    """The quadratic model of each response in the metric of the trust region.
+
+    Parameters
+    ----------
+    model : BatchedModel
+    points : Points
+    """
+
+    def __init__(self, model: BatchedModel, points: Points):
+        self.B, across = _metric(model, points.theta)
+        H = points.information.copy()
+        _add_root_curvature(model, H, points.slopes)
+        turned = self.B.transpose(0, 2, 1)
+        slope = np.einsum("mji,mj->mi", self.B, points.gradient)
+        bend = turned @ H @ self.B
+        bend = across @ bend @ across
+        size = 1.0 + np.abs(bend).max(axis=(1, 2))  # rotations: no step goes there
+        bend += size[:, None, None] * (np.eye(bend.shape[1]) - across)
+        self.values, self.vectors = np.linalg.eigh(bend)
+        self.part = np.einsum("mji,mj->mi", self.vectors, np.einsum("mij,mj->mi", across, slope))
+
+    @property
+    def expected_decrease(self) -> FloatArray:
+        """Decrease promised by a full step with the curvature made positive, (m,)."""
+        size = np.abs(self.values)
+        floor = 1e-10 * np.maximum(size.max(axis=1, keepdims=True), 1e-300)
+        out: FloatArray = 0.5 * (self.part**2 / np.maximum(size, floor)).sum(axis=1)
+        return out
+
+    def step(self, radius: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Minimizers within the radius, (m, c), and the decrease they promise, (m,)."""
+        values, part = self.values, self.part
+        lowest = values[:, 0]
+        tiny = 1e-12 * np.maximum(1.0, np.abs(values).max(axis=1))
+        low = np.maximum(0.0, -lowest) + tiny
+
+        def length(shift: FloatArray) -> FloatArray:
+            return np.sqrt(((part / (values + shift[:, None])) ** 2).sum(axis=1))
+
+        with np.errstate(divide="ignore", invalid="ignore"):
+            inner = (lowest > tiny) & (length(np.zeros_like(low)) <= radius)
+        hard = ~inner & (length(low) < radius)
+        high = low + 2.0 * np.linalg.norm(part, axis=1) / radius
+        for _ in range(BISECTIONS if not (inner | hard).all() else 0):
+            middle = 0.5 * (low + high)
+            long = length(middle) > radius
+            low, high = np.where(long & ~hard, middle, low), np.where(long, high, middle)
+        shift = np.where(inner, 0.0, np.where(hard, low, high))
+        step = -part / (values + shift[:, None])
+        edge = np.sqrt(np.maximum(radius**2 - (step**2).sum(axis=1), 0.0))
+        step[:, 0] += np.where(hard, np.where(step[:, 0] < 0, -edge, edge), 0.0)
+        predicted = -(part * step).sum(axis=1) - 0.5 * (values * step**2).sum(axis=1)
+        return np.einsum("mij,mj->mi", self.vectors, step), predicted
+
+
+def _metric(model: BatchedModel, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Tangent vectors of unit length in the metric, and the projector across rotations."""
+    cov, m = model.covariance, len(theta)
+    c = cov.tangent_slices[-1].stop
+    B, across = np.zeros((m, c, c)), np.tile(np.eye(c), (m, 1, 1))
+    for term, at, lam, unit in zip(
+        cov.terms, cov.tangent_slices, model.factors(theta), model.unit_roots, strict=True
+    ):
+        k = term.k
+        square = lam @ lam.transpose(0, 2, 1) + SMALLEST_SCALE**2 * unit @ unit.T
+        metric = np.linalg.cholesky(square)
+        if at.stop - at.start == k:
+            diagonal = np.arange(k)
+            own = at.start + diagonal
+            B[:, own, own] = metric[:, diagonal, diagonal]
+            continue
+        B[:, at, at] = np.einsum("mij,kl->mikjl", metric, np.eye(k)).reshape(m, k * k, k * k)
+        root = np.linalg.solve(metric, lam)
+        turns = np.zeros((m, k * (k - 1) // 2, k, k))
+        for i, (a, b) in enumerate(zip(*np.tril_indices(k, -1), strict=True)):
+            turns[:, i, :, a], turns[:, i, :, b] = root[:, :, b], -root[:, :, a]
+        flat = turns.reshape(m, -1, k * k)
+        gram = np.linalg.pinv(flat @ flat.transpose(0, 2, 1), rcond=1e-14, hermitian=True)
+        across[:, at, at] -= flat.transpose(0, 2, 1) @ gram @ flat
+    return B, across
+
+
+def _add_root_curvature(model: BatchedModel, H: FloatArray, slopes: FloatArray) -> None:
+    """Add the curvature of ``lambda_t -> Psi_t``, in place; unknown slopes count as zero."""
+    cov, first = model.covariance, 0
+    for term, at in zip(cov.terms, cov.tangent_slices, strict=True):
+        rows, cols = term.tangent
+        psi = np.nan_to_num(slopes[:, first : first + term.k**2]).reshape(-1, term.k, term.k)
+        both = (psi + psi.transpose(0, 2, 1))[:, rows[:, None], rows[None, :]]
+        H[:, at, at] += np.where(cols[:, None] == cols[None, :], both, 0.0)
+        first += term.k**2
+
+
+def _moved(
+    model: BatchedModel, theta: FloatArray, local: LocalModel, step: FloatArray, rows: BoolArray
+) -> FloatArray:
+    """Theta after a step in the metric, lower triangles with non-negative diagonals."""
+    cov = model.covariance
+    tangent = np.einsum("mij,mj->mi", local.B[rows], step)
+    out = np.empty_like(theta)
+    for term, part, at, lam in zip(
+        cov.terms, cov.slices, cov.tangent_slices, model.factors(theta), strict=True
+    ):
+        lam[(slice(None), *term.tangent)] += tangent[:, at]
+        out[:, part] = _root(lam)[:, term.rows, term.cols]
+    return out
+
+
+def _root(lam: FloatArray) -> FloatArray:
+    """Triangular roots of ``lam lam'``, (m, k, k); a diagonal only loses its signs."""
+    if lam.shape[1] == 1:
+        return np.abs(lam)
+    R: FloatArray = np.asarray(np.linalg.qr(lam.transpose(0, 2, 1), mode="r"))
+    sign = np.where(np.einsum("mii->mi", R) < 0, -1.0, 1.0)
+    return (R * sign[:, :, None]).transpose(0, 2, 1)
+
+
+def _rectified(model: BatchedModel, theta: FloatArray) -> FloatArray:
+    """Theta with non-negative diagonals that gives the same ``Psi``."""
+    out = np.empty_like(theta)
+    for term, part, lam in zip(
+        model.covariance.terms, model.covariance.slices, model.factors(theta), strict=True
+    ):
+        sign = np.where(np.einsum("mii->mi", lam) < 0, -1.0, 1.0)
+        out[:, part] = (lam * sign[:, None, :])[:, term.rows, term.cols] + 0.0
+    return out
+
+
+def _settle_zeros(
+    model: BatchedModel, responses: Responses, points: Points, tolerance: float
+) -> BoolArray:
+    """Put variances that vanish at exactly zero, in place; True where that may be wrong."""
+    doubtful = np.zeros(len(points), dtype=bool)
+    snapped = points.theta.copy()
+    for term, part, lam in zip(
+        model.covariance.terms, model.covariance.slices,
+        model.factors(points.theta / model.units), strict=True,
+    ):  # fmt: skip
+        small = np.abs(lam).max(axis=1) < SNAP
+        snapped[:, part] = np.where(small[:, term.cols], 0.0, snapped[:, part])
+    rows = np.flatnonzero((snapped != points.theta).any(axis=1))
+    if not len(rows):
+        return doubtful
+    some = responses.take(rows)
+    at_zero = evaluate(model, snapped[rows], some)
+    lower = at_zero.value <= points.value[rows] + tolerance
+    on_diagonal = model.covariance.on_diagonal
+    zeros = on_diagonal & (snapped[rows] == 0.0)
+    probe = evaluate(model, np.where(zeros, PROBE * model.units, snapped[rows]), some)
+    falls = (zeros & (probe.gradient[:, model.covariance.in_tangent] < 0.0)).any(axis=1)
+    points.put(rows[lower], at_zero.take(lower))
+    doubtful[rows] = lower & falls
+    return doubtful
+
+
+def _certificate(model: BatchedModel, points: Points) -> FloatArray:
+    """Decrease that another step off the boundary promises, (m,); as `optimize.certify`."""
+    cov = model.covariance
+    inner = cov.in_tangent
+    H = points.information.copy()
+    _add_root_curvature(model, H, points.slopes)
+    H = H[:, inner[:, None], inner[None, :]]
+    g: FloatArray = points.gradient[:, inner]
+    scale, free = np.empty_like(points.theta), np.empty(points.theta.shape, dtype=bool)
+    for term, part, lam in zip(cov.terms, cov.slices, model.factors(points.theta), strict=True):
+        unit = np.ones(term.k)
+        unit[term.rows] = model.units[part]
+        sd = np.maximum(np.linalg.norm(lam, axis=2), SMALLEST_SCALE * unit)
+        scale[:, part] = sd[:, term.rows]
+        free[:, part] = (lam != 0.0).any(axis=1)[:, term.cols]
+    g = np.where(free, g * scale, 0.0)
+    H = np.where(
+        free[:, :, None] & free[:, None, :], H * scale[:, :, None] * scale[:, None, :], 0.0
+    )
+    H += np.einsum("mi,ij->mij", (~free).astype(float), np.eye(len(inner)))
+    finite = np.isfinite(H).reshape(len(H), -1).all(axis=1)
+    bad: BoolArray = np.asarray(~(finite & np.isfinite(g).all(axis=1)), dtype=bool)
+    values, vectors = np.linalg.eigh(np.where(bad[:, None, None], np.eye(len(inner)), H))
+    part = np.einsum("mji,mj->mi", vectors, np.where(bad[:, None], np.inf, g))
+    with np.errstate(invalid="ignore"):
+        size = np.abs(values)
+        floor = 1e-10 * np.maximum(size.max(axis=1, keepdims=True), 1e-300)
+        out: FloatArray = 0.5 * (part**2 / np.maximum(size, floor)).sum(axis=1)
+    return np.where(bad, np.inf, out)

@@ -1,0 +1,313 @@
+"""Start values by one pass of moments over the cross-products.
+
+MINQUE(0) (Rao 1971; Searle, Casella & McCulloch 1992, section 11.3d): the quadratic forms of
+the least-squares residuals e
+
+    S_t = sum_j Z_tj'We e'WZ_tj  (k x k, levels j of term t),      e'We
+
+are set equal to their expectations under ``Var(y) = sum_s Z_s (I (x) Psi_s) Z_s' + sigma^2 W^-1``,
+
+    E S_t = sum_s sum_(j,i) N_(tj,si) Psi_s N_(tj,si)' + sigma^2 sum_j N_(tj,tj),
+    N = Z'(W - WX(X'WX)^-1X'W)Z = A - B_x B_x'        (B_x in the orthonormal working basis),
+
+a linear system in the entries of all Psi_s and sigma^2. N is dense, but only sums of products of
+its entries are needed, and those split into sums over the blocks of A and Gram matrices of B_x.
+Independent coefficients need their k variances only, so that nothing of k^4 numbers is formed.
+For balanced nested and crossed designs the solution is the ANOVA estimate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.sparse as sp
+from scipy.linalg import lapack
+
+from sparselmm.base.smallmatrix import solve_triangular
+from sparselmm.base.types import FloatArray, IntArray
+from sparselmm.factor.crossprod import CrossProducts
+from sparselmm.likelihood.covariance import Covariance
+from sparselmm.likelihood.term_covariance import TermCovariance
+
+SMALLEST = 0.05
+"""Smallest standard deviation to start from, relative to sigma and to what counts as one: at zero
+the deviance is stationary."""
+
+STRONGEST = 0.99
+"""Largest correlation to start from."""
+
+MANY_EQUATIONS = 200
+"""Moment equations from which a Cholesky factorization is tried before least squares."""
+
+REGULAR = 1e-4
+"""Smallest diagonal of the factor of scaled equations that count as regular."""
+
+GRAM_NUMBERS = 2_000_000
+"""Numbers of one Gram matrix at a time (16 MB)."""
+
+
+def moment_start(
+    cross: CrossProducts, covariance: Covariance, known_scale: float | None = None
+) -> FloatArray:
+    """Start values of theta.
+
+    Parameters
+    ----------
+    cross : CrossProducts
+    covariance : Covariance
+    known_scale : float, optional
+        Residual variance, when it is known.
+
+    Returns
+    -------
+    ndarray, (n_theta,)
+        Every ``lambda_t`` is invertible: variances that the moments put at or below zero start
+        at `SMALLEST`, correlations within `STRONGEST`.
+    """
+    v, s = cross.B[None, :, -1], cross.C[None, -1, -1]
+    return moment_starts(cross, covariance, v, s, known_scale)[0]
+
+
+def moment_starts(
+    cross: CrossProducts, covariance: Covariance, v: FloatArray, s: FloatArray,
+    known_scale: float | None = None,
+) -> FloatArray:  # fmt: skip
+    """Start values of theta for many responses.
+
+    Parameters
+    ----------
+    cross : CrossProducts
+        Its response is not used.
+    covariance : Covariance
+    v : ndarray, (m, q)
+        Last column of B of every response.
+    s : ndarray, (m,)
+        Last entry of C of every response.
+    known_scale : float, optional
+        Residual variance, when it is known.
+
+    Returns
+    -------
+    ndarray, (m, n_theta)
+    """
+    plain = Covariance(tuple(term.moment_form for term in covariance.terms))
+    psis, residual = _moment_estimates(cross, plain, v, s)
+    if known_scale is not None:
+        residual = np.full_like(residual, known_scale)
+    theta = np.zeros((len(s), covariance.n_theta))
+    roots = covariance.unit_roots([cross.second_moments(t) for t in range(len(psis))])
+    for term, part, psi, root in zip(covariance.terms, covariance.slices, psis, roots, strict=True):
+        back = solve_triangular(root, np.eye(term.k), lower=True)
+        whitened = back @ (psi / residual[:, None, None]) @ back.T
+        lams = root @ np.linalg.cholesky(_inside_cone(whitened))
+        theta[:, part] = [term.coordinates(lam) for lam in lams]
+    return theta
+
+
+def _inside_cone(psi: FloatArray) -> FloatArray:
+    """Nearest-looking positive definite matrices, (m, k, k).
+
+    Variances are floored and correlations shrunk.
+    """
+    eye = np.eye(psi.shape[1])
+    variances = np.einsum("mii->mi", psi)
+    positive = variances > SMALLEST**2
+    sd = np.sqrt(np.maximum(variances, SMALLEST**2))
+    both = positive[:, :, None] & positive[:, None, :]
+    corr = np.where(both, psi / (sd[:, :, None] * sd[:, None, :]), 0.0) * (1.0 - eye) + eye
+    values, vectors = np.linalg.eigh(corr)
+    values = np.maximum(values, 1.0 - STRONGEST)[:, :, None]
+    corr = vectors @ (values * vectors.transpose(0, 2, 1))
+    size = sd / np.sqrt(np.einsum("mii->mi", corr))
+    fixed: FloatArray = corr * size[:, :, None] * size[:, None, :]
+    return fixed
+
+
+def _moment_estimates(
+    cross: CrossProducts, covariance: Covariance, v: FloatArray, s: FloatArray
+) -> tuple[list[FloatArray], FloatArray]:
+    """Solutions of the moment equations: ``Psi_t`` of every term (m, k, k), and sigma^2 (m,)."""
+    terms = covariance.terms
+    m = covariance.n_theta
+    grams, inner = _gram_products(cross, terms)
+    T, right = np.zeros((m + 1, m + 1)), np.zeros((m + 1, len(s)))
+    for t, rows in enumerate(covariance.slices):
+        for u, cols in enumerate(covariance.slices[: t + 1]):
+            F = _second_moments(cross, t, u, terms) + grams[t, u]
+            T[rows, cols] = _at_theta(F, terms[t], terms[u])
+            T[cols, rows] = T[rows, cols].T
+        N = _diagonal_sum(cross, t)[terms[t].rows, terms[t].cols] - inner[t][_entries(terms[t])]
+        twice = np.where(terms[t].rows == terms[t].cols, 1.0, 2.0)
+        T[rows, m] = T[m, rows] = twice * N
+        e = v[:, cross.slices[t]].reshape(len(v), -1, terms[t].k)
+        squares = e.transpose(0, 2, 1) @ e
+        right[rows] = (twice * squares[:, terms[t].rows, terms[t].cols]).T
+    T[m, m], right[m] = cross.n - cross.basis.rank, s
+    sizes = [_size(cross, t)[term.rows, term.cols] for t, term in enumerate(terms)]
+    solution = _solve(T, right, sizes)
+    psis = []
+    for term, part in zip(terms, covariance.slices, strict=True):
+        psi = np.zeros((len(s), term.k, term.k))
+        psi[:, term.rows, term.cols] = psi[:, term.cols, term.rows] = solution[part].T
+        psis.append(psi)
+    floor = 1e-4 * s / max(T[m, m], 1.0)
+    return psis, np.maximum(np.maximum(solution[m], floor), np.finfo(float).tiny)
+
+
+def _size(cross: CrossProducts, t: int) -> FloatArray:
+    """Sums of squares of ``Z_t'WZ_t``, (k, k): what the moments would be without X."""
+    return np.einsum("bij,bij->ij", cross.pairs[t, t].data, cross.pairs[t, t].data)
+
+
+def _solve(T: FloatArray, right: FloatArray, sizes: list[FloatArray]) -> FloatArray:
+    """Solutions of the scaled moment equations; what X explains entirely comes out as zero."""
+    diagonal = np.diag(T)
+    confounded = np.append(diagonal[:-1] <= 1e-9 * np.concatenate(sizes), False)
+    scale = np.sqrt(np.where(confounded | (diagonal <= 0), np.inf, diagonal))[:, None]
+    T, right = T / scale / scale.T, right / scale
+    if len(T) > MANY_EQUATIONS and not confounded.any():
+        R, indefinite = lapack.dpotrf(T)
+        regular = not indefinite and np.diag(R).min() > REGULAR
+        if regular:
+            return np.asarray(lapack.dpotrs(R, right)[0] / scale, dtype=float)
+    return np.asarray(np.linalg.lstsq(T, right, rcond=1e-10)[0] / scale, dtype=float)
+
+
+def _entries(term: TermCovariance) -> IntArray:
+    """Where the parameters of ``Psi_t`` stand among the entries that moments are formed of.
+
+    These are all k^2, row by row, or the k variances of independent coefficients.
+    """
+    return np.asarray(term.rows if term.is_diagonal else term.rows * term.k + term.cols)
+
+
+def _gram_products(
+    cross: CrossProducts, terms: Sequence[TermCovariance]
+) -> tuple[dict[tuple[int, int], FloatArray], list[FloatArray]]:
+    """What products of ``B_x`` with itself add to the moments.
+
+    Returns
+    -------
+    products : dict of (t, u) to ndarray, (entries of t, entries of u), for t >= u
+        ``sum (B_x B_x')[i, a] (B_x B_x')[j, b]`` over all pairs of levels of t and u.
+    inner : list of ndarray, (entries,)
+        ``sum (B_x B_x')[i, j]`` over the diagonal blocks of each term.
+    """
+    r = cross.basis.rank
+    n = [term.k if term.is_diagonal else term.k**2 for term in terms]
+    products = {(t, u): np.zeros((n[t], n[u])) for t in range(len(n)) for u in range(t + 1)}
+    inner = [np.zeros(entries) for entries in n]
+    step = max(GRAM_NUMBERS // max(max(n, default=1) * (r + 1), 1), 1)
+    for first in range(0, r, step):
+        grams = [
+            _gram(cross.B[part].reshape(l, k, r + 1), term, first, first + step)
+            for term, part, (k, l) in zip(terms, cross.slices, cross.sizes, strict=True)
+        ]
+        columns = np.arange(grams[0].shape[1]) if grams else np.zeros(0, dtype=int)
+        for t, gram in enumerate(grams):
+            inner[t] += gram[:, columns, first + columns].sum(axis=1)
+            for u in range(t + 1):
+                products[t, u] += gram.reshape(n[t], -1) @ grams[u].reshape(n[u], -1).T
+    return products, inner
+
+
+def _gram(x: FloatArray, term: TermCovariance, first: int, stop: int) -> FloatArray:
+    """``sum_l x[l, i, a] x[l, j, b]`` for columns a of a part of X, (entries, part, r).
+
+    The last column of x (l, k, r + 1), the response, is taken along where that saves a copy.
+    """
+    l, k, columns = x.shape
+    r = columns - 1
+    part = x if first == 0 and stop >= r else x[:, :, first : min(stop, r)]
+    kept = min(stop, r) - first
+    if term.is_diagonal:
+        G = np.matmul(part.transpose(1, 2, 0), x.transpose(1, 0, 2))
+        return np.ascontiguousarray(G[:, :kept, :r])
+    G = part.reshape(l, -1).T @ x.reshape(l, -1)
+    G = G.reshape(k, -1, k, columns)[:, :kept, :, :r].transpose(0, 2, 1, 3)
+    return np.ascontiguousarray(G).reshape(k * k, kept, r)
+
+
+def _second_moments(
+    cross: CrossProducts, t: int, u: int, terms: Sequence[TermCovariance]
+) -> FloatArray:
+    """``sum A[i, a] A[j, b] - A[i, a] (B_x B_x')[j, b] - (B_x B_x')[i, a] A[j, b]``.
+
+    Over all pairs of levels of t and u, (entries of t, entries of u).
+    """
+    pair, alone = cross.pairs[t, u], (terms[t].is_diagonal, terms[u].is_diagonal)
+    F = _sum_of_products(pair.data, pair.data, *alone)
+    x, y = (
+        cross.B[cross.slices[s]].reshape(cross.sizes[s][1], cross.sizes[s][0], -1)[:, :, :-1]
+        for s in (t, u)
+    )
+    if t == u and pair.is_block_diagonal:
+        mixed = _sum_of_products(pair.data, np.matmul(x, x.transpose(0, 2, 1)), *alone)
+    else:
+        mixed = _coupled_moments(cross, (t, u), x, y, *alone)
+    return F - mixed - _turned(mixed, terms[t], terms[u])
+
+
+def _coupled_moments(
+    cross: CrossProducts, pair: tuple[int, int], x: FloatArray, y: FloatArray,
+    left_alone: bool, right_alone: bool,
+) -> FloatArray:  # fmt: skip
+    """``sum A[i, a] (x y')[j, b]`` over the blocks of A of a pair of terms, by entries."""
+    blocks = cross.pairs[pair]
+    _, kt, ku = blocks.data.shape
+    out = np.empty((kt, 1 if left_alone else kt, ku, 1 if right_alone else ku))
+    for a in range(ku):
+        columns = y[:, a : a + 1] if right_alone else y
+        flat = columns.reshape(len(y), -1)
+        for i in range(kt):
+            data = np.ascontiguousarray(blocks.data[:, i, a])
+            A = sp.csc_array((data, blocks.rows, blocks.indptr), shape=(len(x), len(y)))
+            product = (A @ flat).reshape(len(x), columns.shape[1], -1)
+            rows = x[:, i : i + 1] if left_alone else x
+            out[i, :, a] = np.einsum("ljr,lbr->jb", rows, product)
+    return out.reshape(kt * out.shape[1], -1)
+
+
+def _sum_of_products(
+    x: FloatArray, y: FloatArray, left_alone: bool, right_alone: bool
+) -> FloatArray:
+    """``sum_n x[n, i, a] y[n, j, b]``, (entries of i and j, entries of a and b).
+
+    With ``i = j`` where the left coefficients are independent, ``a = b`` where the right ones are.
+    """
+    n, kt, ku = x.shape
+    if left_alone and right_alone:
+        return np.asarray(np.einsum("nia,nia->ia", x, y))
+    if left_alone:  # a batch of products, one for every i
+        return np.matmul(x.transpose(1, 2, 0), y.transpose(1, 0, 2)).reshape(kt, ku * ku)
+    if right_alone:
+        by_right = np.matmul(x.transpose(2, 1, 0), y.transpose(2, 0, 1))
+        return by_right.reshape(ku, kt * kt).T
+    F = np.ascontiguousarray(x).reshape(n, -1).T @ np.ascontiguousarray(y).reshape(n, -1)
+    return F.reshape(kt, ku, kt, ku).transpose(0, 2, 1, 3).reshape(kt * kt, ku * ku)
+
+
+def _turned(F: FloatArray, left: TermCovariance, right: TermCovariance) -> FloatArray:
+    """Entries ``(j, i), (b, a)`` in the place of ``(i, j), (a, b)``."""
+    rows, cols = (
+        np.arange(term.k) if term.is_diagonal else np.arange(term.k**2).reshape(-1, term.k).T
+        for term in (left, right)
+    )
+    return F[np.ix_(rows.ravel(), cols.ravel())]
+
+
+def _at_theta(F: FloatArray, left: TermCovariance, right: TermCovariance) -> FloatArray:
+    """Coefficients of the moment equations, symmetric entries of both sides added up."""
+    off = right.rows != right.cols
+    both = F[np.ix_(_entries(left), _entries(right))]
+    if off.any():
+        turned = right.cols * right.k + right.rows
+        both = both + np.where(off, F[np.ix_(_entries(left), turned)], 0.0)
+    return both * np.where(left.rows == left.cols, 1.0, 2.0)[:, None]
+
+
+def _diagonal_sum(cross: CrossProducts, t: int) -> FloatArray:
+    """Sum of the diagonal blocks of ``Z_t'WZ_t``, (k, k)."""
+    pair = cross.pairs[t, t]
+    return pair.data[pair.rows == pair.cols].sum(axis=0)

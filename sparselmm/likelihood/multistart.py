@@ -1,0 +1,374 @@
+"""When one search is not enough: searches from other starts, and what their ends say.
+
+The deviance of a mixed model can have several local minima: few rows or levels, covariates that are
+constant within groups, patterned covariances, variances of which one can stand in for another. A
+local minimum looks like any other from inside, so that only other starts can tell. They are made
+where the first search leaves doubt (`doubtful`) and cost no more than predicted time allows
+(`allowance`). A search is abandoned as soon as it is on its way to an end that is known, or to one
+that is higher (`Optima.leads_nowhere`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from sparselmm.base.cholesky import NotPositiveDefiniteError
+from sparselmm.base.smallmatrix import root_of_sum
+from sparselmm.base.types import FloatArray
+from sparselmm.likelihood.covariance import Covariance
+from sparselmm.likelihood.deviance import Deviance
+from sparselmm.likelihood.optimize import (
+    EXACT_LIMIT,
+    PATIENCE,
+    SMALLEST_SCALE,
+    TOLERANCE,
+    Callback,
+    End,
+    OptSummary,
+    Search,
+)
+
+LIMIT = 40
+"""Iterations of a search from another start."""
+
+MANY = 20
+"""Evaluations after which a search leaves doubt whatever the model costs."""
+
+FEW_ROWS = 150
+"""Rows, less fixed effects, up to which the deviance is often far from quadratic."""
+
+FEW_LEVELS = 6
+"""Levels of a grouping factor up to which it is, too."""
+
+NEARLY_SINGULAR = 1e-2
+"""Singular value of a ``lambda_t``, in units of what counts as one, below which an end is one at
+the boundary."""
+
+SECONDS = 0.1
+"""Predicted time that searches from other starts may take in any case."""
+
+SHARE = 1.0
+"""Share of the evaluations of the first search that they may take, where these cost more."""
+
+GAIN = 1e-7
+"""Decrease of the deviance by which another end is better."""
+
+NEAR = 1.0
+"""Distance of covariances, relative to themselves, and of deviances within which a search is on its
+way to the other end."""
+
+HOPELESS = 0.01
+"""Share of the distance to the best deviance that another step must promise at a higher one."""
+
+DRAWN = 8
+"""Random starts of the default policy, after those that have a reason."""
+
+
+def minimize_globally(
+    deviance: Deviance, start: FloatArray, *, seconds: float,
+    starts: int | FloatArray | None = None, method: str | None = None,
+    max_iterations: int | None = None, tolerance: float = TOLERANCE,
+    callback: Callback | None = None, **options: Any,
+) -> OptSummary:  # fmt: skip
+    """Minimize the deviance over theta, from several starts where one leaves doubt.
+
+    Parameters
+    ----------
+    deviance : Deviance
+    start : ndarray, (n_theta,)
+        Where the first search starts.
+    seconds : float
+        Predicted time of one evaluation.
+    starts : int or ndarray (m, n_theta), optional
+        Number of searches, or starts of those after the first one; None for as many as needed.
+    method, max_iterations, tolerance, callback, options
+        As in `minimize`.
+
+    Returns
+    -------
+    OptSummary
+        Of the best end.
+    """
+    search = Search.of(deviance, method, max_iterations, tolerance, callback, options)
+    on_request = starts is not None
+    free = search.method == "newton" and max_iterations is None and not deviance.model_is_exact
+    if not on_request and not free:
+        return search.certified(search.run(start))
+    first = search.run(start, limit=None if on_request else PATIENCE + EXACT_LIMIT)
+    optima = Optima(search, first)
+    if on_request:
+        _all(optima, _requested(deviance, first.theta, starts))
+    elif doubtful(search, first, seconds):
+        _until_sure(optima, seconds)
+    if not on_request and not optima.best.finished:
+        optima.accept(search.run(optima.best.theta))
+    return optima.summary()
+
+
+def _all(optima: Optima, starts: Iterator[FloatArray]) -> None:
+    """Search from every start to the end."""
+    for start in starts:
+        optima.search_from(start, in_full=True)
+
+
+def _until_sure(optima: Optima, seconds: float) -> None:
+    """Search from one start after the other while the price allows it."""
+    search = optima.search
+    spent = len(search.recorder.history)
+    left = spent + allowance(spent, seconds)
+    sure = informative(search.recorder.deviance)
+    for place, start in enumerate(starting_points(search.recorder.deviance, optima.best.theta)):
+        if len(search.recorder.history) >= left or (sure and place == optima.returned == 2):
+            return
+        optima.search_from(start)
+
+
+def allowance(evaluations: int, seconds: float) -> float:
+    """Evaluations that other starts may take after a search that took so many."""
+    return max(SHARE * evaluations, SECONDS / seconds)
+
+
+def doubtful(search: Search, end: End, seconds: float) -> bool:
+    """Whether the deviance may have a lower minimum than the one a search found."""
+    deviance, evaluations = search.recorder.deviance, len(search.recorder.history)
+    if not len(end.theta):
+        return False
+    if not end.finished or evaluations > MANY:
+        return True
+    if allowance(evaluations, seconds) < 5 * MANY:  # each evaluation is dear
+        return False
+    if _smallest(deviance, end.theta) < NEARLY_SINGULAR:
+        return True
+    return evaluations > 2 and (evaluations > MANY // 2 or deviance.df <= FEW_ROWS)
+
+
+def informative(deviance: Deviance) -> bool:
+    """Whether rows and levels are many and covariances plain: two returns are proof."""
+    plain = not deviance.covariance.angles.any()
+    return plain and deviance.df > FEW_ROWS and min(deviance.levels, default=0) > FEW_LEVELS
+
+
+def _smallest(deviance: Deviance, theta: FloatArray) -> float:
+    """Smallest singular value of a ``lambda_t`` in units of what counts as one."""
+    pairs = zip(deviance.covariance.factors(theta), deviance.unit_roots, strict=True)
+    sizes = [np.linalg.svd(np.linalg.solve(unit, lam), compute_uv=False)[-1] for lam, unit in pairs]
+    return float(min(sizes, default=np.inf))
+
+
+# --------------------------------------------------------------------------------- ends
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """A theta and the deviance there."""
+
+    theta: FloatArray
+    value: float
+
+
+class Optima:
+    """The ends of searches, the best of them in front.
+
+    Parameters
+    ----------
+    search : Search
+    first : End
+        Of the first search.
+    """
+
+    def __init__(self, search: Search, first: End):
+        self.search = search
+        self.returned = 0
+        self._lower_in_noise = False
+        self._places: list[Place] = []
+        self.accept(first)
+        self.n_starts = 1
+
+    def accept(self, end: End) -> None:
+        """Take an end as the best."""
+        self.best, self.value = end, self.search.recorder.value(end.theta)
+        self.noise = self.deviance.rounding(end.theta)
+        self._seen(end.theta, self.value)
+
+    def search_from(self, start: FloatArray, in_full: bool = False) -> None:
+        """Search from another start, and take its end if it is better."""
+        recorder = self.search.recorder
+        recorder.search = self.n_starts
+        self.n_starts += 1
+        try:
+            end = self.search.run(start, *(() if in_full else (self, LIMIT)))
+            self._compare(end, recorder.value(end.theta))
+        except (NotPositiveDefiniteError, np.linalg.LinAlgError):
+            return  # a start from which the deviance cannot be computed leads nowhere
+
+    def _compare(self, end: End, value: float) -> None:
+        self._seen(end.theta, value)
+        gain = self.value - value
+        if end.abandoned or not gain > -GAIN:
+            return
+        if gain <= max(GAIN, 10.0 * self.search.tolerance):
+            if end.finished and not self.best.finished:
+                self.accept(end)
+            return
+        noise = self.deviance.rounding(end.theta)
+        if gain < 10.0 * (noise + self.noise):
+            return
+        if noise > 1e-4:
+            self._lower_in_noise = True
+            return
+        self.accept(end if end.finished else self.search.run(end.theta))
+
+    def _seen(self, theta: FloatArray, value: float) -> None:
+        if not any(self._same(place, theta, value) for place in self._places):
+            self._places.append(Place(theta, value))
+
+    def _same(self, place: Place, theta: FloatArray, value: float) -> bool:
+        gap = abs(place.value - value)
+        return gap < 1e-5 or (gap < NEAR and distance(self.deviance, place.theta, theta) < NEAR)
+
+    @property
+    def deviance(self) -> Deviance:
+        """What is minimized."""
+        return self.search.recorder.deviance
+
+    def leads_nowhere(self, theta: FloatArray, value: float, promised: float) -> bool:
+        """Whether a search at theta is on its way to the best end, or to a higher one."""
+        above = value - self.value
+        if not above > -GAIN:
+            return False
+        if above < NEAR and distance(self.deviance, self.best.theta, theta) < NEAR:
+            self.returned += 1
+            return True
+        return promised < HOPELESS * above
+
+    def summary(self) -> OptSummary:
+        """The best end with its certificate."""
+        end = self.best
+        if self._lower_in_noise:
+            why = (
+                f"{end.message}; but the deviance is lower elsewhere, where it loses its digits: "
+                "the likelihood is unbounded, or the criterion cannot be computed"
+            )
+            end = replace(end, message=why, finished=False)
+        opt = self.search.certified(end)
+        return replace(opt, n_starts=self.n_starts, n_optima=len(self._places))
+
+
+def distance(deviance: Deviance, theta: FloatArray, other: FloatArray) -> float:
+    """How far the covariances of ``other`` are from those of theta, relative to these."""
+    covariance, total = deviance.covariance, 0.0
+    for lam, far, unit in zip(
+        covariance.factors(theta), covariance.factors(other), deviance.unit_roots, strict=True
+    ):
+        psi = lam @ lam.T
+        metric = root_of_sum(lam, SMALLEST_SCALE * unit)
+        half = np.linalg.solve(metric, far @ far.T - psi)
+        total += float(np.sum(np.linalg.solve(metric, half.T) ** 2))
+    return float(np.sqrt(total))
+
+
+# ------------------------------------------------------------------------------- starts
+
+
+def _requested(deviance: Deviance, theta: FloatArray, starts: Any) -> Iterator[FloatArray]:
+    """Starts after the first one as `fit` was asked for them."""
+    if not isinstance(starts, int):
+        yield from starts
+        return
+    source = starting_points(deviance, theta, drawn=None)
+    for _ in range(starts - 1):
+        yield next(source)
+
+
+def starting_points(
+    deviance: Deviance, end: FloatArray, drawn: int | None = DRAWN
+) -> Iterator[FloatArray]:
+    """Thetas to start from again, the most promising ones first.
+
+    Parameters
+    ----------
+    deviance : Deviance
+    end : ndarray, (n_theta,)
+        Where the first search ended.
+    drawn : int or None
+        Random starts at the end, with a seed of their own; None for no end of them.
+
+    Yields
+    ------
+    ndarray, (n_theta,)
+    """
+    covariance, roots = deviance.covariance, deviance.unit_roots
+    yield _units(covariance, roots, [10.0] * len(roots))
+    yield _units(covariance, roots, [1.0] * len(roots))
+    yield from _one_large(covariance, roots)
+    if any(term.k > 1 and not term.is_diagonal for term in covariance.terms):
+        yield _uncorrelated(covariance, roots, end)
+    yield from _angles(deviance, end)
+    yield from _one_small(deviance)
+    yield from _drawn(deviance, drawn)
+
+
+def _units(
+    covariance: Covariance, roots: list[FloatArray], sizes: list[float]
+) -> FloatArray:  # fmt: skip
+    """Theta with every term at so many times what counts as one."""
+    return covariance.pick([size * root for size, root in zip(sizes, roots, strict=True)])
+
+
+def _one_large(covariance: Covariance, roots: list[FloatArray]) -> Iterator[FloatArray]:
+    """One term explains it all; with more than two terms also all but one."""
+    n = len(roots)
+    for t in range(n if n > 1 else 0):
+        yield _units(covariance, roots, [4.0 if s == t else 0.05 for s in range(n)])
+        if n > 2:
+            yield _units(covariance, roots, [0.05 if s == t else 4.0 for s in range(n)])
+
+
+def _uncorrelated(
+    covariance: Covariance, roots: list[FloatArray], end: FloatArray
+) -> FloatArray:  # fmt: skip
+    """The end without its correlations."""
+    lams = [
+        np.diag(np.sqrt(np.diag(lam @ lam.T) + 0.01 * np.diag(unit @ unit.T)))
+        for lam, unit in zip(covariance.factors(end), roots, strict=True)
+    ]
+    return covariance.pick(lams)
+
+
+def _angles(deviance: Deviance, end: FloatArray) -> Iterator[FloatArray]:
+    """Correlations of patterned covariances far from where they ended."""
+    covariance = deviance.covariance
+    angles = covariance.angles
+    if not angles.any():
+        return
+    wide = _units(covariance, deviance.unit_roots, [1.0] * len(covariance.terms))
+    for phi in (1.4, 0.15, 0.8, -0.8):
+        yield np.where(angles, phi, np.maximum(end, 0.3 * deviance.units))
+        if phi in (1.4, -0.8):
+            yield np.where(angles, phi, wide)
+
+
+def _one_small(deviance: Deviance) -> Iterator[FloatArray]:
+    """One standard deviation is next to nothing."""
+    covariance = deviance.covariance
+    diagonal = np.flatnonzero(covariance.on_diagonal)
+    base = _units(covariance, deviance.unit_roots, [1.0] * len(covariance.terms))
+    for i in diagonal if 1 < len(diagonal) <= 6 else []:
+        yield np.where(np.arange(len(base)) == i, 0.02 * deviance.units, base)
+
+
+def _drawn(deviance: Deviance, number: int | None) -> Iterator[FloatArray]:
+    """Random covariances, their sizes over three and a half decades."""
+    covariance, units = deviance.covariance, deviance.units
+    rng = np.random.default_rng(0)
+    place = 0
+    while number is None or place < number:
+        size = 10.0 ** rng.uniform(-1.5, 2.0, len(units))
+        theta = np.where(covariance.on_diagonal, size, size * rng.normal(size=len(units))) * units
+        turned = rng.uniform(-1.5, 1.5, len(units))
+        yield covariance.rectify(np.where(covariance.angles, turned, theta))
+        place += 1

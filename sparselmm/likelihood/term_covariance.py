@@ -1,0 +1,266 @@
+"""The covariance of one term's coefficients: theta, its factor ``lambda_t``, steps of both.
+
+``lambda_t`` is lower triangular ``k x k``, and ``Psi_t = sigma^2 lambda_t lambda_t'`` is the
+covariance of the coefficients. Theta holds the free entries of ``lambda_t`` column by column, the
+order of Bates, Maechler, Bolker & Walker (2015), section 2.4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from sparselmm.base.smallmatrix import (
+    columns_of_triangle,
+    lower_triangle,
+    root_of_sum,
+    solve_triangular,
+)
+from sparselmm.base.types import BoolArray, FloatArray, IntArray, Snapshot
+
+COLLINEAR = 1e-11
+"""Share of the largest second moment below which a direction of covariates counts as none."""
+
+
+@dataclass(frozen=True, eq=False)
+class TermCovariance(Snapshot):
+    """Where the entries of one term's theta stand in its ``lambda_t``.
+
+    Attributes
+    ----------
+    k : int
+        Order of ``lambda_t``.
+    rows, cols : ndarray of int, (m,)
+        ``lambda_t[rows[i], cols[i]] = theta_t[i]``; ``rows >= cols``.
+    """
+
+    k: int
+    rows: IntArray
+    cols: IntArray
+
+    @staticmethod
+    def unstructured(k: int) -> TermCovariance:
+        """Every covariance of ``k`` coefficients."""
+        return TermCovariance(k, *columns_of_triangle(k))
+
+    @staticmethod
+    def diagonal(k: int) -> TermCovariance:
+        """``k`` independent coefficients."""
+        return TermCovariance(k, np.arange(k), np.arange(k))
+
+    @property
+    def n_theta(self) -> int:
+        """Number of parameters."""
+        return len(self.rows)
+
+    @property
+    def on_diagonal(self) -> BoolArray:
+        """Which parameters are zero exactly when a variance is, (n_theta,)."""
+        return np.asarray(self.rows == self.cols)
+
+    @property
+    def is_diagonal(self) -> bool:
+        """Whether theta are the diagonal entries of ``lambda_t`` and nothing else is free."""
+        return len(self.rows) == self.k
+
+    @cached_property
+    def tangent(self) -> tuple[IntArray, IntArray]:
+        """Rows and columns of the entries of ``lambda_t`` a step may change, each (m,).
+
+        A triangle is only one of the square roots of ``Psi_t``. Steps move all k x k entries, so
+        that no coefficient is favoured by its place; `retract` makes the root triangular again.
+        """
+        if self.is_diagonal:
+            return self.rows, self.cols
+        rows, cols = np.divmod(np.arange(self.k**2), self.k)
+        return rows, cols
+
+    @property
+    def n_tangent(self) -> int:
+        """Number of coordinates of a step."""
+        return len(self.tangent[0])
+
+    @cached_property
+    def in_tangent(self) -> IntArray:
+        """Which coordinates of a step are the entries of theta, (n_theta,)."""
+        if self.is_diagonal:
+            return np.arange(self.k)
+        return self.rows * self.k + self.cols
+
+    def slopes(self, theta: FloatArray) -> FloatArray | None:
+        """Derivatives of ``lambda_t`` in the coordinates of a step, (m, k, k).
+
+        None where they are the matrices with a single one at `tangent`.
+        """
+        return None
+
+    def symmetric_steps(self, theta: FloatArray, back: FloatArray) -> FloatArray:
+        """``lambda^-1 dlambda + (lambda^-1 dlambda)'`` of every coordinate of a step, (m, k, k).
+
+        ``back`` is ``lambda_t^-1``.
+        """
+        rows, cols = self.tangent
+        half = np.zeros((len(rows), self.k, self.k))
+        half[np.arange(len(rows)), :, cols] = back[:, rows].T
+        return half + half.transpose(0, 2, 1)
+
+    def moved(self, theta: FloatArray, back: FloatArray, u: FloatArray) -> FloatArray:
+        """The `symmetric_steps` times the effects u (l, k) of every level, (l, k, m)."""
+        if self.is_diagonal:
+            out = np.zeros((len(u), self.k, self.k))
+            np.einsum("lkk->lk", out)[...] = 2.0 * np.diag(back) * u
+            return out
+        wide = self.symmetric_steps(theta, back).transpose(2, 1, 0).reshape(self.k, -1)
+        return np.asarray((u @ wide).reshape(len(u), self.k, -1))
+
+    def bends(self, theta: FloatArray, slope: FloatArray) -> FloatArray | None:
+        """``<slope, d^2 lambda_t>`` for a (k, k) slope, (m, m); None where all of it is zero."""
+        return None
+
+    def chain(self, theta: FloatArray, slope: FloatArray) -> FloatArray:
+        """Derivative in theta from the (k, k) derivative in the entries of ``lambda_t``."""
+        return slope[self.rows, self.cols]
+
+    def tangent_chain(self, theta: FloatArray, slope: FloatArray) -> FloatArray:
+        """The same in the coordinates of a step, (m,)."""
+        return slope[self.tangent]
+
+    def coordinates(self, lam: FloatArray) -> FloatArray:
+        """Theta of the nearest covariance of this structure to ``lam lam'``, lam triangular."""
+        return lam[self.rows, self.cols]
+
+    def divide(self, lam: FloatArray, x: FloatArray) -> FloatArray:
+        """``lambda_t^-T x``."""
+        return solve_triangular(lam, x, lower=True, transposed=True)
+
+    def triangular(self, lam: FloatArray) -> FloatArray:
+        """Lower-triangular root of ``lam lam'``."""
+        return lam
+
+    def retract(self, lam: FloatArray) -> FloatArray:
+        """Theta of the triangular root with non-negative diagonal of ``lam lam'``."""
+        lower: FloatArray = lower_root(lam)
+        return lower[self.rows, self.cols]
+
+    def move(self, theta: FloatArray, step: FloatArray) -> FloatArray:
+        """Theta after a step, (n_theta,)."""
+        lam = self.factor(theta)
+        lam[self.tangent] += step
+        return self.retract(lam)
+
+    def carried_back(
+        self, theta: FloatArray, step: FloatArray, after: FloatArray, slope: FloatArray
+    ) -> FloatArray:
+        """Gradient ``slope`` at ``after = move(theta, step)`` in the coordinates of the step, (m,).
+
+        The step leads to ``lam = L Q`` with L triangular and Q a rotation. The deviance is that of
+        L, and its derivative at ``lam`` is the one at L times Q.
+        """
+        lam = self.factor(theta)
+        lam[self.tangent] += step
+        if self.is_diagonal:
+            return np.where(np.diag(lam) < 0, -1.0, 1.0) * slope
+        Q, R = np.linalg.qr(lam.T)
+        turn = np.where(np.diag(R) < 0, -1.0, 1.0)[:, None] * Q.T
+        return np.asarray((slope.reshape(self.k, self.k) @ turn).ravel())
+
+    def rectify(self, theta: FloatArray) -> FloatArray:
+        """The theta of the same ``Psi_t`` in the range shown to users."""
+        lam = self.factor(theta)
+        sign = np.where(np.diag(lam) < 0, -1.0, 1.0)
+        return (lam * sign)[self.rows, self.cols] + 0.0
+
+    def units(self, rms: FloatArray) -> FloatArray:
+        """What counts as one in each entry of theta, from the covariates' root mean squares."""
+        return np.asarray(1.0 / np.where(rms > 0, rms, 1.0)[self.rows])
+
+    def pivot(self, lam: FloatArray, units: FloatArray) -> float:
+        """Smallest diagonal of ``lambda_t`` as a share of its row, or of what counts as one."""
+        unit = np.ones(self.k)
+        unit[self.rows] = units
+        share = np.abs(np.diag(lam)) / np.maximum(np.linalg.norm(lam, axis=1), unit)
+        return float(share.min(initial=np.inf))
+
+    def sizes(self, theta: FloatArray, units: FloatArray, smallest: float) -> FloatArray:
+        """Standard deviation of the coefficient each entry of theta belongs to, (n_theta,)."""
+        unit = np.ones(self.k)
+        unit[self.rows] = units
+        sd = np.maximum(np.linalg.norm(self.factor(theta), axis=1), smallest * unit)
+        return np.asarray(sd[self.rows])
+
+    def steps(
+        self, theta: FloatArray, unit: FloatArray, smallest: float, slope: FloatArray
+    ) -> FloatArray:
+        """Steps that change ``Psi_t``, orthonormal in the metric of the trust region.
+
+        Parameters
+        ----------
+        theta : ndarray, (n_theta,)
+        unit : ndarray, (k, k)
+            Root of the covariance that counts as one.
+        smallest : float
+            Share of it below which a covariance counts no less.
+        slope : ndarray, (m,)
+            Gradient in the coordinates of steps: what stands at a wall and is pressed against it
+            stays there.
+
+        Returns
+        -------
+        ndarray, (m, number of steps)
+        """
+        lam = self.factor(theta)
+        metric = root_of_sum(lam, smallest * unit)
+        if self.is_diagonal:  # no rotation keeps it so
+            return np.diag(np.diag(metric))
+        mixed = metric @ across_rotations(solve_triangular(metric, lam, lower=True))
+        return np.asarray(mixed.reshape(len(mixed), -1).T)
+
+    def snapped(self, theta: FloatArray, units: FloatArray, below: float) -> FloatArray:
+        """Theta with the columns of ``lambda_t`` that are all below a limit set to zero."""
+        small = np.abs(self.factor(theta / units)).max(axis=0) < below
+        return np.where(small[self.cols], 0.0, theta)
+
+    def at_zero(self, theta: FloatArray) -> BoolArray:
+        """Entries in columns of ``lambda_t`` that are entirely zero, (n_theta,)."""
+        used = np.asarray(self.factor(theta).any(axis=0))
+        return np.asarray(~used[self.cols])
+
+    @property
+    def moment_form(self) -> TermCovariance:
+        """The covariance whose entries the moment estimates give."""
+        return self
+
+    def factor(self, theta: FloatArray) -> FloatArray:
+        """``lambda_t``, (k, k)."""
+        lam = np.zeros((self.k, self.k))
+        lam[self.rows, self.cols] = theta
+        return lam
+
+
+def across_rotations(lam: FloatArray) -> FloatArray:
+    """Orthonormal complement of ``lam K`` for all skew-symmetric K, (m, k, k).
+
+    With the singular value decomposition ``lam = U S V'`` it is all ``U Y V'`` with ``S Y``
+    symmetric. Two singular values of zero leave both entries of Y free.
+    """
+    U, s, Vt = np.linalg.svd(lam)
+    s = np.where(s > 1e-8 * s[0], s, 0.0)
+    rows, cols = lower_triangle(len(s), diagonal=False)
+    size = np.hypot(s[rows], s[cols])
+    lost = size == 0.0
+    size[lost] = 1.0
+    each, n = np.arange(len(rows)), len(s)
+    Y = np.zeros((n + len(rows) + int(lost.sum()), n, n))
+    Y[np.arange(n), np.arange(n), np.arange(n)] = 1.0
+    Y[n + each, rows, cols] = np.where(lost, 1.0, s[cols] / size)
+    Y[n + each, cols, rows] = s[rows] / size
+    Y[n + len(rows) + np.arange(int(lost.sum())), cols[lost], rows[lost]] = 1.0
+    return np.asarray(U @ Y @ Vt)
+
+
+def lower_root(lam: FloatArray) -> FloatArray:
+    """Lower-triangular root with non-negative diagonal of ``lam lam'``, singular ones included."""
+    R = np.asarray(np.linalg.qr(lam.T, mode="r"))
+    return np.asarray((R * np.where(np.diag(R) < 0, -1.0, 1.0)[:, None]).T)

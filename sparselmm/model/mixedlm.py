@@ -1,0 +1,637 @@
+"""The public model: three spellings in, one fit out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from sparselmm.base.arguments import (
+    check_choice,
+    check_flag,
+    check_memory,
+    check_numbers,
+)
+from sparselmm.base.exceptions import (
+    ArgumentError,
+    BoundaryWarning,
+    ConvergenceWarning,
+    DataError,
+    RankDeficiencyWarning,
+    catchable,
+    warn_user,
+)
+from sparselmm.base.progress import Progress
+from sparselmm.base.threads import one_thread
+from sparselmm.base.types import FloatArray
+from sparselmm.design import BuiltDesign, capture_env, from_arrays, from_formula
+from sparselmm.design.validate import aligned, check_levels
+from sparselmm.factor.crossprod import CrossProducts
+from sparselmm.factor.plan import Candidate, FitPlan, make_plan
+from sparselmm.factor.solver import BlockSolver
+from sparselmm.inference.packing import MixedLMParams
+from sparselmm.likelihood.covariance import Covariance, singular_terms
+from sparselmm.likelihood.dense import DenseDeviance
+from sparselmm.likelihood.deviance import ProfiledDeviance
+from sparselmm.likelihood.held import Held
+from sparselmm.likelihood.moments import moment_start
+from sparselmm.likelihood.optimize import OptSummary
+from sparselmm.model.fit import (
+    ENGINES,
+    HARDLY,
+    check_fit_arguments,
+    checked_keywords,
+    checked_starts,
+    constrained,
+    method_names,
+    nearly_zero,
+    not_optimized,
+    penalties_of,
+    search,
+    start_parameters,
+    without_fixed,
+)
+from sparselmm.model.regularized import RegularizedFits
+from sparselmm.model.statsmodels.cloning import model_of, with_arrays, with_data
+from sparselmm.model.statsmodels.interface import StatsmodelsInterface
+from sparselmm.model.statsmodels.penalized import Mask, PenalizedDeviance
+from sparselmm.results import MixedLMResults
+from sparselmm.results.given import Given
+from sparselmm.results.tables.many import ManyResults, fit_many
+
+BOUNDARY = "The MLE may be on the boundary of the parameter space."
+"""How statsmodels begins the warning of a zero variance; filters look for it."""
+
+DENSE_LIMIT = 5000
+"""Rows up to which the dense engine, whose memory grows as n^2, is allowed."""
+
+
+class MixedLM(RegularizedFits, StatsmodelsInterface):
+    """Linear mixed model ``y = X beta + Z b + e`` with any crossed or nested random effects.
+
+    Three ways to write the random effects end as the same sparse Z and may be mixed:
+    statsmodels' arguments (``groups``, ``exog_re``, ``exog_vc``; ``re_formula``,
+    ``vc_formula``), lme4's bars in the formula of :meth:`from_formula`, and user-made sparse
+    blocks (``z_terms``).
+
+    Parameters
+    ----------
+    endog : array-like, (n,)
+        Response.
+    exog : array-like, (n, p)
+        Fixed-effects design; no intercept is added.
+    groups : array-like, (n,), optional
+        Group labels; may be left out when ``z_terms`` are given.
+    exog_re : array-like, (n, k), optional
+        Covariates of the random coefficients of a group. Default: a random intercept, unless
+        ``exog_vc`` is given.
+    exog_vc : VCSpec, optional
+        Variance components: one design matrix per component and group.
+    use_sqrt : bool
+        Kept for statsmodels: the parametrization of packed parameters. The optimization
+        itself always uses Cholesky factors.
+    missing : {"none", "drop", "raise"}
+        "drop" leaves rows with missing values out, otherwise they are an error.
+    weights : array-like, (n,), optional
+        Prior weights ``w_i >= 0``: ``Var(e_i) = sigma^2 / w_i``. Rows of weight zero are
+        predicted but do not count.
+    offset : array-like, (n,), optional
+        Known part of the linear predictor.
+    z_terms : mapping, optional
+        Name to any (n, l) matrix, sparse or dense: a term with one variance.
+    covariance : mapping, optional
+        ``"Group"`` to the :class:`KnownCovariance` between the groups.
+
+    Raises
+    ------
+    DataError
+        If the data cannot be fitted; the message says what to change.
+    MissingDataError
+        If values are missing and ``missing`` is not "drop".
+
+    Notes
+    -----
+    The model is that of Laird & Ware (1982); it is fitted through the profiled deviance of
+    Bates, Maechler, Bolker & Walker (2015), eqs. 34 and 41.
+
+    Examples
+    --------
+    >>> import sparselmm
+    >>> data = sparselmm.datasets.load("sleepstudy")
+    >>> model = sparselmm.MixedLM.from_formula("Reaction ~ Days + (Days | Subject)", data)
+    >>> result = model.fit()
+    >>> print(f"{result.llf:.3f}")
+    -871.814
+    """
+
+    def __init__(
+        self,
+        endog: Any,
+        exog: Any,
+        groups: Any = None,
+        exog_re: Any = None,
+        exog_vc: Any = None,
+        use_sqrt: bool = True,
+        missing: str = "none",
+        *,
+        weights: Any = None,
+        offset: Any = None,
+        z_terms: Mapping[str, Any] | None = None,
+        covariance: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ):
+        other = model_of(kwargs)
+        if other is not None:
+            self._set_up(with_arrays(other, endog, exog).owned(), use_sqrt)
+            return
+        built = from_arrays(
+            endog, exog, groups, exog_re=exog_re, exog_vc=exog_vc, weights=weights,
+            offset=offset, z_terms=z_terms, covariance=covariance, missing=missing,
+        )  # fmt: skip
+        self._set_up(built.owned(), use_sqrt)
+
+    @classmethod
+    def from_formula(
+        cls,
+        formula: str,
+        data: Any,
+        re_formula: str | None = None,
+        vc_formula: Mapping[str, str] | None = None,
+        subset: Any = None,
+        use_sparse: bool = False,
+        missing: str = "none",
+        *,
+        groups: Any = None,
+        use_sqrt: bool = True,
+        weights: Any = None,
+        offset: Any = None,
+        z_terms: Mapping[str, Any] | None = None,
+        covariance: Mapping[str, Any] | None = None,
+        eval_env: Any = 0,
+        **kwargs: Any,
+    ) -> MixedLM:
+        """Build a model from a formula and a data frame.
+
+        Parameters
+        ----------
+        formula : str
+            ``"y ~ x"`` together with ``groups``, or with lme4's bars:
+            ``"y ~ x + (1 + x | subject) + (1 | item)"``.
+        data : DataFrame or mapping
+            One row per observation.
+        re_formula : str, optional
+            Effects that vary between ``groups``. Default: an intercept, unless
+            ``vc_formula`` is given.
+        vc_formula : dict, optional
+            Name to formula of each variance component, evaluated within each group, so
+            that labels used in two groups are two levels.
+        subset : array-like or str, optional
+            Rows to use: a boolean mask, index labels, or a query such as ``"age > 3"``.
+        use_sparse : bool
+            Kept for statsmodels; the random effects are always sparse.
+        missing : {"none", "drop", "raise"}
+            "drop" leaves out rows with a missing value in a column in use.
+        groups : str or array-like, (n,), optional
+            Column name or labels of the grouping factor. Not needed with bars.
+        use_sqrt : bool
+            Parametrization of packed parameters, as in the constructor.
+        weights, offset : str or array-like, (n,), optional
+            Column name or values.
+        z_terms : mapping, optional
+            Name to any (n, l) matrix: a term with one variance.
+        covariance : mapping, optional
+            Name of a grouping factor to the :class:`KnownCovariance` between its levels.
+        eval_env : int or patsy.EvalEnvironment
+            How many frames up the variables of the formula are looked up.
+
+        Returns
+        -------
+        MixedLM
+
+        Raises
+        ------
+        FormulaError
+            If a formula or a name in it cannot be understood.
+        DataError, MissingDataError
+            As in the constructor.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("Penicillin")
+        >>> model = sparselmm.MixedLM.from_formula(
+        ...     "diameter ~ 1 + (1 | plate) + (1 | sample)", data)
+        >>> round(model.fit().sigma, 4)
+        0.5499
+        """
+        other = model_of(kwargs)
+        check_flag(use_sparse, "use_sparse")
+        if other is not None:
+            built = with_data(other, data)
+        else:
+            env = capture_env(eval_env, above=1)
+            built = from_formula(
+                formula, data, groups=groups, re_formula=re_formula, vc_formula=vc_formula,
+                weights=weights, offset=offset, z_terms=z_terms, covariance=covariance,
+                subset=subset, missing=missing, env=env,
+            )  # fmt: skip
+        model = cls.__new__(cls)
+        model._set_up(built.owned(), use_sqrt)
+        return model
+
+    def _set_up(self, built: BuiltDesign, use_sqrt: bool) -> None:
+        self.built = built
+        self.use_sqrt = check_flag(use_sqrt, "use_sqrt")
+        if built.spec.formula is not None:
+            self.formula = built.spec.formula
+        self.covariance = Covariance.of(built.design.terms)
+        self.reml, self.fe_pen, self.cov_pen, self.re_pen = True, None, None, None
+        self._freepat: MixedLMParams | None = None
+        self._engines: dict[bool, ProfiledDeviance] = {}
+
+    def _copy(
+        self, built: BuiltDesign, cross: CrossProducts | None = None, **facts: Any
+    ) -> MixedLM:
+        """A model of another design: of these rows or others, of this response or another.
+
+        It starts with nothing computed but ``cross``, where that is known, and ``facts``: values
+        of cached properties that the new design cannot tell.
+        """
+        new = type(self).__new__(type(self))
+        new._set_up(built, self.use_sqrt)
+        if cross is not None:
+            facts["cross"] = cross
+        new.__dict__.update(facts)
+        return new
+
+    def _remember(self, reml: bool, given: Given, engine: ProfiledDeviance) -> None:
+        """What ``loglike``, ``score`` and ``hessian`` go by from now on; nothing else reads it."""
+        self.reml, self._freepat = reml, given.free
+        self.fe_pen, self.cov_pen = given.fe_pen, given.cov_pen
+        if engine.covariance is self.covariance and engine.known_scale is None:
+            self._engines = {reml: engine}
+
+    # ------------------------------------------------------------------------ likelihood
+
+    @cached_property
+    def cross(self) -> CrossProducts:
+        """Cross-products of the rows; computed at first use."""
+        cross = CrossProducts.from_design(self.design)
+        if cross.basis.rank < cross.basis.p:
+            kept = set(cross.basis.kept.tolist())
+            dropped = [name for j, name in enumerate(self.exog_names) if j not in kept]
+            warnings.warn(
+                f"the fixed-effects design has {cross.basis.p} columns but rank "
+                f"{cross.basis.rank}; dropped: {', '.join(dropped)} (coefficients are NaN)",
+                RankDeficiencyWarning,
+                stacklevel=3,
+            )
+        return cross
+
+    def plan(self, memory_limit: int | None = None) -> FitPlan:
+        """Price every factorization of this model without doing any.
+
+        Parameters
+        ----------
+        memory_limit : int, optional
+            Bytes the fit may use. Default: what the machine has available.
+
+        Returns
+        -------
+        FitPlan
+            Prints as a table; ``chosen`` is what :meth:`fit` will do.
+        """
+        limit = check_memory(memory_limit)
+        names = tuple(term.name for term in self.terms)
+        return make_plan(self.cross, names, limit, self._packing.covariance)
+
+    def deviance(
+        self, reml: bool = True, engine: str = "sparse", memory_limit: int | None = None
+    ) -> ProfiledDeviance | DenseDeviance:
+        """The profiled deviance as a function of theta.
+
+        Parameters
+        ----------
+        reml : bool
+            REML criterion instead of -2 log-likelihood.
+        engine : {"sparse", "dense"}
+            "dense" evaluates textbook formulas with the n x n covariance matrix: slow, and
+            independent of everything the sparse engine does.
+        memory_limit : int, optional
+            Bytes the factorization may use.
+
+        Returns
+        -------
+        ProfiledDeviance or DenseDeviance
+            Both have ``value(theta)``, ``gradient(theta)`` and ``at(theta)``.
+        """
+        reml = check_flag(reml, "reml")
+        if check_choice(engine, "engine", ENGINES) == "dense":
+            return self._dense(reml, Held.of(None, self.covariance, ()))
+        return self._sparse(self.plan(memory_limit).chosen, reml)
+
+    def _dense(self, reml: bool, held: Held) -> DenseDeviance:
+        if self.nobs > DENSE_LIMIT:
+            raise DataError(
+                f"engine='dense' needs {self.nobs}^2 numbers for {self.nobs} rows; it is meant "
+                f"for checks on at most {DENSE_LIMIT}. Use engine='sparse'."
+            )
+        return DenseDeviance(self.design, held.covariance, reml=reml, known_scale=held.scale)
+
+    def _sparse(
+        self, chosen: Candidate, reml: bool, covariance: Covariance | None = None,
+        known_scale: float | None = None,
+    ) -> ProfiledDeviance:  # fmt: skip
+        solver = BlockSolver(self.cross, chosen.strategy, chosen.factor)
+        return ProfiledDeviance(
+            self.cross, covariance or self.covariance, solver, reml=reml, known_scale=known_scale
+        )
+
+    # ------------------------------------------------------------------------------- fit
+
+    def fit(
+        self,
+        start_params: Any = None,
+        reml: bool = True,
+        niter_sa: int = 0,
+        do_cg: bool = True,
+        fe_pen: Any = None,
+        cov_pen: Any = None,
+        free: MixedLMParams | None = None,
+        full_output: bool = False,
+        method: str | Sequence[str] | None = None,
+        *,
+        start_theta: FloatArray | None = None,
+        starts: int | FloatArray | None = None,
+        fix: Mapping[str, Any] | None = None,
+        engine: str = "sparse",
+        maxiter: int | None = None,
+        progress: bool | None = None,
+        memory_limit: int | None = None,
+        **fit_kwargs: Any,
+    ) -> MixedLMResults:
+        """Estimate the model by REML or maximum likelihood.
+
+        Parameters
+        ----------
+        start_params : MixedLMParams or array-like, optional
+            Start values, variances divided by the residual variance; an array is packed as
+            ``use_sqrt`` says, with or without the fixed effects. Default one-pass moment
+            estimates, or the identity when ``free`` is given.
+        reml : bool
+            REML instead of maximum likelihood.
+        niter_sa : int
+            Not used; statsmodels has it.
+        do_cg : bool
+            False: no optimization, the model at its start values.
+        fe_pen : object, optional
+            Penalty on the fixed effects with ``func(beta)`` and ``deriv(beta)``, subtracted
+            from the log-likelihood.
+        cov_pen : object, optional
+            Penalty on ``cov_re / scale`` with ``func(matrix, inverse)`` and ``deriv``, packed.
+        free : MixedLMParams, optional
+            Mask: 1 for a parameter to estimate, 0 for one held at its start value. With the
+            identity as ``cov_re`` the random coefficients are independent.
+        full_output : bool
+            Keep the optimizer's record as ``results.hist``.
+        method : str or list of str, optional
+            Default a trust-region Newton method; or SciPy methods by name, in statsmodels'
+            spelling or SciPy's, tried in turn until one converges.
+        start_theta : ndarray, (n_theta,), optional
+            Start values of theta, instead of ``start_params``.
+        starts : int or array-like (m, n_theta), optional
+            Number of searches with starts of their own (seeded, so that the same call gives the
+            same fit); the lowest end counts. 0 or 1 for one search. An array holds the thetas to
+            start from after the first search. Default: as many as needed. A second start is tried
+            where the first end leaves doubt, which few rows or levels, a variance near zero or a
+            long search do, as long as it costs little; ``opt.n_starts`` and ``opt.n_optima`` say
+            how many searches were made and at how many different ends.
+        fix : dict, optional
+            Covariance parameters to hold. ``"sigma"``: the residual standard deviation (with
+            ``weights=1/v`` and ``fix={"sigma": 1}`` the variance of every row is its v, as in a
+            meta-analysis). A term's name: its covariance matrix, as ``{"ratio": Psi / sigma^2}``,
+            or in the units of the data as ``{"cov": Psi}`` or ``{"sd": ..., "corr": ...}``, for
+            which sigma must be held as well. ``"theta"``: values of theta, NaN for those to
+            estimate.
+        engine : {"sparse", "dense"}
+            "dense" fits with textbook formulas on the rows, to check the sparse engine.
+        maxiter : int, optional
+            Iterations after which the optimizer gives up.
+        progress : bool, optional
+            Show every evaluation on stderr. Default: only on a terminal or in a notebook,
+            and only when the fit takes more than a few seconds.
+        memory_limit : int, optional
+            Bytes the factorization may use; default what the machine has available.
+        **fit_kwargs
+            ``tol``: the default method stops when another step promises to lower the deviance
+            by less (1e-9: estimates within 3e-5 standard errors of the optimum; 1e-13 for
+            comparisons digit by digit). ``gtol, ftol, tol, eps, maxcor, maxls`` are passed on to
+            a SciPy method that knows them, ``disp=True`` means ``progress=True``.
+
+        Returns
+        -------
+        MixedLMResults
+
+        Raises
+        ------
+        MemoryLimitError
+            If no factorization of the model fits in ``memory_limit``.
+        ValueError
+            If start values have the wrong length, a method is unknown or ``tol`` not positive.
+        DataError
+            If ``starts`` is no count and no array of thetas, or ``fix`` cannot be
+            understood, or a grouping factor has one level per row and sigma is not held.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the optimizer stopped before its convergence criteria were met.
+        BoundaryWarning
+            If a variance is estimated as zero, or nearly so, or a correlation as one in size:
+            both a SingularMatrixWarning and a ConvergenceWarning, as statsmodels gives both.
+        FutureWarning
+            If a keyword has no meaning here.
+        """
+        check_fit_arguments(locals())
+        self._need_rows("fit")
+        keywords = checked_keywords(fit_kwargs, niter_sa)
+        methods = method_names(method)
+        progress = True if progress is None and keywords.get("disp") else progress
+        start = start_parameters(self._packing, start_params, self.use_sqrt)
+        mask = None if free is None else Mask.of(self._packing, free, start)
+        held = self._held(fix, free, fe_pen, cov_pen)
+        with one_thread():
+            chosen = self.plan(memory_limit).chosen
+            theta = self._start(start, start_params, start_theta, mask, do_cg, held)
+        entries = held.free if mask is None else np.ones(len(mask.theta), dtype=bool)
+        starts = checked_starts(starts, entries)
+        monitor = Progress(progress)
+        with chosen.threads():
+            inner = held.covariance if mask is None else mask.covariance
+            sparse = self._sparse(chosen, reml, inner, held.scale)
+            pen = penalties_of(self._packing, sparse, mask, start, fe_pen, cov_pen)
+            objective: Any = sparse if pen is None else PenalizedDeviance(sparse, pen)
+            if engine != "sparse":
+                objective = self.deviance(reml, engine) if fix is None else self._dense(reml, held)
+            try:
+                if not do_cg or not len(theta):
+                    reason = "nothing to optimize" if do_cg else "not optimized: do_cg=False"
+                    opt = not_optimized(objective, theta, reason, fine=do_cg)
+                elif mask is not None and mask.constrained:
+                    opt = constrained(objective, self._packing, mask, maxiter)
+                else:
+                    if mask is not None and not mask.newton:
+                        methods = [name or "bfgs" for name in methods]
+                    opt = search(
+                        objective, theta, methods, keywords, maxiter, monitor, chosen.seconds,
+                        starts,
+                    )  # fmt: skip
+            except KeyboardInterrupt:
+                monitor.interrupted()
+                raise
+            finally:
+                monitor.close()
+            fit = objective.at(opt.theta)
+            if do_cg:
+                self._warn(opt, sparse)
+        if pen is not None and pen.held.any():
+            fit = without_fixed(fit, pen.held)
+        fixed = 0 if pen is None else int(pen.held.sum())
+        fixed += held.scale is not None
+        if mask is not None and mask.constrained:
+            fixed += int((~mask.packed).sum())
+        given = Given.of(free, fix, fe_pen, cov_pen)
+        self._remember(reml, given, sparse)
+        return MixedLMResults(
+            self, self.built, sparse, fit, opt, use_sqrt=self.use_sqrt, n_fixed=fixed,
+            given=given, full_output=full_output,
+        )  # fmt: skip
+
+    def _held(self, fix: Any, *others: Any) -> Held:
+        """The ``fix`` argument, which goes with none of ``others``."""
+        if fix is not None and any(other is not None for other in others):
+            raise ArgumentError("fix does not go together with free, fe_pen or cov_pen; use one")
+        held = Held.of(fix, self.covariance, [term.name for term in self.terms])
+        if held.scale is None:
+            for term in self.terms:
+                check_levels(term, self.design.n)
+        return held
+
+    def _start(
+        self, start: MixedLMParams, given: Any, theta: FloatArray | None, mask: Mask | None,
+        optimize: bool, held: Held,
+    ) -> FloatArray:  # fmt: skip
+        """Start values of the free entries of theta."""
+        if mask is not None:
+            return mask.theta
+        if theta is not None:
+            start_theta = check_numbers(theta, "start_theta, the start values,", held.free.shape)
+            return start_theta[held.free]
+        if given is None and optimize:
+            return moment_start(self.cross, self.covariance, held.scale)[held.free]
+        return self._packing.theta(start)[held.free]
+
+    def _warn(self, opt: OptSummary, deviance: ProfiledDeviance) -> None:
+        if not opt.converged:
+            warn_user(
+                f"the optimizer did not converge: {opt.message}", catchable(ConvergenceWarning)
+            )
+        flags = singular_terms(self.cross, deviance.covariance, opt.theta)
+        free = [term.n_theta > 0 for term in deviance.covariance.terms]
+        flags = flags & np.array(free, dtype=bool)
+        singular = [term.name for term, flag in zip(self.terms, flags, strict=True) if flag]
+        near = nearly_zero(deviance, opt, [term.name for term in self.terms])
+        if near and not singular:
+            warn_user(
+                f"{BOUNDARY} The random effects covariance matrix is nearly singular: the variance "
+                f"of {', '.join(near)} can hardly be told from zero (the deviance would rise by "
+                f"less than {HARDLY}).",
+                catchable(BoundaryWarning),
+            )
+        if singular:
+            warn_user(
+                f"{BOUNDARY} The random effects covariance matrix is singular: a variance of "
+                f"{', '.join(singular)} is estimated as zero or a correlation as +-1. The "
+                "estimate is valid; the data do not support all of its parameters.",
+                catchable(BoundaryWarning),
+            )
+
+    def fit_many(
+        self, Y: Any, names: Sequence[Any] | None = None, *, reml: bool = True,
+        missing: str = "raise", n_jobs: int = 1, progress: bool | None = None,
+        memory_limit: int | None = None,
+    ) -> ManyResults:  # fmt: skip
+        """Fit the model to many responses; the one it was made with is not used.
+
+        Set-up, cross-products of the design and the analysis of their pattern are done once. The
+        searches of small and medium models run on stacks of responses, see
+        :mod:`sparselmm.likelihood.many`; each ends at its own optimum with its own certificate.
+
+        Parameters
+        ----------
+        Y : DataFrame or array-like, (n, m)
+            One response per column, rows as in the data of the model. A memory-mapped array is
+            read block by block.
+        names : sequence, optional
+            Names of the responses; default the columns of a data frame, or 0 ... m - 1.
+        reml : bool
+            REML instead of maximum likelihood.
+        missing : {"raise", "drop"}
+            "drop" fits a response with missing values alone, on the rows it has.
+        n_jobs : int
+            Workers (joblib); -1 for one per processor.
+        progress : bool, optional
+            Show a progress bar. Default: only on a terminal or in a notebook, and only when it
+            takes more than a few seconds.
+        memory_limit : int, optional
+            Bytes the factorization may use.
+
+        Returns
+        -------
+        ManyResults
+            One row per response: estimates, standard errors, z, p, variances, flags.
+
+        Raises
+        ------
+        DataError
+            When Y has the wrong number of rows or holds values that cannot be used.
+
+        Warns
+        -----
+        ConvergenceWarning
+            When responses have no converged fit; their rows are NaN or flagged.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("sleepstudy")
+        >>> model = sparselmm.mixedlm("Reaction ~ Days + (Days | Subject)", data)
+        >>> Y = np.column_stack([data.Reaction, np.log(data.Reaction)])
+        >>> model.fit_many(Y, names=["ms", "log ms"]).fe_params.round(4)["Days"].tolist()
+        [10.4673, 0.0338]
+        """
+        self._need_rows("fit_many")
+        reml = check_flag(reml, "reml")
+        with one_thread():
+            chosen = self.plan(memory_limit).chosen
+        engine = self._sparse(chosen, reml)
+        Y = aligned(Y, self.built.row_labels, "Y", "the rows of the model")
+        return fit_many(self.built.design, engine, Y, names, missing, n_jobs, progress)
+
+    def _engine(self, reml: bool) -> ProfiledDeviance:
+        engine = self._engines.get(reml)
+        if engine is None:
+            engine = self._sparse(self.plan().chosen, reml)
+            self._engines = {**self._engines, reml: engine}
+        return engine
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the factorizations, which are made again when needed."""
+        return {**self.__dict__, "_engines": {}}
+
+
+mixedlm = MixedLM.from_formula

@@ -1,0 +1,245 @@
+"""Comparison of several fits of the same data."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from sparselmm.base.arguments import check_flag, check_strings, wrong_type
+from sparselmm.base.exceptions import DataError
+from sparselmm.base.types import FloatArray
+from sparselmm.inference.hypotheses.comparison import boundary_pvalue, chi2_pvalue, variances_tested
+from sparselmm.likelihood.engine import ml_minimum
+from sparselmm.results.methods.base import ResultsBase
+
+if TYPE_CHECKING:
+    from sparselmm.results.core import MixedLMResults
+
+FORMATS = {
+    **dict.fromkeys(("aic", "bic", "llf", "deviance"), "{:.2f}".format),
+    **dict.fromkeys(("chisq", "pvalue", "pvalue_boundary"), "{:.5g}".format),
+    "df": "{:.0f}".format,
+}
+"""How the table is printed: differences of criteria matter, so these have decimals."""
+
+
+@dataclass(frozen=True, eq=False)
+class ModelComparison:
+    """Likelihood-ratio tests between fits of the same data; prints as a table.
+
+    Attributes
+    ----------
+    table : DataFrame
+        One row per model, by number of parameters. ``npar`` counts fixed effects, covariance
+        parameters and sigma; ``aic``, ``bic`` (with n rows), ``llf`` and ``deviance`` are lme4's;
+        ``chisq``, ``df`` and ``pvalue`` compare a model with the one above it.
+        ``pvalue_boundary`` takes into account that a variance cannot be negative: it is given
+        where exactly one variance, with any of its covariances, separates the two models, and
+        equals ``pvalue`` where none does.
+    method : {"ML", "REML"}
+        Criterion of the table.
+    refitted : tuple of str
+        Models that were fitted by REML and refitted by ML.
+    models : dict of str to str
+        Name of each model to its formula.
+    """
+
+    table: pd.DataFrame
+    method: str
+    refitted: tuple[str, ...]
+    models: dict[str, str] = field(repr=False)
+
+    def __repr__(self) -> str:
+        """Formulas, then the table."""
+        lines = [f"{name}: {formula}" for name, formula in self.models.items()]
+        if self.refitted:
+            lines.append(f"refitted by ML: {', '.join(self.refitted)}")
+        shown = self.table.to_string(formatters=FORMATS, na_rep="")
+        return "\n".join([f"Models ({self.method})", *lines, shown])
+
+    def _repr_html_(self) -> str:
+        formulas = "<br>".join(
+            f"{html.escape(n)}: {html.escape(f)}" for n, f in self.models.items()
+        )
+        table = self.table.to_html(formatters=FORMATS, na_rep="")
+        return f"<p>Models ({self.method})<br>{formulas}</p>{table}"
+
+
+def compare(
+    *results: MixedLMResults, refit: bool = False, names: Sequence[str] | None = None
+) -> ModelComparison:
+    """Compare fits of the same data by likelihood-ratio tests and information criteria.
+
+    Parameters
+    ----------
+    *results : MixedLMResults
+        At least two fits, nested in the order of their number of parameters.
+    refit : bool
+        Refit by ML whatever was fitted by REML, from its estimates.
+    names : sequence of str, optional
+        Names of the models. Default ``m1, m2, ...`` in the order given.
+
+    Returns
+    -------
+    ModelComparison
+
+    Raises
+    ------
+    DataError
+        When the fits have different rows, response or weights; when REML fits differ in their
+        fixed effects, or ML and REML are mixed, and ``refit`` is false; when a fit has penalties
+        or parameters held fixed.
+
+    Notes
+    -----
+    A REML criterion is the likelihood of contrasts of the response that the fixed effects do not
+    touch, so two of them compare only where the fixed effects are the same (Pinheiro & Bates 2000,
+    section 2.4.1). A variance at the boundary: see :meth:`MixedLMResults.ranova`.
+
+    Examples
+    --------
+    >>> import sparselmm
+    >>> data = sparselmm.datasets.load("sleepstudy")
+    >>> small = sparselmm.mixedlm("Reaction ~ Days + (1 | Subject)", data).fit(reml=False)
+    >>> big = sparselmm.mixedlm("Reaction ~ Days + (Days | Subject)", data).fit(reml=False)
+    >>> table = sparselmm.compare(small, big).table
+    >>> table.loc["m2", ["chisq", "df"]].round(4).tolist()
+    [42.1393, 2.0]
+    """
+    for result in results:
+        if not isinstance(result, ResultsBase):
+            raise wrong_type("every one of results", "a fitted model, what fit() returns", result)
+    if len(results) < 2:
+        raise DataError(f"compare needs at least two fits, got {len(results)}")
+    refit = check_flag(refit, "refit")
+    given = [f"m{i}" for i in range(1, len(results) + 1)]
+    if names is not None:
+        given = check_strings(names, "names", "a list of names")
+    if len(given) != len(results) or len(set(given)) != len(given):
+        raise DataError(f"names must be {len(results)} different names, got {given}")
+    for name, result in zip(given, results, strict=True):
+        if result.given.penalized:
+            raise DataError(f"{name} is a penalized fit; likelihoods compare only without penalty")
+    _check_same_data(results, given)
+    refitted = tuple(n for n, r in zip(given, results, strict=True) if refit and r.reml)
+    if not refit:
+        _check_criterion(results)
+    rows = sorted(
+        (_row(name, result, refit) for name, result in zip(given, results, strict=True)),
+        key=lambda row: row.npar,
+    )
+    method = "ML" if refit else results[0].method
+    return ModelComparison(
+        _table(rows), method, refitted, {row.name: _formula(row.result) for row in rows}
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Row:
+    name: str
+    result: MixedLMResults
+    npar: int
+    deviance: float
+
+
+def _row(name: str, result: MixedLMResults, refit: bool) -> _Row:
+    deviance = result.pls.deviance
+    if refit and result.reml:
+        result._check_plain("a comparison with refit=True")
+        deviance = ml_minimum(result.deviance, result.theta)[0]
+    return _Row(name, result, result.n_parameters, deviance)
+
+
+def _table(rows: list[_Row]) -> pd.DataFrame:
+    n = rows[0].result.nobs
+    deviance = np.array([row.deviance for row in rows])
+    npar = np.array([row.npar for row in rows])
+    chisq, df = np.maximum(-np.diff(deviance), 0.0), np.diff(npar)
+    tests = [
+        (x, int(d), chi2_pvalue(x, int(d)), _boundary(x, int(d), small.result, big.result))
+        for x, d, small, big in zip(chisq, df, rows, rows[1:], strict=False)
+    ]
+    empty = (np.nan, np.nan, np.nan, np.nan)
+    columns: dict[str, FloatArray] = {
+        "npar": npar,
+        "aic": deviance + 2.0 * npar,
+        "bic": deviance + np.log(n) * npar,
+        "llf": -0.5 * deviance,
+        "deviance": deviance,
+    }
+    parts = np.array([empty, *tests], dtype=float)
+    for j, name in enumerate(("chisq", "df", "pvalue", "pvalue_boundary")):
+        columns[name] = parts[:, j]
+    return pd.DataFrame(columns, index=[row.name for row in rows])
+
+
+def _boundary(chisq: float, df: int, small: MixedLMResults, big: MixedLMResults) -> float:
+    tested = variances_tested(small._est.terms, big._est.terms)
+    if df < 1 or tested is None or tested > 1:
+        return np.nan
+    return boundary_pvalue(chisq, df) if tested else chi2_pvalue(chisq, df)
+
+
+def _formula(result: MixedLMResults) -> str:
+    return result.built.spec.formula or "(from arrays)"
+
+
+def _check_same_data(results: Sequence[MixedLMResults], names: Sequence[str]) -> None:
+    first, *others = results
+    for name, other in zip(names[1:], others, strict=True):
+        if other.nobs != first.nobs:
+            raise DataError(
+                f"{names[0]} was fitted to {first.nobs} rows and {name} to {other.nobs}; "
+                "likelihoods compare only on the same rows (are values missing in a column of one?)"
+            )
+        a, b = first.built.design, other.built.design
+        if a.n and b.n:
+            _check_equal(a.y, b.y, "response", names[0], name)
+            ones = np.ones(a.n)
+            _check_equal(
+                ones if a.weights is None else a.weights,
+                ones if b.weights is None else b.weights, "weights", names[0], name,
+            )  # fmt: skip
+
+
+def _check_equal(a: FloatArray, b: FloatArray, what: str, first: str, other: str) -> None:
+    if len(a) != len(b) or not np.array_equal(a, b):
+        raise DataError(
+            f"{first} and {other} have different {what}; likelihoods compare only on the same rows "
+            "in the same order, with the same response and weights"
+        )
+
+
+def _check_criterion(results: Sequence[MixedLMResults]) -> None:
+    if len({result.reml for result in results}) > 1:
+        raise DataError(
+            "some models were fitted by REML and some by ML; fit all of them with reml=False, or "
+            "pass refit=True"
+        )
+    if not results[0].reml:
+        return
+    for other in results[1:]:
+        if not _same_fixed_effects(results[0], other):
+            raise DataError(
+                "REML criteria of models with different fixed effects cannot be compared; fit "
+                "them with reml=False, or pass refit=True"
+            )
+
+
+def _same_fixed_effects(a: MixedLMResults, b: MixedLMResults) -> bool:
+    """Whether two models have the same independent columns of X."""
+    kept = [[r.built.design.x_names[j] for j in r.deviance.cross.basis.kept] for r in (a, b)]
+    if sorted(kept[0]) != sorted(kept[1]):
+        return False
+    X, other = a.built.design, b.built.design
+    if not (X.n and other.n):
+        return True
+    return all(
+        np.array_equal(X.X[:, X.x_names.index(name)], other.X[:, other.x_names.index(name)])
+        for name in kept[0]
+    )

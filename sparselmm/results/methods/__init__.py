@@ -1,0 +1,1 @@
+"""Methods of a fitted model, one module per kind of question."""

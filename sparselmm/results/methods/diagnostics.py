@@ -1,0 +1,391 @@
+"""Residuals, leverage, influence and what an expert would look at."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, get_args
+
+import numpy as np
+import pandas as pd
+
+from sparselmm.base.arguments import check_choice, check_flag, check_list
+from sparselmm.base.exceptions import ArgumentError, DataError
+from sparselmm.base.types import FloatArray, IntArray
+from sparselmm.design.exact_labels import label_index
+from sparselmm.design.factors import factorize
+from sparselmm.design.rows import GroupRows
+from sparselmm.design.validate import aligned
+from sparselmm.inference.diagnostics import residuals as numbers
+from sparselmm.inference.diagnostics.checks import Evidence, diagnose, standardized_effects
+from sparselmm.inference.diagnostics.diagnosis import Diagnosis
+from sparselmm.inference.diagnostics.influence import (
+    influence_of_groups,
+    influence_of_rows,
+)
+from sparselmm.inference.diagnostics.leverage import Leverage, leverage
+from sparselmm.inference.effects import factor_tables
+from sparselmm.inference.prediction import means as prediction
+from sparselmm.results.methods.base import ResultsBase, Vector, from_rows
+from sparselmm.results.plots import diagnostics as plots_diagnostics
+from sparselmm.results.print.labels import mode_tables, variance_tables
+from sparselmm.results.tables.influence import InfluenceResults
+
+
+class DiagnosticResults(ResultsBase):
+    """Part of :class:`sparselmm.MixedLMResults`."""
+
+    @cached_property
+    def _leverage(self) -> Leverage:
+        return leverage(self.deviance, self.built.design, self.pls.theta)
+
+    def _raw(self, level: str) -> FloatArray:
+        return self.built.design.y - prediction.fitted(self._est, level == "conditional")
+
+    @from_rows
+    def residuals(
+        self, kind: str = "response", *, level: str = "conditional", scaled: bool = False
+    ) -> Vector:
+        """Residuals of a kind.
+
+        Parameters
+        ----------
+        kind : {"response", "pearson", "studentized", "deleted"}
+            ``"response"``: in the units of y. ``"pearson"``: divided by their standard deviation
+            relative to sigma; for the conditional level that is multiplication by the square root
+            of the prior weight, as in lme4. ``"studentized"``: divided by their own standard
+            error, which allows for leverage (lme4's ``rstudent``). ``"deleted"``: the same with
+            the sigma of the fit without the row (externally studentized), theta held; they follow
+            a t distribution, where studentized ones cannot exceed the root of ``n - r``.
+        level : {"conditional", "marginal"}
+            ``"conditional"``: ``y - X beta - Z b``, what is left beside the random effects, for
+            outlying rows and the shape of the errors. ``"marginal"``: ``y - X beta``, for the
+            fixed part.
+        scaled : bool
+            Divide Pearson residuals by sigma.
+
+        Returns
+        -------
+        Series or ndarray, (n,)
+            NaN where a row is fitted exactly by its own leverage or has no weight.
+
+        Raises
+        ------
+        ValueError
+            When the kind or level is unknown, or there is no such combination.
+
+        References
+        ----------
+        Nobre, J. S. and Singer, J. da M. (2007). Residual analysis for linear mixed models.
+        *Biometrical Journal* 49(6), 863-875.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("sleepstudy")
+        >>> fit = sparselmm.mixedlm("Reaction ~ Days + (Days | Subject)", data).fit()
+        >>> float(fit.residuals("studentized").abs().max().round(2))
+        5.53
+        """
+        check_choice(kind, "kind", numbers.KINDS)
+        check_choice(level, "level", numbers.LEVELS)
+        scaled = check_flag(scaled, "scaled")
+        if kind == "deleted" and level == "marginal":
+            raise ArgumentError("deleted residuals exist at the conditional level only")
+        needed = kind in ("studentized", "deleted") and level == "conditional"
+        lev = self._leverage if needed else None
+        values = numbers.residuals(self._est, self._raw(level), kind, level, scaled, lev)  # type: ignore[arg-type]
+        return self._rows(values)
+
+    @from_rows
+    def hatvalues(self) -> Vector:
+        """Leverage: by how much each fitted value, random effects included, follows its own row.
+
+        The diagonal of the matrix that maps y to ``fittedvalues`` at the estimated theta, lme4's
+        ``hatvalues``. It comes from the selected inverse of M, in time linear in the rows.
+
+        Returns
+        -------
+        Series or ndarray, (n,)
+            Between 0 and 1; zero for rows of weight zero.
+
+        References
+        ----------
+        Demidenko, E. and Stukel, T. A. (2005). Influence analysis for linear mixed-effects models.
+        *Statistics in Medicine* 24(6), 893-909. The formula used stands at the head of
+        :mod:`sparselmm.inference.diagnostics.leverage`.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("sleepstudy")
+        >>> fit = sparselmm.mixedlm("Reaction ~ Days + (Days | Subject)", data).fit()
+        >>> fit.hatvalues().head(3).round(3).tolist()
+        [0.229, 0.17, 0.127]
+        """
+        return self._rows(self._leverage.total)
+
+    @from_rows
+    def cooks_distance(self) -> Vector:
+        """Cook's distance of every row from its residual and leverage, lme4's ``cooks.distance``.
+
+        ``w e^2 h / (sigma^2 r (1 - h)^2)``: Cook's (1977) formula with the leverage of the
+        mixed model, thus the change of all fitted values by a row. For the change of the fixed
+        effects alone use ``influence().cooks_distance``.
+
+        Returns
+        -------
+        Series or ndarray, (n,)
+
+        References
+        ----------
+        Cook, R. D. (1977). Detection of influential observation in linear regression.
+        *Technometrics* 19(1), 15-18: squared studentized residual over the number of coefficients,
+        times the variance of the fitted value over that of the residual.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("sleepstudy")
+        >>> fit = sparselmm.mixedlm("Reaction ~ Days + (Days | Subject)", data).fit()
+        >>> fit.cooks_distance().nlargest(2).round(2).to_dict()
+        {59: 4.33, 56: 2.12}
+        """
+        return self._rows(
+            numbers.cooks_distance(self._est, self._raw("conditional"), self._leverage)
+        )
+
+    @from_rows
+    def influence(
+        self, group: Any = None, *, exact: bool = False, theta: bool | None = None
+    ) -> InfluenceResults:
+        """What each group, or each row, does to the estimates.
+
+        Parameters
+        ----------
+        group : str or array-like, (n,), optional
+            A grouping factor of the model, whose levels are deleted one after the other with all
+            their rows; or any labels of the rows. Default: single rows.
+        exact : bool
+            Refit without each group, from downdated cross-products. Otherwise the fixed effects
+            are exact for theta held, and theta and sigma follow by one Newton step.
+        theta : bool, optional
+            False holds theta at its estimate. Default: True for groups; False for single rows,
+            where that needs no factorization at all and True one for each row.
+
+        Returns
+        -------
+        InfluenceResults
+
+        Raises
+        ------
+        DataError
+            When the group is unknown or labels have the wrong length.
+
+        Notes
+        -----
+        For groups that share no level of a random effect, the pieces of all one-step deletions
+        are sums over the groups and cost about one evaluation together. With crossed factors each
+        deletion is a factorization on the pattern of the whole.
+
+        References
+        ----------
+        Christensen, R., Pearson, L. M. and Johnson, W. (1992). Case-deletion diagnostics for mixed
+        models. *Technometrics* 34(1), 38-45. The formulas used stand at the head of
+        :mod:`sparselmm.inference.diagnostics.deletion` and
+        :mod:`sparselmm.inference.diagnostics.influence`.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("sleepstudy")
+        >>> fit = sparselmm.mixedlm("Reaction ~ Days + (Days | Subject)", data).fit()
+        >>> influence = fit.influence("Subject")
+        >>> influence.cooks_distance.nlargest(2).round(2).to_dict()
+        {'309': 0.15, '335': 0.13}
+        >>> float(fit.influence("Subject", exact=True).sigma.min().round(2))
+        21.8
+        """
+        exact = check_flag(exact, "exact")
+        theta = None if theta is None else check_flag(theta, "theta")
+        names = [self.built.design.x_names[j] for j in self.deviance.cross.basis.kept]
+        if group is None:
+            labels = self._row_index()
+            codes: IntArray = np.arange(self.built.design.n)
+        else:
+            labels, codes = self._deleted_groups(group)
+            if not (codes != codes[0]).any():
+                raise DataError(
+                    "group has the same label in every row, or none in any; leaving one group out "
+                    "must leave rows"
+                )
+        if group is None and not exact and not theta:
+            return InfluenceResults(
+                influence_of_rows(self._est, self._leverage), labels, names, False
+            )
+        held = theta is False and not exact
+        found = influence_of_groups(
+            self._est, GroupRows.of(codes, len(labels)), ~self.opt.at_boundary, exact, not held
+        )
+        return InfluenceResults(found, labels, names, exact)
+
+    def _row_index(self) -> pd.Index:
+        labels = self.built.row_labels
+        return pd.RangeIndex(self.built.design.n) if labels is None else labels
+
+    def _deleted_groups(self, group: Any) -> tuple[pd.Index, IntArray]:
+        """Labels of the groups and the group of every row."""
+        design = self.built.design
+        if not isinstance(group, str):
+            check_list(group, "group", "a grouping factor of the model or one label per row")
+            if len(group) != design.n:
+                raise DataError(
+                    f"group: labels need one entry for each of the {design.n} rows of the fit, "
+                    f"got {len(group)}"
+                )
+            return _factor(aligned(group, self.built.row_labels, "group", "the rows of the fit"))
+        known: dict[str, tuple[pd.Index, IntArray]] = {}
+        if design.groups is not None:
+            known[design.groups.name] = label_index(design.groups.labels), design.groups.codes
+        for term in design.terms:
+            if term.codes is not None:
+                pair = label_index(term.levels.labels()), term.codes
+                known.setdefault(":".join(term.levels.names), pair)
+        if group in known:
+            return known[group]
+        frame = self.built.frame
+        if frame is not None and group in frame.columns:
+            return _factor(frame[group])
+        raise DataError(
+            f"group: no grouping factor {group!r} in the model; there are: "
+            f"{', '.join(known) or 'none'}. Labels of the rows will do as well"
+        )
+
+    @from_rows
+    def plot_diagnostics(self) -> Any:
+        """Four figures: residuals, their normal quantiles, influence of rows, random effects.
+
+        Random effects are standardized by their own variance, which shrinkage makes smaller than
+        the variance between groups, so that they lie on the line where the model holds.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+
+        Raises
+        ------
+        ImportError
+            When matplotlib is not installed.
+
+        References
+        ----------
+        Nobre, J. S. and Singer, J. da M. (2007). Residual analysis for linear mixed models.
+        *Biometrical Journal* 49(6), 863-875.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("sleepstudy")
+        >>> fit = sparselmm.mixedlm("Reaction ~ Days + (Days | Subject)", data).fit()
+        >>> len(fit.plot_diagnostics().axes)
+        4
+        """
+        effects = [standardized_effects(self._est, t).ravel() for t in range(len(self._est.terms))]
+        raw = self._raw("conditional")
+        return plots_diagnostics.diagnostic_plot(
+            self.built.design.y - raw, np.asarray(self.residuals("studentized")),
+            self._leverage.total, np.asarray(self.cooks_distance()), np.concatenate(effects),
+            list(self._row_index()),
+        )  # fmt: skip
+
+    def plot_ranef(self, factor: str | None = None) -> Any:
+        """Caterpillar of a factor's random effects with intervals of 1.96 standard deviations.
+
+        Levels stand in the order of the first coefficient. The standard deviations are
+        conditional, fixed effects taken as known (``ranef_var``).
+
+        Parameters
+        ----------
+        factor : str, optional
+            A key of ``ranef``. Default: the first.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+
+        Raises
+        ------
+        DataError
+            When there is no such factor.
+        ImportError
+            When matplotlib is not installed.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("sleepstudy")
+        >>> fit = sparselmm.mixedlm("Reaction ~ Days + (Days | Subject)", data).fit()
+        >>> [axes.get_title() for axes in fit.plot_ranef("Subject").axes]
+        ['Intercept', 'Days']
+        """
+        factors = {table.name: table for table in factor_tables(self._est.terms)}
+        known = tuple(factors)
+        name = (
+            known[0]
+            if factor is None
+            else check_choice(factor, "factor", known, "random effects of", "those of ")
+        )
+        modes = mode_tables(self._est, [factors[name]])[name]
+        variances = variance_tables(self._est, [factors[name]])[name]
+        return plots_diagnostics.caterpillar(
+            name, list(modes.columns), list(modes.index), modes.to_numpy(),
+            np.sqrt(variances.to_numpy()),
+        )  # fmt: skip
+
+    @from_rows
+    def check(self) -> Diagnosis:
+        """What an expert would look at in this fit, in words.
+
+        Looks for: an optimizer that did not converge (``convergence``); variances of zero and
+        correlations of one (``singular``); variances that cannot be told apart (``flat``,
+        ``not-identifiable``); dropped, nearly collinear, badly scaled and badly centred columns
+        (``dropped``, ``collinear``, ``scales``, ``origin``); groups with one row (``singletons``)
+        and factors with few levels (``few-levels``); random slopes of covariates that do not vary
+        within groups (``constant-slope``); groups and rows that lie far out (``outlying-groups``,
+        ``outlying-rows``); residuals that are not normal or whose spread depends on the fitted
+        value (``not-normal``, ``spread``). Thresholds and sources stand in
+        :mod:`sparselmm.inference.diagnostics.checks`.
+
+        Returns
+        -------
+        Diagnosis
+            Prints as text; ``findings`` has each with its severity, what was seen, what to do.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("Dyestuff2")
+        >>> import warnings
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("ignore", sparselmm.SingularMatrixWarning)
+        ...     fit = sparselmm.mixedlm("Yield ~ 1 + (1 | Batch)", data).fit()
+        >>> fit.check().codes
+        ('singular',)
+        """
+        raw = self._raw("conditional")
+        of = {
+            kind: numbers.residuals(self._est, raw, kind, "conditional", False, self._leverage)
+            for kind in get_args(numbers.Kind)[2:]
+        }
+        return diagnose(
+            Evidence(
+                self._est, self.opt, of["deleted"], of["studentized"],
+                self.built.design.y - raw,
+                np.asarray(self._row_index()),
+            )
+        )  # fmt: skip
+
+
+def _factor(labels: Any) -> tuple[pd.Index, IntArray]:
+    """Sorted labels and the place of every row's, -1 where it has none."""
+    factor = factorize(labels, sort=True)
+    return label_index(factor.labels), factor.codes

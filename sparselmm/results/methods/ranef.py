@@ -1,0 +1,475 @@
+"""Random effects: tables, covariances, contrasts, ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from sparselmm.base.arguments import (
+    check_choice,
+    check_flag,
+    check_hashable,
+    check_level,
+    check_list,
+    check_mapping,
+    check_numbers,
+    shown,
+)
+from sparselmm.base.exceptions import DataError, MemoryLimitError
+from sparselmm.base.types import CSR, FloatArray, IntArray
+from sparselmm.design.exact_labels import label_index
+from sparselmm.design.factors import match
+from sparselmm.design.rows import mixed, of_columns
+from sparselmm.design.terms import apart
+from sparselmm.inference import effects
+from sparselmm.inference.effects import FactorTable
+from sparselmm.inference.prediction import contrasts as blup_contrasts
+from sparselmm.inference.prediction import variance as prediction_variance
+from sparselmm.inference.wald import Wald
+from sparselmm.results.methods.base import ResultsBase
+from sparselmm.results.print import labels
+from sparselmm.results.tables.hypotheses import ADJUSTMENTS, adjusted
+
+RANK_METHODS = ("joint", "marginal")
+
+
+class RanefResults(ResultsBase):
+    """Part of :class:`sparselmm.MixedLMResults`."""
+
+    @cached_property
+    def random_effects(self) -> dict[Any, pd.Series]:
+        """Conditional means of the random effects given the data, as a dict.
+
+        Keys are the groups, or the levels of the only grouping factor; with several factors they
+        are tuples ``(factor, level)``. Values are Series: coefficients of the ``groups`` term,
+        then columns of the variance components, or all coefficients of the factor.
+
+        See Also
+        --------
+        ranef : the same as tables.
+        """
+        return labels.unit_series(self._est)
+
+    @cached_property
+    def random_effects_cov(self) -> dict[Any, pd.DataFrame]:
+        """Conditional covariance matrices of the random effects, fixed effects taken as known.
+
+        The same keys as ``random_effects``; lme4's ``condVar``.
+
+        Raises
+        ------
+        MemoryLimitError
+            When the matrices would hold more than 2e8 numbers; ``ranef_var`` has the variances
+            alone.
+        """
+        return labels.unit_frames(self._est)
+
+    @cached_property
+    def ranef(self) -> dict[str, pd.DataFrame]:
+        """Conditional means, one table per grouping factor or variance component.
+
+        Always a dict of name to DataFrame: rows are levels (``"a:A"`` for the level a:A of an
+        interaction, ``"A:a"`` for label a of a component in group A), columns are coefficients.
+
+        Notes
+        -----
+        ``Lambda u`` with u from the penalized least-squares problem: the BLUPs of Henderson's
+        mixed-model equations, or posterior means given the estimated variances (Robinson 1991,
+        *Statistical Science* 6, 15-32).
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("sleepstudy")
+        >>> fit = sparselmm.mixedlm("Reaction ~ Days + (Days | Subject)", data).fit()
+        >>> fit.ranef["Subject"].loc["308"].round(2).to_dict()
+        {'Intercept': 2.26, 'Days': 9.2}
+        """
+        return labels.mode_tables(self._est, effects.factor_tables(self._est.terms))
+
+    @cached_property
+    def ranef_var(self) -> dict[str, pd.DataFrame]:
+        """Conditional variances in the shape of ``ranef``, fixed effects taken as known.
+
+        Notes
+        -----
+        The diagonal of ``sigma^2 Lambda M^-1 Lambda'`` (Bates, Maechler, Bolker & Walker 2015,
+        *Journal of Statistical Software* 67(1), conditional variances in section 5), from the
+        selected inverse.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("sleepstudy")
+        >>> fit = sparselmm.mixedlm("Reaction ~ Days + (Days | Subject)", data).fit()
+        >>> fit.ranef_var["Subject"].loc["308"].round(2).to_dict()
+        {'Intercept': 145.71, 'Days': 5.31}
+        """
+        return labels.variance_tables(self._est, effects.factor_tables(self._est.terms))
+
+    def ranef_se(self, fixed_uncertainty: bool = True) -> dict[str, pd.DataFrame]:
+        """Standard errors of the random effects in the shape of ``ranef``.
+
+        Parameters
+        ----------
+        fixed_uncertainty : bool
+            Of the prediction error ``b_hat - b``, the fixed effects estimated. False: the
+            conditional standard deviations of b given the data and beta, the roots of
+            ``ranef_var``.
+
+        Returns
+        -------
+        dict of str to DataFrame
+
+        Notes
+        -----
+        The diagonal of Henderson's ``Var(u_hat - u) = C22`` (Henderson 1984, *Applications of
+        Linear Models in Animal Breeding*, chapter 5), from the selected inverse of the sparse
+        factor.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("sleepstudy")
+        >>> fit = sparselmm.mixedlm("Reaction ~ Days + (Days | Subject)", data).fit()
+        >>> fit.ranef_se()["Subject"].loc["308"].round(2).to_dict()
+        {'Intercept': 13.1, 'Days': 2.64}
+        """
+        fixed_uncertainty = check_flag(fixed_uncertainty, "fixed_uncertainty")
+        est = self._est
+        extra = np.zeros(len(est.pls.b))
+        if fixed_uncertainty and len(est.pls.beta):
+            eye = of_columns(est.terms, sp.csr_array(sp.eye_array(len(est.pls.b))))
+            roots = prediction_variance.fixed_roots(est.deviance, est.pls.theta, None, eye)
+            extra = est.pls.scale * np.einsum("ij,ij->i", roots, roots)
+        out: dict[str, pd.DataFrame] = {}
+        for table in effects.factor_tables(est.terms):
+            added = extra[effects.table_columns(table, est.terms)]
+            out[table.name] = (self.ranef_var[table.name] + added) ** 0.5
+        return out
+
+    def ranef_cov(
+        self, term: str, levels: Iterable[Any] | None = None, fixed_uncertainty: bool = False
+    ) -> pd.DataFrame:
+        """Joint covariance matrix of the random effects of some levels of one factor.
+
+        Parameters
+        ----------
+        term : str
+            A key of ``ranef``.
+        levels : iterable, optional
+            Labels of the levels wanted. Default: all.
+        fixed_uncertainty : bool
+            Of the prediction error ``b_hat - b``, the fixed effects estimated. Default: the
+            conditional covariance of b given the data and beta, lme4's.
+
+        Returns
+        -------
+        DataFrame, (c, c)
+            Rows and columns are pairs of level and coefficient; in the squared units of the
+            response over those of the covariates.
+
+        Raises
+        ------
+        DataError
+            When the factor or a level is unknown.
+        MemoryLimitError
+            When the matrix would hold more than 2e8 numbers.
+
+        Notes
+        -----
+        ``sigma^2 Lambda M^-1 Lambda'`` by solves with the sparse factor, a few hundred columns at a
+        time; with ``fixed_uncertainty`` the corresponding block of the inverse of Henderson's
+        mixed-model equations, ``C22`` of Henderson (1984), chapter 5.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("Penicillin")
+        >>> fit = sparselmm.mixedlm("diameter ~ 1 + (1 | plate) + (1 | sample)", data).fit()
+        >>> fit.ranef_cov("sample", ["A", "B"]).round(4).to_numpy().tolist()
+        [[0.0409, 0.0283], [0.0283, 0.0409]]
+        """
+        fixed_uncertainty = check_flag(fixed_uncertainty, "fixed_uncertainty")
+        table = effects.factor_table(self._est.terms, term)
+        rows = np.arange(len(table.labels)) if levels is None else level_places(table, levels)
+        columns = effects.table_columns(table, self._est.terms)[rows].ravel()
+        check_size(len(columns))
+        cov = self._joint_covariance(columns, fixed_uncertainty)
+        index = pd.MultiIndex.from_product(
+            [table.labels[rows], list(table.columns)], names=[table.name, "coefficient"]
+        )
+        return pd.DataFrame(cov, index, index)
+
+    def ranef_contrasts(
+        self, term: str, contrasts: Any = None, *, pairs: Any = None,
+        coefficient: str | None = None, fixed_uncertainty: bool = True, adjust: str = "none",
+        alpha: float = 0.05,
+    ) -> pd.DataFrame:  # fmt: skip
+        """Differences and other contrasts between the random effects of the levels of a factor.
+
+        Parameters
+        ----------
+        term : str
+            A key of ``ranef``.
+        contrasts : mapping, DataFrame, array-like or sparse array, optional
+            ``{"label": {level: weight, ...}, ...}``; a table with levels as columns; or
+            (m, l) weights of all levels in the order of ``ranef``.
+        pairs : sequence of (level, level), or "all", optional
+            Differences, first minus second, instead of ``contrasts``.
+        coefficient : str, optional
+            Column of ``ranef``. Default: the only one, or the intercept.
+        fixed_uncertainty : bool
+            Whether the standard errors count that the fixed effects are estimated.
+        adjust : str
+            "none", "holm", "bonferroni", "sidak", "hs" (Holm-Sidak) or "fdr_bh": of the p-values.
+        alpha : float
+            One minus the confidence level of each interval; not adjusted.
+
+        Returns
+        -------
+        DataFrame
+            ``estimate``, ``se``, ``z``, ``pvalue``, ``ci_lower``, ``ci_upper``, one row per
+            contrast; in the units of the coefficient.
+
+        Raises
+        ------
+        DataError
+            When a name or a label is unknown, or not exactly one of ``contrasts`` and ``pairs`` is
+            given.
+
+        Notes
+        -----
+        The standard error is the root of ``Var(c'b_hat - c'b)``, a quadratic form in the joint
+        covariance of all levels (Henderson 1984, chapter 5), which is what comparing two
+        shrunken predictions takes: their errors are correlated, and adding two conditional
+        variances may be far off. For one grouping factor that is a look-up in the selected
+        inverse, otherwise sparse solves. Variances of the random effects count as known, and p
+        is twice the probability, given the data, that the difference has the other sign.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("Penicillin")
+        >>> fit = sparselmm.mixedlm("diameter ~ 1 + (1 | plate) + (1 | sample)", data).fit()
+        >>> fit.ranef_contrasts("sample", pairs=[("A", "B")])[["estimate", "se"]].round(3)
+               estimate     se
+        A - B     3.198  0.158
+        """
+        est, alpha = self._est, check_level(alpha)
+        fixed_uncertainty = check_flag(fixed_uncertainty, "fixed_uncertainty")
+        check_choice(adjust, "adjust", ("none", *ADJUSTMENTS))
+        table = effects.factor_table(est.terms, term)
+        column = coefficient_columns(table, est.terms, coefficient)
+        names, rows = contrast_rows(table, contrasts, pairs)
+        H = blup_contrasts.level_contrasts(column, rows, len(est.pls.b))
+        H = of_columns(est.terms, H)
+        found = blup_contrasts.contrasts(
+            est.deviance, est.pls.theta, est.pls.b, est.pls.scale, H, fixed_uncertainty
+        )
+        wald = Wald(found.estimate, found.se)
+        p = wald.pvalue
+        if adjust != "none":
+            p = adjusted(p, adjust, alpha)[1]
+        columns = ["estimate", "se", "z", "pvalue", "ci_lower", "ci_upper"]
+        values = np.column_stack([wald.estimate, wald.se, wald.statistic, p, wald.interval(alpha)])
+        return pd.DataFrame(values, names, columns)
+
+    def rank(
+        self, term: str, coefficient: str | None = None, *, method: str | None = None,
+        fixed_uncertainty: bool = True, alpha: float = 0.05,
+    ) -> pd.DataFrame:  # fmt: skip
+        """Expected ranks of the levels of a factor, with regard to the errors of prediction.
+
+        Parameters
+        ----------
+        term : str
+            A key of ``ranef``.
+        coefficient : str, optional
+            Column of ``ranef``. Default: the only one, or the intercept.
+        method : {"joint", "marginal"}, optional
+            "joint" compares every pair with the joint covariance; "marginal" takes the levels as
+            independent, as merTools does. Default: joint for up to 5,000 levels.
+        fixed_uncertainty : bool
+            Whether the errors count that the fixed effects are estimated.
+        alpha : float
+            One minus the confidence level of the intervals.
+
+        Returns
+        -------
+        DataFrame
+            One row per level: ``estimate``, ``se``, ``ci_lower`` and ``ci_upper`` of the random
+            effect, ``expected_rank`` from 1, the lowest, to the number of levels, and
+            ``percentile``, ``100 (expected_rank - 1/2) / levels``.
+
+        Raises
+        ------
+        DataError
+            When a name is unknown.
+        MemoryLimitError
+            When the joint covariance would hold more than 2e8 numbers.
+
+        Notes
+        -----
+        ``1 + sum_j P(b_j < b_i | y)`` over the other levels (Laird & Louis 1989; Lingsma et al.
+        2010, *QJM* 103, 99-108). Ranks shrink towards the middle where the data say little. For
+        more than 5,000 levels "marginal" works by Fourier transforms on a grid, exact to about
+        1e-5 of the number of levels, in seconds for a million.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("Penicillin")
+        >>> fit = sparselmm.mixedlm("diameter ~ 1 + (1 | plate) + (1 | sample)", data).fit()
+        >>> fit.rank("sample").expected_rank.round(2).to_dict()
+        {'A': 5.94, 'B': 2.0, 'C': 5.06, 'D': 3.3, 'E': 3.7, 'F': 1.0}
+        """
+        est, alpha = self._est, check_level(alpha)
+        fixed_uncertainty = check_flag(fixed_uncertainty, "fixed_uncertainty")
+        table = effects.factor_table(est.terms, term)
+        column = coefficient_columns(table, est.terms, coefficient)
+        l = len(column)
+        if method is None:
+            method = "joint" if l <= blup_contrasts.EXACT_LEVELS else "marginal"
+        check_choice(method, "method", RANK_METHODS)
+        b = mixed(est.terms, est.pls.b)[column]
+        if method == "joint":
+            check_size(l)
+            cov = self._joint_covariance(column, fixed_uncertainty)
+            v, ranks = np.diag(cov), blup_contrasts.joint_ranks(b, cov)
+        else:
+            H = sp.csr_array((np.ones(l), column, np.arange(l + 1)), shape=(l, len(est.pls.b)))
+            H = of_columns(est.terms, H)
+            found = blup_contrasts.contrasts(
+                est.deviance, est.pls.theta, est.pls.b, est.pls.scale, H, fixed_uncertainty
+            )
+            v = found.se**2
+            ranks = blup_contrasts.marginal_ranks(b, v)
+        se = np.sqrt(v)
+        ends = Wald(b, se).interval(alpha)
+        columns = {
+            "estimate": b, "se": se, "ci_lower": ends[:, 0], "ci_upper": ends[:, 1],
+            "expected_rank": ranks,
+        }  # fmt: skip
+        index = label_index(table.labels, table.name)
+        return pd.DataFrame({**columns, "percentile": 100.0 * (ranks - 0.5) / l}, index)
+
+    def _joint_covariance(self, columns: IntArray, fixed: bool) -> FloatArray:
+        """Covariance of some random effects of levels, (c, c)."""
+        est, c = self._est, len(columns)
+        at = (est.deviance, est.pls.theta)
+        if all(term.root is None for term in est.terms):
+            return est.pls.scale * prediction_variance.joint_covariance(*at, columns, fixed)
+        H = sp.csr_array((np.ones(c), columns, np.arange(c + 1)), shape=(c, len(est.pls.b)))
+        H = of_columns(est.terms, H)
+        return est.pls.scale * prediction_variance.joint_forms(*at, H, fixed)
+
+
+def check_size(c: int) -> None:
+    """Refuse a joint covariance matrix that is too large."""
+    if c * c > labels.MAX_COVARIANCES:
+        raise MemoryLimitError(
+            f"the joint covariance of {c:,} random effects would hold {float(c) ** 2:.3g} numbers "
+            f"({8e-9 * c * c:.3g} GB); name the levels you want, or use ranef_se, ranef_contrasts "
+            "or rank(method='marginal')"
+        )
+
+
+def level_places(table: FactorTable, levels: Iterable[Any], argument: str = "levels") -> IntArray:
+    """Rows of a table that belong to some labels.
+
+    Raises
+    ------
+    DataError
+        When a label is unknown.
+    """
+    wanted = check_list(levels, argument, "a list of levels")
+    check_hashable(wanted, argument)
+    at = match(table.labels, wanted)
+    if (at < 0).any():
+        first = shown(wanted[int(np.argmax(at < 0))])
+        known = ", ".join(map(shown, table.labels[:5]))
+        raise DataError(
+            f"{argument}: {table.name!r} has no level {first}; its {len(table.labels):,} levels "
+            f"are {known}" + (", ..." if len(table.labels) > 5 else "")
+        )
+    return at
+
+
+def coefficient_columns(
+    table: FactorTable, terms: Sequence[Any], coefficient: str | None
+) -> IntArray:
+    """Column of Z of one coefficient of every level, (l,).
+
+    Raises
+    ------
+    DataError
+        When the coefficient is unknown, or must be named.
+    """
+    names = list(table.columns)
+    if coefficient is None and len(names) > 1 and "Intercept" not in names:
+        raise DataError(f"say which coefficient of {table.name!r}: {', '.join(names)}")
+    if coefficient is None:
+        coefficient = names[0] if len(names) == 1 else "Intercept"
+    check_choice(coefficient, "coefficient", names, "coefficient")
+    return effects.table_columns(table, terms)[:, names.index(coefficient)]
+
+
+def contrast_rows(table: FactorTable, contrasts: Any, pairs: Any) -> tuple[list[str], CSR]:
+    """Labels of the contrasts and their weights, (m, l)."""
+    if (contrasts is None) == (pairs is None):
+        raise DataError("give contrasts, weights of the levels, or pairs, differences; not both")
+    l = len(table.labels)
+    if pairs is not None:
+        return _pairs(table, pairs)
+    if isinstance(contrasts, pd.DataFrame):
+        weights = np.zeros((len(contrasts), l))
+        numbers = check_numbers(contrasts, "contrasts")
+        weights[:, level_places(table, contrasts.columns, "contrasts")] = numbers
+        return [str(name) for name in contrasts.index], sp.csr_array(weights)
+    if isinstance(contrasts, Mapping):
+        for weights in contrasts.values():
+            check_mapping(weights, "contrasts", "{'label': {level: weight, ...}}")
+        sizes = [len(weights) for weights in contrasts.values()]
+        flat = [level for weights in contrasts.values() for level in weights]
+        weighted = [w for weights in contrasts.values() for w in weights.values()]
+        data = check_numbers(weighted, "contrasts")
+        indptr = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        rows = sp.csr_array(
+            (data, level_places(table, flat, "contrasts"), indptr), shape=(len(sizes), l)
+        )
+        return [str(name) for name in contrasts], rows
+    if sp.issparse(contrasts):
+        check_numbers(contrasts.data, "contrasts")
+        rows = sp.csr_array(contrasts)
+    else:
+        rows = sp.csr_array(np.atleast_2d(check_numbers(contrasts, "contrasts")))
+    if rows.ndim != 2 or rows.shape[1] != l:
+        raise DataError(
+            f"contrasts have {rows.shape[-1]} columns, but {table.name!r} has {l:,} levels"
+        )
+    return [f"c{i}" for i in range(rows.shape[0])], rows.astype(float)
+
+
+def _pairs(table: FactorTable, pairs: Any) -> tuple[list[str], CSR]:
+    l = len(table.labels)
+    first: IntArray
+    second: IntArray
+    if isinstance(pairs, str):
+        if pairs != "all":
+            raise DataError(f"pairs must be 'all' or pairs of levels, got {pairs!r}")
+        check_size(l)
+        first, second = np.triu_indices(l, 1)
+    else:
+        given = check_list(pairs, "pairs", "'all' or a list of pairs of levels")
+        if any(not isinstance(pair, (tuple, list)) or len(pair) != 2 for pair in given):
+            raise DataError("pairs must be pairs of levels, for example [('a', 'b'), ('a', 'c')]")
+        first = level_places(table, [pair[0] for pair in given], "pairs")
+        second = level_places(table, [pair[1] for pair in given], "pairs")
+    names = apart([table.labels[first], table.labels[second]], " - ".join)
+    return names, blup_contrasts.pair_rows(first, second, l)

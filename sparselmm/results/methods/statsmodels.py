@@ -1,0 +1,621 @@
+"""What statsmodels' results have besides estimates: hypothesis tests, profiles, storage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sparselmm.base import storage
+from sparselmm.base.arguments import (
+    check_choice,
+    check_count,
+    check_flag,
+    check_level,
+    check_list,
+    check_numbers,
+    check_positive,
+    check_strings,
+    wrong_type,
+    wrong_value,
+)
+from sparselmm.base.exceptions import ArgumentError, DataError
+from sparselmm.base.types import FloatArray
+from sparselmm.design.formula.constraints import linear_constraints
+from sparselmm.design.subsets import without_rows
+from sparselmm.inference.hypotheses.ddf import DDF_METHODS
+from sparselmm.inference.packing import MixedLMParams, Packing
+from sparselmm.results.methods.base import ResultsBase, from_rows
+from sparselmm.results.tables.hypotheses import (
+    ADJUSTMENTS,
+    ContrastResults,
+    PairwiseResults,
+    TermTests,
+    WaldResults,
+    adjusted,
+    t_tests,
+    wald,
+)
+
+FARTHEST = 1e8
+"""Largest end of a profile, relative to the estimate and the residual variance."""
+
+MOST_POINTS = 1000
+"""Most points of a profile on one side."""
+
+
+class ResultsInterface(ResultsBase):
+    """Methods statsmodels' results offer, for :class:`sparselmm.MixedLMResults`."""
+
+    use_t = False
+
+    @property
+    def freepat(self) -> MixedLMParams | None:
+        """The mask ``free`` of the fit."""
+        return self.given.free
+
+    @property
+    def fe_pen(self) -> Any:
+        """The penalty on the fixed effects that the fit was given."""
+        return self.given.fe_pen
+
+    @property
+    def cov_pen(self) -> Any:
+        """The penalty on ``cov_re`` that the fit was given."""
+        return self.given.cov_pen
+
+    @property
+    def k_fe(self) -> int:
+        """Columns of X, dropped ones included."""
+        return self.built.design.p
+
+    @property
+    def k_re(self) -> int:
+        """Order of ``cov_re``."""
+        return len(self._est.cov_re)
+
+    @property
+    def k_re2(self) -> int:
+        """Variances and covariances in ``params`` before the variance components."""
+        return len(self._est.layout.names) - self.k_vc
+
+    @property
+    def k_vc(self) -> int:
+        """Variance components: entries of ``vcomp``."""
+        return len(self._est.layout.components)
+
+    @property
+    def k_constant(self) -> int:
+        """1 when X has a constant column, else 0."""
+        return int(self.model.k_constant)  # of the rows, or remembered from them
+
+    @property
+    def params_object(self) -> MixedLMParams:
+        """Fixed effects and variances divided by ``scale``, as a :class:`MixedLMParams`."""
+        packing = Packing(self._est.layout, self.deviance.covariance, self.k_fe)
+        return packing.params(self._est.beta, self.deviance.covariance.psi(self.pls.theta))
+
+    @property
+    def mle_retvals(self) -> dict[str, Any]:
+        """How the optimizer ended, in statsmodels' words; ``opt`` has every evaluation."""
+        return {
+            "fopt": 0.5 * self.opt.deviance,
+            "gopt": 0.5 * self.opt.gradient,
+            "converged": self.opt.converged,
+            "iterations": sum(entry.accepted for entry in self.opt.history),
+            "fcalls": self.opt.n_evaluations,
+            "warnflag": int(not self.opt.converged),
+            "message": self.opt.message,
+            "method": self.opt.method,
+            "allvecs": [entry.theta for entry in self.opt.history],
+        }
+
+    # ------------------------------------------------------------------------------- tests
+
+    def cov_params(
+        self, r_matrix: Any = None, column: Any = None, scale: Any = None, cov_p: Any = None,
+        other: Any = None,
+    ) -> Any:  # fmt: skip
+        """Estimation covariance of ``params``, variances as ratios to ``scale``.
+
+        The block of the variance parameters is the inverse of the observed information; it is NaN
+        for a singular term. Fixed effects and variance parameters are asymptotically independent
+        and their covariance is given as zero.
+
+        Parameters
+        ----------
+        r_matrix : array-like, (m, number of parameters), optional
+            Covariance of these linear combinations instead.
+        column : int or sequence of int, optional
+            Variance of one parameter, or covariance of some.
+        scale, cov_p, other : optional
+            A factor in place of ``scale``; another covariance; combinations on the right.
+        """
+        cov = self._covariance(cov_p)
+        if scale is not None:
+            cov = cov * (check_positive(scale, "scale") / self.pls.scale)
+        if column is not None:
+            if r_matrix is not None:
+                raise ArgumentError("give either column or r_matrix, not both")
+            return _chosen(cov, column)
+        if other is not None and r_matrix is None:
+            raise ArgumentError("other goes on the right of r_matrix; give r_matrix as well")
+        if r_matrix is not None:
+            R = self._combinations(r_matrix, "r_matrix")
+            return R @ cov @ (R if other is None else self._combinations(other, "other")).T
+        return self._matrix(cov, self._est.names)
+
+    def _covariance(self, cov_p: Any) -> FloatArray:
+        """The covariance of ``params``, or the user's."""
+        if cov_p is None:
+            return self._est.cov_params
+        m = len(self._est.names)
+        cov = check_numbers(cov_p, "cov_p", (m, m), finite=False, what="one row per parameter")
+        if not np.allclose(cov, cov.T, equal_nan=True):
+            raise ArgumentError("cov_p must be symmetric")
+        return cov
+
+    def _combinations(self, given: Any, argument: str) -> FloatArray:
+        """Linear combinations of all parameters, (m, number of parameters)."""
+        R = np.atleast_2d(check_numbers(given, argument))
+        if R.ndim != 2 or R.shape[1] != len(self._est.names):
+            raise ArgumentError(
+                f"{argument} must have {len(self._est.names)} columns, one per parameter, got "
+                f"shape {R.shape}"
+            )
+        return R
+
+    def t_test(
+        self, r_matrix: Any, use_t: bool | None = None, *, ddf: str | None = None
+    ) -> ContrastResults:
+        """Test linear combinations of the parameters one by one.
+
+        Parameters
+        ----------
+        r_matrix : array-like, (m, k_fe) or (k_fe,), or str, or tuple
+            Combinations of the fixed effects that are zero; a hypothesis in words about any
+            parameters, ``"Time = 0"``; or ``(R, q)``.
+        use_t : bool, optional
+            t distribution with ``df_resid`` degrees of freedom instead of the normal one.
+        ddf : {"satterthwaite", "kenward-roger", "z"}, optional
+            Small-sample test: t distribution with these degrees of freedom, one number per
+            hypothesis, and with Kenward-Roger the adjusted standard errors. Only for hypotheses
+            about fixed effects. Default ``"z"``, as in statsmodels.
+
+        Returns
+        -------
+        ContrastResults
+
+        Raises
+        ------
+        ValueError
+            When an array does not have k_fe columns, or ``ddf`` is given for variances, together
+            with ``use_t``, or for a fit it is not defined for.
+        FormulaError
+            When a hypothesis in words cannot be understood.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("sleepstudy")
+        >>> fit = sparselmm.mixedlm("Reaction ~ Days + (Days | Subject)", data).fit()
+        >>> fit.t_test("Days = 10").statistic.round(2).tolist()
+        [0.3]
+        >>> fit.t_test("Days = 10", ddf="kenward-roger").df_denom.round(3).tolist()
+        [17.0]
+        """
+        R, q = self._hypotheses(r_matrix, full=False)
+        use_t = None if use_t is None else check_flag(use_t, "use_t")
+        if ddf is not None and check_choice(ddf, "ddf", DDF_METHODS) != "z":
+            if use_t is not None:
+                raise ArgumentError("give either use_t or ddf: both say which distribution to use")
+            L, method = self._fixed_part(R, str(ddf)), self._ddf(str(ddf))
+            return t_tests(L, q, self._est.beta, method.vcov, method.t_df(L))
+        df = float(self.df_resid) if use_t else None
+        return t_tests(R, q, self._est.params, self._est.cov_params, df)
+
+    def _fixed_part(self, R: FloatArray, ddf: str) -> FloatArray:
+        """Hypotheses at the fixed effects, (m, k_fe)."""
+        if R[:, self.k_fe :].any():
+            raise ArgumentError(
+                f"ddf={ddf!r} is for hypotheses about fixed effects; these involve variances"
+            )
+        return R[:, : self.k_fe]
+
+    @property
+    def df_resid(self) -> int:
+        """``nobs`` minus the rank of X."""
+        return self._est.nobs - self.deviance.cross.basis.rank
+
+    def _hypotheses(self, given: Any, full: bool) -> tuple[FloatArray, FloatArray]:
+        """``R`` with one column per parameter, and ``q``."""
+        p, m = self.k_fe, len(self._est.names)
+        words = isinstance(given, (str, dict)) or (
+            isinstance(given, (list, tuple)) and given and all(isinstance(g, str) for g in given)
+        )
+        if words:
+            given = list(given) if isinstance(given, tuple) else given
+            return linear_constraints(given, self._est.names)
+        values: Any = 0.0
+        if isinstance(given, tuple) and len(given) == 2 and hasattr(given[0], "__len__"):
+            given, values = given
+        R = np.atleast_2d(check_numbers(given, "r_matrix"))
+        if not R.size:
+            raise ArgumentError("r_matrix is empty; give at least one combination")
+        if full and R.shape[1] == m and R.ndim == 2:
+            pass
+        elif R.ndim != 2 or R.shape[1] != p:
+            raise ArgumentError(
+                f"r_matrix for t-test should have {p:d} columns, one per fixed effect, got shape "
+                f"{R.shape}; name other parameters in words, for example "
+                f"{self._est.names[-1] + ' = 0'!r}"
+            )
+        else:
+            R = np.hstack([R, np.zeros((len(R), m - p))])
+        q = check_numbers(values, "r_matrix, the values on the right,").ravel()
+        if len(q) not in (1, len(R)):
+            raise ArgumentError(
+                f"r_matrix has {len(R)} combinations but {len(q)} values on the right"
+            )
+        return R, np.broadcast_to(q, (len(R),)).copy()
+
+    def wald_test(
+        self, r_matrix: Any, cov_p: Any = None, invcov: Any = None, use_f: bool | None = None,
+        df_constraints: Any = None, scalar: bool | None = None, *, ddf: str | None = None,
+    ) -> WaldResults:  # fmt: skip
+        """Test linear hypotheses jointly.
+
+        Parameters
+        ----------
+        r_matrix : array-like, (m, k_fe) or (m, number of parameters), or str, or tuple
+            As for :meth:`t_test`.
+        cov_p : array-like, optional
+            Covariance of ``params`` to use instead of ``cov_params()``.
+        invcov, df_constraints : optional
+            Not used; statsmodels has them.
+        use_f : bool, optional
+            F distribution instead of chi-squared.
+        scalar : bool, optional
+            Give the statistic as a number; default True.
+        ddf : {"satterthwaite", "kenward-roger", "z"}, optional
+            F test with these denominator degrees of freedom, for hypotheses about fixed effects;
+            Kenward-Roger's scaling is in the statistic. Default ``"z"``, as in statsmodels.
+
+        Returns
+        -------
+        WaldResults
+
+        Raises
+        ------
+        ValueError
+            When ``ddf`` is given for variances, together with ``cov_p`` or ``use_f=False``, or
+            for a fit it is not defined for.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("ergoStool")
+        >>> fit = sparselmm.mixedlm("effort ~ Type + (1 | Subject)", data).fit()
+        >>> test = fit.f_test("Type[T.T2] = Type[T.T3] = 0", ddf="kenward-roger")
+        >>> round(test.df_denom, 6)
+        24.0
+        """
+        R, q = self._hypotheses(r_matrix, full=True)
+        use_f = None if use_f is None else check_flag(use_f, "use_f")
+        scalar = None if scalar is None else check_flag(scalar, "scalar")
+        if ddf is not None and check_choice(ddf, "ddf", DDF_METHODS) != "z":
+            if cov_p is not None or use_f is False:
+                raise ArgumentError(
+                    "ddf makes an F test with a covariance of its own; leave out cov_p and use_f"
+                )
+            test = self._ddf(str(ddf)).f_test(self._fixed_part(R, str(ddf)), q)
+            return WaldResults(test.statistic, test.p_value, "F", test.df_num, test.df_den)
+        cov = self._covariance(cov_p)
+        df = float(self.df_resid) if use_f else None
+        return wald(R, q, self._est.params, cov, df, scalar is not False)
+
+    def f_test(
+        self, r_matrix: Any, cov_p: Any = None, invcov: Any = None, *, ddf: str | None = None
+    ) -> WaldResults:
+        """:meth:`wald_test` with the F distribution.
+
+        The denominator has ``df_resid`` degrees of freedom, as in statsmodels, unless ``ddf`` is
+        given.
+        """
+        return self.wald_test(r_matrix, cov_p=cov_p, use_f=True, ddf=ddf)
+
+    def wald_test_terms(
+        self, skip_single: bool = False, extra_constraints: Any = None,
+        combine_terms: Sequence[str] | None = None, scalar: bool | None = None,
+    ) -> TermTests:  # fmt: skip
+        """Wald test of every term of the formula, all its columns together.
+
+        Parameters
+        ----------
+        skip_single : bool
+            Leave out terms with one column.
+        extra_constraints : sequence, optional
+            More hypotheses, as for :meth:`wald_test`.
+        combine_terms : sequence of str, optional
+            Also test together all terms whose name contains one of these.
+        scalar : bool, optional
+            Kept for statsmodels.
+
+        Returns
+        -------
+        TermTests
+        """
+        skip_single = check_flag(skip_single, "skip_single")
+        if scalar is not None:
+            check_flag(scalar, "scalar")
+        combined = [] if combine_terms is None else check_strings(combine_terms, "combine_terms")
+        extras = [] if extra_constraints is None else _hypothesis_list(extra_constraints)
+        columns = self._term_columns()
+        tests = {n: c for n, c in columns.items() if len(c) > 1 or not skip_single}
+        for part in combined:
+            tests[part] = [j for name, c in columns.items() if part in name for j in c]
+            if not part or not tests[part]:
+                raise ArgumentError(
+                    f"combine_terms: no term has {part!r} in its name; terms are {list(columns)}"
+                )
+        eye = np.eye(self.k_fe)
+        rows = {name: self.wald_test(eye[c]) for name, c in tests.items()}
+        for extra in extras:
+            rows[str(extra)] = self.wald_test(extra)
+        table = pd.DataFrame(
+            {
+                "statistic": [test.statistic for test in rows.values()],
+                "pvalue": [test.pvalue for test in rows.values()],
+                "df_constraint": [test.df_num for test in rows.values()],
+            },
+            index=list(rows),
+        )
+        return TermTests(table)
+
+    def _term_columns(self) -> dict[str, list[int]]:
+        columns = self.built.spec.term_columns()
+        if columns is None:
+            return {name: [j] for j, name in enumerate(self.built.spec.x_names)}
+        return columns
+
+    def t_test_pairwise(
+        self, term_name: str, method: str = "hs", alpha: float = 0.05,
+        factor_labels: Sequence[str] | None = None,
+    ) -> PairwiseResults:  # fmt: skip
+        """Differences between all pairs of levels of a factor coded by treatment.
+
+        Parameters
+        ----------
+        term_name : str
+            Term of the formula.
+        method : {"hs", "holm", "bonferroni", "sidak", "fdr_bh"}
+            Adjustment of the p-values for their number.
+        alpha : float
+        factor_labels : sequence of str, optional
+            Names of the levels, the reference level first.
+
+        Returns
+        -------
+        PairwiseResults
+        """
+        terms = self._term_columns()
+        columns = terms[check_choice(term_name, "term_name", tuple(terms))]
+        alpha = check_level(alpha)
+        check_choice(method, "method", ADJUSTMENTS)
+        names = [self.built.spec.x_names[j] for j in columns]
+        labels = self._factor_labels(term_name, names)
+        if factor_labels is not None:
+            labels = check_strings(factor_labels, "factor_labels", "a list of names")
+            if isinstance(factor_labels, str) or len(labels) not in (
+                len(columns),
+                len(columns) + 1,
+            ):
+                raise ArgumentError(
+                    f"factor_labels has {len(labels)} names for {len(columns) + 1} levels"
+                )
+        if len(columns) + (len(labels) > len(columns)) < 2:
+            raise ArgumentError(f"term_name: {term_name!r} has no levels, it is no factor")
+        effects = np.eye(self.k_fe)[columns]
+        if len(labels) == len(columns) + 1:  # treatment coding: the reference level is zero
+            effects = np.vstack([np.zeros(self.k_fe), effects])
+        pairs = [(i, j) for i in range(len(labels)) for j in range(i + 1, len(labels))]
+        test = self.t_test(np.array([effects[j] - effects[i] for i, j in pairs]))
+        frame = test.summary_frame([f"{labels[j]}-{labels[i]}" for i, j in pairs], alpha)
+        reject, p = adjusted(np.atleast_1d(test.pvalue), method, alpha, "method")
+        return PairwiseResults(
+            test, frame.assign(**{f"pvalue-{method}": p, f"reject-{method}": reject})
+        )
+
+    def _factor_labels(self, term_name: str, names: list[str]) -> list[str]:
+        levels = self.built.spec.term_levels(term_name)
+        return names if levels is None else [str(label) for label in levels]
+
+    # ---------------------------------------------------------------------------- profiles
+
+    @from_rows
+    def profile_re(
+        self, re_ix: Any, vtype: str, num_low: int = 5, dist_low: float = 1.0, num_high: int = 5,
+        dist_high: float = 1.0, **fit_kwargs: Any,
+    ) -> FloatArray:  # fmt: skip
+        """Profile log-likelihood of one variance, refitted with its ratio to the scale fixed.
+
+        Parameters
+        ----------
+        re_ix : int or str
+            Row of ``cov_re``, or name of the component.
+        vtype : {"re", "vc"}
+        num_low, num_high : int
+            Points below and above the estimate.
+        dist_low, dist_high : float
+            Distance of the outermost points, in the units of the data.
+        **fit_kwargs
+            Arguments of ``MixedLM.fit``.
+
+        Returns
+        -------
+        ndarray, (num_low + num_high + 1, 2)
+            Variance, in the units of the data, and log-likelihood; the estimate in row
+            ``num_low``.
+
+        Raises
+        ------
+        ValueError
+            When ``vtype`` is unknown or ``dist_low`` leads to a negative variance.
+        """
+        check_choice(vtype, "vtype", ("re", "vc"))
+        num_low = check_count(num_low, "num_low", least=0, most=MOST_POINTS)
+        num_high = check_count(num_high, "num_high", least=0, most=MOST_POINTS)
+        dist_low, dist_high = (
+            check_positive(dist_low, "dist_low"), check_positive(dist_high, "dist_high"),
+        )  # fmt: skip
+        taken = sorted({"start_params", "free", "reml", "cov_pen"} & set(fit_kwargs))
+        if taken:
+            raise ArgumentError(f"profile_re sets {', '.join(taken)} itself; leave it out")
+        if self.given.fix is not None or self._est.psi_scale is not None:
+            raise DataError(
+                "profile_re is for fits without fix and without an l1 penalty; use profile()"
+            )
+        params = self.params_object
+        model = self.model._copy(self.built, self.deviance.cross)
+        if vtype == "re":
+            model, order = _leading(model, check_count(re_ix, "re_ix", least=0))
+            params.cov_re = params.cov_re[np.ix_(order, order)]
+            value = float(params.cov_re[0, 0])
+        else:
+            names = [self._est.terms[t].name for t in self._est.layout.components]
+            place = names.index(check_choice(re_ix, "re_ix", names))
+            value = float(params.vcomp[place])
+        scale = self.pls.scale
+        low, high = value - dist_low / scale, value + dist_high / scale
+        if high > FARTHEST * (1.0 + value):
+            raise wrong_value("dist_high", f"less than {FARTHEST:g} times the variance", dist_high)
+        if low <= 0:
+            raise ArgumentError(
+                "dist_low is too large and would result in a negative variance. Try a smaller "
+                f"value, less than {value * scale:.4g}."
+            )
+        left, right = np.linspace(low, value, num_low + 1), np.linspace(value, high, num_high + 1)
+        free = self._all_free()
+        if vtype == "re":
+            free.cov_re = free.cov_re[np.ix_(order, order)]
+            free.cov_re[0, 0] = 0
+        else:
+            free.vcomp[place] = 0
+        out = []
+        for x in [*left, *right[1:]]:
+            if vtype == "re":
+                params.cov_re[0, 0] = x
+            else:
+                params.vcomp[place] = x
+            fit = model.fit(
+                start_params=params, free=free, reml=self.pls.reml, fe_pen=self.fe_pen,
+                cov_pen=self.cov_pen, **fit_kwargs,
+            )  # fmt: skip
+            out.append([x * fit.scale, fit.llf])
+        return np.array(out)
+
+    def _all_free(self) -> MixedLMParams:
+        if self.freepat is not None:
+            return self.freepat.copy()
+        k_re, k_vc = self.params_object.k_re, self.params_object.k_vc
+        return MixedLMParams.from_components(
+            np.ones(self.k_fe), cov_re=np.ones((k_re, k_re)), vcomp=np.ones(k_vc)
+        )
+
+    # ------------------------------------------------------------------------- save and load
+
+    def remove_data(self) -> None:
+        """Drop everything with one entry per row; estimates, tests and ``summary`` remain.
+
+        ``results.model`` becomes a copy without rows; the model itself is left as it is. What is
+        made of the rows, such as ``fittedvalues``, is refused with a :class:`RemovedRowsError`;
+        ``predict`` works on new data. Not to be called while other threads use the results.
+        """
+        est = self._est
+        sizes = est.group_sizes
+        built = without_rows(self.built)
+        cross = self.deviance.cross
+        model = self.model._copy(built, cross, k_constant=self.k_constant)
+        self.model, self.built = model, built
+        slim = replace(est, design=built.design)
+        slim.__dict__["group_sizes"] = sizes
+        self._est = slim
+        self.__dict__.pop("_fitted", None)
+        self.__dict__.pop("_ddf_cache", None)
+        for name in ("random_effects", "random_effects_cov"):
+            self.__dict__.pop(name, None)
+
+    def save(self, fname: storage.File, remove_data: bool = False) -> None:
+        """Pickle the results.
+
+        Parameters
+        ----------
+        fname : path or binary file
+        remove_data : bool
+            Call :meth:`remove_data` first.
+        """
+        storage.check_target(fname, "fname")
+        if check_flag(remove_data, "remove_data"):
+            self.remove_data()
+        storage.save(self, fname, "fname")
+
+    @classmethod
+    def load(cls, fname: storage.File) -> Any:
+        """Read results that :meth:`save` wrote. Only load files you trust.
+
+        Parameters
+        ----------
+        fname : path or binary file
+        """
+        return storage.load(cls, fname, "fname")
+
+
+def _chosen(cov: FloatArray, column: Any) -> Any:
+    """Variance of one parameter, or the covariance of some."""
+    m = len(cov)
+    places = (
+        [column]
+        if not hasattr(column, "__len__")
+        else check_list(column, "column", "a list of places")
+    )
+    for place in places:
+        check_count(place, "column", least=-m, most=m - 1)
+    if not hasattr(column, "__len__"):
+        return cov[column, column]
+    chosen = np.array(places, dtype=np.intp)
+    return cov[np.ix_(chosen, chosen)]
+
+
+def _hypothesis_list(given: Any) -> list[Any]:
+    """More hypotheses of ``wald_test_terms``: a list of them."""
+    if isinstance(given, str):
+        return [given]
+    out = check_list(given, "extra_constraints", "a list of hypotheses")
+    for one in out:
+        if not hasattr(one, "__len__"):
+            raise wrong_type("extra_constraints", "a list of hypotheses", given)
+    return out
+
+
+def _leading(model: Any, index: int) -> tuple[Any, list[int]]:
+    """The model with one coefficient of its only ``cov_re`` term put first, and the order."""
+    layout = model._packing.layout
+    if len(layout.cov_terms) != 1:
+        raise DataError(
+            "profile_re with vtype='re' needs one term with coefficients; the model has "
+            f"{len(layout.cov_terms)}"
+        )
+    (t,) = layout.cov_terms
+    term = model.terms[t]
+    if index >= term.k:
+        raise ArgumentError(f"re_ix must be less than {term.k}, the order of cov_re, got {index}")
+    order = list(range(term.k))
+    order[0], order[index] = order[index], order[0]
+    terms = list(model.terms)
+    values = None if term.values is None else np.ascontiguousarray(term.values[:, order])
+    terms[t] = replace(term, values=values, columns=tuple(term.columns[j] for j in order))
+    built = replace(model.built, design=replace(model.design, terms=tuple(terms)))
+    return model._copy(built), order

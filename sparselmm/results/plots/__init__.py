@@ -1,0 +1,1 @@
+"""Figures, one file for each question; matplotlib is imported when the first one is drawn."""

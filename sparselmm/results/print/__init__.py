@@ -1,0 +1,1 @@
+"""Names and tables as people see them."""

@@ -1,0 +1,1 @@
+"""What methods return: results of their own with labels."""

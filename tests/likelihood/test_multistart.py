@@ -1,0 +1,78 @@
+"""Deviances with several minima: the lowest one is found, or the fit says that it is in doubt."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from random_models import judge
+
+import sparselmm
+from sparselmm import datasets
+from sparselmm.base.exceptions import DataError
+
+FOLDER = datasets.data_dir().joinpath("reference", "optima")
+CASES = {case["case"]: case for case in json.loads(FOLDER.joinpath("cases.json").read_text())}
+LOST = "case379"  # its deviance loses digits, whatever the optimum
+
+pytestmark = pytest.mark.filterwarnings("ignore::sparselmm.ModelWarning")
+
+
+def model_of(name):
+    case = CASES[name]
+    with FOLDER.joinpath(f"{name}.csv").open("rb") as stream:
+        data = pd.read_csv(stream)
+    given = {
+        "weights": case["weights"], "offset": case["offset"],
+        "groups": case["kwargs"].get("groups"), "re_formula": case["kwargs"].get("re"),
+    }  # fmt: skip
+    return sparselmm.mixedlm(case["formula"], data, **given), case
+
+
+@pytest.mark.parametrize("name", sorted(set(CASES) - {LOST}))
+def test_the_best_known_optimum(name):
+    model, case = model_of(name)
+    opt = model.fit(reml=case["reml"]).opt
+    assert opt.converged
+    assert opt.deviance <= case["best_known"] + 1e-6
+    assert opt.n_starts > 1
+
+
+def test_a_deviance_without_digits_is_not_called_converged():
+    model, case = model_of(LOST)
+    opt = model.fit(reml=case["reml"]).opt
+    assert not opt.converged
+    assert opt.rounding > 1e-3
+    assert "digits" in opt.message
+
+
+def test_searches_on_request():
+    model, case = model_of("case623")
+    one, many = (model.fit(reml=case["reml"], starts=n).opt for n in (1, 12))
+    assert (one.n_starts, one.n_optima, many.n_starts) == (1, 1, 12)
+    assert many.n_optima > 1
+    assert many.deviance < one.deviance - 1.0
+    again = model.fit(reml=case["reml"], starts=12).opt
+    np.testing.assert_array_equal(again.theta, many.theta)
+    given = model.fit(reml=case["reml"], starts=[many.theta]).opt
+    assert given.n_starts == 2
+    assert given.deviance == pytest.approx(many.deviance, abs=1e-8)
+    searches = [entry.search for entry in many.history]
+    assert searches == sorted(searches)
+    assert set(searches) == set(range(12))
+
+
+@pytest.mark.parametrize("starts", [-1, 1.5, True, "many", [1.0], [[1.0, np.nan]], np.ones((2, 3))])
+def test_starts_that_are_none(starts):
+    model, _ = model_of("case623")
+    with pytest.raises(DataError, match="starts must"):
+        model.fit(starts=starts)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(0, 200, 20))
+def test_random_models_against_dense_searches_from_many_starts(first):
+    """`python tests/support/random_models.py 0 2000` looks at more of them."""
+    verdicts = [judge(number) for number in range(first, first + 20)]
+    assert not [(v.number, v.what, v.detail) for v in verdicts if v.wrong]
+    assert sum(v.what == "right" for v in verdicts) >= 10

@@ -1,0 +1,629 @@
+"""Every public callable times every argument times a table of wrong values.
+
+A call either works, where the table below says that the value may be meant, or it ends in an error
+of the package's own family that names the argument. Callables are found by looking at the public
+classes, so that a new one fails here until its arguments have a kind.
+"""
+
+import inspect
+import re
+import warnings
+from functools import cache
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+
+import sparselmm
+from sparselmm import KnownCovariance, MixedLM, MixedLMParams, SparseLMMError, VCSpec, datasets
+from sparselmm.model import fit as fitting
+from sparselmm.model.statsmodels import cloning
+from sparselmm.results import core
+from sparselmm.results.methods import tidy
+from sparselmm.results.methods import variances as inference
+
+VALUES = {
+    "None": None,
+    "nan": np.nan,
+    "inf": np.inf,
+    "-1": -1,
+    "0": 0,
+    "3.5": 3.5,
+    "1e300": 1e300,
+    "10**30": 10**30,
+    "True": True,
+    "complex": 2.0 + 1.0j,
+    "''": "",
+    "'nope'": "nope",
+    "bytes": b"nope",
+    "object": object(),
+    "[]": [],
+    "{}": {},
+    "{'nope': 1}": {"nope": 1},
+    "ragged": [[1.0], [2.0, 3.0]],
+    "array": np.ones(7),
+    "complex array": np.ones(7, dtype=complex),
+    "frame": pd.DataFrame({"nope": [1.0]}),
+    "['nope', 'nope']": ["nope", "nope"],
+    "lambda": lambda *a: None,
+    "class": int,
+}
+
+# Values of the table that each kind of argument may take.
+FLAG = {"True", "0"}
+CHOICE = set()
+LEVEL = set()
+COUNT = set()
+POSITIVE = {"3.5", "1e300"}
+TEXT = {"''", "'nope'"}
+NONE = {"None"}
+ANYTHING = set(VALUES)
+NUMBERS = {"3.5", "0", "-1", "True", "1e300", "10**30"}
+
+SQUARE = NONE | NUMBERS | {"nan", "inf", "[]", "frame"}  # a number is a matrix of order one
+
+KINDS = {
+    "eval_env": {"0", "-1"},
+    "subset": NONE,
+    "BootstrapResults.save.file": {"'nope'"},
+    "ManyResults.save.file": {"'nope'"},
+    "file": CHOICE,
+    "MixedLMResults.save.fname": {"'nope'"},
+    "fname": CHOICE,
+    "checkpoint": NONE | {"'nope'"},
+    "alpha": LEVEL,
+    "MixedLM.fit_regularized.alpha": {"0", "3.5", "1e300", "10**30", "True"},
+    "MixedLM.fit_regularized.start_params": ANYTHING,  # statsmodels has it; not used
+    "MixedLM.fit_regularized.method": CHOICE,
+    "Distribution.rvs.n": ANYTHING,  # statsmodels has it; not used
+    "MixedLM.get_distribution.scale": POSITIVE | {"10**30"},
+    "MixedLM.predict.params": {"array"},  # more than the fixed effects
+    "MixedLM.exog_vc": NONE | {"{}"},
+    "MixedLM.exog": CHOICE,
+    "MixedLMParams.from_packed.params": {"array"},
+    "MixedLMResults.cov_params.scale": NONE | POSITIVE | {"10**30"},
+    "MixedLMResults.get_prediction.weights": NONE | {"0", "3.5", "1e300", "10**30", "True"},
+    "MixedLMResults.emmeans.weights": CHOICE,
+    "MixedLMResults.anova.ddf": CHOICE,
+    "MixedLMResults.drop1.ddf": CHOICE,
+    "MixedLMResults.emmeans.ddf": CHOICE,
+    "MixedLMResults.get_prediction.ddf": CHOICE,
+    "MixedLMResults.power.test": CHOICE,
+    "MixedLMResults.rank.method": NONE,
+    "MarginalMeans.contrast.adjust": NONE,
+    "KnownCovariance.labels": CHOICE,
+    "alpha_max": LEVEL,
+    "conf_level": LEVEL,
+    "adjust": CHOICE,
+    "ci": CHOICE,
+    "engine": CHOICE,
+    "kind": CHOICE,
+    "level": CHOICE,
+    "missing": CHOICE,
+    "scale": CHOICE,
+    "test": CHOICE,
+    "type": CHOICE,
+    "unseen": CHOICE,
+    "interval": CHOICE,
+    "vtype": CHOICE,
+    "ddf": NONE,
+    "absolute": FLAG,
+    "calc_fe": FLAG,
+    "do_cg": FLAG,
+    "conf_int": FLAG,
+    "exact": FLAG,
+    "fixed_uncertainty": FLAG,
+    "full_output": FLAG,
+    "has_fe": FLAG,
+    "jackknife": FLAG,
+    "obs": FLAG,
+    "profile_fe": FLAG,
+    "progress": FLAG | NONE,
+    "refit": FLAG,
+    "reml": FLAG,
+    "remove_data": FLAG,
+    "reverse": FLAG,
+    "scaled": FLAG,
+    "skip_single": FLAG,
+    "theta": FLAG | NONE,
+    "transform": FLAG,
+    "use_f": FLAG | NONE,
+    "use_sqrt": FLAG,
+    "use_sparse": FLAG,
+    "use_t": FLAG | NONE,
+    "scalar": FLAG | NONE,
+    "digits": {"0"},
+    "maxiter": NONE,
+    "maxit": COUNT,
+    "n": COUNT,
+    "n_groups": NONE,
+    "n_jobs": {"-1"},
+    "n_points": COUNT,
+    "n_sim": COUNT,
+    "nsim": COUNT,
+    "num_high": {"0"},
+    "num_low": {"0"},
+    "niter_sa": {"0"},
+    "k_fe": {"0"},
+    "k_re": {"0"},
+    "k_vc": {"0"},
+    "memory_limit": NONE | POSITIVE | {"10**30"},
+    "rng": NONE | {"0", "10**30", "[]"},
+    "seed": NONE | {"0", "10**30", "[]"},
+    "ceps": {"0", "3.5", "1e300", "10**30"},
+    "ptol": {"0", "3.5", "1e300", "10**30"},
+    "tol": {"0", "3.5", "1e300", "10**30"},
+    "dist_high": POSITIVE,
+    "dist_low": POSITIVE,
+    "rho": {"0"},
+    # names
+    "by": NONE | {"[]"},
+    "coefficient": NONE,
+    "combine_terms": NONE | {"[]", "'nope'", "['nope', 'nope']"},
+    "factor": NONE,
+    "factor_labels": NONE | {"['nope', 'nope']"},
+    "label": TEXT,
+    "name": CHOICE,
+    "names": NONE,
+    "parameters": NONE | {"[]"},
+    "term": NONE,
+    "term_name": CHOICE,
+    "title": NONE | TEXT,
+    "which": NONE | {"[]"},
+    "xname": NONE,
+    "xname_fe": NONE,
+    "xname_re": NONE,
+    "yname": NONE | TEXT,
+    # what a model is made of
+    "Y": CHOICE,
+    "adjacency": CHOICE,
+    "colnames": CHOICE,
+    "cov_pen": NONE,
+    "covariance": NONE | {"{}"},
+    "dam": {"['nope', 'nope']"},
+    "data": CHOICE,
+    "effects": CHOICE,
+    "fe_pen": NONE,
+    "fix": NONE | {"{}"},
+    "formula": CHOICE,
+    "free": NONE,
+    "labels": CHOICE,
+    "mats": CHOICE,
+    "matrix": CHOICE,
+    "method": CHOICE,
+    "MixedLM.fit.method": NONE,
+    "MixedLMResults.augment.data": NONE,
+    "re": {"True", "0", "[]", "{}"},
+    "MixedLMResults.simulate.re": CHOICE,
+    "re_formula": NONE,
+    "sire": {"['nope', 'nope']"},
+    "specs": CHOICE,
+    "start_params": NONE,
+    "start_theta": NONE,
+    "starts": NONE | {"0", "frame"},
+    "vc_formula": NONE,
+    # of the fit
+    "drop": {"[]"},
+    "group": NONE,
+    "newdata": NONE,
+    "re_ix": {"0"},
+    "resume": NONE,
+    "statistic": NONE,
+    # numbers in arrays
+    "array": NONE,
+    "at": NONE | {"{}"},
+    "column": NONE | {"-1", "0", "[]"},
+    "contrasts": NONE | {"{}"},
+    "cov_p": NONE,
+    "cov_re": SQUARE,
+    "cov_re_sqrt": SQUARE,
+    "df_constraints": ANYTHING,  # statsmodels has it; not used
+    "effect": CHOICE,
+    "endog": CHOICE,
+    "exog": NONE,
+    "exog_re": NONE,
+    "exog_vc": NONE,
+    "extra_constraints": NONE | {"[]"},
+    "fe_params": NONE | {"array", "[]"},
+    "groups": NONE,
+    "invcov": ANYTHING,  # statsmodels has it; not used
+    "levels": NONE | {"[]"},
+    "offset": NONE,
+    "other": NONE,
+    "pairs": NONE | {"[]"},
+    "params": CHOICE,
+    "r_matrix": NONE,
+    "vcomp": NONE | {"array", "[]"},
+    "weights": NONE,
+    "z_terms": NONE | {"{}"},
+}
+
+
+@cache
+def data():
+    rng = np.random.default_rng(7)
+    frame = pd.DataFrame(
+        {
+            "x": np.tile([0.0, 1.0, 2.0, 3.0], 8),
+            "f": np.tile(["a", "a", "b", "b", "b", "a"], 6)[:32],
+            "g": np.repeat(list("ABCDEFGH"), 4),
+        }
+    )
+    frame["y"] = (
+        frame.x
+        + np.repeat(rng.normal(size=8), 4)
+        + frame.x * np.repeat(rng.normal(size=8), 4)
+        + rng.normal(size=32)
+    )
+    return frame
+
+
+@cache
+def model():
+    return sparselmm.mixedlm("y ~ x + f + (1 | g)", data())
+
+
+@cache
+def fit():
+    return model().fit()
+
+
+@cache
+def simple():
+    return sparselmm.mixedlm("y ~ x + (1 | g)", data()).fit(reml=False)
+
+
+# ------------------------------------------------------------------------------- callables
+
+
+@cache
+def owners():
+    """One instance of every public class that results lead to, and its short name."""
+    r, m = fit(), model()
+    return {
+        "MixedLM": m,
+        "MixedLMResults": r,
+        "BootstrapResults": r.bootstrap(20, seed=1),
+        "ManyResults": m.fit_many(data()[["y"]]),
+        "MixedLMParams": r.params_object,
+        "PowerResults": r.power({"x": 1.0}, n_sim=5, seed=1),
+        "ProfileResults": r.profile("sigma"),
+        "ModelComparison": sparselmm.compare(r, simple(), refit=True),
+        "MarginalMeans": r.emmeans("f"),
+        "Prediction": r.get_prediction(),
+        "InfluenceResults": r.influence("g"),
+        "Diagnosis": r.check(),
+        "ContrastResults": r.t_test("x = 0"),
+        "WaldResults": r.wald_test("x = 0"),
+        "TermTests": r.wald_test_terms(),
+        "PairwiseResults": r.t_test_pairwise("f"),
+        "ExactTest": r.exact_rlrt(nsim=10, seed=1),
+        "ModelTable": r.to_table(),
+        "Summary": r.summary(),
+        "FitPlan": m.plan(),
+        "Dataset": datasets.describe("sleepstudy"),
+        "RSquared": r.r2(),
+        "ConditionalAIC": r.caic(),
+        "Distribution": m.get_distribution(r.params, 1.0),
+        "OptSummary": r.opt,
+        "KnownCovariance": KnownCovariance(np.eye(2), ["a", "b"]),
+        "VCSpec": VCSpec(["a"], [[["c"]]], [[np.ones((2, 1))]]),
+    }
+
+
+FUNCTIONS = {
+    "mixedlm": sparselmm.mixedlm,
+    "MixedLM": MixedLM,
+    "KnownCovariance": KnownCovariance,
+    "VCSpec": VCSpec,
+    "MixedLMParams": MixedLMParams,
+    "compare": lambda refit=False, names=None: sparselmm.compare(
+        fit(), fit(), refit=refit, names=names
+    ),
+    "car": sparselmm.car,
+    "pedigree": sparselmm.pedigree,
+    "datasets.load": datasets.load,
+    "datasets.describe": datasets.describe,
+}
+
+
+def save_new(fname, remove_data=False):
+    """The method, on a fit of its own that may lose its data."""
+    sparselmm.mixedlm("y ~ x + (1 | g)", data()).fit().save(fname, remove_data)
+
+
+@cache
+def callables():
+    """Public callables with arguments, by name."""
+    found = dict(FUNCTIONS)
+    for name, owner in owners().items():
+        for method in dir(type(owner)):
+            if method.startswith("_"):
+                continue
+            if isinstance(inspect.getattr_static(type(owner), method), property):
+                continue
+            bound = getattr(owner, method)
+            if callable(bound) and inspect.signature(bound).parameters:
+                found[f"{name}.{method}"] = bound
+    found["MixedLMResults.exact_lrt"] = simple().exact_lrt
+    found["MixedLMResults.save"] = save_new
+    del found["ModelTable.of"]  # made by to_table
+    return found
+
+
+BASE = {  # what a call needs besides the argument under test, and what keeps it short
+    "mixedlm": lambda: {"formula": "y ~ x + (1 | g)", "data": data()},
+    "MixedLM.from_formula": lambda: {"formula": "y ~ x + (1 | g)", "data": data()},
+    "MixedLM": lambda: {"endog": data().y, "exog": data()[["x"]], "groups": data().g},
+    "KnownCovariance": lambda: {"matrix": np.eye(2), "labels": ["a", "b"]},
+    "VCSpec": lambda: {"names": ["a"], "colnames": [[["c"]]], "mats": [[np.ones((2, 1))]]},
+    "MixedLMParams": lambda: {"k_fe": 1, "k_re": 1, "k_vc": 1},
+    "car": lambda: {"adjacency": np.ones((2, 2)) - np.eye(2), "rho": 0.5, "labels": ["a", "b"]},
+    "pedigree": lambda: {"sire": [None, "a"], "dam": [None, None], "labels": ["a", "b"]},
+    "MixedLM.fit_many": lambda: {"Y": data()[["y"]]},
+    "MixedLM.get_distribution": lambda: {"params": fit().params, "scale": 1.0},
+    "MixedLM.get_fe_params": lambda: {"cov_re": [[1.0]], "vcomp": []},
+    "MixedLM.get_scale": lambda: {"fe_params": fit().fe_params, "cov_re": [[1.0]], "vcomp": []},
+    "MixedLM.hessian": lambda: {"params": fit().params},
+    "MixedLM.information": lambda: {"params": fit().params},
+    "MixedLM.loglike": lambda: {"params": [1.0]},
+    "MixedLM.predict": lambda: {"params": fit().params},
+    "MixedLM.score": lambda: {"params": [1.0]},
+    "MixedLM.score_full": lambda: {"params": fit().params_object, "calc_fe": True},
+    "MixedLM.score_sqrt": lambda: {"params": fit().params_object},
+    "MixedLMResults.bootstrap": lambda: {"n": 3, "seed": 1},
+    "MixedLMResults.emmeans": lambda: {"specs": "f"},
+    "MixedLMResults.exact_lrt": lambda: {"nsim": 10, "seed": 1},
+    "MixedLMResults.exact_rlrt": lambda: {"nsim": 10, "seed": 1},
+    "MixedLMResults.f_test": lambda: {"r_matrix": "x = 0"},
+    "MixedLMResults.fit_many": lambda: {"Y": data()[["y"]]},
+    "MixedLMResults.power": lambda: {"effect": {"x": 1.0}, "n_sim": 3, "seed": 1},
+    "MixedLMResults.profile": lambda: {"which": "x"},
+    "MixedLMResults.profile_re": lambda: {
+        "re_ix": 0, "vtype": "re", "num_low": 1, "num_high": 1, "dist_low": 0.01,
+    },
+    "MixedLMResults.ranef_contrasts": lambda: {"term": "g", "pairs": [("A", "B")]},
+    "MixedLMResults.ranef_cov": lambda: {"term": "g"},
+    "MixedLMResults.rank": lambda: {"term": "g"},
+    "MixedLMResults.save": lambda: {"fname": "saved"},
+    "MixedLMResults.t_test": lambda: {"r_matrix": "x = 0"},
+    "MixedLMResults.t_test_pairwise": lambda: {"term_name": "f"},
+    "MixedLMResults.wald_test": lambda: {"r_matrix": "x = 0"},
+    "MixedLMParams.from_packed": lambda: {
+        "params": [1.0, 1.0], "k_fe": 1, "k_re": 1, "use_sqrt": True, "has_fe": True,
+    },
+    "MixedLMParams.get_packed": lambda: {"use_sqrt": True},
+}  # fmt: skip
+NAMED_AS = {
+    "endog": "endog|data",
+    "exog": "exog|data",  # a data frame with the formula's variables, or columns of X
+    "newdata": "newdata|exog|data",
+    "extra_constraints": "extra_constraints|r_matrix",
+}
+"""Words by which a message may name an argument."""
+
+INSTEAD = {"ranef_contrasts.contrasts": "pairs"}
+"""Base arguments that go when another is given."""
+
+
+def arguments(name):
+    return [
+        p.name
+        for p in inspect.signature(callables()[name]).parameters.values()
+        if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and not p.name.startswith("_")
+    ]
+
+
+def outcome(name, argument, value):
+    """None when the call works, otherwise the exception."""
+    keywords = BASE.get(name, dict)()
+    keywords.pop(INSTEAD.get(f"{name.split('.')[-1]}.{argument}"), None)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            callables()[name](**{**keywords, argument: value})
+    except Exception as error:
+        return error
+    return None
+
+
+def kind_of(name, argument):
+    return KINDS[f"{name}.{argument}" if f"{name}.{argument}" in KINDS else argument]
+
+
+def mistakes(name):
+    """What is wrong with a callable, one line each."""
+    for argument in arguments(name):
+        for label, value in VALUES.items():
+            error = outcome(name, argument, value)
+            call = f"{name}({argument}={label})"
+            if error is None:
+                if label not in kind_of(name, argument):
+                    yield f"{call} is accepted"
+            elif not isinstance(error, SparseLMMError):
+                yield f"{call} raises {type(error).__name__}: {str(error)[:90]}"
+            elif not re.search(rf"\b({NAMED_AS.get(argument, argument)})\b", str(error)):
+                yield f"{call} does not name the argument: {error}"
+
+
+@pytest.mark.parametrize("name", callables())
+def test_wrong_values_are_refused_by_name(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert not list(mistakes(name))
+
+
+# ---------------------------------------------------------- mistakes that used to be answered
+
+
+@pytest.mark.parametrize(
+    ("mistake", "says"),
+    [
+        (lambda r: r.power({"x": np.nan}), "effect"),
+        (lambda r: r.power({"y": 1.0}), "no fixed effect 'y'"),
+        (lambda r: r.power({"x": 1.0}, by="nope", n_sim=3), "by: no grouping factor"),
+        (lambda r: r.bootstrap(3, by="nope"), "by says which groups"),
+        (lambda r: r.wald_test("x = 0, x = 1"), "contradict"),
+        (lambda r: r.f_test("x = 0, 2 * x = 1"), "contradict"),
+        (lambda r: r.wald_test(np.zeros((1, 3))), "about no parameter"),
+        (lambda r: r.t_test(""), "cannot be understood"),
+        (lambda r: r.emmeans(["f", "f"]), "specs names a variable twice"),
+        (lambda r: r.conf_int(method="bootstrap", sed=1), "did you mean 'seed'"),
+        (lambda r: r.icc(n_job=2), "did you mean 'n_jobs'"),
+        (lambda r: r.to_html(digit=2), "did you mean 'digits'"),
+        (lambda r: r.profile_re(0, "re", maxitr=3), "did you mean 'maxiter'"),
+        (lambda r: r.profile_re(0, "re", reml=False), "reml"),
+        (lambda r: r.cov_params(column=0, r_matrix=np.eye(4)), "not both"),
+        (lambda r: r.predict(groups=data().g, re=True), "groups is for new rows"),
+        (lambda r: r.simulate(offset=np.zeros(32)), "offset is for new rows"),
+        (lambda r: sparselmm.compare(3, r), "results must be"),
+        (lambda r: r.to_table(3), "others must be"),
+        (lambda r: r.t_test("x = 1e999"), "is not finite"),
+        (lambda r: r.t_test_pairwise("x"), "it is no factor"),
+        (lambda r: r.emmeans("f", at={"x": np.nan}), "at['x'] has a missing value"),
+        (lambda r: r.emmeans("f", at={"x": []}), "at['x'] is empty"),
+        (lambda r: r.emmeans("f", at={"f": ["a", "a"]}), "at['f'] has a value twice"),
+        (lambda r: r.emmeans("f", at={"f": [["a"]]}), "at['f'] must be labels"),
+        (lambda r: r.emmeans("f", by="f"), "no variable is left"),
+        (lambda r: r.influence(np.ones(32)), "same label in every row"),
+        (lambda r: r.influence(np.full(32, np.nan)), "none in any"),
+        (lambda r: r.check()["nope"], "no finding 'nope'"),
+        (lambda r: r.simulate(10**9), "n=1,000,000,000 responses"),
+        (lambda r: r.bootstrap(3, checkpoint="nowhere/file"), "checkpoint: there is no folder"),
+        (lambda r: r.bootstrap(3, statistic=lambda s: np.array([1j])), "statistic must return"),
+        (lambda r: r.bootstrap(3, statistic=lambda s: None), "statistic must return"),
+        (lambda r: r.bootstrap(3, statistic=lambda s: []), "statistic must return"),
+        (lambda r: r.bootstrap(3, statistic=lambda s: np.eye(2)), "statistic must return"),
+        (lambda r: r.bootstrap(3, statistic=lambda s: pd.Series([1, 2], ["a", "a"])), "one name"),
+        (lambda r: r.power({"x": 1.0}, test=lambda s: 7.0, n_sim=3), "p-values, from 0 to 1"),
+    ],
+)
+def test_nothing_is_passed_over(mistake, says):
+    with pytest.raises(SparseLMMError, match=re.escape(says)):
+        mistake(fit())
+
+
+class Penalty:
+    def __init__(self, func, deriv):
+        self.func, self.deriv = func, deriv
+
+
+@pytest.mark.parametrize(
+    ("keywords", "says"),
+    [
+        ({"REML": False}, "no argument 'REML'; did you mean 'reml'"),
+        ({"max_iter": 3}, "did you mean 'maxiter'"),
+        ({"tol": 1e9}, "tol must be at most 0.01"),
+        ({"gtol": 1e9}, "gtol"),
+        ({"maxcor": 2.5}, "maxcor"),
+        ({"free": MixedLMParams.from_components([1, 1, 1], [[0.5]])}, "zeros and ones"),
+        ({"fix": {"theta": [-1.0]}}, "negative"),
+        ({"starts": [[1j]]}, "starts must be real"),
+        ({"fe_pen": Penalty(lambda *at: 0.0, lambda *at: np.zeros(77))}, "fe_pen.deriv()"),
+        ({"fe_pen": Penalty(lambda *at: "a", lambda *at: np.zeros(3))}, "fe_pen.func()"),
+        ({"cov_pen": Penalty(lambda *at: 1j, lambda *at: np.zeros(1))}, "cov_pen.func()"),
+    ],
+)
+def test_keywords_of_fit(keywords, says):
+    with pytest.raises(SparseLMMError, match=re.escape(says)):
+        model().fit(**keywords)
+
+
+def test_dependent_hypotheses_count_once_and_say_so():
+    with pytest.warns(sparselmm.ValueWarning, match="2 hypotheses of which 1 are independent"):
+        twice = fit().wald_test("x = 0, 2 * x = 0")
+    once = fit().wald_test("x = 0")
+    assert twice.df_num == 1
+    assert twice.statistic == pytest.approx(once.statistic, rel=1e-10)
+
+
+def test_words_in_a_tuple_are_hypotheses():
+    found = fit().t_test(("x = 1", "Intercept = 0"))
+    for row, words in enumerate(("x = 1", "Intercept = 0")):
+        assert found.statistic[row] == fit().t_test(words).statistic[0]
+
+
+def test_imaginary_parts_are_not_lost():
+    Z = np.kron(np.eye(8), np.ones((4, 1))) * (1 + 1j)
+    with pytest.raises(SparseLMMError, match="z_terms"):
+        sparselmm.mixedlm("y ~ x", data(), z_terms={"a": Z})
+    with pytest.raises(SparseLMMError, match="z_terms"):
+        sparselmm.mixedlm("y ~ x", data(), z_terms={"a": sp.csr_array(Z)})
+    with pytest.raises(SparseLMMError, match="matrix must be real"):
+        KnownCovariance(sp.csr_array(np.eye(2) * 1j), ["a", "b"])
+    with pytest.raises(SparseLMMError, match="endog must be real"):
+        fit().refit(data().y.to_numpy() + 1j)
+    with pytest.raises(SparseLMMError, match="Y must be real"):
+        model().fit_many(data()[["y"]].to_numpy() * 1j)
+
+
+def test_a_model_without_fixed_effects_has_no_anova():
+    empty = sparselmm.mixedlm("y ~ 0 + (1 | g)", data()).fit()
+    with pytest.raises(SparseLMMError, match="has none"):
+        empty.anova()
+    assert np.isfinite(empty.ranef_se()["g"].to_numpy()).all()
+
+
+def test_lists_of_keywords_are_those_of_the_functions():
+    def named(function, *others):
+        parameters = inspect.signature(function).parameters.values()
+        return {p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)} - {
+            "self", *others
+        }  # fmt: skip
+
+    results = type(fit())
+    assert set(fitting.FIT_ARGUMENTS) == named(MixedLM.fit) | set(fitting.ALLOWED)
+    assert set(cloning.ARGUMENTS) == named(MixedLM) | named(MixedLM.from_formula)
+    assert set(core.CI_OPTIONS["bootstrap"]) == named(results.bootstrap) | {"resampling"}
+    assert set(inference.BOOTSTRAP_OPTIONS) == named(results.bootstrap, "n", "seed", "statistic")
+    assert set(tidy.TABLE_OPTIONS) == named(results.to_table)
+
+
+@pytest.mark.parametrize("subset", [[1, 1, 2], (np.arange(32) > 9).astype(int)])
+def test_labels_of_a_subset_are_given_once(subset):
+    with pytest.raises(SparseLMMError, match="more than once"):
+        sparselmm.mixedlm("y ~ x + (1 | g)", data(), subset=subset)
+
+
+def test_the_error_of_a_file_is_that_of_the_system_too(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"file: .* No such file") as caught:
+        sparselmm.BootstrapResults.load(tmp_path / "nope")
+    assert isinstance(caught.value, SparseLMMError)
+    assert caught.value.filename == str(tmp_path / "nope")
+
+
+@pytest.mark.parametrize("sign", ["NA", ".", "-", "nan", "unknown", -1, -9.0])
+def test_signs_for_unknown_parents_are_no_animals(sign):
+    with pytest.raises(SparseLMMError, match=r"sire, dam: .* unknown parent"):
+        sparselmm.pedigree([sign, sign, "a"], [None, sign, "b"], ["a", "b", "c"])
+    if isinstance(sign, str):  # an animal may be called that
+        assert len(sparselmm.pedigree([None, sign], [None, None], [sign, "b"])) == 2
+    blank = sparselmm.pedigree([" ", "", "a"], [None, "0", "b"], ["a", "b", "c"])
+    assert len(blank) == 3
+
+
+def test_responses_none_of_which_can_be_fitted():
+    for Y, missing in ((np.ones((32, 2)), "raise"), (np.full((32, 2), np.nan), "drop")):
+        with pytest.warns(sparselmm.ConvergenceWarning, match="2 of 2 responses"):
+            found = model().fit_many(Y, missing=missing)
+        assert np.isnan(found.fe_params.to_numpy()).all()
+
+
+def test_the_response_among_the_covariates_has_an_error_of_ours():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = sparselmm.mixedlm("y ~ x + (0 + y | g)", data()).fit()
+        assert not found.converged
+        with pytest.raises(SparseLMMError, match="explains the response exactly"):
+            found.deviance.at(np.array([1e9]))
+
+
+@pytest.mark.parametrize("effects", ["=", "%", "x ="])
+def test_stray_signs_are_no_formula(effects):
+    with pytest.raises(sparselmm.FormulaError, match="cannot read"):
+        sparselmm.mixedlm("y ~ x", data(), groups="g", re_formula=effects)
+
+
+def test_a_formula_does_not_end_the_program():
+    with pytest.raises(sparselmm.FormulaError, match="SystemExit"):
+        sparselmm.mixedlm("y ~ exit() + (1 | g)", data())

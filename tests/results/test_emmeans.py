@@ -1,0 +1,208 @@
+"""Marginal means and their comparisons against R's emmeans, and what they refuse."""
+
+import json
+import warnings
+from functools import cache
+
+import numpy as np
+import pandas as pd
+import pytest
+from reference_fits import INFERENCE_IDS, reference_fit, reference_inference
+
+from sparselmm import MixedLM, datasets
+from sparselmm.base.exceptions import DataError, MemoryLimitError, RankDeficiencyWarning
+from sparselmm.inference.hypotheses import marginal_means
+from sparselmm.inference.wald import two_sided
+from sparselmm.results.tables import emmeans
+
+FOLDER = datasets.data_dir().joinpath("reference", "extra")
+METHODS = {"z": "asymptotic", "satterthwaite": "satterthwaite", "kenward-roger": "kenward-roger"}
+MEANS = {
+    case["id"]: case
+    for case in json.loads(FOLDER.joinpath("means.json").read_text(encoding="utf-8"))["cases"]
+}
+ADJUST = {
+    "holm": "holm", "bonferroni": "bonferroni", "sidak": "sidak", "fdr": "fdr_bh", "none": "none"
+}  # fmt: skip
+
+
+def numbers(values):
+    return np.array([np.nan if v is None else float(v) for v in values])
+
+
+def agree(actual, expected, rtol, atol=0.0):
+    np.testing.assert_allclose(numbers(actual), numbers(expected), rtol, atol)
+
+
+def compare(table, expected, labels):
+    """Estimates to 1e-6; df to 1e-3, as R takes derivatives by differences; p to 1e-5 absolute.
+
+    (R's ptukey is good to that, and p moves with df.)
+    """
+    for name, values in expected.items():
+        if name == "z.ratio" and name not in table:  # R's name where every value is missing
+            assert not [v for v in values if v is not None]
+        elif name in labels:
+            assert [as_text(v) for v in table[name]] == [as_text(v) for v in values]
+        elif name == "df":
+            agree(table[name], values, 1e-3)
+        elif name == "p.value":
+            agree(table[name], values, 0.0, 1e-5)
+        else:
+            size = np.nanmax(np.abs(numbers(values)), initial=0.0)
+            agree(table[name], values, 1e-6, 1e-6 * size)
+
+
+def as_text(value):
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+@cache
+def fit_of(name):
+    reference = reference_fit(name)
+    return MixedLM.from_formula(reference.formula, reference.rows).fit(reml=reference.reml)
+
+
+WITH_MEANS = [name for name in INFERENCE_IDS if reference_inference(name).get("emmeans")]
+
+
+@pytest.mark.parametrize("ddf", METHODS)
+@pytest.mark.parametrize("name", WITH_MEANS)
+def test_emmeans_of_the_reference_fits(name, ddf):
+    for record in reference_inference(name)["emmeans"]:
+        expected = record[METHODS[ddf]]
+        means = fit_of(name).emmeans(record["specs"], ddf=ddf)
+        compare(means.frame, expected["means"], record["specs"])
+        pairs = {name: v for name, v in expected["pairs"].items() if name != "p_unadjusted"}
+        compare(means.pairs(), pairs, ["contrast"])
+        plain = expected["pairs"]["p_unadjusted"]
+        agree(means.pairs(adjust="none")["p.value"], plain, 1e-5, 1e-12)
+
+
+@cache
+def extra(name):
+    case = MEANS[name]
+    data = datasets.load(case["data"])
+    if case.get("subset"):
+        data = data.query(case["subset"]).reset_index(drop=True)
+        for column in data.select_dtypes("category"):
+            data[column] = data[column].cat.remove_unused_categories()
+    weights = None if case.get("prior") is None else data.eval(case["prior"]).to_numpy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RankDeficiencyWarning)
+        return MixedLM.from_formula(case["formula"], data, weights=weights).fit(reml=case["reml"])
+
+
+@pytest.mark.parametrize("ddf", METHODS)
+@pytest.mark.parametrize("name", MEANS)
+def test_grid_by_at_weights_and_adjustments(name, ddf):
+    """Covariates at values, ``by``, frequencies, empty cells, offsets, transformations."""
+    case = MEANS[name]
+    if METHODS[ddf] not in case["methods"]:
+        if case["reml"]:
+            return
+        with pytest.raises(ValueError, match="REML"):
+            extra(name).emmeans(case["specs"], ddf=ddf)
+        return
+    expected = case["methods"][METHODS[ddf]]
+    by = case.get("by")
+    means = extra(name).emmeans(
+        case["specs"], by=by, at=case.get("at"), ddf=ddf, weights=case["weights"]
+    )
+    labels = [*case["specs"], *(by or [])]
+    compare(means.frame, expected["means"], labels)
+    compare(means.pairs(), expected["pairs"], ["contrast", *labels])
+    compare(means.contrast("eff"), expected["effects"], ["contrast", *labels])
+    compare(means.contrast("trt.vs.ctrl"), expected["control"], ["contrast", *labels])
+    for theirs, ours in ADJUST.items():
+        agree(means.pairs(adjust=ours)["p.value"], expected["p"][theirs], 0.0, 1e-5)
+    low = means.pairs().columns[len(by or []) + 4]
+    for adjust in ("holm", "sidak"):
+        lower = numbers(expected[f"{adjust}_lower"])
+        agree(means.pairs(adjust=adjust)[low], lower, 1e-6, 1e-6 * np.nanmax(np.abs(lower)))
+
+
+def test_means_are_invariant_to_coding():
+    data = datasets.load("Oats")
+    one = MixedLM.from_formula("Yield ~ nitro_f * Variety + (1 | Block / Variety)", data).fit()
+    formula = "Yield ~ C(nitro_f, Sum) * C(Variety, Helmert) + (1 | Block / Variety)"
+    two = MixedLM.from_formula(formula, data).fit()
+    for specs in ("nitro_f", ["Variety", "nitro_f"]):
+        a, b = one.emmeans(specs), two.emmeans(specs)
+        pd.testing.assert_frame_equal(a.frame, b.frame, rtol=1e-6)
+        pd.testing.assert_frame_equal(a.pairs("holm"), b.pairs("holm"), rtol=1e-6, atol=1e-12)
+    agree(np.sqrt(np.diag(a.vcov)), a.frame.SE, 1e-12)
+
+
+def test_splines_and_own_contrasts():
+    fit = MixedLM.from_formula(
+        "Reaction ~ bs(Days, df=4) + (1 | Subject)", datasets.load("sleepstudy")
+    ).fit()
+    means = fit.emmeans("Days", at={"Days": [1, 2, 8]}, ddf="z")
+    new = pd.DataFrame({"Days": [1, 2, 8]})
+    found = fit.get_prediction(new, interval="confidence").summary_frame()
+    agree(means.frame.emmean, found["mean"], 1e-12)
+    agree(means.frame.SE, found["mean_se"], 1e-10)
+    own = means.contrast({"late": [-0.5, -0.5, 1]})
+    assert own.contrast.tolist() == ["late"]
+    agree(own.estimate, [found["mean"].iloc[2] - found["mean"].iloc[:2].mean()], 1e-12)
+    agree(means.contrast([[0, -1, 1]]).estimate, means.pairs(reverse=True).estimate[2:], 1e-12)
+
+
+def test_tukey_against_monte_carlo_free_cases():
+    """Two means: no adjustment. Infinite df, three means: the range of three normal numbers."""
+    t = np.array([0.5, 2.0])
+    df = np.array([7.0, 11.0])
+    agree(marginal_means.tukey_p(t, df, 2), two_sided(t, df), 1e-14)
+    z = np.linspace(-9, 9, 20_001)
+    density = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
+    cdf = np.cumsum(density) * (z[1] - z[0]) - 0.5 * density * (z[1] - z[0])
+    q = np.sqrt(2.0) * t
+    inner = [np.interp(z + one, z, cdf, right=1.0) - cdf for one in q]
+    exact = [1.0 - 3.0 * np.sum(density * part**2) * (z[1] - z[0]) for part in inner]
+    agree(marginal_means.tukey_p(t, np.full(2, np.inf), 3), exact, 1e-6)
+
+
+def test_errors(monkeypatch):
+    data = datasets.load("ergoStool")
+    fit = MixedLM.from_formula("effort ~ Type + (1 | Subject)", data).fit()
+    with pytest.raises(DataError, match="specs must name variables"):
+        fit.emmeans("Subject")
+    with pytest.raises(DataError, match="at= names 'Typ'"):
+        fit.emmeans("Type", at={"Typ": 1})
+    with pytest.raises(DataError, match="label the fit has not seen"):
+        fit.emmeans("Type", at={"Type": ["T1", "T9"]})
+    with pytest.raises(ValueError, match="weights must be one of"):
+        fit.emmeans("Type", weights="cells")
+    with pytest.raises(ValueError, match="ddf must be one of"):
+        fit.emmeans("Type", ddf="t")
+    with monkeypatch.context() as small:
+        small.setattr(emmeans, "MAX_GRID", 3)
+        with pytest.raises(MemoryLimitError, match=r"4 combinations of Type \(4\)"):
+            fit.emmeans("Type")
+    means = fit.emmeans("Type")
+    with pytest.raises(ValueError, match="for pairs of means"):
+        means.contrast("eff", adjust="tukey")
+    with pytest.raises(ValueError, match="unknown contrasts"):
+        means.contrast("poly")
+    with pytest.raises(ValueError, match="need 4 weights"):
+        means.contrast([1, -1])
+    with pytest.raises(ValueError, match="adjust must be one of"):
+        means.pairs(adjust="scheffe")
+    arrays = MixedLM(data.effort.to_numpy(), np.ones((36, 1)), data.Subject.to_numpy()).fit()
+    with pytest.raises(DataError, match="need a formula"):
+        arrays.emmeans("x1")
+    numeric = MixedLM.from_formula(
+        "Reaction ~ Days + (1 | Subject)", datasets.load("sleepstudy")
+    ).fit()
+    numeric.remove_data()
+    with pytest.raises(DataError, match="rows of the fit were removed"):
+        numeric.emmeans("Days")
+    assert len(numeric.emmeans("Days", at={"Days": [0, 1]}, ddf="z").frame) == 2
+
+
+def test_it_prints():
+    fit = MixedLM.from_formula("effort ~ Type + (1 | Subject)", datasets.load("ergoStool")).fit()
+    means = fit.emmeans("Type", ddf="kenward-roger")
+    assert "kenward-roger" in str(means)
+    assert "<table" in means._repr_html_()
