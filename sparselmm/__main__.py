@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("always", ModelWarning)
             warnings.showwarning = _show_warning
-            arguments = _parser().parse_args(argv)
+            arguments = _parser().parse_args(_words(argv))
             arguments.run(arguments)
             sys.stdout.flush()
     except (CommandError, SparseLMMError) as error:
@@ -96,6 +96,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _words(argv: Sequence[str] | None) -> list[str]:
+    """The words of the command; argparse before Python 3.12 would lose the value of ``--x=--``."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    for word in words:
+        if word.startswith("--") and word.endswith("=--"):
+            raise CommandError(f"{word}: '--' is no value")
+    return words
 
 
 def _say(kind: str, message: object) -> None:

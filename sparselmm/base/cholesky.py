@@ -19,6 +19,7 @@ from scipy.linalg import lapack
 from sksparse import cholmod
 
 from sparselmm.base import kernels
+from sparselmm.base.exceptions import SparseLMMError
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import CSC, FloatArray, IntArray, index_dtype
 
@@ -30,7 +31,7 @@ WIDEST_SUPERNODE = 96
 in cache."""
 
 
-class NotPositiveDefiniteError(ArithmeticError):
+class NotPositiveDefiniteError(SparseLMMError, ArithmeticError):
     """The matrix handed to the factorization is not positive definite."""
 
 

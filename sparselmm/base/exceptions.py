@@ -61,6 +61,12 @@ class ArgumentTypeError(ArgumentError, TypeError):
     """An argument is of a type that it cannot be, or there is no argument of that name."""
 
 
+class UnknownNameError(ArgumentError, KeyError):
+    """There is nothing of that name in a collection."""
+
+    __str__ = Exception.__str__  # KeyError would show the message in quotes
+
+
 class MissingDataError(DataError):
     """Missing or infinite values in data that must be finite."""
 

@@ -370,6 +370,8 @@ def pedigree(sire: Sequence[Any], dam: Sequence[Any], labels: Sequence[Any]) -> 
             f"sire, dam and labels have lengths {len(sire)}, {len(dam)}, {len(labels)}; give one "
             "of each per animal"
         )
+    if not labels:
+        raise DataError("labels is empty; a pedigree has at least one animal")
     names, parents = _with_founders(sire, dam, labels)
     order = _parents_first(parents, names)
     place = np.empty(len(order), dtype=np.int64)

@@ -310,7 +310,10 @@ class ProfiledDeviance:
 
     def _criterion(self, ldM: float, Rxx: FloatArray, pwrss: float) -> float:
         if not pwrss > 0:
-            raise NotPositiveDefiniteError("the residual sum of squares is zero")
+            raise NotPositiveDefiniteError(
+                "the residual sum of squares is zero: the model explains the response exactly. Is "
+                "the response, or a copy of it, among the covariates?"
+            )
         value = ldM + residual_part(pwrss, self.df, self.known_scale)
         if self.reml:
             value += self._ldRX2(Rxx)

@@ -89,7 +89,7 @@ KINDS = {
     "MixedLMResults.drop1.ddf": CHOICE,
     "MixedLMResults.emmeans.ddf": CHOICE,
     "MixedLMResults.get_prediction.ddf": CHOICE,
-    "MixedLMResults.power.test": {"lambda"},
+    "MixedLMResults.power.test": CHOICE,
     "MixedLMResults.rank.method": NONE,
     "MarginalMeans.contrast.adjust": NONE,
     "KnownCovariance.labels": CHOICE,
@@ -209,7 +209,7 @@ KINDS = {
     "newdata": NONE,
     "re_ix": {"0"},
     "resume": NONE,
-    "statistic": NONE | {"lambda"},
+    "statistic": NONE,
     # numbers in arrays
     "array": NONE,
     "at": NONE | {"{}"},
@@ -478,11 +478,34 @@ def test_wrong_values_are_refused_by_name(name, tmp_path, monkeypatch):
         (lambda r: r.simulate(offset=np.zeros(32)), "offset is for new rows"),
         (lambda r: sparselmm.compare(3, r), "results must be"),
         (lambda r: r.to_table(3), "others must be"),
+        (lambda r: r.t_test("x = 1e999"), "is not finite"),
+        (lambda r: r.t_test_pairwise("x"), "it is no factor"),
+        (lambda r: r.emmeans("f", at={"x": np.nan}), "at['x'] has a missing value"),
+        (lambda r: r.emmeans("f", at={"x": []}), "at['x'] is empty"),
+        (lambda r: r.emmeans("f", at={"f": ["a", "a"]}), "at['f'] has a value twice"),
+        (lambda r: r.emmeans("f", at={"f": [["a"]]}), "at['f'] must be labels"),
+        (lambda r: r.emmeans("f", by="f"), "no variable is left"),
+        (lambda r: r.influence(np.ones(32)), "same label in every row"),
+        (lambda r: r.influence(np.full(32, np.nan)), "none in any"),
+        (lambda r: r.check()["nope"], "no finding 'nope'"),
+        (lambda r: r.simulate(10**9), "n=1,000,000,000 responses"),
+        (lambda r: r.bootstrap(3, checkpoint="nowhere/file"), "checkpoint: there is no folder"),
+        (lambda r: r.bootstrap(3, statistic=lambda s: np.array([1j])), "statistic must return"),
+        (lambda r: r.bootstrap(3, statistic=lambda s: None), "statistic must return"),
+        (lambda r: r.bootstrap(3, statistic=lambda s: []), "statistic must return"),
+        (lambda r: r.bootstrap(3, statistic=lambda s: np.eye(2)), "statistic must return"),
+        (lambda r: r.bootstrap(3, statistic=lambda s: pd.Series([1, 2], ["a", "a"])), "one name"),
+        (lambda r: r.power({"x": 1.0}, test=lambda s: 7.0, n_sim=3), "p-values, from 0 to 1"),
     ],
 )
 def test_nothing_is_passed_over(mistake, says):
     with pytest.raises(SparseLMMError, match=re.escape(says)):
         mistake(fit())
+
+
+class Penalty:
+    def __init__(self, func, deriv):
+        self.func, self.deriv = func, deriv
 
 
 @pytest.mark.parametrize(
@@ -494,6 +517,11 @@ def test_nothing_is_passed_over(mistake, says):
         ({"gtol": 1e9}, "gtol"),
         ({"maxcor": 2.5}, "maxcor"),
         ({"free": MixedLMParams.from_components([1, 1, 1], [[0.5]])}, "zeros and ones"),
+        ({"fix": {"theta": [-1.0]}}, "negative"),
+        ({"starts": [[1j]]}, "starts must be real"),
+        ({"fe_pen": Penalty(lambda *at: 0.0, lambda *at: np.zeros(77))}, "fe_pen.deriv()"),
+        ({"fe_pen": Penalty(lambda *at: "a", lambda *at: np.zeros(3))}, "fe_pen.func()"),
+        ({"cov_pen": Penalty(lambda *at: 1j, lambda *at: np.zeros(1))}, "cov_pen.func()"),
     ],
 )
 def test_keywords_of_fit(keywords, says):
@@ -549,3 +577,53 @@ def test_lists_of_keywords_are_those_of_the_functions():
     assert set(core.CI_OPTIONS["bootstrap"]) == named(results.bootstrap) | {"resampling"}
     assert set(inference.BOOTSTRAP_OPTIONS) == named(results.bootstrap, "n", "seed", "statistic")
     assert set(tidy.TABLE_OPTIONS) == named(results.to_table)
+
+
+@pytest.mark.parametrize("subset", [[1, 1, 2], (np.arange(32) > 9).astype(int)])
+def test_labels_of_a_subset_are_given_once(subset):
+    with pytest.raises(SparseLMMError, match="more than once"):
+        sparselmm.mixedlm("y ~ x + (1 | g)", data(), subset=subset)
+
+
+def test_the_error_of_a_file_is_that_of_the_system_too(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"file: .* No such file") as caught:
+        sparselmm.BootstrapResults.load(tmp_path / "nope")
+    assert isinstance(caught.value, SparseLMMError)
+    assert caught.value.filename == str(tmp_path / "nope")
+
+
+@pytest.mark.parametrize("sign", ["NA", ".", "-", "nan", "unknown", -1, -9.0])
+def test_signs_for_unknown_parents_are_no_animals(sign):
+    with pytest.raises(SparseLMMError, match=r"sire, dam: .* unknown parent"):
+        sparselmm.pedigree([sign, sign, "a"], [None, sign, "b"], ["a", "b", "c"])
+    if isinstance(sign, str):  # an animal may be called that
+        assert len(sparselmm.pedigree([None, sign], [None, None], [sign, "b"])) == 2
+    blank = sparselmm.pedigree([" ", "", "a"], [None, "0", "b"], ["a", "b", "c"])
+    assert len(blank) == 3
+
+
+def test_responses_none_of_which_can_be_fitted():
+    for Y, missing in ((np.ones((32, 2)), "raise"), (np.full((32, 2), np.nan), "drop")):
+        with pytest.warns(sparselmm.ConvergenceWarning, match="2 of 2 responses"):
+            found = model().fit_many(Y, missing=missing)
+        assert np.isnan(found.fe_params.to_numpy()).all()
+
+
+def test_the_response_among_the_covariates_has_an_error_of_ours():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = sparselmm.mixedlm("y ~ x + (0 + y | g)", data()).fit()
+        assert not found.converged
+        with pytest.raises(SparseLMMError, match="explains the response exactly"):
+            found.deviance.at(np.array([1e9]))
+
+
+@pytest.mark.parametrize("effects", ["=", "%", "x ="])
+def test_stray_signs_are_no_formula(effects):
+    with pytest.raises(sparselmm.FormulaError, match="cannot read"):
+        sparselmm.mixedlm("y ~ x", data(), groups="g", re_formula=effects)
+
+
+def test_a_formula_does_not_end_the_program():
+    with pytest.raises(sparselmm.FormulaError, match="SystemExit"):
+        sparselmm.mixedlm("y ~ exit() + (1 | g)", data())

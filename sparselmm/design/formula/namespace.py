@@ -146,7 +146,7 @@ class Namespace:
             return env.eval(guarded(code), inner_namespace={**self.columns, **GUARDS})
         except FormulaError:
             raise
-        except Exception as error:  # any exception of the user's own code
+        except (Exception, SystemExit) as error:  # whatever the user's own code raises
             raise FormulaError(
                 f"cannot evaluate {code!r}: {type(error).__name__}: {error}"
             ) from error
@@ -409,12 +409,15 @@ def right_terms(text: str) -> list[Term]:
 
 @lru_cache(maxsize=256)
 def _terms(text: str) -> tuple[Term, ...]:
+    text = balanced(text)
     try:
-        found = ModelDesc.from_formula("~ " + balanced(text)).rhs_termlist
+        found = ModelDesc.from_formula(f"~ {text}").rhs_termlist
     except PatsyError as error:
         raise FormulaError(f"cannot read {text!r}: {error.message}") from error
     except RecursionError as error:
         raise FormulaError(f"cannot read {text[:40]!r}...: too deeply nested") from error
+    except (AssertionError, ValueError, SyntaxError) as error:  # of patsy's reader of tokens
+        raise FormulaError(f"cannot read {text!r}: it is no formula") from error
     return tuple(Term([Expression(f.code, f.origin) for f in term.factors]) for term in found)
 
 
@@ -505,7 +508,7 @@ def _patsy_errors(space: Namespace, codes: Iterable[str]) -> Iterator[None]:
         if "missing values" in str(error.message):
             raise describe_missing(space, codes) from error
         raise FormulaError(f"the formula cannot be evaluated: {error}") from error
-    except Exception as error:  # any exception of a transform, patsy's or the user's
+    except (Exception, SystemExit) as error:  # of a transform, patsy's or the user's
         raise FormulaError(
             f"the formula cannot be evaluated: {type(error).__name__}: {error}"
         ) from error

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from sparselmm.base.exceptions import UnknownNameError
+
 Severity = Literal["problem", "warning", "note"]
 
 ORDER: tuple[Severity, ...] = ("problem", "warning", "note")
@@ -65,7 +67,7 @@ class Diagnosis:
         for finding in self.findings:
             if finding.code == code:
                 return finding
-        raise KeyError(f"no finding {code!r}; there are: {', '.join(self.codes) or 'none'}")
+        raise UnknownNameError(f"no finding {code!r}; there are: {', '.join(self.codes) or 'none'}")
 
     def __repr__(self) -> str:
         if self.ok:

@@ -114,7 +114,8 @@ class ResponseFitter:
             return self._fit_complete(Y)
         out = _empty(len(Y), self.deviance, self.design.p)
         whole = np.flatnonzero(~holes)
-        out.put(whole, self._fit_complete(Y[whole]))
+        if len(whole):
+            out.put(whole, self._fit_complete(Y[whole]))
         for i in np.flatnonzero(holes).tolist():
             self._fit_rows(out, i, Y[i])
         return out
@@ -142,10 +143,11 @@ class ResponseFitter:
             )
         out = _empty(len(responses), self.deviance, self.design.p)
         able = np.flatnonzero(~responses.exact & np.isfinite(responses.s))
-        inside = responses.take(able)
-        points, good = search(self.batch, inside, self._starts(inside), self.tolerance)
-        self._fill(out, able, inside.shift, points)
-        out.converged[able] = good
+        if len(able):
+            inside = responses.take(able)
+            points, good = search(self.batch, inside, self._starts(inside), self.tolerance)
+            self._fill(out, able, inside.shift, points)
+            out.converged[able] = good
         return self._alone(out, responses, np.flatnonzero(~out.converged))
 
     def _starts(self, responses: Responses) -> FloatArray:

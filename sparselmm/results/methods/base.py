@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 import pandas as pd
 
 from sparselmm.base.arguments import check_choice
-from sparselmm.base.exceptions import RemovedRowsError
+from sparselmm.base.exceptions import ArgumentError, RemovedRowsError
 from sparselmm.base.types import FloatArray
 from sparselmm.design import BuiltDesign
 from sparselmm.inference.estimates import Estimates
@@ -62,7 +62,7 @@ class ResultsBase:
         cache: dict[str, DenominatorDF] = self.__dict__.setdefault("_ddf_cache", {})
         if method not in cache:
             if self.given.penalized and method in DDF_METHODS and method != "z":
-                raise ValueError(
+                raise ArgumentError(
                     f"ddf={method!r} needs a fit by plain ML or REML; this one was penalized"
                 )
             like = next(

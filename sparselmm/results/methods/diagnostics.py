@@ -213,6 +213,11 @@ class DiagnosticResults(ResultsBase):
             codes: IntArray = np.arange(self.built.design.n)
         else:
             labels, codes = self._deleted_groups(group)
+            if not (codes != codes[0]).any():
+                raise DataError(
+                    "group has the same label in every row, or none in any; leaving one group out "
+                    "must leave rows"
+                )
         if group is None and not exact and not theta:
             return InfluenceResults(
                 influence_of_rows(self._est, self._leverage), labels, names, False

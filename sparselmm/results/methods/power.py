@@ -18,7 +18,7 @@ from sparselmm.base.arguments import (
     check_progress,
     check_text,
 )
-from sparselmm.base.exceptions import DataError
+from sparselmm.base.exceptions import ArgumentError, DataError
 from sparselmm.base.progress import progress_bar
 from sparselmm.base.seeds import Seed, seed_sequence, stream
 from sparselmm.base.types import FloatArray, IntArray
@@ -176,7 +176,9 @@ class PowerMethods(ResultsBase):
         if test == "lr":
             ratio = LikelihoodRatioTest(scenario, columns)
             return PValues(scenario.simulator, ratio, _task(*ratio.fitters)), [", ".join(names)]
-        tested, _ = labelled(test(self))
+        tested, seen = labelled(test(self), "test")
+        if ((seen < 0) | (seen > 1)).any():
+            raise ArgumentError(f"test must return p-values, from 0 to 1, got {seen} of the fit")
         fitter = ResponseFitter(scenario.design, scenario.deviance, start=scenario.theta)
         reduced = OnReplicates(self, test, tested, scenario.rows)
         return bootstrap.ParametricReplicates(scenario.simulator, fitter, reduced), list(tested)

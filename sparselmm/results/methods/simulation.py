@@ -26,6 +26,7 @@ from sparselmm.base.exceptions import (
     ArgumentError,
     ConvergenceWarning,
     DataError,
+    MemoryLimitError,
     catchable,
     warn_user,
 )
@@ -38,6 +39,7 @@ from sparselmm.design.rows import term_z, unseen_rows
 from sparselmm.design.subsets import Groups
 from sparselmm.design.terms import Design
 from sparselmm.design.validate import aligned
+from sparselmm.factor.plan import available_memory
 from sparselmm.inference.prediction import means as prediction
 from sparselmm.inference.resampling import bootstrap
 from sparselmm.inference.resampling.simulate import Simulator, noise_sizes, with_unseen
@@ -58,6 +60,9 @@ from sparselmm.results.tables.many import ManyResults, fit_many
 
 RANDOM = ("resample", "conditional")
 """What simulated responses do with the random effects."""
+
+DRAWN = 24
+"""Bytes for each normal deviate drawn: itself, its product and the response."""
 
 
 class SimulationResults(PowerMethods):
@@ -123,6 +128,12 @@ class SimulationResults(PowerMethods):
             simulator, index = self._simulator(re), self.built.row_labels
         else:
             simulator, index = self._new_simulator(newdata, re, arrays)
+        need = DRAWN * n * sum(simulator.Z.shape)
+        if need > available_memory():
+            raise MemoryLimitError(
+                f"n={n:,} responses of {simulator.Z.shape[0]:,} rows take {need / 1e9:,.3g} GB; "
+                "simulate fewer at a time"
+            )
         Y = simulator.draw(seed_sequence(seed), range(n)).T
         return pd.DataFrame(Y, index=index) if self.built.pandas else Y
 

@@ -416,6 +416,8 @@ class ResultsInterface(ResultsBase):
                 raise ArgumentError(
                     f"factor_labels has {len(labels)} names for {len(columns) + 1} levels"
                 )
+        if len(columns) + (len(labels) > len(columns)) < 2:
+            raise ArgumentError(f"term_name: {term_name!r} has no levels, it is no factor")
         effects = np.eye(self.k_fe)[columns]
         if len(labels) == len(columns) + 1:  # treatment coding: the reference level is zero
             effects = np.vstack([np.zeros(self.k_fe), effects])

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from sparselmm.base import storage
-from sparselmm.base.arguments import check_choice, check_level
-from sparselmm.base.exceptions import DataError
+from sparselmm.base.arguments import check_choice, check_level, check_numbers
+from sparselmm.base.exceptions import ArgumentError, ArgumentTypeError, DataError
 from sparselmm.base.progress import progress_bar
 from sparselmm.base.seeds import Seed
 from sparselmm.base.types import AnyArray, FloatArray, IntArray
@@ -187,7 +187,7 @@ class BootstrapResults:
         return f"<BootstrapResults: {what}{failed}>"
 
 
-def labelled(value: Any) -> tuple[tuple[str, ...], FloatArray]:
+def labelled(value: Any, argument: str = "statistic") -> tuple[tuple[str, ...], FloatArray]:
     """Names and numbers of what a user's statistic returns.
 
     Raises
@@ -203,12 +203,18 @@ def labelled(value: Any) -> tuple[tuple[str, ...], FloatArray]:
     else:
         names = None
     try:
-        numbers = np.atleast_1d(np.asarray(value, dtype=float)).ravel()
-    except (TypeError, ValueError) as error:
-        raise DataError(
-            "the statistic must return a number, a sequence of numbers, a dict or a Series, not "
-            f"{type(value).__name__}"
+        numbers = np.atleast_1d(check_numbers(value, argument, finite=False))
+    except ArgumentError as error:
+        raise ArgumentTypeError(
+            f"the {argument} must return a number, a sequence of numbers, a dict or a Series, not "
+            f"{type(value).__name__} ({error})"
         ) from error
+    if numbers.ndim != 1 or not len(numbers):
+        raise ArgumentError(
+            f"the statistic must return numbers in a row, got shape {numbers.shape}"
+        )
+    if names is not None and len(set(names)) < len(names):
+        raise ArgumentError(f"the {argument} gives two numbers of one name: {', '.join(names)}")
     if names is None:
         names = (
             ["statistic"] if len(numbers) == 1 else [f"statistic {i}" for i in range(len(numbers))]
