@@ -14,7 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sparselmm.base.types import BoolArray
+from sparselmm.base.types import BoolArray, FloatArray
+from sparselmm.design.terms import RandomTerm
+from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.optimize import OptSummary
 
@@ -63,11 +65,18 @@ def confounded(
     """
     if not opt.smallest_eigenvalue < SUSPICIOUS:
         return None
-    deviance, theta = deviance.working(opt.theta)
+    return confounded_at(deviance, opt.theta, opt.at_boundary, names)
+
+
+def confounded_at(
+    deviance: ProfiledDeviance, theta: FloatArray, at_boundary: BoolArray, names: Sequence[str]
+) -> Confounded | None:
+    """The same anywhere, the entries of theta at their boundary left out."""
+    deviance, theta = deviance.working(theta)
     information = deviance.joint_information(theta)
     size = np.sqrt(np.maximum(np.diag(information), 0.0))
     free = size > 0
-    free[: len(theta)] &= ~opt.at_boundary
+    free[: len(theta)] &= ~at_boundary
     scaled = (information / np.outer(size + ~free, size + ~free))[np.ix_(free, free)]
     values, vectors = np.linalg.eigh(scaled)
     flat = vectors[:, values < NONE]
@@ -79,6 +88,28 @@ def confounded(
     involved = [name for name, at in zip(names, slices, strict=True) if taking[at].any()]
     held = deviance.known_scale is not None
     return Confounded(involved, bool(taking[-1]) and not held, taking[: len(theta)])
+
+
+def zero_columns(cross: CrossProducts, terms: Sequence[RandomTerm]) -> str:
+    """What to say of random coefficients that are zero in every row; empty when there are none."""
+    found = [
+        f"{column!r} of {term.name!r}"
+        for t, term in enumerate(terms)
+        for column, size in zip(term.columns, cross.rms(t), strict=True)
+        if size == 0.0
+    ]
+    if not found:
+        return ""
+    return (
+        f"the random coefficient {', '.join(found)} is zero in every row of positive weight: "
+        "nothing in the data tells its variance. Leave it out"
+    )
+
+
+def unidentified(deviance: ProfiledDeviance, opt: OptSummary, terms: Sequence[RandomTerm]) -> str:
+    """What the data cannot tell, in a sentence, and what to change; empty when there is nothing."""
+    found = confounded(deviance, opt, [term.name for term in terms])
+    return zero_columns(deviance.cross, terms) or ("" if found is None else message(found))
 
 
 def message(found: Confounded) -> str:

@@ -161,6 +161,8 @@ class OptSummary:
         is at the lowest).
     rounding : float
         Estimate of the rounding error of ``deviance``.
+    unidentified : str
+        Which variances the data cannot tell apart, in a sentence; empty when there are none.
     """
 
     theta: FloatArray
@@ -178,6 +180,7 @@ class OptSummary:
     n_starts: int = 1
     n_optima: int = 1
     rounding: float = 0.0
+    unidentified: str = ""
 
     @property
     def gradient_norm(self) -> float:

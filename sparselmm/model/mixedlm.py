@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -39,7 +40,7 @@ from sparselmm.likelihood.covariance import Covariance, singular_terms
 from sparselmm.likelihood.dense import DenseDeviance
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.held import Held
-from sparselmm.likelihood.identifiability import confounded, message
+from sparselmm.likelihood.identifiability import unidentified
 from sparselmm.likelihood.moments import moment_start
 from sparselmm.likelihood.optimize import OptSummary
 from sparselmm.likelihood.rebased import profiled_deviance
@@ -510,6 +511,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
                 monitor.close()
             fit = objective.at(opt.theta)
             if do_cg:
+                opt = replace(opt, unidentified=unidentified(sparse, opt, self.terms))
                 self._warn(opt, sparse)
         if pen is not None and pen.held.any():
             fit = without_fixed(fit, pen.held)
@@ -549,9 +551,8 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         return self._packing.theta(start)[held.free]
 
     def _warn(self, opt: OptSummary, deviance: ProfiledDeviance) -> None:
-        found = confounded(deviance, opt, [term.name for term in self.terms])
-        if found is not None:
-            warn_user(message(found), catchable(IdentifiabilityWarning))
+        if opt.unidentified:
+            warn_user(opt.unidentified, catchable(IdentifiabilityWarning))
         if not opt.converged:
             warn_user(
                 f"the optimizer did not converge: {opt.message}", catchable(ConvergenceWarning)

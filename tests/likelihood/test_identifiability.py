@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from penalties import Ridge
 
 import sparselmm
 from sparselmm import MixedLM
@@ -67,3 +68,78 @@ def test_inference_does_not_depend_on_origins(data, origin, reml):
     ]
     np.testing.assert_allclose(found[1].se_mean, found[0].se_mean, rtol=1e-6)
     np.testing.assert_allclose(found[1].df_mean, found[0].df_mean, rtol=1e-4)
+
+
+@pytest.mark.parametrize("bars", ["(1 | Subject) + (0 + zero | Subject)", "(zero | Subject)"])
+def test_a_random_coefficient_that_is_zero_is_named(data, bars):
+    model = MixedLM.from_formula(f"Reaction ~ Days + {bars}", data.assign(zero=0.0))
+    with (
+        pytest.warns(sparselmm.IdentifiabilityWarning, match="'zero' of 'Subject.*' is zero in"),
+        pytest.warns(sparselmm.BoundaryWarning),
+    ):
+        result = model.fit()
+    assert "is zero in every row" in str(result.summary())
+
+
+def test_zero_matrices_and_covariates_are_named(data):
+    X = np.column_stack([np.ones(len(data)), data.Days])
+    for given in ({"exog_re": np.zeros((len(data), 1))}, {"z_terms": {"z": np.zeros((180, 3))}}):
+        model = MixedLM(data.Reaction, X, groups=data.Subject, **given)
+        with (
+            pytest.warns(sparselmm.IdentifiabilityWarning, match="is zero in every row"),
+            pytest.warns(sparselmm.BoundaryWarning),
+        ):
+            model.fit()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"re_formula": "1", "vc_formula": {"a": "1"}},
+        {"re_formula": "0", "vc_formula": {"a": "1", "b": "0 + one"}},
+    ],
+)
+def test_confounded_components(data, given):
+    model = MixedLM.from_formula("Reaction ~ Days", data, groups="Subject", **given)
+    with pytest.warns(sparselmm.IdentifiabilityWarning, match="cannot be told apart"):
+        result = model.fit()
+    assert "cannot be told apart" in str(result.summary())
+
+
+def test_confounded_matrices_and_known_covariances(data):
+    X = np.column_stack([np.ones(len(data)), data.Days])
+    subjects = data.Subject.to_numpy()
+    Z = (subjects[:, None] == np.unique(subjects)).astype(float)
+    with pytest.warns(sparselmm.IdentifiabilityWarning, match="'Group' and 'z'"):
+        MixedLM(data.Reaction, X, groups=data.Subject, z_terms={"z": Z}).fit()
+    known = sparselmm.KnownCovariance(np.eye(18), labels=sorted(data["T"].unique()))
+    model = MixedLM.from_formula(
+        "Reaction ~ Days + (1 | Subject) + (1 | T)", data, covariance={"T": known}
+    )
+    with pytest.warns(sparselmm.IdentifiabilityWarning, match="'Subject' and 'T'"):
+        model.fit()
+
+
+def test_a_correlation_of_two_visits_and_a_level(data):
+    two = data[data.Days < 2].assign(visit=lambda d: d.Days.astype(int))
+    formula = "Reaction ~ Days + ar1(0 + C(visit) | Subject) + (1 | Subject)"
+    with pytest.warns(sparselmm.IdentifiabilityWarning, match="cannot be told apart"):
+        MixedLM.from_formula(formula, two).fit()
+
+
+def test_many_responses_of_a_confounded_model(data):
+    model = MixedLM.from_formula("Reaction ~ Days + (1 | Subject) + (1 | T)", data)
+    rng = np.random.default_rng(1)
+    Y = data.Reaction.to_numpy()[:, None] + rng.normal(size=(180, 3))
+    with pytest.warns(sparselmm.IdentifiabilityWarning, match="'Subject' and 'T'"):
+        model.fit_many(Y)
+    MixedLM.from_formula("Reaction ~ Days + (1 | Subject)", data).fit_many(Y)
+
+
+def test_penalties_do_not_hide_it(data):
+    model = MixedLM.from_formula("Reaction ~ Days + (1 | Subject) + (1 | T)", data)
+    with (
+        pytest.warns(sparselmm.IdentifiabilityWarning, match="'Subject' and 'T'"),
+        pytest.warns(sparselmm.BoundaryWarning),
+    ):
+        model.fit(fe_pen=Ridge())
