@@ -254,11 +254,11 @@ def _fixed_products(design: Design, y: FloatArray, basis: Basis) -> tuple[FloatA
         weighted = Xy if design.weights is None else Xy * design.weights[rows, None]
         C += Xy.T @ weighted
         for term, part in zip(design.terms, parts, strict=True):
-            _add_term_product(B[part], term, rows, weighted)
+            add_term_product(B[part], term, rows, weighted)
     return B, C
 
 
-def _add_term_product(out: FloatArray, term: RandomTerm, rows: slice, weighted: FloatArray) -> None:
+def add_term_product(out: FloatArray, term: RandomTerm, rows: slice, weighted: FloatArray) -> None:
     """Add ``Z_t[rows]' weighted`` to ``out``, (l * k, r + 1)."""
     if term.block is not None:
         out += term.block[rows].T @ weighted

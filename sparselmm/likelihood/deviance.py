@@ -48,6 +48,7 @@ from sparselmm.base.smallmatrix import (
 )
 from sparselmm.base.types import CSR, FloatArray
 from sparselmm.design.terms import Design, RandomTerm
+from sparselmm.factor.centred import Centred
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.solver import BlockSolver, apply_lambda, congruence
 from sparselmm.likelihood.covariance import Covariance
@@ -182,6 +183,8 @@ class State:
     lams : list of ndarray, (k, k)
     K : ndarray, (q, r + 1)
         ``M^-1 Lambda'B``.
+    sizes : ndarray, (r + 1,)
+        What the diagonal of S is the difference of.
     Rxx : ndarray, (r, r)
         Upper Cholesky factor of ``S_xx``.
     gamma : ndarray, (r,)
@@ -192,6 +195,7 @@ class State:
     theta: FloatArray
     lams: list[FloatArray]
     K: FloatArray
+    sizes: FloatArray
     Rxx: FloatArray
     gamma: FloatArray
     ldM: float
@@ -246,15 +250,17 @@ class ProfiledDeviance:
         REML criterion instead of -2 log-likelihood.
     known_scale : float, optional
         Residual variance, when it is known.
+    centred : Centred, optional
+        Cross-products of what predictions leave, where those in ``cross`` lose digits.
     """
 
     model_is_exact = False
 
     def __init__(
         self, cross: CrossProducts, covariance: Covariance, solver: BlockSolver, *, reml: bool,
-        known_scale: float | None = None,
+        known_scale: float | None = None, centred: Centred | None = None,
     ):  # fmt: skip
-        self.cross = cross
+        self.cross, self.centred = cross, centred
         self.covariance = covariance
         self._own = _Own(solver, threading.get_ident())
         self.reml = reml
@@ -292,12 +298,10 @@ class ProfiledDeviance:
         return state
 
     def _evaluate(self, theta: FloatArray) -> State:
-        cross, solver = self.cross, self.solver
         lams = self.covariance.factors(theta)
         self._own.n_factorizations += 1
-        ldM = solver.factorize(lams)
-        K, explained = solver.project(lams, cross.B)
-        S = cross.C - explained
+        ldM = self.solver.factorize(lams)
+        K, S, sizes = self._projected(lams)
         r = len(S) - 1
         Rxx, info = lapack.dpotrf(S[:r, :r], lower=0) if r else (np.zeros((0, 0)), 0)
         if info:
@@ -306,7 +310,19 @@ class ProfiledDeviance:
         pwrss = float(S[r, r] - half @ half)
         gamma = solve_triangular(Rxx, half)
         deviance = self._criterion(ldM, Rxx, pwrss)
-        return State(theta, lams, K, Rxx, gamma, ldM, pwrss, deviance)
+        return State(theta, lams, K, sizes, Rxx, gamma, ldM, pwrss, deviance)
+
+    def _projected(self, lams: list[FloatArray]) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """K (q, r + 1), S (r + 1, r + 1) and what its diagonal is the difference of, (r + 1,)."""
+        cross, plain = self.cross, np.diag(self.cross.C)
+        if self.centred is not None:
+            left = self.centred.at(cross, lams)
+            if left.sizes[-1] < plain[-1]:
+                right = apply_lambda(cross, lams, left.D) - left.u0
+                u = self.solver.solve(right)
+                return left.u0 + u, left.S0 - right.T @ u, left.sizes
+        K, explained = self.solver.project(lams, cross.B)
+        return K, cross.C - explained, plain
 
     def _criterion(self, ldM: float, Rxx: FloatArray, pwrss: float) -> float:
         if not pwrss > 0:
@@ -576,9 +592,9 @@ class ProfiledDeviance:
     def rounding(self, theta: FloatArray) -> float:
         """Estimate of the rounding error of the deviance at theta.
 
-        M, S_xx and pwrss are sums whose terms are rounded, by a share eps of ``|Lambda'| |A|
-        |Lambda| + I``, one (the working basis is orthonormal), and ``C_yy + |gamma|^2``; each is
-        multiplied by the derivative of the deviance in it, ``G``, ``S_xx^-1`` and ``1 / sigma^2``.
+        M and S are sums whose terms are rounded, by a share eps of ``|Lambda'| |A| |Lambda| + I``
+        and of `State.sizes`; each is multiplied by the derivative of the deviance in it, ``G``,
+        ``S_xx^-1`` and ``(-gamma, 1)^2 / sigma^2``.
         """
         state, cross, total = self.state_at(theta), self.cross, 0.0
         for t, lam in enumerate(np.abs(lam) for lam in state.lams):
@@ -587,9 +603,9 @@ class ProfiledDeviance:
             size = 1.0 + np.einsum("ri,brs,si->bi", lam, own, lam, optimize=True)
             total += float(np.sum(size * np.einsum("bii->bi", self.solver.inverse_blocks(t))))
         if self.reml:
-            total += float(np.sum(upper_inverse(state.Rxx) ** 2))
-        size_y = float(cross.C[-1, -1] + state.gamma @ state.gamma)
-        return float(np.finfo(float).eps) * (total + self._precision(state.pwrss) * size_y)
+            total += float(state.sizes[:-1] @ np.sum(upper_inverse(state.Rxx) ** 2, axis=1))
+        total += self._precision(state.pwrss) * float(state.sizes @ state.residual**2)
+        return float(np.finfo(float).eps) * total
 
     # ------------------------------------------------------------- after the optimization
 

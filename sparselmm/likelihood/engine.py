@@ -55,7 +55,12 @@ def own_solver(like: ProfiledDeviance) -> BlockSolver:
 
 def with_criterion(deviance: ProfiledDeviance, reml: bool) -> ProfiledDeviance:
     """The same model under REML or ML."""
-    return deviance if deviance.reml == reml else same_random_part(deviance.cross, deviance, reml)
+    if deviance.reml == reml:
+        return deviance
+    return profiled_deviance(
+        deviance.cross, deviance.covariance, own_solver(deviance), reml=reml,
+        known_scale=deviance.known_scale, centred=deviance.centred,
+    )  # fmt: skip
 
 
 def with_cross(

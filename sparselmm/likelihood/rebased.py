@@ -23,8 +23,9 @@ from sparselmm.base.smallmatrix import block_diagonal, kron, upper_inverse
 from sparselmm.base.types import CSR, FloatArray
 from sparselmm.design.terms import Design, RandomTerm
 from sparselmm.factor.bases import in_bases, terms_in_bases
+from sparselmm.factor.centred import Centred
 from sparselmm.factor.crossprod import CrossProducts
-from sparselmm.factor.solver import BlockSolver, congruence
+from sparselmm.factor.solver import BlockSolver, apply_lambda, congruence
 from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.deviance import (
     PLSFit,
@@ -38,12 +39,34 @@ from sparselmm.likelihood.term_covariance import lower_root
 
 def profiled_deviance(
     cross: CrossProducts, covariance: Covariance, solver: BlockSolver, *, reml: bool,
-    known_scale: float | None = None,
+    known_scale: float | None = None, centred: Centred | None = None,
 ) -> ProfiledDeviance:  # fmt: skip
     """The profiled deviance in the parameters of the model, whatever basis the engine works in."""
     own = cross if cross.bases is None else replace(cross, bases=None)
-    inner = ProfiledDeviance(own, covariance, solver, reml=reml, known_scale=known_scale)
+    inner = ProfiledDeviance(
+        own, covariance, solver, reml=reml, known_scale=known_scale, centred=centred
+    )
     return inner if cross.bases is None else RebasedDeviance(inner, cross)
+
+
+REFINEMENTS = 2
+"""Predictions are made again from what they left: the first ones have lost digits themselves."""
+
+
+def centred_at(
+    deviance: ProfiledDeviance, design: Design, theta: FloatArray
+) -> ProfiledDeviance:  # fmt: skip
+    """The same deviance, from what its predictions at theta leave of the rows of its design."""
+    inner, at = deviance.working(theta)
+    rows, cross = deviance.rows(design), inner.cross
+    for _ in range(REFINEMENTS):
+        state = inner.state_at(at)
+        b0 = apply_lambda(cross, state.lams, state.K, transpose=False)
+        inner = ProfiledDeviance(
+            cross, inner.covariance, inner.solver, reml=inner.reml,
+            known_scale=inner.known_scale, centred=Centred.of(rows, cross, b0),
+        )  # fmt: skip
+    return inner if deviance.cross.bases is None else RebasedDeviance(inner, deviance.cross)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +102,7 @@ class RebasedDeviance(ProfiledDeviance):
         self.inner, self.bases = inner, cross.bases
         self.inverses = [None if F is None else upper_inverse(F) for F in self.bases]
         self.cross, self.covariance, self.levels = cross, inner.covariance, inner.levels
+        self.centred = inner.centred
         self.reml, self.known_scale, self.df = inner.reml, inner.known_scale, inner.df
         moments = [self.cross.model_moments(t) for t in range(len(self.bases))]
         self.units = theta_units(self.covariance, [np.sqrt(np.diag(m)) for m in moments])

@@ -43,19 +43,19 @@ from sparselmm.likelihood.held import Held
 from sparselmm.likelihood.identifiability import unidentified
 from sparselmm.likelihood.moments import moment_start
 from sparselmm.likelihood.optimize import OptSummary
-from sparselmm.likelihood.rebased import profiled_deviance
+from sparselmm.likelihood.rebased import centred_at, profiled_deviance
 from sparselmm.model.fit import (
     ENGINES,
+    FEW_DIGITS,
     HARDLY,
+    Task,
     check_fit_arguments,
     checked_keywords,
     checked_starts,
-    constrained,
+    joined,
     method_names,
     nearly_zero,
-    not_optimized,
     penalties_of,
-    search,
     start_parameters,
     without_fixed,
 )
@@ -484,6 +484,9 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         entries = held.free if mask is None else np.ones(len(mask.theta), dtype=bool)
         starts = checked_starts(starts, entries)
         monitor = Progress(progress)
+        task = Task(
+            do_cg, self._packing, mask, methods, keywords, maxiter, monitor, chosen.seconds, starts
+        )
         with chosen.threads():
             inner = held.covariance if mask is None else mask.covariance
             sparse = self._sparse(chosen, reml, inner, held.scale)
@@ -492,18 +495,11 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
             if engine != "sparse":
                 objective = self.deviance(reml, engine) if fix is None else self._dense(reml, held)
             try:
-                if not do_cg or not len(theta):
-                    reason = "nothing to optimize" if do_cg else "not optimized: do_cg=False"
-                    opt = not_optimized(objective, theta, reason, fine=do_cg)
-                elif mask is not None and mask.constrained:
-                    opt = constrained(objective, self._packing, mask, maxiter)
-                else:
-                    if mask is not None and not mask.newton:
-                        methods = [name or "bfgs" for name in methods]
-                    opt = search(
-                        objective, theta, methods, keywords, maxiter, monitor, chosen.seconds,
-                        starts,
-                    )  # fmt: skip
+                opt = task.run(objective, theta)
+                if opt.rounding > FEW_DIGITS and engine == "sparse":
+                    sparse = centred_at(sparse, self.design, opt.theta)
+                    objective = sparse if pen is None else PenalizedDeviance(sparse, pen)
+                    opt = joined(opt, task.run(objective, opt.theta))
             except KeyboardInterrupt:
                 monitor.interrupted()
                 raise
