@@ -183,6 +183,8 @@ class State:
     lams : list of ndarray, (k, k)
     K : ndarray, (q, r + 1)
         ``M^-1 Lambda'B``.
+    solved : ndarray, (q, r + 1)
+        What M was solved for: K, or what is left of it.
     sizes : ndarray, (r + 1,)
         What the diagonal of S is the difference of.
     Rxx : ndarray, (r, r)
@@ -195,6 +197,7 @@ class State:
     theta: FloatArray
     lams: list[FloatArray]
     K: FloatArray
+    solved: FloatArray
     sizes: FloatArray
     Rxx: FloatArray
     gamma: FloatArray
@@ -301,7 +304,7 @@ class ProfiledDeviance:
         lams = self.covariance.factors(theta)
         self._own.n_factorizations += 1
         ldM = self.solver.factorize(lams)
-        K, S, sizes = self._projected(lams)
+        K, solved, S, sizes = self._projected(lams)
         r = len(S) - 1
         Rxx, info = lapack.dpotrf(S[:r, :r], lower=0) if r else (np.zeros((0, 0)), 0)
         if info:
@@ -310,19 +313,21 @@ class ProfiledDeviance:
         pwrss = float(S[r, r] - half @ half)
         gamma = solve_triangular(Rxx, half)
         deviance = self._criterion(ldM, Rxx, pwrss)
-        return State(theta, lams, K, sizes, Rxx, gamma, ldM, pwrss, deviance)
+        return State(theta, lams, K, solved, sizes, Rxx, gamma, ldM, pwrss, deviance)
 
-    def _projected(self, lams: list[FloatArray]) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """K (q, r + 1), S (r + 1, r + 1) and what its diagonal is the difference of, (r + 1,)."""
+    def _projected(
+        self, lams: list[FloatArray]
+    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        """K, what M was solved for, S, and what its diagonal is the difference of."""
         cross, plain = self.cross, np.diag(self.cross.C)
         if self.centred is not None:
             left = self.centred.at(cross, lams)
             if left.sizes[-1] < plain[-1]:
                 right = apply_lambda(cross, lams, left.D) - left.u0
                 u = self.solver.solve(right)
-                return left.u0 + u, left.S0 - right.T @ u, left.sizes
+                return left.u0 + u, u, left.S0 - right.T @ u, left.sizes
         K, explained = self.solver.project(lams, cross.B)
-        return K, cross.C - explained, plain
+        return K, K, cross.C - explained, plain
 
     def _criterion(self, ldM: float, Rxx: FloatArray, pwrss: float) -> float:
         if not pwrss > 0:
@@ -412,11 +417,15 @@ class ProfiledDeviance:
         """
         k, l = self.cross.sizes[t]
         part = self.cross.slices[t]
+        gap = l * np.eye(k) - self.solver.inverse_blocks(t).sum(axis=0)
+        return gap - level_products(state.K[part], self._root(state, residual, precision), k)
+
+    def _root(self, state: State, residual: FloatArray, precision: float) -> FloatArray:
+        """A root of the derivative of the criterion in S, (r + 1, c)."""
         columns = [np.sqrt(precision) * residual[:, None]]
         if self.reml:
             columns.append(np.vstack([upper_inverse(state.Rxx), np.zeros(len(state.gamma))]))
-        gap = l * np.eye(k) - self.solver.inverse_blocks(t).sum(axis=0)
-        return gap - level_products(state.K[part], np.hstack(columns), k)
+        return np.hstack(columns)
 
     def _gamma_at_boundary(self, state: State, t: int) -> FloatArray:
         """The same derivative without the inverse of ``lambda_t``."""
@@ -593,18 +602,19 @@ class ProfiledDeviance:
         """Estimate of the rounding error of the deviance at theta.
 
         M and S are sums whose terms are rounded, by a share eps of ``|Lambda'| |A| |Lambda| + I``
-        and of `State.sizes`; each is multiplied by the derivative of the deviance in it, ``G``,
-        ``S_xx^-1`` and ``(-gamma, 1)^2 / sigma^2``.
+        and of `State.sizes`; each is multiplied by the derivative of the deviance in it. In M that
+        is ``G``, and what `State.solved` adds because S is made of it.
         """
-        state, cross, total = self.state_at(theta), self.cross, 0.0
+        state, cross = self.state_at(theta), self.cross
+        root = self._root(state, state.residual, self._precision(state.pwrss))
+        total = float(state.sizes @ np.sum(root**2, axis=1))
         for t, lam in enumerate(np.abs(lam) for lam in state.lams):
             pair = cross.pairs[t, t]
             own = np.abs(pair.data[pair.rows == pair.cols])
             size = 1.0 + np.einsum("ri,brs,si->bi", lam, own, lam, optimize=True)
-            total += float(np.sum(size * np.einsum("bii->bi", self.solver.inverse_blocks(t))))
-        if self.reml:
-            total += float(state.sizes[:-1] @ np.sum(upper_inverse(state.Rxx) ** 2, axis=1))
-        total += self._precision(state.pwrss) * float(state.sizes @ state.residual**2)
+            by_m = np.einsum("bii->bi", self.solver.inverse_blocks(t)).ravel()
+            by_m = by_m + np.sum((state.solved[cross.slices[t]] @ root) ** 2, axis=1)
+            total += float(size.ravel() @ by_m)
         return float(np.finfo(float).eps) * total
 
     # ------------------------------------------------------------- after the optimization

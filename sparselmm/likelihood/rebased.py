@@ -58,15 +58,19 @@ def centred_at(
 ) -> ProfiledDeviance:  # fmt: skip
     """The same deviance, from what its predictions at theta leave of the rows of its design."""
     inner, at = deviance.working(theta)
-    rows, cross = deviance.rows(design), inner.cross
+    rows = deviance.rows(design)
     for _ in range(REFINEMENTS):
         state = inner.state_at(at)
-        b0 = apply_lambda(cross, state.lams, state.K, transpose=False)
+        cross = inner.cross.shifted(rows, state.gamma)
+        u = np.column_stack([state.K[:, :-1], state.u])
+        b0 = apply_lambda(cross, state.lams, u, transpose=False)
         inner = ProfiledDeviance(
             cross, inner.covariance, inner.solver, reml=inner.reml,
             known_scale=inner.known_scale, centred=Centred.of(rows, cross, b0),
         )  # fmt: skip
-    return inner if deviance.cross.bases is None else RebasedDeviance(inner, deviance.cross)
+    if deviance.cross.bases is None:
+        return inner
+    return RebasedDeviance(inner, replace(inner.cross, bases=deviance.cross.bases))
 
 
 @dataclass(frozen=True, eq=False)
