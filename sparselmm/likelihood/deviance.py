@@ -319,15 +319,14 @@ class ProfiledDeviance:
         self, lams: list[FloatArray]
     ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
         """K, what M was solved for, S, and what its diagonal is the difference of."""
-        cross, plain = self.cross, np.diag(self.cross.C)
-        if self.centred is not None:
-            left = self.centred.at(cross, lams)
-            if left.sizes[-1] < plain[-1]:
-                right = apply_lambda(cross, lams, left.D) - left.u0
-                u = self.solver.solve(right)
-                return left.u0 + u, u, left.S0 - right.T @ u, left.sizes
-        K, explained = self.solver.project(lams, cross.B)
-        return K, K, cross.C - explained, plain
+        cross = self.cross
+        if self.centred is None:
+            K, explained = self.solver.project(lams, cross.B)
+            return K, K, cross.C - explained, np.diag(cross.C)
+        left = self.centred.at(cross, lams)
+        right = apply_lambda(cross, lams, left.D) - left.u0
+        u = self.solver.solve(right)
+        return left.u0 + u, u, left.S0 - right.T @ u, left.sizes
 
     def _criterion(self, ldM: float, Rxx: FloatArray, pwrss: float) -> float:
         if not pwrss > 0:
