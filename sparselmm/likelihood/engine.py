@@ -11,8 +11,11 @@ from sparselmm.factor.solver import BlockSolver
 from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.moments import moment_start
-from sparselmm.likelihood.optimize import OptSummary, minimize
-from sparselmm.likelihood.rebased import profiled_deviance
+from sparselmm.likelihood.optimize import TOLERANCE, OptSummary, minimize
+from sparselmm.likelihood.rebased import centred_at, profiled_deviance
+
+FEW_DIGITS = 1e-6
+"""Rounding error of the deviance from which a search goes on with what its predictions leave."""
 
 
 def engine(
@@ -78,6 +81,17 @@ def with_cross(
     )  # fmt: skip
 
 
+def minimized(
+    deviance: ProfiledDeviance, design: Design, start: FloatArray, tolerance: float = TOLERANCE
+) -> tuple[ProfiledDeviance, OptSummary]:
+    """One search, continued with what its predictions leave of the rows where digits are few."""
+    opt = minimize(deviance, start, tolerance=tolerance)
+    if opt.rounding > FEW_DIGITS:
+        deviance = centred_at(deviance, design, opt.theta)
+        opt = minimize(deviance, opt.theta, tolerance=tolerance)
+    return deviance, opt
+
+
 def fit_design(
     design: Design, deviance: ProfiledDeviance, start: FloatArray
 ) -> tuple[ProfiledDeviance, OptSummary]:
@@ -108,10 +122,11 @@ def fit_design(
     ).chosen
     solver = BlockSolver(cross, chosen.strategy, chosen.factor)
     other = with_cross(deviance, cross, solver)
-    opt = minimize(other, start)
-    if not opt.converged:
-        opt = minimize(other, moment_start(cross, other.covariance, other.known_scale))
-    return other, opt
+    found = minimized(other, design, start)
+    if not found[1].converged:
+        start = moment_start(cross, other.covariance, other.known_scale)
+        found = minimized(other, design, start)
+    return found
 
 
 def ml_minimum(deviance: ProfiledDeviance, theta: FloatArray) -> tuple[float, FloatArray]:

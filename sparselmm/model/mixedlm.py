@@ -39,6 +39,7 @@ from sparselmm.inference.packing import MixedLMParams
 from sparselmm.likelihood.covariance import Covariance, singular_terms
 from sparselmm.likelihood.dense import DenseDeviance
 from sparselmm.likelihood.deviance import ProfiledDeviance
+from sparselmm.likelihood.engine import FEW_DIGITS
 from sparselmm.likelihood.held import Held
 from sparselmm.likelihood.identifiability import unidentified
 from sparselmm.likelihood.moments import moment_start
@@ -46,7 +47,6 @@ from sparselmm.likelihood.optimize import OptSummary
 from sparselmm.likelihood.rebased import centred_at, profiled_deviance
 from sparselmm.model.fit import (
     ENGINES,
-    FEW_DIGITS,
     HARDLY,
     Task,
     check_fit_arguments,
