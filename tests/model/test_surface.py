@@ -612,10 +612,10 @@ def test_responses_none_of_which_can_be_fitted():
 def test_the_response_among_the_covariates_has_an_error_of_ours():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = sparselmm.mixedlm("y ~ x + (0 + y | g)", data()).fit()
-        assert not found.converged
+        model = sparselmm.mixedlm("y ~ x + (0 + y | g)", data())
+        assert not model.fit().converged
         with pytest.raises(SparseLMMError, match="explains the response exactly"):
-            found.deviance.at(np.array([1e9]))
+            model.deviance().at(np.array([1e9]))
 
 
 @pytest.mark.parametrize("effects", ["=", "%", "x ="])
