@@ -24,6 +24,8 @@ from sparselmm.likelihood.deviance import Deviance
 from sparselmm.likelihood.optimize import (
     EXACT_LIMIT,
     PATIENCE,
+    PROBE,
+    RESTART,
     SMALLEST_SCALE,
     TOLERANCE,
     Callback,
@@ -65,6 +67,12 @@ way to the other end."""
 
 HOPELESS = 0.01
 """Share of the distance to the best deviance that another step must promise at a higher one."""
+
+MOST_SCALES = 12
+"""Scales of a patterned covariance up to which a way out of zero is looked for."""
+
+CONE_STEPS = 100
+"""Projected gradient steps to the lowest direction of a form over non-negative vectors."""
 
 DRAWN = 8
 """Random starts of the default policy, after those that have a reason."""
@@ -132,6 +140,8 @@ def _until_sure(optima: Optima, seconds: float) -> None:
     search = optima.search
     spent = len(search.recorder.history)
     left = spent + allowance(spent, seconds)
+    for start in _out_of_zero(search.recorder.deviance, optima.best.theta):
+        optima.search_from(start, in_full=True)  # the deviance falls there, however little
     sure = informative(search.recorder.deviance)
     for place, start in enumerate(starting_points(search.recorder.deviance, optima.best.theta)):
         if len(search.recorder.history) >= left or (sure and place == optima.returned == 2):
@@ -362,6 +372,35 @@ def _angles(deviance: Deviance, end: FloatArray) -> Iterator[FloatArray]:
         yield np.where(angles, phi, np.maximum(end, 0.3 * deviance.units))
         if phi in (1.4, -0.8):
             yield np.where(angles, phi, wide)
+
+
+def _out_of_zero(deviance: Deviance, end: FloatArray) -> Iterator[FloatArray]:
+    """Patterned covariances that ended at zero, where the deviance falls with all scales together.
+
+    With correlations of one, ``Psi = s s'``, it changes by ``s'Gs`` for small scales ``s >= 0``, G
+    half its derivative in Psi. Every diagonal entry of G may be positive and yet not the form.
+    """
+    covariance, units = deviance.covariance, deviance.units
+    for part in covariance.slices:
+        angles = covariance.angles[part]
+        scales = part.start + np.flatnonzero(~angles)
+        if not angles.any() or end[scales].any() or not 1 < len(scales) <= MOST_SCALES:
+            continue
+        at = end.copy()
+        at[part] = np.where(angles, 0.5 * np.pi, 0.0)
+        G = np.zeros((len(scales), len(scales)))
+        for row, i in zip(G, scales, strict=True):
+            probe = at.copy()
+            probe[i] = PROBE * units[i]
+            row[:] = deviance.gradient(probe)[scales] * units[scales]
+        G = 0.5 * (G + G.T)
+        s = np.abs(np.linalg.eigh(G)[1][:, 0])
+        for _ in range(CONE_STEPS):
+            s = np.maximum(s - G @ s / np.abs(np.linalg.norm(G, 2)), 0.0)
+            s /= np.linalg.norm(s)
+        if s @ G @ s < 0.0:
+            at[scales] = RESTART * units[scales] * s
+            yield at
 
 
 def _one_small(deviance: Deviance) -> Iterator[FloatArray]:
