@@ -250,6 +250,19 @@ def check_numbers(
     return array
 
 
+def unmasked(values: Any) -> Any:
+    """A masked array with NaN in place of what it hides, anything else as it is.
+
+    ``np.asarray`` would bring the hidden values back.
+    """
+    if not isinstance(values, np.ma.MaskedArray):
+        return values
+    if not np.ma.is_masked(values):
+        return values.data
+    kind = float if values.dtype.kind in "fiu" else object
+    return np.ma.filled(values.astype(kind), np.nan)
+
+
 def _fits(seen: tuple[int, ...], wanted: Sequence[int | None]) -> bool:
     return len(seen) == len(wanted) and all(
         w is None or s == w for s, w in zip(seen, wanted, strict=True)
@@ -263,7 +276,7 @@ def _as_floats(value: Any, name: str) -> FloatArray:
     if hasattr(value, "toarray"):  # a sparse matrix
         value = value.toarray()
     try:
-        array: AnyArray = np.asarray(value)
+        array: AnyArray = np.asarray(unmasked(value))
     except (TypeError, ValueError) as error:  # rows of different length
         raise ArgumentTypeError(f"{name} must be numbers in an array: {error}") from error
     if array.dtype.kind == "O":

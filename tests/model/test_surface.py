@@ -557,6 +557,41 @@ def test_imaginary_parts_are_not_lost():
         model().fit_many(data()[["y"]].to_numpy() * 1j)
 
 
+def test_what_a_mask_hides_is_missing():
+    def hidden(values):
+        return np.ma.array(values, mask=np.arange(np.size(values)).reshape(np.shape(values)) == 3)
+
+    y, X, g = data().y.to_numpy(), np.column_stack([np.ones(32), data().x]), data().g
+    formula, Z = "y ~ x + (1 | g)", np.kron(np.eye(8), np.ones((4, 1)))
+    calls = {
+        "endog": lambda: MixedLM(hidden(y), X, g),
+        "exog": lambda: MixedLM(y, hidden(X), g),
+        "exog_re": lambda: MixedLM(y, X, g, exog_re=hidden(X)),
+        "weights": lambda: sparselmm.mixedlm(formula, data(), weights=hidden(np.ones(32))),
+        "offset": lambda: sparselmm.mixedlm(formula, data(), offset=hidden(np.ones(32))),
+        "subset": lambda: sparselmm.mixedlm(formula, data(), subset=hidden(y > -9)),
+        "z_terms": lambda: sparselmm.mixedlm("y ~ x", data(), z_terms={"a": hidden(Z)}),
+        "endog of refit": lambda: fit().refit(hidden(y)),
+        "Y": lambda: model().fit_many(hidden(y[:, None])),
+        "r_matrix": lambda: fit().t_test(hidden(np.eye(3))),
+        "start_theta": lambda: model().fit(start_theta=np.ma.array([1.0], mask=[True])),
+        "matrix": lambda: KnownCovariance(hidden(np.eye(2)), ["a", "b"]),
+    }
+    for name, call in calls.items():
+        with pytest.raises(SparseLMMError, match=r"missing|finite"):
+            pytest.fail(f"{name}: {call()}")
+    dropped = MixedLM(hidden(y), X, g, missing="drop").fit()
+    assert dropped.nobs == 31
+    whole = MixedLM(np.ma.array(y), np.ma.array(X), g).fit()
+    assert whole.fe_params.tolist() == MixedLM(y, X, g).fit().fe_params.tolist()
+
+
+def test_offsets_of_new_columns_of_x_lose_nothing():
+    X = np.column_stack([np.ones(32), data().f == "b", data().x])
+    with pytest.raises(SparseLMMError, match="offset"):
+        fit().predict(X, offset=np.ones(32) * 1j)
+
+
 def test_a_model_without_fixed_effects_has_no_anova():
     empty = sparselmm.mixedlm("y ~ 0 + (1 | g)", data()).fit()
     with pytest.raises(SparseLMMError, match="has none"):
