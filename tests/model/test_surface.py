@@ -637,6 +637,15 @@ def test_signs_for_unknown_parents_are_no_animals(sign):
     assert len(blank) == 3
 
 
+def test_parents_and_animals_have_labels_of_one_type():
+    with pytest.raises(SparseLMMError, match=r"sire, dam: 1\.0 has no row, '1' has one"):
+        sparselmm.pedigree([None, None, 1.0], [None, None, 2.0], ["1", "2", "3"])
+    with pytest.raises(SparseLMMError, match="'1' has no row, 1 has one"):
+        sparselmm.pedigree([None, None, "1"], [None, None, "2"], [1, 2, 3])
+    same = sparselmm.pedigree([np.nan, np.nan, 1.0], [np.nan, np.nan, 2.0], [1, 2, 3])
+    assert len(same) == 3
+
+
 def test_responses_none_of_which_can_be_fitted():
     for Y, missing in ((np.ones((32, 2)), "raise"), (np.full((32, 2), np.nan), "drop")):
         with pytest.warns(sparselmm.ConvergenceWarning, match="2 of 2 responses"):
