@@ -250,6 +250,26 @@ def check_numbers(
     return array
 
 
+def in_order(value: Any, names: Sequence[str], argument: str) -> Any:
+    """A Series, or the columns of a DataFrame, in the order of the names it is labelled with.
+
+    What has no labels, or none of these names among them, goes by position.
+    """
+    if not hasattr(value, "iloc"):
+        return value
+    labels = list(value.columns if hasattr(value, "columns") else value.index)
+    if labels == list(names) or not set(labels) & set(names):
+        return value
+    if sorted(map(str, labels)) != sorted(names):
+        raise ArgumentError(
+            f"{argument} is labelled {', '.join(map(str, labels))}; the labels must be "
+            f"{', '.join(names)}, or pass an array in that order"
+        )
+    if len(set(names)) < len(names):  # names that do not tell which is which
+        return value
+    return value[list(names)]
+
+
 def unmasked(values: Any) -> Any:
     """A masked array with NaN in place of what it hides, anything else as it is.
 

@@ -646,6 +646,27 @@ def test_parents_and_animals_have_labels_of_one_type():
     assert len(same) == 3
 
 
+def test_labelled_numbers_are_taken_by_their_labels():
+    names = list(fit().fe_params.index)
+    weights = pd.Series([0.0, 0.0, 1.0], index=names)
+    turned = weights[[names[2], names[0], names[1]]]
+    assert fit().t_test(turned).effect == fit().t_test(weights.to_numpy()).effect
+    frame = pd.DataFrame([turned])
+    assert fit().wald_test(frame).statistic == fit().wald_test([weights.to_numpy()]).statistic
+    assert fit().t_test(pd.Series([0.0, 0.0, 1.0])).effect == fit().t_test(weights).effect
+    with pytest.raises(SparseLMMError, match="r_matrix is labelled"):
+        fit().t_test(turned.rename({"x": "z"}))
+    penalties = pd.Series([5.0, 0.0, 0.0], index=[names[2], names[0], names[1]])
+    given = model().fit_regularized(alpha=penalties).fe_params
+    assert given.tolist() == model().fit_regularized(alpha=[0.0, 0.0, 5.0]).fe_params.tolist()
+
+
+@pytest.mark.parametrize("cov", [-np.eye(4), np.diag([1.0, -1.0, 1.0, 1.0]), 1 - np.eye(4)])
+def test_a_covariance_of_the_estimates_is_one(cov):
+    with pytest.raises(SparseLMMError, match="cov_p must be a covariance matrix"):
+        fit().wald_test("x = 0", cov_p=cov)
+
+
 def test_responses_none_of_which_can_be_fitted():
     for Y, missing in ((np.ones((32, 2)), "raise"), (np.full((32, 2), np.nan), "drop")):
         with pytest.warns(sparselmm.ConvergenceWarning, match="2 of 2 responses"):
