@@ -26,7 +26,7 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
     "factor": (
         "basis",
         "crossprod",
-        "coupling submodels",
+        "bases coupling submodels",
         "layout",
         "remainders",
         "solver",
@@ -37,8 +37,8 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
         "patterned",
         "covariance",
         "deviance held moments",
-        "dense optimize",
-        "engine multistart",
+        "dense optimize rebased",
+        "engine identifiability multistart",
         "many",
     ),
     "inference": (

@@ -139,6 +139,10 @@ class SpecificationWarning(ModelWarning):
     """The model is valid but probably not the one that was meant."""
 
 
+class IdentifiabilityWarning(SpecificationWarning):
+    """Variances cannot be told apart: only their joint effect is estimated."""
+
+
 class ValueWarning(ModelWarning):
     """An argument has no effect."""
 

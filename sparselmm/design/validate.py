@@ -244,6 +244,28 @@ def check_levels(term: RandomTerm, n: int) -> None:
         )
 
 
+def check_counted_levels(term: RandomTerm, weights: FloatArray | None) -> None:
+    """The same, and a single level, among the rows of positive weight."""
+    if term.codes is None:
+        return
+    rows = term.codes >= 0 if weights is None else (term.codes >= 0) & (weights > 0)
+    n, l = int(rows.sum()), len(np.unique(term.codes[rows]))
+    what = f"{'component' if term.origin == 'vc' else 'grouping factor'} {term.name!r}"
+    counted = "" if weights is None else " of positive weight"
+    if term.values is None and l >= n:
+        raise DataError(
+            f"{what} has {l} levels for {n} rows{counted}: one per row, "
+            "so its variance cannot be told from the residual variance. Use a factor whose levels "
+            "repeat; or, where the variance v of every row is known, weights=1/v and "
+            "fit(fix={'sigma': 1})"
+        )
+    if l < 2 and term.origin in ("re", "bar"):
+        raise DataError(
+            f"{what} has only one level with rows{counted}; the variance between levels needs at "
+            "least two. Leave the term out, or use other weights"
+        )
+
+
 def check_term(term: RandomTerm, n: int, weighted: bool) -> None:
     """Refuse a term whose variance cannot be estimated from ``n`` rows.
 

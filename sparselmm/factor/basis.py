@@ -138,11 +138,16 @@ def _gram_factor(G: FloatArray) -> FloatArray | None:
 
 
 def _qr_factor(X: FloatArray, w: FloatArray | None) -> tuple[FloatArray, IntArray]:
-    """Triangular factor of the independent columns of ``sqrt(W) X``, and which they are."""
+    """Triangular factor of the independent columns of ``sqrt(W) X``, and which they are.
+
+    Where the columns to its left span the constant, the norm of a column is that of its
+    differences from the mean: origins do not make columns dependent.
+    """
     p = X.shape[1]
-    R = np.zeros((0, p))
+    R = np.zeros((0, p + 1))
     for rows in blocks(len(X)):
-        part = X[rows] if w is None else X[rows] * np.sqrt(w[rows, None])
+        part = np.column_stack([X[rows], np.ones(len(X[rows]))])
+        part = part if w is None else part * np.sqrt(w[rows, None])
         R = np.asarray(np.linalg.qr(np.vstack([R, part]), mode="r"))
     kept, factor = _independent(R, RANK_TOLERANCE)
     rcond = _rcond(factor)
@@ -154,10 +159,15 @@ def _qr_factor(X: FloatArray, w: FloatArray | None) -> tuple[FloatArray, IntArra
 
 
 def _independent(R: FloatArray, tolerance: float) -> tuple[IntArray, FloatArray]:
-    """Columns of R, from the left, that are independent, and their triangular factor."""
-    p = R.shape[1]
+    """Columns of R, from the left, that are independent, and their triangular factor.
+
+    The last column of R is the constant and none of them.
+    """
+    p = R.shape[1] - 1
     norms = np.linalg.norm(R, axis=0)
-    Q, U = np.zeros((len(R), min(R.shape))), np.zeros((min(R.shape), p))
+    one = R[:, p] / norms[p]
+    centred = np.linalg.norm(R - np.outer(one, one @ R), axis=0)
+    Q, U = np.zeros((len(R), min(len(R), p))), np.zeros((min(len(R), p), p))
     kept: list[int] = []
     for j in range(p):
         r = len(kept)
@@ -168,7 +178,8 @@ def _independent(R: FloatArray, tolerance: float) -> tuple[IntArray, FloatArray]
         again = Q[:, :r].T @ left
         left -= Q[:, :r] @ again
         size = np.linalg.norm(left)
-        if size <= tolerance * norms[j]:
+        spanned = np.linalg.norm(one - Q[:, :r] @ (Q[:, :r].T @ one)) < RANK_TOLERANCE
+        if size <= tolerance * (centred[j] if spanned else norms[j]):
             continue
         c = solve_triangular(U[:r, :r], parts, check_finite=False) if r else parts
         if size > ROUNDING * float(np.abs(c) @ norms[kept]):

@@ -117,6 +117,9 @@ class CrossProducts(Snapshot):
         Rows of positive weight.
     sum_log_w : float
         Sum of the log weights over those rows.
+    bases : tuple of ndarray (k, k) or None, or None
+        F of every term whose columns are not the model's but ``Z_t (I (x) F^-1)``, see
+        :mod:`sparselmm.factor.bases`; None when all columns are the model's.
     """
 
     sizes: tuple[tuple[int, int], ...]
@@ -126,6 +129,7 @@ class CrossProducts(Snapshot):
     basis: Basis
     n: int
     sum_log_w: float
+    bases: tuple[FloatArray | None, ...] | None = None
 
     @property
     def q(self) -> int:
@@ -153,6 +157,16 @@ class CrossProducts(Snapshot):
     def rms(self, t: int) -> FloatArray:
         """Weighted root mean square over the rows of each covariate of term t, (k,)."""
         return np.sqrt(np.diag(self.second_moments(t)))
+
+    def model_moments(self, t: int) -> FloatArray:
+        """The same as `second_moments` of the model's covariates, (k, k)."""
+        F = None if self.bases is None else self.bases[t]
+        moments = self.second_moments(t)
+        return moments if F is None else F.T @ moments @ F
+
+    def model_rms(self, t: int) -> FloatArray:
+        """Root mean square of the model's covariates of term t, (k,)."""
+        return np.sqrt(np.diag(self.model_moments(t)))
 
     @cached_property
     def A(self) -> CSR:

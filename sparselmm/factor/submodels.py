@@ -37,6 +37,10 @@ def mixed_columns(cross: CrossProducts, t: int, C: FloatArray) -> CrossProducts:
     m = C.shape[1]
     if m == 0:
         return _without_term(cross, t)
+    bases = cross.bases
+    if bases is not None and (F := bases[t]) is not None:
+        C, R = np.linalg.qr(F @ C)  # Z_t (I (x) C) = Z~_t (I (x) Q R)
+        bases = (*bases[:t], R, *bases[t + 1 :])
     pairs = {}
     for (r, c), blocks in cross.pairs.items():
         data = blocks.data
@@ -47,7 +51,7 @@ def mixed_columns(cross: CrossProducts, t: int, C: FloatArray) -> CrossProducts:
     middle = np.einsum("lkc,ka->lac", cross.B[part].reshape(l, k, -1), C, optimize=True)
     B = np.concatenate([cross.B[: part.start], middle.reshape(l * m, -1), cross.B[part.stop :]])
     sizes = (*cross.sizes[:t], (m, l), *cross.sizes[t + 1 :])
-    return replace(cross, sizes=sizes, pairs=pairs, B=B)
+    return replace(cross, sizes=sizes, pairs=pairs, B=B, bases=bases)
 
 
 def _without_term(cross: CrossProducts, t: int) -> CrossProducts:
@@ -62,7 +66,9 @@ def _without_term(cross: CrossProducts, t: int) -> CrossProducts:
         if t not in (r, c)
     }  # fmt: skip
     B = np.concatenate([cross.B[: part.start], cross.B[part.stop :]])
-    return replace(cross, sizes=cross.sizes[:t] + cross.sizes[t + 1 :], pairs=pairs, B=B)
+    sizes = cross.sizes[:t] + cross.sizes[t + 1 :]
+    bases = None if cross.bases is None else cross.bases[:t] + cross.bases[t + 1 :]
+    return replace(cross, sizes=sizes, pairs=pairs, B=B, bases=bases)
 
 
 def known_columns(

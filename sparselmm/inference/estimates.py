@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -80,6 +80,15 @@ class Estimates(Snapshot):
     def n_parameters(self) -> int:
         """Fixed effects, covariance parameters and sigma."""
         return len(self.pls.beta) + len(self.pls.theta) + 1 - self.n_fixed
+
+    @cached_property
+    def working(self) -> Estimates:
+        """The same in the coordinates the engine works in."""
+        deviance, theta = self.deviance.working(self.pls.theta)
+        if deviance is self.deviance:
+            return self
+        design = self.deviance.rows(self.design)
+        return replace(self, design=design, deviance=deviance, pls=deviance.at(theta))
 
     @cached_property
     def dropped(self) -> tuple[str, ...]:

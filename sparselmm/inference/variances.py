@@ -185,8 +185,10 @@ def variance_covariance(
         normal; the others' are as if that term were known. NaN throughout when the Hessian is
         not positive definite.
     """
+    outer, outer_theta = deviance, theta
+    singular = singular_terms(deviance.cross, deviance.covariance, theta)
+    deviance, theta = deviance.working(theta)
     covariance = deviance.covariance
-    singular = singular_terms(deviance.cross, covariance, theta)
     free = np.zeros(covariance.n_theta, dtype=bool)
     for t, part in enumerate(covariance.slices):
         free[part] = not singular[t]
@@ -197,9 +199,9 @@ def variance_covariance(
     of_theta = np.zeros((covariance.n_theta, covariance.n_theta))
     of_theta[np.ix_(free, free)] = 2.0 * inverse
     return _transform(
-        of_theta,
-        jacobian=_jacobian(covariance, theta, layout)[:, free],
-        ratios=layout.pick(covariance.psi(theta)),
+        outer.original_covariance(outer_theta, of_theta),
+        jacobian=_jacobian(outer, covariance, theta, layout)[:, free],
+        ratios=layout.pick(outer.covariance.psi(outer_theta)),
         inverse=inverse,
         h=-gradient / scale**2,
         h_ss=np.inf if known else deviance.df / scale**2,
@@ -244,23 +246,28 @@ def _transform(
     return VarianceCovariance(theta, jacobian, inverse, to_absolute, joint, undefined)
 
 
-def _jacobian(covariance: Covariance, theta: FloatArray, layout: VarianceLayout) -> FloatArray:
-    """Derivatives of packed ``lambda lambda'`` in theta, (m, n_theta)."""
-    lams = covariance.factors(theta)
+def _jacobian(
+    outer: ProfiledDeviance, covariance: Covariance, theta: FloatArray, layout: VarianceLayout
+) -> FloatArray:
+    """Derivatives of packed ``Psi / s2`` in the engine's theta, (m, n_theta)."""
     out = np.zeros((len(layout.terms), covariance.n_theta))
-    for t, (term, part, lam) in enumerate(
-        zip(covariance.terms, covariance.slices, lams, strict=True)
-    ):
+    bases = outer.cross.bases
+    for t, (term, part) in enumerate(zip(covariance.terms, covariance.slices, strict=True)):
         at = np.flatnonzero(layout.terms == t)
         a, b = layout.rows[at], layout.cols[at]
-        slopes = term.slopes(theta[part])
-        if slopes is not None:
-            for i, slope in enumerate(slopes, part.start):
-                moved = slope @ lam.T
-                out[at, i] = moved[a, b] + moved[b, a]
+        lam, slopes = term.factor(theta[part]), term.slopes(theta[part])
+        if slopes is None and (bases is None or bases[t] is None):
+            own = (a[:, None] == term.rows) * lam[b][:, term.cols]
+            out[at, part] = own + (b[:, None] == term.rows) * lam[a][:, term.cols]
             continue
-        own = (a[:, None] == term.rows) * lam[b][:, term.cols]
-        out[at, part] = own + (b[:, None] == term.rows) * lam[a][:, term.cols]
+        for i in range(term.n_theta):
+            if slopes is None:
+                slope = np.zeros((term.k, term.k))
+                slope[term.rows[i], term.cols[i]] = 1.0
+            else:
+                slope = slopes[i]
+            moved = slope @ lam.T
+            out[at, part.start + i] = outer.original_psi(t, moved + moved.T)[a, b]
     return out
 
 

@@ -17,7 +17,7 @@ from sparselmm.base.types import BoolArray, FloatArray, IntArray, Snapshot
 from sparselmm.design.terms import RandomTerm, Structure
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.likelihood.patterned import PATTERNED, Patterned
-from sparselmm.likelihood.term_covariance import COLLINEAR, TermCovariance
+from sparselmm.likelihood.term_covariance import COLLINEAR, TermCovariance, lower_root
 
 
 def term_covariance(
@@ -200,6 +200,8 @@ def singular_terms(cross: CrossProducts, covariance: Covariance, theta: FloatArr
     """
     out = np.zeros(len(covariance.terms), dtype=bool)
     for t, lam in enumerate(covariance.factors(theta)):
+        if cross.bases is not None and (F := cross.bases[t]) is not None:
+            lam = lower_root(F @ lam)  # far from the data every correlation is one
         sd = np.linalg.norm(lam, axis=1)
         own = np.abs(np.diag(covariance.terms[t].triangular(lam)))
         none = sd * cross.rms(t) < SINGULAR_TOLERANCE

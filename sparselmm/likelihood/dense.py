@@ -137,6 +137,14 @@ class DenseDeviance:
         size = np.sum(np.diag(V) * (np.diag(np.linalg.inv(V)) + weighted**2 / fit.scale))
         return float(np.finfo(float).eps * size)
 
+    def working(self, theta: FloatArray) -> tuple[DenseDeviance, FloatArray]:
+        """These coordinates, whatever the engine works in."""
+        return self, theta
+
+    def original(self, inner: FloatArray) -> FloatArray:
+        """The same theta."""
+        return inner
+
     def newton_matrix(self, theta: FloatArray) -> FloatArray:
         """The model Hessian in theta, (n_theta, n_theta)."""
         inner = self.covariance.in_tangent

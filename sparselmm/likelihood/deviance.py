@@ -47,6 +47,7 @@ from sparselmm.base.smallmatrix import (
     upper_inverse,
 )
 from sparselmm.base.types import CSR, FloatArray
+from sparselmm.design.terms import Design, RandomTerm
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.solver import BlockSolver, apply_lambda, congruence
 from sparselmm.likelihood.covariance import Covariance
@@ -163,6 +164,12 @@ class Deviance(Protocol):
 
     def at(self, theta: FloatArray) -> PLSFit:
         """The model as it stands at theta."""
+
+    def working(self, theta: FloatArray) -> tuple[Deviance, FloatArray]:
+        """The deviance and theta in the coordinates the engine works in."""
+
+    def original(self, inner: FloatArray) -> FloatArray:
+        """Theta of the model from that of `working`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -438,6 +445,19 @@ class ProfiledDeviance:
         half = solve_triangular(state.Rxx, Dg, transposed=True)
         return self._residual_information(state, Q - half.T @ half, g.T @ d)
 
+    def joint_information(self, theta: FloatArray) -> FloatArray:
+        """Average information in theta and, last, in log sigma, times sigma^2; (m + 1, m + 1)."""
+        state, inner = self.state_at(theta), self.covariance.in_tangent
+        g, d = self._directions(state)
+        g = g[:, inner]
+        Ag = self.cross.A @ g
+        right = apply_lambda(self.cross, state.lams, Ag)
+        Q = g.T @ Ag - right.T @ self.solver.solve(right)
+        Dg = self.cross.B[:, :-1].T @ g - state.K[:, :-1].T @ right
+        half = solve_triangular(state.Rxx, Dg, transposed=True)
+        slope = (g.T @ d)[:, None]
+        return np.block([[Q - half.T @ half, slope], [slope.T, np.array([[state.pwrss]])]])
+
     def _residual_information(self, state: State, Q: FloatArray, slope: FloatArray) -> FloatArray:
         """``g'Pg / sigma^2``, an unknown sigma^2 profiled out; ``slope`` is ``g'd``."""
         if self.known_scale is None:
@@ -548,7 +568,8 @@ class ProfiledDeviance:
 
     def hessian(self, theta: FloatArray) -> FloatArray:
         """Hessian of the deviance in theta by central differences of the exact gradient."""
-        return difference_hessian(self.gradient, np.asarray(theta, dtype=float), self.units)
+        theta = np.asarray(theta, dtype=float)
+        return difference_hessian(self.gradient, theta, np.maximum(self.units, np.abs(theta)))
 
     # ------------------------------------------------------------------------- accuracy
 
@@ -620,13 +641,56 @@ class ProfiledDeviance:
 
     def pwrss_gradient(self, theta: FloatArray) -> FloatArray:
         """Gradient of pwrss in theta, (n_theta,): ``-2 sum_j d_j[r] u_j[c]`` for entry (r, c)."""
-        state, cross = self.state_at(theta), self.cross
+        state = self.state_at(theta)
+        return self.covariance.chain(state.theta, self._pwrss_blocks(state))
+
+    def _pwrss_blocks(self, state: State) -> list[FloatArray]:
+        """The same in all entries of every ``lambda_t``."""
+        cross = self.cross
         d = self._residual_products(state)
-        blocks = [
+        return [
             -2.0 * d[part].reshape(l, k).T @ state.u[part].reshape(l, k)
             for part, (k, l) in zip(cross.slices, cross.sizes, strict=True)
         ]
-        return self.covariance.chain(state.theta, blocks)
+
+    # ------------------------------------------------------------------------ coordinates
+
+    def working(self, theta: FloatArray) -> tuple[ProfiledDeviance, FloatArray]:
+        """The deviance and theta in the coordinates of ``cross``: these, unless a basis changed."""
+        return self, theta
+
+    def original(self, inner: FloatArray) -> FloatArray:
+        """Theta of the model from that of `working`, (n_theta,)."""
+        return inner
+
+    def rows(self, design: Design) -> Design:
+        """The design with the columns that ``cross`` was made of."""
+        return design
+
+    def term_rows(self, terms: tuple[RandomTerm, ...]) -> tuple[RandomTerm, ...]:
+        """Terms on any rows with the columns that ``cross`` was made of."""
+        return terms
+
+    def combinations(self, H: CSR) -> CSR:
+        """Combinations ``H b`` of random effects, as combinations of those in `working`, (m, q)."""
+        return H
+
+    def effects(self, theta: FloatArray, u: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Spherical effects of `working` as the model's ``u`` and ``b``, each (q,)."""
+        lams = self.state_at(theta).lams
+        return u, apply_lambda(self.cross, lams, u[:, None], transpose=False)[:, 0]
+
+    def original_covariance(self, theta: FloatArray, cov: FloatArray) -> FloatArray:
+        """Covariance of theta from that of `working`'s theta, (n_theta, n_theta)."""
+        return cov
+
+    def original_slope(self, t: int, slope: FloatArray) -> FloatArray:
+        """Derivative in the model's ``Psi_t`` from that in `working`'s, (k, k)."""
+        return slope
+
+    def original_psi(self, t: int, psi: FloatArray) -> FloatArray:
+        """``Psi_t`` of the model's coefficients from that in `working`, (..., k, k)."""
+        return psi
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but what the threads evaluated last."""
@@ -678,13 +742,16 @@ def add_root_curvature(
 
 
 def difference_hessian(
-    gradient: Callable[[FloatArray], FloatArray], theta: FloatArray, units: FloatArray
+    gradient: Callable[[FloatArray], FloatArray], theta: FloatArray, sizes: FloatArray
 ) -> FloatArray:
-    """Hessian by central differences of an exact gradient, (n_theta, n_theta)."""
+    """Hessian by central differences of an exact gradient, (n_theta, n_theta).
+
+    ``sizes`` are changes of each entry of theta that matter.
+    """
     H = np.empty((len(theta), len(theta)))
     for i in range(len(theta)):
         step = np.zeros(len(theta))
-        step[i] = HESSIAN_STEP * max(units[i], abs(theta[i]))
+        step[i] = HESSIAN_STEP * sizes[i]
         H[i] = (gradient(theta + step) - gradient(theta - step)) / (2.0 * step[i])
     return 0.5 * (H + H.T)
 

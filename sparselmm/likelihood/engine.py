@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sparselmm.base.types import FloatArray
 from sparselmm.design.terms import Design
+from sparselmm.factor.bases import cross_products
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.plan import make_plan
 from sparselmm.factor.solver import BlockSolver
@@ -11,6 +12,7 @@ from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.moments import moment_start
 from sparselmm.likelihood.optimize import OptSummary, minimize
+from sparselmm.likelihood.rebased import profiled_deviance
 
 
 def engine(
@@ -20,7 +22,7 @@ def engine(
     names = tuple(str(t) for t in range(len(cross.sizes)))
     chosen = make_plan(cross, names).chosen
     solver = BlockSolver(cross, chosen.strategy, chosen.factor)
-    return ProfiledDeviance(
+    return profiled_deviance(
         cross, covariance, solver, reml=like.reml, known_scale=like.known_scale
     )  # fmt: skip
 
@@ -41,7 +43,7 @@ def same_random_part(
         is used in turn with this one. Default a new one.
     """
     solver = own_solver(like) if solver is None else solver
-    return ProfiledDeviance(
+    return profiled_deviance(
         cross, like.covariance, solver, reml=reml, known_scale=like.known_scale
     )  # fmt: skip
 
@@ -65,7 +67,7 @@ def with_cross(
     Without a solver the factorization is shared, which needs the same A.
     """
     reml = deviance.reml if reml is None else reml
-    return ProfiledDeviance(
+    return profiled_deviance(
         cross, deviance.covariance, solver or deviance.solver, reml=reml,
         known_scale=deviance.known_scale,
     )  # fmt: skip
@@ -95,7 +97,7 @@ def fit_design(
     DataError
         When nothing is left to estimate a variance from.
     """
-    cross = CrossProducts.from_design(design)
+    cross = cross_products(design)
     chosen = make_plan(
         cross, tuple(term.name for term in design.terms), None, Covariance.of(design.terms)
     ).chosen

@@ -24,11 +24,11 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.linalg import lapack
 
-from sparselmm.base.smallmatrix import solve_triangular
+from sparselmm.base.smallmatrix import solve_triangular, upper_inverse
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.likelihood.covariance import Covariance
-from sparselmm.likelihood.term_covariance import TermCovariance
+from sparselmm.likelihood.term_covariance import TermCovariance, lower_root
 
 SMALLEST = 0.05
 """Smallest standard deviation to start from, relative to sigma and to what counts as one: at zero
@@ -90,6 +90,7 @@ def moment_starts(
     Returns
     -------
     ndarray, (m, n_theta)
+        For the columns of the model, whatever the working bases of ``cross``.
     """
     plain = Covariance(tuple(term.moment_form for term in covariance.terms))
     psis, residual = _moment_estimates(cross, plain, v, s)
@@ -97,10 +98,13 @@ def moment_starts(
         residual = np.full_like(residual, known_scale)
     theta = np.zeros((len(s), covariance.n_theta))
     roots = covariance.unit_roots([cross.second_moments(t) for t in range(len(psis))])
-    for term, part, psi, root in zip(covariance.terms, covariance.slices, psis, roots, strict=True):
-        back = solve_triangular(root, np.eye(term.k), lower=True)
-        whitened = back @ (psi / residual[:, None, None]) @ back.T
-        lams = root @ np.linalg.cholesky(_inside_cone(whitened))
+    for t, (term, part) in enumerate(zip(covariance.terms, covariance.slices, strict=True)):
+        back = solve_triangular(roots[t], np.eye(term.k), lower=True)
+        whitened = back @ (psis[t] / residual[:, None, None]) @ back.T
+        lams = roots[t] @ np.linalg.cholesky(_inside_cone(whitened))
+        F = None if cross.bases is None else cross.bases[t]
+        if F is not None:
+            lams = np.array([lower_root(upper_inverse(F) @ lam) for lam in lams])
         theta[:, part] = [term.coordinates(lam) for lam in lams]
     return theta
 

@@ -30,6 +30,8 @@ from sparselmm.likelihood.optimize import (
     End,
     OptSummary,
     Search,
+    checked_start,
+    in_original,
 )
 
 LIMIT = 40
@@ -93,6 +95,16 @@ def minimize_globally(
     OptSummary
         Of the best end.
     """
+    start = checked_start(deviance.covariance, start)
+    inner, at = deviance.working(start)
+    if inner is not deviance:  # the search takes place where the engine works
+        if isinstance(starts, np.ndarray) and starts.shape[1:] == start.shape:
+            starts = np.array([deviance.working(row)[1] for row in starts])
+        found = minimize_globally(
+            inner, at, seconds=seconds, starts=starts, method=method,
+            max_iterations=max_iterations, tolerance=tolerance, callback=callback, **options,
+        )  # fmt: skip
+        return in_original(deviance, inner, found)
     search = Search.of(deviance, method, max_iterations, tolerance, callback, options)
     on_request = starts is not None
     free = search.method == "newton" and max_iterations is None and not deviance.model_is_exact

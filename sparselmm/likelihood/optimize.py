@@ -161,6 +161,8 @@ class OptSummary:
         is at the lowest).
     rounding : float
         Estimate of the rounding error of ``deviance``.
+    unidentified : str
+        Which variances the data cannot tell apart, in a sentence; empty when there are none.
     """
 
     theta: FloatArray
@@ -178,6 +180,7 @@ class OptSummary:
     n_starts: int = 1
     n_optima: int = 1
     rounding: float = 0.0
+    unidentified: str = ""
 
     @property
     def gradient_norm(self) -> float:
@@ -266,8 +269,10 @@ def minimize(
     DataError
         If the start values have the wrong shape or are not finite.
     """
-    search = Search.of(deviance, method, max_iterations, tolerance, callback, options)
-    return search.certified(search.run(start))
+    start = checked_start(deviance.covariance, start)
+    inner, at = deviance.working(start)
+    search = Search.of(inner, method, max_iterations, tolerance, callback, options)
+    return in_original(deviance, inner, search.certified(search.run(at)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -337,7 +342,7 @@ class Search:
         """Search from ``start``, with exact zeros where variances vanish."""
         recorder = self.recorder
         covariance: Covariance = recorder.deviance.covariance
-        start = _checked_start(covariance, start)
+        start = checked_start(covariance, start)
         start = np.where(covariance.on_diagonal & (start == 0.0), LIFT * recorder.units, start)
         most = self.max_iterations if limit is None else limit
         if self.method != "newton":
@@ -378,7 +383,18 @@ class Search:
         )
 
 
-def _checked_start(covariance: Covariance, start: FloatArray) -> FloatArray:
+def in_original(deviance: Deviance, inner: Deviance, found: OptSummary) -> OptSummary:
+    """The record of a search in the engine's coordinates, in those of the model."""
+    if inner is deviance:
+        return found
+    theta = deviance.original(found.theta)
+    history = [replace(one, theta=deviance.original(one.theta)) for one in found.history]
+    gradient, hessian = deviance.gradient(theta), deviance.newton_matrix(theta)
+    return replace(found, theta=theta, gradient=gradient, hessian=hessian, history=tuple(history))
+
+
+def checked_start(covariance: Covariance, start: FloatArray) -> FloatArray:
+    """Start values of the right shape, finite."""
     start = np.asarray(start, dtype=float)
     if start.shape != (covariance.n_theta,):
         raise DataError(

@@ -308,10 +308,12 @@ def nearly_zero(deviance: ProfiledDeviance, opt: OptSummary, names: Sequence[str
     """
     out = []
     covariance = deviance.covariance
+    inner, at = deviance.working(opt.theta)
+    hessian = opt.hessian if inner is deviance else inner.newton_matrix(at)
     for name, part in zip(names, covariance.slices, strict=True):
-        theta = opt.theta[part]
-        size = np.abs(theta / deviance.units[part]).max(initial=0.0)
-        if not 0.0 < size < SMALL or theta @ opt.hessian[part, part] @ theta / 8.0 > 10.0 * HARDLY:
+        theta = at[part]
+        size = np.abs(theta / inner.units[part]).max(initial=0.0)
+        if not 0.0 < size < SMALL or theta @ hessian[part, part] @ theta / 8.0 > 10.0 * HARDLY:
             continue
         here, at_zero = deviance.value(opt.theta), opt.theta.copy()
         at_zero[part] = 0.0

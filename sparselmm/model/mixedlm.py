@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +21,7 @@ from sparselmm.base.exceptions import (
     BoundaryWarning,
     ConvergenceWarning,
     DataError,
+    IdentifiabilityWarning,
     RankDeficiencyWarning,
     catchable,
     warn_user,
@@ -28,7 +30,8 @@ from sparselmm.base.progress import Progress
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import FloatArray
 from sparselmm.design import BuiltDesign, capture_env, from_arrays, from_formula
-from sparselmm.design.validate import aligned, check_levels
+from sparselmm.design.validate import aligned, check_counted_levels
+from sparselmm.factor.bases import cross_products
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.plan import Candidate, FitPlan, make_plan
 from sparselmm.factor.solver import BlockSolver
@@ -37,8 +40,10 @@ from sparselmm.likelihood.covariance import Covariance, singular_terms
 from sparselmm.likelihood.dense import DenseDeviance
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.held import Held
+from sparselmm.likelihood.identifiability import unidentified
 from sparselmm.likelihood.moments import moment_start
 from sparselmm.likelihood.optimize import OptSummary
+from sparselmm.likelihood.rebased import profiled_deviance
 from sparselmm.model.fit import (
     ENGINES,
     HARDLY,
@@ -279,7 +284,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
     @cached_property
     def cross(self) -> CrossProducts:
         """Cross-products of the rows; computed at first use."""
-        cross = CrossProducts.from_design(self.design)
+        cross = cross_products(self.design)
         if cross.basis.rank < cross.basis.p:
             kept = set(cross.basis.kept.tolist())
             dropped = [name for j, name in enumerate(self.exog_names) if j not in kept]
@@ -290,6 +295,12 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
                 stacklevel=3,
             )
         return cross
+
+    @cached_property
+    def _plain_cross(self) -> CrossProducts:
+        """The same in the columns of the model, whatever their condition."""
+        cross = self.cross
+        return cross if cross.bases is None else CrossProducts.from_design(self.design)
 
     def plan(self, memory_limit: int | None = None) -> FitPlan:
         """Price every factorization of this model without doing any.
@@ -345,9 +356,11 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         self, chosen: Candidate, reml: bool, covariance: Covariance | None = None,
         known_scale: float | None = None,
     ) -> ProfiledDeviance:  # fmt: skip
-        solver = BlockSolver(self.cross, chosen.strategy, chosen.factor)
-        return ProfiledDeviance(
-            self.cross, covariance or self.covariance, solver, reml=reml, known_scale=known_scale
+        own = covariance is None or covariance is self.covariance
+        cross = self.cross if own else self._plain_cross  # known entries belong to their columns
+        solver = BlockSolver(cross, chosen.strategy, chosen.factor)
+        return profiled_deviance(
+            cross, covariance or self.covariance, solver, reml=reml, known_scale=known_scale
         )
 
     # ------------------------------------------------------------------------------- fit
@@ -452,6 +465,8 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         BoundaryWarning
             If a variance is estimated as zero, or nearly so, or a correlation as one in size:
             both a SingularMatrixWarning and a ConvergenceWarning, as statsmodels gives both.
+        IdentifiabilityWarning
+            If variances cannot be told apart: the likelihood is flat where they change together.
         FutureWarning
             If a keyword has no meaning here.
         """
@@ -496,6 +511,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
                 monitor.close()
             fit = objective.at(opt.theta)
             if do_cg:
+                opt = replace(opt, unidentified=unidentified(sparse, opt, self.terms))
                 self._warn(opt, sparse)
         if pen is not None and pen.held.any():
             fit = without_fixed(fit, pen.held)
@@ -517,7 +533,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         held = Held.of(fix, self.covariance, [term.name for term in self.terms])
         if held.scale is None:
             for term in self.terms:
-                check_levels(term, self.design.n)
+                check_counted_levels(term, self.design.weights)
         return held
 
     def _start(
@@ -535,6 +551,8 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         return self._packing.theta(start)[held.free]
 
     def _warn(self, opt: OptSummary, deviance: ProfiledDeviance) -> None:
+        if opt.unidentified:
+            warn_user(opt.unidentified, catchable(IdentifiabilityWarning))
         if not opt.converged:
             warn_user(
                 f"the optimizer did not converge: {opt.message}", catchable(ConvergenceWarning)

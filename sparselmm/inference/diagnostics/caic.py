@@ -73,6 +73,7 @@ def conditional_aic(deviance: ProfiledDeviance, theta: FloatArray) -> Conditiona
     ConditionalAIC
         ``df`` is NaN where the Hessian is not positive definite.
     """
+    deviance, theta = deviance.working(theta)
     moving = _moving(deviance, theta)
     theta = _polished(deviance, theta, moving)
     hessian = _hessian(deviance, theta, moving)

@@ -271,7 +271,7 @@ def _scales(e: Evidence) -> Iterator[Finding]:
     names, sds = list(X.names), list(X.sd)
     for t, term in enumerate(e.est.terms):
         names += [f"{name} | {term.name}" for name in term.columns]
-        sds += list(e.dev.cross.rms(t))
+        sds += list(e.dev.cross.model_rms(t))
     size = np.array(sds)
     if not (size > 0).any():
         return

@@ -441,6 +441,7 @@ def rows_given_theta(
 
     NaN for rows whose deletion costs X a rank; rows of weight zero change nothing.
     """
+    design, (dev, theta) = dev.rows(design), dev.working(theta)
     state = dev.state_at(theta)
     r = len(state.gamma)
     change, a, e = np.empty((design.n, r)), np.empty((design.n, r)), np.empty(design.n)

@@ -96,7 +96,8 @@ def influence_of_groups(
     -------
     Influence
     """
-    deleted = _refits(est, groups) if exact else _one_step(est, groups, free, theta)
+    at = est.working
+    deleted = _refits(at, groups) if exact else _one_step(at, groups, free, theta)
     found = [(j, one) for j, one in enumerate(deleted) if one is not None]
     r, m = len(est.pls.beta), len(groups)
     beta, vcov = np.full((m, r), np.nan), np.full((m, r, r), np.nan)
@@ -104,7 +105,7 @@ def influence_of_groups(
     converged = np.zeros(m, dtype=bool)
     for j, one in found:
         beta[j], vcov[j], sigma[j] = one.beta, one.vcov, np.sqrt(one.scale)
-        thetas[j], converged[j] = one.theta, one.converged
+        thetas[j], converged[j] = est.deviance.original(one.theta), one.converged
     se = np.sqrt(np.einsum("mii->mi", vcov))
     held = not exact and not theta
     return _measures(est, beta, se, vcov, None if held else thetas, sigma, converged)

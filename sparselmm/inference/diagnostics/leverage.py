@@ -93,6 +93,7 @@ def leverage(dev: ProfiledDeviance, design: Design, theta: FloatArray) -> Levera
     -------
     Leverage
     """
+    design, (dev, theta) = dev.rows(design), dev.working(theta)
     state = dev.state_at(theta)
     fixed = np.empty(design.n)
     r = len(state.gamma)
@@ -140,6 +141,7 @@ def _solve_rows(
 
 def prior_variances(dev: ProfiledDeviance, design: Design, theta: FloatArray) -> FloatArray:
     """``z_i' Lambda Lambda' z_i``: Var(z_i'b) / sigma^2, (n,)."""
+    design, (dev, theta) = dev.rows(design), dev.working(theta)
     out = np.zeros(design.n)
     lams = dev.state_at(theta).lams
     for term, lam in zip(design.terms, lams, strict=True):

@@ -18,6 +18,7 @@ import scipy
 from sparselmm.base.exceptions import RemovedRowsError
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design.terms import Design, RandomTerm
+from sparselmm.factor.bases import terms_in_bases
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.submodels import known_columns, mixed_columns
 from sparselmm.inference.variances import is_component
@@ -296,10 +297,9 @@ def _same_random_part(
     cross: CrossProducts, design: Design, X: FloatArray, names: tuple[str, ...], y: FloatArray
 ) -> CrossProducts:
     """Cross-products of another X with the same Z."""
-    from_rows = CrossProducts.from_design(
-        Design(y, X, names, design.terms, design.y_name, design.weights)
-    )
+    terms = design.terms if cross.bases is None else terms_in_bases(design.terms, cross.bases)
+    from_rows = CrossProducts.from_design(Design(y, X, names, terms, design.y_name, design.weights))
     return CrossProducts(
         cross.sizes, cross.pairs, from_rows.B, from_rows.C, from_rows.basis, cross.n,
-        cross.sum_log_w,
+        cross.sum_log_w, cross.bases,
     )  # fmt: skip

@@ -146,6 +146,7 @@ def information(deviance: ProfiledDeviance, theta: FloatArray) -> Information:
     -------
     Information
     """
+    deviance, theta = deviance.working(theta)
     cross, covariance = deviance.cross, deviance.covariance
     state, scale = deviance.state_at(theta), deviance.at(theta).scale
     r = len(state.gamma)

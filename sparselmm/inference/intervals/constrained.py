@@ -33,6 +33,7 @@ from sparselmm.likelihood.patterned import (
     HeterogeneousAutoregressive,
     Patterned,
 )
+from sparselmm.likelihood.rebased import profiled_deviance
 
 Kind = Literal["sd", "cor", "sigma", "theta", "beta"]
 
@@ -205,7 +206,7 @@ class _Ordered(_Base):
             cross = mixed_columns(ml.cross, t, P)
             solver = BlockSolver(cross, ml.solver.strategy)
             known = ml.known_scale
-            ml = ProfiledDeviance(cross, ml.covariance, solver, reml=False, known_scale=known)
+            ml = profiled_deviance(cross, ml.covariance, solver, reml=False, known_scale=known)
         super().__init__(ml, theta)
         self.at = ml.covariance.slices[t].start
 

@@ -187,7 +187,7 @@ class Profiler:
         if parameter.kind == "theta":
             return max(0.2 * abs(c.estimate), 0.1 * float(self.ml.units[parameter.first]))
         t, a = parameter.term, parameter.first
-        unit = fit.sigma / max(float(self.ml.cross.rms(t)[a]), 1e-300)
+        unit = fit.sigma / max(float(self.ml.cross.model_rms(t)[a]), 1e-300)
         return max(0.2 * c.estimate, 0.05 * unit)
 
     def trace(self, parameter: Parameter, z: float, n_points: int) -> list[Point]:

@@ -194,7 +194,7 @@ def second_moments(est: Estimates, t: int) -> FloatArray:
     """Mean over the rows of ``z_i z_i'``, (k, k); rows without a level count as zero."""
     used = _used_rows(est)
     if used is None:
-        return est.deviance.cross.second_moments(t)
+        return est.deviance.cross.model_moments(t)
     return _moments(est.terms[t], used)
 
 

@@ -21,7 +21,7 @@ Guelph; S. R. Searle, G. Casella & C. E. McCulloch (1992), *Variance Components*
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import scipy.sparse as sp
@@ -60,7 +60,7 @@ def conditional_forms(deviance: ProfiledDeviance, theta: FloatArray, H: CSR) -> 
     H : csr_array, (m, q)
         One combination of random effects in each row.
     """
-    H = sp.csr_array(H)
+    H, (deviance, theta) = deviance.combinations(sp.csr_array(H)), deviance.working(theta)
     H.sum_duplicates()
     out = np.zeros(H.shape[0])
     if not H.nnz:
@@ -205,6 +205,8 @@ def fixed_roots(
     H : csr_array, (m, q), or None
         Its random-effects part; None for zero.
     """
+    H = None if H is None else deviance.combinations(H)
+    deviance, theta = deviance.working(theta)
     basis = deviance.cross.basis
     state = deviance.state_at(theta)
     r = basis.rank
@@ -234,6 +236,7 @@ def joint_forms(deviance: ProfiledDeviance, theta: FloatArray, H: CSR, fixed: bo
 
     Arguments as of `joint_covariance`, with H (m, q) the combinations.
     """
+    H, (deviance, theta) = deviance.combinations(H), deviance.working(theta)
     out = deviance.conditional_products(theta, H)
     if fixed:
         roots = fixed_roots(deviance, theta, None, H)
@@ -257,6 +260,9 @@ def joint_covariance(
         conditional covariance of b).
     """
     c, q = len(columns), deviance.cross.q
+    if deviance.cross.bases is not None:
+        H = sp.csr_array((np.ones(c), columns, np.arange(c + 1)), shape=(c, q))
+        return joint_forms(deviance, theta, H, fixed)
     if _block_diagonal(deviance):
         out = _same_level(deviance.conditional_blocks(theta, 0), columns)
     else:
@@ -348,6 +354,11 @@ class Targets:
     new: tuple[BoolArray, ...]
     off: tuple[bool, ...]
     weights: FloatArray | None
+
+    def of_engine(self, deviance: ProfiledDeviance) -> Targets:
+        """The same in the columns the engine of ``deviance`` works with."""
+        H = None if self.H is None else deviance.combinations(self.H)
+        return replace(self, H=H, terms=deviance.term_rows(self.terms))
 
     def forms(self, deviance: ProfiledDeviance, theta: FloatArray) -> FloatArray:
         """Error variances over ``sigma^2``: of the means and, second, of observations, (2, m).

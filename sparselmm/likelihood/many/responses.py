@@ -99,8 +99,9 @@ class ResponseFitter:
         own = BlockSolver(deviance.cross, deviance.solver.strategy)  # the caller's stays as it is
         self.deviance = with_cross(deviance, deviance.cross, own)
         self.design, self.tolerance = design, tolerance
-        self.projector = Projector(design, deviance.cross)
-        self.batch = BatchedModel.of(self.deviance) if stacked else None
+        inner, _ = self.deviance.working(np.zeros(deviance.covariance.n_theta))
+        self.projector = Projector(deviance.rows(design), deviance.cross)
+        self.batch = BatchedModel.of(inner) if stacked else None
         self.start = start
 
     def fit(self, Y: FloatArray) -> ResponseFits:
@@ -156,7 +157,10 @@ class ResponseFitter:
         else:
             start = moment_starts(cross, covariance, responses.v, responses.s)
         units = self.deviance.units
-        return np.where(covariance.on_diagonal & (start == 0.0), LIFT * units, start)
+        start = np.where(covariance.on_diagonal & (start == 0.0), LIFT * units, start)
+        if cross.bases is None:
+            return start
+        return np.array([self.deviance.working(one)[1] for one in start])
 
     def _cross(self, one: Responses) -> CrossProducts:
         """Cross-products with one response in the last columns of B and C."""
@@ -193,6 +197,8 @@ class ResponseFitter:
         basis, df = self.deviance.cross.basis, self.deviance.df
         assert self.batch is not None
         out.theta[rows] = points.theta
+        if self.deviance.cross.bases is not None:
+            out.theta[rows] = [self.deviance.original(one) for one in points.theta]
         out.deviance[rows] = points.value
         out.scale[rows] = points.pwrss / df
         out.beta[np.ix_(rows, basis.kept)] = shift + points.gamma @ basis.T.T

@@ -24,7 +24,6 @@ import numpy as np
 from sparselmm.base.exceptions import ArgumentError
 from sparselmm.base.smallmatrix import factor_of, solve_triangular
 from sparselmm.base.types import FloatArray
-from sparselmm.factor.solver import apply_lambda
 from sparselmm.inference.packing import Packing
 from sparselmm.likelihood.deviance import PLSFit, ProfiledDeviance, residual_part
 from sparselmm.likelihood.patterned import Patterned
@@ -63,9 +62,7 @@ def fit_at(deviance: ProfiledDeviance, theta: FloatArray, beta: FloatArray | Non
         return fit
     shift = beta - fit.beta
     pwrss = fit.pwrss + float(shift @ np.linalg.solve(fit.vcov_unscaled, shift))
-    u = deviance.state_at(theta).K @ _residual(deviance, beta)
-    lams = deviance.covariance.factors(theta)
-    b = apply_lambda(deviance.cross, lams, u[:, None], transpose=False)[:, 0]
+    u, b = deviance.effects(theta, deviance.state_at(theta).K @ _residual(deviance, beta))
     value = fit.deviance + residual_part(pwrss, fit.df, fit.known_scale)
     value -= residual_part(fit.pwrss, fit.df, fit.known_scale)
     return replace(fit, beta=beta, u=u, b=b, pwrss=pwrss, deviance=value)
@@ -81,7 +78,7 @@ def lifted(deviance: ProfiledDeviance, theta: FloatArray) -> FloatArray:
     """The same theta, or the nearest at which no ``lambda_t`` is singular."""
     lams = deviance.covariance.factors(theta)
     for t, lam in enumerate(lams):
-        rms = deviance.cross.rms(t)
+        rms = deviance.cross.model_rms(t)
         unit = 1.0 / np.where(rms > 0, rms, 1.0)
         if (np.abs(np.diag(lam)) < LIFT * unit).any():
             lams[t] = factor_of(lam @ lam.T + np.diag((LIFT * unit) ** 2))
@@ -101,7 +98,7 @@ def point(deviance: ProfiledDeviance, theta: FloatArray, beta: FloatArray | None
     for t, lam in enumerate(state.lams):
         gap = deviance.information_gap(state, t, residual, 1.0 / near.scale)
         divide = deviance.covariance.terms[t].divide
-        gradients.append(divide(lam, divide(lam, gap).T))
+        gradients.append(deviance.original_slope(t, divide(lam, divide(lam, gap).T)))
     return Point(fit, score_fe, gradients)
 
 
@@ -159,7 +156,7 @@ def _difference(
     """Derivative of the score with respect to packed parameter p, (r + m,)."""
     layout = packing.layout
     t, i, j = int(layout.terms[p]), int(layout.rows[p]), int(layout.cols[p])
-    rms = deviance.cross.rms(t)
+    rms = deviance.cross.model_rms(t)
     unit = 1.0 / np.where(rms > 0, rms, 1.0)
     size = np.maximum(np.sqrt(np.abs(np.diag(psi[t]))), 1e-2 * unit)
     step = STEP * float(size[i] * size[j])

@@ -316,9 +316,18 @@ class PenalizedDeviance:
         """That of the deviance without penalties."""
         return self.deviance.rounding(theta)
 
+    def working(self, theta: FloatArray) -> tuple[PenalizedDeviance, FloatArray]:
+        """These coordinates, whatever the engine works in."""
+        return self, theta
+
+    def original(self, inner: FloatArray) -> FloatArray:
+        """The same theta."""
+        return inner
+
     def newton_matrix(self, theta: FloatArray) -> FloatArray:
         """Hessian by central differences of the gradient."""
-        return difference_hessian(self.gradient, np.asarray(theta, dtype=float), self.units)
+        theta = np.asarray(theta, dtype=float)
+        return difference_hessian(self.gradient, theta, np.maximum(self.units, np.abs(theta)))
 
     def tangent_model(self, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Gradient and Hessian with zeros for the directions theta does not have."""

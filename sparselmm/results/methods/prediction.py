@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -229,11 +230,12 @@ class PredictionResults(RanefResults):
         self, targets: Targets, mean: FloatArray, ddf: str, index: pd.Index | None
     ) -> Prediction:
         est = self._est
-        forms = targets.forms(est.deviance, est.pls.theta)
+        at, inner = est.working, targets.of_engine(est.deviance)
+        forms = inner.forms(at.deviance, at.pls.theta)
         se = np.sqrt(est.pls.scale * np.maximum(forms, 0.0))
         df = np.full(forms.shape, np.inf)
         if ddf == "satterthwaite":
-            df = prediction_variance.satterthwaite(est, lambda at: targets.forms(est.deviance, at))
+            df = prediction_variance.satterthwaite(at, partial(inner.forms, at.deviance))
         elif ddf == "kenward-roger":
             found = linear_estimates(
                 est, self._ddf(ddf), targets.X, np.zeros(len(mean)), np.zeros((est.design.p, 0))

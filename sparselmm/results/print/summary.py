@@ -200,6 +200,8 @@ def _notes(est: Estimates, opt: OptSummary) -> tuple[str, ...]:
     ]
     if not opt.converged:
         notes.append(f"The optimizer stopped: {opt.message}")
+    if opt.unidentified:
+        notes.append(opt.unidentified[0].upper() + opt.unidentified[1:] + ".")
     if est.singular:
         notes.append(
             "Singular fit: a random-effects variance is estimated as zero or a correlation as "

@@ -19,7 +19,13 @@ from sparselmm.base.arguments import (
     check_progress,
     wrong_type,
 )
-from sparselmm.base.exceptions import ConvergenceWarning, DataError, catchable, warn_user
+from sparselmm.base.exceptions import (
+    ConvergenceWarning,
+    DataError,
+    IdentifiabilityWarning,
+    catchable,
+    warn_user,
+)
 from sparselmm.base.progress import progress_bar
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import BoolArray, FloatArray
@@ -28,6 +34,7 @@ from sparselmm.inference.resampling import bootstrap
 from sparselmm.inference.variances import VarianceLayout
 from sparselmm.inference.wald import two_sided
 from sparselmm.likelihood.deviance import ProfiledDeviance
+from sparselmm.likelihood.identifiability import confounded_at, message
 from sparselmm.likelihood.many.responses import ResponseFits, ResponseFitter
 
 TASK_NUMBERS = 4_000_000
@@ -228,7 +235,7 @@ def fit_many(
     out = ManyResults(
         labels, ResponseFits.joined(parts), design, deviance.covariance, deviance.reml
     )
-    _warn(out)
+    _warn(out, deviance)
     return out
 
 
@@ -253,8 +260,15 @@ def _checked(values: Any, block: slice, labels: list[Any], missing: str) -> Floa
     return part
 
 
-def _warn(out: ManyResults) -> None:
+def _warn(out: ManyResults, deviance: ProfiledDeviance) -> None:
     bad: BoolArray = ~out.fits.converged
+    fine = np.flatnonzero(~bad & ~out.fits.singular)
+    if len(fine):  # what the design cannot tell apart, it cannot for any response
+        terms, theta = out.design.terms, out.fits.theta[fine[0]]
+        names = [term.name for term in terms]
+        found = confounded_at(deviance, theta, np.zeros(len(theta), dtype=bool), names)
+        if found is not None:
+            warn_user(message(found), catchable(IdentifiabilityWarning))
     if bad.any():
         counts = Counter(str(why) or "not converged" for why in out.fits.failure[bad])
         why = "; ".join(f"{reason} ({times})" for reason, times in counts.items())
