@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparselmm.base.arguments import check_choice, shown, suggestion
+from sparselmm.base.arguments import check_choice, shown, suggestion, unmasked
 from sparselmm.base.exceptions import (
     DataError,
     FormulaError,
@@ -306,7 +306,7 @@ def missing_rows(values: Any) -> BoolArray:
         out = np.zeros(coo.shape[0], dtype=bool)
         out[coo.row[np.isnan(coo.data)]] = True
         return out
-    absent: BoolArray = np.asarray(pd.isna(values))
+    absent: BoolArray = np.asarray(pd.isna(unmasked(values)))
     dtype = getattr(values, "dtype", None)
     nullable = isinstance(values, pd.Series) and not isinstance(dtype, np.dtype)
     if nullable and pd.api.types.is_float_dtype(dtype):  # whose NaN is not counted as missing
