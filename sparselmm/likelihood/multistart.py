@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice, product
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,12 @@ way to the other end."""
 
 HOPELESS = 0.01
 """Share of the distance to the best deviance that another step must promise at a higher one."""
+
+CORRELATED = 0.95
+"""Correlation of a start whose covariance is nearly singular."""
+
+MOST_SIGNS = 4
+"""Combinations of signs of correlations that are tried."""
 
 MOST_SCALES = 12
 """Scales of a patterned covariance up to which a way out of zero is looked for."""
@@ -328,7 +335,7 @@ def starting_points(
     yield _units(covariance, roots, [1.0] * len(roots))
     yield from _one_large(covariance, roots)
     if any(term.k > 1 and not term.is_diagonal for term in covariance.terms):
-        yield _uncorrelated(covariance, roots, end)
+        yield from _correlated(covariance, roots, end)
     yield from _angles(deviance, end)
     yield from _one_small(deviance)
     yield from _drawn(deviance, drawn)
@@ -350,15 +357,25 @@ def _one_large(covariance: Covariance, roots: list[FloatArray]) -> Iterator[Floa
             yield _units(covariance, roots, [0.05 if s == t else 4.0 for s in range(n)])
 
 
-def _uncorrelated(
+def _correlated(
     covariance: Covariance, roots: list[FloatArray], end: FloatArray
-) -> FloatArray:  # fmt: skip
-    """The end without its correlations."""
-    lams = [
-        np.diag(np.sqrt(np.diag(lam @ lam.T) + 0.01 * np.diag(unit @ unit.T)))
+) -> Iterator[FloatArray]:
+    """The end without its correlations, and with those near one of every combination of signs."""
+    sizes = [
+        np.sqrt(np.diag(lam @ lam.T) + 0.01 * np.diag(unit @ unit.T))
         for lam, unit in zip(covariance.factors(end), roots, strict=True)
     ]
-    return covariance.pick(lams)
+    yield covariance.pick([np.diag(size) for size in sizes])
+    most = max(len(size) for size in sizes)
+    for signs in islice(product((1.0, -1.0), repeat=most - 1), MOST_SIGNS):
+        s = np.array([1.0, *signs])
+        yield covariance.pick([_nearly_one(size * s[: len(size)]) for size in sizes])
+
+
+def _nearly_one(v: FloatArray) -> FloatArray:
+    """Root of a covariance with standard deviations ``|v|`` and correlations nearly one."""
+    Psi = CORRELATED * np.outer(v, v) + (1.0 - CORRELATED) * np.diag(v**2)
+    return np.asarray(np.linalg.cholesky(Psi))
 
 
 def _angles(deviance: Deviance, end: FloatArray) -> Iterator[FloatArray]:
