@@ -1,0 +1,1 @@
+"""From theta to the deviance, its gradient and curvature, and to the minimum."""
