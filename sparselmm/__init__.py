@@ -21,10 +21,13 @@ from sparselmm.exceptions import (
     ValueWarning,
 )
 from sparselmm.formula import VCSpec
+from sparselmm.generalized import MixedGLM, mixedglm
+from sparselmm.likelihood.laplace.mixtures import CustomFamily
 from sparselmm.model import MixedLM, mixedlm
 from sparselmm.packing import MixedLMParams
 from sparselmm.results import MixedLMResults, ModelComparison, ProfileResults, compare
 from sparselmm.results.bootstrapped import BootstrapResults
+from sparselmm.results.general import MixedGLMResults
 from sparselmm.results.many import ManyResults
 from sparselmm.results.powered import PowerResults
 from sparselmm.structures import KnownCovariance, car, pedigree
@@ -38,12 +41,15 @@ __all__ = [
     "BootstrapResults",
     "BoundaryWarning",
     "ConvergenceWarning",
+    "CustomFamily",
     "DataError",
     "FormulaError",
     "KnownCovariance",
     "ManyResults",
     "MemoryLimitError",
     "MissingDataError",
+    "MixedGLM",
+    "MixedGLMResults",
     "MixedLM",
     "MixedLMParams",
     "MixedLMResults",
@@ -63,6 +69,7 @@ __all__ = [
     "car",
     "compare",
     "datasets",
+    "mixedglm",
     "mixedlm",
     "pedigree",
 ]

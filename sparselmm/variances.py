@@ -21,13 +21,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import scipy.linalg as sla
 
 from sparselmm._typing import BoolArray, FloatArray, IntArray
 from sparselmm.covariance import Covariance
-from sparselmm.crossprod import CrossProducts
 from sparselmm.deviance import ProfiledDeviance
 from sparselmm.terms import RandomTerm
 
@@ -100,7 +100,14 @@ class VarianceLayout:
         return np.array([psi[t][i, j] for t, i, j in places], dtype=float)
 
 
-def singular_terms(cross: CrossProducts, covariance: Covariance, theta: FloatArray) -> BoolArray:
+class Sizes(Protocol):
+    """What knows how large the covariates of a term are: cross-products, for example."""
+
+    def rms(self, t: int) -> FloatArray:
+        """Root mean square of each covariate of term t, (k,)."""
+
+
+def singular_terms(cross: Sizes, covariance: Covariance, theta: FloatArray) -> BoolArray:
     """Terms whose estimated covariance matrix is singular, (n_terms,).
 
     A coefficient has no variance when its standard deviation times the root mean square of its

@@ -13,7 +13,7 @@ import pytest
 LAYERS = (  # every module, lowest first; imports go downwards or sideways, never in a circle
     "_typing exceptions",
     "smallmatrix",
-    "kernels kernels_batched threads",
+    "kernels kernels_batched kernels_families kernels_rows threads",
     "terms",
     "term_covariance patterned covariance cholesky crossprod subsets structures",
     "coupling moments",
@@ -22,20 +22,21 @@ LAYERS = (  # every module, lowest first; imports go downwards or sideways, neve
     "deviance dense",
     "optimize multistart simulate batched",
     "variances effects estimates responses",
+    "likelihood",
     "inference power",
     "packing",
     "profiled",
     "penalized fitting progress contrasts holders compat cloning",
     "labels prediction storage summary tables plots plots_diagnostics",
     "results regularized",
-    "model datasets",
+    "model generalized datasets",
     "__init__ __main__",
 )
 HOMES = {  # modules that may import these packages; every other package may be imported anywhere
     "sksparse": "cholesky",
     "numba": "kernels",
     "patsy": "formula",
-    "pandas": "formula contrasts holders labels prediction results model summary tables datasets"
+    "pandas": "formula contrasts holders labels prediction results model generalized summary tables datasets"
     " plots __main__",
 }
 

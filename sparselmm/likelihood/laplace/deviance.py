@@ -135,9 +135,9 @@ class LaplaceDeviance:
         self.fixed = FixedRows(data.X, data.weights)
         self.cross, fills = self.random.cross(self.fixed.basis)
         names = tuple(term.name for term in data.terms)
-        self.plan: FitPlan = make_plan(self.cross, names, memory_limit)
-        chosen = self.plan.chosen
-        self.solver = BlockSolver(self.cross, chosen.strategy, chosen.factor)
+        plan: FitPlan = make_plan(self.cross, names, memory_limit)
+        self.strategy = plan.chosen.strategy
+        self.solver = BlockSolver(self.cross, self.strategy, plan.chosen.factor)
         self.covariance = Covariance.of(data.terms)
         self.passes = Passes(data, self.random)
         self.modes = ModeFinder(self.passes, self.random, self.cross, fills, self.solver)
@@ -146,13 +146,22 @@ class LaplaceDeviance:
         weights = np.ones(data.n) if data.weights is None else data.weights
         self.modes.refill((weights > 0).astype(float))
         terms = range(len(data.terms))
-        self.units = theta_units(self.covariance, [self.cross.rms(t) for t in terms])
+        self._rms = [self.cross.rms(t) for t in terms]
+        self.units = theta_units(self.covariance, self._rms)
         self.unit_roots = self.covariance.unit_roots([self.cross.second_moments(t) for t in terms])
         self.n_evaluations = 0
         self._point: Point | None = None
         self._model: tuple[Point, Model] | None = None
         self._start = np.zeros(self.random.q)
         self._psi: dict[int, FloatArray] = {}
+
+    def rms(self, t: int) -> FloatArray:
+        """Root mean square over the rows of each covariate of term t, (k,)."""
+        return self._rms[t]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the last evaluation, whose factor is not portable."""
+        return {**self.__dict__, "_point": None, "_model": None}
 
     # ---------------------------------------------------------------------------- value
 

@@ -15,6 +15,7 @@ Because ``du_j/dp = F'_p / H_j`` and ``ds_j/dp = -s_j^3 (H_p + H_u du_j/dp) / 2`
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -81,6 +82,9 @@ class QuadratureDeviance(LaplaceDeviance):
         ones = np.ones(data.n) if values is None else values[:, 0]
         self._values = np.where(self._present, ones, 0.0)
         self._integrals: tuple[Point, Nodes] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_integrals": None}
 
     def at(self, x: FloatArray, u: FloatArray | None = None) -> Point | None:
         """The evaluation at x; its value by quadrature around the mode."""

@@ -114,6 +114,7 @@ class GeneralSearch:
     ):  # fmt: skip
         self.deviance, self.tolerance, self.limit = deviance, tolerance, max_iterations
         self.callback, self.stop = callback, stop
+        self.hold: FloatArray | None = None
         self.history: list[Evaluation] = []
         self.place = 0
         self._began = time.perf_counter()
@@ -153,7 +154,7 @@ class GeneralSearch:
         model, radius = deviance.model(x), 1.0
         self.record(x, value, gradient_norm=self._size(model))
         for iteration in range(self.limit):
-            basis = deviance.basis(x, model, SMALLEST_SCALE)
+            basis = self._basis(x, model)
             slope, bend = basis.T @ model.gradient, basis.T @ model.hessian @ basis
             if _expected_decrease(bend, slope) < self.tolerance:
                 return x, "converged: another step gains less than the tolerance", True
@@ -182,6 +183,24 @@ class GeneralSearch:
             if message is not None:
                 return x, message, False
         return x, f"stopped: no convergence in {self.limit} iterations", False
+
+    def _basis(self, x: FloatArray, model: Model) -> FloatArray:
+        """Steps allowed: all, or those along which a held combination of them stays as it is."""
+        basis = self.deviance.basis(x, model, SMALLEST_SCALE)
+        if self.hold is None:
+            return basis
+        row = basis.T @ self.hold
+        _, _, Vt = np.linalg.svd(row[None, :])
+        return np.asarray(basis @ Vt[1:].T)
+
+    def held(self, x: FloatArray, hold: FloatArray) -> tuple[FloatArray, float, bool]:
+        """Minimum with a linear combination of steps held: end, deviance, whether it was found."""
+        self.hold = hold
+        try:
+            end, _, done = self._newton(np.array(x, dtype=float))
+            return end, self.value(end), done
+        finally:
+            self.hold = None
 
     def _finite(self, x: FloatArray) -> tuple[FloatArray, float]:
         """The start, its variances made smaller until the deviance exists."""

@@ -1,0 +1,584 @@
+"""Generalized linear mixed models: the spellings of the linear model, with a family."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from sparselmm._typing import AnyArray, FloatArray, IntArray
+from sparselmm.crossprod import working_basis
+from sparselmm.exceptions import (
+    BoundaryWarning,
+    ConvergenceWarning,
+    DataError,
+    RankDeficiencyWarning,
+    ValueWarning,
+)
+from sparselmm.formula import BuiltDesign, capture_env, from_arrays, from_formula
+from sparselmm.formula.generalized import GeneralResponse, coded_response, read_response
+from sparselmm.formula.validate import check_levels, warn_user
+from sparselmm.likelihood.laplace.chosen import (
+    TRIALS,
+    base_of,
+    check_family_response,
+    choose_family,
+    with_zeros,
+)
+from sparselmm.likelihood.laplace.data import Further, GeneralData
+from sparselmm.likelihood.laplace.deviance import LaplaceDeviance
+from sparselmm.likelihood.laplace.fit import deviance_of, minimize_generally
+from sparselmm.likelihood.laplace.search import MAX_ITERATIONS, TOLERANCE
+from sparselmm.results.general import MixedGLMResults
+from sparselmm.threads import one_thread
+
+FURTHER = ("dispersion", "zi", "hurdle")
+"""Arguments that give a further predictor a formula or a design."""
+
+
+class MixedGLM:
+    """Generalized linear mixed model ``g(E y) = X beta + Z b`` for a family of responses.
+
+    The likelihood is the integral over the random effects by Laplace's approximation, with the
+    observed information, or by adaptive Gauss-Hermite quadrature.
+
+    Parameters
+    ----------
+    endog : array-like, (n,) or (n, 2)
+        Response; two columns are successes and failures.
+    exog : array-like, (n, p)
+        Fixed-effects design; no intercept is added.
+    groups : array-like, (n,), optional
+        Group labels; may be left out when ``z_terms`` are given.
+    exog_re, exog_vc : optional
+        As in :class:`sparselmm.MixedLM`.
+    missing : {"none", "drop", "raise"}
+        "drop" leaves rows with missing values out, otherwise they are an error.
+    family : str or object
+        ``"binomial"``, ``"betabinomial"``, ``"beta"``, ``"poisson"``, ``"nbinom1"``,
+        ``"nbinom2"``, ``"gamma"``, ``"inverse_gaussian"``, ``"gaussian"`` or ``"ordinal"``; a
+        family of statsmodels; a :class:`CustomFamily`.
+    link : str, optional
+        Default: the family's own.
+    trials : array-like, (n,), optional
+        Numbers of trials of a binomial response of counts.
+    dispersion, zi, hurdle : array-like, (n, c), optional
+        Designs of the dispersion (log scale) and of excess zeros (logit scale); True for an
+        intercept alone.
+    nagq : int
+        Nodes of the quadrature; 1 is Laplace's approximation. More need a single scalar random
+        effect.
+    weights : array-like, (n,), optional
+        Trials of a binomial response given as proportions; prior weights, one over variances up to
+        a factor, of a Gaussian one; of other families how often a row counts.
+    offset : array-like, (n,), optional
+        Known part of the predictor.
+    z_terms, covariance : mapping, optional
+        As in :class:`sparselmm.MixedLM`.
+
+    Raises
+    ------
+    DataError
+        If the data cannot be fitted; the message says what to change.
+    MissingDataError
+        If values are missing and ``missing`` is not "drop".
+
+    Notes
+    -----
+    Laplace's approximation is that of Tierney & Kadane (1986), *JASA* 81, 82-86; with observed
+    information it is glmmTMB's, and lme4's for canonical links.
+
+    Examples
+    --------
+    >>> import sparselmm
+    >>> data = sparselmm.datasets.load("cbpp")
+    >>> model = sparselmm.mixedglm(
+    ...     "cbind(incidence, size - incidence) ~ period + (1 | herd)", data, family="binomial")
+    >>> print(f"{model.fit().llf:.4f}")
+    -92.0263
+    """
+
+    def __init__(
+        self,
+        endog: Any,
+        exog: Any,
+        groups: Any = None,
+        exog_re: Any = None,
+        exog_vc: Any = None,
+        missing: str = "none",
+        *,
+        family: Any = "binomial",
+        link: Any = None,
+        trials: Any = None,
+        dispersion: Any = None,
+        zi: Any = None,
+        hurdle: Any = None,
+        nagq: int = 1,
+        weights: Any = None,
+        offset: Any = None,
+        z_terms: Mapping[str, Any] | None = None,
+        covariance: Mapping[str, Any] | None = None,
+    ):
+        chosen = _family(family, link, dispersion, zi, hurdle)
+        y, m, categories, name = _array_response(endog, base_of(chosen).name, trials)
+        designs = _given_designs(len(y), dispersion=dispersion, zi=zi, hurdle=hurdle)
+        built = from_arrays(
+            y, exog, groups, exog_re=exog_re, exog_vc=exog_vc, weights=weights, offset=offset,
+            z_terms=z_terms, covariance=covariance, missing=missing, further=designs,
+            generalized=True,
+        )  # fmt: skip
+        if name is not None:
+            built = replace(built, design=replace(built.design, y_name=name))
+        self._set_up(built.owned(), chosen, m, categories, nagq)
+
+    @classmethod
+    def from_formula(
+        cls,
+        formula: str,
+        data: Any,
+        re_formula: str | None = None,
+        vc_formula: Mapping[str, str] | None = None,
+        subset: Any = None,
+        missing: str = "none",
+        *,
+        family: Any = "binomial",
+        link: Any = None,
+        trials: Any = None,
+        dispersion: str | None = None,
+        zi: str | None = None,
+        hurdle: str | None = None,
+        nagq: int = 1,
+        groups: Any = None,
+        weights: Any = None,
+        offset: Any = None,
+        z_terms: Mapping[str, Any] | None = None,
+        covariance: Mapping[str, Any] | None = None,
+        eval_env: Any = 0,
+    ) -> MixedGLM:
+        """Build a model from a formula and a data frame.
+
+        Parameters
+        ----------
+        formula : str
+            With lme4's bars, ``"y ~ x + (1 | g)"``, or together with ``groups``. A binomial
+            response is 0 and 1, two labels (failure first), ``cbind(success, failure)``, or a
+            proportion with ``weights`` the trials.
+        data : DataFrame or mapping
+            One row per observation.
+        re_formula, vc_formula, subset, missing
+            As in :meth:`MixedLM.from_formula`.
+        family, link, nagq
+            As in the constructor.
+        trials : str or array-like, optional
+            Numbers of trials of a binomial response of counts.
+        dispersion, zi, hurdle : str, optional
+            Formulas such as ``"~ x"`` of the dispersion (log scale) and of excess zeros (logit).
+        groups, weights, offset, z_terms, covariance, eval_env
+            As in :meth:`MixedLM.from_formula`; see the constructor for what weights mean.
+
+        Returns
+        -------
+        MixedGLM
+
+        Raises
+        ------
+        FormulaError
+            If a formula or a name in it cannot be understood.
+        DataError, MissingDataError
+            As in the constructor.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("VerbAgg")
+        >>> model = sparselmm.mixedglm(
+        ...     "r2 ~ Anger + Gender + (1 | id) + (1 | item)", data, family="binomial")
+        >>> model.fit().fe_params.round(3)["Anger"]
+        0.058
+        """
+        env = capture_env(eval_env, above=1)
+        chosen = _family(family, link, dispersion, zi, hurdle)
+        response = read_response(formula, data, base_of(chosen).name, trials, env)
+        formulas = {"dispersion": dispersion, "zi": zi, "hurdle": hurdle}
+        built = from_formula(
+            response.formula, response.frame, groups=groups, re_formula=re_formula,
+            vc_formula=vc_formula, weights=weights, offset=offset, z_terms=z_terms,
+            covariance=covariance, subset=subset, missing=missing, env=env, generalized=True,
+            further={name: _formula(name, text) for name, text in formulas.items() if text},
+        )  # fmt: skip
+        built = replace(
+            built, design=replace(built.design, y_name=response.name),
+            spec=replace(built.spec, formula=formula),
+        )  # fmt: skip
+        model = cls.__new__(cls)
+        model._set_up(built.owned(), chosen, _kept_trials(response, built), response.categories,
+                      nagq)  # fmt: skip
+        return model
+
+    def _set_up(
+        self, built: BuiltDesign, family: Any, trials: FloatArray | None,
+        categories: AnyArray | None, nagq: int,
+    ) -> None:  # fmt: skip
+        self.built, self.family, self.nagq = built, family, nagq
+        self.categories = categories
+        design = built.design
+        kind = base_of(family).name
+        y, weights, m = design.y, design.weights, trials
+        if kind in TRIALS and m is None and weights is not None:
+            m, weights = weights, None
+            y = _successes(y, m)
+        elif kind == "gaussian":
+            m, weights = weights, None
+        self.trials = np.ones(1) if m is None else np.asarray(m, dtype=float)
+        self.weights = weights
+        self._y = np.asarray(y, dtype=float)
+        live = np.ones(len(y), dtype=bool) if design.weights is None else design.weights > 0
+        every = np.broadcast_to(self.trials, self._y.shape)
+        check_family_response(family, self._y, every, design.y_name, live)
+        self._check_identified(kind)
+        self.x_columns: IntArray = _without_constant(design.X, design.x_names, kind)
+        self.further = self._further()
+
+    def _check_identified(self, kind: str) -> None:
+        """A Gaussian response needs levels that repeat."""
+        if kind == "gaussian" and self.built.design.weights is None:
+            for term in self.built.design.terms:
+                if term.origin in ("re", "bar"):
+                    check_levels(term, self.built.design.n)
+
+    def _further(self) -> tuple[Further, ...]:
+        """The predictors besides the mean's, in the order the family takes them."""
+        if base_of(self.family).name == "ordinal":
+            return _thresholds(self._y, self.categories)
+        out, first = [], 0
+        for name in self.family.further:
+            design = self.built.further.get(name)
+            labels = _labels(self.built, name, design)
+            if design is not None and design.shape[1] == 1 and (design == 1.0).all():
+                design = None
+            out.append(Further(name, slice(first, first + len(labels)), design, None, labels))
+            first += len(labels)
+        return tuple(out)
+
+    # ------------------------------------------------------------------------------ data
+
+    @property
+    def endog(self) -> FloatArray:
+        """Response as it is modelled, (n,): successes, counts, categories from 0, numbers."""
+        return self._y
+
+    @property
+    def exog_names(self) -> tuple[str, ...]:
+        """Names of the columns of X."""
+        names = self.built.design.x_names
+        return tuple(names[j] for j in self.x_columns)
+
+    @property
+    def nobs(self) -> int:
+        """Rows that count."""
+        weights = self.built.design.weights
+        return len(self._y) if weights is None else int((weights > 0).sum())
+
+    @cached_property
+    def data(self) -> GeneralData:
+        """The rows as the engine reads them."""
+        design = self.built.design
+        X = design.X
+        if len(self.x_columns) < X.shape[1]:
+            X = X[:, self.x_columns]
+        return GeneralData(
+            self._y, self.trials, X, design.terms, self.family, self.further, self.weights,
+            design.offset,
+        )  # fmt: skip
+
+    def deviance(self, nagq: int | None = None, memory_limit: int | None = None) -> LaplaceDeviance:
+        """Minus twice the log-likelihood as a function of all parameters.
+
+        Parameters
+        ----------
+        nagq : int, optional
+            Nodes of the quadrature; default the model's.
+        memory_limit : int, optional
+            Bytes the factorization may use.
+
+        Returns
+        -------
+        LaplaceDeviance
+            With ``value(x)`` and ``gradient(x)``; x holds theta, the fixed effects in a basis of
+            the engine's, and the coefficients of the further predictors.
+        """
+        engine: LaplaceDeviance = deviance_of(
+            self.data, self.nagq if nagq is None else nagq, memory_limit
+        )
+        basis = engine.fixed.basis
+        if basis.rank < basis.p:
+            kept = set(basis.kept.tolist())
+            dropped = [name for j, name in enumerate(self.exog_names) if j not in kept]
+            warn_user(
+                f"the fixed-effects design has {basis.p} columns but rank {basis.rank}; dropped: "
+                f"{', '.join(dropped)} (coefficients are NaN)",
+                RankDeficiencyWarning,
+            )
+        return engine
+
+    # ------------------------------------------------------------------------------- fit
+
+    def fit(
+        self, *, nagq: int | None = None, start: FloatArray | None = None,
+        starts: int | None = None, maxiter: int | None = None, tol: float = TOLERANCE,
+        memory_limit: int | None = None,
+    ) -> MixedGLMResults:  # fmt: skip
+        """Estimate the model by maximum likelihood.
+
+        Parameters
+        ----------
+        nagq : int, optional
+            Nodes of the quadrature; default the model's.
+        start : array-like, optional
+            Parameters of the engine to start from, ``results.opt.x`` of another fit.
+        starts : int, optional
+            Number of searches; default as many as needed.
+        maxiter : int, optional
+        tol : float
+            Stop when another step promises less decrease of the deviance.
+        memory_limit : int, optional
+            Bytes the factorization may use.
+
+        Returns
+        -------
+        MixedGLMResults
+
+        Raises
+        ------
+        DataError
+            When there is no finite likelihood where the search starts.
+
+        Warns
+        -----
+        ConvergenceWarning
+            When the search did not converge, and when the fixed effects separate the responses.
+        BoundaryWarning
+            When a variance is estimated as zero.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("cbpp")
+        >>> model = sparselmm.mixedglm(
+        ...     "cbind(incidence, size - incidence) ~ period + (1 | herd)", data, nagq=9)
+        >>> model.fit().varcorr.sdcor.round(4).tolist()
+        [0.6475]
+        """
+        with one_thread():
+            engine = self.deviance(nagq, memory_limit)
+            x = _checked_start(start, len(engine.parameters))
+            opt = minimize_generally(
+                engine, self.exog_names, x=x, starts=starts, tolerance=tol,
+                max_iterations=MAX_ITERATIONS if maxiter is None else maxiter,
+            )  # fmt: skip
+        if not np.isfinite(opt.deviance):
+            raise DataError(
+                f"the log-likelihood of family {self.family.name!r} with link "
+                f"{self.family.link!r} is not finite where the search starts or ended; check the "
+                "response and the offset, scale the covariates, or use another link"
+            )
+        results = MixedGLMResults(self, engine, opt)
+        self._warn(results)
+        return results
+
+    def _warn(self, results: MixedGLMResults) -> None:
+        opt = results.opt
+        if not opt.converged:
+            warn_user(f"MixedGLM: {opt.message}", ConvergenceWarning)
+        elif results.singular:
+            terms = ", ".join(results.singular_terms)
+            warn_user(
+                "The MLE may be on the boundary of the parameter space. Zero variance or a "
+                f"correlation of one in: {terms}",
+                BoundaryWarning,
+            )
+
+    def refitted(self, y: FloatArray, start: FloatArray | None = None) -> MixedGLMResults:
+        """A fit of the same model to another response, as `endog` holds it, (n,).
+
+        Parameters
+        ----------
+        y : ndarray, (n,)
+        start : ndarray, optional
+            Parameters to start from.
+
+        Returns
+        -------
+        MixedGLMResults
+        """
+        other = self._copy(y)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            return other.fit(start=start, starts=1)
+
+    def _copy(self, y: FloatArray) -> MixedGLM:
+        """The same model of another response."""
+        new = type(self).__new__(type(self))
+        new.__dict__.update({k: v for k, v in self.__dict__.items() if k != "data"})
+        new._y = np.asarray(y, dtype=float)
+        if base_of(self.family).name == "ordinal":
+            new.further = _thresholds(new._y, self.categories)
+        return new
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "data"}
+
+
+# ------------------------------------------------------------------------------- arguments
+
+
+def _family(family: Any, link: Any, dispersion: Any, zi: Any, hurdle: Any) -> Any:
+    chosen = choose_family(family, link)
+    if getattr(family, "alpha", None) is not None and chosen.name == "nbinom2":
+        warn_user(
+            "alpha of statsmodels' NegativeBinomial is not used: the dispersion is estimated",
+            ValueWarning,
+        )
+    if dispersion is not None and "dispersion" not in chosen.further:
+        raise DataError(
+            f"family {chosen.name!r} has no dispersion parameter; leave out dispersion="
+        )
+    return with_zeros(chosen, _asked(zi), _asked(hurdle))
+
+
+def _asked(value: Any) -> bool:
+    return value is not None and value is not False
+
+
+def _formula(name: str, text: Any) -> str:
+    if not isinstance(text, str):
+        raise DataError(f"{name}= must be a formula such as '~ x', not {type(text).__name__}")
+    return text
+
+
+def _given_designs(n: int, **designs: Any) -> dict[str, Any]:
+    """Designs of the further predictors as arrays."""
+    out = {}
+    for name, value in designs.items():
+        if value is True:
+            out[name] = np.ones((n, 1))
+        elif _asked(value):
+            if isinstance(value, str):
+                raise DataError(f"{name}= must be an array (n, c) or True; a formula needs "
+                                "MixedGLM.from_formula")  # fmt: skip
+            out[name] = value
+    return out
+
+
+def _array_response(
+    endog: Any, kind: str, trials: Any
+) -> tuple[Any, FloatArray | None, AnyArray | None, str | None]:
+    """Response, trials, categories and the name of the response."""
+    m = None if trials is None else np.asarray(trials, dtype=float)
+    if np.ndim(endog) == 2 and np.shape(endog)[1] == 2:
+        both = np.asarray(endog, dtype=float)
+        if kind not in TRIALS:
+            raise DataError(
+                f"endog has two columns, successes and failures; family {kind!r} takes one"
+            )
+        if m is not None:
+            raise DataError("trials= is given besides two columns of endog; leave one out")
+        index = endog.index if isinstance(endog, pd.DataFrame) else None
+        y = pd.Series(both[:, 0], index=index, name="successes") if index is not None else both[:, 0]
+        return y, both.sum(axis=1), None, None
+    series = endog if isinstance(endog, pd.Series) else None
+    if series is None and np.ndim(endog) == 1:
+        values = np.asarray(endog)
+        series = pd.Series(values) if values.dtype.kind in "OUSb" or kind == "ordinal" else None
+    if series is None:
+        return endog, m, None, None
+    numbers, categories = coded_response(series, str(getattr(endog, "name", "endog")), kind)
+    if numbers is None:
+        return endog, m, None, None
+    if isinstance(endog, pd.Series):
+        return pd.Series(numbers, index=endog.index, name=endog.name), m, categories, None
+    return numbers, m, categories, None
+
+
+def _kept_trials(response: GeneralResponse, built: BuiltDesign) -> FloatArray | None:
+    if response.trials is None:
+        return None
+    m = response.trials if built.kept is None else response.trials[built.kept]
+    if not np.isfinite(m).all():
+        raise DataError(f"trials are missing in {int((~np.isfinite(m)).sum())} row(s)")
+    return m
+
+
+def _successes(y: FloatArray, m: FloatArray) -> FloatArray:
+    """Successes of proportions, whole where they are so but for rounding."""
+    bad = np.flatnonzero((y < 0) | (y > 1))
+    if len(bad):
+        raise DataError(
+            f"with weights= the trials, the response must be proportions between 0 and 1; row "
+            f"{bad[0]} has {y[bad[0]]:g}. For numbers of successes use trials= or "
+            "cbind(successes, failures)"
+        )
+    counts = y * m
+    whole = np.round(counts)
+    return np.where(np.abs(counts - whole) < 1e-6 * np.maximum(1.0, m), whole, counts)
+
+
+def _without_constant(X: FloatArray, names: tuple[str, ...], kind: str) -> IntArray:
+    """Columns of X; of an ordinal response those that the thresholds do not stand for."""
+    every = np.arange(X.shape[1])
+    if kind != "ordinal" or not X.shape[1]:
+        return every
+    keep = np.array([j for j in every if not (X[:, j].min() == X[:, j].max())], dtype=int)
+    with_one = np.column_stack([np.ones(len(X)), X[:, keep]])
+    kept = working_basis(with_one, np.zeros(len(X)), None).kept
+    dropped = [names[keep[j - 1]] for j in range(1, len(keep) + 1) if j not in set(kept.tolist())]
+    if dropped:
+        warn_user(
+            "columns of the fixed-effects design that the thresholds and the other columns stand "
+            f"for were left out: {', '.join(dropped)}",
+            RankDeficiencyWarning,
+        )
+    return np.asarray(keep[kept[kept > 0] - 1])
+
+
+def _thresholds(y: FloatArray, categories: AnyArray | None) -> tuple[Further, ...]:
+    """The thresholds above and below every row's category."""
+    n, code = len(y), y.astype(int)
+    J = int(code.max()) + 1 if categories is None else len(categories)
+    labels = [str(c) for c in (range(J) if categories is None else categories)]
+    names = tuple(f"{a}|{b}" for a, b in zip(labels[:-1], labels[1:], strict=True))
+    rows, out = np.arange(n), []
+    for name, place, end in (("upper", code, J - 1), ("lower", code - 1, -1)):
+        inner = (place >= 0) & (place < J - 1)
+        data = (np.ones(int(inner.sum())), (rows[inner], place[inner]))
+        offset = np.where(place == end, np.inf if name == "upper" else -np.inf, 0.0)
+        design = sp.csr_array(data, shape=(n, J - 1))
+        out.append(Further(name, slice(0, J - 1), design, offset, names))
+    return tuple(out)
+
+
+def _labels(built: BuiltDesign, name: str, design: FloatArray | None) -> tuple[str, ...]:
+    info = built.spec.further.get(name)
+    if info is not None:
+        return tuple(info.column_names)
+    if design is None or design.shape[1] == 1:
+        return ("Intercept",)
+    return tuple(f"{name}{j}" for j in range(1, design.shape[1] + 1))
+
+
+def _checked_start(start: Any, length: int) -> FloatArray | None:
+    if start is None:
+        return None
+    x = np.asarray(start, dtype=float)
+    if x.shape != (length,) or not np.isfinite(x).all():
+        raise DataError(f"start must hold {length} finite numbers, the x of another fit's opt")
+    return x
+
+
+mixedglm = MixedGLM.from_formula
