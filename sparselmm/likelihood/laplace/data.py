@@ -176,7 +176,7 @@ class FixedRows:
                 for term, part in zip(random.terms, random.parts, strict=True):
                     _add_term_product(B[part], term, rows, scaled)
             else:
-                B += random._Zt @ scaled
+                B += random.Zt @ scaled
         return S, B
 
 

@@ -333,16 +333,15 @@ class LaplaceDeviance:
         return out
 
     def _times_A(self, x: FloatArray) -> FloatArray:
-        """``A x``, (q, m)."""
-        return np.asarray(self.cross_matrix() @ x)
-
-    def cross_matrix(self) -> Any:
-        """``A`` with the present values, sparse (q, q)."""
-        from_values = type(self.cross)(
-            self.cross.sizes, self.cross.pairs, self.cross.B, self.cross.C, self.cross.basis,
-            self.cross.n, 0.0,
-        )  # fmt: skip
-        return from_values.A
+        """``A x``, (q, m), from the rows where these are many: A is never put together."""
+        random, w = self.random, self.passes.w
+        if random.compiled:
+            columns = [
+                random.products(w * random.effects(np.ascontiguousarray(column))) for column in x.T
+            ]
+            return np.column_stack(columns) if columns else np.zeros(x.shape)
+        assert random.Z is not None
+        return np.asarray(random.Zt @ (w[:, None] * (random.Z @ x)))
 
     def _bend(
         self, H: FloatArray, point: Point, theta: FloatArray, blocks_: list[FloatArray]

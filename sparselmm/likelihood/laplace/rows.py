@@ -134,10 +134,10 @@ class RandomRows:
         self.parts = term_slices(self.terms)
         self.q = sum(term.q for term in self.terms)
         self.compiled = n >= SMALL_ROWS
-        self._Z: CSR | None = None
+        self.Z: CSR | None = None
         if not self.compiled:
-            self._Z = assemble_z(self.terms, n)
-            self._Zt = sp.csr_array(self._Z.T)
+            self.Z = assemble_z(self.terms, n)
+            self.Zt = sp.csr_array(self.Z.T)
 
     def cross(self, basis: Basis) -> tuple[CrossProducts, dict[tuple[int, int], Pair]]:
         """Cross-products with a pattern and no values yet, and what fills them."""
@@ -169,8 +169,8 @@ class RandomRows:
 
     def add_effects(self, b: FloatArray, rows: slice, eta: FloatArray) -> None:
         """``eta += Z[rows] b``."""
-        if self._Z is not None:
-            eta += (self._Z if rows.stop - rows.start == self.n else self._Z[rows]) @ b
+        if self.Z is not None:
+            eta += (self.Z if rows.stop - rows.start == self.n else self.Z[rows]) @ b
             return
         for term, part in zip(self.terms, self.parts, strict=True):
             if term.codes is None:
@@ -181,8 +181,8 @@ class RandomRows:
 
     def add_products(self, x: FloatArray, rows: slice, out: FloatArray) -> None:
         """``out += Z[rows]'x``, (q,)."""
-        if self._Z is not None:
-            out += self._Zt @ x if len(x) == self.n else self._Z[rows].T @ x
+        if self.Z is not None:
+            out += self.Zt @ x if len(x) == self.n else self.Z[rows].T @ x
             return
         for term, part in zip(self.terms, self.parts, strict=True):
             if term.codes is None:
