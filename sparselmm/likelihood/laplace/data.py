@@ -196,10 +196,8 @@ class Passes:
         self.data, self.random = data, random
         self.eta, self.g, self.w, self.dw = (np.empty(data.n) for _ in range(4))
         self.loop: Loop | None = None
-        if random.compiled:
+        if random.compiled and not hasattr(data.family, "base"):  # excess zeros are NumPy's
             self.loop = kernels_families.loop_of(data.family.name, data.family.link)
-            if len(data.further) > 1:
-                self.loop = None
 
     def run(self, fixed: FloatArray, b: FloatArray, phi: FloatArray) -> float:
         """Log-likelihood without its constant; NaN or infinite where there is none."""

@@ -81,12 +81,12 @@ def _series(y: FloatArray, k: FloatArray) -> FloatArray:
 
 def _stirling(y: FloatArray, k: FloatArray) -> tuple[FloatArray, ...]:
     top = y + k
-    ratio = np.log1p(y / k)
+    ratio, both = np.log1p(y / k), top * k
     values = [
         (top - 0.5) * ratio - y,  # less y log k
-        ratio + 0.5 * (1.0 / k - 1.0 / top),
-        (1.0 / top - 1.0 / k) + 0.5 * (top**-2.0 - k**-2.0),
-        (k**-2.0 - top**-2.0) + (k**-3.0 - top**-3.0),
+        ratio + 0.5 * y / both,
+        -y / both - 0.5 * y * (top + k) / both**2,
+        y * (top + k) / both**2 + y * (top**2 + both + k**2) / both**3,
     ]
     for place, c in enumerate(_SERIES):
         n = 2 * place + 1  # the term c / x^n
