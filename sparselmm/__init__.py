@@ -27,7 +27,7 @@ from sparselmm.model import MixedLM, mixedlm
 from sparselmm.packing import MixedLMParams
 from sparselmm.results import MixedLMResults, ModelComparison, ProfileResults, compare
 from sparselmm.results.bootstrapped import BootstrapResults
-from sparselmm.results.general import MixedGLMResults
+from sparselmm.results.general.core import MixedGLMResults
 from sparselmm.results.many import ManyResults
 from sparselmm.results.powered import PowerResults
 from sparselmm.structures import KnownCovariance, car, pedigree

@@ -35,7 +35,7 @@ from sparselmm.likelihood.laplace.data import Further, GeneralData
 from sparselmm.likelihood.laplace.deviance import LaplaceDeviance
 from sparselmm.likelihood.laplace.fit import deviance_of, minimize_generally
 from sparselmm.likelihood.laplace.search import MAX_ITERATIONS, TOLERANCE
-from sparselmm.results.general import MixedGLMResults
+from sparselmm.results.general.core import MixedGLMResults
 from sparselmm.threads import one_thread
 
 FURTHER = ("dispersion", "zi", "hurdle")

@@ -18,7 +18,7 @@ from sparselmm.formula.factors import factorize
 from sparselmm.formula.kinds import BOOLEANS, CATEGORIES, TEXT, kind_of
 from sparselmm.formula.namespace import Namespace, used_columns, with_r_names
 from sparselmm.formula.spec import as_frame
-from sparselmm.formula.validate import Rows
+from sparselmm.formula.validate import Rows, shown
 
 MOST_CATEGORIES = 100
 """Categories of an ordinal response; more are not meant."""
@@ -225,7 +225,7 @@ def _ordinal(
     if (counts == 0).any():
         gap = labels[int(np.flatnonzero(counts == 0)[0])]
         raise DataError(
-            f"no row of the ordinal response {name!r} is in category {gap!r}, so that its "
+            f"no row of the ordinal response {name!r} is in category {shown(gap)}, so that its "
             "threshold cannot be estimated; leave the category out, or merge it with its neighbour"
         )
     return codes, labels

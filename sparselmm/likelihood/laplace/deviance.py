@@ -20,7 +20,7 @@ and so on, to which comes the exact curvature of ``lambda -> lambda lambda'``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -355,6 +355,16 @@ class LaplaceDeviance:
                 add_root_curvature(H, self.covariance, t, self._psi[t], theta, blocks_[t])
 
     # ----------------------------------------------------------------------- prediction
+
+    def mode_of(self, y: FloatArray, x: FloatArray) -> FloatArray | None:
+        """Modes of the random effects b of another response at the same parameters, (q,)."""
+        theta, gamma, phi = self.parameters.split(x)
+        passes = Passes(replace(self.data, y=y), self.random)
+        finder = ModeFinder(passes, self.random, self.cross, self.modes.fills, self.solver)
+        self._point = self._model = None  # the factor is another one now
+        fixed = self.fixed.effects(gamma, self.data.offset)
+        mode = finder.find(self.covariance.factors(theta), fixed, phi, np.zeros(self.random.q))
+        return None if mode is None else mode.b
 
     def predicted(self, x: FloatArray, step: FloatArray, trial: FloatArray) -> FloatArray:
         """The mode at ``trial = retract(x, step)`` to first order, from the factor at x, (q,)."""

@@ -105,8 +105,8 @@ class Binomial(_Base):
         s1 = at.s * (at.c + at.s)
         s2 = s1 * (at.c + at.s) + at.s * (at.dc + s1)
         return Jet(
-            _times(y, at.log_F) + _times(no, at.log_upper), y * at.r - no * at.s,
-            y * a2 - no * s1, y * a3 - no * s2,
+            _times(y, at.log_F) + _times(no, at.log_upper), _times(y, at.r) - _times(no, at.s),
+            _times(y, a2) - _times(no, s1), _times(y, a3) - _times(no, s2),
         )  # fmt: skip
 
 

@@ -34,6 +34,9 @@ FEW_ROWS = 150
 GAIN = 1e-7
 """Decrease of the deviance by which another end is better."""
 
+HUGE = 5.0
+"""Standard deviation of predictors at which levels that are all pure have let a variance go."""
+
 HESSIAN_STEP = 1e-4
 """Step of the differences of the gradient, in standard errors and units of theta."""
 
@@ -77,10 +80,12 @@ def minimize_generally(
     elif starts > 1:
         best = _others(search, best, np.inf, starts - 1)
     pure = pure_levels(deviance.data)
-    if pure and not best.converged:
+    sizes = np.abs(best.x[: deviance.covariance.n_theta]) / deviance.units
+    if pure and (not best.converged or sizes.max(initial=0.0) > HUGE):
         best = replace(
-            best, message=f"{best.message}; every level of {', '.join(map(repr, pure))} has only "
-            "successes or only failures, so that its variance grows without end"
+            best, converged=False, message=f"{best.message}; but every level of "
+            f"{', '.join(map(repr, pure))} has only successes or only failures, so that the "
+            "likelihood rises as its variance grows without end"
         )  # fmt: skip
     return replace(best, n_evaluations=len(search.history), history=tuple(search.history))
 

@@ -84,7 +84,7 @@ def _cloglog(eta: FloatArray) -> Distribution:
     r = np.where(E > 700.0, 0.0, r)
     F = -np.expm1(-E)
     log_F = np.where(E < 1e-16, eta, np.log(np.where(F > 0, F, 1.0)))
-    log_F = np.where(E > 0.5, np.log1p(-np.exp(-E)), log_F)
+    log_F = np.where(E > 0.5, np.log1p(-np.exp(-np.maximum(E, 0.5))), log_F)
     return Distribution(F, np.exp(-E), log_F, -E, r, E, 1.0 - E, -E)
 
 

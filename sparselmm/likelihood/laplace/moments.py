@@ -39,7 +39,7 @@ def mean(family: Any, eta: FloatArray, further: Further) -> FloatArray:
         return np.asarray(family.mean_of(eta, *further))
     if family.name == "ordinal":
         raise DataError("an ordinal response has probabilities of categories, not a mean")
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         return links.mean(family.link, eta)
 
 

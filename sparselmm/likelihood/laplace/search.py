@@ -151,7 +151,9 @@ class GeneralSearch:
         x, value = self._finite(x)
         if not np.isfinite(value):
             return x, "stopped: the log-likelihood is not finite at the start", False
-        model, radius = deviance.model(x), 1.0
+        model, radius = self._modelled(x), 1.0
+        if model is None:
+            return x, "stopped: the gradient is not finite at the start", False
         self.record(x, value, gradient_norm=self._size(model))
         for iteration in range(self.limit):
             basis = self._basis(x, model)
@@ -166,8 +168,10 @@ class GeneralSearch:
             after = self.value(trial, self._guess(x, step, trial))
             ratio = (value - after) / predicted
             good = bool(ratio > 1e-4 or abs(value - after) < 1e-12 * abs(value))
+            new = self._modelled(trial) if good else None
+            good = new is not None
             facts = {"step": length, "ratio": ratio, "radius": radius, "accepted": good}
-            if not ratio >= 0.25:
+            if not (ratio >= 0.25 and good):
                 radius = 0.25 * length
             elif ratio > 0.75 and length > 0.8 * radius:
                 radius = min(3.0 * radius, LARGEST)
@@ -176,13 +180,23 @@ class GeneralSearch:
                 if length < 1e-10:
                     return x, "stopped: no decrease within rounding", True
                 continue
-            old, (x, value) = model, (trial, after)
-            model = self._scaled(deviance.model(x), old, step, predicted)
+            assert new is not None
+            x, value = trial, after
+            model = self._scaled(new, model, step, predicted)
             self.record(x, value, gradient_norm=self._size(model), **facts)
             message = None if self.stop is None else self.stop(x)
             if message is not None:
                 return x, message, False
         return x, f"stopped: no convergence in {self.limit} iterations", False
+
+    def _modelled(self, x: FloatArray) -> Model | None:
+        """The quadratic model at x; None where it is not finite."""
+        try:
+            model = self.deviance.model(x)
+        except (NotPositiveDefiniteError, np.linalg.LinAlgError):
+            return None
+        fine = np.isfinite(model.gradient).all() and np.isfinite(model.hessian).all()
+        return model if fine else None
 
     def _basis(self, x: FloatArray, model: Model) -> FloatArray:
         """Steps allowed: all, or those along which a held combination of them stays as it is."""

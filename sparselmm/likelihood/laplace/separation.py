@@ -129,6 +129,7 @@ def pure_levels(data: GeneralData) -> tuple[str, ...]:
         low, high = np.full(term.n_levels, np.inf), np.full(term.n_levels, -np.inf)
         np.minimum.at(low, codes, share[inside])
         np.maximum.at(high, codes, share[inside])
-        if ((low >= 1.0) | (high <= 0.0)).all():
+        several = np.bincount(codes, minlength=term.n_levels).max() > 1
+        if several and ((low >= 1.0) | (high <= 0.0)).all():
             out.append(term.name)
     return tuple(out)

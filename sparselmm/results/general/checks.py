@@ -10,7 +10,8 @@ import pandas as pd
 from sparselmm._typing import FloatArray
 from sparselmm.exceptions import DataError
 from sparselmm.inference.diagnosis import ORDER, Diagnosis, Finding
-from sparselmm.likelihood.laplace.chosen import COUNTS, base_of
+from sparselmm.likelihood.laplace import moments
+from sparselmm.likelihood.laplace.chosen import COUNTS, TRIALS, base_of
 from sparselmm.likelihood.laplace.mixtures import CustomFamily
 from sparselmm.likelihood.laplace.separation import pure_levels
 from sparselmm.results.general.base import GeneralBase
@@ -42,7 +43,8 @@ class CheckResults(GeneralBase):
         Returns
         -------
         DataFrame
-            Rows ``dispersion`` (sum of squared Pearson residuals), ``zeros`` (of counts),
+            Rows ``dispersion`` (sum of squared Pearson residuals at the modes of the random effects
+            that belong to each response), ``zeros`` (of counts),
             ``outliers`` (rows outside all draws); columns ``observed``, ``expected``, ``ratio``,
             ``pvalue`` (two-sided).
 
@@ -53,20 +55,16 @@ class CheckResults(GeneralBase):
 
         Notes
         -----
-        Simulation is what remains for mixed models: the sum of squared Pearson residuals over the
-        degrees of freedom is biased, for the random effects are fitted to the same rows (Hartig's
-        DHARMa goes the same way).
+        The sum of squared Pearson residuals over the degrees of freedom is biased, for the random
+        effects are fitted to the same rows. Here they are fitted to every simulated response as
+        well, parameters held.
         """
         draws = self._draws(n, seed, "new")  # type: ignore[attr-defined]
         y, name = self.deviance.data.y, base_of(self.family).name
         if name == "ordinal":
             raise DataError("an ordinal response has no dispersion to check")
-        centre, spread = draws.mean(axis=1), draws.std(axis=1)
-        spread = np.where(spread > 0, spread, 1.0)
-        rows = {"dispersion": _compared(
-            float((((y - centre) / spread) ** 2).sum()),
-            (((draws - centre[:, None]) / spread[:, None]) ** 2).sum(axis=0),
-        )}  # fmt: skip
+        own = np.array([self._pearson(column) for column in draws.T])
+        rows = {"dispersion": _compared(self._pearson(y), own[np.isfinite(own)])}
         if name in COUNTS:
             rows["zeros"] = _compared(float((y == 0).sum()), (draws == 0).sum(axis=0))
         outside = (y < draws.min(axis=1)) | (y > draws.max(axis=1))
@@ -83,6 +81,21 @@ class CheckResults(GeneralBase):
         return pd.DataFrame.from_dict(
             rows, orient="index", columns=["observed", "expected", "ratio", "pvalue"]
         )
+
+    def _pearson(self, y: FloatArray) -> float:
+        """Sum of squared Pearson residuals at the modes that belong to a response."""
+        engine, numbers = self.deviance, self.numbers
+        b = engine.mode_of(y, self.opt.x)
+        if b is None:
+            return np.nan
+        eta = engine.fixed.effects(numbers.parts[1], engine.data.offset) + engine.random.effects(b)
+        further, m = self._further(), self._trials()
+        mu = moments.mean(self.family, eta, further)
+        if base_of(self.family).name in TRIALS:
+            mu = m * mu
+        v = moments.variance(self.family, eta, further, m)
+        good = v > 0
+        return float(((y - mu)[good] ** 2 / v[good]).sum())
 
     def check(self, simulate: bool = True, seed: int = 0) -> Diagnosis:
         """Look for what an expert would look for.
