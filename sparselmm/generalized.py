@@ -9,28 +9,30 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import pandas as pd
-import scipy.sparse as sp
 
 from sparselmm._typing import AnyArray, FloatArray, IntArray
-from sparselmm.crossprod import working_basis
 from sparselmm.exceptions import (
     BoundaryWarning,
     ConvergenceWarning,
     DataError,
     RankDeficiencyWarning,
-    ValueWarning,
 )
 from sparselmm.formula import BuiltDesign, capture_env, from_arrays, from_formula
-from sparselmm.formula.generalized import GeneralResponse, coded_response, read_response
+from sparselmm.formula.generalized import read_response
 from sparselmm.formula.validate import check_levels, warn_user
-from sparselmm.likelihood.laplace.chosen import (
-    TRIALS,
-    base_of,
-    check_family_response,
-    choose_family,
-    with_zeros,
+from sparselmm.generalized_arguments import (
+    array_response,
+    checked_start,
+    chosen_family,
+    further_labels,
+    given_designs,
+    kept_trials,
+    one_formula,
+    successes,
+    thresholds,
+    without_constant,
 )
+from sparselmm.likelihood.laplace.chosen import TRIALS, base_of, check_family_response
 from sparselmm.likelihood.laplace.data import Further, GeneralData
 from sparselmm.likelihood.laplace.deviance import LaplaceDeviance
 from sparselmm.likelihood.laplace.fit import deviance_of, minimize_generally
@@ -125,9 +127,9 @@ class MixedGLM:
         z_terms: Mapping[str, Any] | None = None,
         covariance: Mapping[str, Any] | None = None,
     ):
-        chosen = _family(family, link, dispersion, zi, hurdle)
-        y, m, categories, name = _array_response(endog, base_of(chosen).name, trials)
-        designs = _given_designs(len(y), dispersion=dispersion, zi=zi, hurdle=hurdle)
+        chosen = chosen_family(family, link, dispersion, zi, hurdle)
+        y, m, categories, name = array_response(endog, base_of(chosen).name, trials)
+        designs = given_designs(len(y), dispersion=dispersion, zi=zi, hurdle=hurdle)
         built = from_arrays(
             y, exog, groups, exog_re=exog_re, exog_vc=exog_vc, weights=weights, offset=offset,
             z_terms=z_terms, covariance=covariance, missing=missing, further=designs,
@@ -203,21 +205,21 @@ class MixedGLM:
         0.058
         """
         env = capture_env(eval_env, above=1)
-        chosen = _family(family, link, dispersion, zi, hurdle)
+        chosen = chosen_family(family, link, dispersion, zi, hurdle)
         response = read_response(formula, data, base_of(chosen).name, trials, env)
         formulas = {"dispersion": dispersion, "zi": zi, "hurdle": hurdle}
         built = from_formula(
             response.formula, response.frame, groups=groups, re_formula=re_formula,
             vc_formula=vc_formula, weights=weights, offset=offset, z_terms=z_terms,
             covariance=covariance, subset=subset, missing=missing, env=env, generalized=True,
-            further={name: _formula(name, text) for name, text in formulas.items() if text},
+            further={name: one_formula(name, text) for name, text in formulas.items() if text},
         )  # fmt: skip
         built = replace(
             built, design=replace(built.design, y_name=response.name),
             spec=replace(built.spec, formula=formula),
         )  # fmt: skip
         model = cls.__new__(cls)
-        model._set_up(built.owned(), chosen, _kept_trials(response, built), response.categories,
+        model._set_up(built.owned(), chosen, kept_trials(response, built), response.categories,
                       nagq)  # fmt: skip
         return model
 
@@ -232,7 +234,7 @@ class MixedGLM:
         y, weights, m = design.y, design.weights, trials
         if kind in TRIALS and m is None and weights is not None:
             m, weights = weights, None
-            y = _successes(y, m)
+            y = successes(y, m)
         elif kind == "gaussian":
             m, weights = weights, None
         self.trials = np.ones(1) if m is None else np.asarray(m, dtype=float)
@@ -242,7 +244,7 @@ class MixedGLM:
         every = np.broadcast_to(self.trials, self._y.shape)
         check_family_response(family, self._y, every, design.y_name, live)
         self._check_identified(kind)
-        self.x_columns: IntArray = _without_constant(design.X, design.x_names, kind)
+        self.x_columns: IntArray = without_constant(design.X, design.x_names, kind)
         self.further = self._further()
 
     def _check_identified(self, kind: str) -> None:
@@ -255,11 +257,11 @@ class MixedGLM:
     def _further(self) -> tuple[Further, ...]:
         """The predictors besides the mean's, in the order the family takes them."""
         if base_of(self.family).name == "ordinal":
-            return _thresholds(self._y, self.categories)
+            return thresholds(self._y, self.categories)
         out, first = [], 0
         for name in self.family.further:
             design = self.built.further.get(name)
-            labels = _labels(self.built, name, design)
+            labels = further_labels(self.built, name, design)
             if design is not None and design.shape[1] == 1 and (design == 1.0).all():
                 design = None
             out.append(Further(name, slice(first, first + len(labels)), design, None, labels))
@@ -377,7 +379,7 @@ class MixedGLM:
         """
         with one_thread():
             engine = self.deviance(nagq, memory_limit)
-            x = _checked_start(start, len(engine.parameters))
+            x = checked_start(start, len(engine.parameters))
             opt = minimize_generally(
                 engine, self.exog_names, x=x, starts=starts, tolerance=tol,
                 max_iterations=MAX_ITERATIONS if maxiter is None else maxiter,
@@ -428,157 +430,11 @@ class MixedGLM:
         new.__dict__.update({k: v for k, v in self.__dict__.items() if k != "data"})
         new._y = np.asarray(y, dtype=float)
         if base_of(self.family).name == "ordinal":
-            new.further = _thresholds(new._y, self.categories)
+            new.further = thresholds(new._y, self.categories)
         return new
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "data"}
-
-
-# ------------------------------------------------------------------------------- arguments
-
-
-def _family(family: Any, link: Any, dispersion: Any, zi: Any, hurdle: Any) -> Any:
-    chosen = choose_family(family, link)
-    if getattr(family, "alpha", None) is not None and chosen.name == "nbinom2":
-        warn_user(
-            "alpha of statsmodels' NegativeBinomial is not used: the dispersion is estimated",
-            ValueWarning,
-        )
-    if dispersion is not None and "dispersion" not in chosen.further:
-        raise DataError(
-            f"family {chosen.name!r} has no dispersion parameter; leave out dispersion="
-        )
-    return with_zeros(chosen, _asked(zi), _asked(hurdle))
-
-
-def _asked(value: Any) -> bool:
-    return value is not None and value is not False
-
-
-def _formula(name: str, text: Any) -> str:
-    if not isinstance(text, str):
-        raise DataError(f"{name}= must be a formula such as '~ x', not {type(text).__name__}")
-    return text
-
-
-def _given_designs(n: int, **designs: Any) -> dict[str, Any]:
-    """Designs of the further predictors as arrays."""
-    out = {}
-    for name, value in designs.items():
-        if value is True:
-            out[name] = np.ones((n, 1))
-        elif _asked(value):
-            if isinstance(value, str):
-                raise DataError(f"{name}= must be an array (n, c) or True; a formula needs "
-                                "MixedGLM.from_formula")  # fmt: skip
-            out[name] = value
-    return out
-
-
-def _array_response(
-    endog: Any, kind: str, trials: Any
-) -> tuple[Any, FloatArray | None, AnyArray | None, str | None]:
-    """Response, trials, categories and the name of the response."""
-    m = None if trials is None else np.asarray(trials, dtype=float)
-    if np.ndim(endog) == 2 and np.shape(endog)[1] == 2:
-        both = np.asarray(endog, dtype=float)
-        if kind not in TRIALS:
-            raise DataError(
-                f"endog has two columns, successes and failures; family {kind!r} takes one"
-            )
-        if m is not None:
-            raise DataError("trials= is given besides two columns of endog; leave one out")
-        index = endog.index if isinstance(endog, pd.DataFrame) else None
-        y = pd.Series(both[:, 0], index=index, name="successes") if index is not None else both[:, 0]
-        return y, both.sum(axis=1), None, None
-    series = endog if isinstance(endog, pd.Series) else None
-    if series is None and np.ndim(endog) == 1:
-        values = np.asarray(endog)
-        series = pd.Series(values) if values.dtype.kind in "OUSb" or kind == "ordinal" else None
-    if series is None:
-        return endog, m, None, None
-    numbers, categories = coded_response(series, str(getattr(endog, "name", "endog")), kind)
-    if numbers is None:
-        return endog, m, None, None
-    if isinstance(endog, pd.Series):
-        return pd.Series(numbers, index=endog.index, name=endog.name), m, categories, None
-    return numbers, m, categories, None
-
-
-def _kept_trials(response: GeneralResponse, built: BuiltDesign) -> FloatArray | None:
-    if response.trials is None:
-        return None
-    m = response.trials if built.kept is None else response.trials[built.kept]
-    if not np.isfinite(m).all():
-        raise DataError(f"trials are missing in {int((~np.isfinite(m)).sum())} row(s)")
-    return m
-
-
-def _successes(y: FloatArray, m: FloatArray) -> FloatArray:
-    """Successes of proportions, whole where they are so but for rounding."""
-    bad = np.flatnonzero((y < 0) | (y > 1))
-    if len(bad):
-        raise DataError(
-            f"with weights= the trials, the response must be proportions between 0 and 1; row "
-            f"{bad[0]} has {y[bad[0]]:g}. For numbers of successes use trials= or "
-            "cbind(successes, failures)"
-        )
-    counts = y * m
-    whole = np.round(counts)
-    return np.where(np.abs(counts - whole) < 1e-6 * np.maximum(1.0, m), whole, counts)
-
-
-def _without_constant(X: FloatArray, names: tuple[str, ...], kind: str) -> IntArray:
-    """Columns of X; of an ordinal response those that the thresholds do not stand for."""
-    every = np.arange(X.shape[1])
-    if kind != "ordinal" or not X.shape[1]:
-        return every
-    keep = np.array([j for j in every if not (X[:, j].min() == X[:, j].max())], dtype=int)
-    with_one = np.column_stack([np.ones(len(X)), X[:, keep]])
-    kept = working_basis(with_one, np.zeros(len(X)), None).kept
-    dropped = [names[keep[j - 1]] for j in range(1, len(keep) + 1) if j not in set(kept.tolist())]
-    if dropped:
-        warn_user(
-            "columns of the fixed-effects design that the thresholds and the other columns stand "
-            f"for were left out: {', '.join(dropped)}",
-            RankDeficiencyWarning,
-        )
-    return np.asarray(keep[kept[kept > 0] - 1])
-
-
-def _thresholds(y: FloatArray, categories: AnyArray | None) -> tuple[Further, ...]:
-    """The thresholds above and below every row's category."""
-    n, code = len(y), y.astype(int)
-    J = int(code.max()) + 1 if categories is None else len(categories)
-    labels = [str(c) for c in (range(J) if categories is None else categories)]
-    names = tuple(f"{a}|{b}" for a, b in zip(labels[:-1], labels[1:], strict=True))
-    rows, out = np.arange(n), []
-    for name, place, end in (("upper", code, J - 1), ("lower", code - 1, -1)):
-        inner = (place >= 0) & (place < J - 1)
-        data = (np.ones(int(inner.sum())), (rows[inner], place[inner]))
-        offset = np.where(place == end, np.inf if name == "upper" else -np.inf, 0.0)
-        design = sp.csr_array(data, shape=(n, J - 1))
-        out.append(Further(name, slice(0, J - 1), design, offset, names))
-    return tuple(out)
-
-
-def _labels(built: BuiltDesign, name: str, design: FloatArray | None) -> tuple[str, ...]:
-    info = built.spec.further.get(name)
-    if info is not None:
-        return tuple(info.column_names)
-    if design is None or design.shape[1] == 1:
-        return ("Intercept",)
-    return tuple(f"{name}{j}" for j in range(1, design.shape[1] + 1))
-
-
-def _checked_start(start: Any, length: int) -> FloatArray | None:
-    if start is None:
-        return None
-    x = np.asarray(start, dtype=float)
-    if x.shape != (length,) or not np.isfinite(x).all():
-        raise DataError(f"start must hold {length} finite numbers, the x of another fit's opt")
-    return x
 
 
 mixedglm = MixedGLM.from_formula

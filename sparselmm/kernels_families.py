@@ -9,10 +9,8 @@ depends on the data alone. The NumPy twins are in :mod:`sparselmm.likelihood.lap
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import erfc, exp, expm1, lgamma, log, log1p, sqrt
+from math import exp, log1p
 from typing import Any
-
-import numpy as np
 
 from sparselmm._typing import FloatArray
 from sparselmm.kernels import compiled

@@ -11,6 +11,7 @@ from glmm_cases import FITS, data_of
 from registry import block, term
 
 import sparselmm
+from sparselmm.generalized_arguments import thresholds
 from sparselmm.likelihood.laplace import rows as laplace_rows
 from sparselmm.likelihood.laplace.data import Further, GeneralData
 from sparselmm.likelihood.laplace.deviance import LaplaceDeviance
@@ -68,14 +69,16 @@ def data(name, link=None, kind="slopes", zeros=None, weighted=False):
         family = zeros(family)
         y = y * (rng.random(N) < 0.7)
     if name == "ordinal":
-        further = sparselmm.generalized._thresholds(y, None)
+        further = thresholds(y, None)
     else:
         D = np.column_stack([np.ones(N), rng.normal(size=N)])
         further, first = [], 0
         for part in family.further:
             width = 2 if part == "dispersion" else 1
             columns = slice(first, first + width)
-            further.append(Further(part, columns, D if width == 2 else None, None, ("a", "b")[:width]))
+            further.append(
+                Further(part, columns, D if width == 2 else None, None, ("a", "b")[:width])
+            )
             first += width
         further = tuple(further)
     weights = rng.integers(0, 3, N).astype(float) if weighted else None
@@ -166,12 +169,12 @@ def test_quadrature_is_the_integral(name):
     codes, total = own.terms[0].codes, 0.0
     for j in range(own.terms[0].n_levels):
         inside = codes == j
+        shift = own.jet(fixed, phi, slice(0, N), False).f[inside].sum()
 
-        def integrand(u, inside=inside):
+        def integrand(u, inside=inside, shift=shift):
             f = own.jet(fixed + theta[0] * u, phi, slice(0, N), False).f
             return np.exp(f[inside].sum() - shift - 0.5 * u * u) / np.sqrt(2 * np.pi)
 
-        shift = own.jet(fixed, phi, slice(0, N), False).f[inside].sum()
         total += shift + np.log(si.quad(integrand, -9, 9, epsabs=0, epsrel=1e-11, limit=200)[0])
     brute = -2 * (total + own.constant())
     assert deviance.value(x) == pytest.approx(brute, abs=1e-5)
@@ -252,7 +255,9 @@ def test_gaussian_identity_is_the_linear_model():
     sd = linear.varcorr.sdcor[:2].to_numpy()
     np.testing.assert_allclose(general.varcorr.sdcor[:2], sd, rtol=1e-4)
     assert np.exp(general.dispersion_params.iloc[0]) == pytest.approx(linear.sigma, rel=1e-5)
-    np.testing.assert_allclose(general.ranef["Subject"], linear.ranef["Subject"], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(
+        general.ranef["Subject"], linear.ranef["Subject"], rtol=1e-3, atol=1e-3
+    )
     np.testing.assert_allclose(
         general.ranef_var["Subject"], linear.ranef_var["Subject"], rtol=1e-3, atol=1e-3
     )
@@ -263,7 +268,9 @@ def test_weights_of_a_gaussian_are_those_of_the_linear_model():
     diet = diet.dropna(subset=["Weight"]).head(300)
     w = 1.0 / diet.Time
     linear = sparselmm.mixedlm("Weight ~ Time + (1 | Pig)", diet, weights=w).fit(reml=False)
-    general = sparselmm.mixedglm("Weight ~ Time + (1 | Pig)", diet, family="gaussian", weights=w).fit()
+    general = sparselmm.mixedglm(
+        "Weight ~ Time + (1 | Pig)", diet, family="gaussian", weights=w
+    ).fit()
     assert general.llf == pytest.approx(linear.llf, abs=1e-7)
 
 

@@ -146,7 +146,9 @@ def test_no_tail_loses_its_digits(link):
     eta = np.array([-40.0, -25.0, -8.0, 3.0, 8.0, 20.0]) if link != "cloglog" else np.array(
         [-40.0, -25.0, -8.0, 1.0, 2.0, 3.0]
     )  # fmt: skip
-    law = {"logit": st.logistic, "probit": st.norm, "cauchit": st.cauchy, "cloglog": st.gumbel_l}[link]
+    law = {"logit": st.logistic, "probit": st.norm, "cauchit": st.cauchy, "cloglog": st.gumbel_l}[
+        link
+    ]
     family = FAMILIES["binomial"](link)
     one = np.ones(6)
     success, failure = (family.jet(y * one, one, eta) for y in (1.0, 0.0))

@@ -68,9 +68,11 @@ def columns(fit, names):
 
     def plain(name):
         name = name.replace("(Intercept)", "Intercept").replace("**", "^").replace("[T.", "")
-        return "".join(c for c in name if c not in "[]() C") .replace("factor", "")
+        return "".join(c for c in name if c not in "[]() C").replace("factor", "")
 
-    ours = [":".join(sorted(plain(part) for part in str(n).split(":"))) for n in fit.fe_params.index]
+    ours = [
+        ":".join(sorted(plain(part) for part in str(n).split(":"))) for n in fit.fe_params.index
+    ]
     return [ours.index(":".join(sorted(plain(part) for part in n.split(":")))) for n in names]
 
 
@@ -95,7 +97,9 @@ def test_exact_optimum(name):
     np.testing.assert_allclose(np.abs(fit.theta), np.abs(truth["theta"]), atol=1e-4)
 
 
-@pytest.mark.parametrize("name", [n for n in EXACT if "observed_curvature" not in exact(n)["exact"]])
+@pytest.mark.parametrize(
+    "name", [n for n in EXACT if "observed_curvature" not in exact(n)["exact"]]
+)
 def test_exact_standard_errors(name):
     record, fit = exact(name), exact_fit_of(name)
     order = columns(fit, record["fixef_names"])

@@ -162,7 +162,9 @@ def test_drop1(fit):
         data_of("cbpp").assign(p2=lambda d: d.period == 2, p3=lambda d: d.period == 3),
     ).fit()
     table = fit.drop1()
-    assert table.loc["C(period)[T.4]", "chisq"] == pytest.approx(2 * (fit.llf - without.llf), abs=1e-5)
+    assert table.loc["C(period)[T.4]", "chisq"] == pytest.approx(
+        2 * (fit.llf - without.llf), abs=1e-5
+    )
 
 
 # ----------------------------------------------------------------------------- prediction
@@ -234,14 +236,10 @@ def test_offsets():
     frame = data_of("grouseticks").assign(area=lambda d: np.log(1.0 + d.index % 4))
     formula = "TICKS ~ cHEIGHT + offset(area) + (1 | BROOD)"
     one = mixedglm(formula, frame, family="poisson").fit()
-    other = mixedglm(
-        "TICKS ~ cHEIGHT + (1 | BROOD)", frame, family="poisson", offset="area"
-    ).fit()
+    other = mixedglm("TICKS ~ cHEIGHT + (1 | BROOD)", frame, family="poisson", offset="area").fit()
     assert one.llf == pytest.approx(other.llf, abs=1e-8)
     shifted = frame.assign(area=frame.area + 1.0).head(5)
-    np.testing.assert_allclose(
-        one.predict(shifted), np.e * one.predict(frame.head(5)), rtol=1e-8
-    )
+    np.testing.assert_allclose(one.predict(shifted), np.e * one.predict(frame.head(5)), rtol=1e-8)
     with pytest.raises(sparselmm.FormulaError, match="area"):
         one.predict(frame.drop(columns="area"))
     array = mixedglm(

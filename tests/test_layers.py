@@ -29,15 +29,15 @@ LAYERS = (  # every module, lowest first; imports go downwards or sideways, neve
     "penalized fitting progress contrasts holders compat cloning",
     "labels prediction storage summary tables plots plots_diagnostics",
     "results regularized",
-    "model generalized datasets",
+    "model generalized_arguments generalized generalized_command datasets",
     "__init__ __main__",
 )
 HOMES = {  # modules that may import these packages; every other package may be imported anywhere
     "sksparse": "cholesky",
     "numba": "kernels",
     "patsy": "formula",
-    "pandas": "formula contrasts holders labels prediction results model generalized summary tables datasets"
-    " plots __main__",
+    "pandas": "formula contrasts holders labels prediction results model generalized"
+    " generalized_arguments summary tables datasets plots __main__",
 }
 
 ROOT = Path(__file__).parent.parent

@@ -13,7 +13,7 @@ from patsy import EvalEnvironment
 from sparselmm._typing import AnyArray, FloatArray
 from sparselmm.exceptions import DataError, FormulaError
 from sparselmm.formula.bars import parse_formula
-from sparselmm.formula.expressions import names_in, plain_column
+from sparselmm.formula.expressions import plain_column
 from sparselmm.formula.factors import factorize
 from sparselmm.formula.kinds import BOOLEANS, CATEGORIES, TEXT, kind_of
 from sparselmm.formula.namespace import Namespace, used_columns, with_r_names
@@ -186,9 +186,7 @@ def _codes(column: pd.Series, kind: str) -> tuple[FloatArray, AnyArray]:
     return np.where(codes < 0, np.nan, codes), labels
 
 
-def _ordinal(
-    column: pd.Series, name: str, kind: str
-) -> tuple[FloatArray | None, AnyArray | None]:
+def _ordinal(column: pd.Series, name: str, kind: str) -> tuple[FloatArray | None, AnyArray | None]:
     """Categories from 0; every category between the lowest and the highest occurs."""
     if kind in (TEXT, CATEGORIES, BOOLEANS):
         codes, labels = _codes(column, kind)
@@ -229,4 +227,3 @@ def _ordinal(
             "threshold cannot be estimated; leave the category out, or merge it with its neighbour"
         )
     return codes, labels
-

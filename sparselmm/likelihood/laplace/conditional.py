@@ -52,7 +52,11 @@ class ConditionalEngine(ProfiledDeviance):
         C = np.eye(basis.rank + 1)
         cross = CrossProducts(own.sizes, pairs, B, C, basis, own.n, 0.0)
         self._x, self._value = np.array(x), point.value
-        self._theta, self._u, self._gamma = np.array(theta), point.mode.u, deviance.parameters.split(x)[1]
+        self._theta, self._u, self._gamma = (
+            np.array(theta),
+            point.mode.u,
+            deviance.parameters.split(x)[1],
+        )
         self._information = _root_of_inverse(vcov)
         solver = BlockSolver(cross, deviance.strategy)
         super().__init__(cross, deviance.covariance, solver, reml=False, known_scale=1.0)

@@ -104,7 +104,9 @@ class GeneralData:
 
     def trials(self, rows: slice) -> FloatArray:
         """``m`` of some rows."""
-        return self.m[rows] if len(self.m) == self.n else np.broadcast_to(self.m, self.y[rows].shape)
+        return (
+            self.m[rows] if len(self.m) == self.n else np.broadcast_to(self.m, self.y[rows].shape)
+        )
 
     def jet(self, eta: FloatArray, phi: FloatArray, rows: slice, extra: bool) -> Jet:
         """Log-likelihoods of some rows and their derivatives."""
@@ -220,4 +222,6 @@ class Passes:
         m = data.m[rows] if len(data.m) == data.n else data.m
         weights = np.zeros(0) if data.weights is None else data.weights[rows]
         d = data.further[0].values(phi, rows) if data.further else np.zeros(1)
-        return self.loop(data.y[rows], m, weights, eta, d, self.g[rows], self.w[rows], self.dw[rows])
+        return self.loop(
+            data.y[rows], m, weights, eta, d, self.g[rows], self.w[rows], self.dw[rows]
+        )

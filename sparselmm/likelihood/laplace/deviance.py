@@ -13,7 +13,8 @@ adds through the weights: with ``B = Z'WQ``, ``K = G Lambda'B``, ``S = Q'WQ - B'
 ``g_k = E_k u + Lambda E_k'Z'g``,
 
     H_bb = 2 S,   H_bk = 2 (B'g_k - K'Lambda'A g_k),   H_kl = Q_kl + H_kb (2S)^-1 H_bl / 2,
-    Q = g'A g - (Lambda'A g)'G (Lambda'A g),   H_pp = -2 sum l_pp - 2 (Lambda'Z'g_p)'G (Lambda'Z'g_p)
+    Q = g'A g - (Lambda'A g)'G (Lambda'A g),
+    H_pp = -2 sum l_pp - 2 (Lambda'Z'g_p)'G (Lambda'Z'g_p)
 
 and so on, to which comes the exact curvature of ``lambda -> lambda lambda'``.
 """
@@ -239,13 +240,14 @@ class LaplaceDeviance:
             2.0 * traces[i]
             + D1[part].reshape(l, k).T @ point.mode.u[part].reshape(l, k)
             + D2[part].reshape(l, k).T @ s[part].reshape(l, k)
-            for i, (part, (k, l)) in enumerate(zip(self.cross.slices, self.cross.sizes, strict=True))
+            for i, (part, (k, l)) in enumerate(
+                zip(self.cross.slices, self.cross.sizes, strict=True)
+            )
         ]
         theta, _, phi = self.parameters.split(point.x)
         further = self._further(point, phi, tau, spread)
-        gradient = np.concatenate([
-            self.covariance.tangent_vector(theta, blocks_), self.fixed.products(tilde), further.slope
-        ])  # fmt: skip
+        by_theta = self.covariance.tangent_vector(theta, blocks_)
+        gradient = np.concatenate([by_theta, self.fixed.products(tilde), further.slope])
         H = self._curvature(point, S, B, LB, K, further)
         self._bend(H, point, theta, blocks_)
         return Model(gradient, H, S)
@@ -271,9 +273,9 @@ class LaplaceDeviance:
                 mixed = part.scaled(e, rows)
                 sums.XG[:, part.columns] += Q.T @ mixed
                 for c, column in enumerate(mixed.T, part.columns.start):
-                    own = np.zeros(self.random.q)
-                    self.random.add_products(np.ascontiguousarray(column), rows, own)
-                    sums.ZG[:, c] += own
+                    product = np.zeros(self.random.q)
+                    self.random.add_products(np.ascontiguousarray(column), rows, product)
+                    sums.ZG[:, c] += product
                 for j, other in enumerate(data.further[: i + 1]):
                     own = (jet.aa or {}).get((j, i))
                     if own is None:
@@ -450,6 +452,6 @@ def _regular_solve(S: FloatArray, x: FloatArray) -> FloatArray:
     if not len(S):
         return x
     try:
-        return np.linalg.solve(S, x)
+        return np.asarray(np.linalg.solve(S, x))
     except np.linalg.LinAlgError:
         return np.asarray(np.linalg.lstsq(S, x, rcond=None)[0])

@@ -71,6 +71,7 @@ class _Base:
     further: ClassVar[tuple[str, ...]] = ()
 
     def constant(self, y: FloatArray, m: FloatArray) -> FloatArray:
+        """See `Family`."""
         return np.zeros(len(y))
 
 
@@ -90,11 +91,13 @@ class Binomial(_Base):
     links: ClassVar[tuple[str, ...]] = DISTRIBUTIONS
 
     def constant(self, y: FloatArray, m: FloatArray) -> FloatArray:
+        """See `Family`."""
         return _choose(m, y)
 
     def jet(
         self, y: FloatArray, m: FloatArray, eta: FloatArray, further: Any = (), extra: bool = False
     ) -> Jet:  # fmt: skip
+        """See `Family`."""
         at, no = distribution(self.link, eta), m - y
         if self.link == "logit":
             v = m * at.F * at.upper
@@ -124,12 +127,14 @@ class BetaBinomial(_Base):
     further: ClassVar[tuple[str, ...]] = ("dispersion",)
 
     def constant(self, y: FloatArray, m: FloatArray) -> FloatArray:
+        """See `Family`."""
         return _choose(m, y)
 
     def jet(
         self, y: FloatArray, m: FloatArray, eta: FloatArray, further: tuple[FloatArray, ...],
         extra: bool = False,
     ) -> Jet:  # fmt: skip
+        """See `Family`."""
         at, phi = distribution(self.link, eta), np.exp(further[0])
         p, q = np.maximum(at.F, 1e-300), np.maximum(at.upper, 1e-300)
         A, B = rising(y, p * phi), rising(m - y, q * phi)
@@ -158,6 +163,7 @@ class Beta(_Base):
         self, y: FloatArray, m: FloatArray, eta: FloatArray, further: tuple[FloatArray, ...],
         extra: bool = False,
     ) -> Jet:  # fmt: skip
+        """See `Family`."""
         at, f = distribution(self.link, eta), np.exp(further[0])
         mu = np.clip(at.F, 1e-300, None)
         nu = np.clip(at.upper, 1e-300, None)
@@ -187,11 +193,13 @@ class Poisson(_Base):
     links: ClassVar[tuple[str, ...]] = ("log", "identity", "sqrt")
 
     def constant(self, y: FloatArray, m: FloatArray) -> FloatArray:
+        """See `Family`."""
         return -np.asarray(ss.gammaln(y + 1))
 
     def jet(
         self, y: FloatArray, m: FloatArray, eta: FloatArray, further: Any = (), extra: bool = False
     ) -> Jet:  # fmt: skip
+        """See `Family`."""
         x, slopes = log_mean(self.link, eta)
         mu = np.exp(x)
         return _linked(Jet(y * x - mu, y - mu, -mu, -mu), slopes)
@@ -206,12 +214,14 @@ class NegativeBinomial1(_Base):
     further: ClassVar[tuple[str, ...]] = ("dispersion",)
 
     def constant(self, y: FloatArray, m: FloatArray) -> FloatArray:
+        """See `Family`."""
         return -np.asarray(ss.gammaln(y + 1))
 
     def jet(
         self, y: FloatArray, m: FloatArray, eta: FloatArray, further: tuple[FloatArray, ...],
         extra: bool = False,
     ) -> Jet:  # fmt: skip
+        """See `Family`."""
         x, slopes = log_mean(self.link, eta)
         d = further[0]
         mu, alpha = np.exp(x), np.exp(d)
@@ -226,9 +236,7 @@ class NegativeBinomial1(_Base):
             a = ((-R[1] - y * share - mu * h1, -R[2] - mu * h1, -R[3] - mu * h1),)
             aa = {(0, 0): R[2] - y * share / (1 + alpha) - mu * h2}
         value = R[0] + y * (x - np.log1p(alpha)) - mu * h
-        return _linked(
-            Jet(value, R[1] + y - mu * h, R[2] - mu * h, R[3] - mu * h, a, aa), slopes
-        )
+        return _linked(Jet(value, R[1] + y - mu * h, R[2] - mu * h, R[3] - mu * h, a, aa), slopes)
 
 
 @dataclass(frozen=True)
@@ -240,12 +248,14 @@ class NegativeBinomial2(_Base):
     further: ClassVar[tuple[str, ...]] = ("dispersion",)
 
     def constant(self, y: FloatArray, m: FloatArray) -> FloatArray:
+        """See `Family`."""
         return -np.asarray(ss.gammaln(y + 1))
 
     def jet(
         self, y: FloatArray, m: FloatArray, eta: FloatArray, further: tuple[FloatArray, ...],
         extra: bool = False,
     ) -> Jet:  # fmt: skip
+        """See `Family`."""
         x, slopes = log_mean(self.link, eta)
         d = further[0]
         k, p, q = np.exp(d), ss.expit(x - d), ss.expit(d - x)
@@ -272,12 +282,14 @@ class Gamma(_Base):
     further: ClassVar[tuple[str, ...]] = ("dispersion",)
 
     def constant(self, y: FloatArray, m: FloatArray) -> FloatArray:
+        """See `Family`."""
         return -np.log(y)
 
     def jet(
         self, y: FloatArray, m: FloatArray, eta: FloatArray, further: tuple[FloatArray, ...],
         extra: bool = False,
     ) -> Jet:  # fmt: skip
+        """See `Family`."""
         x, slopes = log_mean(self.link, eta)
         nu = np.exp(-2.0 * further[0])
         log_q = np.log(y) - x
@@ -303,12 +315,14 @@ class InverseGaussian(_Base):
     further: ClassVar[tuple[str, ...]] = ("dispersion",)
 
     def constant(self, y: FloatArray, m: FloatArray) -> FloatArray:
+        """See `Family`."""
         return -_HALF_LOG_TAU - 1.5 * np.log(y)
 
     def jet(
         self, y: FloatArray, m: FloatArray, eta: FloatArray, further: tuple[FloatArray, ...],
         extra: bool = False,
     ) -> Jet:  # fmt: skip
+        """See `Family`."""
         x, slopes = log_mean(self.link, eta)
         d = further[0]
         lam, Q = np.exp(-2.0 * d), np.exp(-x)
@@ -331,12 +345,14 @@ class Gaussian(_Base):
     further: ClassVar[tuple[str, ...]] = ("dispersion",)
 
     def constant(self, y: FloatArray, m: FloatArray) -> FloatArray:
+        """See `Family`."""
         return 0.5 * np.log(np.where(m > 0, m, 1.0)) - _HALF_LOG_TAU * (m > 0)
 
     def jet(
         self, y: FloatArray, m: FloatArray, eta: FloatArray, further: tuple[FloatArray, ...],
         extra: bool = False,
     ) -> Jet:  # fmt: skip
+        """See `Family`."""
         mu, *slopes = mean_slopes(self.link, eta)
         d, live = further[0], m > 0
         v = m * np.exp(-2.0 * d)
@@ -366,6 +382,7 @@ class Ordinal(_Base):
         self, y: FloatArray, m: FloatArray, eta: FloatArray, further: tuple[FloatArray, ...],
         extra: bool = False,
     ) -> Jet:  # fmt: skip
+        """See `Family`."""
         h, k = further[0] - eta, further[1] - eta
         P, (h1, h2, h3), (k1, k2, k3) = interval(self.link, h, k)
         e1, e2, e3 = k1 - h1, h2 - k2, k3 - h3

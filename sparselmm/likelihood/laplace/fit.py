@@ -1,4 +1,4 @@
-"""A fit of a generalized model: start, search, other starts, separation, covariance of estimates."""
+"""A fit of a generalized model: searches, separation, covariance of estimates."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def _others(
     returned = 0
     for place, x in enumerate(_starting_points(search.deviance, best.x)):
         spent = len(search.history) - before
-        if number is None and (spent >= allowed or returned == 2 and best.converged):
+        if number is None and (spent >= allowed or (returned == 2 and best.converged)):
             break
         if number is not None and place == number:
             break

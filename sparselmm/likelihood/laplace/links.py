@@ -1,7 +1,7 @@
 """Links: how the predictor becomes a mean.
 
 A mean between zero and one is a distribution function of the predictor; what rows need of it is
-``log F``, ``log(1 - F)``, the ratios ``f / F`` and ``f / (1 - F)``, and the derivatives of ``log f``,
+``log F``, ``log(1 - F)``, the ratios ``f / F`` and ``f / (1 - F)``, and derivatives of ``log f``,
 each without loss of digits in either tail. A positive mean enters by its logarithm, which is the
 predictor or a multiple of its logarithm.
 """

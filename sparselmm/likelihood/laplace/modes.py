@@ -72,8 +72,8 @@ class ModeFinder:
 
     def refill(self, w: FloatArray) -> None:
         """New values of A on its pattern."""
-        for pair, fill in self.fills.items():
-            fill.fill(w, self.cross.pairs[pair].data)
+        for key, fill in self.fills.items():
+            fill.fill(w, self.cross.pairs[key].data)
         layout = self.solver.layout
         if layout.leading is not None:
             for s, pair in layout.outer.items():

@@ -6,6 +6,7 @@ trials, each (m,).
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,7 @@ def categories(family: Any, eta: FloatArray, alpha: FloatArray) -> FloatArray:
     ends = np.concatenate([[-np.inf], alpha, [np.inf]])
     columns = [
         interval(family.link, np.full_like(eta, b) - eta, np.full_like(eta, a) - eta)[0]
-        for a, b in zip(ends[:-1], ends[1:], strict=True)
+        for a, b in pairwise(ends)
     ]
     return np.column_stack(columns)
 

@@ -94,7 +94,9 @@ class Profile:
             if np.isnan(high):
                 rate = (f_low - 0.0) / (low - hat) if low != hat else 1.0 / se
                 step = (target - f_low) / rate if rate > 0 else target * se
-                v = low + np.sign(target) * min(max(abs(step), 0.1 * se), 4.0 * max(se, abs(low - hat)))
+                v = low + np.sign(target) * min(
+                    max(abs(step), 0.1 * se), 4.0 * max(se, abs(low - hat))
+                )
             else:
                 share = (target - f_low) / (f_high - f_low)
                 v = low + min(max(share, 0.05), 0.95) * (high - low)

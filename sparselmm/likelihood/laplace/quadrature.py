@@ -100,7 +100,8 @@ class QuadratureDeviance(LaplaceDeviance):
 
     def _sum(self, x: FloatArray) -> FloatArray:
         """Sums over the rows of every level, (l,)."""
-        return np.bincount(self._codes, x, minlength=self.cross.sizes[0][1])
+        out = np.bincount(self._codes, x, minlength=self.cross.sizes[0][1])
+        return np.asarray(out, dtype=float)
 
     def _lone(self, point: Point) -> float:
         """Log-likelihood of rows that belong to no level."""
@@ -112,9 +113,7 @@ class QuadratureDeviance(LaplaceDeviance):
 
     def _eta(self, point: Point, shift: FloatArray) -> FloatArray:
         """Predictors with every effect moved by ``shift`` (l,)."""
-        return np.asarray(
-            self.passes.eta + point.lams[0][0, 0] * self._values * shift[self._codes]
-        )
+        return np.asarray(self.passes.eta + point.lams[0][0, 0] * self._values * shift[self._codes])
 
     def _nodes(self, point: Point) -> Nodes:
         theta, phi = point.lams[0][0, 0], self.parameters.split(point.x)[2]

@@ -69,9 +69,11 @@ class Listed:
         return Listed(P, sp.csr_array(P.T))
 
     def fill(self, w: FloatArray, data: FloatArray) -> None:
+        """See `Pair`."""
         data[...] = (self.P @ w).reshape(data.shape)
 
     def read(self, G: FloatArray, factor: float, out: FloatArray) -> None:
+        """See `Pair`."""
         out += factor * (self.Pt @ np.ascontiguousarray(G).ravel())
 
 
@@ -84,10 +86,12 @@ class Coded:
     right: FloatArray
 
     def fill(self, w: FloatArray, data: FloatArray) -> None:
+        """See `Pair`."""
         data[...] = 0.0
         loops.fill_pair(self.places, self.left, self.right, w, data)
 
     def read(self, G: FloatArray, factor: float, out: FloatArray) -> None:
+        """See `Pair`."""
         G = np.ascontiguousarray(G)
         loops.read_pair(self.places, self.left, self.right, G, factor, out)
 
@@ -105,6 +109,7 @@ class Full:
         return self.pair.coordinates(0, 0)
 
     def fill(self, w: FloatArray, data: FloatArray) -> None:
+        """See `Pair`."""
         total = np.zeros((self.Zs.shape[1], self.Zt.shape[1]))
         for rows in blocks(len(w)):
             right = self.Zt[rows].toarray() * w[rows, None]
@@ -112,6 +117,7 @@ class Full:
         data[...] = total[self._entries]
 
     def read(self, G: FloatArray, factor: float, out: FloatArray) -> None:
+        """See `Pair`."""
         full = np.zeros((self.Zs.shape[1], self.Zt.shape[1]))
         full[self._entries] = G
         for rows in blocks(len(out)):
@@ -158,7 +164,7 @@ class RandomRows:
         left, right = self.terms[s], self.terms[t]
         if self.compiled and left.codes is not None and right.codes is not None:
             if s == t:
-                places = left.codes.astype(np.int32, copy=False)
+                places: IntArray = left.codes.astype(np.int32, copy=False)
             else:
                 places = loops.places_of(pair.indptr, pair.rows, left.codes, right.codes)
             return Coded(places, _values(left), _values(right))

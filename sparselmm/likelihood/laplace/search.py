@@ -227,7 +227,7 @@ class GeneralSearch:
     def _guess(self, x: FloatArray, step: FloatArray, trial: FloatArray) -> FloatArray | None:
         """Where the mode at ``trial`` should be; None after a step that was refused."""
         point = self.deviance._point
-        if point is None or point.x is not x and not np.array_equal(point.x, x):
+        if point is None or (point.x is not x and not np.array_equal(point.x, x)):
             return None
         try:
             return self.deviance.predicted(x, step, trial)

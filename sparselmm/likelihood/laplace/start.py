@@ -83,7 +83,7 @@ def _fixed_only(deviance: LaplaceDeviance, phi: FloatArray) -> tuple[FloatArray,
     offset = 0.0 if data.offset is None else data.offset
     eta = first_predictors(data)
     gamma = fixed.products(eta - offset)
-    if data.family.link in POWERS and data.family.link != "identity" or _needs_positive(data):
+    if (data.family.link in POWERS and data.family.link != "identity") or _needs_positive(data):
         gamma = _positive(deviance, gamma, eta - offset)
     value = _value(deviance, gamma, phi)
     for _ in range(STEPS):

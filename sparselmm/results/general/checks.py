@@ -126,8 +126,8 @@ class CheckResults(GeneralBase):
                 "estimates and standard errors mean nothing",
             )  # fmt: skip
         elif not opt.converged:
-            yield Finding("convergence", "problem", opt.message,
-                          "Do not use the estimates; scale covariates, or simplify the model")  # fmt: skip
+            advice = "Do not use the estimates; scale covariates, or simplify the model"
+            yield Finding("convergence", "problem", opt.message, advice)
         for name in pure_levels(self.deviance.data):
             yield Finding(
                 "pure levels", "warning",
@@ -135,8 +135,8 @@ class CheckResults(GeneralBase):
                 "Its variance is hardly bounded above; use fewer levels or more rows per level",
             )  # fmt: skip
         for name in self.singular_terms:  # type: ignore[attr-defined]
-            yield Finding("singular", "warning", f"the covariance of {name!r} is singular",
-                          "A variance is zero or a correlation one: a simpler term fits as well")  # fmt: skip
+            advice = "A variance is zero or a correlation one: a simpler term fits as well"
+            yield Finding("singular", "warning", f"the covariance of {name!r} is singular", advice)
         for term in self.built.design.terms:
             if term.block is None and term.n_levels < FEW_LEVELS:
                 yield Finding(
@@ -204,4 +204,3 @@ def _poisson_tail(seen: int, expected: float) -> float:
         term *= expected / k
         total += term
     return 1.0 - total
-

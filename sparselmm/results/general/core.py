@@ -81,8 +81,11 @@ class MixedGLMResults(
     0.371
     """
 
+    deviance: Any
+    opt: Any
+
     def __init__(self, model: Any, deviance: LaplaceDeviance, opt: Optimum):
-        self.model, self.deviance, self.opt = model, deviance, opt  # type: ignore[assignment]
+        self.model, self.deviance, self.opt = model, deviance, opt
         self.built = model.built
         self.family = model.family
         arrays = model.built.spec.formula is None
@@ -243,7 +246,7 @@ class MixedGLMResults(
 
     @property
     def tvalues(self) -> pd.Series:
-        """z statistics of `params`."""
+        """Z statistics of `params`."""
         return self.params / self.bse
 
     @property

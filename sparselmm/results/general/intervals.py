@@ -151,7 +151,9 @@ class IntervalResults(GeneralBase):
                 zeta, _ = profile.zeta(held[name], 0.0, self.opt.x)
             chisq = zeta**2
             rows[name] = (chisq, 1, float(st.chi2.sf(chisq, 1)), self.aic + chisq - 2.0)  # type: ignore[attr-defined]
-        return pd.DataFrame.from_dict(rows, orient="index", columns=["chisq", "df", "pvalue", "aic"])
+        return pd.DataFrame.from_dict(
+            rows, orient="index", columns=["chisq", "df", "pvalue", "aic"]
+        )
 
 
 def compare_general(results: Sequence[Any], names: Sequence[str]) -> pd.DataFrame:
@@ -185,4 +187,3 @@ def compare_general(results: Sequence[Any], names: Sequence[str]) -> pd.DataFram
         table[names[i]] = row
         before = own
     return pd.DataFrame.from_dict(table, orient="index")
-

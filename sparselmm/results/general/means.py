@@ -98,7 +98,7 @@ class MeanResults(GeneralBase):
 
     def emmeans(
         self, specs: Any, by: Any = None, at: Mapping[str, Any] | None = None, *,
-        type: str = "response", weights: str = "equal", alpha: float = 0.05,  # noqa: A002
+        type: str = "response", weights: str = "equal", alpha: float = 0.05,
     ) -> GeneralMeans:  # fmt: skip
         """Estimated marginal means, random effects at zero.
 
@@ -149,7 +149,12 @@ class MeanResults(GeneralBase):
         return GeneralMeans(frame, type, means, V, eta, self.family.link, alpha)
 
     def _mean_frame(
-        self, means: MarginalMeans, eta: FloatArray, se: FloatArray, type: str, alpha: float  # noqa: A002
+        self,
+        means: MarginalMeans,
+        eta: FloatArray,
+        se: FloatArray,
+        type: str,
+        alpha: float,
     ) -> pd.DataFrame:
         z = float(-ndtri(alpha / 2.0))
         low, high = eta - z * se, eta + z * se

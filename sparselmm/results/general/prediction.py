@@ -95,7 +95,7 @@ class PredictionResults(GeneralBase):
     # ------------------------------------------------------------------------ prediction
 
     def predict(
-        self, exog: Any = None, type: str = "response", random: str | bool = "conditional", *,  # noqa: A002
+        self, exog: Any = None, type: str = "response", random: str | bool = "conditional", *,
         interval: bool = False, alpha: float = 0.05, unseen: str = "error", groups: Any = None,
         exog_re: Any = None, exog_vc: Any = None, offset: Any = None, z_terms: Any = None,
     ) -> Any:  # fmt: skip
@@ -193,9 +193,7 @@ class PredictionResults(GeneralBase):
         H, spread = None, np.zeros(len(eta))
         if kind == "conditional":
             labels = level_labels(built, given, arrays["groups"])
-            eta = eta + new_random_part(
-                built.design.terms, new, numbers.b, on, unseen, labels
-            )
+            eta = eta + new_random_part(built.design.terms, new, numbers.b, on, unseen, labels)
             terms = tuple(masked(t, part) for t, part in zip(new.terms, on, strict=True))
             H = assemble_z(terms, len(eta))
         if kind == "average":
@@ -228,7 +226,7 @@ class PredictionResults(GeneralBase):
             total += weight * moments.mean(self.family, eta + node * rows.spread, further)
         return total
 
-    def _probabilities(self, rows: NewRows, type: str, ordinal: bool, interval: bool) -> Any:  # noqa: A002
+    def _probabilities(self, rows: NewRows, type: str, ordinal: bool, interval: bool) -> Any:
         if not ordinal:
             raise DataError("type='probability' is for ordinal responses; a binomial response has "
                             "type='response'")  # fmt: skip
@@ -261,7 +259,7 @@ class PredictionResults(GeneralBase):
             out = out + conditional_forms(working.deviance, theta, H)
         return np.sqrt(out)
 
-    def _interval(self, rows: NewRows, value: FloatArray, type: str, alpha: float) -> pd.DataFrame:  # noqa: A002
+    def _interval(self, rows: NewRows, value: FloatArray, type: str, alpha: float) -> pd.DataFrame:
         z = float(-ndtri(alpha / 2.0))
         se_link = self._link_se(rows)
         low, high = rows.eta - z * se_link, rows.eta + z * se_link
@@ -291,7 +289,7 @@ class PredictionResults(GeneralBase):
             moved = [
                 tuple(f + s * h * (j == i) for j, f in enumerate(rows.further)) for s in (1, -1)
             ]
-            by = (self._means(rows, rows.eta, moved[0]) - self._means(rows, rows.eta, moved[1]))
+            by = self._means(rows, rows.eta, moved[0]) - self._means(rows, rows.eta, moved[1])
             gradient[:, at : at + design.shape[1]] = (by / (2 * h))[:, None] * design
             at += design.shape[1]
         own = np.einsum("ij,jk,ik->i", gradient, self.numbers.joint, gradient)
@@ -384,4 +382,3 @@ def _frame(
     value: FloatArray, se: FloatArray, low: FloatArray, high: FloatArray
 ) -> pd.DataFrame:  # fmt: skip
     return pd.DataFrame({"mean": value, "se": se, "ci_lower": low, "ci_upper": high})
-

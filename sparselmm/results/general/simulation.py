@@ -119,7 +119,7 @@ class SimulationResults(GeneralBase):
 
     def _statistic(self) -> pd.Series:
         """What is replicated: coefficients and standard deviations or correlations."""
-        own = self.varcorr
+        own = self.varcorr  # type: ignore[attr-defined]
         names = [
             ":".join(str(v) for v in row if v is not None and v == v)
             for row in own[["grp", "var1", "var2"]].itertuples(index=False)
@@ -183,4 +183,5 @@ class GeneralBootstrap:
             "estimate": self.estimate, "bias": self.bias, "se": self.se,
             "ci_lower": ends[0], "ci_upper": ends[1],
         })  # fmt: skip
-        return f"Parametric bootstrap, {len(self.replicates)} replicates, {self.n_failed} failed\n{table}"
+        head = f"Parametric bootstrap, {len(self.replicates)} replicates, {self.n_failed} failed"
+        return f"{head}\n{table}"
