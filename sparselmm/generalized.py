@@ -201,8 +201,8 @@ class MixedGLM:
         >>> data = sparselmm.datasets.load("VerbAgg")
         >>> model = sparselmm.mixedglm(
         ...     "r2 ~ Anger + Gender + (1 | id) + (1 | item)", data, family="binomial")
-        >>> model.fit().fe_params.round(3)["Anger"]
-        0.058
+        >>> print(f"{model.fit().fe_params['Anger']:.3f}")
+        0.057
         """
         env = capture_env(eval_env, above=1)
         chosen = chosen_family(family, link, dispersion, zi, hurdle)

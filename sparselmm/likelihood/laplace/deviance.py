@@ -429,12 +429,10 @@ class LaplaceDeviance:
                 self.unit_roots, strict=True,
             )
         ]  # fmt: skip
-        r = self.fixed.r
-        if r:
-            size = max(float(np.trace(model.S)) / r, 1e-300)
-            S = model.S / max(self.data.n, 1) + 1e-8 * size / max(self.data.n, 1) * np.eye(r)
-            roots.append(np.linalg.cholesky(np.linalg.inv(S)))
-        return block_diagonal([*roots, np.eye(self.data.n_phi)])
+        a, n = self.covariance.n_tangent, max(self.data.n, 1)
+        if self.data.family.name == "ordinal":  # thresholds and the mean of X'beta move together
+            return block_diagonal([*roots, _unit_steps(model.hessian[a:, a:] / (2.0 * n))])
+        return block_diagonal([*roots, _unit_steps(model.S / n), np.eye(self.data.n_phi)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -445,6 +443,15 @@ class _FurtherSums:
     H: FloatArray
     ZG: FloatArray
     XG: FloatArray
+
+
+def _unit_steps(S: FloatArray) -> FloatArray:
+    """Columns of length one in the metric S, whose eigenvalues are made positive."""
+    if not len(S):
+        return S
+    values, vectors = np.linalg.eigh(S)
+    floor = 1e-8 * max(float(np.abs(values).max()), 1e-300)
+    return np.asarray(vectors / np.sqrt(np.maximum(np.abs(values), floor)))
 
 
 def _regular_solve(S: FloatArray, x: FloatArray) -> FloatArray:

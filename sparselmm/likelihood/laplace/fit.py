@@ -28,6 +28,9 @@ SECONDS = 0.1
 MANY = 14
 """Evaluations after which a search leaves doubt."""
 
+LIMIT = 40
+"""Evaluations of a search from another start, but for those at the boundary."""
+
 FEW_ROWS = 150
 """Rows up to which the deviance is often far from quadratic."""
 
@@ -158,6 +161,7 @@ def _others(
             break
         search.place += 1
         search.stop = _returns(search, best)
+        search.allowed = len(search.history) + LIMIT
         end, message, done = search.run(x)
         if message == RETURNED:
             returned += 1

@@ -35,8 +35,14 @@ TOLERANCE = 1e-9
 
 MAX_ITERATIONS = 150
 
+MOST_EVALUATIONS = 300
+"""Evaluations of one search, those of differences and of the boundary included."""
+
+EXACT_LIMIT = 25
+"""Iterations with the exact Hessian, which costs two gradients per parameter."""
+
 LARGEST = 3.0
-"""Largest radius of the trust region."""
+"""Largest radius of the trust region, until the way is straight: see `_Region`."""
 
 NEAR = 0.5
 """Predicted decrease below which a step teaches the curvature along it."""
@@ -115,6 +121,7 @@ class GeneralSearch:
         self.deviance, self.tolerance, self.limit = deviance, tolerance, max_iterations
         self.callback, self.stop = callback, stop
         self.hold: FloatArray | None = None
+        self.allowed = MOST_EVALUATIONS
         self.history: list[Evaluation] = []
         self.place = 0
         self._began = time.perf_counter()
@@ -151,7 +158,7 @@ class GeneralSearch:
         x, value = self._finite(x)
         if not np.isfinite(value):
             return x, "stopped: the log-likelihood is not finite at the start", False
-        model, radius = self._modelled(x), 1.0
+        model, region = self._modelled(x), _Region()
         if model is None:
             return x, "stopped: the gradient is not finite at the start", False
         self.record(x, value, gradient_norm=self._size(model))
@@ -160,9 +167,11 @@ class GeneralSearch:
             slope, bend = basis.T @ model.gradient, basis.T @ model.hessian @ basis
             if _expected_decrease(bend, slope) < self.tolerance:
                 return x, "converged: another step gains less than the tolerance", True
-            if iteration >= PATIENCE:
+            if len(self.history) >= self.allowed:
+                break
+            if PATIENCE <= iteration < PATIENCE + EXACT_LIMIT:
                 bend = self._exact(x, basis, bend)
-            part, predicted = _trust_region_step(bend, slope, radius)
+            part, predicted = _trust_region_step(bend, slope, region.radius)
             step, length = basis @ part, float(np.linalg.norm(part))
             trial = deviance.parameters.retract(x, step)
             after = self.value(trial, self._guess(x, step, trial))
@@ -170,11 +179,8 @@ class GeneralSearch:
             good = bool(ratio > 1e-4 or abs(value - after) < 1e-12 * abs(value))
             new = self._modelled(trial) if good else None
             good = new is not None
-            facts = {"step": length, "ratio": ratio, "radius": radius, "accepted": good}
-            if not (ratio >= 0.25 and good):
-                radius = 0.25 * length
-            elif ratio > 0.75 and length > 0.8 * radius:
-                radius = min(3.0 * radius, LARGEST)
+            facts = {"step": length, "ratio": ratio, "radius": region.radius, "accepted": good}
+            region.update(ratio if good else 0.0, length)
             if not good:
                 self.record(trial, after, **facts)
                 if length < 1e-10:
@@ -187,7 +193,7 @@ class GeneralSearch:
             message = None if self.stop is None else self.stop(x)
             if message is not None:
                 return x, message, False
-        return x, f"stopped: no convergence in {self.limit} iterations", False
+        return x, f"stopped: no convergence in {len(self.history)} evaluations", False
 
     def _modelled(self, x: FloatArray) -> Model | None:
         """The quadratic model at x; None where it is not finite."""
@@ -323,6 +329,23 @@ class GeneralSearch:
             x, value, gradient, hessian, boundary, decrease, good, message, len(self.history),
             tuple(self.history), self.place + 1,
         )  # fmt: skip
+
+
+class _Region:
+    """Radius of the trust region; its limit grows after two steps to the edge that held."""
+
+    def __init__(self) -> None:
+        self.radius, self._straight = 1.0, 0
+
+    def update(self, ratio: float, length: float) -> None:
+        """After a step of a length with a ratio of actual to predicted decrease."""
+        at_edge = length > 0.8 * self.radius
+        self._straight = self._straight + 1 if at_edge and 0.9 < ratio < 1.1 else 0
+        if not ratio >= 0.25:
+            self.radius = 0.25 * length
+        elif ratio > 0.75 and at_edge:
+            limit = LARGEST * 3.0 ** max(self._straight - 2, 0)
+            self.radius = min(3.0 * self.radius, limit)
 
 
 def certificate(

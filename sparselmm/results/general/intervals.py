@@ -54,7 +54,7 @@ class IntervalResults(GeneralBase):
         >>> fit = sparselmm.mixedglm(
         ...     "cbind(incidence, size - incidence) ~ period + (1 | herd)", data).fit()
         >>> fit.confint("sd herd", method="profile").round(2).to_numpy().tolist()
-        [[0.64, 0.35, 1.07]]
+        [[0.64, 0.35, 1.1]]
         """
         if method not in METHODS:
             raise DataError(f"method must be one of {METHODS}, got {method!r}")

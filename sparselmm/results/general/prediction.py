@@ -143,7 +143,7 @@ class PredictionResults(GeneralBase):
         >>> fit = sparselmm.mixedglm(
         ...     "cbind(incidence, size - incidence) ~ period + (1 | herd)", data).fit()
         >>> fit.predict(data.head(2), random="average").round(3).tolist()
-        [0.219, 0.1]
+        [0.216, 0.097]
         """
         kind = self._random_kind(random)
         if type not in TYPES:
