@@ -23,8 +23,11 @@ from sparselmm.base.exceptions import (
 from sparselmm.design import VCSpec
 from sparselmm.design.known_covariance import KnownCovariance, car, pedigree
 from sparselmm.inference.packing import MixedLMParams
+from sparselmm.likelihood.laplace.mixtures import CustomFamily
+from sparselmm.model.mixedglm import MixedGLM, mixedglm
 from sparselmm.model.mixedlm import MixedLM, mixedlm
 from sparselmm.results import MixedLMResults, ModelComparison, ProfileResults, compare
+from sparselmm.results.general.core import MixedGLMResults
 from sparselmm.results.tables.bootstrap import BootstrapResults
 from sparselmm.results.tables.many import ManyResults
 from sparselmm.results.tables.power import PowerResults
@@ -38,12 +41,15 @@ __all__ = [
     "BootstrapResults",
     "BoundaryWarning",
     "ConvergenceWarning",
+    "CustomFamily",
     "DataError",
     "FormulaError",
     "KnownCovariance",
     "ManyResults",
     "MemoryLimitError",
     "MissingDataError",
+    "MixedGLM",
+    "MixedGLMResults",
     "MixedLM",
     "MixedLMParams",
     "MixedLMResults",
@@ -63,6 +69,7 @@ __all__ = [
     "car",
     "compare",
     "datasets",
+    "mixedglm",
     "mixedlm",
     "pedigree",
 ]

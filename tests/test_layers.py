@@ -27,8 +27,8 @@ HOMES = {  # modules that may import these packages; every other package may be 
     "sksparse": "cholesky",
     "numba": "kernels",
     "patsy": "formula",
-    "pandas": "formula contrasts holders labels prediction results model summary tables datasets"
-    " plots __main__",
+    "pandas": "formula contrasts holders labels prediction results model generalized"
+    " generalized_arguments summary tables datasets plots __main__",
 }
 
 ROOT = Path(__file__).parent.parent

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import scipy.linalg as sla
@@ -93,6 +94,13 @@ class VarianceLayout:
         """Packed entries of the terms' (k, k) matrices, (m,)."""
         places = zip(self.terms, self.rows, self.cols, strict=True)
         return np.array([psi[t][i, j] for t, i, j in places], dtype=float)
+
+
+class Sizes(Protocol):
+    """What knows how large the covariates of a term are: cross-products, for example."""
+
+    def rms(self, t: int) -> FloatArray:
+        """Root mean square of each covariate of term t, (k,)."""
 
 
 @dataclass(frozen=True, eq=False)

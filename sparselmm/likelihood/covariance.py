@@ -14,7 +14,7 @@ import numpy as np
 
 from sparselmm.base.types import BoolArray, FloatArray, IntArray, Snapshot
 from sparselmm.design.terms import RandomTerm, Structure
-from sparselmm.factor.crossprod import CrossProducts
+from sparselmm.inference.variances import Sizes
 from sparselmm.likelihood.patterned import PATTERNED, Patterned
 from sparselmm.likelihood.term_covariance import COLLINEAR, TermCovariance
 
@@ -190,7 +190,7 @@ SINGULAR_TOLERANCE = 1e-4
 (the tolerance of lme4's ``isSingular``, made independent of the units of the covariates)."""
 
 
-def singular_terms(cross: CrossProducts, covariance: Covariance, theta: FloatArray) -> BoolArray:
+def singular_terms(cross: Sizes, covariance: Covariance, theta: FloatArray) -> BoolArray:
     """Terms whose estimated covariance matrix is singular, (n_terms,).
 
     A coefficient has no variance when its standard deviation times the root mean square of its

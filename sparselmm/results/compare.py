@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,8 @@ from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.hypotheses.comparison import boundary_pvalue, chi2_pvalue, variances_tested
 from sparselmm.likelihood.engine import ml_minimum
+from sparselmm.results.general.base import GeneralBase
+from sparselmm.results.general.intervals import compare_general
 
 if TYPE_CHECKING:
     from sparselmm.results.core import MixedLMResults
@@ -114,6 +116,9 @@ def compare(
     given = [f"m{i}" for i in range(1, len(results) + 1)] if names is None else list(names)
     if len(given) != len(results) or len(set(given)) != len(given):
         raise DataError(f"names must be {len(results)} different names, got {given}")
+    general = [isinstance(result, GeneralBase) for result in results]
+    if any(general):
+        return _general(results, given, all(general))
     for name, result in zip(given, results, strict=True):
         if result.given.penalized:
             raise DataError(f"{name} is a penalized fit; likelihoods compare only without penalty")
@@ -129,6 +134,17 @@ def compare(
     return ModelComparison(
         _table(rows), method, refitted, {row.name: _formula(row.result) for row in rows}
     )
+
+
+def _general(results: Sequence[Any], names: list[str], every: bool) -> ModelComparison:
+    """The same of generalized models, which have one criterion."""
+    if not every:
+        raise DataError("a linear and a generalized model have different criteria; fit the linear "
+                        "one with mixedglm(family='gaussian')")  # fmt: skip
+    table = compare_general(results, names)
+    table.insert(4, "deviance", -2.0 * table.llf)
+    formulas = {n: r.built.spec.formula or "arrays" for n, r in zip(names, results, strict=True)}
+    return ModelComparison(table, "ML", (), {name: formulas[name] for name in table.index})
 
 
 @dataclass(frozen=True, eq=False)
