@@ -266,7 +266,7 @@ def check_counted_levels(term: RandomTerm, weights: FloatArray | None) -> None:
         )
 
 
-def check_term(term: RandomTerm, n: int, weighted: bool) -> None:
+def check_term(term: RandomTerm, n: int, weighted: bool, generalized: bool = False) -> None:
     """Refuse a term whose variance cannot be estimated from ``n`` rows.
 
     A level per row waits for the fit when there are weights: sigma may be held there.
@@ -277,6 +277,8 @@ def check_term(term: RandomTerm, n: int, weighted: bool) -> None:
             f"{what} has only one level ({_first(term)}); the variance between levels needs at "
             "least two. Use a column that differs between groups, or leave the term out"
         )
+    if generalized:
+        return
     if not weighted:
         check_levels(term, n)
     identified = "autoregressive" in term.structure  # its correlations differ from the residual's
