@@ -366,10 +366,14 @@ def _correlated(
         for lam, unit in zip(covariance.factors(end), roots, strict=True)
     ]
     yield covariance.pick([np.diag(size) for size in sizes])
+    ones = [np.sqrt(np.diag(unit @ unit.T)) for unit in roots]
     most = max(len(size) for size in sizes)
     for signs in islice(product((1.0, -1.0), repeat=most - 1), MOST_SIGNS):
         s = np.array([1.0, *signs])
         yield covariance.pick([_nearly_one(size * s[: len(size)]) for size in sizes])
+        for j in range(min(most, MOST_SIGNS)):  # one coefficient varies most
+            large = np.where(np.arange(most) == j, 10.0, 1.0) * s
+            yield covariance.pick([_nearly_one(one * large[: len(one)]) for one in ones])
 
 
 def _nearly_one(v: FloatArray) -> FloatArray:
