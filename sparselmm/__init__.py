@@ -33,7 +33,10 @@ from sparselmm.results.core import MixedLMResults
 if TYPE_CHECKING:
     from sparselmm import datasets
     from sparselmm.design.known_covariance import KnownCovariance, car, pedigree
+    from sparselmm.likelihood.laplace.mixtures import CustomFamily
+    from sparselmm.model.mixedglm import MixedGLM, mixedglm
     from sparselmm.results.compare import ModelComparison, compare
+    from sparselmm.results.general.core import MixedGLMResults
     from sparselmm.results.tables.bootstrap import BootstrapResults
     from sparselmm.results.tables.many import ManyResults
     from sparselmm.results.tables.power import PowerResults
@@ -43,13 +46,17 @@ if TYPE_CHECKING:
 
 LATE = {
     "BootstrapResults": "results.tables.bootstrap",
+    "CustomFamily": "likelihood.laplace.mixtures",
     "KnownCovariance": "design.known_covariance",
     "ManyResults": "results.tables.many",
+    "MixedGLM": "model.mixedglm",
+    "MixedGLMResults": "results.general.core",
     "ModelComparison": "results.compare",
     "PowerResults": "results.tables.power",
     "ProfileResults": "results.tables.profile",
     "car": "design.known_covariance",
     "compare": "results.compare",
+    "mixedglm": "model.mixedglm",
     "pedigree": "design.known_covariance",
 }
 """Public names whose modules a fit does not need: loaded when first asked for."""
@@ -89,6 +96,7 @@ __all__ = [
     "BootstrapResults",
     "BoundaryWarning",
     "ConvergenceWarning",
+    "CustomFamily",
     "DataError",
     "FileError",
     "FormulaError",
@@ -97,6 +105,8 @@ __all__ = [
     "ManyResults",
     "MemoryLimitError",
     "MissingDataError",
+    "MixedGLM",
+    "MixedGLMResults",
     "MixedLM",
     "MixedLMParams",
     "MixedLMResults",
@@ -117,6 +127,7 @@ __all__ = [
     "compare",
     "datasets",
     "exceptions",
+    "mixedglm",
     "mixedlm",
     "pedigree",
 ]

@@ -31,6 +31,7 @@ from sparselmm import __version__, datasets
 from sparselmm.base.arguments import suggestion
 from sparselmm.base.exceptions import ModelWarning, SparseLMMError, SpecificationWarning
 from sparselmm.likelihood.optimize import SCIPY_METHODS
+from sparselmm.model.generalized_command import add_options, model_of, record_of, refused
 from sparselmm.model.mixedlm import DENSE_LIMIT, MixedLM
 from sparselmm.results import MixedLMResults
 
@@ -188,6 +189,7 @@ def _add_fit(commands: Any) -> None:
     add("--engine", choices=["sparse", "dense"], default="sparse", help="dense: slow, for checks")
     add("--json", metavar="OUT", help="write the estimates to a file; '-' prints them instead")
     add("--plan", action="store_true", help="show what the fit would cost, and stop")
+    add_options(fit)
     shown = fit.add_mutually_exclusive_group()
     shown.add_argument("--progress", action="store_true", help="show every evaluation on stderr")
     shown.add_argument("--quiet", action="store_true", help="never show progress")
@@ -215,6 +217,9 @@ def _check(arguments: argparse.Namespace) -> None:
             f"{option} needs --groups; give its column, or write the term as a bar in the "
             "formula, '... + (x|g)'"
         )
+    wrong = refused(arguments)
+    if wrong is not None:
+        raise CommandError(wrong)
     if arguments.json is not None:
         if arguments.plan:
             raise CommandError("--plan fits nothing, so that --json has nothing to write")
@@ -326,6 +331,9 @@ def _is_whole(column: pd.Series) -> bool:
 
 def _fit(arguments: argparse.Namespace) -> None:
     _check(arguments)
+    if arguments.family is not None:
+        _fit_general(arguments)
+        return
     model = _model(arguments)
     if arguments.plan:
         print(model.plan())
@@ -337,6 +345,26 @@ def _fit(arguments: argparse.Namespace) -> None:
         print(result.summary())
     if arguments.json is not None:
         _write_json(arguments.json, {"data": arguments.data, **record(result, seconds)})
+
+
+def _fit_general(arguments: argparse.Namespace) -> None:
+    model = model_of(arguments, read_data(arguments.data), NO_VARIABLES)
+    start = time.perf_counter()
+    result = model.fit()
+    seconds = time.perf_counter() - start
+    if arguments.json != "-":
+        print(result.summary())
+    if arguments.json is not None:
+        content = record_of(result, seconds, _versions())
+        _write_json(arguments.json, {"data": arguments.data, **content})
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "sparselmm": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in LIBRARIES},
+    }
 
 
 def _model(arguments: argparse.Namespace) -> MixedLM:
@@ -439,11 +467,7 @@ def record(result: MixedLMResults, seconds: float) -> dict[str, Any]:
             ],
         },
         "seconds": seconds,
-        "versions": {
-            "sparselmm": __version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in LIBRARIES},
-        },
+        "versions": _versions(),
     }
 
 

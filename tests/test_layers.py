@@ -11,7 +11,7 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
     "base": (
         "exceptions types",
         "arguments kernels progress smallmatrix storage threads",
-        "cholesky kernels_stacks seeds",
+        "cholesky kernels_families kernels_rows kernels_stacks seeds",
     ),
     "datasets": (),
     "design": (
@@ -20,7 +20,7 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
         "formula",
         "kinds",
         "spec",
-        "marginality new_rows row_arguments subsets",
+        "marginality new_rows responses row_arguments subsets",
         "arrays build",
     ),
     "factor": (
@@ -38,31 +38,31 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
         "covariance",
         "deviance held moments",
         "dense optimize rebased",
-        "engine identifiability multistart",
+        "engine identifiability laplace multistart",
         "many",
     ),
     "inference": (
         "variances wald",
         "effects packing",
         "estimates",
-        "diagnostics hypotheses intervals prediction resampling",
+        "diagnostics general hypotheses intervals prediction resampling",
     ),
     "results": (
         "given plots print",
         "tables",
         "methods",
-        "core",
+        "core general",
         "compare",
     ),
     "model": (
-        "statsmodels",
-        "fit regularized",
-        "mixedlm",
+        "generalized_arguments statsmodels",
+        "fit mixedglm regularized",
+        "generalized_command mixedlm",
     ),
 }
 HOMES = {  # where these packages may be imported; every other package may be imported anywhere
     "sksparse": "base.cholesky",
-    "numba": "base.kernels base.kernels_stacks",
+    "numba": "base.kernels base.kernels_families base.kernels_rows base.kernels_stacks",
     "patsy": "design.formula",
     "pandas": "datasets design results model __main__",
 }

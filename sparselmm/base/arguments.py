@@ -250,6 +250,39 @@ def check_numbers(
     return array
 
 
+def in_order(value: Any, names: Sequence[str], argument: str) -> Any:
+    """A Series, or the columns of a DataFrame, in the order of the names it is labelled with.
+
+    What has no labels, or none of these names among them, goes by position.
+    """
+    if not hasattr(value, "iloc"):
+        return value
+    labels = list(value.columns if hasattr(value, "columns") else value.index)
+    if labels == list(names) or not set(labels) & set(names):
+        return value
+    if sorted(map(str, labels)) != sorted(names):
+        raise ArgumentError(
+            f"{argument} is labelled {', '.join(map(str, labels))}; the labels must be "
+            f"{', '.join(names)}, or pass an array in that order"
+        )
+    if len(set(names)) < len(names):  # names that do not tell which is which
+        return value
+    return value[list(names)]
+
+
+def unmasked(values: Any) -> Any:
+    """A masked array with NaN in place of what it hides, anything else as it is.
+
+    ``np.asarray`` would bring the hidden values back.
+    """
+    if not isinstance(values, np.ma.MaskedArray):
+        return values
+    if not np.ma.is_masked(values):
+        return values.data
+    kind = float if values.dtype.kind in "fiu" else object
+    return np.ma.filled(values.astype(kind), np.nan)
+
+
 def _fits(seen: tuple[int, ...], wanted: Sequence[int | None]) -> bool:
     return len(seen) == len(wanted) and all(
         w is None or s == w for s, w in zip(seen, wanted, strict=True)
@@ -263,7 +296,7 @@ def _as_floats(value: Any, name: str) -> FloatArray:
     if hasattr(value, "toarray"):  # a sparse matrix
         value = value.toarray()
     try:
-        array: AnyArray = np.asarray(value)
+        array: AnyArray = np.asarray(unmasked(value))
     except (TypeError, ValueError) as error:  # rows of different length
         raise ArgumentTypeError(f"{name} must be numbers in an array: {error}") from error
     if array.dtype.kind == "O":

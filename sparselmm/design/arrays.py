@@ -49,6 +49,8 @@ def from_arrays(
     z_terms: Mapping[str, Any] | None = None,
     covariance: Mapping[str, Any] | None = None,
     missing: str = "none",
+    further: Mapping[str, Any] | None = None,
+    generalized: bool = False,
 ) -> BuiltDesign:
     """Build a design from arrays; arguments as of :class:`~sparselmm.MixedLM`.
 
@@ -71,10 +73,14 @@ def from_arrays(
     offset = optional_vector(offset, n, "offset", order)
     stacks = [] if exog_vc is None else stack_all(exog_vc, factorize(labels, sort=True))
     matrices = user_matrices(z_terms, n, order)
+    others = {
+        name: _matrix(aligned(values, order, name), n, name, name)[0]
+        for name, values in (further or {}).items()
+    }
     blocks = [stack.block for stack in stacks] + [matrix.block for matrix in matrices]
     kept = None
     if missing == "drop":
-        kept = complete_rows(n, [y, X, labels, re, weights, offset, *blocks])
+        kept = complete_rows(n, [y, X, labels, re, weights, offset, *blocks, *others.values()])
     rows = kept_rows(n, index, kept, "missing='drop'")
     built: list[Built] = []
     grouping = None if labels is None else make_grouping("Group", take(labels, kept), rows)
@@ -86,7 +92,11 @@ def from_arrays(
     terms = tuple(term for term, _ in built)
     y, X, weights, offset = (take(part, kept) for part in (y, X, weights, offset))
     design = Design(y, X, x_names, terms, y_name, weights, offset, grouping)
-    check_design(design, rows)
+    check_design(design, rows, generalized)
+    others = {name: take(values, kept) for name, values in others.items()}
+    for name, values in others.items():
+        names = [f"{name}{j + 1}" for j in range(values.shape[1])]
+        check_finite(values, names, "column", rows)
     spec = DesignSpec(
         formula=None,
         x_names=x_names,
@@ -98,7 +108,7 @@ def from_arrays(
     if frame is not None and kept is not None:
         frame = frame[kept]
     pandas = index is not None or isinstance(exog, (pd.Series, pd.DataFrame))
-    return BuiltDesign(design, spec, rows.labels(), kept, pandas, frame)
+    return BuiltDesign(design, spec, rows.labels(), kept, pandas, frame, others)
 
 
 def _row_order(*sources: Any) -> pd.Index | None:

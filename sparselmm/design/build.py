@@ -72,6 +72,8 @@ def from_formula(
     subset: Any = None,
     missing: str = "none",
     env: EvalEnvironment | None = None,
+    further: Mapping[str, str] | None = None,
+    generalized: bool = False,
 ) -> BuiltDesign:
     """Build a design from a formula and a data frame; arguments as of `MixedLM.from_formula`.
 
@@ -91,7 +93,7 @@ def from_formula(
     env = with_r_names(capture_env(1) if env is None else env)
     frame = as_frame(data)
     check_some_rows(len(frame), len(frame), "")
-    plan = _plan(formula, groups, re_formula, vc_formula)
+    plan = _plan(formula, groups, re_formula, vc_formula, further or {})
     given = Given.of(frame, groups, weights, offset, z_terms)
     names, used_env = used_columns(plan.codes, frame, env)
     names += [name for name in given.columns if name not in names]
@@ -101,7 +103,7 @@ def from_formula(
     inner = frame if kept is None else frame[kept]
     _check_response_column(plan.parsed.response, inner)
     space = Namespace(inner, used_env, rows, take_columns(inner, names, plan.read))
-    return _assemble(plan, given, covariance, space, kept)
+    return _assemble(plan, given, covariance, space, kept, generalized)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +127,7 @@ class _Plan:
     vc: dict[str, str]
     bars: list[_BarTerm]
     codes: dict[str, str]  # every expression, and where it stands
+    further: dict[str, list[Term]]
 
     @property
     def read(self) -> list[str]:
@@ -139,11 +142,14 @@ class _Plan:
             *codes_of(self.re),
             *effects,
             *components,
+            *(code for terms in self.further.values() for code in codes_of(terms)),
             *(code for code in factors if plain_column(code) is None),
         ]
 
 
-def _plan(formula: str, groups: Any, re_formula: Any, vc_formula: Any) -> _Plan:
+def _plan(
+    formula: str, groups: Any, re_formula: Any, vc_formula: Any, further: Mapping[str, str]
+) -> _Plan:
     parsed = parse_formula(formula)
     vc = _component_formulas(vc_formula)
     if groups is None and (re_formula is not None or vc_formula is not None):
@@ -159,6 +165,7 @@ def _plan(formula: str, groups: Any, re_formula: Any, vc_formula: Any) -> _Plan:
         re = [INTERCEPT]
     fixed = right_terms(parsed.fixed)
     bars = [part for bar in parsed.bars for part in _expand(bar)]
+    others = {name: right_terms(parse_one_sided(further[name], name)) for name in further}
     codes = dict.fromkeys([parsed.response], "the response")
     for places in (
         dict.fromkeys(codes_of(fixed), "the formula"),
@@ -166,9 +173,10 @@ def _plan(formula: str, groups: Any, re_formula: Any, vc_formula: Any) -> _Plan:
         dict.fromkeys(codes_of(re), "re_formula"),
         {c: f"vc_formula[{k!r}]" for k, text in vc.items() for c in codes_of(right_terms(text))},
         {c: part.text for part in bars for c in (*codes_of(part.terms), *part.factors)},
+        {c: f"{name}=" for name, terms in others.items() for c in codes_of(terms)},
     ):
         codes.update(places)
-    return _Plan(parsed, fixed, re, vc, bars, codes)
+    return _Plan(parsed, fixed, re, vc, bars, codes, others)
 
 
 def _component_formulas(vc_formula: Any) -> dict[str, str]:
@@ -201,6 +209,7 @@ def _assemble(
     covariance: Mapping[str, Any] | None,
     space: Namespace,
     kept: BoolArray | None,
+    generalized: bool,
 ) -> BuiltDesign:
     matrices = _Matrices.of(plan, space)
     y, y_name = _response(plan.parsed.response, matrices, space)
@@ -222,7 +231,11 @@ def _assemble(
     check_names(x_names, "columns of the fixed-effects design")
     terms = tuple(term for term, _ in built)
     design = Design(y, X, x_names, terms, y_name, given.weights, offset, groups)
-    check_design(design, space.rows)
+    check_design(design, space.rows, generalized)
+    others = {name: matrices.values(terms) for name, terms in plan.further.items()}
+    for name, values in others.items():
+        columns = matrices.info(plan.further[name]).column_names
+        check_finite(values, columns, f"{name}= column", space.rows)
     spec = DesignSpec(
         formula=plan.parsed.text,
         x_names=x_names,
@@ -235,8 +248,9 @@ def _assemble(
         categories=matrices.categories(space),
         kinds=kinds_of(space.frame, used_columns_of(plan.read, space)),
         env=space.env,
+        further={name: matrices.info(terms) for name, terms in plan.further.items()},
     )
-    return BuiltDesign(design, spec, space.rows.labels(), kept, True, space.frame)
+    return BuiltDesign(design, spec, space.rows.labels(), kept, True, space.frame, others)
 
 
 def _groups_spec(groups: Grouping, given: Given) -> GroupsSpec:
@@ -252,10 +266,11 @@ class _Matrices:
 
     @classmethod
     def of(cls, plan: _Plan, space: Namespace) -> _Matrices:
-        wanted = [plan.fixed, plan.re, *(bar.terms for bar in plan.bars)]
+        wanted = [plan.fixed, plan.re, *(bar.terms for bar in plan.bars), *plan.further.values()]
         if plain_column(plan.parsed.response) is None:
             wanted.append(single_term(plan.parsed.response))
         keys = [tuple(terms) for terms in wanted[1:] if terms and terms != [INTERCEPT]]
+        keys += [tuple(terms) for terms in plan.further.values()]
         keys = list(dict.fromkeys([tuple(plan.fixed), *keys]))
         infos = learn([list(key) for key in keys], space)
         return cls(

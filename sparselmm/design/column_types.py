@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from sparselmm.base.arguments import unmasked
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import AnyArray, FloatArray
 
@@ -231,7 +232,7 @@ def as_array(values: Any, argument: str) -> AnyArray:
             "columns of random effects go to z_terms"
         )
     try:
-        return np.asarray(values)
+        return np.asarray(unmasked(values))
     except (TypeError, ValueError) as error:
         raise DataError(f"{argument} must be an array of numbers: {error}") from error
 

@@ -420,6 +420,12 @@ def _unknown(label: Any, animals: Mapping[Any, int]) -> bool:
     return False
 
 
+def _written(label: Any) -> str:
+    """How a label reads: 1, 1.0 and "1" alike."""
+    whole = isinstance(label, Real) and float(label).is_integer()
+    return str(int(label) if whole else label).strip()
+
+
 def _with_founders(
     sire: list[Any], dam: list[Any], labels: list[Any]
 ) -> tuple[list[Any], IntArray]:
@@ -432,8 +438,14 @@ def _with_founders(
             "labels: a label occurs more than once in the pedigree; give one row per animal"
         )
     names, animals = list(labels), dict(place)
+    written = {_written(label): label for label in labels}
     for label in (*sire, *dam):
         if not _unknown(label, animals) and label not in place:
+            if _written(label) in written:
+                raise DataError(
+                    f"sire, dam: {label!r} has no row, {written[_written(label)]!r} has one; give "
+                    "parents and animals labels of one type, for example with .astype(str)"
+                )
             place[label] = len(names)
             names.append(label)
     parents = np.full((len(names), 2), -1, dtype=np.int64)

@@ -15,9 +15,9 @@ from sparselmm.base.types import BoolArray, IntArray
 from sparselmm.design.formula.expressions import names_in, plain_column
 from sparselmm.design.kinds.coded import GROUPS, CodedSpec, TermSpec, new_matrix
 from sparselmm.design.kinds.known import KnownSpec
-from sparselmm.design.spec import BuiltDesign, NewDesign
+from sparselmm.design.spec import BuiltDesign, NewDesign, row_vector
 from sparselmm.design.terms import RandomTerm
-from sparselmm.design.validate import aligned, check_length
+from sparselmm.design.validate import aligned
 
 Labels = Callable[[RandomTerm, IntArray], list[str]]
 """Names the levels of some rows of new data, for an error message."""
@@ -86,8 +86,8 @@ def new_design(
     X, index = new_matrix(exog, spec.x_names)
     offset = given.get("offset")
     if offset is not None:
-        offset = np.asarray(aligned(offset, index, "offset", "the new data"), dtype=float)
-        check_length(np.size(offset), len(X), "offset", "the new data")
+        offset = aligned(offset, index, "offset", "the new data")
+        offset = row_vector(offset, len(X), "offset", "the new data")
     return NewDesign(X, (), offset, index)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparselmm.base.arguments import shown
+from sparselmm.base.arguments import shown, unmasked
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import AnyArray, BoolArray, FloatArray
 from sparselmm.design.exact_labels import objects
@@ -181,7 +181,7 @@ def _listed(subset: Any) -> AnyArray:
     if isinstance(subset, (set, frozenset, range)):
         subset = list(subset)
     try:
-        return np.asarray(subset)
+        return np.asarray(unmasked(subset))
     except ValueError as error:
         raise _not_a_subset(subset) from error
 

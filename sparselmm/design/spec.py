@@ -65,12 +65,15 @@ class NewDesign:
         Known part of the linear predictor.
     row_labels : Index or None
         Index of the new data.
+    further : dict
+        Designs (m, c) of the predictors besides the mean's.
     """
 
     X: FloatArray
     terms: tuple[RandomTerm, ...]
     offset: FloatArray | None
     row_labels: pd.Index | None
+    further: dict[str, FloatArray] = field(default_factory=dict)
 
     @cached_property
     def Z(self) -> CSR:
@@ -125,6 +128,8 @@ class DesignSpec:
         Variables the formulas take from outside the data.
     kinds : dict
         What the columns in use held, numbers or dates for example.
+    further : dict
+        patsy's memory of the predictors besides the mean's.
     """
 
     formula: str | None
@@ -138,6 +143,7 @@ class DesignSpec:
     categories: dict[str, pd.Index] = field(default_factory=dict)
     env: EvalEnvironment | None = None
     kinds: dict[str, str] = field(default_factory=dict)
+    further: dict[str, DesignInfo] = field(default_factory=dict)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _thawed, (dumps(dict(vars(self))),)
@@ -192,15 +198,17 @@ class DesignSpec:
             rows = Rows(len(frame), frame.index)
             space = self._space(frame, rows, random)
             X = rebuild(self.design_info, space)
+        others = {} if space is None else {k: rebuild(v, space) for k, v in self.further.items()}
         terms: tuple[RandomTerm, ...] = ()
         if random:
             new = self._new_rows(frame, rows, space, groups, arrays)
             terms = tuple(term.evaluate(new) for term in self.terms)
-        return NewDesign(X, terms, self._offset(space, rows, offset), rows.index)
+        return NewDesign(X, terms, self._offset(space, rows, offset), rows.index, others)
 
     def codes(self, random: bool = True, groupings: bool = True) -> list[str]:
         """Expressions evaluated on the data, the response apart; if asked, no plain groupings."""
         codes = [] if self.design_info is None else remembered.expressions(self.design_info)
+        codes += [code for info in self.further.values() for code in remembered.expressions(info)]
         codes += self.offsets
         for term in self.terms if random else ():
             left_out = () if groupings else term.groupings()
@@ -353,6 +361,8 @@ class BuiltDesign:
         Whether the user works with pandas.
     frame : DataFrame or None
         The rows kept; the user's own object when all are, until `owned`.
+    further : dict
+        Designs (n, c) of the predictors besides the mean's.
     """
 
     design: Design
@@ -361,6 +371,7 @@ class BuiltDesign:
     kept: BoolArray | None
     pandas: bool
     frame: pd.DataFrame | None
+    further: dict[str, FloatArray] = field(default_factory=dict)
 
     def owned(self) -> BuiltDesign:
         """The same with a response, weights, offset and frame that others do not change.
@@ -395,7 +406,10 @@ class BuiltDesign:
                 frame = frame.drop(columns=[name for name in old if name in frame.columns])
         if rows is None:
             return replace(self, design=design, frame=frame)
-        return replace(self, design=design, frame=frame, row_labels=None, kept=None)
+        further = {name: X[rows] for name, X in self.further.items()}
+        return replace(
+            self, design=design, frame=frame, row_labels=None, kept=None, further=further
+        )
 
 
 def is_table(data: Any) -> bool:
@@ -467,8 +481,8 @@ def _check_sizes(design: Design) -> None:
             check_size(term.block.data, [term.name], "the matrix of", root_w)
 
 
-def check_design(design: Design, rows: Rows) -> None:
-    """Refuse a design that cannot be fitted."""
+def check_design(design: Design, rows: Rows, generalized: bool = False) -> None:
+    """Refuse a design that cannot be fitted; a ``generalized`` one has no residual variance."""
     if not design.terms:
         raise NoRandomEffectsError(
             "the model has no random effects; add a term such as '+ (1|g)' or groups=, or fit "
@@ -481,8 +495,9 @@ def check_design(design: Design, rows: Rows) -> None:
     if design.weights is not None:
         check_finite(design.weights, ["weights"], "the argument", rows)
         check_weights(design.weights, rows)
-    check_response(design.y, design.y_name, design.offset)
+    if not generalized:
+        check_response(design.y, design.y_name, design.offset)
     _check_sizes(design)
     check_names([term.name for term in design.terms], "random-effects terms")
     for term in design.terms:
-        check_term(term, design.n, design.weights is not None)
+        check_term(term, design.n, design.weights is not None, generalized)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparselmm.base.arguments import check_choice, shown, suggestion
+from sparselmm.base.arguments import check_choice, shown, suggestion, unmasked
 from sparselmm.base.exceptions import (
     DataError,
     FormulaError,
@@ -268,7 +268,7 @@ def check_counted_levels(term: RandomTerm, weights: FloatArray | None) -> None:
         )
 
 
-def check_term(term: RandomTerm, n: int, weighted: bool) -> None:
+def check_term(term: RandomTerm, n: int, weighted: bool, generalized: bool = False) -> None:
     """Refuse a term whose variance cannot be estimated from ``n`` rows.
 
     A level per row waits for the fit when there are weights: sigma may be held there.
@@ -279,6 +279,8 @@ def check_term(term: RandomTerm, n: int, weighted: bool) -> None:
             f"{what} has only one level ({_first(term)}); the variance between levels needs at "
             "least two. Use a column that differs between groups, or leave the term out"
         )
+    if generalized:
+        return
     if not weighted:
         check_levels(term, n)
     identified = "autoregressive" in term.structure  # its correlations differ from the residual's
@@ -308,7 +310,7 @@ def missing_rows(values: Any) -> BoolArray:
         out = np.zeros(coo.shape[0], dtype=bool)
         out[coo.row[np.isnan(coo.data)]] = True
         return out
-    absent: BoolArray = np.asarray(pd.isna(values))
+    absent: BoolArray = np.asarray(pd.isna(unmasked(values)))
     dtype = getattr(values, "dtype", None)
     nullable = isinstance(values, pd.Series) and not isinstance(dtype, np.dtype)
     if nullable and pd.api.types.is_float_dtype(dtype):  # whose NaN is not counted as missing

@@ -200,7 +200,7 @@ def variance_covariance(
     of_theta[np.ix_(free, free)] = 2.0 * inverse
     return _transform(
         outer.original_covariance(outer_theta, of_theta),
-        jacobian=_jacobian(outer, covariance, theta, layout)[:, free],
+        jacobian=psi_jacobian(covariance, theta, layout, outer)[:, free],
         ratios=layout.pick(outer.covariance.psi(outer_theta)),
         inverse=inverse,
         h=-gradient / scale**2,
@@ -246,12 +246,13 @@ def _transform(
     return VarianceCovariance(theta, jacobian, inverse, to_absolute, joint, undefined)
 
 
-def _jacobian(
-    outer: ProfiledDeviance, covariance: Covariance, theta: FloatArray, layout: VarianceLayout
-) -> FloatArray:
-    """Derivatives of packed ``Psi / s2`` in the engine's theta, (m, n_theta)."""
+def psi_jacobian(
+    covariance: Covariance, theta: FloatArray, layout: VarianceLayout,
+    outer: ProfiledDeviance | None = None,
+) -> FloatArray:  # fmt: skip
+    """Derivatives of packed ``Psi / s2`` in theta, (m, n_theta), of the engine where it has one."""
     out = np.zeros((len(layout.terms), covariance.n_theta))
-    bases = outer.cross.bases
+    bases = None if outer is None else outer.cross.bases
     for t, (term, part) in enumerate(zip(covariance.terms, covariance.slices, strict=True)):
         at = np.flatnonzero(layout.terms == t)
         a, b = layout.rows[at], layout.cols[at]
@@ -267,7 +268,8 @@ def _jacobian(
             else:
                 slope = slopes[i]
             moved = slope @ lam.T
-            out[at, part.start + i] = outer.original_psi(t, moved + moved.T)[a, b]
+            psi = moved + moved.T
+            out[at, part.start + i] = (psi if outer is None else outer.original_psi(t, psi))[a, b]
     return out
 
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 
 from sparselmm.base.types import BoolArray, FloatArray, IntArray, Snapshot
 from sparselmm.design.terms import RandomTerm, Structure
-from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.likelihood.patterned import PATTERNED, Patterned
 from sparselmm.likelihood.term_covariance import COLLINEAR, TermCovariance, lower_root
 
@@ -186,12 +186,23 @@ class Covariance(Snapshot):
         return np.concatenate(parts) if parts else np.zeros(0)
 
 
+class Sizes(Protocol):
+    """What knows the covariates of the terms: cross-products, for example."""
+
+    @property
+    def bases(self) -> Sequence[FloatArray | None] | None:
+        """What makes the model's covariates of the engine's, term by term; None for the same."""
+
+    def rms(self, t: int) -> FloatArray:
+        """Root mean square of each covariate of term t, (k,)."""
+
+
 SINGULAR_TOLERANCE = 1e-4
 """Share of sigma, or of a coefficient's own standard deviation, below which it counts as zero
 (the tolerance of lme4's ``isSingular``, made independent of the units of the covariates)."""
 
 
-def singular_terms(cross: CrossProducts, covariance: Covariance, theta: FloatArray) -> BoolArray:
+def singular_terms(cross: Sizes, covariance: Covariance, theta: FloatArray) -> BoolArray:
     """Terms whose estimated covariance matrix is singular, (n_terms,).
 
     A coefficient has no variance when its standard deviation times the root mean square of its

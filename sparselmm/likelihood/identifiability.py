@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice, product
 
 import numpy as np
 
 from sparselmm.base.types import BoolArray, FloatArray
-from sparselmm.design.terms import RandomTerm
+from sparselmm.design.rows import term_z
+from sparselmm.design.terms import Design, RandomTerm
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.optimize import OptSummary
@@ -29,6 +31,19 @@ NONE = 1e-9
 
 INVOLVED = 1e-3
 """Share of the vector of that eigenvalue from which a parameter takes part in it."""
+
+
+DENSE_WORK = 2e7
+"""Operations up to which a model counts as small: n times the square of the columns."""
+
+UNBOUNDED = (
+    "the likelihood has no maximum: fixed and random effects together reproduce every response, so "
+    "that it rises without end as the residual variance vanishes, and the estimates are one of its "
+    "local maxima. Use REML, or fewer fixed effects or levels"
+)
+
+MOST_SUBSETS = 200
+"""Sets of directions that are looked at."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,3 +140,41 @@ def message(found: Confounded) -> str:
         "estimated, and they have no standard errors. Leave out one of the terms or columns, or "
         "check the coding of the grouping factors"
     )
+
+
+def unbounded(design: Design) -> bool:
+    """Whether the likelihood, not the restricted one, of a small model rises without end.
+
+    Let some directions of the random coefficients have variances ``t^2`` times the residual one
+    and Z_S be their part of Z. Where ``[X, Z_S]`` spans all n rows, the residual sum of squares
+    falls like ``t^-2`` and the deviance like ``-n log t^2``, against ``rank(Z_S) log t^2`` of the
+    determinant: without end when ``rank(Z_S) < n``.
+    """
+    counted = np.ones(design.n, dtype=bool) if design.weights is None else design.weights > 0
+    n, width = int(counted.sum()), design.p + sum(term.q for term in design.terms)
+    if width < n or float(n) * width**2 > DENSE_WORK:
+        return False
+    X = design.X[counted]
+    parts = [_directions(term, term_z(term)[counted].toarray()) for term in design.terms]
+    for chosen in islice(product(*parts), MOST_SUBSETS):
+        Z = np.hstack([np.zeros((n, 0)), *chosen])
+        enough = X.shape[1] + Z.shape[1] >= n > np.linalg.matrix_rank(Z)
+        if enough and np.linalg.matrix_rank(np.hstack([_scaled(X), Z])) == n:
+            return True
+    return False
+
+
+def _directions(term: RandomTerm, Z: FloatArray) -> list[FloatArray]:
+    """Parts of Z of a term: nothing, each coefficient, some combinations of fewer, all of them."""
+    rng = np.random.default_rng(0)
+    k, levels = term.k, Z.reshape(len(Z), -1, term.k)
+    bases = [np.eye(k)[:, [j]] for j in range(k)] if k > 1 else []
+    bases += [rng.normal(size=(k, rank)) for rank in range(1, k)] + [np.eye(k)]
+    out = [_scaled((levels @ basis).reshape(len(Z), -1)) for basis in bases]
+    return [np.zeros((len(Z), 0)), *out]
+
+
+def _scaled(columns: FloatArray) -> FloatArray:
+    """Columns of length one, those that are zero left out."""
+    size = np.linalg.norm(columns, axis=0)
+    return columns[:, size > 0] / size[size > 0]

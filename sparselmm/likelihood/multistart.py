@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice, product
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ from sparselmm.likelihood.deviance import Deviance
 from sparselmm.likelihood.optimize import (
     EXACT_LIMIT,
     PATIENCE,
+    PROBE,
+    RESTART,
     SMALLEST_SCALE,
     TOLERANCE,
     Callback,
@@ -65,6 +68,18 @@ way to the other end."""
 
 HOPELESS = 0.01
 """Share of the distance to the best deviance that another step must promise at a higher one."""
+
+CORRELATED = 0.95
+"""Correlation of a start whose covariance is nearly singular."""
+
+MOST_SIGNS = 4
+"""Combinations of signs of correlations that are tried."""
+
+MOST_SCALES = 12
+"""Scales of a patterned covariance up to which a way out of zero is looked for."""
+
+CONE_STEPS = 100
+"""Projected gradient steps to the lowest direction of a form over non-negative vectors."""
 
 DRAWN = 8
 """Random starts of the default policy, after those that have a reason."""
@@ -132,6 +147,8 @@ def _until_sure(optima: Optima, seconds: float) -> None:
     search = optima.search
     spent = len(search.recorder.history)
     left = spent + allowance(spent, seconds)
+    for start in _out_of_zero(search.recorder.deviance, optima.best.theta):
+        optima.search_from(start, in_full=True)  # the deviance falls there, however little
     sure = informative(search.recorder.deviance)
     for place, start in enumerate(starting_points(search.recorder.deviance, optima.best.theta)):
         if len(search.recorder.history) >= left or (sure and place == optima.returned == 2):
@@ -318,7 +335,7 @@ def starting_points(
     yield _units(covariance, roots, [1.0] * len(roots))
     yield from _one_large(covariance, roots)
     if any(term.k > 1 and not term.is_diagonal for term in covariance.terms):
-        yield _uncorrelated(covariance, roots, end)
+        yield from _correlated(covariance, roots, end)
     yield from _angles(deviance, end)
     yield from _one_small(deviance)
     yield from _drawn(deviance, drawn)
@@ -340,15 +357,29 @@ def _one_large(covariance: Covariance, roots: list[FloatArray]) -> Iterator[Floa
             yield _units(covariance, roots, [0.05 if s == t else 4.0 for s in range(n)])
 
 
-def _uncorrelated(
+def _correlated(
     covariance: Covariance, roots: list[FloatArray], end: FloatArray
-) -> FloatArray:  # fmt: skip
-    """The end without its correlations."""
-    lams = [
-        np.diag(np.sqrt(np.diag(lam @ lam.T) + 0.01 * np.diag(unit @ unit.T)))
+) -> Iterator[FloatArray]:
+    """The end without its correlations, and with those near one of every combination of signs."""
+    sizes = [
+        np.sqrt(np.diag(lam @ lam.T) + 0.01 * np.diag(unit @ unit.T))
         for lam, unit in zip(covariance.factors(end), roots, strict=True)
     ]
-    return covariance.pick(lams)
+    yield covariance.pick([np.diag(size) for size in sizes])
+    ones = [np.sqrt(np.diag(unit @ unit.T)) for unit in roots]
+    most = max(len(size) for size in sizes)
+    for signs in islice(product((1.0, -1.0), repeat=most - 1), MOST_SIGNS):
+        s = np.array([1.0, *signs])
+        yield covariance.pick([_nearly_one(size * s[: len(size)]) for size in sizes])
+        for j in range(min(most, MOST_SIGNS)):  # one coefficient varies most
+            large = np.where(np.arange(most) == j, 10.0, 1.0) * s
+            yield covariance.pick([_nearly_one(one * large[: len(one)]) for one in ones])
+
+
+def _nearly_one(v: FloatArray) -> FloatArray:
+    """Root of a covariance with standard deviations ``|v|`` and correlations nearly one."""
+    Psi = CORRELATED * np.outer(v, v) + (1.0 - CORRELATED) * np.diag(v**2)
+    return np.asarray(np.linalg.cholesky(Psi))
 
 
 def _angles(deviance: Deviance, end: FloatArray) -> Iterator[FloatArray]:
@@ -362,6 +393,35 @@ def _angles(deviance: Deviance, end: FloatArray) -> Iterator[FloatArray]:
         yield np.where(angles, phi, np.maximum(end, 0.3 * deviance.units))
         if phi in (1.4, -0.8):
             yield np.where(angles, phi, wide)
+
+
+def _out_of_zero(deviance: Deviance, end: FloatArray) -> Iterator[FloatArray]:
+    """Patterned covariances that ended at zero, where the deviance falls with all scales together.
+
+    With correlations of one, ``Psi = s s'``, it changes by ``s'Gs`` for small scales ``s >= 0``, G
+    half its derivative in Psi. Every diagonal entry of G may be positive and yet not the form.
+    """
+    covariance, units = deviance.covariance, deviance.units
+    for part in covariance.slices:
+        angles = covariance.angles[part]
+        scales = part.start + np.flatnonzero(~angles)
+        if not angles.any() or end[scales].any() or not 1 < len(scales) <= MOST_SCALES:
+            continue
+        at = end.copy()
+        at[part] = np.where(angles, 0.5 * np.pi, 0.0)
+        G = np.zeros((len(scales), len(scales)))
+        for row, i in zip(G, scales, strict=True):
+            probe = at.copy()
+            probe[i] = PROBE * units[i]
+            row[:] = deviance.gradient(probe)[scales] * units[scales]
+        G = 0.5 * (G + G.T)
+        s = np.abs(np.linalg.eigh(G)[1][:, 0])
+        for _ in range(CONE_STEPS):
+            s = np.maximum(s - G @ s / np.abs(np.linalg.norm(G, 2)), 0.0)
+            s /= np.linalg.norm(s)
+        if s @ G @ s < 0.0:
+            at[scales] = RESTART * units[scales] * s
+            yield at
 
 
 def _one_small(deviance: Deviance) -> Iterator[FloatArray]:

@@ -41,7 +41,7 @@ from sparselmm.likelihood.dense import DenseDeviance
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.engine import FEW_DIGITS
 from sparselmm.likelihood.held import Held
-from sparselmm.likelihood.identifiability import unidentified
+from sparselmm.likelihood.identifiability import UNBOUNDED, unbounded, unidentified
 from sparselmm.likelihood.moments import moment_start
 from sparselmm.likelihood.optimize import OptSummary
 from sparselmm.likelihood.rebased import centred_at, profiled_deviance
@@ -508,6 +508,8 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
             fit = objective.at(opt.theta)
             if do_cg:
                 opt = replace(opt, unidentified=unidentified(sparse, opt, self.terms))
+                if not reml and held.scale is None and pen is None and unbounded(self.design):
+                    opt = replace(opt, converged=False, message=UNBOUNDED)
                 self._warn(opt, sparse)
         if pen is not None and pen.held.any():
             fit = without_fixed(fit, pen.held)

@@ -13,6 +13,7 @@ from sparselmm.base.arguments import (
     check_methods,
     check_number,
     check_numbers,
+    in_order,
     wrong_type,
     wrong_value,
 )
@@ -82,6 +83,7 @@ class RegularizedFits:
         ValueError
             When the method is unknown.
         """
+        alpha = in_order(alpha, self.built.design.x_names, "alpha")
         weights = check_numbers(alpha, "alpha")
         if weights.shape not in ((), (self.built.design.p,)) or (weights < 0).any():
             raise wrong_value(

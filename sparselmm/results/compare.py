@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,8 @@ from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.hypotheses.comparison import boundary_pvalue, chi2_pvalue, variances_tested
 from sparselmm.likelihood.engine import ml_minimum
+from sparselmm.results.general.base import GeneralBase
+from sparselmm.results.general.intervals import compare_general
 from sparselmm.results.methods.base import ResultsBase
 
 if TYPE_CHECKING:
@@ -112,7 +114,7 @@ def compare(
     [42.1393, 2.0]
     """
     for result in results:
-        if not isinstance(result, ResultsBase):
+        if not isinstance(result, ResultsBase | GeneralBase):
             raise wrong_type("every one of results", "a fitted model, what fit() returns", result)
     if len(results) < 2:
         raise DataError(f"compare needs at least two fits, got {len(results)}")
@@ -122,6 +124,9 @@ def compare(
         given = check_strings(names, "names", "a list of names")
     if len(given) != len(results) or len(set(given)) != len(given):
         raise DataError(f"names must be {len(results)} different names, got {given}")
+    general = [isinstance(result, GeneralBase) for result in results]
+    if any(general):
+        return _general(results, given, all(general))
     for name, result in zip(given, results, strict=True):
         if result.given.penalized:
             raise DataError(f"{name} is a penalized fit; likelihoods compare only without penalty")
@@ -137,6 +142,17 @@ def compare(
     return ModelComparison(
         _table(rows), method, refitted, {row.name: _formula(row.result) for row in rows}
     )
+
+
+def _general(results: Sequence[Any], names: list[str], every: bool) -> ModelComparison:
+    """The same of generalized models, which have one criterion."""
+    if not every:
+        raise DataError("a linear and a generalized model have different criteria; fit the linear "
+                        "one with mixedglm(family='gaussian')")  # fmt: skip
+    table = compare_general(results, names)
+    table.insert(4, "deviance", -2.0 * table.llf)
+    formulas = {n: r.built.spec.formula or "arrays" for n, r in zip(names, results, strict=True)}
+    return ModelComparison(table, "ML", (), {name: formulas[name] for name in table.index})
 
 
 @dataclass(frozen=True, eq=False)

@@ -82,3 +82,22 @@ def test_random_models_against_dense_searches_from_many_starts(first):
     verdicts = [judge(number) for number in range(first, first + 20)]
     assert not [(v.number, v.what, v.detail) for v in verdicts if v.wrong]
     assert sum(v.what == "right" for v in verdicts) >= 10
+
+
+def test_patterned_covariances_leave_zero_with_all_scales_at_once():
+    """There every variance alone makes the deviance rise."""
+    verdict = judge(1635)
+    assert verdict.what == "right", verdict.detail
+
+
+def test_a_likelihood_without_end_is_not_called_converged():
+    assert judge(738).what == "not converged"
+    group = np.repeat(np.arange(5), 2)[:9]  # X takes up what the levels of four pairs leave
+    rng = np.random.default_rng(0)
+    data = pd.DataFrame({"g": group, "y": rng.normal(size=9)})
+    data[[f"x{j}" for j in range(4)]] = rng.normal(size=(9, 4))
+    model = sparselmm.mixedlm("y ~ x0 + x1 + x2 + x3 + (1 | g)", data)
+    with pytest.warns(sparselmm.ConvergenceWarning, match="the likelihood has no maximum"):
+        result = model.fit(reml=False)
+    assert not result.converged
+    assert sparselmm.mixedlm("y ~ x0 + (1 | g)", data).fit(reml=False).converged

@@ -366,3 +366,30 @@ def test_as_a_program(folder):
     assert bad.returncode == 2
     assert bad.stdout == ""
     assert bad.stderr.startswith("sparselmm: error: there is no file 'nothing.csv'")
+
+
+def test_generalized_models(capsys, tmp_path):
+    target = tmp_path / "fit.json"
+    formula = "cbind(incidence, size - incidence) ~ period + (1|herd)"
+    assert main(["fit", formula, "cbpp", "--family", "binomial", "--json", str(target)]) == 0
+    assert "-92.0263" in capsys.readouterr().out
+    written = json.loads(target.read_text(encoding="utf-8"))
+    assert written["loglik"] == pytest.approx(-92.026282, abs=1e-5)
+    assert written["family"] == "binomial"
+    assert written["convergence"]["separation"] == []
+    assert main(["fit", formula, "cbpp", "--family", "binomial", "--nagq", "9"]) == 0
+    assert "AGQ, 9 nodes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--link", "probit"], "--link needs --family"),
+        (["--nagq", "3"], "--nagq needs --family"),
+        (["--family", "binomial", "--ml"], "--ml is for linear models"),
+        (["--family", "binomal"], "did you mean 'binomial'"),
+    ],
+)
+def test_options_of_generalized_models(capsys, options, message):
+    assert main(["fit", "y ~ 1 + (1|s)", "InstEval", *options]) == 2
+    assert message in capsys.readouterr().err

@@ -557,6 +557,41 @@ def test_imaginary_parts_are_not_lost():
         model().fit_many(data()[["y"]].to_numpy() * 1j)
 
 
+def test_what_a_mask_hides_is_missing():
+    def hidden(values):
+        return np.ma.array(values, mask=np.arange(np.size(values)).reshape(np.shape(values)) == 3)
+
+    y, X, g = data().y.to_numpy(), np.column_stack([np.ones(32), data().x]), data().g
+    formula, Z = "y ~ x + (1 | g)", np.kron(np.eye(8), np.ones((4, 1)))
+    calls = {
+        "endog": lambda: MixedLM(hidden(y), X, g),
+        "exog": lambda: MixedLM(y, hidden(X), g),
+        "exog_re": lambda: MixedLM(y, X, g, exog_re=hidden(X)),
+        "weights": lambda: sparselmm.mixedlm(formula, data(), weights=hidden(np.ones(32))),
+        "offset": lambda: sparselmm.mixedlm(formula, data(), offset=hidden(np.ones(32))),
+        "subset": lambda: sparselmm.mixedlm(formula, data(), subset=hidden(y > -9)),
+        "z_terms": lambda: sparselmm.mixedlm("y ~ x", data(), z_terms={"a": hidden(Z)}),
+        "endog of refit": lambda: fit().refit(hidden(y)),
+        "Y": lambda: model().fit_many(hidden(y[:, None])),
+        "r_matrix": lambda: fit().t_test(hidden(np.eye(3))),
+        "start_theta": lambda: model().fit(start_theta=np.ma.array([1.0], mask=[True])),
+        "matrix": lambda: KnownCovariance(hidden(np.eye(2)), ["a", "b"]),
+    }
+    for name, call in calls.items():
+        with pytest.raises(SparseLMMError, match=r"missing|finite"):
+            pytest.fail(f"{name}: {call()}")
+    dropped = MixedLM(hidden(y), X, g, missing="drop").fit()
+    assert dropped.nobs == 31
+    whole = MixedLM(np.ma.array(y), np.ma.array(X), g).fit()
+    assert whole.fe_params.tolist() == MixedLM(y, X, g).fit().fe_params.tolist()
+
+
+def test_offsets_of_new_columns_of_x_lose_nothing():
+    X = np.column_stack([np.ones(32), data().f == "b", data().x])
+    with pytest.raises(SparseLMMError, match="offset"):
+        fit().predict(X, offset=np.ones(32) * 1j)
+
+
 def test_a_model_without_fixed_effects_has_no_anova():
     empty = sparselmm.mixedlm("y ~ 0 + (1 | g)", data()).fit()
     with pytest.raises(SparseLMMError, match="has none"):
@@ -600,6 +635,36 @@ def test_signs_for_unknown_parents_are_no_animals(sign):
         assert len(sparselmm.pedigree([None, sign], [None, None], [sign, "b"])) == 2
     blank = sparselmm.pedigree([" ", "", "a"], [None, "0", "b"], ["a", "b", "c"])
     assert len(blank) == 3
+
+
+def test_parents_and_animals_have_labels_of_one_type():
+    with pytest.raises(SparseLMMError, match=r"sire, dam: 1\.0 has no row, '1' has one"):
+        sparselmm.pedigree([None, None, 1.0], [None, None, 2.0], ["1", "2", "3"])
+    with pytest.raises(SparseLMMError, match="'1' has no row, 1 has one"):
+        sparselmm.pedigree([None, None, "1"], [None, None, "2"], [1, 2, 3])
+    same = sparselmm.pedigree([np.nan, np.nan, 1.0], [np.nan, np.nan, 2.0], [1, 2, 3])
+    assert len(same) == 3
+
+
+def test_labelled_numbers_are_taken_by_their_labels():
+    names = list(fit().fe_params.index)
+    weights = pd.Series([0.0, 0.0, 1.0], index=names)
+    turned = weights[[names[2], names[0], names[1]]]
+    assert fit().t_test(turned).effect == fit().t_test(weights.to_numpy()).effect
+    frame = pd.DataFrame([turned])
+    assert fit().wald_test(frame).statistic == fit().wald_test([weights.to_numpy()]).statistic
+    assert fit().t_test(pd.Series([0.0, 0.0, 1.0])).effect == fit().t_test(weights).effect
+    with pytest.raises(SparseLMMError, match="r_matrix is labelled"):
+        fit().t_test(turned.rename({"x": "z"}))
+    penalties = pd.Series([5.0, 0.0, 0.0], index=[names[2], names[0], names[1]])
+    given = model().fit_regularized(alpha=penalties).fe_params
+    assert given.tolist() == model().fit_regularized(alpha=[0.0, 0.0, 5.0]).fe_params.tolist()
+
+
+@pytest.mark.parametrize("cov", [-np.eye(4), np.diag([1.0, -1.0, 1.0, 1.0]), 1 - np.eye(4)])
+def test_a_covariance_of_the_estimates_is_one(cov):
+    with pytest.raises(SparseLMMError, match="cov_p must be a covariance matrix"):
+        fit().wald_test("x = 0", cov_p=cov)
 
 
 def test_responses_none_of_which_can_be_fitted():

@@ -19,10 +19,12 @@ from sparselmm.base.arguments import (
     check_numbers,
     check_positive,
     check_strings,
+    in_order,
     wrong_type,
     wrong_value,
 )
 from sparselmm.base.exceptions import ArgumentError, DataError
+from sparselmm.base.smallmatrix import NOT_NEGATIVE
 from sparselmm.base.types import FloatArray
 from sparselmm.design.formula.constraints import linear_constraints
 from sparselmm.design.subsets import without_rows
@@ -156,6 +158,12 @@ class ResultsInterface(ResultsBase):
         cov = check_numbers(cov_p, "cov_p", (m, m), finite=False, what="one row per parameter")
         if not np.allclose(cov, cov.T, equal_nan=True):
             raise ArgumentError("cov_p must be symmetric")
+        known = np.isfinite(np.diag(cov))
+        values = np.linalg.eigvalsh(cov[np.ix_(known, known)]) if known.any() else np.zeros(1)
+        if values[0] < -NOT_NEGATIVE * max(values[-1], 0.0):
+            raise ArgumentError(
+                f"cov_p must be a covariance matrix; its smallest eigenvalue is {values[0]:.3g}"
+            )
         return cov
 
     def _combinations(self, given: Any, argument: str) -> FloatArray:
@@ -242,7 +250,9 @@ class ResultsInterface(ResultsBase):
         values: Any = 0.0
         if isinstance(given, tuple) and len(given) == 2 and hasattr(given[0], "__len__"):
             given, values = given
-        R = np.atleast_2d(check_numbers(given, "r_matrix"))
+        width = np.shape(given)[-1] if hasattr(given, "iloc") else 0
+        names = self._est.names if full and width == m else self._est.names[:p]
+        R = np.atleast_2d(check_numbers(in_order(given, names, "r_matrix"), "r_matrix"))
         if not R.size:
             raise ArgumentError("r_matrix is empty; give at least one combination")
         if full and R.shape[1] == m and R.ndim == 2:

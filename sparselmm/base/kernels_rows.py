@@ -1,0 +1,123 @@
+"""Compiled passes over the rows of a generalized model; rules as in `sparselmm.base.kernels`.
+
+``values`` (n, k) are the covariates of a coded term; (0, 1) stands for a column of ones. Negative
+codes and places mark rows that belong to no level.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sparselmm.base.kernels import compiled
+from sparselmm.base.types import FloatArray, IntArray
+
+
+@compiled
+def add_effects(codes: IntArray, values: FloatArray, b: FloatArray, eta: FloatArray) -> None:
+    """``eta += Z_t b``; b (l * k,)."""
+    k = values.shape[1]
+    if values.shape[0] == 0:
+        for i in range(codes.shape[0]):
+            if codes[i] >= 0:
+                eta[i] += b[codes[i]]
+        return
+    for i in range(codes.shape[0]):
+        if codes[i] >= 0:
+            first, total = codes[i] * k, 0.0
+            for a in range(k):
+                total += values[i, a] * b[first + a]
+            eta[i] += total
+
+
+@compiled
+def add_products(codes: IntArray, values: FloatArray, x: FloatArray, out: FloatArray) -> None:
+    """``out += Z_t'x``; out (l * k,)."""
+    k = values.shape[1]
+    if values.shape[0] == 0:
+        for i in range(codes.shape[0]):
+            if codes[i] >= 0:
+                out[codes[i]] += x[i]
+        return
+    for i in range(codes.shape[0]):
+        if codes[i] >= 0:
+            first = codes[i] * k
+            for a in range(k):
+                out[first + a] += values[i, a] * x[i]
+
+
+@compiled
+def fill_pair(
+    places: IntArray, left: FloatArray, right: FloatArray, w: FloatArray, data: FloatArray
+) -> None:
+    """``data[places[i]] += w_i z_s z_t'``; data (nb, k_s, k_t)."""
+    ks, kt = data.shape[1], data.shape[2]
+    if ks == 1 and kt == 1 and left.shape[0] == 0 and right.shape[0] == 0:
+        for i in range(places.shape[0]):
+            if places[i] >= 0:
+                data[places[i], 0, 0] += w[i]
+        return
+    for i in range(places.shape[0]):
+        place = places[i]
+        if place >= 0:
+            for a in range(ks):
+                v = w[i]
+                if left.shape[0] > 0:
+                    v *= left[i, a]
+                if right.shape[0] > 0:
+                    for c in range(kt):
+                        data[place, a, c] += v * right[i, c]
+                else:
+                    data[place, a, 0] += v
+
+
+@compiled
+def read_pair(
+    places: IntArray, left: FloatArray, right: FloatArray, G: FloatArray, factor: float,
+    out: FloatArray,
+) -> None:  # fmt: skip
+    """``out_i += factor z_s'G[places[i]] z_t``."""
+    ks, kt = G.shape[1], G.shape[2]
+    if ks == 1 and kt == 1 and left.shape[0] == 0 and right.shape[0] == 0:
+        for i in range(places.shape[0]):
+            if places[i] >= 0:
+                out[i] += factor * G[places[i], 0, 0]
+        return
+    for i in range(places.shape[0]):
+        place = places[i]
+        if place >= 0:
+            total = 0.0
+            for a in range(ks):
+                inner = 0.0
+                if right.shape[0] > 0:
+                    for c in range(kt):
+                        inner += G[place, a, c] * right[i, c]
+                else:
+                    inner = G[place, a, 0]
+                total += inner * left[i, a] if left.shape[0] > 0 else inner
+            out[i] += factor * total
+
+
+@compiled
+def find_places(
+    indptr: IntArray, rows: IntArray, left: IntArray, right: IntArray, out: IntArray
+) -> None:
+    """Where the block of levels (left, right) stands in a pair; -1 where a row has no level."""
+    for i in range(left.shape[0]):
+        if left[i] < 0 or right[i] < 0:
+            out[i] = -1
+            continue
+        low, high = indptr[right[i]], indptr[right[i] + 1]
+        while high - low > 1:
+            middle = (low + high) // 2
+            if rows[middle] <= left[i]:
+                low = middle
+            else:
+                high = middle
+        out[i] = low
+
+
+def places_of(indptr: IntArray, rows: IntArray, left: IntArray, right: IntArray) -> IntArray:
+    """The same as a new array of int32."""
+    out = np.empty(len(left), dtype=np.int32)
+    find_places(indptr, rows, left, right, out)
+    return out

@@ -1,0 +1,167 @@
+"""Estimates of a generalized model with their uncertainty, as arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from sparselmm.base.types import BoolArray, FloatArray, IntArray, Snapshot
+from sparselmm.design.terms import Design
+from sparselmm.inference.estimates import Estimates
+from sparselmm.inference.variances import VarianceLayout, psi_jacobian
+from sparselmm.likelihood.deviance import PLSFit
+from sparselmm.likelihood.laplace.conditional import ConditionalEngine
+from sparselmm.likelihood.laplace.deviance import LaplaceDeviance
+from sparselmm.likelihood.laplace.fit import difference_hessian
+from sparselmm.likelihood.laplace.search import Optimum
+
+
+@dataclass(frozen=True, eq=False)
+class GeneralEstimates(Snapshot):
+    """A fit in numbers; costly parts are computed when first asked for.
+
+    Attributes
+    ----------
+    design : Design
+        The user's rows.
+    deviance : LaplaceDeviance
+    opt : Optimum
+    columns : ndarray of int
+        Columns of the user's X that the engine has.
+    from_arrays : bool
+    """
+
+    design: Design
+    deviance: LaplaceDeviance
+    opt: Optimum
+    columns: IntArray
+    from_arrays: bool
+
+    @cached_property
+    def parts(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """``theta, gamma, phi``."""
+        return self.deviance.parameters.split(self.opt.x)
+
+    @property
+    def free(self) -> BoolArray:
+        """Parameters off the boundary."""
+        return ~self.opt.at_boundary
+
+    @cached_property
+    def hessian(self) -> FloatArray:
+        """Hessian of the deviance by differences of the exact gradient; NaN at the boundary."""
+        return difference_hessian(self.deviance, self.opt.x, self.free)
+
+    @cached_property
+    def covariance(self) -> FloatArray:
+        """Covariance of theta, gamma, phi; NaN at the boundary, or where there is none."""
+        out = np.full(self.hessian.shape, np.nan)
+        at = np.flatnonzero(self.free)
+        if not len(at):
+            return out
+        H = self.hessian[np.ix_(at, at)]
+        try:
+            np.linalg.cholesky(H)
+            out[np.ix_(at, at)] = 2.0 * np.linalg.inv(H)
+        except np.linalg.LinAlgError:  # no maximum in these coordinates
+            return out
+        return out
+
+    @cached_property
+    def _slices(self) -> tuple[slice, slice, slice]:
+        a = self.deviance.covariance.n_theta
+        b = a + self.deviance.fixed.r
+        return slice(0, a), slice(a, b), slice(b, len(self.opt.x))
+
+    @cached_property
+    def vcov_gamma(self) -> FloatArray:
+        """Covariance of the fixed effects in the working basis, (r, r)."""
+        return self.covariance[self._slices[1], self._slices[1]]
+
+    @cached_property
+    def vcov_theta(self) -> FloatArray:
+        """Covariance of theta, (n_theta, n_theta)."""
+        return self.covariance[self._slices[0], self._slices[0]]
+
+    @cached_property
+    def vcov_phi(self) -> FloatArray:
+        """Covariance of the coefficients of the further predictors."""
+        return self.covariance[self._slices[2], self._slices[2]]
+
+    @cached_property
+    def kept(self) -> IntArray:
+        """Columns of the user's X that were estimated."""
+        return np.asarray(self.columns[self.deviance.fixed.basis.kept])
+
+    @cached_property
+    def beta(self) -> FloatArray:
+        """Fixed effects of the columns the engine has, NaN for dependent ones."""
+        out = np.full(self.design.p, np.nan)
+        out[self.kept] = self.deviance.fixed.basis.T @ self.parts[1]
+        return out[self.columns]
+
+    @cached_property
+    def vcov(self) -> FloatArray:
+        """Their covariance."""
+        T = self.deviance.fixed.basis.T
+        out = np.full((self.design.p,) * 2, np.nan)
+        out[np.ix_(self.kept, self.kept)] = T @ self.vcov_gamma @ T.T
+        return out[np.ix_(self.columns, self.columns)]
+
+    @cached_property
+    def joint(self) -> FloatArray:
+        """Covariance of the estimated fixed effects and the further coefficients, (r + J,)."""
+        r, J = self.deviance.fixed.r, len(self.parts[2])
+        A = np.zeros((r + J, r + J))
+        A[:r, :r] = self.deviance.fixed.basis.T
+        A[r:, r:] = np.eye(J)
+        at = slice(self._slices[1].start, self._slices[2].stop)
+        return np.asarray(A @ self.covariance[at, at] @ A.T)
+
+    # -------------------------------------------------------------------- random effects
+
+    @cached_property
+    def u(self) -> FloatArray:
+        """Spherical modes, (q,)."""
+        point = self.deviance.at(self.opt.x)
+        assert point is not None
+        return point.mode.u
+
+    @cached_property
+    def b(self) -> FloatArray:
+        """Modes of the random effects, (q,)."""
+        point = self.deviance.at(self.opt.x)
+        assert point is not None
+        return point.mode.b
+
+    @cached_property
+    def working(self) -> Estimates:
+        """The working linear model's estimates, which answer questions about random effects."""
+        x = self.opt.x
+        engine = ConditionalEngine(self.deviance, x, self.vcov_gamma, self.columns, self.design.p)
+        fit: PLSFit = engine.at(self.parts[0])
+        return Estimates.of(self.design, engine, fit, self.from_arrays)
+
+    @cached_property
+    def psi(self) -> list[FloatArray]:
+        """Covariance of every term's coefficients, each (k, k)."""
+        return self.deviance.covariance.psi(self.parts[0])
+
+    @cached_property
+    def layout(self) -> VarianceLayout:
+        """Where each packed variance parameter stands."""
+        return VarianceLayout.of(self.design.terms)
+
+    @cached_property
+    def variance_se(self) -> FloatArray:
+        """Standard errors of the packed variances and covariances, NaN at the boundary."""
+        theta = self.parts[0]
+        J = psi_jacobian(self.deviance.covariance, theta, self.layout)
+        free = self.free[self._slices[0]]
+        V = self.vcov_theta[np.ix_(free, free)]
+        inner = J[:, free]
+        undefined = (J[:, ~free] != 0).any(axis=1) | ~inner.any(axis=1)
+        variance = np.einsum("ij,jk,ik->i", inner, V, inner)
+        return np.where(undefined, np.nan, np.sqrt(np.maximum(variance, 0.0)))

@@ -1,0 +1,228 @@
+"""What a generalized model is made of, and one pass of its rows through the family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sparselmm.base import kernels_families
+from sparselmm.base.types import CSR, FloatArray
+from sparselmm.design.terms import RandomTerm
+from sparselmm.factor.basis import Basis, working_basis
+from sparselmm.factor.crossprod import SMALL_ROWS, _add_term_product
+from sparselmm.likelihood.laplace.families import Family
+from sparselmm.likelihood.laplace.jets import Jet
+from sparselmm.likelihood.laplace.rows import RandomRows, blocks
+
+
+@dataclass(frozen=True, eq=False)
+class Further:
+    """A predictor besides ``eta``: dispersion, zero inflation, a threshold.
+
+    Attributes
+    ----------
+    name : str
+    columns : slice
+        Its coefficients among those of all further predictors.
+    design : ndarray or csr_array, (n, m), or None
+        None for an intercept alone.
+    offset : ndarray, (n,), or None
+    labels : tuple of str
+        Names of the coefficients.
+    """
+
+    name: str
+    columns: slice
+    design: FloatArray | CSR | None = None
+    offset: FloatArray | None = None
+    labels: tuple[str, ...] = ("Intercept",)
+
+    def values(self, phi: FloatArray, rows: slice) -> FloatArray:
+        """The predictor at some rows; an array of length one where all are the same."""
+        out = self.change(phi, rows)
+        return out if self.offset is None else out + self.offset[rows]
+
+    def change(self, phi: FloatArray, rows: slice) -> FloatArray:
+        """The same without the offset."""
+        own = phi[self.columns]
+        return own if self.design is None else np.asarray(self.design[rows] @ own)
+
+    def products(self, x: FloatArray, rows: slice) -> FloatArray:
+        """``D'x`` of some rows, (m,)."""
+        if self.design is None:
+            return np.array([x.sum()])
+        return np.asarray(self.design[rows].T @ x)
+
+    def scaled(self, x: FloatArray, rows: slice) -> FloatArray:
+        """``diag(x) D`` of some rows, dense, (nb, m)."""
+        if self.design is None:
+            return x[:, None]
+        own = self.design[rows]
+        dense = own if isinstance(own, np.ndarray) else own.toarray()
+        return np.asarray(dense * x[:, None])
+
+
+@dataclass(frozen=True, eq=False)
+class GeneralData:
+    """Rows of a generalized model.
+
+    Attributes
+    ----------
+    y : ndarray, (n,)
+        Response: successes, counts, categories from 0, or numbers.
+    m : ndarray, (n,) or (1,)
+        Trials; prior weights of a Gaussian response; otherwise ones.
+    X : ndarray, (n, p)
+    terms : tuple of RandomTerm
+    family : Family
+    further : tuple of Further
+    weights : ndarray, (n,), or None
+        How often a row counts.
+    offset : ndarray, (n,), or None
+    """
+
+    y: FloatArray
+    m: FloatArray
+    X: FloatArray
+    terms: tuple[RandomTerm, ...]
+    family: Family
+    further: tuple[Further, ...] = ()
+    weights: FloatArray | None = None
+    offset: FloatArray | None = None
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return len(self.y)
+
+    @property
+    def n_phi(self) -> int:
+        """Number of coefficients of the further predictors."""
+        return max((part.columns.stop for part in self.further), default=0)
+
+    def trials(self, rows: slice) -> FloatArray:
+        """``m`` of some rows."""
+        return (
+            self.m[rows] if len(self.m) == self.n else np.broadcast_to(self.m, self.y[rows].shape)
+        )
+
+    def jet(self, eta: FloatArray, phi: FloatArray, rows: slice, extra: bool) -> Jet:
+        """Log-likelihoods of some rows and their derivatives."""
+        y = self.y[rows]
+        further = tuple(
+            np.broadcast_to(part.values(phi, rows), y.shape) for part in self.further
+        )  # fmt: skip
+        with np.errstate(all="ignore"):
+            jet = self.family.jet(y, self.trials(rows), eta, further, extra)
+            return jet if self.weights is None else jet.times(self.weights[rows])
+
+    def constant(self) -> float:
+        """Part of the log-likelihood that depends on the data alone."""
+        parts = self.family.constant(self.y, self.trials(slice(None)))
+        return float(parts.sum() if self.weights is None else parts @ self.weights)
+
+
+class FixedRows:
+    """The fixed-effects side of the rows, in a basis whose columns are orthonormal.
+
+    Parameters
+    ----------
+    X : ndarray, (n, p)
+    weights : ndarray, (n,), or None
+        Rows of weight zero do not say which columns are independent.
+    """
+
+    def __init__(self, X: FloatArray, weights: FloatArray | None):
+        self.X = X
+        w = None if weights is None else (weights > 0).astype(float)
+        self.basis: Basis = working_basis(X, np.zeros(len(X)), w)
+        self.r = self.basis.rank
+        every = self.r == X.shape[1]
+        self._kept: Any = slice(None) if every else self.basis.kept
+        small = len(X) < SMALL_ROWS
+        self._Q = X[:, self._kept] @ self.basis.T if small else None
+
+    def columns(self, rows: slice) -> FloatArray:
+        """``Q`` of some rows, (nb, r)."""
+        if self._Q is not None:
+            return self._Q[rows]
+        return np.asarray(self.X[rows][:, self._kept] @ self.basis.T)
+
+    def effects(self, gamma: FloatArray, offset: FloatArray | None) -> FloatArray:
+        """``Q gamma + offset``, (n,)."""
+        if self._Q is not None:
+            out = self._Q @ gamma
+        else:
+            beta = np.zeros(self.X.shape[1])
+            beta[self._kept] = self.basis.T @ gamma
+            out = self.X @ beta
+        return np.asarray(out if offset is None else out + offset)
+
+    def products(self, x: FloatArray) -> FloatArray:
+        """``Q'x``, (r,)."""
+        out = np.zeros(self.r)
+        for rows in blocks(len(x)):
+            out += self.columns(rows).T @ x[rows]
+        return out
+
+    def weighted(self, w: FloatArray, random: RandomRows) -> tuple[FloatArray, FloatArray]:
+        """``Q'WQ``, (r, r), and ``Z'WQ``, (q, r)."""
+        S, B = np.zeros((self.r, self.r)), np.zeros((random.q, self.r))
+        for rows in blocks(len(w)):
+            own = self.columns(rows)
+            scaled = own * w[rows, None]
+            S += own.T @ scaled
+            if random.compiled:
+                for term, part in zip(random.terms, random.parts, strict=True):
+                    _add_term_product(B[part], term, rows, scaled)
+            else:
+                B += random.Zt @ scaled
+        return S, B
+
+
+Loop = Callable[..., float]
+
+
+class Passes:
+    """One pass of all rows through the family, fused block by block with Z b.
+
+    Attributes
+    ----------
+    eta, g, w, dw : ndarray, (n,)
+        Predictor, first derivative, minus the second and the third, at the last pass.
+    """
+
+    def __init__(self, data: GeneralData, random: RandomRows):
+        self.data, self.random = data, random
+        self.eta, self.g, self.w, self.dw = (np.empty(data.n) for _ in range(4))
+        self.loop: Loop | None = None
+        if random.compiled and not hasattr(data.family, "base"):  # excess zeros are NumPy's
+            self.loop = kernels_families.loop_of(data.family.name, data.family.link)
+
+    def run(self, fixed: FloatArray, b: FloatArray, phi: FloatArray) -> float:
+        """Log-likelihood without its constant; NaN or infinite where there is none."""
+        total = 0.0
+        for rows in blocks(self.data.n):
+            eta = self.eta[rows]
+            eta[...] = fixed[rows]
+            self.random.add_effects(b, rows, eta)
+            total += self._block(eta, phi, rows)
+        return total
+
+    def _block(self, eta: FloatArray, phi: FloatArray, rows: slice) -> float:
+        data = self.data
+        if self.loop is None:
+            jet = data.jet(eta, phi, rows, False)
+            self.g[rows] = jet.e
+            np.negative(jet.ee, out=self.w[rows])
+            np.negative(jet.eee, out=self.dw[rows])
+            return float(jet.f.sum())
+        m = data.m[rows] if len(data.m) == data.n else data.m
+        weights = np.zeros(0) if data.weights is None else data.weights[rows]
+        d = data.further[0].values(phi, rows) if data.further else np.zeros(1)
+        return self.loop(
+            data.y[rows], m, weights, eta, d, self.g[rows], self.w[rows], self.dw[rows]
+        )

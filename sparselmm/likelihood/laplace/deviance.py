@@ -1,0 +1,467 @@
+"""Laplace's deviance, its exact gradient and its model Hessian in all parameters.
+
+Parameters are ``x = (theta, gamma, phi)``: covariances, fixed effects in the working basis Q, and
+coefficients of the further predictors. At the mode, with ``G = M^-1`` on the pattern of A,
+
+    tau_i = [Z Lambda G Lambda'Z']_ii,   t = w' tau,   s = G Lambda'Z't,   t~ = t - W Z Lambda s
+    df/dgamma = Q'(t~ - 2g),
+    df/dlambda_t = sum_j [D1_j u_j' + D2_j s_j' + 2 (A Lambda G)_jj],  D1 = Z'(t~ - 2g), D2 = Z'g
+    df/dphi = D'(-2 l_a + tau w_a + (Z Lambda s) g_a)
+
+where ``w' = -l'''`` and a is a further predictor. The model Hessian leaves out what ``log det M``
+adds through the weights: with ``B = Z'WQ``, ``K = G Lambda'B``, ``S = Q'WQ - B'Lambda K`` and
+``g_k = E_k u + Lambda E_k'Z'g``,
+
+    H_bb = 2 S,   H_bk = 2 (B'g_k - K'Lambda'A g_k),   H_kl = Q_kl + H_kb (2S)^-1 H_bl / 2,
+    Q = g'A g - (Lambda'A g)'G (Lambda'A g),
+    H_pp = -2 sum l_pp - 2 (Lambda'Z'g_p)'G (Lambda'Z'g_p)
+
+and so on, to which comes the exact curvature of ``lambda -> lambda lambda'``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from sparselmm.base.smallmatrix import block_diagonal
+from sparselmm.base.types import FloatArray
+from sparselmm.factor.plan import FitPlan, make_plan
+from sparselmm.factor.solver import BlockSolver, apply_lambda, congruence
+from sparselmm.likelihood.covariance import Covariance
+from sparselmm.likelihood.deviance import SMALLEST_PIVOT, add_root_curvature, theta_units
+from sparselmm.likelihood.laplace.data import FixedRows, GeneralData, Passes
+from sparselmm.likelihood.laplace.modes import Mode, ModeFinder
+from sparselmm.likelihood.laplace.rows import RandomRows, blocks
+
+
+@dataclass(frozen=True, eq=False)
+class Parameters:
+    """Where theta, gamma and phi stand in a vector, and how steps move it.
+
+    Attributes
+    ----------
+    covariance : Covariance
+    r, n_phi : int
+        Numbers of fixed effects and of coefficients of further predictors.
+    """
+
+    covariance: Covariance
+    r: int
+    n_phi: int
+
+    def split(self, x: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """``theta, gamma, phi``."""
+        a = self.covariance.n_theta
+        return x[:a], x[a : a + self.r], x[a + self.r :]
+
+    def steps(self, step: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """The same of a vector in tangent coordinates."""
+        a = self.covariance.n_tangent
+        return step[:a], step[a : a + self.r], step[a + self.r :]
+
+    def retract(self, x: FloatArray, step: FloatArray) -> FloatArray:
+        """Parameters after a step."""
+        theta, gamma, phi = self.split(x)
+        a, b, c = self.steps(step)
+        return np.concatenate([self.covariance.retract(theta, a), gamma + b, phi + c])
+
+    @cached_property
+    def in_tangent(self) -> FloatArray:
+        """Which tangent coordinates are the parameters themselves."""
+        rest = self.covariance.n_tangent + np.arange(self.r + self.n_phi)
+        return np.concatenate([self.covariance.in_tangent, rest]).astype(int)
+
+    def rectify(self, x: FloatArray) -> FloatArray:
+        """Non-negative diagonals of every ``lambda_t``."""
+        a = self.covariance.n_theta
+        return np.concatenate([self.covariance.rectify(x[:a]), x[a:]])
+
+    def __len__(self) -> int:
+        return self.covariance.n_theta + self.r + self.n_phi
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """The last evaluation.
+
+    Attributes
+    ----------
+    x : ndarray
+    lams : list of ndarray, (k, k)
+    mode : Mode
+    value : float
+        Deviance.
+    """
+
+    x: FloatArray
+    lams: list[FloatArray]
+    mode: Mode
+    value: float
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """Quadratic model of the deviance at a point, in tangent coordinates.
+
+    Attributes
+    ----------
+    gradient : ndarray, (m,)
+    hessian : ndarray, (m, m)
+    S : ndarray, (r, r)
+        Information of the fixed effects, random effects accounted for.
+    """
+
+    gradient: FloatArray
+    hessian: FloatArray
+    S: FloatArray
+
+
+class LaplaceDeviance:
+    """Minus twice Laplace's log-likelihood of a generalized model.
+
+    Parameters
+    ----------
+    data : GeneralData
+    memory_limit : int, optional
+        Bytes the factorization may use.
+    """
+
+    bases = None
+    """The covariates are the model's."""
+
+    def __init__(self, data: GeneralData, memory_limit: int | None = None):
+        self.data = data
+        self.random = RandomRows(data.terms, data.n)
+        self.fixed = FixedRows(data.X, data.weights)
+        self.cross, fills = self.random.cross(self.fixed.basis)
+        names = tuple(term.name for term in data.terms)
+        plan: FitPlan = make_plan(self.cross, names, memory_limit)
+        self.strategy = plan.chosen.strategy
+        self.solver = BlockSolver(self.cross, self.strategy, plan.chosen.factor)
+        self.covariance = Covariance.of(data.terms)
+        self.passes = Passes(data, self.random)
+        self.modes = ModeFinder(self.passes, self.random, self.cross, fills, self.solver)
+        self.parameters = Parameters(self.covariance, self.fixed.r, data.n_phi)
+        self.constant = data.constant()
+        weights = np.ones(data.n) if data.weights is None else data.weights
+        self.modes.refill((weights > 0).astype(float))
+        terms = range(len(data.terms))
+        self._rms = [self.cross.rms(t) for t in terms]
+        self.units = theta_units(self.covariance, self._rms)
+        self.unit_roots = self.covariance.unit_roots([self.cross.second_moments(t) for t in terms])
+        self.n_evaluations = 0
+        self._point: Point | None = None
+        self._model: tuple[Point, Model] | None = None
+        self._start = np.zeros(self.random.q)
+        self._psi: dict[int, FloatArray] = {}
+
+    def rms(self, t: int) -> FloatArray:
+        """Root mean square over the rows of each covariate of term t, (k,)."""
+        return self._rms[t]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the last evaluation, whose factor is not portable."""
+        return {**self.__dict__, "_point": None, "_model": None}
+
+    # ---------------------------------------------------------------------------- value
+
+    def at(self, x: FloatArray, u: FloatArray | None = None) -> Point | None:
+        """The evaluation at x, its mode sought from u; None where there is no likelihood."""
+        point = self._point
+        if point is not None and np.array_equal(x, point.x):
+            return point
+        self.n_evaluations += 1
+        theta, gamma, phi = self.parameters.split(x)
+        lams = self.covariance.factors(theta)
+        fixed = self.fixed.effects(gamma, self.data.offset)
+        self._point = None
+        mode = self.modes.find(lams, fixed, phi, self._start if u is None else u)
+        if mode is None:
+            return None
+        value = 2.0 * (mode.h - self.constant) + mode.ldM
+        self._point = Point(np.array(x, dtype=float), lams, mode, value)
+        self._start = mode.u
+        return self._point
+
+    def value(self, x: FloatArray) -> float:
+        """Deviance at x; infinite where there is no likelihood."""
+        point = self.at(x)
+        return np.inf if point is None else point.value
+
+    def gradient(self, x: FloatArray) -> FloatArray:
+        """Exact gradient in x."""
+        return self.model(x).gradient[self.parameters.in_tangent]
+
+    # ------------------------------------------------------------------------- gradient
+
+    def model(self, x: FloatArray) -> Model:
+        """Exact gradient and model Hessian at x."""
+        point = self.at(x)
+        if point is None:
+            raise FloatingPointError("the log-likelihood is not finite")
+        if self._model is None or self._model[0] is not point:
+            self._model = point, self._modelled(point)
+        return self._model[1]
+
+    def _lambda(self, point: Point, x: FloatArray, transpose: bool) -> FloatArray:
+        wide = np.ascontiguousarray(x.reshape(len(x), -1))
+        return apply_lambda(self.cross, point.lams, wide, transpose).reshape(x.shape)
+
+    def _inverse(self, point: Point) -> tuple[FloatArray, list[FloatArray]]:
+        """``tau`` of every row, and ``sum_j (A Lambda G)_jj`` of every term."""
+        tau = np.zeros(self.data.n)
+        traces = [np.zeros((k, k)) for k, _ in self.cross.sizes]
+        for (s, t), pair in self.cross.pairs.items():
+            G = self.solver.inverse_on_pattern((s, t))
+            left, right = point.lams[s], point.lams[t]
+            inner = congruence(G, left.T, right.T)
+            self.modes.fills[s, t].read(inner, 1.0 if s == t else 2.0, tau)
+            traces[t] += np.einsum("bsi,sr,brj->ij", pair.data, left, G, optimize=True)
+            if s != t:
+                traces[s] += np.einsum("bis,sr,bjr->ij", pair.data, right, G, optimize=True)
+        return tau, traces
+
+    def _modelled(self, point: Point) -> Model:
+        passes, random, solver = self.passes, self.random, self.solver
+        tau, traces = self._inverse(point)
+        t = passes.dw * tau
+        S, B = self.fixed.weighted(passes.w, random)
+        columns = np.column_stack([B, random.products(t)])
+        right = self._lambda(point, columns, True)
+        solved = solver.solve(np.ascontiguousarray(right))
+        K, s = solved[:, :-1], solved[:, -1]
+        LB = right[:, :-1]
+        S = S - LB.T @ K
+        spread = random.effects(self._lambda(point, s, False))
+        tilde = t - passes.w * spread - 2.0 * passes.g
+        D1, D2 = random.products(tilde), point.mode.products
+        blocks_ = [
+            2.0 * traces[i]
+            + D1[part].reshape(l, k).T @ point.mode.u[part].reshape(l, k)
+            + D2[part].reshape(l, k).T @ s[part].reshape(l, k)
+            for i, (part, (k, l)) in enumerate(
+                zip(self.cross.slices, self.cross.sizes, strict=True)
+            )
+        ]
+        theta, _, phi = self.parameters.split(point.x)
+        further = self._further(point, phi, tau, spread)
+        by_theta = self.covariance.tangent_vector(theta, blocks_)
+        gradient = np.concatenate([by_theta, self.fixed.products(tilde), further.slope])
+        H = self._curvature(point, S, B, LB, K, further)
+        self._bend(H, point, theta, blocks_)
+        return Model(gradient, H, S)
+
+    def _further(
+        self, point: Point, phi: FloatArray, tau: FloatArray, spread: FloatArray
+    ) -> _FurtherSums:
+        """Sums over the rows of what belongs to the further predictors."""
+        data, passes, J = self.data, self.passes, self.data.n_phi
+        sums = _FurtherSums(
+            np.zeros(J), np.zeros((J, J)), np.zeros((self.random.q, J)), np.zeros((self.fixed.r, J))
+        )
+        if not J:
+            return sums
+        for rows in blocks(data.n):
+            jet = data.jet(passes.eta[rows], phi, rows, True)
+            Q = self.fixed.columns(rows)
+            for i, part in enumerate(data.further):
+                f, e, ee = jet.a[i]
+                sums.slope[part.columns] += part.products(
+                    -2.0 * f - tau[rows] * ee + spread[rows] * e, rows
+                )
+                mixed = part.scaled(e, rows)
+                sums.XG[:, part.columns] += Q.T @ mixed
+                for c, column in enumerate(mixed.T, part.columns.start):
+                    product = np.zeros(self.random.q)
+                    self.random.add_products(np.ascontiguousarray(column), rows, product)
+                    sums.ZG[:, c] += product
+                for j, other in enumerate(data.further[: i + 1]):
+                    own = (jet.aa or {}).get((j, i))
+                    if own is None:
+                        continue
+                    block = part.scaled(own, rows).T @ other.scaled(np.ones(len(own)), rows)
+                    sums.H[part.columns, other.columns] -= 2.0 * block
+                    if j != i:
+                        sums.H[other.columns, part.columns] -= 2.0 * block.T
+        return sums
+
+    # ------------------------------------------------------------------------ curvature
+
+    def _curvature(
+        self, point: Point, S: FloatArray, B: FloatArray, LB: FloatArray, K: FloatArray,
+        further: _FurtherSums,
+    ) -> FloatArray:  # fmt: skip
+        """The model Hessian but for the curvature of ``lambda lambda'``."""
+        g = self._directions(point)
+        Ag = self._times_A(g)
+        right = self._lambda(point, Ag, True)
+        LZ = self._lambda(point, further.ZG, True)
+        solved = self.solver.solve(np.ascontiguousarray(np.hstack([right, LZ])))
+        Mr, Mz = solved[:, : g.shape[1]], solved[:, g.shape[1] :]
+        Q = g.T @ Ag - right.T @ Mr
+        Hbk = 2.0 * (B.T @ g - K.T @ right)
+        a, r = g.shape[1], len(S)
+        H = np.zeros((a + r + self.data.n_phi,) * 2)
+        H[:a, :a] = Q + 0.5 * Hbk.T @ _regular_solve(2.0 * S, Hbk)
+        H[a : a + r, a : a + r] = 2.0 * S
+        H[a : a + r, :a] = Hbk
+        H[a + r :, a + r :] = further.H - 2.0 * LZ.T @ Mz
+        H[a + r :, a : a + r] = -2.0 * (further.XG - LB.T @ Mz).T
+        H[a + r :, :a] = -2.0 * (g.T @ further.ZG - right.T @ Mz).T
+        lower = np.tril(H, -1)
+        return lower + lower.T + np.diag(np.diag(H))
+
+    def _directions(self, point: Point) -> FloatArray:
+        """Columns ``g_k = E_k u + Lambda E_k'Z'g``, (q, n_tangent)."""
+        covariance, cross = self.covariance, self.cross
+        theta = self.parameters.split(point.x)[0]
+        out = np.zeros((cross.q, covariance.n_tangent))
+        for t, term in enumerate(covariance.terms):
+            k, l = cross.sizes[t]
+            part, lam = cross.slices[t], point.lams[t]
+            u = point.mode.u[part].reshape(l, k)
+            d = point.mode.products[part].reshape(l, k)
+            block = out[part].reshape(l, k, -1)
+            first = covariance.tangent_slices[t].start
+            slopes = term.slopes(theta[covariance.slices[t]])
+            if slopes is not None:
+                for i, E in enumerate(slopes, first):
+                    block[:, :, i] = u @ E.T + d @ E @ lam.T
+                continue
+            for i, (r, c) in enumerate(zip(*term.tangent, strict=True), first):
+                block[:, r, i] += u[:, c]
+                block[:, :, i] += d[:, r, None] * lam[:, c]
+        return out
+
+    def _times_A(self, x: FloatArray) -> FloatArray:
+        """``A x``, (q, m), from the rows where these are many: A is never put together."""
+        random, w = self.random, self.passes.w
+        if random.compiled:
+            columns = [
+                random.products(w * random.effects(np.ascontiguousarray(column))) for column in x.T
+            ]
+            return np.column_stack(columns) if columns else np.zeros(x.shape)
+        assert random.Z is not None
+        return np.asarray(random.Zt @ (w[:, None] * (random.Z @ x)))
+
+    def _bend(
+        self, H: FloatArray, point: Point, theta: FloatArray, blocks_: list[FloatArray]
+    ) -> None:
+        """Add the exact curvature of ``lambda -> lambda lambda'``."""
+        for t, lam in enumerate(point.lams):
+            term = self.covariance.terms[t]
+            if term.pivot(lam, self.units[self.covariance.slices[t]]) > SMALLEST_PIVOT:
+                self._psi[t] = 0.5 * term.divide(lam, blocks_[t].T).T
+            if t in self._psi:  # at a singular lambda_t the last one, which hardly moved
+                add_root_curvature(H, self.covariance, t, self._psi[t], theta, blocks_[t])
+
+    # ----------------------------------------------------------------------- prediction
+
+    def mode_of(self, y: FloatArray, x: FloatArray) -> FloatArray | None:
+        """Modes of the random effects b of another response at the same parameters, (q,)."""
+        theta, gamma, phi = self.parameters.split(x)
+        passes = Passes(replace(self.data, y=y), self.random)
+        finder = ModeFinder(passes, self.random, self.cross, self.modes.fills, self.solver)
+        self._point = self._model = None  # the factor is another one now
+        fixed = self.fixed.effects(gamma, self.data.offset)
+        mode = finder.find(self.covariance.factors(theta), fixed, phi, np.zeros(self.random.q))
+        return None if mode is None else mode.b
+
+    def predicted(self, x: FloatArray, step: FloatArray, trial: FloatArray) -> FloatArray:
+        """The mode at ``trial = retract(x, step)`` to first order, from the factor at x, (q,)."""
+        point = self.at(x)
+        assert point is not None
+        passes, random = self.passes, self.random
+        moved, gamma, phi = self.parameters.steps(step)
+        new = self.covariance.factors(self.parameters.split(trial)[0])
+        steps = self._root_steps(point, moved, new)
+        u = point.mode.u
+        slope = self._mixed_slope(point, phi)
+        row = self.fixed.effects(gamma, None) if len(gamma) else np.zeros(self.data.n)
+        row += random.effects(apply_lambda(self.cross, steps, u[:, None], transpose=False)[:, 0])
+        rhs = apply_lambda(self.cross, steps, point.mode.products[:, None])[:, 0]
+        rhs = rhs + self._lambda(point, random.products(slope - passes.w * row), True)
+        out = u + self.solver.solve(rhs[:, None])[:, 0]
+        for t, (part, (k, l)) in enumerate(zip(self.cross.slices, self.cross.sizes, strict=True)):
+            root = point.lams[t] + steps[t]
+            if abs(np.linalg.det(root)) > 1e-12:  # (lambda + dlambda) Q is the new lambda
+                turn = np.linalg.solve(root, new[t])
+                out[part] = (out[part].reshape(l, k) @ turn).ravel()
+        return out
+
+    def _root_steps(
+        self, point: Point, moved: FloatArray, new: list[FloatArray]
+    ) -> list[FloatArray]:
+        """What a step adds to every ``lambda_t``."""
+        out = []
+        for t, (term, at) in enumerate(
+            zip(self.covariance.terms, self.covariance.tangent_slices, strict=True)
+        ):
+            own = self.parameters.split(point.x)[0][self.covariance.slices[t]]
+            if term.slopes(own) is not None:
+                out.append(new[t] - point.lams[t])
+                continue
+            step = np.zeros((term.k, term.k))
+            step[term.tangent] = moved[at]
+            out.append(step)
+        return out
+
+    def _mixed_slope(self, point: Point, step: FloatArray) -> FloatArray:
+        """Change of g by a step of phi, (n,)."""
+        out = np.zeros(self.data.n)
+        if not np.any(step):
+            return out
+        phi = self.parameters.split(point.x)[2]
+        for rows in blocks(self.data.n):
+            jet = self.data.jet(self.passes.eta[rows], phi, rows, True)
+            for i, part in enumerate(self.data.further):
+                out[rows] += jet.a[i][1] * part.change(step, rows)
+        return out
+
+    def basis(self, x: FloatArray, model: Model, smallest: float) -> FloatArray:
+        """Steps of length one in the metric of the trust region, as columns."""
+        theta = self.parameters.split(x)[0]
+        roots = [
+            term.steps(theta[part], unit, smallest, model.gradient[at])
+            for term, part, at, unit in zip(
+                self.covariance.terms, self.covariance.slices, self.covariance.tangent_slices,
+                self.unit_roots, strict=True,
+            )
+        ]  # fmt: skip
+        a, n = self.covariance.n_tangent, max(self.data.n, 1)
+        if self.data.family.name == "ordinal":  # thresholds and the mean of X'beta move together
+            return block_diagonal([*roots, _unit_steps(model.hessian[a:, a:] / (2.0 * n))])
+        return block_diagonal([*roots, _unit_steps(model.S / n), np.eye(self.data.n_phi)])
+
+
+@dataclass(frozen=True, eq=False)
+class _FurtherSums:
+    """Sums over the rows: slope (J,), curvature (J, J), ``Z'g_p`` (q, J) and ``Q'g_p`` (r, J)."""
+
+    slope: FloatArray
+    H: FloatArray
+    ZG: FloatArray
+    XG: FloatArray
+
+
+def _unit_steps(S: FloatArray) -> FloatArray:
+    """Columns of length one in the metric S, whose eigenvalues are made positive."""
+    if not len(S):
+        return S
+    values, vectors = np.linalg.eigh(S)
+    floor = 1e-8 * max(float(np.abs(values).max()), 1e-300)
+    return np.asarray(vectors / np.sqrt(np.maximum(np.abs(values), floor)))
+
+
+def _regular_solve(S: FloatArray, x: FloatArray) -> FloatArray:
+    """``S^-1 x``, by least squares where S is singular."""
+    if not len(S):
+        return x
+    try:
+        return np.asarray(np.linalg.solve(S, x))
+    except np.linalg.LinAlgError:
+        return np.asarray(np.linalg.lstsq(S, x, rcond=None)[0])

@@ -1,0 +1,231 @@
+"""A fit of a generalized model: searches, separation, covariance of estimates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from sparselmm.base.types import BoolArray, FloatArray
+from sparselmm.likelihood.laplace.data import GeneralData
+from sparselmm.likelihood.laplace.deviance import LaplaceDeviance
+from sparselmm.likelihood.laplace.quadrature import QuadratureDeviance, check_quadrature
+from sparselmm.likelihood.laplace.search import (
+    MAX_ITERATIONS,
+    TOLERANCE,
+    Callback,
+    GeneralSearch,
+    Optimum,
+)
+from sparselmm.likelihood.laplace.separation import extreme, pure_levels, separating
+from sparselmm.likelihood.laplace.start import start
+
+SECONDS = 0.1
+"""Predicted time that searches from other starts may take in any case."""
+
+MANY = 14
+"""Evaluations after which a search leaves doubt."""
+
+LIMIT = 40
+"""Evaluations of a search from another start, but for those at the boundary."""
+
+FEW_ROWS = 150
+"""Rows up to which the deviance is often far from quadratic."""
+
+GAIN = 1e-7
+"""Decrease of the deviance by which another end is better."""
+
+HUGE = 5.0
+"""Standard deviation of predictors at which levels that are all pure have let a variance go."""
+
+HESSIAN_STEP = 1e-4
+"""Step of the differences of the gradient, in standard errors and units of theta."""
+
+
+def deviance_of(data: GeneralData, nodes: int = 1, memory_limit: int | None = None) -> Any:
+    """Laplace's deviance, or the one by quadrature."""
+    check_quadrature(data, nodes)
+    if nodes > 1:
+        return QuadratureDeviance(data, nodes, memory_limit)
+    return LaplaceDeviance(data, memory_limit)
+
+
+def minimize_generally(
+    deviance: LaplaceDeviance, names: tuple[str, ...], *, x: FloatArray | None = None,
+    starts: int | None = None, tolerance: float = TOLERANCE,
+    max_iterations: int = MAX_ITERATIONS, callback: Callback | None = None,
+) -> Optimum:  # fmt: skip
+    """Minimize over all parameters, from several starts where one leaves doubt.
+
+    Parameters
+    ----------
+    deviance : LaplaceDeviance
+    names : tuple of str
+        Of the columns of X, to name those that separate the responses.
+    x : ndarray, optional
+        Where the first search starts.
+    starts : int, optional
+        Number of searches; None for as many as needed.
+    tolerance, max_iterations, callback
+        As in `GeneralSearch`.
+    """
+    watch = _Watch(deviance, names)
+    search = GeneralSearch(deviance, tolerance, max_iterations, callback, watch)
+    end, message, done = search.run(start(deviance) if x is None else x)
+    best = search.certified(end, message, done)
+    if watch.found or watch.at_end():
+        return replace(best, converged=False, message=watch.message, separation=watch.found)
+    if starts is None:
+        left = _allowance(deviance, best) if _doubtful(deviance, best) else 0
+        best = _others(search, best, left, None)
+    elif starts > 1:
+        best = _others(search, best, np.inf, starts - 1)
+    pure = pure_levels(deviance.data)
+    sizes = np.abs(best.x[: deviance.covariance.n_theta]) / deviance.units
+    if pure and (not best.converged or sizes.max(initial=0.0) > HUGE):
+        best = replace(
+            best, converged=False, message=f"{best.message}; but every level of "
+            f"{', '.join(map(repr, pure))} has only successes or only failures, so that the "
+            "likelihood rises as its variance grows without end"
+        )  # fmt: skip
+    return replace(best, n_evaluations=len(search.history), history=tuple(search.history))
+
+
+class _Watch:
+    """Asks for separation once the response of some row is all but certain."""
+
+    def __init__(self, deviance: LaplaceDeviance, names: tuple[str, ...]):
+        self.deviance, self.names = deviance, names
+        self.found: tuple[str, ...] = ()
+        self._asked = False
+        self._steps = 0
+
+    def __call__(self, x: FloatArray) -> str | None:
+        self._steps += 1
+        if self._asked or self._steps < 4 or not self._extreme():
+            return None
+        return self._ask()
+
+    def at_end(self) -> bool:
+        """The same after the last step."""
+        return not self._asked and self._extreme() and self._ask() is not None
+
+    def _extreme(self) -> bool:
+        passes = self.deviance.passes
+        return extreme(self.deviance.data, passes.w, passes.g)
+
+    def _ask(self) -> str | None:
+        self._asked = True
+        self.found = separating(self.deviance.data, self.deviance.fixed, self.names)
+        return self.message if self.found else None
+
+    @property
+    def message(self) -> str:
+        """What was found."""
+        columns = ", ".join(map(repr, self.found))
+        return (
+            f"stopped: separation. The fixed effects {columns} predict some responses without "
+            "error; the likelihood rises as their coefficients grow without end, and has no "
+            "maximum"
+        )
+
+
+def _doubtful(deviance: LaplaceDeviance, best: Optimum) -> bool:
+    """Whether there may be a lower minimum."""
+    if not best.converged or best.at_boundary.any():
+        return True
+    return best.n_evaluations > MANY or deviance.data.n - deviance.fixed.r <= FEW_ROWS
+
+
+def _allowance(deviance: LaplaceDeviance, best: Optimum) -> float:
+    """Evaluations that other starts may take."""
+    seconds = best.history[-1].seconds / max(len(best.history), 1)
+    return max(SECONDS / max(seconds, 1e-9), 0.0 if best.converged else 2.0 * MANY)
+
+
+def _others(
+    search: GeneralSearch, best: Optimum, allowed: float, number: int | None
+) -> Optimum:  # fmt: skip
+    """Search from other starts, and keep the lowest end."""
+    if not allowed:
+        return best
+    before = len(search.history)
+    returned = 0
+    for place, x in enumerate(_starting_points(search.deviance, best.x)):
+        spent = len(search.history) - before
+        if number is None and (spent >= allowed or (returned == 2 and best.converged)):
+            break
+        if number is not None and place == number:
+            break
+        search.place += 1
+        search.stop = _returns(search, best)
+        search.allowed = len(search.history) + LIMIT
+        end, message, done = search.run(x)
+        if message == RETURNED:
+            returned += 1
+            continue
+        other = search.certified(end, message, done)
+        gain = best.deviance - other.deviance
+        if gain > GAIN or (other.converged and not best.converged and gain > -GAIN):
+            best = other
+    return replace(best, n_starts=search.place + 1)
+
+
+RETURNED = "abandoned: an optimum that is known"
+
+
+def _returns(search: GeneralSearch, best: Optimum) -> Callable[[FloatArray], str | None]:
+    """Stops a search that has come near a known end."""
+    scale = np.maximum(np.abs(best.x), 0.1)
+
+    def stop(x: FloatArray) -> str | None:
+        near = abs(search.value(x) - best.deviance) < 0.1
+        close = np.abs(np.abs(x) - np.abs(best.x)).max(initial=0.0) < 0.3 * scale.max()
+        return RETURNED if best.converged and near and close else None
+
+    return stop
+
+
+def _starting_points(deviance: LaplaceDeviance, x: FloatArray) -> Iterator[FloatArray]:
+    """Large, small and one-sided variances, then random ones."""
+    covariance, a = deviance.covariance, deviance.covariance.n_theta
+    base = np.where(covariance.on_diagonal, 1.0, 0.0) * deviance.units
+    first = start(deviance)[a:]
+    for size in (2.0, 0.1):
+        yield np.concatenate([size * base, first])
+    for t in range(len(covariance.terms) if len(covariance.terms) > 1 else 0):
+        theta = 0.1 * base
+        theta[covariance.slices[t]] *= 20.0
+        yield np.concatenate([theta, x[a:]])
+    rng = np.random.default_rng(0)
+    while True:
+        yield np.concatenate([base * 10.0 ** rng.uniform(-1.5, 1.0, a), first])
+
+
+# ------------------------------------------------------------------- covariance of estimates
+
+
+def difference_hessian(
+    deviance: LaplaceDeviance, x: FloatArray, free: BoolArray
+) -> FloatArray:  # fmt: skip
+    """Hessian of the deviance in x by central differences of the exact gradient, (m, m).
+
+    NaN in rows and columns that are not ``free``.
+    """
+    model, inner = deviance.model(x), deviance.parameters.in_tangent
+    curvature = np.abs(np.diag(model.hessian)[inner])
+    a = deviance.covariance.n_theta
+    steps = HESSIAN_STEP * np.sqrt(2.0 / np.maximum(curvature, 1e-300))
+    units = np.concatenate([deviance.units, np.full(len(x) - a, np.inf)])
+    steps = np.clip(steps, 1e-9, np.maximum(1e-3 * np.minimum(units, 1e3), 1e-9))
+    H = np.full((len(x), len(x)), np.nan)
+    rows = np.flatnonzero(free)
+    for i in rows:
+        step = np.zeros(len(x))
+        step[i] = steps[i]
+        up, down = deviance.gradient(x + step), deviance.gradient(x - step)
+        H[i, rows] = (up - down)[rows] / (2.0 * steps[i])
+    deviance.model(x)
+    return 0.5 * (H + H.T)

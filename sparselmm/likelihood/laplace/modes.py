@@ -1,0 +1,179 @@
+"""The mode of the random effects, and the factor that belongs to it.
+
+Newton's method on ``h(u) = -sum l + u'u / 2`` until half the squared decrement is below `CHORD`;
+then steps with the same factor until it is below `EXACT`. The deviance is of first order in the
+error of u, through ``log det M``: stopping earlier would spoil its gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sparselmm.base.cholesky import NotPositiveDefiniteError
+from sparselmm.base.types import FloatArray
+from sparselmm.factor.crossprod import CrossProducts
+from sparselmm.factor.solver import BlockSolver, apply_lambda
+from sparselmm.likelihood.laplace.data import Passes
+from sparselmm.likelihood.laplace.rows import Pair, RandomRows
+
+CHORD = 1e-3
+EXACT = 1e-18
+"""Half squared decrements of the inner search."""
+
+FLOOR = 1e-10
+"""Weight of a row whose log-likelihood is not concave, in the direction of a Newton step."""
+
+MOST = 100
+"""Newton steps to a mode."""
+
+
+@dataclass(frozen=True, eq=False)
+class Mode:
+    """Where the integrand is highest.
+
+    Attributes
+    ----------
+    u, b : ndarray, (q,)
+        Spherical and original effects.
+    h : float
+        ``-sum l + u'u / 2`` without the constant.
+    ldM : float
+        ``log det M`` of the weights at the mode.
+    products : ndarray, (q,)
+        ``Z'g``.
+    """
+
+    u: FloatArray
+    b: FloatArray
+    h: float
+    ldM: float
+    products: FloatArray
+
+
+class ModeFinder:
+    """Finds modes; the solver then holds the factor at the last one.
+
+    Attributes
+    ----------
+    n_factorizations, n_passes : int
+        Work so far.
+    """
+
+    def __init__(
+        self, passes: Passes, random: RandomRows, cross: CrossProducts,
+        fills: dict[tuple[int, int], Pair], solver: BlockSolver,
+    ):  # fmt: skip
+        self.passes, self.random, self.cross = passes, random, cross
+        self.fills, self.solver = fills, solver
+        self.n_factorizations = self.n_passes = 0
+
+    def refill(self, w: FloatArray) -> None:
+        """New values of A on its pattern."""
+        for key, fill in self.fills.items():
+            fill.fill(w, self.cross.pairs[key].data)
+        layout = self.solver.layout
+        if layout.leading is not None:
+            for s, pair in layout.outer.items():
+                if s < layout.leading:  # a transposed copy
+                    source = self.cross.pairs[layout.leading, s]
+                    pair.data[...] = source.data[source.transpose_order].transpose(0, 2, 1)
+
+    def _factorize(self, w: FloatArray, lams: Sequence[FloatArray]) -> float:
+        self.refill(w)
+        self.n_factorizations += 1
+        return self.solver.factorize(lams)
+
+    def find(
+        self, lams: Sequence[FloatArray], fixed: FloatArray, phi: FloatArray, u: FloatArray
+    ) -> Mode | None:
+        """The mode at parameters, starting from u; None where there is no likelihood."""
+        search = _Newton(self, lams, fixed, phi)
+        if not search.begin(u) and not search.begin(np.zeros_like(u)):
+            return None
+        try:
+            ldM = search.run()
+        except NotPositiveDefiniteError:
+            return None
+        if ldM is None:
+            return None
+        return Mode(search.u, search.b, search.h, ldM, search.Zg)
+
+
+class _Newton:
+    """One search for a mode."""
+
+    def __init__(
+        self, finder: ModeFinder, lams: Sequence[FloatArray], fixed: FloatArray, phi: FloatArray
+    ):
+        self.finder, self.lams, self.fixed, self.phi = finder, lams, fixed, phi
+        self.passes = finder.passes
+
+    def _lambda(self, x: FloatArray, transpose: bool) -> FloatArray:
+        return apply_lambda(self.finder.cross, self.lams, x[:, None], transpose)[:, 0]
+
+    def begin(self, u: FloatArray) -> bool:
+        """Stand at u; False where there is no likelihood."""
+        self._stand(u, *self._at(u))
+        return bool(np.isfinite(self.h))
+
+    def _at(self, u: FloatArray) -> tuple[FloatArray, float]:
+        b = self._lambda(u, False)
+        self.finder.n_passes += 1
+        return b, -self.passes.run(self.fixed, b, self.phi) + 0.5 * float(u @ u)
+
+    def _stand(self, u: FloatArray, b: FloatArray, h: float) -> None:
+        self.u, self.b, self.h = u, b, h
+
+    def _direction(self) -> tuple[FloatArray, float]:
+        """Step with the factor at hand, and half its squared decrement."""
+        self.Zg = self.finder.random.products(self.passes.g)
+        r = self._lambda(self.Zg, True) - self.u
+        step = self.finder.solver.solve(r[:, None])[:, 0]
+        return step, 0.5 * float(r @ step)
+
+    def run(self) -> float | None:
+        """``log det M`` at the mode."""
+        for _ in range(MOST):
+            w = self.passes.w
+            concave = not bool((w < 0.0).any())
+            ldM = self.finder._factorize(w if concave else np.maximum(w, FLOOR), self.lams)
+            step, gain = self._direction()
+            if not np.isfinite(gain):
+                return None
+            if gain < EXACT:
+                return ldM if concave else self.finder._factorize(w, self.lams)
+            if not self._take(step, gain):
+                return self.finder._factorize(self.passes.w, self.lams)
+            if gain < CHORD and self._chord(gain, concave):
+                return self.finder._factorize(self.passes.w, self.lams)
+        return None
+
+    def _take(self, step: FloatArray, gain: float) -> bool:
+        """A step, halved until h falls; False where it cannot fall beyond rounding."""
+        a = 1.0
+        while True:
+            u = self.u + a * step
+            b, h = self._at(u)
+            if h <= self.h + 1e-9 * (1.0 + abs(self.h)):
+                self._stand(u, b, h)
+                return True
+            a *= 0.5
+            if a < 1e-8:
+                self._stand(self.u, *self._at(self.u))
+                return False
+
+    def _chord(self, last: float, concave: bool) -> bool:
+        """Steps with the same factor; whether they reached the mode to rounding."""
+        for _ in range(8 if concave else 3):
+            step, gain = self._direction()
+            if gain < EXACT:
+                return True
+            if not gain < 0.1 * last:
+                return False
+            last = gain
+            u = self.u + step
+            self._stand(u, *self._at(u))
+        return last < 1e-17

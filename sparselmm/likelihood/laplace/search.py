@@ -1,0 +1,366 @@
+"""Minimization of Laplace's deviance in all parameters at once.
+
+A trust-region Newton iteration on the model Hessian of :mod:`.deviance`, whose steps move the roots
+``lambda_t`` across the rotations that change nothing, as in the linear model. The model leaves out
+how the weights move; after an accepted step s whose predicted decrease was small it is scaled along
+s to what the gradients say,
+
+    H <- H + (kappa - 1) H s s'H / s'H s,   kappa = clip(s'(g_new - g_old) / s'H s, 0.3, 4).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from sparselmm.base.cholesky import NotPositiveDefiniteError
+from sparselmm.base.types import BoolArray, FloatArray
+from sparselmm.likelihood.laplace.deviance import LaplaceDeviance, Model
+from sparselmm.likelihood.optimize import (
+    LIFT,
+    PROBE,
+    RESTART,
+    SMALLEST_SCALE,
+    SNAP,
+    Evaluation,
+    _expected_decrease,
+    _trust_region_step,
+)
+
+TOLERANCE = 1e-9
+"""Stop when another step promises less than this decrease of the deviance."""
+
+MAX_ITERATIONS = 150
+
+MOST_EVALUATIONS = 300
+"""Evaluations of one search, those of differences and of the boundary included."""
+
+EXACT_LIMIT = 25
+"""Iterations with the exact Hessian, which costs two gradients per parameter."""
+
+LARGEST = 3.0
+"""Largest radius of the trust region, until the way is straight: see `_Region`."""
+
+NEAR = 0.5
+"""Predicted decrease below which a step teaches the curvature along it."""
+
+DIFFERENCE = 1e-4
+"""Step of the differences that make the exact Hessian, in the metric of the trust region."""
+
+PATIENCE = 20
+"""Iterations after which the Hessian is the exact one."""
+
+Callback = Callable[[Evaluation], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Optimum:
+    """Where a search ended.
+
+    Attributes
+    ----------
+    x : ndarray
+        Parameters, rectified.
+    deviance : float
+    gradient : ndarray
+        At x.
+    hessian : ndarray, (m, m)
+        The model Hessian in the coordinates of x.
+    at_boundary : ndarray of bool
+        Entries of x held at zero because a variance is estimated as zero.
+    expected_decrease : float
+        What another step could gain, off the boundary.
+    converged : bool
+    message : str
+    n_evaluations, n_starts : int
+    history : tuple of Evaluation
+    separation : tuple of str
+        Names of the fixed effects along which the likelihood has no maximum.
+    """
+
+    x: FloatArray
+    deviance: float
+    gradient: FloatArray
+    hessian: FloatArray
+    at_boundary: BoolArray
+    expected_decrease: float
+    converged: bool
+    message: str
+    n_evaluations: int
+    history: tuple[Evaluation, ...] = field(repr=False)
+    n_starts: int = 1
+    separation: tuple[str, ...] = ()
+
+    @property
+    def gradient_norm(self) -> float:
+        """Largest entry of the gradient off the boundary."""
+        return float(np.abs(self.gradient[~self.at_boundary]).max(initial=0.0))
+
+
+class GeneralSearch:
+    """Searches on one deviance, and the record of them.
+
+    Parameters
+    ----------
+    deviance : LaplaceDeviance
+    tolerance : float
+    max_iterations : int
+    callback : callable, optional
+    stop : callable, optional
+        Told the parameters after every accepted step; a message from it ends the search.
+    """
+
+    def __init__(
+        self, deviance: LaplaceDeviance, tolerance: float = TOLERANCE,
+        max_iterations: int = MAX_ITERATIONS, callback: Callback | None = None,
+        stop: Callable[[FloatArray], str | None] | None = None,
+    ):  # fmt: skip
+        self.deviance, self.tolerance, self.limit = deviance, tolerance, max_iterations
+        self.callback, self.stop = callback, stop
+        self.hold: FloatArray | None = None
+        self.allowed = MOST_EVALUATIONS
+        self.history: list[Evaluation] = []
+        self.place = 0
+        self._began = time.perf_counter()
+
+    def record(self, x: FloatArray, value: float, **facts: float | bool) -> None:
+        """Keep an evaluation."""
+        seconds = time.perf_counter() - self._began
+        entry = Evaluation(x.copy(), value, seconds=seconds, search=self.place, **facts)  # type: ignore[arg-type]
+        self.history.append(entry)
+        if self.callback is not None:
+            self.callback(entry)
+
+    def value(self, x: FloatArray, u: FloatArray | None = None) -> float:
+        """Deviance, infinite where it cannot be computed."""
+        try:
+            point = self.deviance.at(x, u)
+        except (NotPositiveDefiniteError, np.linalg.LinAlgError, FloatingPointError):
+            return np.inf
+        return np.inf if point is None or not np.isfinite(point.value) else point.value
+
+    def run(self, x: FloatArray) -> tuple[FloatArray, str, bool]:
+        """Search from x, with exact zeros where variances vanish: end, message, whether done."""
+        covariance, a = self.deviance.covariance, self.deviance.covariance.n_theta
+        x = np.array(x, dtype=float)
+        zero = covariance.on_diagonal & (x[:a] == 0.0)
+        x[:a] = np.where(zero, LIFT * self.deviance.units, x[:a])
+        x, message, done = self._newton(x)
+        return self._settled(x), message, done
+
+    # ----------------------------------------------------------------------- iterations
+
+    def _newton(self, x: FloatArray) -> tuple[FloatArray, str, bool]:
+        deviance = self.deviance
+        x, value = self._finite(x)
+        if not np.isfinite(value):
+            return x, "stopped: the log-likelihood is not finite at the start", False
+        model, region = self._modelled(x), _Region()
+        if model is None:
+            return x, "stopped: the gradient is not finite at the start", False
+        self.record(x, value, gradient_norm=self._size(model))
+        for iteration in range(self.limit):
+            basis = self._basis(x, model)
+            slope, bend = basis.T @ model.gradient, basis.T @ model.hessian @ basis
+            if _expected_decrease(bend, slope) < self.tolerance:
+                return x, "converged: another step gains less than the tolerance", True
+            if len(self.history) >= self.allowed:
+                break
+            if PATIENCE <= iteration < PATIENCE + EXACT_LIMIT:
+                bend = self._exact(x, basis, bend)
+            part, predicted = _trust_region_step(bend, slope, region.radius)
+            step, length = basis @ part, float(np.linalg.norm(part))
+            trial = deviance.parameters.retract(x, step)
+            after = self.value(trial, self._guess(x, step, trial))
+            ratio = (value - after) / predicted
+            good = bool(ratio > 1e-4 or abs(value - after) < 1e-12 * abs(value))
+            new = self._modelled(trial) if good else None
+            good = new is not None
+            facts = {"step": length, "ratio": ratio, "radius": region.radius, "accepted": good}
+            region.update(ratio if good else 0.0, length)
+            if not good:
+                self.record(trial, after, **facts)
+                if length < 1e-10:
+                    return x, "stopped: no decrease within rounding", True
+                continue
+            assert new is not None
+            x, value = trial, after
+            model = self._scaled(new, model, step, predicted)
+            self.record(x, value, gradient_norm=self._size(model), **facts)
+            message = None if self.stop is None else self.stop(x)
+            if message is not None:
+                return x, message, False
+        return x, f"stopped: no convergence in {len(self.history)} evaluations", False
+
+    def _modelled(self, x: FloatArray) -> Model | None:
+        """The quadratic model at x; None where it is not finite."""
+        try:
+            model = self.deviance.model(x)
+        except (NotPositiveDefiniteError, np.linalg.LinAlgError):
+            return None
+        fine = np.isfinite(model.gradient).all() and np.isfinite(model.hessian).all()
+        return model if fine else None
+
+    def _basis(self, x: FloatArray, model: Model) -> FloatArray:
+        """Steps allowed: all, or those along which a held combination of them stays as it is."""
+        basis = self.deviance.basis(x, model, SMALLEST_SCALE)
+        if self.hold is None:
+            return basis
+        row = basis.T @ self.hold
+        _, _, Vt = np.linalg.svd(row[None, :])
+        return np.asarray(basis @ Vt[1:].T)
+
+    def held(self, x: FloatArray, hold: FloatArray) -> tuple[FloatArray, float, bool]:
+        """Minimum with a linear combination of steps held: end, deviance, whether it was found."""
+        self.hold = hold
+        try:
+            end, _, done = self._newton(np.array(x, dtype=float))
+            return end, self.value(end), done
+        finally:
+            self.hold = None
+
+    def _finite(self, x: FloatArray) -> tuple[FloatArray, float]:
+        """The start, its variances made smaller until the deviance exists."""
+        a, value = self.deviance.covariance.n_theta, self.value(x)
+        while not np.isfinite(value) and np.abs(x[:a]).max(initial=0.0) > 1e-3:
+            x = np.concatenate([x[:a] / 4.0, x[a:]])
+            value = self.value(x)
+        return x, value
+
+    def _guess(self, x: FloatArray, step: FloatArray, trial: FloatArray) -> FloatArray | None:
+        """Where the mode at ``trial`` should be; None after a step that was refused."""
+        point = self.deviance._point
+        if point is None or (point.x is not x and not np.array_equal(point.x, x)):
+            return None
+        try:
+            return self.deviance.predicted(x, step, trial)
+        except np.linalg.LinAlgError:
+            return None
+
+    def _scaled(self, model: Model, old: Model, step: FloatArray, predicted: float) -> Model:
+        """The model with the curvature along the last step that the gradients show."""
+        Hs = model.hessian @ step
+        along = float(step @ Hs)
+        if not (predicted < NEAR and along > 0.0):
+            return model
+        kappa = float((model.gradient - old.gradient) @ step) / along
+        kappa = min(max(kappa, 0.3), 4.0)
+        return replace(model, hessian=model.hessian + (kappa - 1.0) / along * np.outer(Hs, Hs))
+
+    def _exact(self, x: FloatArray, basis: FloatArray, bend: FloatArray) -> FloatArray:
+        """The Hessian along the basis by differences of the exact gradient."""
+        parameters, out = self.deviance.parameters, np.empty_like(bend)
+        covariance, a = self.deviance.covariance, self.deviance.covariance.n_theta
+        m = covariance.n_tangent
+        try:
+            for i, column in enumerate(DIFFERENCE * basis.T):
+                slopes = []
+                for sign in (1.0, -1.0):
+                    there = parameters.retract(x, sign * column)
+                    g = self.deviance.model(there).gradient
+                    self.record(there, self.value(there), accepted=False)
+                    back = covariance.carried_back(x[:a], sign * column[:m], there[:a], g[:m])
+                    slopes.append(basis.T @ np.concatenate([back, g[m:]]))
+                out[i] = (slopes[0] - slopes[1]) / (2.0 * DIFFERENCE)
+        except (NotPositiveDefiniteError, FloatingPointError, np.linalg.LinAlgError):
+            return bend
+        return 0.5 * (out + out.T)
+
+    def _size(self, model: Model) -> float:
+        return float(np.abs(model.gradient[self.deviance.parameters.in_tangent]).max(initial=0.0))
+
+    # ------------------------------------------------------------------------- boundary
+
+    def _settled(self, x: FloatArray) -> FloatArray:
+        """Rectify, put variances that vanish at zero, and leave false zeros again."""
+        deviance = self.deviance
+        covariance, a = deviance.covariance, deviance.covariance.n_theta
+        for _ in range(3):
+            x = deviance.parameters.rectify(x)
+            snapped = x.copy()
+            for term, part in zip(covariance.terms, covariance.slices, strict=True):
+                snapped[part] = term.snapped(x[part], deviance.units[part], SNAP)
+            if np.array_equal(snapped, x):
+                return x
+            value, at_zero = self.value(x), self.value(snapped)
+            good = at_zero <= value + 10.0 * self.tolerance
+            self.record(snapped, at_zero, accepted=good)
+            if not good:
+                return x
+            false = self._false_zeros(snapped)
+            if not false.any():
+                return self._newton(snapped)[0] if self._off(snapped) else snapped
+            restart = np.where(false, RESTART * deviance.units, snapped[:a])
+            x = self._newton(np.concatenate([restart, snapped[a:]]))[0]
+        return deviance.parameters.rectify(x)
+
+    def _off(self, x: FloatArray) -> bool:
+        """Whether the other parameters could still move at an exact zero."""
+        return certificate(self.deviance, x)[0] > 10.0 * self.tolerance
+
+    def _false_zeros(self, x: FloatArray) -> BoolArray:
+        """Variances at zero where the deviance falls with them, (n_theta,)."""
+        deviance, a = self.deviance, self.deviance.covariance.n_theta
+        zeros = deviance.covariance.on_diagonal & (x[:a] == 0.0)
+        probe = np.concatenate([np.where(zeros, PROBE * deviance.units, x[:a]), x[a:]])
+        value = self.value(probe)
+        slope = deviance.gradient(probe)[:a] if np.isfinite(value) else np.zeros(a)
+        self.record(probe, value, accepted=False)
+        return np.asarray(zeros & (slope < 0.0))
+
+    def certified(self, x: FloatArray, message: str, done: bool) -> Optimum:
+        """The record of an end with the evidence that it is an optimum."""
+        deviance = self.deviance
+        value = self.value(x)
+        if not np.isfinite(value):
+            nothing = np.full(len(x), np.nan)
+            return Optimum(
+                x, value, nothing, np.full((len(x),) * 2, np.nan), np.zeros(len(x), bool), np.nan,
+                False, message, len(self.history), tuple(self.history),
+            )  # fmt: skip
+        decrease, boundary, gradient, hessian = certificate(deviance, x)
+        good = done and decrease < max(1e-4, 10.0 * self.tolerance)
+        if done and not good:
+            message += f"; but another step promises to lower the deviance by {decrease:.2g}"
+        return Optimum(
+            x, value, gradient, hessian, boundary, decrease, good, message, len(self.history),
+            tuple(self.history), self.place + 1,
+        )  # fmt: skip
+
+
+class _Region:
+    """Radius of the trust region; its limit grows after two steps to the edge that held."""
+
+    def __init__(self) -> None:
+        self.radius, self._straight = 1.0, 0
+
+    def update(self, ratio: float, length: float) -> None:
+        """After a step of a length with a ratio of actual to predicted decrease."""
+        at_edge = length > 0.8 * self.radius
+        self._straight = self._straight + 1 if at_edge and 0.9 < ratio < 1.1 else 0
+        if not ratio >= 0.25:
+            self.radius = 0.25 * length
+        elif ratio > 0.75 and at_edge:
+            limit = LARGEST * 3.0 ** max(self._straight - 2, 0)
+            self.radius = min(3.0 * self.radius, limit)
+
+
+def certificate(
+    deviance: LaplaceDeviance, x: FloatArray
+) -> tuple[float, BoolArray, FloatArray, FloatArray]:
+    """Expected decrease off the boundary, the boundary, gradient and model Hessian in x."""
+    model, inner = deviance.model(x), deviance.parameters.in_tangent
+    gradient, hessian = model.gradient[inner], model.hessian[np.ix_(inner, inner)]
+    boundary = np.zeros(len(x), dtype=bool)
+    covariance = deviance.covariance
+    scale = np.ones(len(x))
+    for term, part in zip(covariance.terms, covariance.slices, strict=True):
+        boundary[part] = term.at_zero(x[part])
+        scale[part] = term.sizes(x[part], deviance.units[part], SMALLEST_SCALE)
+    free = ~boundary
+    H = (hessian * np.outer(scale, scale))[np.ix_(free, free)]
+    decrease = _expected_decrease(H, (gradient * scale)[free]) if free.any() else 0.0
+    return decrease, boundary, gradient, hessian

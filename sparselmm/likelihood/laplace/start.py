@@ -1,0 +1,166 @@
+"""Where the search starts: the model without random effects, by Newton's method from the data."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sparselmm.base.types import FloatArray
+from sparselmm.likelihood.laplace.data import GeneralData
+from sparselmm.likelihood.laplace.deviance import LaplaceDeviance
+from sparselmm.likelihood.laplace.links import POWERS, predictor, quantile
+from sparselmm.likelihood.laplace.rows import blocks
+
+THETA = 0.5
+"""Standard deviations of the predictor from which variances start."""
+
+STEPS = 12
+"""Newton steps without random effects."""
+
+LONGEST = 3.0
+"""Largest change of a predictor in one of them."""
+
+
+def start(deviance: LaplaceDeviance) -> FloatArray:
+    """Parameters to start from."""
+    data = deviance.data
+    covariance = deviance.covariance
+    theta = np.where(covariance.on_diagonal, THETA, 0.0) * deviance.units
+    gamma, phi = _fixed_only(deviance, _first_phi(data))
+    del data
+    return np.concatenate([theta, gamma, phi])
+
+
+def first_predictors(data: GeneralData) -> FloatArray:
+    """Predictors of smoothed responses, (n,)."""
+    family, y = data.family, data.y
+    name, link = family.name, family.link
+    if name in ("binomial", "betabinomial"):
+        m = data.trials(slice(None))
+        return quantile(link, (y + 0.5) / (m + 1.0))
+    if name == "beta":
+        return quantile(link, np.clip(y, 0.01, 0.99))
+    if name in ("ordinal", "custom"):
+        own = getattr(family, "start_of", None)
+        return np.zeros(data.n) if own is None else np.asarray(own(y), dtype=float)
+    if name == "gaussian":
+        low, high = y.min(), y.max()
+        if link in ("identity", "log", *POWERS):
+            return y if link == "identity" else predictor(link, np.maximum(y, 0.01 * high))
+        return quantile(link, np.clip(y, max(low, 0.01), min(high, 0.99)))
+    return predictor(link, np.maximum(y, 0.1 if name not in ("gamma", "inverse_gaussian") else y))
+
+
+def _first_phi(data: GeneralData) -> FloatArray:
+    """Coefficients of the further predictors before the first step."""
+    phi = np.zeros(data.n_phi)
+    if data.family.name == "ordinal":
+        counts = np.bincount(data.y.astype(int), data.weights, minlength=data.n_phi + 1)
+        share = np.clip(np.cumsum(counts)[:-1] / counts.sum(), 1e-4, 1 - 1e-4)
+        phi[:] = quantile(data.family.link, share)
+        return phi
+    begin = {"beta": 2.0, "betabinomial": 2.0, "gamma": -1.0, "nbinom1": 0.5, "nbinom2": 0.5}
+    for part in data.further:
+        value = {"zi": -1.0, "hurdle": 0.0}.get(part.name, begin.get(data.family.name, 0.0))
+        value = getattr(data.family, "parameters", {}).get(part.name, value)
+        if part.design is None:
+            phi[part.columns] = value
+            continue
+        one = np.full(data.n, value)
+        design = part.design if isinstance(part.design, np.ndarray) else part.design.toarray()
+        phi[part.columns] = np.linalg.lstsq(design, one, rcond=None)[0]
+    if data.family.name == "gaussian" or data.family.name == "inverse_gaussian":
+        spread = float(np.std(data.y)) or 1.0
+        size = spread if data.family.name == "gaussian" else spread / float(data.y.mean()) ** 1.5
+        for part in data.further[:1]:
+            if part.design is None:
+                phi[part.columns] = np.log(size)
+    return phi
+
+
+def _fixed_only(deviance: LaplaceDeviance, phi: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Fixed effects and further coefficients of the model without random effects."""
+    data, fixed = deviance.data, deviance.fixed
+    offset = 0.0 if data.offset is None else data.offset
+    eta = first_predictors(data)
+    gamma = fixed.products(eta - offset)
+    if (data.family.link in POWERS and data.family.link != "identity") or _needs_positive(data):
+        gamma = _positive(deviance, gamma, eta - offset)
+    value = _value(deviance, gamma, phi)
+    for _ in range(STEPS):
+        step, gain = _newton_step(deviance, gamma, phi)
+        factor = 1.0
+        while factor > 1e-4:
+            new = gamma + factor * step[: fixed.r], phi + factor * step[fixed.r :]
+            after = _value(deviance, *new)
+            if after < value or not np.isfinite(value):
+                break
+            factor *= 0.5
+        else:
+            break
+        gamma, phi = new
+        change, value = value - after, after
+        if gain < 1e-3 or abs(change) < 1e-3:
+            break
+    return gamma, phi
+
+
+def _needs_positive(data: GeneralData) -> bool:
+    positive = ("poisson", "nbinom1", "nbinom2", "gamma", "inverse_gaussian")
+    return data.family.name in positive and data.family.link == "identity"
+
+
+def _positive(deviance: LaplaceDeviance, gamma: FloatArray, eta: FloatArray) -> FloatArray:
+    """Fixed effects whose predictors are positive, shrunken to their mean if need be."""
+    fixed = deviance.fixed
+    if not fixed.r or (fixed.effects(gamma, deviance.data.offset) > 0.0).all():
+        return gamma
+    flat = fixed.products(np.full(len(eta), float(np.median(eta))))
+    for share in (0.75, 0.5, 0.25, 0.0):
+        mixed = share * gamma + (1.0 - share) * flat
+        if (fixed.effects(mixed, deviance.data.offset) > 0.0).all():
+            return mixed
+    return flat
+
+
+def _value(deviance: LaplaceDeviance, gamma: FloatArray, phi: FloatArray) -> float:
+    data, total = deviance.data, 0.0
+    eta = deviance.fixed.effects(gamma, data.offset)
+    for rows in blocks(data.n):
+        total -= float(data.jet(eta[rows], phi, rows, False).f.sum())
+    return total if np.isfinite(total) else np.inf
+
+
+def _newton_step(
+    deviance: LaplaceDeviance, gamma: FloatArray, phi: FloatArray
+) -> tuple[FloatArray, float]:  # fmt: skip
+    """Step of all coefficients with eigenvalues made positive, and half its squared decrement."""
+    data, fixed = deviance.data, deviance.fixed
+    r, J = fixed.r, data.n_phi
+    slope, H = np.zeros(r + J), np.zeros((r + J, r + J))
+    eta = fixed.effects(gamma, data.offset)
+    for rows in blocks(data.n):
+        jet = data.jet(eta[rows], phi, rows, True)
+        Q = fixed.columns(rows)
+        slope[:r] += Q.T @ jet.e
+        H[:r, :r] -= Q.T @ (Q * jet.ee[:, None])
+        for i, part in enumerate(data.further):
+            at = slice(r + part.columns.start, r + part.columns.stop)
+            slope[at] += part.products(jet.a[i][0], rows)
+            cross = Q.T @ part.scaled(jet.a[i][1], rows)
+            H[:r, at] -= cross
+            H[at, :r] -= cross.T
+            for j, other in enumerate(data.further[: i + 1]):
+                own = (jet.aa or {}).get((j, i))
+                if own is None:
+                    continue
+                where = slice(r + other.columns.start, r + other.columns.stop)
+                block = part.scaled(own, rows).T @ other.scaled(np.ones(len(own)), rows)
+                H[at, where] -= block
+                if i != j:
+                    H[where, at] -= block.T
+    values, vectors = np.linalg.eigh(H)
+    floor = 1e-8 * max(float(np.abs(values).max(initial=0.0)), 1e-8)
+    step = vectors @ ((vectors.T @ slope) / np.maximum(np.abs(values), floor))
+    size = float(np.abs(fixed.effects(step[:r], None)).max(initial=0.0)) if r else 0.0
+    size = max(size, float(np.abs(step[r:]).max(initial=0.0)))
+    return step * min(1.0, LONGEST / max(size, 1e-12)), 0.5 * float(slope @ step)

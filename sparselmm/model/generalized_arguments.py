@@ -1,0 +1,171 @@
+"""Arguments of generalized models: responses, trials, designs of further predictors."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from sparselmm.base.exceptions import DataError, RankDeficiencyWarning, ValueWarning, warn_user
+from sparselmm.base.types import AnyArray, FloatArray, IntArray
+from sparselmm.design import BuiltDesign
+from sparselmm.design.responses import GeneralResponse, coded_response
+from sparselmm.factor.basis import working_basis
+from sparselmm.likelihood.laplace.chosen import TRIALS, choose_family, with_zeros
+from sparselmm.likelihood.laplace.data import Further
+
+
+def chosen_family(family: Any, link: Any, dispersion: Any, zi: Any, hurdle: Any) -> Any:
+    """The family of a model with its zeros, checked."""
+    chosen = choose_family(family, link)
+    if getattr(family, "alpha", None) is not None and chosen.name == "nbinom2":
+        warn_user(
+            "alpha of statsmodels' NegativeBinomial is not used: the dispersion is estimated",
+            ValueWarning,
+        )
+    if dispersion is not None and "dispersion" not in chosen.further:
+        raise DataError(
+            f"family {chosen.name!r} has no dispersion parameter; leave out dispersion="
+        )
+    return with_zeros(chosen, asked(zi), asked(hurdle))
+
+
+def asked(value: Any) -> bool:
+    """Whether a further predictor was asked for."""
+    return value is not None and value is not False
+
+
+def one_formula(name: str, text: Any) -> str:
+    """A formula of a further predictor; anything else is refused."""
+    if not isinstance(text, str):
+        raise DataError(f"{name}= must be a formula such as '~ x', not {type(text).__name__}")
+    return text
+
+
+def given_designs(n: int, **designs: Any) -> dict[str, Any]:
+    """Designs of the further predictors as arrays."""
+    out = {}
+    for name, value in designs.items():
+        if value is True:
+            out[name] = np.ones((n, 1))
+        elif asked(value):
+            if isinstance(value, str):
+                raise DataError(f"{name}= must be an array (n, c) or True; a formula needs "
+                                "MixedGLM.from_formula")  # fmt: skip
+            out[name] = value
+    return out
+
+
+def array_response(
+    endog: Any, kind: str, trials: Any
+) -> tuple[Any, FloatArray | None, AnyArray | None, str | None]:
+    """Response, trials, categories and the name of the response."""
+    m = None if trials is None else np.asarray(trials, dtype=float)
+    if np.ndim(endog) == 2 and np.shape(endog)[1] == 2:
+        both = np.asarray(endog, dtype=float)
+        if kind not in TRIALS:
+            raise DataError(
+                f"endog has two columns, successes and failures; family {kind!r} takes one"
+            )
+        if m is not None:
+            raise DataError("trials= is given besides two columns of endog; leave one out")
+        index = endog.index if isinstance(endog, pd.DataFrame) else None
+        y = (
+            pd.Series(both[:, 0], index=index, name="successes")
+            if index is not None
+            else both[:, 0]
+        )
+        return y, both.sum(axis=1), None, None
+    series = endog if isinstance(endog, pd.Series) else None
+    if series is None and np.ndim(endog) == 1:
+        values = np.asarray(endog)
+        series = pd.Series(values) if values.dtype.kind in "OUSb" or kind == "ordinal" else None
+    if series is None:
+        return endog, m, None, None
+    numbers, categories = coded_response(series, str(getattr(endog, "name", "endog")), kind)
+    if numbers is None:
+        return endog, m, None, None
+    if isinstance(endog, pd.Series):
+        return pd.Series(numbers, index=endog.index, name=endog.name), m, categories, None
+    return numbers, m, categories, None
+
+
+def kept_trials(response: GeneralResponse, built: BuiltDesign) -> FloatArray | None:
+    """Trials of the rows in use."""
+    if response.trials is None:
+        return None
+    m = response.trials if built.kept is None else response.trials[built.kept]
+    if not np.isfinite(m).all():
+        raise DataError(f"trials are missing in {int((~np.isfinite(m)).sum())} row(s)")
+    return m
+
+
+def successes(y: FloatArray, m: FloatArray) -> FloatArray:
+    """Successes of proportions, whole where they are so but for rounding."""
+    bad = np.flatnonzero((y < 0) | (y > 1))
+    if len(bad):
+        raise DataError(
+            f"with weights= the trials, the response must be proportions between 0 and 1; row "
+            f"{bad[0]} has {y[bad[0]]:g}. For numbers of successes use trials= or "
+            "cbind(successes, failures)"
+        )
+    counts = y * m
+    whole = np.round(counts)
+    return np.where(np.abs(counts - whole) < 1e-6 * np.maximum(1.0, m), whole, counts)
+
+
+def without_constant(X: FloatArray, names: tuple[str, ...], kind: str) -> IntArray:
+    """Columns of X; of an ordinal response those that the thresholds do not stand for."""
+    every = np.arange(X.shape[1])
+    if kind != "ordinal" or not X.shape[1]:
+        return every
+    keep = np.array([j for j in every if X[:, j].min() != X[:, j].max()], dtype=int)
+    with_one = np.column_stack([np.ones(len(X)), X[:, keep]])
+    kept = working_basis(with_one, np.zeros(len(X)), None).kept
+    dropped = [names[keep[j - 1]] for j in range(1, len(keep) + 1) if j not in set(kept.tolist())]
+    if dropped:
+        warn_user(
+            "columns of the fixed-effects design that the thresholds and the other columns stand "
+            f"for were left out: {', '.join(dropped)}",
+            RankDeficiencyWarning,
+        )
+    return np.asarray(keep[kept[kept > 0] - 1])
+
+
+def thresholds(y: FloatArray, categories: AnyArray | None) -> tuple[Further, ...]:
+    """The thresholds above and below every row's category."""
+    n, code = len(y), y.astype(int)
+    J = int(code.max()) + 1 if categories is None else len(categories)
+    labels = [str(c) for c in (range(J) if categories is None else categories)]
+    names = tuple(f"{a}|{b}" for a, b in pairwise(labels))
+    rows, out = np.arange(n), []
+    for name, place, end in (("upper", code, J - 1), ("lower", code - 1, -1)):
+        inner = (place >= 0) & (place < J - 1)
+        data = (np.ones(int(inner.sum())), (rows[inner], place[inner]))
+        offset = np.where(place == end, np.inf if name == "upper" else -np.inf, 0.0)
+        design = sp.csr_array(data, shape=(n, J - 1))
+        out.append(Further(name, slice(0, J - 1), design, offset, names))
+    return tuple(out)
+
+
+def further_labels(built: BuiltDesign, name: str, design: FloatArray | None) -> tuple[str, ...]:
+    """Names of the coefficients of a further predictor."""
+    info = built.spec.further.get(name)
+    if info is not None:
+        return tuple(info.column_names)
+    if design is None or design.shape[1] == 1:
+        return ("Intercept",)
+    return tuple(f"{name}{j}" for j in range(1, design.shape[1] + 1))
+
+
+def checked_start(start: Any, length: int) -> FloatArray | None:
+    """Parameters to start from, when they were given."""
+    if start is None:
+        return None
+    x = np.asarray(start, dtype=float)
+    if x.shape != (length,) or not np.isfinite(x).all():
+        raise DataError(f"start must hold {length} finite numbers, the x of another fit's opt")
+    return x

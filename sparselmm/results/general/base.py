@@ -1,0 +1,44 @@
+"""What every part of the results of a generalized model needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from sparselmm.base.types import FloatArray
+from sparselmm.design import BuiltDesign
+from sparselmm.inference.general import GeneralEstimates
+from sparselmm.likelihood.laplace.deviance import LaplaceDeviance
+from sparselmm.likelihood.laplace.search import Optimum
+
+
+class GeneralBase:
+    """The attributes of :class:`sparselmm.MixedGLMResults`, documented there."""
+
+    model: Any
+    built: BuiltDesign
+    deviance: LaplaceDeviance
+    opt: Optimum
+    family: Any
+    numbers: GeneralEstimates
+
+    def _series(self, values: FloatArray, names: Sequence[str] | None = None) -> Any:
+        """Values of the rows, or of names, labelled when the user works with pandas."""
+        own = values.copy()
+        if not self.built.pandas:
+            return own
+        return pd.Series(own, self.built.row_labels if names is None else list(names))
+
+    def _further(self) -> tuple[FloatArray, ...]:
+        """Further predictors of the rows of the fit, each (n,)."""
+        data = self.deviance.data
+        phi, every = self.numbers.parts[2], slice(0, data.n)
+        zero = data.y * 0.0
+        return tuple(zero + part.values(phi, every) for part in data.further)
+
+    def _trials(self) -> FloatArray:
+        """Trials of the rows of the fit, (n,)."""
+        data = self.deviance.data
+        return data.trials(slice(0, data.n))

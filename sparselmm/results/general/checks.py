@@ -1,0 +1,206 @@
+"""What an expert would look at in a fit of a generalized model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from sparselmm.base.exceptions import DataError
+from sparselmm.base.types import FloatArray
+from sparselmm.inference.diagnostics.diagnosis import ORDER, Diagnosis, Finding
+from sparselmm.likelihood.laplace import moments
+from sparselmm.likelihood.laplace.chosen import COUNTS, TRIALS, base_of
+from sparselmm.likelihood.laplace.mixtures import CustomFamily
+from sparselmm.likelihood.laplace.separation import pure_levels
+from sparselmm.results.general.base import GeneralBase
+
+DRAWS = 250
+"""Simulated responses."""
+
+FEW_LEVELS = 5
+"""With fewer levels a variance between them is hardly estimated."""
+
+SIGNIFICANT = 0.05
+
+LARGE = 1e6
+"""Dispersion parameters beyond this are at their limit."""
+
+
+class CheckResults(GeneralBase):
+    """Part of :class:`sparselmm.MixedGLMResults`."""
+
+    def simulated_checks(self, n: int = DRAWS, seed: int | np.random.Generator = 0) -> pd.DataFrame:
+        """Dispersion, zeros and outliers, compared with responses simulated from the fit.
+
+        Parameters
+        ----------
+        n : int
+            Simulated responses, random effects drawn anew.
+        seed : int or Generator
+
+        Returns
+        -------
+        DataFrame
+            Rows ``dispersion`` (sum of squared Pearson residuals at the modes of the random effects
+            that belong to each response), ``zeros`` (of counts),
+            ``outliers`` (rows outside all draws); columns ``observed``, ``expected``, ``ratio``,
+            ``pvalue`` (two-sided).
+
+        Raises
+        ------
+        DataError
+            When the family cannot be simulated.
+
+        Notes
+        -----
+        The sum of squared Pearson residuals over the degrees of freedom is biased, for the random
+        effects are fitted to the same rows. Here they are fitted to every simulated response as
+        well, parameters held.
+        """
+        draws = self._draws(n, seed, "new")  # type: ignore[attr-defined]
+        y, name = self.deviance.data.y, base_of(self.family).name
+        if name == "ordinal":
+            raise DataError("an ordinal response has no dispersion to check")
+        own = np.array([self._pearson(column) for column in draws.T])
+        rows = {"dispersion": _compared(self._pearson(y), own[np.isfinite(own)])}
+        if name in COUNTS:
+            rows["zeros"] = _compared(float((y == 0).sum()), (draws == 0).sum(axis=0))
+        outside = (y < draws.min(axis=1)) | (y > draws.max(axis=1))
+        expected = 2.0 * len(y) / (n + 1) if name not in COUNTS else np.nan
+        if np.isnan(expected):  # of discrete responses ties make it fewer
+            half = n // 2
+            ends = draws[:, :half].min(axis=1), draws[:, :half].max(axis=1)
+            others = draws[:, half:]
+            share = (others < ends[0][:, None]) | (others > ends[1][:, None])
+            expected = float(share.sum(axis=0).mean() * (half + 1) / (n + 1))
+        seen = int(outside.sum())
+        p = float(np.clip(np.exp(-expected) if seen == 0 else _poisson_tail(seen, expected), 0, 1))
+        rows["outliers"] = (seen, expected, seen / max(expected, 1e-12), p if seen else 1.0)
+        return pd.DataFrame.from_dict(
+            rows, orient="index", columns=["observed", "expected", "ratio", "pvalue"]
+        )
+
+    def _pearson(self, y: FloatArray) -> float:
+        """Sum of squared Pearson residuals at the modes that belong to a response."""
+        engine, numbers = self.deviance, self.numbers
+        b = engine.mode_of(y, self.opt.x)
+        if b is None:
+            return np.nan
+        eta = engine.fixed.effects(numbers.parts[1], engine.data.offset) + engine.random.effects(b)
+        further, m = self._further(), self._trials()
+        mu = moments.mean(self.family, eta, further)
+        if base_of(self.family).name in TRIALS:
+            mu = m * mu
+        v = moments.variance(self.family, eta, further, m)
+        good = v > 0
+        return float(((y - mu)[good] ** 2 / v[good]).sum())
+
+    def check(self, simulate: bool = True, seed: int = 0) -> Diagnosis:
+        """Look for what an expert would look for.
+
+        Parameters
+        ----------
+        simulate : bool
+            Whether dispersion, zeros and outliers are compared with simulated responses.
+        seed : int
+
+        Returns
+        -------
+        Diagnosis
+            Findings with advice, the gravest first.
+        """
+        found = [*self._findings(), *(self._simulated(seed) if simulate else ())]
+        found.sort(key=lambda finding: ORDER.index(finding.severity))
+        return Diagnosis(tuple(found))
+
+    def _findings(self) -> Iterator[Finding]:
+        opt = self.opt
+        if opt.separation:
+            yield Finding(
+                "separation", "problem",
+                f"{', '.join(map(repr, opt.separation))} predict some responses without error; "
+                "the likelihood has no maximum",
+                "Merge levels, leave the columns out, or collect responses of the other kind; the "
+                "estimates and standard errors mean nothing",
+            )  # fmt: skip
+        elif not opt.converged:
+            advice = "Do not use the estimates; scale covariates, or simplify the model"
+            yield Finding("convergence", "problem", opt.message, advice)
+        for name in pure_levels(self.deviance.data):
+            yield Finding(
+                "pure levels", "warning",
+                f"every level of {name!r} has only successes or only failures",
+                "Its variance is hardly bounded above; use fewer levels or more rows per level",
+            )  # fmt: skip
+        for name in self.singular_terms:  # type: ignore[attr-defined]
+            advice = "A variance is zero or a correlation one: a simpler term fits as well"
+            yield Finding("singular", "warning", f"the covariance of {name!r} is singular", advice)
+        for term in self.built.design.terms:
+            if term.block is None and term.n_levels < FEW_LEVELS:
+                yield Finding(
+                    "few levels", "note", f"{term.name!r} has {term.n_levels} levels",
+                    f"A variance between fewer than {FEW_LEVELS} levels is hardly estimated; "
+                    "consider fixed effects",
+                )  # fmt: skip
+        yield from self._at_limit()
+
+    def _at_limit(self) -> Iterator[Finding]:
+        """Dispersion parameters that went to where the family is another one."""
+        phi = self.numbers.parts[2]
+        for part in self.deviance.data.further:
+            if part.name != "dispersion" or part.design is not None:
+                continue
+            d, name = float(phi[part.columns][0]), base_of(self.family).name
+            limit = {"nbinom1": d < -np.log(LARGE), "nbinom2": d > np.log(LARGE),
+                     "betabinomial": d > np.log(LARGE)}.get(name, False)  # fmt: skip
+            if limit:
+                simple = "poisson" if name.startswith("nbinom") else "binomial"
+                yield Finding(
+                    "no overdispersion", "note",
+                    f"the dispersion parameter of {name} is at its limit (log {d:.1f})",
+                    f"family={simple!r} fits as well",
+                )  # fmt: skip
+
+    def _simulated(self, seed: int) -> Iterator[Finding]:
+        name = base_of(self.family).name
+        if name == "ordinal" or isinstance(self.family, CustomFamily):
+            return
+        table = self.simulated_checks(seed=seed)
+        advice = {
+            "dispersion": "Use a family with a dispersion parameter (nbinom2, betabinomial), or a "
+            "random effect per row",
+            "zeros": "Consider zi='~ 1' or hurdle='~ 1', or a negative binomial family",
+            "outliers": "Look at the rows with the largest residuals('quantile')",
+        }
+        for what, row in table.iterrows():
+            if row.pvalue < SIGNIFICANT and not (what == "dispersion" and _binary(self)):
+                yield Finding(
+                    str(what), "warning",
+                    f"{what}: {row.observed:.4g} observed, {row.expected:.4g} expected by "
+                    f"simulation (p = {row.pvalue:.3g})", advice[str(what)],
+                )  # fmt: skip
+
+
+def _binary(results: GeneralBase) -> bool:
+    """Single trials, whose dispersion cannot be other than it is."""
+    return base_of(results.family).name == "binomial" and bool((results._trials() == 1).all())
+
+
+def _compared(observed: float, simulated: FloatArray) -> tuple[float, float, float, float]:
+    """Observed, mean of simulated, ratio, two-sided p-value."""
+    n, expected = len(simulated), float(np.mean(simulated))
+    above = (np.sum(simulated >= observed) + 1) / (n + 1)
+    below = (np.sum(simulated <= observed) + 1) / (n + 1)
+    p = float(min(1.0, 2.0 * min(above, below)))
+    return observed, expected, observed / expected if expected else np.nan, p
+
+
+def _poisson_tail(seen: int, expected: float) -> float:
+    """Probability of so many or more."""
+    total = term = float(np.exp(-expected))
+    for k in range(1, seen):
+        term *= expected / k
+        total += term
+    return 1.0 - total

@@ -1,0 +1,189 @@
+"""Profile intervals, likelihood-ratio tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.stats as st
+
+from sparselmm.base.arguments import check_level
+from sparselmm.base.exceptions import DataError
+from sparselmm.base.threads import one_thread
+from sparselmm.likelihood.laplace.profile import Held, Profile
+from sparselmm.results.general.base import GeneralBase
+
+METHODS = ("wald", "profile")
+
+
+class IntervalResults(GeneralBase):
+    """Part of :class:`sparselmm.MixedGLMResults`."""
+
+    def confint(
+        self, which: str | Sequence[str] | None = None, method: str = "wald", alpha: float = 0.05
+    ) -> pd.DataFrame:
+        """Intervals of coefficients and standard deviations.
+
+        Parameters
+        ----------
+        which : str or sequence of str, optional
+            Names of `params`, or ``"sd g"`` for the standard deviation of a scalar term g. Default:
+            all of them.
+        method : {"wald", "profile"}
+            By standard errors, or by the deviance.
+        alpha : float
+            One minus the confidence level.
+
+        Returns
+        -------
+        DataFrame
+            ``estimate``, ``ci_lower``, ``ci_upper``. A profile end is NaN where the deviance never
+            rises enough.
+
+        Raises
+        ------
+        DataError
+            When a name is unknown, or has no profile here.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("cbpp")
+        >>> fit = sparselmm.mixedglm(
+        ...     "cbind(incidence, size - incidence) ~ period + (1 | herd)", data).fit()
+        >>> fit.confint("sd herd", method="profile").round(2).to_numpy().tolist()
+        [[0.64, 0.35, 1.1]]
+        """
+        if method not in METHODS:
+            raise DataError(f"method must be one of {METHODS}, got {method!r}")
+        check_level(alpha)
+        held = self._profiled()
+        wanted = [which] if isinstance(which, str) else list(held) if which is None else list(which)
+        unknown = [name for name in wanted if name not in held]
+        if unknown:
+            raise DataError(
+                f"no parameter {unknown[0]!r} with an interval of its own; there are "
+                f"{', '.join(held)}. Standard deviations of terms with several coefficients have "
+                "variance_components() and bootstrap()"
+            )
+        rows = {}
+        profile = Profile(self.deviance, self.opt.x, self.opt.deviance)
+        for name in wanted:
+            own = held[name]
+            estimate = float(own.row @ self.opt.x)
+            if method == "profile":
+                with one_thread():
+                    ends = profile.interval(own, alpha)
+            else:
+                ends = self._wald(name, own, alpha)
+            rows[name] = (estimate, *ends)
+        return pd.DataFrame.from_dict(
+            rows, orient="index", columns=["estimate", "ci_lower", "ci_upper"]
+        )
+
+    def _wald(self, name: str, held: Held, alpha: float) -> tuple[float, float]:
+        estimate, z = float(held.row @ self.opt.x), float(st.norm.isf(alpha / 2))
+        if name.startswith("sd "):
+            factor = np.exp(z * held.se / max(estimate, 1e-300))
+            return estimate / factor, estimate * factor
+        return estimate - z * held.se, estimate + z * held.se
+
+    def _profiled(self) -> dict[str, Held]:
+        """Parameters that are linear in the engine's, by name."""
+        numbers, deviance = self.numbers, self.deviance
+        a, n = deviance.covariance.n_theta, len(self.opt.x)
+        r, out = deviance.fixed.r, {}
+        T, kept = deviance.fixed.basis.T, deviance.fixed.basis.kept
+        for i, j in enumerate(kept):
+            row = np.zeros(n)
+            row[a : a + r] = T[i]
+            out[self.model.exog_names[j]] = Held(row, float(np.sqrt(numbers.vcov[j, j])))
+        names = self._names()[len(self.model.exog_names) :]  # type: ignore[attr-defined]
+        for i, name in enumerate(names):
+            row = np.zeros(n)
+            row[a + r + i] = 1.0
+            out[name] = Held(row, float(np.sqrt(numbers.vcov_phi[i, i])))
+        for term, part in zip(self.built.design.terms, deviance.covariance.slices, strict=True):
+            if part.stop - part.start == 1:
+                row = np.zeros(n)
+                row[part.start] = 1.0
+                se = float(np.sqrt(numbers.vcov_theta[part.start, part.start]))
+                out[f"sd {term.name}"] = Held(row, se, 0.0)
+        return out
+
+    def lrt(self, other: Any) -> pd.DataFrame:
+        """Likelihood-ratio test of this fit against a smaller or larger one of the same rows.
+
+        Parameters
+        ----------
+        other : MixedGLMResults
+
+        Returns
+        -------
+        DataFrame
+            One row per fit, by number of parameters: ``npar``, ``aic``, ``bic``, ``llf``,
+            ``chisq``, ``df``, ``pvalue``.
+
+        Raises
+        ------
+        DataError
+            When the fits are of other rows, responses or families.
+        """
+        return compare_general([self, other], ["this", "other"])
+
+    def drop1(self) -> pd.DataFrame:
+        """Likelihood-ratio tests of the columns of X, one at a time, by refits without them.
+
+        Returns
+        -------
+        DataFrame
+            ``chisq``, ``df``, ``pvalue``, ``aic``, one row per column but the intercept.
+        """
+        rows = {}
+        profile = Profile(self.deviance, self.opt.x, self.opt.deviance)
+        held = self._profiled()
+        for name in self.model.exog_names:
+            if name not in held or name in ("Intercept", "const"):
+                continue
+            with one_thread():
+                zeta, _ = profile.zeta(held[name], 0.0, self.opt.x)
+            chisq = zeta**2
+            rows[name] = (chisq, 1, float(st.chi2.sf(chisq, 1)), self.aic + chisq - 2.0)  # type: ignore[attr-defined]
+        return pd.DataFrame.from_dict(
+            rows, orient="index", columns=["chisq", "df", "pvalue", "aic"]
+        )
+
+
+def compare_general(results: Sequence[Any], names: Sequence[str]) -> pd.DataFrame:
+    """Table of likelihood-ratio tests between fits of the same rows."""
+    first = results[0]
+    for other in results[1:]:
+        same = (
+            hasattr(other, "numbers")
+            and len(first.model.endog) == len(other.model.endog)
+            and np.array_equal(first.model.endog, other.model.endog)
+        )
+        if not same:
+            raise DataError("the fits have different rows or responses; compare fits of the same")
+        kinds = [type(r.deviance) for r in (first, other)]
+        nodes = [len(getattr(r.deviance, "z", (0,))) for r in (first, other)]
+        if kinds[0] is not kinds[1] or nodes[0] != nodes[1]:
+            raise DataError("the fits have different approximations of the likelihood; use the "
+                            "same nagq")  # fmt: skip
+    order = sorted(range(len(results)), key=lambda i: results[i].n_parameters)
+    table, before = {}, None
+    for i in order:
+        own = results[i]
+        row = {
+            "npar": own.n_parameters, "aic": own.aic, "bic": own.bic, "llf": own.llf,
+            "chisq": np.nan, "df": np.nan, "pvalue": np.nan,
+        }  # fmt: skip
+        if before is not None and own.n_parameters > before.n_parameters:
+            row["chisq"] = max(2.0 * (own.llf - before.llf), 0.0)
+            row["df"] = own.n_parameters - before.n_parameters
+            row["pvalue"] = float(st.chi2.sf(row["chisq"], row["df"]))
+        table[names[i]] = row
+        before = own
+    return pd.DataFrame.from_dict(table, orient="index")

@@ -1,0 +1,378 @@
+"""Fitted values, predictions on the scales of predictor and response, residuals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from scipy.special import ndtri
+
+from sparselmm.base.arguments import check_level
+from sparselmm.base.exceptions import DataError
+from sparselmm.base.types import FloatArray
+from sparselmm.design import NewDesign
+from sparselmm.design.new_rows import level_labels, new_design
+from sparselmm.design.terms import RandomTerm, assemble_z
+from sparselmm.inference.prediction.means import check_unseen, masked, new_random_part, switches
+from sparselmm.inference.prediction.variance import conditional_forms, fixed_roots
+from sparselmm.likelihood.laplace import moments
+from sparselmm.likelihood.laplace.chosen import TRIALS, base_of
+from sparselmm.likelihood.laplace.mixtures import Hurdle, ZeroInflated
+from sparselmm.results.general.base import GeneralBase
+
+TYPES = ("response", "link", "probability")
+RANDOM = ("conditional", "population", "average")
+RESIDUALS = ("response", "pearson", "deviance", "quantile")
+
+NODES = 41
+"""Nodes of the integral over the random effects of a new level."""
+
+
+@dataclass(frozen=True, eq=False)
+class NewRows:
+    """Rows to predict.
+
+    Attributes
+    ----------
+    X : ndarray, (m, r)
+        Columns that were estimated.
+    eta : ndarray, (m,)
+        Predictors, random effects included where they count.
+    spread : ndarray, (m,)
+        Standard deviation of the random effects to average over; zero for none.
+    H : csr_array, (m, q), or None
+        Random effects that count.
+    further : tuple of ndarray, (m,)
+    designs : list of ndarray, (m, c)
+        Designs of the further predictors.
+    index : Index or None
+    """
+
+    X: FloatArray
+    eta: FloatArray
+    spread: FloatArray
+    H: Any
+    further: tuple[FloatArray, ...]
+    designs: list[FloatArray]
+    index: Any
+
+
+class PredictionResults(GeneralBase):
+    """Part of :class:`sparselmm.MixedGLMResults`."""
+
+    @property
+    def linear_predictor(self) -> Any:
+        """``X beta + Z b + offset`` of the rows of the fit, (n,)."""
+        return self._series(self._eta())
+
+    def _eta(self, random: bool = True) -> FloatArray:
+        engine = self.deviance
+        out = engine.fixed.effects(self.numbers.parts[1], engine.data.offset)
+        return out + engine.random.effects(self.numbers.b) if random else out
+
+    @property
+    def fittedvalues(self) -> Any:
+        """Expected responses given the random effects; probabilities for trials, (n,).
+
+        Of an ordinal response the most probable category.
+        """
+        if base_of(self.family).name == "ordinal":
+            p = moments.categories(self.family, self._eta(), self.numbers.parts[2])
+            best = p.argmax(axis=1)
+            names = self.model.categories
+            return self._series(best if names is None else np.asarray(names)[best])
+        return self._series(moments.mean(self.family, self._eta(), self._further()))
+
+    # ------------------------------------------------------------------------ prediction
+
+    def predict(
+        self, exog: Any = None, type: str = "response", random: str | bool = "conditional", *,
+        interval: bool = False, alpha: float = 0.05, unseen: str = "error", groups: Any = None,
+        exog_re: Any = None, exog_vc: Any = None, offset: Any = None, z_terms: Any = None,
+    ) -> Any:  # fmt: skip
+        """Predict responses or predictors.
+
+        Parameters
+        ----------
+        exog : DataFrame or array-like, optional
+            New rows; default those of the fit. A data frame holds the variables of the formula.
+        type : {"response", "link", "probability"}
+            Expected response (a probability for trials, the most probable category of an ordinal
+            response), predictor, or probabilities of the categories of an ordinal response.
+        random : {"conditional", "population", "average"}
+            With the random effects of the levels; with random effects of zero; or averaged over
+            their distribution, as for a new level of every factor.
+        interval : bool
+            A data frame with ``mean``, ``se``, ``ci_lower``, ``ci_upper``.
+        alpha : float
+            One minus the confidence level.
+        unseen : {"error", "population", "nan"}
+            Of conditional predictions: levels that the fit has not seen.
+        groups, exog_re, exog_vc, offset, z_terms : optional
+            Arrays of the new rows where the model was given arrays.
+
+        Returns
+        -------
+        Series, ndarray or DataFrame
+
+        Raises
+        ------
+        DataError
+            When an argument is unknown, a level is unseen, or an offset is missing.
+
+        Notes
+        -----
+        Intervals count the estimation of fixed effects and, of conditional predictions, the
+        conditional variance of the random effects; variances of random effects count as known.
+        They are formed on the scale of the predictor and carried over, or by the delta method
+        where other predictors take part or random effects are averaged over.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("cbpp")
+        >>> fit = sparselmm.mixedglm(
+        ...     "cbind(incidence, size - incidence) ~ period + (1 | herd)", data).fit()
+        >>> fit.predict(data.head(2), random="average").round(3).tolist()
+        [0.216, 0.097]
+        """
+        kind = self._random_kind(random)
+        if type not in TYPES:
+            raise DataError(f"type must be one of {TYPES}, got {type!r}")
+        check_unseen(unseen)
+        check_level(alpha)
+        arrays = {"groups": groups, "exog_re": exog_re, "exog_vc": exog_vc, "offset": offset,
+                  "z_terms": z_terms}  # fmt: skip
+        rows = self._new_rows(exog, kind, unseen, arrays)
+        ordinal = base_of(self.family).name == "ordinal"
+        if type == "probability" or (ordinal and type == "response"):
+            return self._probabilities(rows, type, ordinal, interval)
+        if type == "link" and kind == "average":
+            raise DataError("random='average' is for responses; the predictor averages to that of "
+                            "the population")  # fmt: skip
+        value = rows.eta if type == "link" else self._means(rows, rows.eta, rows.further)
+        if not interval:
+            return self._labelled(value, rows.index)
+        table = self._interval(rows, value, type, alpha)
+        return table if rows.index is None else table.set_index(rows.index)
+
+    def _random_kind(self, random: str | bool) -> str:
+        if isinstance(random, (bool, np.bool_)):
+            return "conditional" if random else "population"
+        if random not in RANDOM:
+            raise DataError(f"random must be one of {RANDOM}, got {random!r}")
+        return random
+
+    def _labelled(self, values: Any, index: Any) -> Any:
+        return pd.Series(values, index) if self.built.pandas else values
+
+    def _new_rows(self, exog: Any, kind: str, unseen: str, arrays: dict[str, Any]) -> NewRows:
+        built, numbers = self.built, self.numbers
+        on = switches(built.design.terms, kind != "population")
+        if exog is None:
+            design: Any = built.design
+            new = NewDesign(design.X, design.terms, design.offset, built.row_labels,
+                            {k: v for k, v in built.further.items()})  # fmt: skip
+            given: Any = None
+        else:
+            given = exog
+            new = new_design(built, exog, True, on, arrays, everything=kind == "average")
+        X = new.X[:, numbers.kept]
+        eta = X @ (self.deviance.fixed.basis.T @ numbers.parts[1])
+        if new.offset is not None:
+            eta = eta + new.offset
+        H, spread = None, np.zeros(len(eta))
+        if kind == "conditional":
+            labels = level_labels(built, given, arrays["groups"])
+            eta = eta + new_random_part(built.design.terms, new, numbers.b, on, unseen, labels)
+            terms = tuple(masked(t, part) for t, part in zip(new.terms, on, strict=True))
+            H = assemble_z(terms, len(eta))
+        if kind == "average":
+            spread = np.sqrt(marginal_variance(new.terms, numbers.psi, len(eta)))
+        further, designs = self._new_further(new, len(eta))
+        return NewRows(X, eta, spread, H, further, designs, new.row_labels)
+
+    def _new_further(
+        self, new: NewDesign, m: int
+    ) -> tuple[tuple[FloatArray, ...], list[FloatArray]]:
+        phi, out, designs = self.numbers.parts[2], [], []
+        for part in self.model.further:
+            if part.name in ("upper", "lower"):
+                continue
+            design = new.further.get(part.name)
+            if design is None and len(part.labels) > 1:
+                raise DataError(f"{part.name}= was an array; its new rows cannot be told")
+            design = np.ones((m, 1)) if design is None else design
+            designs.append(design)
+            out.append(design @ phi[part.columns])
+        return tuple(out), designs
+
+    def _means(self, rows: NewRows, eta: FloatArray, further: Any) -> FloatArray:
+        """Expected responses, averaged over random effects where they have a spread."""
+        if not rows.spread.any():
+            return moments.mean(self.family, eta, further)
+        z, w = np.polynomial.hermite_e.hermegauss(NODES)
+        total = np.zeros(len(eta))
+        for node, weight in zip(z, w / w.sum(), strict=True):
+            total += weight * moments.mean(self.family, eta + node * rows.spread, further)
+        return total
+
+    def _probabilities(self, rows: NewRows, type: str, ordinal: bool, interval: bool) -> Any:
+        if not ordinal:
+            raise DataError("type='probability' is for ordinal responses; a binomial response has "
+                            "type='response'")  # fmt: skip
+        if interval:
+            raise DataError("intervals of probabilities of categories are not available; use "
+                            "type='link', or bootstrap()")  # fmt: skip
+        z, w = np.polynomial.hermite_e.hermegauss(NODES if rows.spread.any() else 1)
+        alpha = self.numbers.parts[2]
+        p = sum(
+            weight * moments.categories(self.family, rows.eta + node * rows.spread, alpha)
+            for node, weight in zip(z, w / w.sum(), strict=True)
+        )
+        assert not isinstance(p, int)
+        names = np.asarray(self.model.categories)
+        if type == "response":
+            return self._labelled(names[p.argmax(axis=1)], rows.index)
+        return pd.DataFrame(p, index=rows.index, columns=list(names))
+
+    # ------------------------------------------------------------------------- intervals
+
+    def _link_se(self, rows: NewRows) -> FloatArray:
+        """Standard errors of the predictors, (m,)."""
+        working, theta = self.numbers.working, self.numbers.parts[0]
+        X = np.zeros((len(rows.eta), self.built.design.p))
+        X[:, self.numbers.kept] = rows.X
+        H = None if rows.H is None else sp.csr_array(rows.H)
+        roots = fixed_roots(working.deviance, theta, X, H)
+        out = np.einsum("ij,ij->i", roots, roots)
+        if H is not None and H.nnz:
+            out = out + conditional_forms(working.deviance, theta, H)
+        return np.sqrt(out)
+
+    def _interval(self, rows: NewRows, value: FloatArray, type: str, alpha: float) -> pd.DataFrame:
+        z = float(-ndtri(alpha / 2.0))
+        se_link = self._link_se(rows)
+        low, high = rows.eta - z * se_link, rows.eta + z * se_link
+        if type == "link":
+            return _frame(value, se_link, low, high)
+        mixed = isinstance(self.family, (ZeroInflated, Hurdle)) or rows.spread.any()
+        slope = self._slope(rows)
+        if not mixed:
+            ends = [moments.mean(self.family, e, rows.further) for e in (low, high)]
+            return _frame(value, np.abs(slope) * se_link, np.minimum(*ends), np.maximum(*ends))
+        se = self._delta(rows, slope, se_link)
+        return _frame(value, se, value - z * se, value + z * se)
+
+    def _slope(self, rows: NewRows) -> FloatArray:
+        """Derivative of the expected response in the predictor, (m,)."""
+        h = 1e-5
+        up, down = (self._means(rows, rows.eta + s * h, rows.further) for s in (1, -1))
+        return (up - down) / (2 * h)
+
+    def _delta(self, rows: NewRows, slope: FloatArray, se_link: FloatArray) -> FloatArray:
+        """Standard errors with the further predictors' coefficients counted, (m,)."""
+        r, h = rows.X.shape[1], 1e-5
+        gradient = np.zeros((len(slope), r + len(self.numbers.parts[2])))
+        gradient[:, :r] = slope[:, None] * rows.X
+        at = r
+        for i, design in enumerate(rows.designs):
+            moved = [
+                tuple(f + s * h * (j == i) for j, f in enumerate(rows.further)) for s in (1, -1)
+            ]
+            by = self._means(rows, rows.eta, moved[0]) - self._means(rows, rows.eta, moved[1])
+            gradient[:, at : at + design.shape[1]] = (by / (2 * h))[:, None] * design
+            at += design.shape[1]
+        own = np.einsum("ij,jk,ik->i", gradient, self.numbers.joint, gradient)
+        fixed = gradient[:, :r]
+        fixed = np.einsum("ij,jk,ik->i", fixed, self.numbers.joint[:r, :r], fixed)
+        return np.sqrt(np.maximum(own - fixed + (slope * se_link) ** 2, 0.0))
+
+    # ------------------------------------------------------------------------- residuals
+
+    @property
+    def resid(self) -> Any:
+        """Response residuals, (n,)."""
+        return self.residuals("response")
+
+    def residuals(self, kind: str = "quantile", seed: Any = 0) -> Any:
+        """Residuals given the random effects.
+
+        Parameters
+        ----------
+        kind : {"response", "pearson", "deviance", "quantile"}
+            Response less its expectation (proportions for trials); that over the standard
+            deviation; signed roots of deviance terms; randomized quantile residuals (Dunn & Smyth
+            1996), standard normal under the model.
+        seed : int or Generator
+            Draws between the two probabilities of a discrete response.
+
+        Returns
+        -------
+        Series or ndarray, (n,)
+
+        Raises
+        ------
+        DataError
+            When the kind is unknown or not defined for the family.
+
+        Notes
+        -----
+        Conditional modes are shrunken and fitted to the same rows, so that Pearson residuals
+        over-state the fit: their sum of squares over the degrees of freedom is no test of
+        dispersion. :meth:`check` simulates instead.
+        """
+        if kind not in RESIDUALS:
+            raise DataError(f"kind must be one of {RESIDUALS}, got {kind!r}")
+        eta, further, m = self._eta(), self._further(), self._trials()
+        y, name = self.deviance.data.y, base_of(self.family).name
+        if kind == "quantile":
+            return self._series(self._quantile(eta, seed))
+        if name == "ordinal":
+            raise DataError("an ordinal response has quantile residuals only; use kind='quantile'")
+        mu = moments.mean(self.family, eta, further)
+        expected = m * mu if name in TRIALS else mu
+        if kind == "response":
+            return self._series((y - expected) / (m if name in TRIALS else 1.0))
+        if kind == "pearson":
+            spread = np.sqrt(moments.variance(self.family, eta, further, m))
+            return self._series((y - expected) / spread)
+        terms = moments.deviance_terms(self.family, y, eta, further, m)
+        return self._series(np.sign(y - expected) * np.sqrt(np.maximum(terms, 0.0)))
+
+    def _quantile(self, eta: FloatArray, seed: Any) -> FloatArray:
+        rng = np.random.default_rng(seed)
+        y, m = self.deviance.data.y, self._trials()
+        if base_of(self.family).name == "ordinal":
+            p = moments.categories(self.family, eta, self.numbers.parts[2])
+            total = np.column_stack([np.zeros(len(y)), np.cumsum(p, axis=1)])
+            code = y.astype(int)
+            low, high = total[np.arange(len(y)), code], total[np.arange(len(y)), code + 1]
+        else:
+            low, high = moments.cdf(self.family, y, eta, self._further(), m)
+        u = low + (high - low) * rng.random(len(y))
+        return np.asarray(ndtri(np.clip(u, 1e-16, 1.0 - 1e-16)))
+
+
+def marginal_variance(
+    terms: tuple[RandomTerm, ...], psi: list[FloatArray], n: int
+) -> FloatArray:  # fmt: skip
+    """``z'Psi z`` summed over the terms, as for a new level of each, (n,)."""
+    out = np.zeros(n)
+    for term, own in zip(terms, psi, strict=True):
+        if term.block is not None:
+            out += own[0, 0] * np.asarray(term.block.multiply(term.block).sum(axis=1)).ravel()
+        elif term.values is None:
+            out += own[0, 0]
+        else:
+            out += np.einsum("ij,jk,ik->i", term.values, own, term.values)
+    return out
+
+
+def _frame(
+    value: FloatArray, se: FloatArray, low: FloatArray, high: FloatArray
+) -> pd.DataFrame:  # fmt: skip
+    return pd.DataFrame({"mean": value, "se": se, "ci_lower": low, "ci_upper": high})
