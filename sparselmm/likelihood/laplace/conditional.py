@@ -14,7 +14,7 @@ from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.factor.basis import Basis
 from sparselmm.factor.crossprod import CrossProducts, PairBlocks
 from sparselmm.factor.solver import BlockSolver, apply_lambda
-from sparselmm.likelihood.deviance import ProfiledDeviance, State
+from sparselmm.likelihood.deviance import ProfiledDeviance, Projected, State
 from sparselmm.likelihood.laplace.deviance import LaplaceDeviance
 
 
@@ -70,8 +70,9 @@ class ConditionalEngine(ProfiledDeviance):
         right = apply_lambda(self.cross, lams, np.ascontiguousarray(self.cross.B[:, :-1]))
         Kx = self.solver.solve(right)
         K = np.column_stack([Kx, self._u + Kx @ self._gamma])
+        found = Projected(K, K, self.cross.C, np.diag(self.cross.C))
         return State(
-            theta, lams, K, self._information, self._gamma, ldM, float(self.df), self._value
+            theta, lams, found, self._information, self._gamma, ldM, float(self.df), self._value
         )
 
 
