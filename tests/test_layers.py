@@ -38,8 +38,8 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
         "covariance",
         "deviance held moments",
         "dense optimize rebased",
-        "engine identifiability laplace multistart",
-        "many",
+        "engine identifiability multistart",
+        "laplace many",
     ),
     "inference": (
         "variances wald",

@@ -371,7 +371,7 @@ def _correlated(
     for signs in islice(product((1.0, -1.0), repeat=most - 1), MOST_SIGNS):
         s = np.array([1.0, *signs])
         yield covariance.pick([_nearly_one(size * s[: len(size)]) for size in sizes])
-        for j in range(min(most, MOST_SIGNS)):  # one coefficient varies most
+        for j in range(most if most == 2 else 0):  # one coefficient varies most
             large = np.where(np.arange(most) == j, 10.0, 1.0) * s
             yield covariance.pick([_nearly_one(one * large[: len(one)]) for one in ones])
 

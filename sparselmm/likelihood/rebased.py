@@ -25,7 +25,6 @@ from sparselmm.design.terms import Design, RandomTerm
 from sparselmm.factor.bases import in_bases, terms_in_bases
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.solver import BlockSolver, congruence
-from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.deviance import (
     PLSFit,
     ProfiledDeviance,
@@ -34,16 +33,6 @@ from sparselmm.likelihood.deviance import (
     theta_units,
 )
 from sparselmm.likelihood.term_covariance import lower_root
-
-
-def profiled_deviance(
-    cross: CrossProducts, covariance: Covariance, solver: BlockSolver, *, reml: bool,
-    known_scale: float | None = None,
-) -> ProfiledDeviance:  # fmt: skip
-    """The profiled deviance in the parameters of the model, whatever basis the engine works in."""
-    own = cross if cross.bases is None else replace(cross, bases=None)
-    inner = ProfiledDeviance(own, covariance, solver, reml=reml, known_scale=known_scale)
-    return inner if cross.bases is None else RebasedDeviance(inner, cross)
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,9 +30,10 @@ import numpy as np
 from sparselmm.base.smallmatrix import block_diagonal
 from sparselmm.base.types import FloatArray
 from sparselmm.factor.plan import FitPlan, make_plan
-from sparselmm.factor.solver import BlockSolver, apply_lambda, congruence
+from sparselmm.factor.solver import apply_lambda, congruence
 from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.deviance import SMALLEST_PIVOT, add_root_curvature, theta_units
+from sparselmm.likelihood.engine import solver_of
 from sparselmm.likelihood.laplace.data import FixedRows, GeneralData, Passes
 from sparselmm.likelihood.laplace.modes import Mode, ModeFinder
 from sparselmm.likelihood.laplace.rows import RandomRows, blocks
@@ -141,7 +142,7 @@ class LaplaceDeviance:
         names = tuple(term.name for term in data.terms)
         plan: FitPlan = make_plan(self.cross, names, memory_limit)
         self.strategy = plan.chosen.strategy
-        self.solver = BlockSolver(self.cross, self.strategy, plan.chosen.factor)
+        self.solver = solver_of(self.cross, plan.chosen)
         self.covariance = Covariance.of(data.terms)
         self.passes = Passes(data, self.random)
         self.modes = ModeFinder(self.passes, self.random, self.cross, fills, self.solver)
