@@ -26,7 +26,7 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
     "factor": (
         "basis",
         "crossprod",
-        "bases coupling submodels",
+        "bases centred coupling submodels",
         "layout",
         "remainders",
         "solver",

@@ -15,7 +15,7 @@ lost to a response with a large mean or to nearly collinear columns.
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -25,7 +25,7 @@ from sparselmm.base import kernels
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import CSR, FloatArray, IntArray, Snapshot
-from sparselmm.design.rows import GroupRows, blocks, coded_z, term_z
+from sparselmm.design.rows import GroupRows, blocks, coded_z, response, term_z
 from sparselmm.design.terms import Design, RandomTerm, term_slices
 from sparselmm.factor.basis import Basis, working_basis
 
@@ -181,6 +181,20 @@ class CrossProducts(Snapshot):
             return sp.csr_array(grid[0][0])
         return sp.csr_array(sp.block_array(grid, format="csr"))
 
+    def shifted(self, design: Design, gamma: FloatArray) -> CrossProducts:
+        """With other coefficients of X taken off the response, by a pass over the design.
+
+        Parameters
+        ----------
+        design : Design
+            With the columns that these cross-products were made of.
+        gamma : ndarray, (r,)
+            What is added to the coefficients, in the working basis.
+        """
+        basis = replace(self.basis, shift=self.basis.shift + self.basis.T @ gamma)
+        B, C = _fixed_products(design, response(design), basis)
+        return replace(self, B=B, C=C, basis=basis)
+
     @classmethod
     def from_design(cls, design: Design) -> CrossProducts:
         """Cross-products of a design that is in memory.
@@ -190,7 +204,7 @@ class CrossProducts(Snapshot):
         design : Design
             Response, fixed and random design, weights and offset.
         """
-        y = design.y if design.offset is None else design.y - design.offset
+        y = response(design)
         with one_thread() if design.n > SMALL_ROWS else nullcontext():  # narrow blocks of rows
             basis = working_basis(design.X, y, design.weights)
             B, C = _fixed_products(design, y, basis)
@@ -254,11 +268,11 @@ def _fixed_products(design: Design, y: FloatArray, basis: Basis) -> tuple[FloatA
         weighted = Xy if design.weights is None else Xy * design.weights[rows, None]
         C += Xy.T @ weighted
         for term, part in zip(design.terms, parts, strict=True):
-            _add_term_product(B[part], term, rows, weighted)
+            add_term_product(B[part], term, rows, weighted)
     return B, C
 
 
-def _add_term_product(out: FloatArray, term: RandomTerm, rows: slice, weighted: FloatArray) -> None:
+def add_term_product(out: FloatArray, term: RandomTerm, rows: slice, weighted: FloatArray) -> None:
     """Add ``Z_t[rows]' weighted`` to ``out``, (l * k, r + 1)."""
     if term.block is not None:
         out += term.block[rows].T @ weighted

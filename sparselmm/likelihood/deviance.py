@@ -48,6 +48,7 @@ from sparselmm.base.smallmatrix import (
 )
 from sparselmm.base.types import CSR, FloatArray
 from sparselmm.design.terms import Design, RandomTerm
+from sparselmm.factor.centred import Centred
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.solver import BlockSolver, apply_lambda, congruence
 from sparselmm.likelihood.covariance import Covariance
@@ -182,6 +183,10 @@ class State:
     lams : list of ndarray, (k, k)
     K : ndarray, (q, r + 1)
         ``M^-1 Lambda'B``.
+    solved : ndarray, (q, r + 1)
+        What M was solved for: K, or what is left of it.
+    sizes : ndarray, (r + 1,)
+        What the diagonal of S is the difference of.
     Rxx : ndarray, (r, r)
         Upper Cholesky factor of ``S_xx``.
     gamma : ndarray, (r,)
@@ -192,6 +197,8 @@ class State:
     theta: FloatArray
     lams: list[FloatArray]
     K: FloatArray
+    solved: FloatArray
+    sizes: FloatArray
     Rxx: FloatArray
     gamma: FloatArray
     ldM: float
@@ -246,15 +253,17 @@ class ProfiledDeviance:
         REML criterion instead of -2 log-likelihood.
     known_scale : float, optional
         Residual variance, when it is known.
+    centred : Centred, optional
+        Cross-products of what predictions leave, where those in ``cross`` lose digits.
     """
 
     model_is_exact = False
 
     def __init__(
         self, cross: CrossProducts, covariance: Covariance, solver: BlockSolver, *, reml: bool,
-        known_scale: float | None = None,
+        known_scale: float | None = None, centred: Centred | None = None,
     ):  # fmt: skip
-        self.cross = cross
+        self.cross, self.centred = cross, centred
         self.covariance = covariance
         self._own = _Own(solver, threading.get_ident())
         self.reml = reml
@@ -292,12 +301,10 @@ class ProfiledDeviance:
         return state
 
     def _evaluate(self, theta: FloatArray) -> State:
-        cross, solver = self.cross, self.solver
         lams = self.covariance.factors(theta)
         self._own.n_factorizations += 1
-        ldM = solver.factorize(lams)
-        K, explained = solver.project(lams, cross.B)
-        S = cross.C - explained
+        ldM = self.solver.factorize(lams)
+        K, solved, S, sizes = self._projected(lams)
         r = len(S) - 1
         Rxx, info = lapack.dpotrf(S[:r, :r], lower=0) if r else (np.zeros((0, 0)), 0)
         if info:
@@ -306,7 +313,20 @@ class ProfiledDeviance:
         pwrss = float(S[r, r] - half @ half)
         gamma = solve_triangular(Rxx, half)
         deviance = self._criterion(ldM, Rxx, pwrss)
-        return State(theta, lams, K, Rxx, gamma, ldM, pwrss, deviance)
+        return State(theta, lams, K, solved, sizes, Rxx, gamma, ldM, pwrss, deviance)
+
+    def _projected(
+        self, lams: list[FloatArray]
+    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        """K, what M was solved for, S, and what its diagonal is the difference of."""
+        cross = self.cross
+        if self.centred is None:
+            K, explained = self.solver.project(lams, cross.B)
+            return K, K, cross.C - explained, np.diag(cross.C)
+        left = self.centred.at(cross, lams)
+        right = apply_lambda(cross, lams, left.D) - left.u0
+        u = self.solver.solve(right)
+        return left.u0 + u, u, left.S0 - right.T @ u, left.sizes
 
     def _criterion(self, ldM: float, Rxx: FloatArray, pwrss: float) -> float:
         if not pwrss > 0:
@@ -396,11 +416,15 @@ class ProfiledDeviance:
         """
         k, l = self.cross.sizes[t]
         part = self.cross.slices[t]
+        gap = l * np.eye(k) - self.solver.inverse_blocks(t).sum(axis=0)
+        return gap - level_products(state.K[part], self._root(state, residual, precision), k)
+
+    def _root(self, state: State, residual: FloatArray, precision: float) -> FloatArray:
+        """A root of the derivative of the criterion in S, (r + 1, c)."""
         columns = [np.sqrt(precision) * residual[:, None]]
         if self.reml:
             columns.append(np.vstack([upper_inverse(state.Rxx), np.zeros(len(state.gamma))]))
-        gap = l * np.eye(k) - self.solver.inverse_blocks(t).sum(axis=0)
-        return gap - level_products(state.K[part], np.hstack(columns), k)
+        return np.hstack(columns)
 
     def _gamma_at_boundary(self, state: State, t: int) -> FloatArray:
         """The same derivative without the inverse of ``lambda_t``."""
@@ -576,20 +600,21 @@ class ProfiledDeviance:
     def rounding(self, theta: FloatArray) -> float:
         """Estimate of the rounding error of the deviance at theta.
 
-        M, S_xx and pwrss are sums whose terms are rounded, by a share eps of ``|Lambda'| |A|
-        |Lambda| + I``, one (the working basis is orthonormal), and ``C_yy + |gamma|^2``; each is
-        multiplied by the derivative of the deviance in it, ``G``, ``S_xx^-1`` and ``1 / sigma^2``.
+        M and S are sums whose terms are rounded, by a share eps of ``|Lambda'| |A| |Lambda| + I``
+        and of `State.sizes`; each is multiplied by the derivative of the deviance in it. In M that
+        is ``G``, and what `State.solved` adds because S is made of it.
         """
-        state, cross, total = self.state_at(theta), self.cross, 0.0
+        state, cross = self.state_at(theta), self.cross
+        root = self._root(state, state.residual, self._precision(state.pwrss))
+        total = float(state.sizes @ np.sum(root**2, axis=1))
         for t, lam in enumerate(np.abs(lam) for lam in state.lams):
             pair = cross.pairs[t, t]
             own = np.abs(pair.data[pair.rows == pair.cols])
             size = 1.0 + np.einsum("ri,brs,si->bi", lam, own, lam, optimize=True)
-            total += float(np.sum(size * np.einsum("bii->bi", self.solver.inverse_blocks(t))))
-        if self.reml:
-            total += float(np.sum(upper_inverse(state.Rxx) ** 2))
-        size_y = float(cross.C[-1, -1] + state.gamma @ state.gamma)
-        return float(np.finfo(float).eps) * (total + self._precision(state.pwrss) * size_y)
+            by_m = np.einsum("bii->bi", self.solver.inverse_blocks(t)).ravel()
+            by_m = by_m + np.sum((state.solved[cross.slices[t]] @ root) ** 2, axis=1)
+            total += float(size.ravel() @ by_m)
+        return float(np.finfo(float).eps) * total
 
     # ------------------------------------------------------------- after the optimization
 

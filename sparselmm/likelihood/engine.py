@@ -8,28 +8,56 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from sparselmm.base.cholesky import CholeskyFactor
 from sparselmm.base.types import FloatArray
 from sparselmm.design.terms import Design
 from sparselmm.factor.bases import cross_products
+from sparselmm.factor.centred import Centred
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.plan import Candidate, make_plan
-from sparselmm.factor.solver import BlockSolver
+from sparselmm.factor.solver import BlockSolver, apply_lambda
 from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.moments import moment_start
 from sparselmm.likelihood.optimize import OptSummary, minimize
 from sparselmm.likelihood.rebased import RebasedDeviance
 
+REFINEMENTS = 2
+"""Predictions are made again from what they left: the first ones have lost digits themselves."""
+
 
 def profiled_deviance(
     cross: CrossProducts, covariance: Covariance, solver: BlockSolver, *, reml: bool,
-    known_scale: float | None = None,
+    known_scale: float | None = None, centred: Centred | None = None,
 ) -> ProfiledDeviance:  # fmt: skip
     """The profiled deviance in the parameters of the model, whatever basis the engine works in."""
     own = cross if cross.bases is None else replace(cross, bases=None)
-    inner = ProfiledDeviance(own, covariance, solver, reml=reml, known_scale=known_scale)
+    inner = ProfiledDeviance(
+        own, covariance, solver, reml=reml, known_scale=known_scale, centred=centred
+    )
     return inner if cross.bases is None else RebasedDeviance(inner, cross)
+
+
+def centred_at(
+    deviance: ProfiledDeviance, design: Design, theta: FloatArray
+) -> ProfiledDeviance:  # fmt: skip
+    """The same deviance, from what its predictions at theta leave of the rows of its design."""
+    inner, at = deviance.working(theta)
+    rows = deviance.rows(design)
+    for _ in range(REFINEMENTS):
+        state = inner.state_at(at)
+        cross = inner.cross.shifted(rows, state.gamma)
+        u = np.column_stack([state.K[:, :-1], state.u])
+        b0 = apply_lambda(cross, state.lams, u, transpose=False)
+        inner = ProfiledDeviance(
+            cross, inner.covariance, inner.solver, reml=inner.reml,
+            known_scale=inner.known_scale, centred=Centred.of(rows, cross, b0),
+        )  # fmt: skip
+    if deviance.cross.bases is None:
+        return inner
+    return RebasedDeviance(inner, replace(inner.cross, bases=deviance.cross.bases))
 
 
 def solver_of(cross: CrossProducts, chosen: Candidate) -> BlockSolver:
@@ -64,6 +92,7 @@ def but(
         solver,
         reml=like.reml if reml is None else reml,
         known_scale=like.known_scale,
+        centred=like.centred if cross is None else None,
     )
 
 

@@ -57,7 +57,7 @@ EXACT_LIMIT = 40
 DIFFERENCE = 1e-4
 """Step of the differences of gradients that make it, in the metric of the trust region."""
 
-LOST_DIGITS = 1e-3
+LOST_DIGITS = 1e-4
 """Rounding error of the deviance above which its minimum is not known."""
 
 SMALLEST_SCALE = 0.1

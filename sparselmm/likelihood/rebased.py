@@ -68,6 +68,7 @@ class RebasedDeviance(ProfiledDeviance):
         self.inner, self.bases = inner, cross.bases
         self.inverses = [None if F is None else upper_inverse(F) for F in self.bases]
         self.cross, self.covariance, self.levels = cross, inner.covariance, inner.levels
+        self.centred = inner.centred
         self.reml, self.known_scale, self.df = inner.reml, inner.known_scale, inner.df
         moments = [self.cross.model_moments(t) for t in range(len(self.bases))]
         self.units = theta_units(self.covariance, [np.sqrt(np.diag(m)) for m in moments])

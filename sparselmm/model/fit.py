@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,9 @@ PARTS = ("fe_params", "cov_re", "vcomp")
 LOOSEST = 0.01
 """Largest ``tol``: estimates within a tenth of a standard error. Looser is no fit."""
 
+
+FEW_DIGITS = 1e-6
+"""Rounding error of the deviance from which the fit goes on with what its predictions leave."""
 
 SMALL = 0.1
 """Share of sigma below which a standard deviation is compared with zero."""
@@ -240,33 +243,79 @@ def penalties_of(
     return Penalties(inner, fe_pen, cov_pen, held, values)
 
 
-def search(
-    objective: Deviance,
-    start: FloatArray,
-    methods: Sequence[str | None],
-    keywords: Mapping[str, Any],
-    maxiter: int | None,
-    callback: Callback | None,
-    seconds: float,
-    starts: int | FloatArray | None = None,
-) -> OptSummary:
-    """Try one optimizer after the other until one converges."""
-    opt = None
-    for place, method in enumerate(methods):
-        opt = minimize_globally(
-            objective, start, seconds=seconds, starts=starts, method=method,
-            max_iterations=maxiter, callback=callback, **_options(method, keywords),
-        )  # fmt: skip
-        if opt.converged:
-            break
-        start = opt.theta
-        if place + 1 < len(methods):
-            warn_user(
-                f"Retrying MixedLM optimization with {methods[place + 1] or 'newton'}",
-                catchable(ConvergenceWarning),
-            )
-    assert opt is not None, "method is an empty list"
-    return opt
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What a fit was asked to do with its deviance.
+
+    Attributes
+    ----------
+    optimize : bool
+        False: nothing, the model at its start values.
+    packing : Packing
+    mask : Mask or None
+    methods : list of str or None
+        Optimizers to try in turn.
+    keywords : dict
+        Of the optimizers.
+    maxiter : int or None
+    callback : callable
+    seconds : float
+        Predicted time of one evaluation.
+    starts : int, ndarray or None
+    """
+
+    optimize: bool
+    packing: Packing
+    mask: Mask | None
+    methods: list[str | None]
+    keywords: Mapping[str, Any]
+    maxiter: int | None
+    callback: Callback
+    seconds: float
+    starts: int | FloatArray | None
+
+    def run(self, objective: Any, start: FloatArray) -> OptSummary:
+        """Minimize the deviance, from ``start``."""
+        if not self.optimize or not len(start):
+            reason = "nothing to optimize" if self.optimize else "not optimized: do_cg=False"
+            return not_optimized(objective, start, reason, fine=self.optimize)
+        if self.mask is not None and self.mask.constrained:
+            return constrained(objective, self.packing, self.mask, self.maxiter)
+        methods = self.methods
+        if self.mask is not None and not self.mask.newton:
+            methods = [name or "bfgs" for name in methods]
+        return self._search(objective, start, methods)
+
+    def _search(
+        self, objective: Deviance, start: FloatArray, methods: Sequence[str | None]
+    ) -> OptSummary:
+        """Try one optimizer after the other until one converges."""
+        opt = None
+        for place, method in enumerate(methods):
+            opt = minimize_globally(
+                objective, start, seconds=self.seconds, starts=self.starts, method=method,
+                max_iterations=self.maxiter, callback=self.callback,
+                **_options(method, self.keywords),
+            )  # fmt: skip
+            if opt.converged:
+                break
+            start = opt.theta
+            if place + 1 < len(methods):
+                warn_user(
+                    f"Retrying MixedLM optimization with {methods[place + 1] or 'newton'}",
+                    catchable(ConvergenceWarning),
+                )
+        assert opt is not None, "method is an empty list"
+        return opt
+
+
+def joined(first: OptSummary, second: OptSummary) -> OptSummary:
+    """The record of a fit that searched again where the first search ended."""
+    later = (replace(one, search=one.search + first.n_starts) for one in second.history)
+    return replace(
+        second, n_evaluations=first.n_evaluations + second.n_evaluations,
+        n_starts=first.n_starts + second.n_starts, history=(*first.history, *later),
+    )  # fmt: skip
 
 
 def _options(method: str | None, keywords: Mapping[str, Any]) -> dict[str, Any]:
@@ -289,7 +338,7 @@ def not_optimized(objective: Deviance, theta: FloatArray, message: str, fine: bo
         theta=theta, deviance=value, gradient=none, hessian=np.zeros((0, 0)),
         at_boundary=np.zeros(0, dtype=bool), expected_decrease=0.0, smallest_eigenvalue=np.nan,
         method="none", message=message, converged=fine, n_evaluations=1,
-        history=tuple(recorder.history),
+        history=tuple(recorder.history), rounding=objective.rounding(theta),
     )  # fmt: skip
 
 

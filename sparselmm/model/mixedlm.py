@@ -38,23 +38,23 @@ from sparselmm.inference.packing import MixedLMParams
 from sparselmm.likelihood.covariance import Covariance, singular_terms
 from sparselmm.likelihood.dense import DenseDeviance
 from sparselmm.likelihood.deviance import ProfiledDeviance
-from sparselmm.likelihood.engine import profiled_deviance, solver_of
+from sparselmm.likelihood.engine import centred_at, profiled_deviance, solver_of
 from sparselmm.likelihood.held import Held
 from sparselmm.likelihood.identifiability import UNBOUNDED, unbounded, unidentified
 from sparselmm.likelihood.moments import moment_start
 from sparselmm.likelihood.optimize import OptSummary
 from sparselmm.model.fit import (
     ENGINES,
+    FEW_DIGITS,
     HARDLY,
+    Task,
     check_fit_arguments,
     checked_keywords,
     checked_starts,
-    constrained,
+    joined,
     method_names,
     nearly_zero,
-    not_optimized,
     penalties_of,
-    search,
     start_parameters,
     without_fixed,
 )
@@ -483,6 +483,9 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         entries = held.free if mask is None else np.ones(len(mask.theta), dtype=bool)
         starts = checked_starts(starts, entries)
         monitor = Progress(progress)
+        task = Task(
+            do_cg, self._packing, mask, methods, keywords, maxiter, monitor, chosen.seconds, starts
+        )
         with chosen.threads():
             inner = held.covariance if mask is None else mask.covariance
             sparse = self._sparse(chosen, reml, inner, held.scale)
@@ -491,18 +494,11 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
             if engine != "sparse":
                 objective = self.deviance(reml, engine) if fix is None else self._dense(reml, held)
             try:
-                if not do_cg or not len(theta):
-                    reason = "nothing to optimize" if do_cg else "not optimized: do_cg=False"
-                    opt = not_optimized(objective, theta, reason, fine=do_cg)
-                elif mask is not None and mask.constrained:
-                    opt = constrained(objective, self._packing, mask, maxiter)
-                else:
-                    if mask is not None and not mask.newton:
-                        methods = [name or "bfgs" for name in methods]
-                    opt = search(
-                        objective, theta, methods, keywords, maxiter, monitor, chosen.seconds,
-                        starts,
-                    )  # fmt: skip
+                opt = task.run(objective, theta)
+                if opt.rounding > FEW_DIGITS and engine == "sparse":
+                    sparse = centred_at(sparse, self.design, opt.theta)
+                    objective = sparse if pen is None else PenalizedDeviance(sparse, pen)
+                    opt = joined(opt, task.run(objective, opt.theta))
             except KeyboardInterrupt:
                 monitor.interrupted()
                 raise

@@ -169,6 +169,35 @@ def test_unit_and_origin_of_a_covariate(seed, unit, origin):
         np.testing.assert_allclose(at.beta, T @ one.fe_params, atol=1e-8 * np.abs(T).max())
 
 
+@few
+@given(
+    seed=seeds, power=st.integers(-20, 20), log_origin=st.floats(5.0, 8.0), up=st.booleans(),
+    reml=st.booleans(),
+)  # fmt: skip
+def test_far_origins_and_units_of_a_slope(seed, power, log_origin, up, reml):
+    """x as microseconds, years or days since 1900: the same fit, standard errors in other units."""
+    data, unit = data_of(seed), 2.0**power
+    data = data.assign(x=np.round(64 * data.x) / 64)  # exact in every unit, at every origin
+    origin = (1 if up else -1) * round(10.0**log_origin)
+    moved = data.assign(x=unit * (data.x + origin))
+    one, other = fit(SLOPE, data, reml=reml), fit(SLOPE, moved, reml=reml)
+    assert one.converged
+    assert other.converged
+    change = 2.0 * np.log(unit) if reml else 0.0  # log det X'V^-1X
+    loss = 4 * TOLERANCE + 1e-15 * abs(origin)  # what the product of X and its working basis loses
+    assert -2 * other.llf - change == pytest.approx(-2 * one.llf, abs=loss, rel=1e-12)
+    near = {"rel": 1e-5, "abs": 1e-5 * one.bse_fe["x"]}
+    assert unit * other.fe_params["x"] == pytest.approx(one.fe_params["x"], **near)
+    assert unit * other.bse_fe["x"] == pytest.approx(one.bse_fe["x"], rel=1e-4)
+    size = max(one.cov_re.iloc[1, 1], 1e-2 * one.scale)
+    assert unit**2 * other.cov_re.iloc[1, 1] == pytest.approx(
+        one.cov_re.iloc[1, 1], abs=2e-3 * size
+    )
+    np.testing.assert_allclose(
+        other.fittedvalues, one.fittedvalues, atol=1e-4 * one.sigma + 1e-14 * abs(origin)
+    )
+
+
 # ---------------------------------------------------------------------------------- weights
 
 

@@ -71,8 +71,10 @@ class ConditionalEngine(ProfiledDeviance):
         Kx = self.solver.solve(right)
         K = np.column_stack([Kx, self._u + Kx @ self._gamma])
         return State(
-            theta, lams, K, self._information, self._gamma, ldM, float(self.df), self._value
-        )
+            theta=theta, lams=lams, K=K, solved=K, sizes=np.ones(K.shape[1]),
+            Rxx=self._information, gamma=self._gamma, ldM=ldM, pwrss=float(self.df),
+            deviance=self._value,
+        )  # fmt: skip
 
 
 def _root_of_inverse(V: FloatArray) -> FloatArray:

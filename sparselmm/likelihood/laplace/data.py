@@ -12,7 +12,7 @@ from sparselmm.base import kernels_families
 from sparselmm.base.types import CSR, FloatArray
 from sparselmm.design.terms import RandomTerm
 from sparselmm.factor.basis import Basis, working_basis
-from sparselmm.factor.crossprod import SMALL_ROWS, _add_term_product
+from sparselmm.factor.crossprod import SMALL_ROWS, add_term_product
 from sparselmm.likelihood.laplace.families import Family
 from sparselmm.likelihood.laplace.jets import Jet
 from sparselmm.likelihood.laplace.rows import RandomRows, blocks
@@ -177,7 +177,7 @@ class FixedRows:
             S += own.T @ scaled
             if random.compiled:
                 for term, part in zip(random.terms, random.parts, strict=True):
-                    _add_term_product(B[part], term, rows, scaled)
+                    add_term_product(B[part], term, rows, scaled)
             else:
                 B += random.Zt @ scaled
         return S, B
