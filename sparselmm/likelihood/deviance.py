@@ -174,6 +174,27 @@ class Deviance(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
+class Projected:
+    """The part of an evaluation that is linear algebra with M.
+
+    Attributes
+    ----------
+    K : ndarray, (q, r + 1)
+        ``M^-1 Lambda'B``.
+    solved : ndarray, (q, r + 1)
+        What M was solved for: K, or what predictions leave of it.
+    S : ndarray, (r + 1, r + 1)
+    sizes : ndarray, (r + 1,)
+        What the diagonal of S is the difference of.
+    """
+
+    K: FloatArray
+    solved: FloatArray
+    S: FloatArray
+    sizes: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
 class State:
     """Everything the value needed, kept for the gradient at the same theta.
 
@@ -181,12 +202,7 @@ class State:
     ----------
     theta : ndarray, (n_theta,)
     lams : list of ndarray, (k, k)
-    K : ndarray, (q, r + 1)
-        ``M^-1 Lambda'B``.
-    solved : ndarray, (q, r + 1)
-        What M was solved for: K, or what is left of it.
-    sizes : ndarray, (r + 1,)
-        What the diagonal of S is the difference of.
+    found : Projected
     Rxx : ndarray, (r, r)
         Upper Cholesky factor of ``S_xx``.
     gamma : ndarray, (r,)
@@ -196,14 +212,17 @@ class State:
 
     theta: FloatArray
     lams: list[FloatArray]
-    K: FloatArray
-    solved: FloatArray
-    sizes: FloatArray
+    found: Projected
     Rxx: FloatArray
     gamma: FloatArray
     ldM: float
     pwrss: float
     deviance: float
+
+    @property
+    def K(self) -> FloatArray:
+        """``M^-1 Lambda'B``, (q, r + 1)."""
+        return self.found.K
 
     @cached_property
     def residual(self) -> FloatArray:
@@ -304,8 +323,8 @@ class ProfiledDeviance:
         lams = self.covariance.factors(theta)
         self._own.n_factorizations += 1
         ldM = self.solver.factorize(lams)
-        K, solved, S, sizes = self._projected(lams)
-        r = len(S) - 1
+        found = self._projected(lams)
+        S, r = found.S, len(found.S) - 1
         Rxx, info = lapack.dpotrf(S[:r, :r], lower=0) if r else (np.zeros((0, 0)), 0)
         if info:
             raise NotPositiveDefiniteError("X'V^-1X is not positive definite")
@@ -313,20 +332,17 @@ class ProfiledDeviance:
         pwrss = float(S[r, r] - half @ half)
         gamma = solve_triangular(Rxx, half)
         deviance = self._criterion(ldM, Rxx, pwrss)
-        return State(theta, lams, K, solved, sizes, Rxx, gamma, ldM, pwrss, deviance)
+        return State(theta, lams, found, Rxx, gamma, ldM, pwrss, deviance)
 
-    def _projected(
-        self, lams: list[FloatArray]
-    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-        """K, what M was solved for, S, and what its diagonal is the difference of."""
+    def _projected(self, lams: list[FloatArray]) -> Projected:
         cross = self.cross
         if self.centred is None:
             K, explained = self.solver.project(lams, cross.B)
-            return K, K, cross.C - explained, np.diag(cross.C)
+            return Projected(K, K, cross.C - explained, np.diag(cross.C))
         left = self.centred.at(cross, lams)
         right = apply_lambda(cross, lams, left.D) - left.u0
         u = self.solver.solve(right)
-        return left.u0 + u, u, left.S0 - right.T @ u, left.sizes
+        return Projected(left.u0 + u, u, left.S0 - right.T @ u, left.sizes)
 
     def _criterion(self, ldM: float, Rxx: FloatArray, pwrss: float) -> float:
         if not pwrss > 0:
@@ -601,18 +617,18 @@ class ProfiledDeviance:
         """Estimate of the rounding error of the deviance at theta.
 
         M and S are sums whose terms are rounded, by a share eps of ``|Lambda'| |A| |Lambda| + I``
-        and of `State.sizes`; each is multiplied by the derivative of the deviance in it. In M that
-        is ``G``, and what `State.solved` adds because S is made of it.
+        and of `Projected.sizes`; each is multiplied by the derivative of the deviance in it. In M
+        that is ``G``, and what `Projected.solved` adds because S is made of it.
         """
         state, cross = self.state_at(theta), self.cross
         root = self._root(state, state.residual, self._precision(state.pwrss))
-        total = float(state.sizes @ np.sum(root**2, axis=1))
+        total = float(state.found.sizes @ np.sum(root**2, axis=1))
         for t, lam in enumerate(np.abs(lam) for lam in state.lams):
             pair = cross.pairs[t, t]
             own = np.abs(pair.data[pair.rows == pair.cols])
             size = 1.0 + np.einsum("ri,brs,si->bi", lam, own, lam, optimize=True)
             by_m = np.einsum("bii->bi", self.solver.inverse_blocks(t)).ravel()
-            by_m = by_m + np.sum((state.solved[cross.slices[t]] @ root) ** 2, axis=1)
+            by_m = by_m + np.sum((state.found.solved[cross.slices[t]] @ root) ** 2, axis=1)
             total += float(size.ravel() @ by_m)
         return float(np.finfo(float).eps) * total
 

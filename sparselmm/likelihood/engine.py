@@ -21,11 +21,14 @@ from sparselmm.factor.solver import BlockSolver, apply_lambda
 from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.moments import moment_start
-from sparselmm.likelihood.optimize import OptSummary, minimize
+from sparselmm.likelihood.optimize import TOLERANCE, OptSummary, minimize
 from sparselmm.likelihood.rebased import RebasedDeviance
 
 REFINEMENTS = 2
 """Predictions are made again from what they left: the first ones have lost digits themselves."""
+
+FEW_DIGITS = 1e-6
+"""Rounding error of the deviance from which a search goes on with what its predictions leave."""
 
 
 def profiled_deviance(
@@ -119,6 +122,17 @@ def with_criterion(deviance: ProfiledDeviance, reml: bool) -> ProfiledDeviance:
     return deviance if deviance.reml == reml else but(deviance, solver_like(deviance), reml=reml)
 
 
+def minimized(
+    deviance: ProfiledDeviance, design: Design, start: FloatArray, tolerance: float = TOLERANCE
+) -> tuple[ProfiledDeviance, OptSummary]:
+    """One search, continued with what its predictions leave of the rows where digits are few."""
+    opt = minimize(deviance, start, tolerance=tolerance)
+    if opt.rounding > FEW_DIGITS:
+        deviance = centred_at(deviance, design, opt.theta)
+        opt = minimize(deviance, opt.theta, tolerance=tolerance)
+    return deviance, opt
+
+
 def fit_design(
     design: Design, deviance: ProfiledDeviance, start: FloatArray
 ) -> tuple[ProfiledDeviance, OptSummary]:
@@ -144,10 +158,11 @@ def fit_design(
         When nothing is left to estimate a variance from.
     """
     other = of_design(design, deviance)
-    opt = minimize(other, start)
-    if not opt.converged:
-        opt = minimize(other, moment_start(other.cross, other.covariance, other.known_scale))
-    return other, opt
+    found = minimized(other, design, start)
+    if not found[1].converged:
+        start = moment_start(other.cross, other.covariance, other.known_scale)
+        found = minimized(other, design, start)
+    return found
 
 
 def ml_minimum(deviance: ProfiledDeviance, theta: FloatArray) -> tuple[float, FloatArray]:

@@ -72,9 +72,6 @@ LOOSEST = 0.01
 """Largest ``tol``: estimates within a tenth of a standard error. Looser is no fit."""
 
 
-FEW_DIGITS = 1e-6
-"""Rounding error of the deviance from which the fit goes on with what its predictions leave."""
-
 SMALL = 0.1
 """Share of sigma below which a standard deviation is compared with zero."""
 

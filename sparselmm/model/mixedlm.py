@@ -38,14 +38,13 @@ from sparselmm.inference.packing import MixedLMParams
 from sparselmm.likelihood.covariance import Covariance, singular_terms
 from sparselmm.likelihood.dense import DenseDeviance
 from sparselmm.likelihood.deviance import ProfiledDeviance
-from sparselmm.likelihood.engine import centred_at, profiled_deviance, solver_of
+from sparselmm.likelihood.engine import FEW_DIGITS, centred_at, profiled_deviance, solver_of
 from sparselmm.likelihood.held import Held
 from sparselmm.likelihood.identifiability import UNBOUNDED, unbounded, unidentified
 from sparselmm.likelihood.moments import moment_start
 from sparselmm.likelihood.optimize import OptSummary
 from sparselmm.model.fit import (
     ENGINES,
-    FEW_DIGITS,
     HARDLY,
     Task,
     check_fit_arguments,

@@ -8,8 +8,7 @@ import pytest
 from exact import exact_deviance
 
 import sparselmm
-from sparselmm.likelihood.engine import centred_at
-from sparselmm.model.fit import FEW_DIGITS
+from sparselmm.likelihood.engine import FEW_DIGITS, centred_at
 
 pytestmark = pytest.mark.filterwarnings("ignore::sparselmm.ModelWarning")
 
@@ -116,3 +115,19 @@ def test_intervals_where_effects_are_large():
         assert (result.deviance.centred is None) == (big < 1e3)
         ends.append(result.profile("sigma").conf_int().to_numpy().ravel())
     np.testing.assert_allclose(ends[1], ends[0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("bars", ["(1 | a)", "(x | a)"])
+def test_many_responses_and_refits_where_effects_are_large(bars):
+    data, model = data_of(bars, 1e6), sparselmm.mixedlm(f"y ~ x + z + {bars}", data_of(bars))
+    holes = data.y.where(data.index != 5)
+    Y = np.column_stack([data_of(bars).y, data.y, holes])
+    many = model.fit_many(Y, missing="drop")
+    assert many.converged.all()
+    for i, y in enumerate((data_of(bars).y, data.y, holes)):
+        rows = data.assign(y=y).dropna()
+        alone = sparselmm.mixedlm(f"y ~ x + z + {bars}", rows).fit()
+        assert many.llf.iloc[i] == pytest.approx(alone.llf, abs=1e-7)
+    again = model.fit().refit(data.y)
+    assert again.converged
+    assert again.llf == pytest.approx(many.llf.iloc[1], abs=1e-7)

@@ -14,7 +14,7 @@ from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.factor.basis import Basis
 from sparselmm.factor.crossprod import CrossProducts, PairBlocks
 from sparselmm.factor.solver import BlockSolver, apply_lambda
-from sparselmm.likelihood.deviance import ProfiledDeviance, State
+from sparselmm.likelihood.deviance import ProfiledDeviance, Projected, State
 from sparselmm.likelihood.laplace.deviance import LaplaceDeviance
 
 
@@ -70,10 +70,13 @@ class ConditionalEngine(ProfiledDeviance):
         right = apply_lambda(self.cross, lams, np.ascontiguousarray(self.cross.B[:, :-1]))
         Kx = self.solver.solve(right)
         K = np.column_stack([Kx, self._u + Kx @ self._gamma])
+        r = len(self._gamma)
+        S = np.zeros((r + 1, r + 1))
+        S[:r, :r] = self._information.T @ self._information
+        S[r, r] = float(self.df)
         return State(
-            theta=theta, lams=lams, K=K, solved=K, sizes=np.ones(K.shape[1]),
-            Rxx=self._information, gamma=self._gamma, ldM=ldM, pwrss=float(self.df),
-            deviance=self._value,
+            theta=theta, lams=lams, found=Projected(K, K, S, np.diag(S)), Rxx=self._information, gamma=self._gamma,
+            ldM=ldM, pwrss=float(self.df), deviance=self._value,
         )  # fmt: skip
 
 

@@ -21,13 +21,13 @@ from sparselmm.design.validate import check_size
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.likelihood.covariance import SINGULAR_TOLERANCE, singular_terms
 from sparselmm.likelihood.deviance import ProfiledDeviance
-from sparselmm.likelihood.engine import but, fit_design, solver_like
+from sparselmm.likelihood.engine import FEW_DIGITS, but, fit_design, minimized, solver_like
 from sparselmm.likelihood.many.evaluation import Points
 from sparselmm.likelihood.many.reduced import Projector, Responses
 from sparselmm.likelihood.many.search import search
 from sparselmm.likelihood.many.setup import BatchedModel
 from sparselmm.likelihood.moments import moment_start, moment_starts
-from sparselmm.likelihood.optimize import LIFT, TOLERANCE, OptSummary, minimize
+from sparselmm.likelihood.optimize import LIFT, TOLERANCE, OptSummary
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +137,7 @@ class ResponseFitter:
         if self.batch is None:
             rows = np.arange(len(responses))
             return self._alone(
-                _empty(len(responses), self.deviance, self.design.p), responses, rows
+                _empty(len(responses), self.deviance, self.design.p), Y, responses, rows
             )
         out = _empty(len(responses), self.deviance, self.design.p)
         able = np.flatnonzero(~responses.exact & np.isfinite(responses.s))
@@ -145,8 +145,13 @@ class ResponseFitter:
             inside = responses.take(able)
             points, good = search(self.batch, inside, self._starts(inside), self.tolerance)
             self._fill(out, able, inside.shift, points)
-            out.converged[able] = good
-        return self._alone(out, responses, np.flatnonzero(~out.converged))
+            out.converged[able] = good & (self._rounding(inside, points) < FEW_DIGITS)
+        return self._alone(out, Y, responses, np.flatnonzero(~out.converged))
+
+    def _rounding(self, responses: Responses, points: Points) -> FloatArray:
+        """Estimate of the rounding error of pwrss in the deviance, (m,)."""
+        size = responses.s + np.sum(points.gamma**2, axis=1)
+        return np.asarray(np.finfo(float).eps * self.deviance.df * size / points.pwrss)
 
     def _starts(self, responses: Responses) -> FloatArray:
         cross, covariance = self.deviance.cross, self.deviance.covariance
@@ -184,8 +189,7 @@ class ResponseFitter:
                 "the fixed effects explain the response exactly: the residual variance is zero "
                 "and no variance component can be estimated"
             )
-        deviance = self.deviance_of(one)
-        return deviance, self._minimize(deviance)
+        return self._minimized(one, y)
 
     def deviance_of(self, one: Responses) -> ProfiledDeviance:
         """The profiled deviance of one response; the factorization's analysis is shared."""
@@ -204,7 +208,9 @@ class ResponseFitter:
         out.se[np.ix_(rows, basis.kept)] = np.sqrt(var * out.scale[rows, None])
         out.singular[rows] = singular(self.batch, points.theta)
 
-    def _alone(self, out: ResponseFits, responses: Responses, rows: IntArray) -> ResponseFits:
+    def _alone(
+        self, out: ResponseFits, Y: FloatArray, responses: Responses, rows: IntArray
+    ) -> ResponseFits:  # fmt: skip
         """Fit some responses one by one, in place."""
         for i in rows.tolist():
             one = responses.take(slice(i, i + 1))
@@ -213,9 +219,8 @@ class ResponseFitter:
                 what = "exact fit of the fixed effects" if one.exact[0] else "not finite"
                 self._fail(out, i, what)
                 continue
-            deviance = self.deviance_of(one)
             try:
-                opt = self._minimize(deviance)
+                deviance, opt = self._minimized(one, Y[i])
             except (NotPositiveDefiniteError, np.linalg.LinAlgError) as error:
                 self._fail(out, i, str(error))
                 continue
@@ -231,18 +236,14 @@ class ResponseFitter:
         out.singular[i] = singular_terms(deviance.cross, deviance.covariance, fit.theta).any()
         out.converged[i] = opt.converged
 
-    def _minimize(self, deviance: ProfiledDeviance) -> OptSummary:
-        covariance = deviance.covariance
-        start = (
-            moment_start(deviance.cross, covariance, deviance.known_scale)
-            if self.start is None
-            else self.start
-        )
-        opt = minimize(deviance, start, tolerance=self.tolerance)
-        if not opt.converged and self.start is not None:
-            start = moment_start(deviance.cross, covariance, deviance.known_scale)
-            opt = minimize(deviance, start, tolerance=self.tolerance)
-        return opt
+    def _minimized(self, one: Responses, y: FloatArray) -> tuple[ProfiledDeviance, OptSummary]:
+        deviance, design = self.deviance_of(one), replace(self.design, y=y)
+        if self.start is not None:
+            found = minimized(deviance, design, self.start, self.tolerance)
+            if found[1].converged:
+                return found
+        start = moment_start(deviance.cross, deviance.covariance, deviance.known_scale)
+        return minimized(deviance, design, start, self.tolerance)
 
     @staticmethod
     def _fail(out: ResponseFits, i: int, why: str) -> None:
