@@ -75,8 +75,8 @@ class ConditionalEngine(ProfiledDeviance):
         S[:r, :r] = self._information.T @ self._information
         S[r, r] = float(self.df)
         return State(
-            theta=theta, lams=lams, found=Projected(K, K, S, np.diag(S)), Rxx=self._information, gamma=self._gamma,
-            ldM=ldM, pwrss=float(self.df), deviance=self._value,
+            theta=theta, lams=lams, found=Projected(K, K, S, np.diag(S)), Rxx=self._information,
+            gamma=self._gamma, ldM=ldM, pwrss=float(self.df), deviance=self._value,
         )  # fmt: skip
 
 
