@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from sparselmm.base.arguments import check_alpha
-from sparselmm.base.exceptions import DataError
+from sparselmm.base.exceptions import DataError, NotGeneralizedError
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.estimates import Estimates, intervals, p_values
 from sparselmm.inference.variances import variance_rows
@@ -19,7 +19,9 @@ from sparselmm.likelihood.laplace.chosen import base_of
 from sparselmm.likelihood.laplace.deviance import LaplaceDeviance
 from sparselmm.likelihood.laplace.estimates import GeneralEstimates
 from sparselmm.likelihood.laplace.search import Optimum
+from sparselmm.results.core import MixedLMResults
 from sparselmm.results.general.checks import CheckResults
+from sparselmm.results.general.extras import ExtraResults
 from sparselmm.results.general.intervals import IntervalResults
 from sparselmm.results.general.means import MeanResults
 from sparselmm.results.general.prediction import PredictionResults
@@ -52,7 +54,13 @@ NOT_HERE = {
 
 
 class MixedGLMResults(
-    RanefResults, PredictionResults, SimulationResults, IntervalResults, MeanResults, CheckResults
+    RanefResults,
+    PredictionResults,
+    SimulationResults,
+    IntervalResults,
+    MeanResults,
+    CheckResults,
+    ExtraResults,
 ):
     """A fitted generalized linear mixed model.
 
@@ -95,8 +103,9 @@ class MixedGLMResults(
         )  # fmt: skip
 
     def __getattr__(self, name: str) -> NoReturn:
-        if name in NOT_HERE:
-            raise DataError(f"{name} is not available for generalized models: {NOT_HERE[name]}")
+        if name in NOT_HERE or (not name.startswith("_") and hasattr(MixedLMResults, name)):
+            why = NOT_HERE.get(name, "it is defined for linear models only")
+            raise NotGeneralizedError(f"{name} is not available for generalized models: {why}")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __getstate__(self) -> dict[str, Any]:
