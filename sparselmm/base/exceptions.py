@@ -73,6 +73,10 @@ class MissingDataError(DataError):
     _theirs = (("statsmodels.tools.sm_exceptions", "MissingDataError"), ("patsy", "PatsyError"))
 
 
+class NotGeneralizedError(DataError, AttributeError):
+    """What was asked for exists for linear models only."""
+
+
 class RemovedRowsError(DataError):
     """What was asked for is made of the rows of the fit, which ``remove_data()`` removed."""
 
