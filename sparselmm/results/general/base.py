@@ -9,8 +9,8 @@ import pandas as pd
 
 from sparselmm.base.types import FloatArray
 from sparselmm.design import BuiltDesign
+from sparselmm.inference.general_estimates import GeneralEstimates
 from sparselmm.likelihood.laplace.deviance import LaplaceDeviance
-from sparselmm.likelihood.laplace.estimates import GeneralEstimates
 from sparselmm.likelihood.laplace.search import Optimum
 
 

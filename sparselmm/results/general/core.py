@@ -13,11 +13,11 @@ from sparselmm.base.arguments import check_alpha
 from sparselmm.base.exceptions import DataError, NotGeneralizedError
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.estimates import Estimates, intervals, p_values
+from sparselmm.inference.general_estimates import GeneralEstimates
 from sparselmm.inference.variances import variance_rows
 from sparselmm.likelihood.covariance import singular_terms
 from sparselmm.likelihood.laplace.chosen import base_of
 from sparselmm.likelihood.laplace.deviance import LaplaceDeviance
-from sparselmm.likelihood.laplace.estimates import GeneralEstimates
 from sparselmm.likelihood.laplace.search import Optimum
 from sparselmm.results.core import MixedLMResults
 from sparselmm.results.general.checks import CheckResults
