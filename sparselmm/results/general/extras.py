@@ -70,7 +70,7 @@ class ExtraResults(GeneralBase):
         ...     "cbind(incidence, size - incidence) ~ period + (1 | herd)", data).fit()
         >>> test = fit.wald_test(["period[T.2]", "period[T.3]", "period[T.4]"])
         >>> print(f"{test.chi2:.2f} {test.df:.0f}")
-        24.37 3
+        24.95 3
         """
         params = self._coefficients.estimate  # type: ignore[attr-defined]
         names = list(params.index)
