@@ -12,6 +12,7 @@ from sparselmm.base.exceptions import (
     MissingDataError,
     ModelWarning,
     NoRandomEffectsError,
+    ProviderError,
     RankDeficiencyWarning,
     RemovedRowsError,
     SingularMatrixWarning,
@@ -20,6 +21,7 @@ from sparselmm.base.exceptions import (
     UnknownColumnError,
     ValueWarning,
 )
+from sparselmm.base.providers import show_versions
 from sparselmm.design import VCSpec
 from sparselmm.design.known_covariance import KnownCovariance, car, pedigree
 from sparselmm.inference.packing import MixedLMParams
@@ -52,6 +54,7 @@ __all__ = [
     "NoRandomEffectsError",
     "PowerResults",
     "ProfileResults",
+    "ProviderError",
     "RankDeficiencyWarning",
     "RemovedRowsError",
     "SingularMatrixWarning",
@@ -65,4 +68,5 @@ __all__ = [
     "datasets",
     "mixedlm",
     "pedigree",
+    "show_versions",
 ]

@@ -24,7 +24,8 @@ LAYERS = (  # lowest first; imports go downwards or sideways, never in a circle
     "__init__ __main__",
 )
 HOMES = {  # modules that may import these packages; every other package may be imported anywhere
-    "sksparse": "cholesky",
+    "sksparse": "providers",
+    "cvxopt": "providers",
     "numba": "kernels",
     "patsy": "formula",
     "pandas": "formula contrasts holders labels prediction results model summary tables datasets"
