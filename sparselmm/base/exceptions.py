@@ -115,6 +115,10 @@ class MemoryLimitError(SparseLMMError, MemoryError):
     """The planned fit would need more memory than ``memory_limit``."""
 
 
+class ProviderError(SparseLMMError, ImportError):
+    """A sparse factorization is needed, and no package that computes one can be had."""
+
+
 class ModelWarning(UserWarning):
     """Base class of every warning of this package."""
 

@@ -415,9 +415,10 @@ def _out_of_zero(deviance: Deviance, end: FloatArray) -> Iterator[FloatArray]:
             probe[i] = PROBE * units[i]
             row[:] = deviance.gradient(probe)[scales] * units[scales]
         G = 0.5 * (G + G.T)
-        s = np.abs(np.linalg.eigh(G)[1][:, 0])
-        for _ in range(CONE_STEPS):
-            s = np.maximum(s - G @ s / np.abs(np.linalg.norm(G, 2)), 0.0)
+        values, vectors = np.linalg.eigh(G)
+        s, step = np.abs(vectors[:, 0]), 0.5 / (np.abs(values).max() or 1.0)
+        for _ in range(CONE_STEPS):  # half of what could reach zero
+            s = np.maximum(s - step * (G @ s), 0.0)
             s /= np.linalg.norm(s)
         if s @ G @ s < 0.0:
             at[scales] = RESTART * units[scales] * s

@@ -1,7 +1,7 @@
 """Random generalized models made to be hard: few rows, units from 1e-3 to 1e3, zero variances.
 
-``python tests/support/glmm_random.py 0 200`` fits those seeds and prints what did not converge, and what a
-search from other starts found to be lower.
+``python tests/support/glmm_random.py 0 200`` fits those seeds and prints what did not converge, and
+what a search from other starts found to be lower.
 """
 
 import sys
