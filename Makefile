@@ -12,10 +12,10 @@ BIN := $(VENV)/bin
 TESTFLAGS ?= -n 2 --dist loadfile
 PYTEST = OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help install demo test test-fast trixie check format docs bench clean distclean
+.PHONY: help install demo test test-fast test-providers trixie check format docs bench clean distclean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "PYTHON=...    interpreter to build $(VENV) with, 3.10 or later"
 	@echo "VENV=...      folder of the virtual environment"
@@ -32,6 +32,12 @@ test: $(STAMP) ## run the whole test suite
 
 test-fast: $(STAMP) ## run the tests that are not marked slow
 	$(PYTEST) $(TESTFLAGS) -m "not slow"
+
+test-providers: $(STAMP) ## run models and reference fits with cvxopt's CHOLMOD, and with LAPACK alone
+	$(BIN)/python -m pip install -q cvxopt
+	for provider in cvxopt none; do SPARSELMM_CHOLMOD=$$provider $(PYTEST) $(TESTFLAGS) \
+		tests/test_cholesky.py tests/test_providers.py tests/test_solvers.py \
+		tests/test_deviance.py tests/test_reference.py || exit 1; done
 
 trixie: ## run demo and tests in a Debian 13 built in the folder ROOT; needs root and debootstrap
 	tools/debian13.sh "$(ROOT)"

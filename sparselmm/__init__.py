@@ -17,6 +17,7 @@ from sparselmm.base.exceptions import (
     MissingDataError,
     ModelWarning,
     NoRandomEffectsError,
+    ProviderError,
     RankDeficiencyWarning,
     RemovedRowsError,
     SingularMatrixWarning,
@@ -25,6 +26,7 @@ from sparselmm.base.exceptions import (
     UnknownColumnError,
     ValueWarning,
 )
+from sparselmm.base.providers import show_versions
 from sparselmm.design import VCSpec
 from sparselmm.inference.packing import MixedLMParams
 from sparselmm.model.mixedlm import MixedLM, mixedlm
@@ -115,6 +117,7 @@ __all__ = [
     "NoRandomEffectsError",
     "PowerResults",
     "ProfileResults",
+    "ProviderError",
     "RankDeficiencyWarning",
     "RemovedRowsError",
     "SingularMatrixWarning",
@@ -130,4 +133,5 @@ __all__ = [
     "mixedglm",
     "mixedlm",
     "pedigree",
+    "show_versions",
 ]

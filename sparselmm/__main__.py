@@ -3,6 +3,7 @@
     python -m sparselmm fit "y ~ service + (1|s) + (1|d)" ratings.csv
     python -m sparselmm fit "score ~ ses" pupils --groups school --vc "class=0 + C(classroom)"
     python -m sparselmm datasets
+    python -m sparselmm info
     python -m sparselmm demo
 
 What the user got wrong is one line on stderr and exit code 2; a traceback is a defect here.
@@ -20,7 +21,6 @@ import textwrap
 import time
 import warnings
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -30,16 +30,16 @@ import pandas as pd
 from sparselmm import __version__, datasets
 from sparselmm.base.arguments import suggestion
 from sparselmm.base.exceptions import ModelWarning, SparseLMMError, SpecificationWarning
+from sparselmm.base.providers import provider, show_versions, versions
 from sparselmm.likelihood.optimize import SCIPY_METHODS
 from sparselmm.model.generalized_command import add_options, model_of, record_of, refused
 from sparselmm.model.mixedlm import DENSE_LIMIT, MixedLM
 from sparselmm.results import MixedLMResults
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
+LIBRARIES = ("numpy", "scipy", "pandas", "patsy", "numba", "scikit-sparse", "cvxopt")
 PARQUET = (".parquet", ".pq")
 COMPRESSED = (".gz", ".bz2", ".xz", ".zip", ".zst")
-LIBRARIES = ("numpy", "scipy", "pandas", "patsy", "numba", "scikit-sparse")
-
 NO_VARIABLES = -2
 """``eval_env`` with which a formula sees the columns and R's functions, no variable of ours."""
 
@@ -144,6 +144,8 @@ def _parser() -> _Parser:
     listing = commands.add_parser("datasets", help="list the data sets, or describe one")
     listing.add_argument("name", nargs="?", help="data set to describe")
     listing.set_defaults(run=_list_datasets)
+    info = commands.add_parser("info", help="print versions, for reports of faults")
+    info.set_defaults(run=_info)
     demo = commands.add_parser("demo", help="fit two models and compare them with lme4")
     demo.set_defaults(run=_demo)
     return parser
@@ -363,7 +365,8 @@ def _versions() -> dict[str, str]:
     return {
         "sparselmm": __version__,
         "python": platform.python_version(),
-        **{name: version(name) for name in LIBRARIES},
+        **{name: found for name, found in versions().items() if name in LIBRARIES},
+        "sparse factors": str(provider()),
     }
 
 
@@ -494,6 +497,10 @@ def _plain(value: Any) -> Any:
 
 
 # ------------------------------------------------------------------------- data sets and demo
+
+
+def _info(arguments: argparse.Namespace) -> None:
+    show_versions()
 
 
 def _list_datasets(arguments: argparse.Namespace) -> None:

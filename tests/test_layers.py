@@ -11,7 +11,8 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
     "base": (
         "exceptions types",
         "arguments kernels progress smallmatrix storage threads",
-        "cholesky kernels_families kernels_rows kernels_stacks seeds",
+        "kernels_families kernels_rows kernels_stacks providers seeds",
+        "cholesky",
     ),
     "datasets": (),
     "design": (
@@ -38,8 +39,8 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
         "covariance",
         "deviance held moments",
         "dense optimize rebased",
-        "engine identifiability laplace multistart",
-        "many",
+        "engine identifiability multistart",
+        "laplace many",
     ),
     "inference": (
         "variances wald",
@@ -61,7 +62,8 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
     ),
 }
 HOMES = {  # where these packages may be imported; every other package may be imported anywhere
-    "sksparse": "base.cholesky",
+    "sksparse": "base.providers",
+    "cvxopt": "base.providers",
     "numba": "base.kernels base.kernels_families base.kernels_rows base.kernels_stacks",
     "patsy": "design.formula",
     "pandas": "datasets design results model __main__",

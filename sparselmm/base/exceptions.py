@@ -73,6 +73,10 @@ class MissingDataError(DataError):
     _theirs = (("statsmodels.tools.sm_exceptions", "MissingDataError"), ("patsy", "PatsyError"))
 
 
+class NotGeneralizedError(DataError, AttributeError):
+    """What was asked for exists for linear models only."""
+
+
 class RemovedRowsError(DataError):
     """What was asked for is made of the rows of the fit, which ``remove_data()`` removed."""
 
@@ -109,6 +113,10 @@ class FileError(SparseLMMError, OSError):
 
 class MemoryLimitError(SparseLMMError, MemoryError):
     """The planned fit would need more memory than ``memory_limit``."""
+
+
+class ProviderError(SparseLMMError, ImportError):
+    """A sparse factorization is needed, and no package that computes one can be had."""
 
 
 class ModelWarning(UserWarning):

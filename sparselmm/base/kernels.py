@@ -567,6 +567,27 @@ def selected_inverse(
 
 
 @compiled
+def solve_sparse(indptr: IntArray, rows: IntArray, data: FloatArray, x: FloatArray) -> None:
+    """Overwrite ``x``, (n, m), with ``(L L')^-1 x``.
+
+    L by columns, the diagonal first in each.
+    """
+    n, m = x.shape
+    for j in range(n):
+        for c in range(m):
+            x[j, c] /= data[indptr[j]]
+        for e in range(indptr[j] + 1, indptr[j + 1]):
+            for c in range(m):
+                x[rows[e], c] -= data[e] * x[j, c]
+    for j in range(n - 1, -1, -1):
+        for e in range(indptr[j] + 1, indptr[j + 1]):
+            for c in range(m):
+                x[j, c] -= data[e] * x[rows[e], c]
+        for c in range(m):
+            x[j, c] /= data[indptr[j]]
+
+
+@compiled
 def column_counts(indptr: IntArray, rows: IntArray) -> IntArray:
     """Nonzeros per column of the Cholesky factor of a matrix in its elimination order, (n,).
 

@@ -34,6 +34,11 @@ def _controller() -> Any:
     return ThreadpoolController()
 
 
+def libraries_changed() -> None:
+    """Have the linear-algebra libraries looked for again, after another one was loaded."""
+    _controller.cache_clear()
+
+
 class _Limit(AbstractContextManager[None]):
     """One limit for all threads of the process, as the libraries have one setting.
 

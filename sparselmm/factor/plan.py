@@ -20,6 +20,7 @@ import numpy as np
 
 from sparselmm.base.cholesky import CholeskyFactor, Mode, Ordering, Pattern, dense_root
 from sparselmm.base.exceptions import MemoryLimitError
+from sparselmm.base.providers import instructions, provider
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import IntArray, index_dtype
 from sparselmm.factor.coupling import is_full
@@ -219,12 +220,14 @@ class FitPlan:
             f"{self._table(None)}\n"
             "Use a machine with more memory, raise memory_limit=, or drop the random-effects "
             "term that couples the largest factors."
+            + ("" if provider().orderings else f"\n{instructions()}")
         )
 
     def __str__(self) -> str:
         head = (
             f"n = {self.n:,} rows, p = {self.p}, q = {self.q:,} random effects, "
-            f"nnz(Z'WZ) = {self.nnz_a:,}, memory limit {_bytes(self.memory_limit)}"
+            f"nnz(Z'WZ) = {self.nnz_a:,}, memory limit {_bytes(self.memory_limit)}, "
+            f"sparse factors: {provider()}"
         )
         return head + "\n" + self._table(self.chosen)
 
@@ -460,6 +463,8 @@ def _then_sparse(cross: CrossProducts, lead: _Leading, best: float) -> list[Cand
     entries = density * n**2 / 2.0 + lead.fill * PATTERN_SECONDS / ANALYSIS_SECONDS
     if density > SPARSE_BELOW or not _worth_analysing(best - cost.seconds, entries / 2.0):
         return []
+    if not provider().orderings:
+        return []
     return [
         _with_rest(cost, c.strategy, c.nnz, c.flops, c.memory, c.seconds, c.factor)
         for c in _sparse(cross, cost.strategy.leading, best)
@@ -490,7 +495,7 @@ def _density(cross: CrossProducts, lead: int) -> float:
 
 def _all_sparse(cross: CrossProducts, best: float) -> list[Candidate]:
     """CHOLMOD on all of M."""
-    if not _worth_analysing(best, _nnz_a(cross) / 2.0):
+    if not _worth_analysing(best, _nnz_a(cross) / 2.0) or not provider().orderings:
         return []
     memory, seconds = _base(cross)
     return [
@@ -530,9 +535,8 @@ def _sparse(cross: CrossProducts, leading: int | None, best: float) -> list[Cand
     could win.
     """
     pattern = Layout.of(cross, leading).remainder_pattern()
-    orderings: tuple[Ordering, ...] = ("amd", "nesdis")
     out: list[Candidate] = []
-    for ordering in orderings:
+    for ordering in provider().orderings:
         candidate = _analysed(pattern, leading, ordering)
         out.append(candidate)
         hopeless = candidate.seconds > 2.0 * best

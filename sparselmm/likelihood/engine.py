@@ -1,84 +1,125 @@
-"""Where deviances are made from cross-products: like another one, on other rows or terms."""
+"""Where deviances and their solvers are made: of cross-products, and like another one.
+
+A solver holds one numeric factor. Two deviances may share it when their A is the same, and then
+take turns: each factors anew after the other.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
+
+from sparselmm.base.cholesky import CholeskyFactor
 from sparselmm.base.types import FloatArray
 from sparselmm.design.terms import Design
 from sparselmm.factor.bases import cross_products
+from sparselmm.factor.centred import Centred
 from sparselmm.factor.crossprod import CrossProducts
-from sparselmm.factor.plan import make_plan
-from sparselmm.factor.solver import BlockSolver
+from sparselmm.factor.plan import Candidate, make_plan
+from sparselmm.factor.solver import BlockSolver, apply_lambda
 from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.moments import moment_start
 from sparselmm.likelihood.optimize import TOLERANCE, OptSummary, minimize
-from sparselmm.likelihood.rebased import centred_at, profiled_deviance
+from sparselmm.likelihood.rebased import RebasedDeviance
+
+REFINEMENTS = 2
+"""Predictions are made again from what they left: the first ones have lost digits themselves."""
 
 FEW_DIGITS = 1e-6
 """Rounding error of the deviance from which a search goes on with what its predictions leave."""
 
 
-def engine(
-    cross: CrossProducts, covariance: Covariance, like: ProfiledDeviance
-) -> ProfiledDeviance:
-    """The profiled deviance of a submodel of ``like``, factored in the cheapest way."""
-    names = tuple(str(t) for t in range(len(cross.sizes)))
-    chosen = make_plan(cross, names).chosen
-    solver = BlockSolver(cross, chosen.strategy, chosen.factor)
-    return profiled_deviance(
-        cross, covariance, solver, reml=like.reml, known_scale=like.known_scale
-    )  # fmt: skip
+def profiled_deviance(
+    cross: CrossProducts, covariance: Covariance, solver: BlockSolver, *, reml: bool,
+    known_scale: float | None = None, centred: Centred | None = None,
+) -> ProfiledDeviance:  # fmt: skip
+    """The profiled deviance in the parameters of the model, whatever basis the engine works in."""
+    own = cross if cross.bases is None else replace(cross, bases=None)
+    inner = ProfiledDeviance(
+        own, covariance, solver, reml=reml, known_scale=known_scale, centred=centred
+    )
+    return inner if cross.bases is None else RebasedDeviance(inner, cross)
 
 
-def same_random_part(
-    cross: CrossProducts, like: ProfiledDeviance, reml: bool, solver: BlockSolver | None = None
-) -> ProfiledDeviance:
-    """The profiled deviance of other fixed effects, or under another criterion.
+def centred_at(
+    deviance: ProfiledDeviance, design: Design, theta: FloatArray
+) -> ProfiledDeviance:  # fmt: skip
+    """The same deviance, from what its predictions at theta leave of the rows of its design."""
+    inner, at = deviance.working(theta)
+    rows = deviance.rows(design)
+    for _ in range(REFINEMENTS):
+        state = inner.state_at(at)
+        cross = inner.cross.shifted(rows, state.gamma)
+        u = np.column_stack([state.K[:, :-1], state.u])
+        b0 = apply_lambda(cross, state.lams, u, transpose=False)
+        inner = ProfiledDeviance(
+            cross, inner.covariance, inner.solver, reml=inner.reml,
+            known_scale=inner.known_scale, centred=Centred.of(rows, cross, b0),
+        )  # fmt: skip
+    if deviance.cross.bases is None:
+        return inner
+    return RebasedDeviance(inner, replace(inner.cross, bases=deviance.cross.bases))
+
+
+def solver_of(cross: CrossProducts, chosen: Candidate) -> BlockSolver:
+    """The solver that a plan chose."""
+    return BlockSolver(cross, chosen.strategy, chosen.factor)
+
+
+def solver_like(
+    like: ProfiledDeviance, cross: CrossProducts | None = None, factor: CholeskyFactor | None = None
+) -> BlockSolver:
+    """A solver with a factor of its own, by the strategy of another deviance.
 
     Parameters
     ----------
-    cross : CrossProducts
-        With the Z of ``like``.
     like : ProfiledDeviance
-    reml : bool
-    solver : BlockSolver, optional
-        Of ``own_solver``. A solver holds one factor: it must not be shared with a deviance that
-        is used in turn with this one. Default a new one.
+    cross : CrossProducts, optional
+        Of the same shape; those of ``like`` if not given.
+    factor : CholeskyFactor, optional
+        Analysis of the remainder's pattern.
     """
-    solver = own_solver(like) if solver is None else solver
+    return BlockSolver(like.cross if cross is None else cross, like.solver.strategy, factor)
+
+
+def but(
+    like: ProfiledDeviance, solver: BlockSolver, *, cross: CrossProducts | None = None,
+    covariance: Covariance | None = None, reml: bool | None = None,
+) -> ProfiledDeviance:  # fmt: skip
+    """A deviance like another one, but with another solver and what else is given."""
     return profiled_deviance(
-        cross, like.covariance, solver, reml=reml, known_scale=like.known_scale
-    )  # fmt: skip
+        like.cross if cross is None else cross,
+        like.covariance if covariance is None else covariance,
+        solver,
+        reml=like.reml if reml is None else reml,
+        known_scale=like.known_scale,
+        centred=like.centred if cross is None else None,
+    )
 
 
-def own_solver(like: ProfiledDeviance) -> BlockSolver:
-    """A solver for the same Z, with a factor of its own."""
-    return BlockSolver(like.cross, like.solver.strategy)
+def submodel(
+    cross: CrossProducts, covariance: Covariance, like: ProfiledDeviance
+) -> ProfiledDeviance:
+    """The deviance of a submodel, factored in the cheapest way."""
+    chosen = make_plan(cross, tuple(str(t) for t in range(len(cross.sizes)))).chosen
+    return but(like, solver_of(cross, chosen), cross=cross, covariance=covariance)
+
+
+def of_design(
+    design: Design, like: ProfiledDeviance, reml: bool | None = None
+) -> ProfiledDeviance:  # fmt: skip
+    """The deviance of other rows, levels or responses with the terms of a model."""
+    cross = cross_products(design)
+    names = tuple(term.name for term in design.terms)
+    chosen = make_plan(cross, names, None, Covariance.of(design.terms)).chosen
+    return but(like, solver_of(cross, chosen), cross=cross, reml=reml)
 
 
 def with_criterion(deviance: ProfiledDeviance, reml: bool) -> ProfiledDeviance:
     """The same model under REML or ML."""
-    if deviance.reml == reml:
-        return deviance
-    return profiled_deviance(
-        deviance.cross, deviance.covariance, own_solver(deviance), reml=reml,
-        known_scale=deviance.known_scale, centred=deviance.centred,
-    )  # fmt: skip
-
-
-def with_cross(
-    deviance: ProfiledDeviance, cross: CrossProducts, solver: BlockSolver | None = None,
-    reml: bool | None = None,
-) -> ProfiledDeviance:  # fmt: skip
-    """The same model for other cross-products.
-
-    Without a solver the factorization is shared, which needs the same A.
-    """
-    reml = deviance.reml if reml is None else reml
-    return profiled_deviance(
-        cross, deviance.covariance, solver or deviance.solver, reml=reml,
-        known_scale=deviance.known_scale,
-    )  # fmt: skip
+    return deviance if deviance.reml == reml else but(deviance, solver_like(deviance), reml=reml)
 
 
 def minimized(
@@ -116,15 +157,10 @@ def fit_design(
     DataError
         When nothing is left to estimate a variance from.
     """
-    cross = cross_products(design)
-    chosen = make_plan(
-        cross, tuple(term.name for term in design.terms), None, Covariance.of(design.terms)
-    ).chosen
-    solver = BlockSolver(cross, chosen.strategy, chosen.factor)
-    other = with_cross(deviance, cross, solver)
+    other = of_design(design, deviance)
     found = minimized(other, design, start)
     if not found[1].converged:
-        start = moment_start(cross, other.covariance, other.known_scale)
+        start = moment_start(other.cross, other.covariance, other.known_scale)
         found = minimized(other, design, start)
     return found
 

@@ -371,7 +371,7 @@ def _correlated(
     for signs in islice(product((1.0, -1.0), repeat=most - 1), MOST_SIGNS):
         s = np.array([1.0, *signs])
         yield covariance.pick([_nearly_one(size * s[: len(size)]) for size in sizes])
-        for j in range(min(most, MOST_SIGNS)):  # one coefficient varies most
+        for j in range(most if most == 2 else 0):  # one coefficient varies most
             large = np.where(np.arange(most) == j, 10.0, 1.0) * s
             yield covariance.pick([_nearly_one(one * large[: len(one)]) for one in ones])
 
@@ -415,9 +415,10 @@ def _out_of_zero(deviance: Deviance, end: FloatArray) -> Iterator[FloatArray]:
             probe[i] = PROBE * units[i]
             row[:] = deviance.gradient(probe)[scales] * units[scales]
         G = 0.5 * (G + G.T)
-        s = np.abs(np.linalg.eigh(G)[1][:, 0])
-        for _ in range(CONE_STEPS):
-            s = np.maximum(s - G @ s / np.abs(np.linalg.norm(G, 2)), 0.0)
+        values, vectors = np.linalg.eigh(G)
+        s, step = np.abs(vectors[:, 0]), 0.5 / (np.abs(values).max() or 1.0)
+        for _ in range(CONE_STEPS):  # half of what could reach zero
+            s = np.maximum(s - step * (G @ s), 0.0)
             s /= np.linalg.norm(s)
         if s @ G @ s < 0.0:
             at[scales] = RESTART * units[scales] * s

@@ -23,10 +23,8 @@ from sparselmm.base.smallmatrix import block_diagonal, kron, upper_inverse
 from sparselmm.base.types import CSR, FloatArray
 from sparselmm.design.terms import Design, RandomTerm
 from sparselmm.factor.bases import in_bases, terms_in_bases
-from sparselmm.factor.centred import Centred
 from sparselmm.factor.crossprod import CrossProducts
-from sparselmm.factor.solver import BlockSolver, apply_lambda, congruence
-from sparselmm.likelihood.covariance import Covariance
+from sparselmm.factor.solver import BlockSolver, congruence
 from sparselmm.likelihood.deviance import (
     PLSFit,
     ProfiledDeviance,
@@ -35,42 +33,6 @@ from sparselmm.likelihood.deviance import (
     theta_units,
 )
 from sparselmm.likelihood.term_covariance import lower_root
-
-
-def profiled_deviance(
-    cross: CrossProducts, covariance: Covariance, solver: BlockSolver, *, reml: bool,
-    known_scale: float | None = None, centred: Centred | None = None,
-) -> ProfiledDeviance:  # fmt: skip
-    """The profiled deviance in the parameters of the model, whatever basis the engine works in."""
-    own = cross if cross.bases is None else replace(cross, bases=None)
-    inner = ProfiledDeviance(
-        own, covariance, solver, reml=reml, known_scale=known_scale, centred=centred
-    )
-    return inner if cross.bases is None else RebasedDeviance(inner, cross)
-
-
-REFINEMENTS = 2
-"""Predictions are made again from what they left: the first ones have lost digits themselves."""
-
-
-def centred_at(
-    deviance: ProfiledDeviance, design: Design, theta: FloatArray
-) -> ProfiledDeviance:  # fmt: skip
-    """The same deviance, from what its predictions at theta leave of the rows of its design."""
-    inner, at = deviance.working(theta)
-    rows = deviance.rows(design)
-    for _ in range(REFINEMENTS):
-        state = inner.state_at(at)
-        cross = inner.cross.shifted(rows, state.gamma)
-        u = np.column_stack([state.K[:, :-1], state.u])
-        b0 = apply_lambda(cross, state.lams, u, transpose=False)
-        inner = ProfiledDeviance(
-            cross, inner.covariance, inner.solver, reml=inner.reml,
-            known_scale=inner.known_scale, centred=Centred.of(rows, cross, b0),
-        )  # fmt: skip
-    if deviance.cross.bases is None:
-        return inner
-    return RebasedDeviance(inner, replace(inner.cross, bases=deviance.cross.bases))
 
 
 @dataclass(frozen=True, eq=False)

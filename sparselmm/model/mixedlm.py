@@ -34,17 +34,15 @@ from sparselmm.design.validate import aligned, check_counted_levels
 from sparselmm.factor.bases import cross_products
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.plan import Candidate, FitPlan, make_plan
-from sparselmm.factor.solver import BlockSolver
 from sparselmm.inference.packing import MixedLMParams
 from sparselmm.likelihood.covariance import Covariance, singular_terms
 from sparselmm.likelihood.dense import DenseDeviance
 from sparselmm.likelihood.deviance import ProfiledDeviance
-from sparselmm.likelihood.engine import FEW_DIGITS
+from sparselmm.likelihood.engine import FEW_DIGITS, centred_at, profiled_deviance, solver_of
 from sparselmm.likelihood.held import Held
 from sparselmm.likelihood.identifiability import UNBOUNDED, unbounded, unidentified
 from sparselmm.likelihood.moments import moment_start
 from sparselmm.likelihood.optimize import OptSummary
-from sparselmm.likelihood.rebased import centred_at, profiled_deviance
 from sparselmm.model.fit import (
     ENGINES,
     HARDLY,
@@ -358,7 +356,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
     ) -> ProfiledDeviance:  # fmt: skip
         own = covariance is None or covariance is self.covariance
         cross = self.cross if own else self._plain_cross  # known entries belong to their columns
-        solver = BlockSolver(cross, chosen.strategy, chosen.factor)
+        solver = solver_of(cross, chosen)
         return profiled_deviance(
             cross, covariance or self.covariance, solver, reml=reml, known_scale=known_scale
         )

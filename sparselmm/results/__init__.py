@@ -1,7 +1,5 @@
-"""What a fit gives back; one module per kind of question asked of it."""
+"""The same numbers with labels: what a fit gives back, one module per kind of question."""
 
-from sparselmm.results.compare import ModelComparison, compare
 from sparselmm.results.core import MixedLMResults
-from sparselmm.results.tables.profile import ProfileResults
 
-__all__ = ["MixedLMResults", "ModelComparison", "ProfileResults", "compare"]
+__all__ = ["MixedLMResults"]

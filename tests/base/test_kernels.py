@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.linalg as sla
+import scipy.sparse as sp
 from registry import MODELS
 
 import sparselmm
@@ -316,6 +317,19 @@ def test_column_counts(kernel, density):
     upper, pattern, _ = filled(30, density, 10)
     indptr, rows, _ = compressed(upper)
     np.testing.assert_array_equal(kernel("column_counts")(indptr, rows), pattern.sum(axis=0))
+
+
+@pytest.mark.parametrize("density", [0.0, 0.05, 0.2, 1.0])
+def test_solve_sparse(kernel, density):
+    rng = np.random.default_rng(12)
+    L = np.tril(rng.normal(size=(30, 30)) * (rng.uniform(size=(30, 30)) < density), -1) / 5.0
+    L += np.diag(rng.uniform(1.0, 2.0, 30))
+    columns = sp.csc_array(L)
+    columns.sort_indices()
+    x = rng.normal(size=(30, 3))
+    found = x.copy()
+    kernel("solve_sparse")(columns.indptr, columns.indices, columns.data, found)
+    np.testing.assert_allclose(L @ (L.T @ found), x, rtol=1e-12, atol=1e-12)
 
 
 def test_every_kernel_is_tested():

@@ -122,7 +122,7 @@ def test_pickled_as_its_recipe():
     model = MODELS["crossed"]
     lams = model.covariance.factors(model.theta("random"))
     solver = BlockSolver(
-        CrossProducts.from_design(model.design), Strategy(1, "sparse", "metis", "simplicial")
+        CrossProducts.from_design(model.design), Strategy(1, "sparse", "amd", "simplicial")
     )
     logdet = solver.factorize(lams)
     copy = pickle.loads(pickle.dumps(solver))

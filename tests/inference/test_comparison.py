@@ -27,7 +27,7 @@ from sparselmm.inference.hypotheses import comparison
 from sparselmm.inference.hypotheses.rlrt import NullSpectrum, simulate
 from sparselmm.likelihood.covariance import mixed_covariance, mixed_theta
 from sparselmm.likelihood.deviance import ProfiledDeviance
-from sparselmm.likelihood.engine import engine, same_random_part
+from sparselmm.likelihood.engine import but, solver_like, submodel
 from sparselmm.likelihood.optimize import minimize
 
 
@@ -50,7 +50,7 @@ def test_known_fixed_effects_are_an_offset(name, reml):
     kept = full.cross.basis.kept
     drop, value = len(kept) - 1, 0.7
     cross = submodels.known_columns(full.cross, [drop], np.array([value]))
-    sub = same_random_part(cross, full, reml)
+    sub = but(full, solver_like(full), cross=cross, reml=reml)
     stay = np.delete(kept, drop)
     design = model.design
     offset = value * design.X[:, kept[drop]]
@@ -81,7 +81,7 @@ def test_mixed_coefficients_are_a_zero_row_of_lambda(name):
     lam[-1] = 0.0
     theta[part] = lam[full.covariance.terms[t].rows, full.covariance.terms[t].cols]
     smaller = mixed_covariance(full.covariance, t, k - 1)
-    sub = engine(submodels.mixed_columns(full.cross, t, C), smaller, full)
+    sub = submodel(submodels.mixed_columns(full.cross, t, C), smaller, full)
     at = mixed_theta(full.covariance, theta, t, C)
     assert_allclose(sub.value(at), full.value(theta), rtol=1e-12)
 

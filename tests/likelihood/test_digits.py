@@ -8,8 +8,7 @@ import pytest
 from exact import exact_deviance
 
 import sparselmm
-from sparselmm.likelihood.engine import FEW_DIGITS
-from sparselmm.likelihood.rebased import centred_at
+from sparselmm.likelihood.engine import FEW_DIGITS, centred_at
 
 pytestmark = pytest.mark.filterwarnings("ignore::sparselmm.ModelWarning")
 

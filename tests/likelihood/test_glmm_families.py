@@ -10,7 +10,13 @@ from sparselmm.base.kernels_families import LOOPS
 from sparselmm.likelihood.laplace import moments
 from sparselmm.likelihood.laplace.families import FAMILIES, NegativeBinomial2, Poisson
 from sparselmm.likelihood.laplace.mixtures import CustomFamily, Hurdle, ZeroInflated
-from sparselmm.likelihood.laplace.special import _series, gamma_excess, log_minus_digamma, rising
+from sparselmm.likelihood.laplace.special import (
+    _series,
+    gamma_excess,
+    log_minus_digamma,
+    polygamma,
+    rising,
+)
 
 N = 120
 POSITIVE = ("identity", "sqrt", "inverse", "inverse_squared")
@@ -198,3 +204,17 @@ def test_derivatives_by_a_users_parameter():
     truth = NegativeBinomial2("log").jet(y, m, eta, further, True)
     np.testing.assert_allclose(own.a[0], truth.a[0], rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(own.aa[0, 0], truth.aa[0, 0], rtol=1e-3, atol=1e-3)
+
+
+def test_compiled_special_functions_are_their_twins():
+    rng = np.random.default_rng(7)
+    x = 10.0 ** rng.uniform(-3, 6, 3000)
+    ours = polygamma(x)
+    for own, theirs in zip(
+        ours, (ss.digamma(x), ss.polygamma(1, x), ss.polygamma(2, x)), strict=True
+    ):
+        np.testing.assert_allclose(own, theirs, rtol=1e-11, atol=1e-13)
+    y = rng.integers(0, 60, 3000).astype(float)
+    many, few = rising(y, x), [rising(y[i : i + 1000], x[i : i + 1000]) for i in (0, 1000, 2000)]
+    for own, theirs in zip(many, np.concatenate(few, axis=1), strict=True):
+        np.testing.assert_allclose(own, theirs, rtol=1e-10, atol=1e-12)

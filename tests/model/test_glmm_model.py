@@ -394,3 +394,23 @@ def test_zero_variance_is_an_optimum():
     assert fit.singular
     assert np.isfinite(fit.bse_fe).all()
     assert np.isnan(fit.variance_components().se.iloc[0])
+
+
+@pytest.mark.parametrize("family", ["nbinom1", "nbinom2", "betabinomial"])
+def test_responses_without_overdispersion(family):
+    rng = np.random.default_rng(6)
+    frame = pd.DataFrame({"g": np.repeat(np.arange(30), 20), "x": rng.normal(size=600)})
+    eta = 0.5 + 0.4 * frame.x + 0.5 * rng.normal(size=30)[frame.g]
+    if family == "betabinomial":
+        frame["y"] = np.clip(np.round(8 / (1 + np.exp(-eta))), 0, 8)
+        formula, simple = "cbind(y, 8 - y) ~ x + (1 | g)", "binomial"
+    else:
+        frame["y"] = np.round(np.exp(eta))
+        formula, simple = "y ~ x + (1 | g)", "poisson"
+    fit = mixedglm(formula, frame, family=family).fit()
+    limit = mixedglm(formula, frame, family=simple).fit()
+    assert fit.converged
+    assert fit.llf == pytest.approx(limit.llf, abs=1e-6)
+    assert sum(entry.search == 0 for entry in fit.opt.history) <= 25
+    np.testing.assert_allclose(fit.bse_fe, limit.bse_fe, rtol=1e-4)
+    assert "no overdispersion" in fit.check(simulate=False).codes

@@ -89,6 +89,14 @@ def test_what_does_not_carry_over_is_refused_by_name(fit, name):
         getattr(fit, name)
 
 
+def test_everything_of_linear_models_is_there_or_refused_by_name(fit):
+    for name in dir(sparselmm.MixedLMResults):
+        if name.startswith("_") or hasattr(fit, name):
+            continue
+        with pytest.raises(DataError, match=f"{name} is not available for generalized models"):
+            getattr(fit, name)
+
+
 def test_unknown_attributes_stay_unknown(fit):
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = fit.nonsense
@@ -143,6 +151,12 @@ def test_intervals_of_further_parameters(zeros):
         zeros.confint("nothing")
 
 
+def test_profiles_of_thresholds(ordinal):
+    table = ordinal.confint(list(ordinal.thresholds.index), method="profile")
+    assert table.notna().all().all()
+    assert ((table.ci_lower < table.estimate) & (table.estimate < table.ci_upper)).all()
+
+
 def test_likelihood_ratios(fit):
     small = mixedglm("cbind(incidence, size - incidence) ~ 1 + (1 | herd)", data_of("cbpp")).fit()
     table = fit.lrt(small)
@@ -193,6 +207,25 @@ def test_kinds_of_random_effects(fit):
         fit.predict(new, random="both")
     with pytest.raises(DataError, match="type must be one of"):
         fit.predict(new, type="logit")
+
+
+def test_averages_need_no_levels(fit):
+    new = data_of("cbpp").head(4)
+    np.testing.assert_allclose(
+        fit.predict(new.drop(columns="herd"), random="average"), fit.predict(new, random="average")
+    )
+    slopes = fit_of("contraception_slope")
+    rows = data_of("Contraception").head(5)
+    np.testing.assert_allclose(
+        slopes.predict(rows.drop(columns="district"), random="average"),
+        slopes.predict(rows, random="average"),
+    )
+    eta = slopes.predict(rows, "link", "population").to_numpy()
+    psi = slopes.deviance.covariance.psi(slopes.theta)[0]
+    z = np.array([1.0, float(rows.urban.iloc[0] == "Y")])
+    draws = np.random.default_rng(0).normal(size=400_000) * np.sqrt(z @ psi @ z)
+    truth = (1 / (1 + np.exp(-eta[0] - draws))).mean()
+    assert slopes.predict(rows, random="average").iloc[0] == pytest.approx(truth, abs=1e-3)
 
 
 def test_levels_that_the_fit_has_not_seen(fit):
@@ -363,3 +396,42 @@ def test_variance_explained(fit):
     assert 0 < r2.marginal < r2.conditional < 1
     own = fit_of("grouse_nb2").icc()
     assert ((own > 0) & (own < 1)).all()
+
+
+# --------------------------------------------------------------------------------- extras
+
+
+def test_joint_tests(fit):
+    one = fit.wald_test("C(period)[T.2]")
+    assert one.chi2 == pytest.approx(fit.tvalues.iloc[1] ** 2)
+    L = np.zeros((2, 4))
+    L[0, 1], L[1, 2] = 1, 1
+    both = fit.wald_test(L)
+    assert both.chi2 == pytest.approx(fit.wald_test(["C(period)[T.2]", "C(period)[T.3]"]).chi2)
+    with pytest.raises(DataError, match="no coefficient"):
+        fit.wald_test("size")
+    with pytest.raises(DataError, match="depend on each other"):
+        fit.wald_test([L[0], L[0]])
+    with pytest.raises(DataError, match="have 3 columns"):
+        fit.wald_test(np.ones((1, 3)))
+
+
+def test_augmented_rows(fit):
+    table = fit.augment()
+    assert len(table) == 56
+    np.testing.assert_allclose(table[".fitted"], fit.fittedvalues)
+    np.testing.assert_allclose(1 / (1 + np.exp(-table[".eta"])), fit.fittedvalues)
+
+
+def test_figures(fit):
+    plt = pytest.importorskip("matplotlib.pyplot")
+    assert [axes.get_title() for axes in fit.plot_ranef("herd").axes] == ["Intercept"]
+    assert len(fit.plot_diagnostics().axes) == 2
+    plt.close("all")
+
+
+def test_files(fit, tmp_path):
+    fit.save(tmp_path / "fit")
+    again = sparselmm.MixedGLMResults.load(tmp_path / "fit")
+    assert again.llf == fit.llf
+    np.testing.assert_allclose(again.predict(), fit.predict())

@@ -11,6 +11,7 @@ from functools import cached_property
 import numpy as np
 import scipy.sparse as sp
 
+from sparselmm.base.providers import provider
 from sparselmm.design.terms import Design, Levels, RandomTerm
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.layout import Strategy
@@ -20,7 +21,7 @@ from sparselmm.likelihood.dense import DenseDeviance
 from sparselmm.likelihood.deviance import ProfiledDeviance
 
 THETAS = ("interior", "random", "boundary", "zero", "near", "touching", "huge")
-ORDERINGS = ("amd", "metis", "nesdis")
+ORDERINGS = ("amd", "metis", "nesdis") if provider().name == "scikit-sparse" else ("amd",)
 MODES = ("simplicial", "supernodal")
 
 

@@ -36,10 +36,11 @@ from sparselmm.design.subsets import take_rows
 from sparselmm.design.terms import Design
 from sparselmm.factor.basis import Basis
 from sparselmm.factor.crossprod import CrossProducts
-from sparselmm.factor.solver import BlockSolver, apply_lambda
+from sparselmm.factor.solver import apply_lambda
 from sparselmm.inference.diagnostics.leverage import Leverage, block_places, whitened_rows
 from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.deviance import ProfiledDeviance, State
+from sparselmm.likelihood.engine import but, solver_like
 
 RANK_LOST = 1e-12
 """Share of the largest eigenvalue of X'V^-1X below which a deletion has cost X a rank."""
@@ -147,11 +148,7 @@ class Downdates:
         r = 0 if cross is None else cross.basis.rank
         if cross is None or cross.n <= r or rank_lost(cross.C[:r, :r]):
             return None
-        solver = BlockSolver(cross, self.dev.solver.strategy, self._analysed())
-        dev = self.dev
-        return ProfiledDeviance(
-            cross, dev.covariance, solver, reml=dev.reml, known_scale=dev.known_scale
-        )
+        return but(self.dev, solver_like(self.dev, cross, self._analysed()), cross=cross)
 
     def _analysed(self) -> CholeskyFactor | None:
         """One analysis of the remainder's pattern for all groups.

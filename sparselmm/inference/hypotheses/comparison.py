@@ -24,12 +24,7 @@ from sparselmm.factor.submodels import known_columns, mixed_columns
 from sparselmm.inference.variances import is_component
 from sparselmm.likelihood.covariance import mixed_covariance, mixed_theta
 from sparselmm.likelihood.deviance import ProfiledDeviance
-from sparselmm.likelihood.engine import (
-    engine,
-    ml_minimum,
-    own_solver,
-    same_random_part,
-)
+from sparselmm.likelihood.engine import but, ml_minimum, solver_like, submodel
 from sparselmm.likelihood.optimize import minimize
 
 
@@ -216,7 +211,7 @@ def _without(deviance: ProfiledDeviance, theta: FloatArray, drop: RandomDrop) ->
     if C.shape[1] == 0 and len(covariance.terms) == 1:
         return deviance.value(np.zeros_like(theta)), len(theta)
     smaller = mixed_covariance(covariance, t, C.shape[1])
-    sub = engine(mixed_columns(deviance.cross, t, C), smaller, deviance)
+    sub = submodel(mixed_columns(deviance.cross, t, C), smaller, deviance)
     best = minimize(sub, mixed_theta(covariance, theta, t, C))
     return best.deviance, covariance.n_theta - smaller.n_theta
 
@@ -250,10 +245,10 @@ def delete_fixed(
     deletions : list of Deletion
     """
     full, theta = ml_minimum(deviance, theta)
-    out, solver = [], own_solver(deviance)
+    out, solver = [], solver_like(deviance)
     for name, cols in columns.items():
         cross = _without_columns(deviance.cross, design, cols)
-        sub = same_random_part(cross, deviance, False, solver)
+        sub = but(deviance, solver, cross=cross, reml=False)
         value = minimize(sub, theta).deviance if len(theta) else sub.value(theta)
         df = deviance.cross.basis.rank - cross.basis.rank
         lrt = max(value - full, 0.0)
@@ -275,7 +270,7 @@ def null_lrt(
     cross = deviance.cross
     if len(columns):
         cross = _without_columns(cross, design, columns)
-    null = same_random_part(cross, deviance, False).value(np.zeros_like(theta))
+    null = but(deviance, solver_like(deviance), cross=cross, reml=False).value(np.zeros_like(theta))
     full = ml_minimum(deviance, theta)[0]
     return max(null - full, 0.0), deviance.cross.basis.rank - cross.basis.rank
 

@@ -22,18 +22,16 @@ from typing import Literal, Protocol
 import numpy as np
 
 from sparselmm.base.types import FloatArray
-from sparselmm.factor.solver import BlockSolver
 from sparselmm.factor.submodels import known_columns, mixed_columns
 from sparselmm.likelihood.covariance import mixed_theta
 from sparselmm.likelihood.deviance import ProfiledDeviance
-from sparselmm.likelihood.engine import own_solver, same_random_part
+from sparselmm.likelihood.engine import but, solver_like
 from sparselmm.likelihood.patterned import (
     Autoregressive,
     CompoundSymmetry,
     HeterogeneousAutoregressive,
     Patterned,
 )
-from sparselmm.likelihood.rebased import profiled_deviance
 
 Kind = Literal["sd", "cor", "sigma", "theta", "beta"]
 
@@ -204,9 +202,7 @@ class _Ordered(_Base):
             P = np.eye(k)[:, self.order]
             theta = mixed_theta(ml.covariance, theta, t, P)
             cross = mixed_columns(ml.cross, t, P)
-            solver = BlockSolver(cross, ml.solver.strategy)
-            known = ml.known_scale
-            ml = profiled_deviance(cross, ml.covariance, solver, reml=False, known_scale=known)
+            ml = but(ml, solver_like(ml, cross), cross=cross, reml=False)
         super().__init__(ml, theta)
         self.at = ml.covariance.slices[t].start
 
@@ -413,11 +409,11 @@ class _Beta(_Base):
 
     def __init__(self, ml: ProfiledDeviance, theta: FloatArray, index: int):
         super().__init__(ml, theta, float(ml.at(theta).beta[index]))
-        self.index, self.solver = index, own_solver(ml)
+        self.index, self.solver = index, solver_like(ml)
 
     def _engine(self, value: float) -> ProfiledDeviance:
         cross = known_columns(self.ml.cross, [self.index], np.array([value]))
-        return same_random_part(cross, self.ml, False, self.solver)
+        return but(self.ml, self.solver, cross=cross, reml=False)
 
     def objective(self, value: float) -> Objective:
         engine = self._engine(value)

@@ -17,14 +17,10 @@ import scipy
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import AnyArray, FloatArray, IntArray
 from sparselmm.design.terms import Design
-from sparselmm.factor.crossprod import CrossProducts
-from sparselmm.factor.plan import make_plan
-from sparselmm.factor.solver import BlockSolver
 from sparselmm.inference.resampling.simulate import Simulator, noise_sizes
 from sparselmm.inference.wald import Wald
-from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.deviance import ProfiledDeviance
-from sparselmm.likelihood.engine import with_cross
+from sparselmm.likelihood.engine import of_design
 from sparselmm.likelihood.many.responses import ResponseFitter
 
 
@@ -62,15 +58,6 @@ class Scenario:
         return Simulator(mean, design.Z, roots, self.deviance.cross.sizes, noise)
 
 
-def engine(design: Design, like: ProfiledDeviance, reml: bool) -> ProfiledDeviance:
-    """The profiled deviance of a design with the terms of another model."""
-    cross = CrossProducts.from_design(design)
-    chosen = make_plan(
-        cross, tuple(term.name for term in design.terms), None, Covariance.of(design.terms)
-    ).chosen
-    return with_cross(like, cross, BlockSolver(cross, chosen.strategy, chosen.factor), reml)
-
-
 class WaldTest:
     """Two-sided p-values of coefficients by the normal distribution, at each fit's own SE.
 
@@ -106,7 +93,7 @@ class LikelihoodRatioTest:
         design, like = scenario.design, scenario.deviance
         small = _without(design, columns)
         self.fitters = [
-            ResponseFitter(d, engine(d, like, reml=False), start=scenario.theta)
+            ResponseFitter(d, of_design(d, like, reml=False), start=scenario.theta)
             for d in (design, small)
         ]
         ranks = [fitter.deviance.cross.basis.rank for fitter in self.fitters]

@@ -70,10 +70,14 @@ class ConditionalEngine(ProfiledDeviance):
         right = apply_lambda(self.cross, lams, np.ascontiguousarray(self.cross.B[:, :-1]))
         Kx = self.solver.solve(right)
         K = np.column_stack([Kx, self._u + Kx @ self._gamma])
-        found = Projected(K, K, self.cross.C, np.diag(self.cross.C))
+        r = len(self._gamma)
+        S = np.zeros((r + 1, r + 1))
+        S[:r, :r] = self._information.T @ self._information
+        S[r, r] = float(self.df)
         return State(
-            theta, lams, found, self._information, self._gamma, ldM, float(self.df), self._value
-        )
+            theta=theta, lams=lams, found=Projected(K, K, S, np.diag(S)), Rxx=self._information,
+            gamma=self._gamma, ldM=ldM, pwrss=float(self.df), deviance=self._value,
+        )  # fmt: skip
 
 
 def _root_of_inverse(V: FloatArray) -> FloatArray:

@@ -110,11 +110,12 @@ class GeneralData:
         )
 
     def jet(self, eta: FloatArray, phi: FloatArray, rows: slice, extra: bool) -> Jet:
-        """Log-likelihoods of some rows and their derivatives."""
+        """Log-likelihoods of some rows and their derivatives.
+
+        A further predictor that is the same in all rows stays one number, and so may derivatives.
+        """
         y = self.y[rows]
-        further = tuple(
-            np.broadcast_to(part.values(phi, rows), y.shape) for part in self.further
-        )  # fmt: skip
+        further = tuple(part.values(phi, rows) for part in self.further)
         with np.errstate(all="ignore"):
             jet = self.family.jet(y, self.trials(rows), eta, further, extra)
             return jet if self.weights is None else jet.times(self.weights[rows])

@@ -30,12 +30,16 @@ import numpy as np
 from sparselmm.base.smallmatrix import block_diagonal
 from sparselmm.base.types import FloatArray
 from sparselmm.factor.plan import FitPlan, make_plan
-from sparselmm.factor.solver import BlockSolver, apply_lambda, congruence
+from sparselmm.factor.solver import apply_lambda, congruence
 from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.deviance import SMALLEST_PIVOT, add_root_curvature, theta_units
+from sparselmm.likelihood.engine import solver_of
 from sparselmm.likelihood.laplace.data import FixedRows, GeneralData, Passes
 from sparselmm.likelihood.laplace.modes import Mode, ModeFinder
 from sparselmm.likelihood.laplace.rows import RandomRows, blocks
+
+LIMITS = {"nbinom1": -1.0, "nbinom2": 1.0, "betabinomial": 1.0}
+"""Where the logarithm of the dispersion goes in responses without overdispersion."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +145,7 @@ class LaplaceDeviance:
         names = tuple(term.name for term in data.terms)
         plan: FitPlan = make_plan(self.cross, names, memory_limit)
         self.strategy = plan.chosen.strategy
-        self.solver = BlockSolver(self.cross, self.strategy, plan.chosen.factor)
+        self.solver = solver_of(self.cross, plan.chosen)
         self.covariance = Covariance.of(data.terms)
         self.passes = Passes(data, self.random)
         self.modes = ModeFinder(self.passes, self.random, self.cross, fills, self.solver)
@@ -158,6 +162,7 @@ class LaplaceDeviance:
         self._model: tuple[Point, Model] | None = None
         self._start = np.zeros(self.random.q)
         self._psi: dict[int, FloatArray] = {}
+        self._mixed = [np.empty(data.n) for _ in data.further]
 
     def rms(self, t: int) -> FloatArray:
         """Root mean square over the rows of each covariate of term t, (k,)."""
@@ -165,7 +170,8 @@ class LaplaceDeviance:
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the last evaluation, whose factor is not portable."""
-        return {**self.__dict__, "_point": None, "_model": None}
+        mixed = [np.empty(self.data.n) for _ in self.data.further]
+        return {**self.__dict__, "_point": None, "_model": None, "_mixed": mixed}
 
     # ---------------------------------------------------------------------------- value
 
@@ -229,6 +235,8 @@ class LaplaceDeviance:
         passes, random, solver = self.passes, self.random, self.solver
         tau, traces = self._inverse(point)
         t = passes.dw * tau
+        if not self.data.n_phi:
+            tau = np.zeros(0)  # nothing else needs it
         S, B = self.fixed.weighted(passes.w, random)
         columns = np.column_stack([B, random.products(t)])
         right = self._lambda(point, columns, True)
@@ -237,7 +245,9 @@ class LaplaceDeviance:
         LB = right[:, :-1]
         S = S - LB.T @ K
         spread = random.effects(self._lambda(point, s, False))
-        tilde = t - passes.w * spread - 2.0 * passes.g
+        tilde = t
+        for rows in blocks(self.data.n):
+            tilde[rows] -= passes.w[rows] * spread[rows] + 2.0 * passes.g[rows]
         D1, D2 = random.products(tilde), point.mode.products
         blocks_ = [
             2.0 * traces[i]
@@ -269,10 +279,11 @@ class LaplaceDeviance:
             jet = data.jet(passes.eta[rows], phi, rows, True)
             Q = self.fixed.columns(rows)
             for i, part in enumerate(data.further):
-                f, e, ee = jet.a[i]
+                f, e, ee = (np.broadcast_to(x, Q.shape[:1]) for x in jet.a[i])
                 sums.slope[part.columns] += part.products(
                     -2.0 * f - tau[rows] * ee + spread[rows] * e, rows
                 )
+                self._mixed[i][rows] = e
                 mixed = part.scaled(e, rows)
                 sums.XG[:, part.columns] += Q.T @ mixed
                 for c, column in enumerate(mixed.T, part.columns.start):
@@ -283,6 +294,7 @@ class LaplaceDeviance:
                     own = (jet.aa or {}).get((j, i))
                     if own is None:
                         continue
+                    own = np.broadcast_to(own, Q.shape[:1])
                     block = part.scaled(own, rows).T @ other.scaled(np.ones(len(own)), rows)
                     sums.H[part.columns, other.columns] -= 2.0 * block
                     if j != i:
@@ -340,6 +352,9 @@ class LaplaceDeviance:
     def _times_A(self, x: FloatArray) -> FloatArray:
         """``A x``, (q, m), from the rows where these are many: A is never put together."""
         random, w = self.random, self.passes.w
+        if len(self.cross.sizes) == 1 and self.cross.pairs[0, 0].is_block_diagonal:
+            k, l = self.cross.sizes[0]
+            return np.asarray(self.cross.pairs[0, 0].data @ x.reshape(l, k, -1)).reshape(x.shape)
         if random.compiled:
             columns = [
                 random.products(w * random.effects(np.ascontiguousarray(column))) for column in x.T
@@ -413,14 +428,24 @@ class LaplaceDeviance:
     def _mixed_slope(self, point: Point, step: FloatArray) -> FloatArray:
         """Change of g by a step of phi, (n,)."""
         out = np.zeros(self.data.n)
-        if not np.any(step):
-            return out
-        phi = self.parameters.split(point.x)[2]
-        for rows in blocks(self.data.n):
-            jet = self.data.jet(self.passes.eta[rows], phi, rows, True)
-            for i, part in enumerate(self.data.further):
-                out[rows] += jet.a[i][1] * part.change(step, rows)
+        if np.any(step):
+            self.model(point.x)  # which knows the derivatives of g
+            for mixed, part in zip(self._mixed, self.data.further, strict=True):
+                out += mixed * part.change(step, slice(0, self.data.n))
         return out
+
+    def limits(self) -> list[tuple[int, float]]:
+        """Place in x of common dispersions without a bound, and the sign that leads there.
+
+        Without overdispersion the deviance falls like ``exp(-d)`` as the dispersion leaves.
+        """
+        sign = LIMITS.get(self.data.family.name, 0.0)
+        first = self.covariance.n_theta + self.fixed.r
+        return [
+            (first + part.columns.start, sign)
+            for part in self.data.further
+            if sign and part.name == "dispersion" and part.design is None
+        ]
 
     def basis(self, x: FloatArray, model: Model, smallest: float) -> FloatArray:
         """Steps of length one in the metric of the trust region, as columns."""

@@ -25,7 +25,12 @@ import scipy.special as ss
 from sparselmm.base.types import FloatArray
 from sparselmm.likelihood.laplace.jets import Jet
 from sparselmm.likelihood.laplace.links import DISTRIBUTIONS, distribution, log_mean, mean_slopes
-from sparselmm.likelihood.laplace.special import gamma_excess, log_minus_digamma, rising
+from sparselmm.likelihood.laplace.special import (
+    gamma_excess,
+    log_minus_digamma,
+    polygamma,
+    rising,
+)
 
 POSITIVE = ("log", "identity", "sqrt", "inverse", "inverse_squared")
 """Links of positive means."""
@@ -168,15 +173,14 @@ class Beta(_Base):
         mu = np.clip(at.F, 1e-300, None)
         nu = np.clip(at.upper, 1e-300, None)
         p, q, T = mu * f, nu * f, ss.logit(y)
-        t = T - ss.digamma(p) + ss.digamma(q)
-        p1, q1, p2, q2 = (ss.polygamma(n, x) for n in (1, 2) for x in (p, q))
+        (p0, p1, p2), (q0, q1, q2) = polygamma(p), polygamma(q)
+        t = T - p0 + q0
         value = ss.gammaln(f) - ss.gammaln(p) - ss.gammaln(q) + (p - 1) * np.log(y)
         value = value + (q - 1) * np.log1p(-y)
         a: tuple[Any, ...] = ()
         aa = None
         if extra:
-            lf = ss.digamma(f) - mu * (ss.digamma(p) - np.log(y))
-            lf = lf - nu * (ss.digamma(q) - np.log1p(-y))
+            lf = ss.digamma(f) - mu * (p0 - np.log(y)) - nu * (q0 - np.log1p(-y))
             lff = ss.polygamma(1, f) - mu**2 * p1 - nu**2 * q1
             mf = t + f * (nu * q1 - mu * p1)
             mmf = -2 * f * (p1 + q1) - f**2 * (mu * p2 + nu * q2)

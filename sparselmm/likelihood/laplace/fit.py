@@ -28,6 +28,9 @@ SECONDS = 0.1
 MANY = 14
 """Evaluations after which a search leaves doubt."""
 
+LEAST = 10
+"""Evaluations that other starts must be allowed to be tried at all."""
+
 LIMIT = 40
 """Evaluations of a search from another start, but for those at the boundary."""
 
@@ -149,7 +152,7 @@ def _others(
     search: GeneralSearch, best: Optimum, allowed: float, number: int | None
 ) -> Optimum:  # fmt: skip
     """Search from other starts, and keep the lowest end."""
-    if not allowed:
+    if number is None and allowed < LEAST:  # each evaluation is dear
         return best
     before = len(search.history)
     returned = 0

@@ -29,13 +29,23 @@ class Held:
         Its coefficients in x.
     se : float
         Standard error, for the first guess.
+    way : ndarray
+        Step of x that changes the parameter by one and goes along the bottom of the deviance.
     lowest : float
         Smallest value it can have.
     """
 
     row: FloatArray
     se: float
+    way: FloatArray
     lowest: float = -np.inf
+
+
+def way_of(row: FloatArray, V: FloatArray) -> FloatArray:
+    """``V c / c'V c``; c itself where there is no covariance."""
+    step = np.nan_to_num(V) @ row
+    size = float(row @ step)
+    return step / size if size > 0 else row / float(row @ row)
 
 
 class Profile:
@@ -62,7 +72,7 @@ class Profile:
         """Signed root at v, and where the minimum is."""
         hat = float(held.row @ self.x)
         parameters = self.deviance.parameters
-        start = x + (v - float(held.row @ x)) * held.row / float(held.row @ held.row)
+        start = x + (v - float(held.row @ x)) * held.way
         row = np.zeros(parameters.covariance.n_tangent + parameters.r + parameters.n_phi)
         row[parameters.in_tangent] = held.row
         end, value, _ = self.search.held(start, row)

@@ -185,7 +185,7 @@ class QuadratureDeviance(LaplaceDeviance):
         for rows in blocks(data.n):
             jet = data.jet(self.passes.eta[rows], phi, rows, True)
             for i, part in enumerate(data.further):
-                f, e, ee = jet.a[i]
+                f, e, ee = (np.broadcast_to(x, jet.f.shape) for x in jet.a[i])
                 own = np.where(self._present[rows], slopes[i][rows], f)
                 own = own + theta * (a[code] * v)[rows] * e - (theta**2 * c[code] * v**2)[rows] * ee
                 out[part.columns] += part.products(own, rows)

@@ -44,6 +44,12 @@ EXACT_LIMIT = 25
 LARGEST = 3.0
 """Largest radius of the trust region, until the way is straight: see `_Region`."""
 
+GONE = 1e-10
+"""Slope of the deviance in a dispersion at which it counts as at its limit."""
+
+FAR = 25.0
+"""Logarithm of a dispersion beyond which it is at its limit."""
+
 NEAR = 0.5
 """Predicted decrease below which a step teaches the curvature along it."""
 
@@ -163,6 +169,7 @@ class GeneralSearch:
             return x, "stopped: the gradient is not finite at the start", False
         self.record(x, value, gradient_norm=self._size(model))
         for iteration in range(self.limit):
+            x, value, model = self._leapt(x, value, model)
             basis = self._basis(x, model)
             slope, bend = basis.T @ model.gradient, basis.T @ model.hessian @ basis
             if _expected_decrease(bend, slope) < self.tolerance:
@@ -204,9 +211,35 @@ class GeneralSearch:
         fine = np.isfinite(model.gradient).all() and np.isfinite(model.hessian).all()
         return model if fine else None
 
+    def _leapt(self, x: FloatArray, value: float, model: Model) -> tuple[FloatArray, float, Model]:
+        """Follow a dispersion that leaves for its limit, in one step where many would be alike.
+
+        Of ``c exp(-d)`` slope and curvature have the same size, and Newton's steps have length one.
+        """
+        parameters = self.deviance.parameters
+        for place, sign in self.deviance.limits():
+            at = int(parameters.in_tangent[place])
+            g, h = float(model.gradient[at]), float(model.hessian[at, at])
+            if not (g * sign < 0.0 and 3.0 < x[place] * sign < FAR and GONE < abs(g) < 5.0):
+                continue
+            if not 0.4 < h / abs(g) < 2.5:
+                continue
+            trial = x.copy()
+            trial[place] += sign * np.log(abs(g) / GONE)
+            after = self.value(trial)
+            new = self._modelled(trial) if after <= value else None
+            self.record(trial, after, accepted=new is not None)
+            if new is not None:
+                x, value, model = trial, after, new
+        return x, value, model
+
     def _basis(self, x: FloatArray, model: Model) -> FloatArray:
         """Steps allowed: all, or those along which a held combination of them stays as it is."""
         basis = self.deviance.basis(x, model, SMALLEST_SCALE)
+        for place, sign in self.deviance.limits():
+            if x[place] * sign > FAR:  # what is left of its slope is rounding
+                row = basis[int(self.deviance.parameters.in_tangent[place])]
+                basis = basis[:, row == 0.0]
         if self.hold is None:
             return basis
         row = basis.T @ self.hold
@@ -360,6 +393,9 @@ def certificate(
     for term, part in zip(covariance.terms, covariance.slices, strict=True):
         boundary[part] = term.at_zero(x[part])
         scale[part] = term.sizes(x[part], deviance.units[part], SMALLEST_SCALE)
+    for place, sign in deviance.limits():
+        near = x[place] * sign > 10.0 and abs(gradient[place]) < 1e-5
+        boundary[place] = near or x[place] * sign > FAR
     free = ~boundary
     H = (hessian * np.outer(scale, scale))[np.ix_(free, free)]
     decrease = _expected_decrease(H, (gradient * scale)[free]) if free.any() else 0.0

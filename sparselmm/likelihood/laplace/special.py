@@ -12,10 +12,14 @@ from __future__ import annotations
 import numpy as np
 import scipy.special as ss
 
+from sparselmm.base.kernels_families import polygammas, rising_sums
 from sparselmm.base.types import FloatArray
 
 SUMMED = 40
 """Counts up to which the sum is taken term by term."""
+
+MANY = 2000
+"""Rows from which a compiled loop takes the sums."""
 
 SHIFT = 10.0
 """Argument from which Stirling's series has full accuracy."""
@@ -37,7 +41,12 @@ def rising(y: FloatArray, k: FloatArray) -> tuple[FloatArray, ...]:
     out = np.zeros((4, y.size))
     small = (y <= SUMMED) & (y == np.floor(y))
     if small.any():
-        out[:, small] = _summed(y[small], k[small])
+        if y.size >= MANY:
+            own = np.empty((4, int(small.sum())))
+            rising_sums(y[small], k[small], own)
+            out[:, small] = own
+        else:
+            out[:, small] = _summed(y[small], k[small])
     if not small.all():
         out[:, ~small] = _series(y[~small], k[~small])
     return tuple(out)
@@ -95,6 +104,17 @@ def _stirling(y: FloatArray, k: FloatArray) -> tuple[FloatArray, ...]:
         values[2] = values[2] + c * n * (n + 1) * (top ** -(n + 2.0) - k ** -(n + 2.0))
         values[3] = values[3] - c * n * (n + 1) * (n + 2) * (top ** -(n + 3.0) - k ** -(n + 3.0))
     return tuple(values)
+
+
+def polygamma(x: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Digamma, trigamma and tetragamma functions of positive numbers."""
+    x = np.asarray(x, dtype=float)
+    if x.size < MANY:
+        return ss.digamma(x), ss.polygamma(1, x), ss.polygamma(2, x)
+    out = np.empty((3, x.size))
+    polygammas(np.ascontiguousarray(x).ravel(), out)
+    first, second, third = out.reshape(3, *x.shape)
+    return first, second, third
 
 
 def log_minus_digamma(k: FloatArray) -> tuple[FloatArray, FloatArray]:

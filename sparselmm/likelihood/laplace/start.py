@@ -145,14 +145,16 @@ def _newton_step(
         H[:r, :r] -= Q.T @ (Q * jet.ee[:, None])
         for i, part in enumerate(data.further):
             at = slice(r + part.columns.start, r + part.columns.stop)
-            slope[at] += part.products(jet.a[i][0], rows)
-            cross = Q.T @ part.scaled(jet.a[i][1], rows)
+            f, e, _ = (np.broadcast_to(x, Q.shape[:1]) for x in jet.a[i])
+            slope[at] += part.products(f, rows)
+            cross = Q.T @ part.scaled(e, rows)
             H[:r, at] -= cross
             H[at, :r] -= cross.T
             for j, other in enumerate(data.further[: i + 1]):
                 own = (jet.aa or {}).get((j, i))
                 if own is None:
                     continue
+                own = np.broadcast_to(own, Q.shape[:1])
                 where = slice(r + other.columns.start, r + other.columns.stop)
                 block = part.scaled(own, rows).T @ other.scaled(np.ones(len(own)), rows)
                 H[at, where] -= block

@@ -19,10 +19,9 @@ from sparselmm.design.subsets import take_rows
 from sparselmm.design.terms import Design
 from sparselmm.design.validate import check_size
 from sparselmm.factor.crossprod import CrossProducts
-from sparselmm.factor.solver import BlockSolver
 from sparselmm.likelihood.covariance import SINGULAR_TOLERANCE, singular_terms
 from sparselmm.likelihood.deviance import ProfiledDeviance
-from sparselmm.likelihood.engine import FEW_DIGITS, fit_design, minimized, with_cross
+from sparselmm.likelihood.engine import FEW_DIGITS, but, fit_design, minimized, solver_like
 from sparselmm.likelihood.many.evaluation import Points
 from sparselmm.likelihood.many.reduced import Projector, Responses
 from sparselmm.likelihood.many.search import search
@@ -96,8 +95,7 @@ class ResponseFitter:
         self, design: Design, deviance: ProfiledDeviance, start: FloatArray | None = None,
         tolerance: float = TOLERANCE, stacked: bool = True,
     ):  # fmt: skip
-        own = BlockSolver(deviance.cross, deviance.solver.strategy)  # the caller's stays as it is
-        self.deviance = with_cross(deviance, deviance.cross, own)
+        self.deviance = but(deviance, solver_like(deviance))  # the caller's stays as it is
         self.design, self.tolerance = design, tolerance
         inner, _ = self.deviance.working(np.zeros(deviance.covariance.n_theta))
         self.projector = Projector(deviance.rows(design), deviance.cross)
@@ -195,7 +193,7 @@ class ResponseFitter:
 
     def deviance_of(self, one: Responses) -> ProfiledDeviance:
         """The profiled deviance of one response; the factorization's analysis is shared."""
-        return with_cross(self.deviance, self._cross(one))
+        return but(self.deviance, self.deviance.solver, cross=self._cross(one))
 
     def _fill(self, out: ResponseFits, rows: IntArray, shift: FloatArray, points: Points) -> None:
         basis, df = self.deviance.cross.basis, self.deviance.df

@@ -24,9 +24,6 @@ FEW_LEVELS = 5
 
 SIGNIFICANT = 0.05
 
-LARGE = 1e6
-"""Dispersion parameters beyond this are at their limit."""
-
 
 class CheckResults(GeneralBase):
     """Part of :class:`sparselmm.MixedGLMResults`."""
@@ -148,14 +145,10 @@ class CheckResults(GeneralBase):
 
     def _at_limit(self) -> Iterator[Finding]:
         """Dispersion parameters that went to where the family is another one."""
-        phi = self.numbers.parts[2]
-        for part in self.deviance.data.further:
-            if part.name != "dispersion" or part.design is not None:
-                continue
-            d, name = float(phi[part.columns][0]), base_of(self.family).name
-            limit = {"nbinom1": d < -np.log(LARGE), "nbinom2": d > np.log(LARGE),
-                     "betabinomial": d > np.log(LARGE)}.get(name, False)  # fmt: skip
-            if limit:
+        name = base_of(self.family).name
+        for place, _ in self.deviance.limits():
+            d = float(self.opt.x[place])
+            if self.opt.at_boundary[place]:
                 simple = "poisson" if name.startswith("nbinom") else "binomial"
                 yield Finding(
                     "no overdispersion", "note",

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from sparselmm.base.arguments import check_level
-from sparselmm.base.exceptions import DataError
+from sparselmm.base.exceptions import DataError, NotGeneralizedError
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.estimates import Estimates
 from sparselmm.inference.general import GeneralEstimates
@@ -20,7 +20,9 @@ from sparselmm.likelihood.covariance import singular_terms
 from sparselmm.likelihood.laplace.chosen import base_of
 from sparselmm.likelihood.laplace.deviance import LaplaceDeviance
 from sparselmm.likelihood.laplace.search import Optimum
+from sparselmm.results.core import MixedLMResults
 from sparselmm.results.general.checks import CheckResults
+from sparselmm.results.general.extras import ExtraResults
 from sparselmm.results.general.intervals import IntervalResults
 from sparselmm.results.general.means import MeanResults
 from sparselmm.results.general.prediction import PredictionResults
@@ -53,7 +55,13 @@ NOT_HERE = {
 
 
 class MixedGLMResults(
-    RanefResults, PredictionResults, SimulationResults, IntervalResults, MeanResults, CheckResults
+    RanefResults,
+    PredictionResults,
+    SimulationResults,
+    IntervalResults,
+    MeanResults,
+    CheckResults,
+    ExtraResults,
 ):
     """A fitted generalized linear mixed model.
 
@@ -96,8 +104,9 @@ class MixedGLMResults(
         )  # fmt: skip
 
     def __getattr__(self, name: str) -> NoReturn:
-        if name in NOT_HERE:
-            raise DataError(f"{name} is not available for generalized models: {NOT_HERE[name]}")
+        if name in NOT_HERE or (not name.startswith("_") and hasattr(MixedLMResults, name)):
+            why = NOT_HERE.get(name, "it is defined for linear models only")
+            raise NotGeneralizedError(f"{name} is not available for generalized models: {why}")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __getstate__(self) -> dict[str, Any]:

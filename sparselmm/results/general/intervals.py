@@ -12,7 +12,8 @@ import scipy.stats as st
 from sparselmm.base.arguments import check_level
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.threads import one_thread
-from sparselmm.likelihood.laplace.profile import Held, Profile
+from sparselmm.base.types import FloatArray
+from sparselmm.likelihood.laplace.profile import Held, Profile, way_of
 from sparselmm.results.general.base import GeneralBase
 
 METHODS = ("wald", "profile")
@@ -94,23 +95,28 @@ class IntervalResults(GeneralBase):
         """Parameters that are linear in the engine's, by name."""
         numbers, deviance = self.numbers, self.deviance
         a, n = deviance.covariance.n_theta, len(self.opt.x)
-        r, out = deviance.fixed.r, {}
+        r, out, V = deviance.fixed.r, {}, numbers.covariance
+
+        def held(row: FloatArray, lowest: float = -np.inf) -> Held:
+            inner = row != 0
+            variance = row[inner] @ V[np.ix_(inner, inner)] @ row[inner]
+            return Held(row, float(np.sqrt(variance)), way_of(row, V), lowest)
+
         T, kept = deviance.fixed.basis.T, deviance.fixed.basis.kept
         for i, j in enumerate(kept):
             row = np.zeros(n)
             row[a : a + r] = T[i]
-            out[self.model.exog_names[j]] = Held(row, float(np.sqrt(numbers.vcov[j, j])))
+            out[self.model.exog_names[j]] = held(row)
         names = self._names()[len(self.model.exog_names) :]  # type: ignore[attr-defined]
         for i, name in enumerate(names):
             row = np.zeros(n)
             row[a + r + i] = 1.0
-            out[name] = Held(row, float(np.sqrt(numbers.vcov_phi[i, i])))
+            out[name] = held(row)
         for term, part in zip(self.built.design.terms, deviance.covariance.slices, strict=True):
             if part.stop - part.start == 1:
                 row = np.zeros(n)
                 row[part.start] = 1.0
-                se = float(np.sqrt(numbers.vcov_theta[part.start, part.start]))
-                out[f"sd {term.name}"] = Held(row, se, 0.0)
+                out[f"sd {term.name}"] = held(row, 0.0)
         return out
 
     def lrt(self, other: Any) -> pd.DataFrame:

@@ -171,7 +171,8 @@ class PredictionResults(GeneralBase):
 
     def _new_rows(self, exog: Any, kind: str, unseen: str, arrays: dict[str, Any]) -> NewRows:
         built, numbers = self.built, self.numbers
-        on = switches(built.design.terms, kind != "population")
+        known = any(term.root is not None for term in built.design.terms)
+        on = switches(built.design.terms, kind == "conditional" or (kind == "average" and known))
         if exog is None:
             design: Any = built.design
             new = NewDesign(design.X, design.terms, design.offset, built.row_labels,

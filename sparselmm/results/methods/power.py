@@ -31,8 +31,8 @@ from sparselmm.inference.resampling.power import (
     WaldTest,
     columns_of,
     cycled,
-    engine,
 )
+from sparselmm.likelihood.engine import of_design
 from sparselmm.likelihood.many.responses import ResponseFitter
 from sparselmm.results.methods.base import ResultsBase, from_rows
 from sparselmm.results.tables.bootstrap import OnReplicates, labelled
@@ -163,7 +163,7 @@ class PowerMethods(ResultsBase):
             groups, _ = self._groups(by)
             draw = cycled(size, len(groups))
             design, rows = groups.design(draw), groups.drawn(draw)
-            deviance = engine(design, deviance, deviance.reml)
+            deviance = of_design(design, deviance)
         return Scenario(design, deviance, self.pls.theta, self.pls.sigma, beta, rows)
 
     def _p_values(

@@ -1,0 +1,196 @@
+"""Rows with what the fit says of them, joint tests, figures, files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.stats as st
+
+from sparselmm.base import storage
+from sparselmm.base.exceptions import DataError
+from sparselmm.inference.effects import factor_table, factor_tables
+from sparselmm.likelihood.laplace.chosen import base_of
+from sparselmm.results.general.base import GeneralBase
+from sparselmm.results.plots import diagnostics as plots_diagnostics
+from sparselmm.results.plots.figure import pyplot
+from sparselmm.results.print.labels import mode_tables, variance_tables
+
+
+class ExtraResults(GeneralBase):
+    """Part of :class:`sparselmm.MixedGLMResults`."""
+
+    @property
+    def df_resid(self) -> int:
+        """Rows less parameters."""
+        return int(self.model.nobs) - len(self.opt.x)
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """Columns of X left out because they depend on the others; their estimates are NaN."""
+        beta = self.numbers.beta
+        return tuple(n for n, b in zip(self.model.exog_names, beta, strict=True) if np.isnan(b))
+
+    def cov_params(self) -> pd.DataFrame:
+        """Covariance matrix of `params`, those of variances left out; NaN for dropped columns."""
+        numbers, names = self.numbers, list(self._coefficients.index)  # type: ignore[attr-defined]
+        kept = np.flatnonzero(~np.isnan(numbers.beta))
+        n = len(numbers.beta)
+        at = np.concatenate([kept, np.arange(n, n + len(numbers.parts[2]))])
+        out = np.full((len(names), len(names)), np.nan)
+        out[np.ix_(at, at)] = numbers.joint
+        return pd.DataFrame(out, names, names)
+
+    def wald_test(self, contrasts: Any, value: Any = 0.0) -> pd.Series:
+        """Joint Wald test of linear hypotheses about `params`.
+
+        Parameters
+        ----------
+        contrasts : str, sequence of str, or array-like, (m, number of params)
+            Names of coefficients that are zero together, or rows of the hypothesis.
+        value : float or array-like, (m,)
+            What the combinations are under the hypothesis.
+
+        Returns
+        -------
+        Series
+            ``chi2``, ``df``, ``pvalue``.
+
+        Raises
+        ------
+        DataError
+            When a name is unknown, the shape is wrong, or the rows depend on each other.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("cbpp")
+        >>> fit = sparselmm.mixedglm(
+        ...     "cbind(incidence, size - incidence) ~ period + (1 | herd)", data).fit()
+        >>> test = fit.wald_test(["period[T.2]", "period[T.3]", "period[T.4]"])
+        >>> print(f"{test.chi2:.2f} {test.df:.0f}")
+        24.95 3
+        """
+        params = self._coefficients.estimate  # type: ignore[attr-defined]
+        names = list(params.index)
+        L = self._rows_of(contrasts, names)
+        inner = (L != 0).any(axis=0)
+        estimate = L[:, inner] @ params.to_numpy()[inner] - value
+        V = L[:, inner] @ self.cov_params().to_numpy()[np.ix_(inner, inner)] @ L[:, inner].T
+        if np.linalg.matrix_rank(V) < len(L):
+            raise DataError("the rows of the hypothesis depend on each other; leave some out")
+        chi2 = float(estimate @ np.linalg.solve(V, estimate))
+        return pd.Series({"chi2": chi2, "df": len(L), "pvalue": float(st.chi2.sf(chi2, len(L)))})
+
+    def _rows_of(self, contrasts: Any, names: list[str]) -> Any:
+        if isinstance(contrasts, str):
+            contrasts = [contrasts]
+        if len(contrasts) and all(isinstance(c, str) for c in contrasts):
+            unknown = [c for c in contrasts if c not in names]
+            if unknown:
+                raise DataError(f"no coefficient {unknown[0]!r}; there are {', '.join(names)}")
+            return np.eye(len(names))[[names.index(c) for c in contrasts]]
+        L = np.atleast_2d(np.asarray(contrasts, dtype=float))
+        if L.shape[1] != len(names):
+            raise DataError(f"contrasts have {L.shape[1]} columns; params has {len(names)}")
+        return L
+
+    def augment(self) -> pd.DataFrame:
+        """The rows of the fit with ``.fitted``, ``.eta``, ``.fixed`` (predictor without random
+        effects) and ``.resid`` (quantile residuals).
+
+        Returns
+        -------
+        DataFrame, (n, ...)
+        """  # noqa: D205
+        frame = self.built.frame
+        if frame is None:
+            design = self.built.design
+            frame = pd.DataFrame(design.X, columns=list(design.x_names))
+        columns = {
+            ".fitted": np.asarray(self.fittedvalues),  # type: ignore[attr-defined]
+            ".eta": self._eta(),  # type: ignore[attr-defined]
+            ".fixed": self._eta(False),  # type: ignore[attr-defined]
+            ".resid": np.asarray(self.residuals("quantile")),  # type: ignore[attr-defined]
+        }
+        return frame.assign(**columns)
+
+    # ---------------------------------------------------------------------------- figures
+
+    def plot_ranef(self, factor: str | None = None) -> Any:
+        """Caterpillar of a factor's random effects with intervals of 1.96 standard deviations.
+
+        Parameters
+        ----------
+        factor : str, optional
+            A key of ``ranef``. Default: the first.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+
+        Raises
+        ------
+        DataError
+            When there is no such factor.
+        ImportError
+            When matplotlib is not installed.
+        """
+        est = self.numbers.working
+        name = factor_tables(est.terms)[0].name if factor is None else factor
+        table = factor_table(est.terms, name)
+        modes, variances = mode_tables(est, [table])[name], variance_tables(est, [table])[name]
+        return plots_diagnostics.caterpillar(
+            name, list(modes.columns), list(modes.index), modes.to_numpy(),
+            np.sqrt(variances.to_numpy()),
+        )  # fmt: skip
+
+    def plot_diagnostics(self, seed: int = 0) -> Any:
+        """Quantile residuals: their distribution, and their spread over the predictor.
+
+        Parameters
+        ----------
+        seed : int
+            Draws of the residuals of a discrete response.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+
+        Raises
+        ------
+        ImportError
+            When matplotlib is not installed.
+        """
+        residuals = np.asarray(self.residuals("quantile", seed))  # type: ignore[attr-defined]
+        figure, (left, right) = pyplot().subplots(1, 2, figsize=(9, 4), layout="constrained")
+        plots_diagnostics._quantiles(left, residuals)
+        left.set_ylabel("quantile residual")
+        plots_diagnostics._points(right, self._eta(), residuals)  # type: ignore[attr-defined]
+        right.axhline(0.0, color="0.6", linewidth=0.8)
+        right.set_xlabel("linear predictor")
+        right.set_ylabel("quantile residual")
+        figure.suptitle(f"{base_of(self.family).name}, {self.family.link} link")
+        return figure
+
+    # ------------------------------------------------------------------------------ files
+
+    def save(self, fname: storage.File) -> None:
+        """Pickle the results.
+
+        Parameters
+        ----------
+        fname : path or binary file
+        """
+        storage.save(self, fname)
+
+    @classmethod
+    def load(cls, fname: storage.File) -> Any:
+        """Read results that :meth:`save` wrote. Only load files you trust.
+
+        Parameters
+        ----------
+        fname : path or binary file
+        """
+        return storage.load(cls, fname)

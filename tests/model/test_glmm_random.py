@@ -1,0 +1,38 @@
+"""Random models of every family: what is called converged is an optimum, in any unit."""
+
+import numpy as np
+import pytest
+from glmm_random import judged, random_model
+
+import sparselmm
+
+pytestmark = pytest.mark.filterwarnings("ignore::sparselmm.ModelWarning")
+
+
+@pytest.mark.parametrize("first", range(0, 40, 8))
+def test_what_is_called_converged_is_lowest(first):
+    check(range(first, first + 8))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(1000, 1300, 50))
+def test_many_of_them(first):
+    check(range(first, first + 50))
+
+
+def check(seeds):
+    ends = {seed: judged(seed) for seed in seeds}
+    wrong = {s: gap for s, (end, gap) in ends.items() if end == "converged" and gap > 1e-5}
+    assert not wrong
+    assert sum(end == "not converged" for end, _ in ends.values()) <= 0.05 * len(ends) + 1
+
+
+@pytest.mark.parametrize("seed", [3, 5, 11, 20])
+def test_units_do_not_matter(seed):
+    formula, data, arguments = random_model(seed)
+    one = sparselmm.mixedglm(formula, data, **arguments).fit()
+    other = sparselmm.mixedglm(formula, data.assign(x=37.0 * data.x), **arguments).fit()
+    assert other.llf == pytest.approx(one.llf, abs=1e-6)
+    np.testing.assert_allclose(
+        37.0 * other.fe_params["x"], one.fe_params["x"], rtol=1e-3, atol=1e-3
+    )
