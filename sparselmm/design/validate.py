@@ -249,7 +249,9 @@ def check_counted_levels(term: RandomTerm, weights: FloatArray | None) -> None:
     if term.codes is None:
         return
     rows = term.codes >= 0 if weights is None else (term.codes >= 0) & (weights > 0)
-    n, l = int(rows.sum()), len(np.unique(term.codes[rows]))
+    seen = np.zeros(term.n_levels, dtype=bool)
+    seen[term.codes[rows]] = True
+    n, l = int(rows.sum()), int(seen.sum())
     what = f"{'component' if term.origin == 'vc' else 'grouping factor'} {term.name!r}"
     counted = "" if weights is None else " of positive weight"
     if term.values is None and l >= n:

@@ -252,6 +252,7 @@ class _Own(threading.local):
         self.gammas: tuple[State, list[FloatArray]] | None = None
         self.tangent: tuple[State, FloatArray, FloatArray] | None = None
         self.psi_slopes: dict[int, FloatArray] = {}
+        self.rounding: tuple[State, float] | None = None
         self.n_factorizations = 0
 
 
@@ -620,16 +621,22 @@ class ProfiledDeviance:
         and of `Projected.sizes`; each is multiplied by the derivative of the deviance in it. In M
         that is ``G``, and what `Projected.solved` adds because S is made of it.
         """
-        state, cross = self.state_at(theta), self.cross
+        state, own = self.state_at(theta), self._own
+        if own.rounding is None or own.rounding[0] is not state:
+            own.rounding = state, self._rounding(state)
+        return own.rounding[1]
+
+    def _rounding(self, state: State) -> float:
         root = self._root(state, state.residual, self._precision(state.pwrss))
         total = float(state.found.sizes @ np.sum(root**2, axis=1))
         for t, lam in enumerate(np.abs(lam) for lam in state.lams):
-            pair = cross.pairs[t, t]
-            own = np.abs(pair.data[pair.rows == pair.cols])
-            size = 1.0 + np.einsum("ri,brs,si->bi", lam, own, lam, optimize=True)
+            pair, k = self.cross.pairs[t, t], len(lam)
+            own = pair.data if pair.is_block_diagonal else pair.data[pair.rows == pair.cols]
+            squares = (lam[:, None] * lam).reshape(k * k, k)
+            size = 1.0 + np.abs(own).reshape(-1, k * k) @ squares
+            half = state.found.solved[self.cross.slices[t]] @ root
             by_m = np.einsum("bii->bi", self.solver.inverse_blocks(t)).ravel()
-            by_m = by_m + np.sum((state.found.solved[cross.slices[t]] @ root) ** 2, axis=1)
-            total += float(size.ravel() @ by_m)
+            total += float(size.ravel() @ (by_m + np.einsum("ij,ij->i", half, half)))
         return float(np.finfo(float).eps) * total
 
     # ------------------------------------------------------------- after the optimization

@@ -131,3 +131,12 @@ def test_many_responses_and_refits_where_effects_are_large(bars):
     again = model.fit().refit(data.y)
     assert again.converged
     assert again.llf == pytest.approx(many.llf.iloc[1], abs=1e-7)
+
+
+@pytest.mark.parametrize("method", ["kenward-roger", "satterthwaite"])
+def test_degrees_of_freedom_where_effects_are_large(method):
+    """7 of 8 groups for a slope that varies between them; once 45, those of the residuals."""
+    for big, rel in ((1e3, 1e-3), (1e5, 1e-3), (1e6, 1e-2)):  # products with V^-1 lose digits
+        model = sparselmm.mixedlm("y ~ x + z + (x | a)", data_of("(x | a)", big))
+        table = model.fit().anova(ddf=method)
+        np.testing.assert_allclose(table["df_den"], [7.0, 31.0], rtol=rel)

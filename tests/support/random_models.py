@@ -100,7 +100,7 @@ def _keywords(
         names = [f"a{code}" for code in range(levels["a"])]
         root = rng.normal(size=(len(names), len(names) + 2))
         K = root @ root.T / len(names)
-        out["covariance"] = {"a": pd.DataFrame(K, names, names)}
+        out["covariance"] = {"a": sparselmm.KnownCovariance(K, names, kind="covariance")}
     return out
 
 

@@ -177,8 +177,10 @@ def information(deviance: ProfiledDeviance, theta: FloatArray) -> Information:
         to_theta=_with_scale(jacobians, known),
         linear=_with_scale(linear, known),
         bends=sla.block_diag(*bends) if bends else np.zeros((0, 0)),
-        units=np.append(deviance.units, [] if known else 1.0),
-        linear_units=np.append(_linear_units(deviance, places, patterned), [] if known else 1.0),
+        units=np.append(_theta_units(deviance, theta), [] if known else 1.0),
+        linear_units=np.append(
+            _linear_units(deviance, theta, places, patterned), [] if known else 1.0
+        ),
         root=cross.basis.T @ root if r else cross.basis.T,
     )
 
@@ -262,16 +264,28 @@ def _in_theta(
     return jacobians, bends, patterned
 
 
+def _theta_units(deviance: ProfiledDeviance, theta: FloatArray) -> FloatArray:
+    """What counts as one in an entry of theta: its standard deviation, if that is larger."""
+    covariance = deviance.covariance
+    sizes = [
+        term.sizes(theta[part], deviance.units[part], 1.0)
+        for term, part in zip(covariance.terms, covariance.slices, strict=True)
+    ]
+    return np.concatenate(sizes) if sizes else np.zeros(0)
+
+
 def _linear_units(
-    deviance: ProfiledDeviance, places: list[Place], patterned: list[bool]
+    deviance: ProfiledDeviance, theta: FloatArray, places: list[Place], patterned: list[bool]
 ) -> FloatArray:
     """What counts as one in an entry of ``Psi_t``, or in the theta of a patterned one."""
-    parts = []
-    for t, part in enumerate(deviance.covariance.slices):
+    parts, in_theta = [], _theta_units(deviance, theta)
+    for t, (part, lam) in enumerate(
+        zip(deviance.covariance.slices, deviance.covariance.factors(theta), strict=True)
+    ):
         rms = deviance.cross.rms(t)
-        unit = 1.0 / np.where(rms > 0, rms, 1.0)
+        unit = np.hypot(1.0 / np.where(rms > 0, rms, 1.0), np.linalg.norm(lam, axis=1))
         own = [unit[a] * unit[b] for s, a, b in places if s == t]
-        parts.append(deviance.units[part] if patterned[t] else np.array(own))
+        parts.append(in_theta[part] if patterned[t] else np.array(own))
     return np.concatenate(parts) if parts else np.zeros(0)
 
 
