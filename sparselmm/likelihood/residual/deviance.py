@@ -1,0 +1,258 @@
+"""The deviance with a residual covariance structure, as a function of (theta, phi).
+
+With ``V = R(phi) + Z Lambda Lambda'Z'`` and A, B, C at phi, M, K, S, u and pwrss are those of
+:mod:`sparselmm.likelihood.deviance`, and log det R is added. With ``e = y - X beta - Z b``,
+``e_x = X - Z Lambda K_x`` and ``G = Lambda M^-1 Lambda'``,
+
+    Theta = Z G Z' + e_x S_xx^-1 e_x' [REML] + e e' / sigma^2        (derivative in R^-1)
+    w_j = R_j R^-1 e,     w_k = Z g_k      (phi, theta)
+    AI = [ w'R^-1 w - (Lambda'Z'R^-1 w)'M^-1(Lambda'Z'R^-1 w) - h'S_xx^-1 h
+           - (w'R^-1 e)(w'R^-1 e)' / pwrss ] / sigma^2,     h = X'R^-1 w - K_x'Lambda'Z'R^-1 w
+
+with the last term where sigma is profiled out. The model Hessian is AI plus the curvature of
+``lambda lambda'`` and of R.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sparselmm.base.cholesky import NotPositiveDefiniteError
+from sparselmm.base.smallmatrix import solve_triangular, upper_inverse
+from sparselmm.base.types import BoolArray, FloatArray
+from sparselmm.design.terms import Design
+from sparselmm.factor.bases import in_bases, term_basis
+from sparselmm.factor.crossprod import CrossProducts
+from sparselmm.factor.layout import Strategy
+from sparselmm.factor.plan import make_plan
+from sparselmm.factor.solver import BlockSolver, apply_lambda
+from sparselmm.likelihood.covariance import Covariance
+from sparselmm.likelihood.deviance import ProfiledDeviance, difference_hessian
+from sparselmm.likelihood.rebased import profiled_deviance
+from sparselmm.likelihood.residual.blocks import Blocks
+from sparselmm.likelihood.residual.markov import Markov
+from sparselmm.likelihood.residual.products import Backend, BackendState, Products, refilled
+from sparselmm.likelihood.residual.structure import Structure, Structured, structure_of
+from sparselmm.likelihood.residual.term import PhiTerm
+
+DENSE_PAIRS = 40
+"""Pairs of rows within groups, per row, up to which blocks of R are dense whatever their kind."""
+
+
+@dataclass(frozen=True, eq=False)
+class At:
+    """The engine at one phi."""
+
+    phi: FloatArray
+    state: BackendState
+    deviance: ProfiledDeviance
+
+
+def backend_of(design: Design, structure: Structure) -> Backend:
+    """How R is kept: matrices of patterns, or one neighbour of every row."""
+    rows = design.residual
+    assert rows is not None
+    pairs = float((np.bincount(rows.group).astype(float) ** 2).sum())
+    if rows.markov and isinstance(structure, Structured) and pairs > DENSE_PAIRS * design.n:
+        return Markov(rows, structure, design.weights)
+    return Blocks(rows, structure, design.weights)
+
+
+class ResidualDeviance:
+    """Profiled deviance of (theta, phi), in the working bases of the engine.
+
+    Parameters
+    ----------
+    design : Design
+        With its ``residual``.
+    reml : bool
+    strategy : Strategy, optional
+        How M is factored; default the cheapest.
+    """
+
+    model_is_exact = False
+
+    def __init__(self, design: Design, *, reml: bool, strategy: Strategy | None = None):
+        assert design.residual is not None
+        self.design, self.reml = design, reml
+        bases = [term_basis(term, design.weights) for term in design.terms]
+        self.bases = None if all(F is None for F in bases) else tuple(bases)
+        inner = design if self.bases is None else in_bases(design, self.bases)
+        self.structure = structure_of(design.residual)
+        self.known_scale = self.structure.known_scale
+        self.backend = backend_of(design, self.structure)
+        self.products = Products(inner, self.backend, self.bases)
+        if self.structure.known_scale is not None:
+            self.structure.initial_from(self.products.Xy[:, -1])  # type: ignore[union-attr]
+        self.theta_covariance = Covariance.of(design.terms)
+        self.covariance = Covariance((*self.theta_covariance.terms, PhiTerm.of(self.structure)))
+        self.n_theta = self.theta_covariance.n_theta
+        self._solver: BlockSolver | None = None
+        self._strategy = strategy
+        self._at: At | None = None
+        first = self.engine(self.structure.start())
+        self.df = first.df
+        self.levels = first.levels
+        self.units = np.append(first.units, np.ones(self.structure.n))
+        self.unit_roots = [*first.unit_roots, np.eye(self.structure.n)]
+
+    # ------------------------------------------------------------------------------ engine
+
+    def split(self, x: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Theta and phi."""
+        return x[: self.n_theta], x[self.n_theta :]
+
+    def engine(self, phi: FloatArray) -> ProfiledDeviance:
+        """The deviance of theta with R at phi, in the working bases."""
+        last = self._at
+        if last is not None and np.array_equal(last.phi, phi):
+            return last.deviance
+        state = self.backend.at(np.array(phi, dtype=float))
+        cross = self.products.at(state)
+        inner = ProfiledDeviance(
+            cross, self.theta_covariance, self._solver_for(cross), reml=self.reml,
+            known_scale=self.known_scale,
+        )  # fmt: skip
+        self._at = At(np.array(phi, dtype=float), state, inner)
+        return inner
+
+    def _solver_for(self, cross: CrossProducts) -> BlockSolver:
+        if self._solver is None:
+            if self._strategy is None:
+                names = tuple(term.name for term in self.design.terms)
+                self._strategy = (
+                    make_plan(cross, names).chosen.strategy if names else Strategy(None, "dense")
+                )
+            self._solver = BlockSolver(cross, self._strategy)
+        return refilled(self._solver, cross)
+
+    def _state(self, phi: FloatArray) -> BackendState:
+        self.engine(phi)
+        assert self._at is not None
+        return self._at.state
+
+    def frozen(self, phi: FloatArray) -> ProfiledDeviance:
+        """The deviance of the model's theta with R held at phi, with a factor of its own."""
+        cross = self.products.at(self._state(phi))
+        assert self._strategy is not None
+        solver = BlockSolver(cross, self._strategy)
+        return profiled_deviance(
+            cross, self.theta_covariance, solver, reml=self.reml, known_scale=self.known_scale
+        )
+
+    # ------------------------------------------------------------------------------- value
+
+    def value(self, x: FloatArray) -> float:
+        """Deviance at (theta, phi)."""
+        theta, phi = self.split(x)
+        try:
+            return self.engine(phi).value(theta)
+        except (FloatingPointError, np.linalg.LinAlgError) as error:
+            raise NotPositiveDefiniteError("R is not positive definite") from error
+
+    def gradient(self, x: FloatArray) -> FloatArray:
+        """Exact gradient, (n_theta + J,)."""
+        return self.tangent_model(x)[0][self.covariance.in_tangent]
+
+    def tangent_gradient(self, x: FloatArray) -> FloatArray:
+        """The gradient in the coordinates of steps."""
+        return self.tangent_model(x)[0]
+
+    def newton_matrix(self, x: FloatArray) -> FloatArray:
+        """The model Hessian in (theta, phi)."""
+        inner = self.covariance.in_tangent
+        return self.tangent_model(x)[1][np.ix_(inner, inner)]
+
+    def hessian(self, x: FloatArray) -> FloatArray:
+        """Hessian by central differences of the exact gradient."""
+        sizes = np.maximum(self.units, np.abs(x))
+        return difference_hessian(self.gradient, np.asarray(x, dtype=float), sizes)
+
+    def rounding(self, x: FloatArray) -> float:
+        """Estimate of the rounding error of the deviance."""
+        theta, phi = self.split(x)
+        return self.engine(phi).rounding(theta)
+
+    def working(self, x: FloatArray) -> tuple[ResidualDeviance, FloatArray]:
+        """These coordinates."""
+        return self, x
+
+    def original(self, x: FloatArray) -> FloatArray:
+        """The same."""
+        return x
+
+    # ----------------------------------------------------------------------------- model
+
+    def residuals(self, x: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Conditional residuals e (n,), and ``e_x S_xx^-1/2`` (n, r), empty for ML."""
+        theta, phi = self.split(x)
+        dev = self.engine(phi)
+        state, products = dev.state_at(theta), self.products
+        LK = apply_lambda(dev.cross, state.lams, state.K, transpose=False)
+        E = products.Xy - products.Z @ LK
+        ex = E[:, :-1] @ upper_inverse(state.Rxx) if self.reml else np.zeros((len(E), 0))
+        return E @ state.residual, ex
+
+    def tangent_model(self, x: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Gradient and model Hessian in the coordinates of steps."""
+        theta, phi = self.split(x)
+        dev, backend = self.engine(phi), self.backend
+        state = dev.state_at(theta)
+        precision = dev._precision(state.pwrss)
+        e, ex = self.residuals(x)
+        sums = np.zeros(backend.n_cells)
+        for (s, t), one in self.products.maps.items():
+            G = dev.conditional_cross_blocks(theta, s, t)
+            sums += (1.0 if s == t else 2.0) * one.sums(G)
+        F = np.column_stack([ex, np.sqrt(precision) * e])
+        slope_phi, curvature, Qw, gram, slope = backend.model(
+            self._state(phi),  # type: ignore[arg-type]
+            e, F, sums,
+        )  # fmt: skip
+        gradient, H = self._theta_model(dev, theta)
+        own = self._information(dev, theta, Qw, gram, slope)
+        m = len(gradient)
+        own[:m, :m] = H
+        own[m:, m:] += curvature
+        return np.append(gradient, slope_phi), own
+
+    def _theta_model(
+        self, dev: ProfiledDeviance, theta: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        if not len(theta):
+            return np.zeros(0), np.zeros((0, 0))
+        return dev.tangent_model(theta)
+
+    def _information(
+        self, dev: ProfiledDeviance, theta: FloatArray, Qw: FloatArray, gram: FloatArray,
+        slope: FloatArray,
+    ) -> FloatArray:  # fmt: skip
+        """Average information of (theta, phi) in the coordinates of steps."""
+        state, cross, products = dev.state_at(theta), dev.cross, self.products
+        a = products.Zt @ Qw
+        g, d = dev._directions(state)
+        m = g.shape[1]
+        right = apply_lambda(cross, state.lams, np.hstack([cross.A @ g, a]))
+        Q = np.empty((m + len(slope),) * 2)
+        Q[:m, :m] = g.T @ (cross.A @ g)
+        Q[:m, m:] = g.T @ a
+        Q[m:, :m] = Q[:m, m:].T
+        Q[m:, m:] = gram
+        Q -= right.T @ dev.solver.solve(right)
+        direct = np.hstack([cross.B[:, :-1].T @ g, products.Xy[:, :-1].T @ Qw])
+        half = solve_triangular(state.Rxx, direct - state.K[:, :-1].T @ right, transposed=True)
+        Q -= half.T @ half
+        return dev._residual_information(state, Q, np.append(g.T @ d, slope))
+
+    # ------------------------------------------------------------------------------ search
+
+    def start(self, theta: FloatArray) -> FloatArray:
+        """Theta and where phi starts."""
+        return np.append(theta, self.structure.start())
+
+    @property
+    def is_phi(self) -> BoolArray:
+        """Which parameters are phi's."""
+        return np.arange(len(self.units)) >= self.n_theta
