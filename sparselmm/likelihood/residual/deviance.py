@@ -15,7 +15,7 @@ with the last term where sigma is profiled out. The model Hessian is AI plus the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,17 +23,19 @@ from sparselmm.base.cholesky import NotPositiveDefiniteError
 from sparselmm.base.smallmatrix import solve_triangular, upper_inverse
 from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.design.terms import Design
-from sparselmm.factor.bases import in_bases, term_basis
+from sparselmm.factor.bases import cross_products, in_bases, term_basis
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.layout import Strategy
 from sparselmm.factor.plan import make_plan
 from sparselmm.factor.solver import BlockSolver, apply_lambda
 from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.deviance import ProfiledDeviance, difference_hessian
+from sparselmm.likelihood.moments import moment_start
 from sparselmm.likelihood.rebased import profiled_deviance
 from sparselmm.likelihood.residual.blocks import Blocks
 from sparselmm.likelihood.residual.markov import Markov
 from sparselmm.likelihood.residual.products import Backend, BackendState, Products, refilled
+from sparselmm.likelihood.residual.starts import start_phi
 from sparselmm.likelihood.residual.structure import Structure, Structured, structure_of
 from sparselmm.likelihood.residual.term import PhiTerm
 
@@ -73,6 +75,8 @@ class ResidualDeviance:
     """
 
     model_is_exact = False
+    secant = True
+    """Whether the search may correct the model along its last step."""
 
     def __init__(self, design: Design, *, reml: bool, strategy: Strategy | None = None):
         assert design.residual is not None
@@ -84,15 +88,14 @@ class ResidualDeviance:
         self.known_scale = self.structure.known_scale
         self.backend = backend_of(design, self.structure)
         self.products = Products(inner, self.backend, self.bases)
-        if self.structure.known_scale is not None:
-            self.structure.initial_from(self.products.Xy[:, -1])  # type: ignore[union-attr]
+        self.phi_start = self._phi_start()
         self.theta_covariance = Covariance.of(design.terms)
         self.covariance = Covariance((*self.theta_covariance.terms, PhiTerm.of(self.structure)))
         self.n_theta = self.theta_covariance.n_theta
         self._solver: BlockSolver | None = None
         self._strategy = strategy
         self._at: At | None = None
-        first = self.engine(self.structure.start())
+        first = self.engine(self.phi_start)
         self.df = first.df
         self.levels = first.levels
         self.units = np.append(first.units, np.ones(self.structure.n))
@@ -248,9 +251,31 @@ class ResidualDeviance:
 
     # ------------------------------------------------------------------------------ search
 
-    def start(self, theta: FloatArray) -> FloatArray:
-        """Theta and where phi starts."""
-        return np.append(theta, self.structure.start())
+    def _phi_start(self) -> FloatArray:
+        residual = self.products.Xy[:, -1]
+        if isinstance(self.structure, Structured):
+            mixed = bool(self.design.terms)
+            return start_phi(self.structure, residual, self.design.weights, mixed)
+        self.structure.initial_from(residual)
+        return self.structure.start()
+
+    def start(self) -> FloatArray:
+        """Where the search starts: moment estimates at the start of phi, or those of R = I."""
+        if not self.n_theta:
+            return self.phi_start
+        cross = self.engine(self.phi_start).cross
+        thetas = [moment_start(cross, self.theta_covariance, self.known_scale)]
+        plain = cross_products(replace(self.design, residual=None))
+        thetas.append(moment_start(plain, self.theta_covariance, self.known_scale))
+        frozen = self.frozen(self.phi_start)
+        starts = [np.append(frozen.working(theta)[1], self.phi_start) for theta in thetas]
+        return min(starts, key=self._value_or_inf)
+
+    def _value_or_inf(self, x: FloatArray) -> float:
+        try:
+            return self.value(x)
+        except NotPositiveDefiniteError:
+            return np.inf
 
     @property
     def is_phi(self) -> BoolArray:
