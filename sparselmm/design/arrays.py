@@ -15,6 +15,7 @@ from sparselmm.design.factors import factorize
 from sparselmm.design.kinds.coded import GROUPS, coded_term
 from sparselmm.design.kinds.known import with_known
 from sparselmm.design.kinds.matrices import Built, VCSpec, stack_all, user_matrices
+from sparselmm.design.kinds.residual import residual_from_arrays
 from sparselmm.design.row_arguments import (
     complete_rows,
     group_crossing,
@@ -49,6 +50,8 @@ def from_arrays(
     z_terms: Mapping[str, Any] | None = None,
     covariance: Mapping[str, Any] | None = None,
     missing: str = "none",
+    residual: Mapping[str, Any] | None = None,
+    dispersion: Any = None,
 ) -> BuiltDesign:
     """Build a design from arrays; arguments as of :class:`~sparselmm.MixedLM`.
 
@@ -85,7 +88,8 @@ def from_arrays(
     built = with_known(built, covariance)
     terms = tuple(term for term, _ in built)
     y, X, weights, offset = (take(part, kept) for part in (y, X, weights, offset))
-    design = Design(y, X, x_names, terms, y_name, weights, offset, grouping)
+    structure, memory = residual_from_arrays(residual, dispersion, n, kept, rows)
+    design = Design(y, X, x_names, terms, y_name, weights, offset, grouping, structure)
     check_design(design, rows)
     spec = DesignSpec(
         formula=None,
@@ -93,6 +97,7 @@ def from_arrays(
         terms=tuple(memory for _, memory in built),
         groups=None if grouping is None else GroupsSpec("Group", None, grouping.labels),
         offset_array=offset is not None,
+        residual=memory,
     )
     frame = exog if isinstance(exog, pd.DataFrame) else None
     if frame is not None and kept is not None:

@@ -35,6 +35,7 @@ from sparselmm.design.formula.namespace import (
 from sparselmm.design.formula.pickling import dumps
 from sparselmm.design.formula.remembered import DesignInfo, EvalEnvironment
 from sparselmm.design.kinds.coded import NewRows, TermSpec, new_matrix
+from sparselmm.design.kinds.residual import ResidualSpec
 from sparselmm.design.terms import Design, RandomTerm, assemble_z
 from sparselmm.design.validate import (
     Rows,
@@ -125,6 +126,8 @@ class DesignSpec:
         Variables the formulas take from outside the data.
     kinds : dict
         What the columns in use held, numbers or dates for example.
+    residual : ResidualSpec or None
+        Memory of the covariance structure of the residuals.
     """
 
     formula: str | None
@@ -138,6 +141,7 @@ class DesignSpec:
     categories: dict[str, pd.Index] = field(default_factory=dict)
     env: EvalEnvironment | None = None
     kinds: dict[str, str] = field(default_factory=dict)
+    residual: ResidualSpec | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _thawed, (dumps(dict(vars(self))),)
@@ -467,9 +471,22 @@ def _check_sizes(design: Design) -> None:
             check_size(term.block.data, [term.name], "the matrix of", root_w)
 
 
+def _check_residual_weights(design: Design, rows: Rows) -> None:
+    """Refuse rows of weight zero: their residuals have no variance that others could share."""
+    if design.residual is None or design.weights is None:
+        return
+    zero = np.flatnonzero(design.weights == 0)
+    if len(zero):
+        raise DataError(
+            f"weights are zero in {len(zero)} row(s), the first is {rows.where(int(zero[0]))}; "
+            "with residual= or dispersion= a weight divides a variance and must be positive. Leave "
+            "these rows out (subset=); times keep their distances without them"
+        )
+
+
 def check_design(design: Design, rows: Rows) -> None:
     """Refuse a design that cannot be fitted."""
-    if not design.terms:
+    if not design.terms and design.residual is None:
         raise NoRandomEffectsError(
             "the model has no random effects; add a term such as '+ (1|g)' or groups=, or fit "
             "ordinary least squares instead"
@@ -481,6 +498,7 @@ def check_design(design: Design, rows: Rows) -> None:
     if design.weights is not None:
         check_finite(design.weights, ["weights"], "the argument", rows)
         check_weights(design.weights, rows)
+        _check_residual_weights(design, rows)
     check_response(design.y, design.y_name, design.offset)
     _check_sizes(design)
     check_names([term.name for term in design.terms], "random-effects terms")

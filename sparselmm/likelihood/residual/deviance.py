@@ -259,13 +259,16 @@ class ResidualDeviance:
         self.structure.initial_from(residual)
         return self.structure.start()
 
-    def start(self) -> FloatArray:
-        """Where the search starts: moment estimates at the start of phi, or those of R = I."""
+    def start(self, plain: CrossProducts | None = None) -> FloatArray:
+        """Where the search starts: moment estimates at the start of phi, or those of R = I.
+
+        ``plain`` are the cross-products with R = I where they are known.
+        """
         if not self.n_theta:
             return self.phi_start
         cross = self.engine(self.phi_start).cross
         thetas = [moment_start(cross, self.theta_covariance, self.known_scale)]
-        plain = cross_products(replace(self.design, residual=None))
+        plain = cross_products(replace(self.design, residual=None)) if plain is None else plain
         thetas.append(moment_start(plain, self.theta_covariance, self.known_scale))
         frozen = self.frozen(self.phi_start)
         starts = [np.append(frozen.working(theta)[1], self.phi_start) for theta in thetas]
