@@ -27,7 +27,11 @@ def at_a_limit(structure: Structure, phi: FloatArray) -> str:
         if name.startswith("range"):
             if value > FAR * typical or value < typical / FAR:
                 found.append(f"{name} = {value:.3g}")
-        elif name.startswith(("nugget", "phi")):
+        elif name.startswith("phi"):
+            near = value**typical
+            if near < NEAR or near > 1.0 - NEAR:
+                found.append(f"{name} = {value:.3g}")
+        elif name.startswith("nugget"):
             if value < NEAR or value > 1.0 - NEAR:
                 found.append(f"{name} = {value:.3g}")
         elif abs(value) > 1.0 - NEAR or (
