@@ -36,6 +36,7 @@ from sparselmm.design.formula.pickling import dumps
 from sparselmm.design.formula.remembered import DesignInfo, EvalEnvironment
 from sparselmm.design.kinds.coded import NewRows, TermSpec, new_matrix
 from sparselmm.design.kinds.residual import ResidualSpec
+from sparselmm.design.residual import ResidualRows
 from sparselmm.design.terms import Design, RandomTerm, assemble_z
 from sparselmm.design.validate import (
     Rows,
@@ -267,6 +268,25 @@ class DesignSpec:
         names |= dict.fromkeys(name for name in others if name is not None)
         outside = {} if self.env is None else self.env.namespace
         return tuple(name for name in names if name not in outside and name not in PATSY_NAMES)
+
+    def residual_rows(self, data: Any) -> ResidualRows:
+        """The covariance structure of the residuals on new data; unseen groups are -1."""
+        assert self.env is not None and self.residual is not None
+        frame, memory = as_frame(data), self.residual
+        info = memory.dispersion
+        read = [] if info is None else remembered.expressions(info)
+        if memory.bar is not None:
+            read = [*read, *memory.bar.coords]
+        codes = [*memory.codes_used(), *read]
+        names = dict.fromkeys(name for code in codes for name in names_in(code))
+        for name in [name for name in names if name not in frame.columns]:
+            if not is_known(name, self.env):
+                raise unknown_column(name, frame.columns, "residual= or dispersion=")
+            del names[name]
+        rows = Rows(len(frame), frame.index)
+        known = {name: self.categories[name] for name in names if name in self.categories}
+        space = Namespace(frame, self.env, rows, take_columns(frame, names, read, known))
+        return memory.evaluate(space)
 
     def labels(self, data: Any, code: str) -> Any:
         """Values of an expression that names a grouping factor, on new data, (m,)."""

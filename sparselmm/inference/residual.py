@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -20,7 +20,7 @@ from sparselmm.inference.variances import (
 )
 from sparselmm.likelihood.covariance import singular_terms
 from sparselmm.likelihood.deviance import PLSFit, ProfiledDeviance
-from sparselmm.likelihood.optimize import OptSummary
+from sparselmm.likelihood.optimize import OptSummary, minimize
 from sparselmm.likelihood.residual.deviance import ResidualDeviance
 
 FLAT = 1e-6
@@ -55,6 +55,25 @@ class JointFit(Snapshot):
         inner, phi = deviance.split(opt.theta)
         frozen = deviance.frozen(phi)
         return cls(deviance, opt, frozen, np.asarray(frozen.original(inner)), phi)
+
+    def again(self, design: Design, reml: bool) -> JointFit:
+        """The fit to other numbers in the same rows, from these estimates."""
+        strategy = self.deviance._strategy
+        deviance = ResidualDeviance(design, reml=reml, strategy=strategy)
+        opt = minimize(deviance, self.x)
+        if not opt.converged:
+            other = minimize(deviance, deviance.start())
+            opt = other if other.converged or other.deviance < opt.deviance else opt
+        return JointFit.of(deviance, opt)
+
+    @cached_property
+    def theta_summary(self) -> OptSummary:
+        """The record of the search, with theta alone at its end."""
+        opt, n = self.opt, len(self.theta)
+        return replace(
+            opt, theta=self.theta, gradient=opt.gradient[:n], hessian=opt.hessian[:n, :n],
+            at_boundary=opt.at_boundary[:n],
+        )  # fmt: skip
 
     @property
     def x(self) -> FloatArray:

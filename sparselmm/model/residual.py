@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,6 @@ from sparselmm.likelihood.optimize import TOLERANCE, OptSummary, minimize
 from sparselmm.likelihood.residual.deviance import ResidualDeviance
 from sparselmm.likelihood.residual.identifiability import confounded_terms
 from sparselmm.likelihood.residual.limits import at_a_limit
-from sparselmm.results.given import Given
 from sparselmm.results.residual import ResidualResults
 
 REFUSED = (
@@ -65,7 +63,7 @@ def fit_residual(
             monitor.close()
         joint = JointFit.of(deviance, opt)
     _warn(model, joint)
-    results = results_of(model, model.built, joint, full_output=full_output)
+    results = ResidualResults.of(model, model.built, joint, full_output=full_output)
     model.reml = reml
     return results
 
@@ -88,24 +86,6 @@ def _search(
         x = opt.theta
     assert opt is not None
     return opt
-
-
-def results_of(
-    model: Any, built: Any, joint: JointFit, *, full_output: bool = False
-) -> ResidualResults:
-    """Results of a joint fit."""
-    theta = joint.theta
-    part = replace(
-        joint.opt, theta=theta, gradient=joint.opt.gradient[: len(theta)],
-        hessian=joint.opt.hessian[: len(theta), : len(theta)],
-        at_boundary=joint.opt.at_boundary[: len(theta)],
-    )  # fmt: skip
-    known = joint.deviance.known_scale is not None
-    return ResidualResults(
-        model, built, joint.frozen, joint.frozen.at(theta), part, use_sqrt=model.use_sqrt,
-        n_fixed=int(known) - joint.deviance.structure.n, given=Given(), full_output=full_output,
-        joint=joint,
-    )
 
 
 def _refuse(given: Mapping[str, Any]) -> None:

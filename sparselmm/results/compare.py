@@ -14,7 +14,6 @@ from sparselmm.base.arguments import check_flag, check_strings, wrong_type
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.hypotheses.comparison import boundary_pvalue, chi2_pvalue, variances_tested
-from sparselmm.likelihood.engine import ml_minimum
 from sparselmm.results.methods.base import ResultsBase
 
 if TYPE_CHECKING:
@@ -151,7 +150,7 @@ def _row(name: str, result: MixedLMResults, refit: bool) -> _Row:
     deviance = result.pls.deviance
     if refit and result.reml:
         result._check_plain("a comparison with refit=True")
-        deviance = ml_minimum(result.deviance, result.theta)[0]
+        deviance = result._ml_deviance()
     return _Row(name, result, result.n_parameters, deviance)
 
 

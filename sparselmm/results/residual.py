@@ -7,11 +7,42 @@ the estimated R. What has been shown to hold under R is in `RIGHT`, everything e
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from sparselmm.base.exceptions import UnsupportedError
+import numpy as np
+import pandas as pd
+import scipy
+
+from sparselmm.base.arguments import (
+    check_choice,
+    check_count,
+    check_flag,
+    check_level,
+    check_numbers,
+    shown,
+)
+from sparselmm.base.exceptions import (
+    ArgumentError,
+    ConvergenceWarning,
+    DataError,
+    UnsupportedError,
+    catchable,
+    warn_user,
+)
+from sparselmm.base.seeds import Seed, seed_sequence
+from sparselmm.base.types import FloatArray
+from sparselmm.design.factors import match
+from sparselmm.design.validate import aligned
 from sparselmm.inference.residual import JointFit, ResidualEstimates
+from sparselmm.inference.residual_profile import profile_interval
+from sparselmm.inference.residual_rows import block, coloured, row_sd, whitened
+from sparselmm.likelihood.residual.structure import Structured
 from sparselmm.results.core import MixedLMResults
+from sparselmm.results.methods.base import Matrix, Vector, from_rows
+from sparselmm.results.print.summary import Summary
+from sparselmm.results.residual_prediction import ResidualPrediction
+from sparselmm.results.tables.bootstrap import BootstrapResults
 
 REFUSED: dict[str, str] = {
     "hatvalues": "",
@@ -20,26 +51,21 @@ REFUSED: dict[str, str] = {
     "plot_diagnostics": "use residuals('normalized') with a plot of your own",
     "check": "",
     "power": "",
-    "get_prediction": "use predict()",
     "cov_robust": "",
     "robust_tests": "",
-    "simulate": "",
-    "refit": "fit a new model",
-    "fit_many": "fit a model for each response",
-    "bootstrap": "",
+    "fit_many": "use refit() for each response",
     "ranova": "fit the smaller model and use compare()",
     "drop1": "fit the smaller models with reml=False and use compare(), or use anova()",
     "exact_rlrt": "",
     "exact_lrt": "",
     "caic": "use aic",
-    "profile": "",
+    "profile": "use residual_params(ci='profile')",
     "profile_re": "",
-    "variance_components": "use varcorr and residual_params",
+    "variance_components": "use varcorr and residual_params()",
     "icc": "the residual variance differs from row to row",
     "r2": "the residual variance differs from row to row",
-    "augment": "use fittedvalues and resid",
+    "augment": "use fittedvalues, resid and residuals()",
     "remove_data": "",
-    "residuals": "use resid",
 }
 """Methods that hold for independent residuals of equal variance alone, and what to use instead."""
 
@@ -54,31 +80,50 @@ RIGHT = frozenset(
 )
 """Methods and properties that hold whatever R is: they see the rows whitened, or not at all."""
 
+OWN = frozenset(
+    "R bootstrap get_prediction refit residual_params residuals sigma_by_row simulate".split()
+)
+"""Methods that :class:`ResidualResults` has of its own."""
+
+KINDS = ("response", "pearson", "normalized")
+"""Kinds of residuals."""
+
 
 def refusing(name: str, instead: str) -> Callable[..., Any]:
     """A method that says that it is not available."""
+    hint = f"; {instead}" if instead else ""
 
     def refuse(self: Any, *args: Any, **kwargs: Any) -> Any:
         raise UnsupportedError(
-            f"{name} is not available for a fit with residual= or dispersion="
-            + (f"; {instead}" if instead else "")
+            f"{name} is not available for a fit with residual= or dispersion={hint}"
         )
 
     refuse.__name__ = name
-    refuse.__doc__ = f"Not available for a fit with a residual structure{'; ' + instead if instead else ''}."
+    refuse.__doc__ = f"Not available for a fit with a residual covariance structure{hint}."
     return refuse
 
 
-class ResidualResults(MixedLMResults):
+class ResidualResults(ResidualPrediction, MixedLMResults):
     """A fitted model with a covariance structure of the residuals.
 
-    As :class:`MixedLMResults`; ``sigma`` is the standard deviation that those of the rows are
-    relative to (one for ``us``, whose covariances are in the units of the data).
+    As :class:`MixedLMResults`. ``sigma`` is the standard deviation that those of the rows are
+    relative to: of a row whose dispersion covariates are zero, at the first visit with
+    ``hom=False``; one for ``us``, whose covariances are in the units of the data.
 
     Attributes
     ----------
     joint : JointFit
         The estimate of theta and phi together.
+
+    Examples
+    --------
+    >>> import sparselmm
+    >>> data = sparselmm.datasets.load("sleepstudy")
+    >>> model = sparselmm.mixedlm(
+    ...     "Reaction ~ Days + (1 | Subject)", data, residual="ar1(Days | Subject)")
+    >>> fit = model.fit()
+    >>> fit.residual_params().round(3).loc["rho", "estimate"]
+    np.float64(0.653)
     """
 
     def __init__(self, *args: Any, joint: JointFit, **kwargs: Any) -> None:
@@ -87,6 +132,351 @@ class ResidualResults(MixedLMResults):
         self._est = ResidualEstimates.jointly(
             self.built.design, joint, self.pls, self.built.spec.formula is None
         )
+
+    # ------------------------------------------------------------------------- parameters
+
+    def residual_params(self, alpha: float = 0.05, ci: str = "wald") -> pd.DataFrame:
+        """Parameters of the residual covariance on their natural scale.
+
+        Parameters
+        ----------
+        alpha : float
+            One minus the confidence level.
+        ci : {"wald", "profile"}
+            Wald intervals are made on the unbounded scale of the search, but for ``us`` and
+            ``toep``; profile intervals are not available for these two.
+
+        Returns
+        -------
+        DataFrame
+            One row per parameter, columns ``estimate``, ``std_error``, ``lower``, ``upper``:
+            ``log_sd(x)`` the coefficients of the log standard deviation, correlations, ranges;
+            for ``us`` variances and covariances in the units of the data. The last row,
+            ``sigma``, stands for the residual standard deviation where it is estimated.
+
+        Raises
+        ------
+        ArgumentError
+            When ``ci`` is unknown, or profiles are wanted of ``us`` or ``toep``.
+        """
+        alpha = check_level(alpha)
+        check_choice(ci, "ci", ("wald", "profile"))
+        structure, phi = self.joint.deviance.structure, self.joint.phi
+        estimate = structure.natural(phi, self.scale)
+        slopes = structure.natural_slopes(phi)
+        cov = self.joint.cov_phi
+        se = np.sqrt(np.einsum("ij,jk,ik->i", slopes, np.nan_to_num(cov), slopes))
+        se[np.abs(slopes) @ np.isnan(np.diag(cov)) > 0] = np.nan
+        plain = isinstance(structure, Structured) and structure.correlation.kind != "toep"
+        if ci == "profile" and not plain:
+            raise ArgumentError(
+                "ci='profile' is not available for us and toep, whose parameters move together"
+            )
+        z = float(scipy.stats.norm.ppf(1.0 - alpha / 2.0))
+        ends = np.column_stack([estimate - z * se, estimate + z * se])
+        if plain:
+            half = z * np.sqrt(np.diag(cov))
+            ends = np.column_stack([structure.natural(phi + s * half, 1.0) for s in (-1, 1)])
+            if ci == "profile":
+                pairs = [profile_interval(self.joint, j, alpha) for j in range(len(phi))]
+                ends = _mapped(structure, phi, np.array(pairs).reshape(-1, 2))
+            ends = np.sort(ends, axis=1)
+        table = np.column_stack([estimate, se, ends])
+        names = list(structure.names)
+        if self.pls.known_scale is None:
+            table = np.vstack([table, [self.sigma, *self._sigma_error(z)]])
+            names.append("sigma")
+        return pd.DataFrame(table, names, ["estimate", "std_error", "lower", "upper"])
+
+    def _sigma_error(self, z: float) -> tuple[float, float, float]:
+        """Standard error of sigma and its Wald interval on the log scale."""
+        var = float(self._est.variance_covariance.of_absolute[-1])
+        half = z * np.sqrt(var) / (2.0 * self.scale)
+        sigma = self.sigma
+        error = np.sqrt(var) / (2.0 * sigma)
+        return float(error), float(sigma * np.exp(-half)), float(sigma * np.exp(half))
+
+    @from_rows
+    def R(self, group: Any) -> Matrix:
+        """Covariance matrix of the residuals of one group, in the units of the data.
+
+        Parameters
+        ----------
+        group : label
+            Of the groups of ``residual=``.
+
+        Returns
+        -------
+        DataFrame, (m, m)
+            In order of time, labelled by time or visit.
+
+        Raises
+        ------
+        DataError
+            When there is no such group.
+        """
+        rows = self.built.design.residual
+        assert rows is not None
+        if not rows.kind:
+            raise DataError("the residuals have no groups; sigma_by_row has their variances")
+        code = int(match(rows.labels, [group])[0])
+        if code < 0:
+            raise DataError(f"group: there is no {shown(group)} among the groups of {rows.text}")
+        order = rows.order
+        at = order[rows.group[order] == code]
+        w = self.built.design.weights
+        half = np.zeros(len(rows.group)) if w is None else 0.5 * np.log(w)
+        values = self.scale * block(self.joint, rows, at, half)
+        names = (
+            [rows.visit_labels[v] for v in rows.visits[at]]
+            if len(rows.visit_labels)
+            else [tuple(map(float, c)) if len(c) > 1 else float(c[0]) for c in rows.coords[at]]
+        )
+        return pd.DataFrame(values, names, names)
+
+    @property
+    @from_rows
+    def sigma_by_row(self) -> Vector:
+        """Standard deviation of every row's residual, (n,), in the units of the data."""
+        design = self.built.design
+        assert design.residual is not None
+        return self._rows(self.sigma * row_sd(self.joint, design.residual, design.weights))
+
+    @from_rows
+    def residuals(self, kind: str = "response", *, level: str = "conditional") -> Vector:
+        """Residuals of a kind.
+
+        Parameters
+        ----------
+        kind : {"response", "pearson", "normalized"}
+            ``"response"``: in the units of y. ``"pearson"``: divided by the standard deviation of
+            the row. ``"normalized"``: ``L^-1 e / sigma`` with ``R = L L'``, which are
+            uncorrelated with variance one where the model holds (nlme's "normalized").
+        level : {"conditional", "marginal"}
+            ``y - X beta - Z b``, or ``y - X beta``, which is for "response" alone.
+
+        Returns
+        -------
+        Series or ndarray, (n,)
+        """
+        check_choice(kind, "kind", KINDS)
+        check_choice(level, "level", ("conditional", "marginal"))
+        e = self._raw(level)
+        if kind == "response":
+            return self._rows(e)
+        if level == "marginal":
+            raise ArgumentError("level='marginal' is for kind='response' alone")
+        if kind == "normalized":
+            return self._rows(whitened(self.joint, e) / self.sigma)
+        return self._rows(e / np.asarray(self.sigma_by_row))
+
+    # -------------------------------------------------------------------------- simulation
+
+    def simulate(
+        self, n: int = 1, re: str = "resample", seed: Seed = None, *, newdata: Any = None
+    ) -> Any:
+        """Responses simulated for the rows of the fit, their residuals correlated as R says.
+
+        Parameters
+        ----------
+        n : int
+            Number of responses.
+        re : {"resample", "conditional"}
+            Random effects drawn anew, or held at their conditional means.
+        seed : int, sequence of int or SeedSequence, optional
+            Response i depends on the seed and on i alone.
+        newdata : optional
+            Not available.
+
+        Returns
+        -------
+        DataFrame or ndarray, (rows, n)
+        """
+        if newdata is not None:
+            raise UnsupportedError(
+                "simulate(newdata=) is not available for a fit with residual= or dispersion="
+            )
+        self._need_rows("simulate")
+        n = check_count(n, "n")
+        check_choice(re, "re", ("resample", "conditional"))
+        Y = self._drawn(re, seed_sequence(seed), range(n))
+        return pd.DataFrame(Y, index=self.built.row_labels) if self.built.pandas else Y
+
+    def _drawn(self, re: str, seed: np.random.SeedSequence, which: range) -> FloatArray:
+        """Responses, (rows, m)."""
+        simulator = self._simulator(re)
+        mean, rows = simulator.mean, len(simulator.mean)
+        normal = [simulator.normal(seed, i) for i in which]
+        z = np.array([one[-rows:] for one in normal]).T
+        u = np.array([one[:-rows] for one in normal])
+        noise = self.sigma * coloured(self.joint, np.ascontiguousarray(z))
+        return mean[:, None] + simulator._random(u).T + noise
+
+    @from_rows
+    def refit(self, endog: Any) -> Any:
+        """The same model fitted to another response of the same rows.
+
+        Parameters
+        ----------
+        endog : array-like, (n,)
+            Response: in the order of the rows of the fit, or a Series with their index.
+
+        Returns
+        -------
+        MixedLMResults
+        """
+        endog = aligned(endog, self.built.row_labels, "endog", "the rows of the fit")
+        y = check_numbers(endog, "endog", (self.built.design.n,))
+        built, joint = self._again(y, self.reml)
+        if not joint.opt.converged:
+            warn_user(
+                f"the optimizer did not converge: {joint.opt.message}",
+                catchable(ConvergenceWarning),
+            )
+        return type(self).of(self.model._copy(built), built, joint)
+
+    def _again(self, y: FloatArray, reml: bool) -> tuple[Any, JointFit]:
+        """The fit to another response or by another criterion, from these estimates."""
+        design = replace(self.built.design, y=y)
+        return self.built.of(design), self.joint.again(design, reml)
+
+    def _ml_deviance(self) -> float:
+        """Minimum of -2 log-likelihood of the same model."""
+        return self._again(self.built.design.y, False)[1].opt.deviance
+
+    @from_rows
+    def bootstrap(self, n: int = 1000, seed: Seed = None) -> BootstrapResults:
+        """Parametric bootstrap of fixed effects, variances and residual parameters.
+
+        Parameters
+        ----------
+        n : int
+            Number of replicates, each a response simulated from the fit and fitted again.
+        seed : int, sequence of int or SeedSequence, optional
+
+        Returns
+        -------
+        BootstrapResults
+        """
+        n = check_count(n, "n")
+        stream = seed_sequence(seed)
+        names, estimate = self._bootstrapped(self.joint)
+        values, failure = np.full((n, len(names)), np.nan), np.full(n, "", dtype=object)
+        for i in range(n):
+            y = self._drawn("resample", stream, range(i, i + 1))[:, 0]
+            try:
+                joint = self._again(y, self.reml)[1]
+            except (ArithmeticError, DataError, np.linalg.LinAlgError) as error:
+                failure[i] = type(error).__name__
+                continue
+            if joint.opt.converged:
+                values[i] = self._bootstrapped(joint)[1]
+            else:
+                failure[i] = "not converged"
+        done = BootstrapResults(
+            names, estimate, values, failure, "parametric", stream, fingerprint=self.pls.deviance
+        )
+        if done.n_failed:
+            why = "; ".join(f"{reason} ({times})" for reason, times in done.failures.items())
+            warn_user(
+                f"{done.n_failed} of {n} replicates failed and count as missing: {why}",
+                catchable(ConvergenceWarning),
+            )
+        return done
+
+    def _bootstrapped(self, joint: JointFit) -> tuple[tuple[str, ...], FloatArray]:
+        """Names and values of what is bootstrapped."""
+        pls = joint.frozen.at(joint.theta)
+        est = ResidualEstimates.jointly(
+            self.built.design, joint, pls, self.built.spec.formula is None
+        )
+        structure = joint.deviance.structure
+        names = (*est.design.x_names, *est.layout.names, *structure.names)
+        values = [est.beta, est.variances, structure.natural(joint.phi, pls.scale)]
+        if pls.known_scale is None:
+            names, values = (*names, "sigma"), [*values, [pls.sigma]]
+        return names, np.concatenate(values)
+
+    # ------------------------------------------------------------------------------- print
+
+    def conf_int(self, alpha: float = 0.05, method: str = "wald", **options: Any) -> Matrix:
+        """Wald intervals of ``params``, or intervals from :meth:`bootstrap`.
+
+        Parameters
+        ----------
+        alpha : float
+            One minus the confidence level.
+        method : {"wald", "bootstrap"}
+        **options
+            ``n`` and ``seed`` of the bootstrap.
+        """
+        check_choice(method, "method", ("wald", "bootstrap"))
+        if method == "bootstrap":
+            return self.bootstrap(**options).conf_int(check_level(alpha))
+        return super().conf_int(alpha, method, **options)
+
+    def summary(self, *args: Any, **kwargs: Any) -> Summary:
+        """As :meth:`MixedLMResults.summary`, with the parameters of the residuals below."""
+        out = super().summary(*args, **kwargs)
+        rows = self.built.design.residual
+        table = self.residual_params(kwargs.get("alpha", 0.05))
+        head = "Residuals: " + ", ".join(
+            part for part in (rows.text, "dispersion" if self._has_dispersion else "") if part
+        )
+        text = table.to_string(float_format=lambda x: f"{x:.4f}")
+        return replace(out, notes=(f"{head}\n{text}", *out.notes))
+
+    @property
+    def _has_dispersion(self) -> bool:
+        rows = self.built.design.residual
+        return rows is not None and bool(rows.d_names)
+
+    def tidy(
+        self, effects: Any = ("fixed", "ran_pars"), *, conf_int: bool = False, **options: Any
+    ) -> pd.DataFrame:
+        """As :meth:`MixedLMResults.tidy`; ``"resid_pars"`` and ``"ran_pars"`` add R's parameters.
+
+        Rows of the effect ``resid_pars`` are those of :meth:`residual_params`, sigma apart.
+        """
+        conf_int = check_flag(conf_int, "conf_int")
+        wanted = [effects] if isinstance(effects, str) else list(effects)
+        others = [one for one in wanted if one != "resid_pars"]
+        parts = []
+        if others:
+            parts.append(super().tidy(others, conf_int=conf_int, **options))
+        if {"ran_pars", "resid_pars"} & set(wanted):
+            level = options.get("conf_level", 0.95)
+            table = self.residual_params(1.0 - level).drop("sigma", errors="ignore")
+            rows = pd.DataFrame({"effect": "resid_pars", "term": table.index})
+            rows["estimate"], rows["std.error"] = table.estimate.values, table.std_error.values
+            if conf_int:
+                rows["conf.low"], rows["conf.high"] = table.lower.values, table.upper.values
+            parts.append(rows)
+        columns = list(dict.fromkeys(name for part in parts for name in part.columns))
+        records = [row for part in parts for row in part.to_dict("records")]
+        return pd.DataFrame(records, columns=columns)
+
+    @classmethod
+    def of(cls, model: Any, built: Any, joint: JointFit, *, full_output: bool = False) -> Any:
+        """Results of a joint fit."""
+        part = joint.theta_summary
+        return cls(
+            model, built, joint.frozen, joint.frozen.at(joint.theta), part,
+            use_sqrt=model.use_sqrt, full_output=full_output, joint=joint,
+        )  # fmt: skip
+
+
+def _mapped(structure: Structured, phi: FloatArray, ends: FloatArray) -> FloatArray:
+    """Ends of every entry of phi alone on the natural scale, (J, 2)."""
+    out = np.empty_like(ends)
+    for j in range(len(ends)):
+        for side in (0, 1):
+            moved = phi.copy()
+            moved[j] = ends[j, side] if np.isfinite(ends[j, side]) else np.sign(ends[j, side]) * 30
+            if not np.isfinite(ends[j, side]) and structure.correlation.kind in ("ar1", "ad"):
+                moved[j] = np.sign(ends[j, side]) * np.pi / 2 if j >= structure.a else moved[j]
+            out[j, side] = structure.natural(moved, 1.0)[j]
+    return out
 
 
 for _name, _instead in REFUSED.items():
