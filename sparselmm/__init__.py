@@ -28,6 +28,7 @@ from sparselmm.base.exceptions import (
 from sparselmm.design import VCSpec
 from sparselmm.inference.packing import MixedLMParams
 from sparselmm.model.mixedlm import MixedLM, mixedlm
+from sparselmm.model.mmrm import mmrm
 from sparselmm.results.core import MixedLMResults
 
 if TYPE_CHECKING:
@@ -118,5 +119,6 @@ __all__ = [
     "datasets",
     "exceptions",
     "mixedlm",
+    "mmrm",
     "pedigree",
 ]

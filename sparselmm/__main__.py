@@ -33,6 +33,7 @@ from sparselmm.base.exceptions import ModelWarning, SparseLMMError, Specificatio
 from sparselmm.likelihood.optimize import SCIPY_METHODS
 from sparselmm.model.mixedlm import DENSE_LIMIT, MixedLM
 from sparselmm.results import MixedLMResults
+from sparselmm.results.residual import ResidualResults
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 PARQUET = (".parquet", ".pq")
@@ -171,6 +172,12 @@ def _add_fit(commands: Any) -> None:
     )
     add("--weights", metavar="COL", help="column of prior weights: Var(e) = sigma^2 / weight")
     add("--offset", metavar="COL", help="column of a known part of the mean")
+    add(
+        "--residual",
+        metavar="STRUCTURE",
+        help="covariance of the residuals within groups, e.g. 'ar1(time | subject)'",
+    )
+    add("--dispersion", metavar="FORMULA", help="log standard deviation of the residuals, '~ x'")
     add("--subset", metavar="QUERY", help="rows to use, e.g. 'age > 3'")
     add(
         "--missing",
@@ -350,6 +357,8 @@ def _model(arguments: argparse.Namespace) -> MixedLM:
         groups=arguments.groups,
         weights=arguments.weights,
         offset=arguments.offset,
+        residual=arguments.residual,
+        dispersion=arguments.dispersion,
         eval_env=NO_VARIABLES,
     )
 
@@ -414,6 +423,7 @@ def record(result: MixedLMResults, seconds: float) -> dict[str, Any]:
             for name, estimate, se in zip(variances.index, variances, result.bse_re, strict=True)
         ],
         "variance_components": result.varcorr.to_dict(orient="records"),
+        **_residual_record(result),
         "theta": result.theta.tolist(),
         "sigma": result.sigma,
         "scale": result.scale,
@@ -445,6 +455,14 @@ def record(result: MixedLMResults, seconds: float) -> dict[str, Any]:
             **{name: version(name) for name in LIBRARIES},
         },
     }
+
+
+def _residual_record(result: MixedLMResults) -> dict[str, Any]:
+    """Parameters of the residuals, where they have a structure."""
+    if not isinstance(result, ResidualResults):
+        return {}
+    table = result.residual_params().rename_axis("name").reset_index()
+    return {"residual_parameters": table.to_dict(orient="records")}
 
 
 def _write_json(target: str, content: dict[str, Any]) -> None:

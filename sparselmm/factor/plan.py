@@ -186,6 +186,8 @@ class FitPlan:
         Cheapest first.
     given_limit : int or None
         Bytes the fit may use, None for what the machine has available.
+    residuals : str
+        How cross-products are formed under a residual covariance structure; empty without one.
     """
 
     n: int
@@ -195,6 +197,7 @@ class FitPlan:
     nnz_a: int
     candidates: tuple[Candidate, ...]
     given_limit: int | None
+    residuals: str = ""
 
     @cached_property
     def memory_limit(self) -> int:
@@ -226,7 +229,8 @@ class FitPlan:
             f"n = {self.n:,} rows, p = {self.p}, q = {self.q:,} random effects, "
             f"nnz(Z'WZ) = {self.nnz_a:,}, memory limit {_bytes(self.memory_limit)}"
         )
-        return head + "\n" + self._table(self.chosen)
+        tail = f"\n{self.residuals}" if self.residuals else ""
+        return head + ("\n" + self._table(self.chosen) if self.q or not tail else "") + tail
 
     def _table(self, chosen: Candidate | None) -> str:
         lines = [

@@ -46,6 +46,7 @@ from sparselmm.likelihood.moments import moment_start
 from sparselmm.likelihood.optimize import OptSummary
 from sparselmm.likelihood.rebased import profiled_deviance
 from sparselmm.likelihood.residual.deviance import ResidualDeviance
+from sparselmm.likelihood.residual.price import residual_plan
 from sparselmm.model.fit import (
     ENGINES,
     HARDLY,
@@ -341,6 +342,8 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
             Prints as a table; ``chosen`` is what :meth:`fit` will do.
         """
         limit = check_memory(memory_limit)
+        if self.design.residual is not None:
+            return residual_plan(ResidualDeviance(self.design, reml=True), limit)
         names = tuple(term.name for term in self.terms)
         return make_plan(self.cross, names, limit, self._packing.covariance)
 

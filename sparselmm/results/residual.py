@@ -424,7 +424,7 @@ class ResidualResults(ResidualPrediction, MixedLMResults):
             part for part in (rows.text, "dispersion" if self._has_dispersion else "") if part
         )
         text = table.to_string(float_format=lambda x: f"{x:.4f}")
-        return replace(out, notes=(f"{head}\n{text}", *out.notes))
+        return replace(out, notes=(head, *text.splitlines(), *out.notes))
 
     @property
     def _has_dispersion(self) -> bool:
@@ -464,6 +464,37 @@ class ResidualResults(ResidualPrediction, MixedLMResults):
             model, built, joint.frozen, joint.frozen.at(joint.theta), part,
             use_sqrt=model.use_sqrt, full_output=full_output, joint=joint,
         )  # fmt: skip
+
+
+class MMRMResults(ResidualResults):
+    """A fitted mixed model for repeated measures: its tests have degrees of freedom by default."""
+
+    def _usual(self, options: dict[str, Any]) -> dict[str, Any]:
+        if options.get("ddf") is None:
+            options["ddf"] = "kenward-roger" if self.reml else "satterthwaite"
+        return options
+
+    def summary(self, *args: Any, **kwargs: Any) -> Summary:
+        """As of other fits, with t tests."""
+        return super().summary(*args, **self._usual(kwargs))
+
+    def tidy(self, *args: Any, **options: Any) -> pd.DataFrame:
+        """As of other fits, with t tests."""
+        return super().tidy(*args, **self._usual(options))
+
+    def anova(self, *args: Any, **options: Any) -> pd.DataFrame:
+        """As of other fits, by Kenward and Roger's method under REML."""
+        return super().anova(*args, **(options if len(args) > 1 else self._usual(options)))
+
+    def emmeans(self, *args: Any, **options: Any) -> Any:
+        """As of other fits, by Kenward and Roger's method under REML."""
+        return super().emmeans(*args, **self._usual(options))
+
+    def t_test(self, *args: Any, **options: Any) -> Any:
+        """As of other fits, with degrees of freedom."""
+        if len(args) > 1 or options.get("use_t") is not None:
+            return super().t_test(*args, **options)
+        return super().t_test(*args, **self._usual(options))
 
 
 def _mapped(structure: Structured, phi: FloatArray, ends: FloatArray) -> FloatArray:
