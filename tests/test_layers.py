@@ -15,6 +15,7 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
     ),
     "datasets": (),
     "design": (
+        "residual",
         "column_types exact_labels known_covariance terms",
         "factors rows validate",
         "formula",
@@ -38,26 +39,30 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
         "covariance",
         "deviance held moments",
         "dense optimize rebased",
-        "engine identifiability multistart",
+        "engine identifiability multistart residual",
         "many",
     ),
     "inference": (
         "variances wald",
         "effects packing",
         "estimates",
+        "residual",
+        "residual_profile residual_rows",
         "diagnostics hypotheses intervals prediction resampling",
     ),
     "results": (
         "given plots print",
         "tables",
         "methods",
-        "core",
+        "core residual_prediction",
+        "residual",
         "compare",
     ),
     "model": (
         "statsmodels",
-        "fit regularized",
+        "fit regularized residual",
         "mixedlm",
+        "mmrm",
     ),
 }
 HOMES = {  # where these packages may be imported; every other package may be imported anywhere

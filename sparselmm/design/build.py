@@ -35,8 +35,8 @@ from sparselmm.design.formula.namespace import (
     with_r_names,
 )
 from sparselmm.design.formula.positions import positions
-from sparselmm.design.formula.residual_bar import ResidualBar, parse_residual
 from sparselmm.design.formula.remembered import INTERCEPT, DesignInfo, EvalEnvironment, Term
+from sparselmm.design.formula.residual_bar import ResidualBar, parse_residual
 from sparselmm.design.kinds.coded import GROUPS, coded_term, grouping
 from sparselmm.design.kinds.components import component
 from sparselmm.design.kinds.known import with_known

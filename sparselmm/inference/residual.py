@@ -190,9 +190,7 @@ class ResidualEstimates(Estimates):
         return J
 
 
-def joint_covariance(
-    joint: JointFit, scale: float, layout: VarianceLayout
-) -> VarianceCovariance:
+def joint_covariance(joint: JointFit, scale: float, layout: VarianceLayout) -> VarianceCovariance:
     """As `variance_covariance`, with phi among the parameters that are estimated."""
     frozen, deviance = joint.frozen, joint.deviance
     theta, _ = deviance.split(joint.x)

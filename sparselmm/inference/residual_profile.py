@@ -62,7 +62,7 @@ def profile_interval(joint: JointFit, j: int, alpha: float) -> tuple[float, floa
     for side in (-1.0, 1.0):
         last = joint.x.copy()
 
-        def excess(t: float, side: float = side) -> float:
+        def excess(t: float, side: float = side, last: FloatArray = last) -> float:
             x = np.array(last)
             x[at] = joint.x[at] + side * t
             if n > 1:

@@ -1,8 +1,8 @@
 """What the rows see of R at an estimate: standard deviations, whitening, draws, neighbours.
 
-With ``R = L L'`` block by block, rows of a group in order of time, ``L^-1 e / sigma`` are normalized
-residuals and ``sigma L z`` are draws. New rows of known groups share residuals with the old ones:
-with ``c = Cov(e_new, e) / sigma^2``,
+With ``R = L L'`` block by block, rows of a group in order of time, ``L^-1 e / sigma`` are
+normalized residuals and ``sigma L z`` are draws. New rows of known groups share residuals with the
+old ones: with ``c = Cov(e_new, e) / sigma^2``,
 
     E[y_new | y] = x'beta + z'b + c'R^-1(y - X beta - Z b),   Var(e_new | e) = r - c'R^-1 c.
 """
@@ -77,7 +77,7 @@ def coloured(joint: JointFit, z: FloatArray) -> FloatArray:
         return out
     assert isinstance(backend, Blocks) and isinstance(state, BlockState)
     for batch, R in zip(backend.batches, state.R, strict=True):
-        L = np.linalg.cholesky(R)
+        L = np.asarray(np.linalg.cholesky(R), dtype=np.float64)
         out[batch.index] = batch.products(L, z)
     return out
 

@@ -83,5 +83,5 @@ def mmrm(
         rest, data, residual=structure, dispersion=dispersion, weights=weights, offset=offset,
         subset=subset, missing=missing, eval_env=capture_env(eval_env, above=1),
     )  # fmt: skip
-    fit = model.fit(reml=reml, **fit_arguments)
+    fit: Any = model.fit(reml=reml, **fit_arguments)
     return MMRMResults.of(model, fit.built, fit.joint)

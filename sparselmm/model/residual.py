@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from sparselmm.base.exceptions import (
     ArgumentError,
     BoundaryWarning,
@@ -119,5 +117,3 @@ def _warn(model: Any, joint: JointFit) -> None:
             "parameters.",
             catchable(BoundaryWarning),
         )
-
-

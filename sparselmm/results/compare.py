@@ -185,7 +185,11 @@ def _boundary(chisq: float, df: int, small: MixedLMResults, big: MixedLMResults)
 
 
 def _formula(result: MixedLMResults) -> str:
-    return result.built.spec.formula or "(from arrays)"
+    text, rows = result.built.spec.formula or "(from arrays)", result.built.design.residual
+    if rows is None:
+        return text
+    dispersion = ["dispersion: " + ", ".join(rows.d_names)] if rows.d_names else []
+    return "; ".join([text, *([f"residual: {rows.text}"] if rows.text else []), *dispersion])
 
 
 def _check_same_data(results: Sequence[MixedLMResults], names: Sequence[str]) -> None:

@@ -20,6 +20,7 @@ from sparselmm.base.arguments import (
     check_flag,
     check_level,
     check_numbers,
+    check_progress,
     shown,
 )
 from sparselmm.base.exceptions import (
@@ -30,6 +31,7 @@ from sparselmm.base.exceptions import (
     catchable,
     warn_user,
 )
+from sparselmm.base.progress import progress_bar
 from sparselmm.base.seeds import Seed, seed_sequence
 from sparselmm.base.types import FloatArray
 from sparselmm.design.factors import match
@@ -69,20 +71,24 @@ REFUSED: dict[str, str] = {
 }
 """Methods that hold for independent residuals of equal variance alone, and what to use instead."""
 
-RIGHT = frozenset(
-    "aic aic_reml anova b bic bic_reml bse bse_fe bse_re conf_int converged cov_params cov_pen cov_re"
-    " cov_re_unscaled df_modelwc df_resid dropped emmeans f_test fe_params fe_pen fittedvalues freepat"
-    " glance k_constant k_fe k_re k_re2 k_vc llf load method mle_retvals n_parameters nobs"
-    " normalized_cov_params param_names params params_object plot_ranef predict pvalues"
-    " random_effects random_effects_cov ranef ranef_contrasts ranef_cov ranef_se ranef_var rank reml"
-    " resid save scale sigma singular summary t_test t_test_pairwise theta tidy to_html to_latex"
-    " to_table tvalues u use_t varcorr vcomp wald_test wald_test_terms".split()
-)
+RIGHT = frozenset((
+    "aic", "aic_reml", "anova", "b", "bic", "bic_reml", "bse", "bse_fe", "bse_re", "conf_int",
+    "converged", "cov_params", "cov_pen", "cov_re", "cov_re_unscaled", "df_modelwc",
+    "df_resid", "dropped", "emmeans", "f_test", "fe_params", "fe_pen", "fittedvalues",
+    "freepat", "glance", "k_constant", "k_fe", "k_re", "k_re2", "k_vc", "llf", "load",
+    "method", "mle_retvals", "n_parameters", "nobs", "normalized_cov_params", "param_names",
+    "params", "params_object", "plot_ranef", "predict", "pvalues", "random_effects",
+    "random_effects_cov", "ranef", "ranef_contrasts", "ranef_cov", "ranef_se", "ranef_var",
+    "rank", "reml", "resid", "save", "scale", "sigma", "singular", "summary", "t_test",
+    "t_test_pairwise", "theta", "tidy", "to_html", "to_latex", "to_table", "tvalues", "u",
+    "use_t", "varcorr", "vcomp", "wald_test", "wald_test_terms",
+))  # fmt: skip
 """Methods and properties that hold whatever R is: they see the rows whitened, or not at all."""
 
-OWN = frozenset(
-    "R bootstrap get_prediction refit residual_params residuals sigma_by_row simulate".split()
-)
+OWN = frozenset((
+    "R", "bootstrap", "get_prediction", "refit", "residual_params", "residuals",
+    "sigma_by_row", "simulate",
+))  # fmt: skip
 """Methods that :class:`ResidualResults` has of its own."""
 
 KINDS = ("response", "pearson", "normalized")
@@ -243,17 +249,22 @@ class ResidualResults(ResidualPrediction, MixedLMResults):
         return self._rows(self.sigma * row_sd(self.joint, design.residual, design.weights))
 
     @from_rows
-    def residuals(self, kind: str = "response", *, level: str = "conditional") -> Vector:
+    def residuals(
+        self, kind: str = "response", *, level: str = "conditional", scaled: bool = False
+    ) -> Vector:
         """Residuals of a kind.
 
         Parameters
         ----------
         kind : {"response", "pearson", "normalized"}
             ``"response"``: in the units of y. ``"pearson"``: divided by the standard deviation of
-            the row. ``"normalized"``: ``L^-1 e / sigma`` with ``R = L L'``, which are
-            uncorrelated with variance one where the model holds (nlme's "normalized").
+            the row relative to sigma. ``"normalized"``: ``L^-1 e / sigma`` with
+            ``R = L L'``, which are uncorrelated with variance one where the model holds (nlme's
+            "normalized").
         level : {"conditional", "marginal"}
             ``y - X beta - Z b``, or ``y - X beta``, which is for "response" alone.
+        scaled : bool
+            Divide Pearson residuals by sigma.
 
         Returns
         -------
@@ -261,6 +272,7 @@ class ResidualResults(ResidualPrediction, MixedLMResults):
         """
         check_choice(kind, "kind", KINDS)
         check_choice(level, "level", ("conditional", "marginal"))
+        scaled = check_flag(scaled, "scaled")
         e = self._raw(level)
         if kind == "response":
             return self._rows(e)
@@ -268,34 +280,33 @@ class ResidualResults(ResidualPrediction, MixedLMResults):
             raise ArgumentError("level='marginal' is for kind='response' alone")
         if kind == "normalized":
             return self._rows(whitened(self.joint, e) / self.sigma)
-        return self._rows(e / np.asarray(self.sigma_by_row))
+        size = np.asarray(self.sigma_by_row) / (1.0 if scaled else self.sigma)
+        return self._rows(e / size)
 
     # -------------------------------------------------------------------------- simulation
 
     def simulate(
-        self, n: int = 1, re: str = "resample", seed: Seed = None, *, newdata: Any = None
-    ) -> Any:
+        self, n: int = 1, newdata: Any = None, re: str = "resample", seed: Seed = None,
+        **arrays: Any,
+    ) -> Any:  # fmt: skip
         """Responses simulated for the rows of the fit, their residuals correlated as R says.
 
         Parameters
         ----------
         n : int
             Number of responses.
+        newdata, **arrays : optional
+            Not available.
         re : {"resample", "conditional"}
             Random effects drawn anew, or held at their conditional means.
         seed : int, sequence of int or SeedSequence, optional
             Response i depends on the seed and on i alone.
-        newdata : optional
-            Not available.
 
         Returns
         -------
         DataFrame or ndarray, (rows, n)
         """
-        if newdata is not None:
-            raise UnsupportedError(
-                "simulate(newdata=) is not available for a fit with residual= or dispersion="
-            )
+        _refuse_others("simulate", {"newdata": newdata, **arrays})
         self._need_rows("simulate")
         n = check_count(n, "n")
         check_choice(re, "re", ("resample", "conditional"))
@@ -345,24 +356,41 @@ class ResidualResults(ResidualPrediction, MixedLMResults):
         return self._again(self.built.design.y, False)[1].opt.deviance
 
     @from_rows
-    def bootstrap(self, n: int = 1000, seed: Seed = None) -> BootstrapResults:
+    def bootstrap(
+        self, n: int = 1000, statistic: Any = None, kind: str = "parametric", seed: Seed = None,
+        n_jobs: int = 1, progress: bool | None = None, checkpoint: Any = None, *,
+        by: str | None = None, jackknife: bool = False, resume: Any = None,
+    ) -> BootstrapResults:  # fmt: skip
         """Parametric bootstrap of fixed effects, variances and residual parameters.
 
         Parameters
         ----------
         n : int
             Number of replicates, each a response simulated from the fit and fitted again.
+        kind : {"parametric"}
         seed : int, sequence of int or SeedSequence, optional
+        progress : bool, optional
+            Show a progress bar.
+        statistic, n_jobs, checkpoint, by, jackknife, resume
+            Not available.
 
         Returns
         -------
         BootstrapResults
         """
-        n = check_count(n, "n")
+        n, progress = check_count(n, "n"), check_progress(progress)
+        check_choice(kind, "kind", ("parametric",))
+        others = {
+            "statistic": statistic, "checkpoint": checkpoint, "by": by, "resume": resume,
+            "jackknife": jackknife or None, "n_jobs": None if n_jobs == 1 else n_jobs,
+        }  # fmt: skip
+        _refuse_others("bootstrap", others)
         stream = seed_sequence(seed)
         names, estimate = self._bootstrapped(self.joint)
         values, failure = np.full((n, len(names)), np.nan), np.full(n, "", dtype=object)
+        bar = progress_bar(n, 0, "bootstrap", progress)
         for i in range(n):
+            bar.update()
             y = self._drawn("resample", stream, range(i, i + 1))[:, 0]
             try:
                 joint = self._again(y, self.reml)[1]
@@ -373,6 +401,7 @@ class ResidualResults(ResidualPrediction, MixedLMResults):
                 values[i] = self._bootstrapped(joint)[1]
             else:
                 failure[i] = "not converged"
+        bar.close()
         done = BootstrapResults(
             names, estimate, values, failure, "parametric", stream, fingerprint=self.pls.deviance
         )
@@ -392,10 +421,10 @@ class ResidualResults(ResidualPrediction, MixedLMResults):
         )
         structure = joint.deviance.structure
         names = (*est.design.x_names, *est.layout.names, *structure.names)
-        values = [est.beta, est.variances, structure.natural(joint.phi, pls.scale)]
+        values = np.concatenate([est.beta, est.variances, structure.natural(joint.phi, pls.scale)])
         if pls.known_scale is None:
-            names, values = (*names, "sigma"), [*values, [pls.sigma]]
-        return names, np.concatenate(values)
+            return (*names, "sigma"), np.append(values, pls.sigma)
+        return names, values
 
     # ------------------------------------------------------------------------------- print
 
@@ -419,6 +448,7 @@ class ResidualResults(ResidualPrediction, MixedLMResults):
         """As :meth:`MixedLMResults.summary`, with the parameters of the residuals below."""
         out = super().summary(*args, **kwargs)
         rows = self.built.design.residual
+        assert rows is not None
         table = self.residual_params(kwargs.get("alpha", 0.05))
         head = "Residuals: " + ", ".join(
             part for part in (rows.text, "dispersion" if self._has_dispersion else "") if part
@@ -495,6 +525,15 @@ class MMRMResults(ResidualResults):
         if len(args) > 1 or options.get("use_t") is not None:
             return super().t_test(*args, **options)
         return super().t_test(*args, **self._usual(options))
+
+
+def _refuse_others(what: str, given: dict[str, Any]) -> None:
+    """Refuse arguments that hold for independent residuals alone."""
+    for name, value in given.items():
+        if value is not None:
+            raise UnsupportedError(
+                f"{what}({name}=) is not available for a fit with residual= or dispersion="
+            )
 
 
 def _mapped(structure: Structured, phi: FloatArray, ends: FloatArray) -> FloatArray:

@@ -71,9 +71,7 @@ class ResidualPrediction(ResultsBase):
         mean = prediction.fixed_part(new.X, est.beta, new.offset)
         if any_on(on):
             labels = level_labels(self.built, exog, groups)
-            mean = mean + prediction.new_random_part(
-                est.terms, new, est.pls.b, on, unseen, labels
-            )
+            mean = mean + prediction.new_random_part(est.terms, new, est.pls.b, on, unseen, labels)
         shared = self._shared(exog, new, weights, re is True, observed)
         targets = me._targets(new, on, None)
         if shared is not None:

@@ -153,7 +153,8 @@ def test_model_hessian_is_average_information_plus_curvature(effects):
     model = deviance.newton_matrix(opt.theta)[np.ix_(inner, inner)]
     values = np.linalg.eigvals(np.linalg.solve(model, H)).real
     assert opt.converged
-    assert (values > 0.2).all() and (values < 4.0).all()
+    assert (values > 0.2).all()
+    assert (values < 4.0).all()
 
 
 def test_plain_rows_are_the_plain_model():

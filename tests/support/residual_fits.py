@@ -59,9 +59,7 @@ CASES = {
     "residual_Orthodont_ident_sex_reml": Case(
         "Orthodont", ORTHO + " + (age | Subject)", None, "~ Sex"
     ),
-    "residual_Orthodont_ident_sex_ml": Case(
-        "Orthodont", ORTHO + " + (1 | Subject)", None, "~ Sex"
-    ),
+    "residual_Orthodont_ident_sex_ml": Case("Orthodont", ORTHO + " + (1 | Subject)", None, "~ Sex"),
     "residual_Orthodont_us_reml": Case("Orthodont", ORTHO, "us(age | Subject)"),
     "residual_Orthodont_us_ml": Case("Orthodont", ORTHO, "us(age | Subject)"),
     "residual_Orthodont_cs_reml": Case("Orthodont", ORTHO, "cs(age | Subject)"),

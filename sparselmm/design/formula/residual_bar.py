@@ -91,7 +91,7 @@ def parse_residual(text: str) -> ResidualBar:
             f"residual = {text!r} must have one '|' and one group; write {name}(time | a:b) for "
             "groups nested in others"
         )
-    settings = {"hom": name == kind, "nugget": False, "by": None}
+    settings: dict[str, object] = {"hom": name == kind, "nugget": False, "by": None}
     for option in options:
         _read_option(option, settings, text)
     coords = tuple(render(term) for _, term in _split_terms(tokenize(bar.effects)))

@@ -1,4 +1,4 @@
-"""From ``residual=`` and ``dispersion=`` to one entry per row, in the data of the fit and in new ones."""
+"""From ``residual=`` and ``dispersion=`` to one entry per row, of the fit and of new data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sparselmm.base.arguments import shown
 from sparselmm.base.exceptions import DataError, MissingDataError
 from sparselmm.base.types import AnyArray, BoolArray, FloatArray, IntArray
 from sparselmm.design.column_types import NUMBERS, as_float, kind_of
-from sparselmm.design.factors import Crossing, cross, factorize, match, match_crossed
+from sparselmm.design.factors import Crossing, factorize, match, match_crossed
 from sparselmm.design.formula.namespace import Namespace, capture_env, rebuild
 from sparselmm.design.formula.remembered import DesignInfo
 from sparselmm.design.formula.residual_bar import ResidualBar, parse_residual
@@ -58,6 +58,14 @@ class ResidualSpec:
     kept: IntArray
     template: ResidualRows
 
+    @property
+    def _visits_count(self) -> bool:
+        """Whether anything but the distance depends on the visit."""
+        bar = self.bar
+        assert bar is not None
+        labelled = self.visits is not None and kind_of(pd.Series(self.visits)) != NUMBERS
+        return bar.kind in VISITS or not bar.hom or (bar.kind == "ar1" and labelled)
+
     def codes_used(self) -> list[str]:
         """Expressions it evaluates on the data, those of the dispersion apart."""
         return [] if self.bar is None else bar_codes(self.bar)
@@ -75,7 +83,7 @@ class ResidualSpec:
             group = match_crossed(self.crossing.table, codes) if len(codes) > 1 else codes[0]
             if bar.by is not None and self.strata is not None:
                 stratum = _known(self.strata, space.labels(bar.by), bar.by, space.rows)
-            if self.visits is not None:
+            if self.visits is not None and self._visits_count:
                 visits = _known(self.visits, space.labels(bar.coords[0]), bar.coords[0], space.rows)
             coords = _positions(bar, space, visits, self.visits)
         D = np.zeros((n, 0))
@@ -99,7 +107,10 @@ def residual_rows(
 ) -> tuple[ResidualRows, ResidualSpec]:
     """The structure of a formula's rows, and its memory."""
     n = space.n
-    crossing, group, visits, stratum = None, np.arange(n), np.zeros(n, int), np.zeros(n, int)
+    crossing = None
+    group: IntArray = np.arange(n)
+    visits: IntArray = np.zeros(n, int)
+    stratum: IntArray = np.zeros(n, int)
     labels: AnyArray = np.arange(n)
     visit_labels = strata = None
     coords = np.zeros((n, 1))
@@ -113,7 +124,8 @@ def residual_rows(
         if bar.coords:
             visits, visit_labels = _visits(bar, space)
         coords = _positions(bar, space, visits, visit_labels)
-    kept, D, names = np.zeros(0, int), np.zeros((n, 0)), ()
+    kept, D = np.zeros(0, int), np.zeros((n, 0))
+    names: tuple[str, ...] = ()
     info = None if dispersion is None else dispersion[1]
     if dispersion is not None:
         kept, D, names = _dispersion(dispersion[0], dispersion[1].column_names)
@@ -186,8 +198,8 @@ def _visits(bar: ResidualBar, space: Namespace) -> tuple[IntArray, AnyArray]:
 
 def _text(code: str, bar: ResidualBar) -> DataError:
     return DataError(
-        f"{bar.text}: {code!r} is text, and {bar.kind} needs times; make it a number, or for visits "
-        "in order a pandas Categorical with its categories in that order"
+        f"{bar.text}: {code!r} is text, and {bar.kind} needs times; make it a number, or for "
+        "visits in order a pandas Categorical with its categories in that order"
     )
 
 
@@ -315,7 +327,7 @@ def _dispersion(
 
 
 def _check_dispersion(D: FloatArray, names: Sequence[str]) -> None:
-    """Refuse columns that are constant or depend on each other, sigma's column of ones among them."""
+    """Refuse columns that are constant or depend on each other and on sigma's column of ones."""
     if not D.shape[1]:
         return
     for column, name in zip(D.T, names, strict=True):
@@ -342,11 +354,11 @@ def _indicators(
     if bar is None or bar.kind == "us":
         return np.zeros((len(visits), 0))
     T = 1 if bar.hom else rows.n_visits
-    cell = (stratum if rows.strata else 0) * T + (0 if bar.hom else visits)
+    cell = np.zeros(len(visits), dtype=int) if bar.hom else visits.astype(int)
+    if rows.strata:
+        cell = cell + T * stratum
     count = max(len(rows.strata), 1) * T
-    return np.asarray(cell[:, None] == np.arange(1, count), dtype=float) if count > 1 else (
-        np.zeros((len(visits), 0))
-    )
+    return (cell[:, None] == np.arange(1, count)).astype(float)
 
 
 def _indicator_names(rows: ResidualRows, bar: ResidualBar | None) -> list[str]:
@@ -376,7 +388,8 @@ def residual_from_arrays(
     """
     if residual is None and dispersion is None:
         return None, None
-    frame, text = {}, None
+    frame: dict[str, Any] = {}
+    text = None
     if residual is not None:
         text, frame = _as_formula(residual, n)
     bar = None if text is None else parse_residual(text)

@@ -25,8 +25,8 @@ from sparselmm.base.types import FloatArray
 from sparselmm.factor.solver import apply_lambda
 from sparselmm.inference.hypotheses.information import (
     Information,
-    _places,
     _placed,
+    _places,
     information,
 )
 from sparselmm.inference.residual import JointFit
@@ -169,7 +169,8 @@ class _Parts:
             Qw = backend.solve(self.state, own)  # type: ignore[arg-type]
             if dev.cross.q:
                 inner = dev.conditional_columns(theta, np.ascontiguousarray(products.Zt @ Qw))
-                Qw = Qw - backend.solve(self.state, products.Z @ inner)  # type: ignore[arg-type]
+                moved: FloatArray = products.Z @ inner
+                Qw = Qw - backend.solve(self.state, moved)  # type: ignore[arg-type, operator]
             out.append(Qw)
         return out
 
@@ -222,7 +223,9 @@ class _Parts:
             )
         dev.state_at(theta)
         G = dev.conditional_columns(theta, np.eye(q))
-        N = [_on_pattern(dev.cross, deviance.products.maps, self._sandwiched([j])) for j in range(J)]
+        N = [
+            _on_pattern(dev.cross, deviance.products.maps, self._sandwiched([j])) for j in range(J)
+        ]
         NG = [own @ G for own in N]
         A = dev.cross.A.toarray()
         side = np.eye(q) - A @ G

@@ -29,7 +29,12 @@ from sparselmm.factor.layout import Strategy
 from sparselmm.factor.plan import make_plan
 from sparselmm.factor.solver import BlockSolver, apply_lambda
 from sparselmm.likelihood.covariance import Covariance
-from sparselmm.likelihood.deviance import ProfiledDeviance, difference_hessian
+from sparselmm.likelihood.deviance import (
+    Deviance,
+    PLSFit,
+    ProfiledDeviance,
+    difference_hessian,
+)
 from sparselmm.likelihood.moments import moment_start
 from sparselmm.likelihood.rebased import profiled_deviance
 from sparselmm.likelihood.residual.blocks import Blocks
@@ -147,44 +152,49 @@ class ResidualDeviance:
 
     # ------------------------------------------------------------------------------- value
 
-    def value(self, x: FloatArray) -> float:
+    def value(self, theta: FloatArray) -> float:
         """Deviance at (theta, phi)."""
-        theta, phi = self.split(x)
+        own, phi = self.split(theta)
         try:
-            return self.engine(phi).value(theta)
+            return self.engine(phi).value(own)
         except (FloatingPointError, np.linalg.LinAlgError) as error:
             raise NotPositiveDefiniteError("R is not positive definite") from error
 
-    def gradient(self, x: FloatArray) -> FloatArray:
+    def gradient(self, theta: FloatArray) -> FloatArray:
         """Exact gradient, (n_theta + J,)."""
-        return self.tangent_model(x)[0][self.covariance.in_tangent]
+        return self.tangent_model(theta)[0][self.covariance.in_tangent]
 
-    def tangent_gradient(self, x: FloatArray) -> FloatArray:
+    def tangent_gradient(self, theta: FloatArray) -> FloatArray:
         """The gradient in the coordinates of steps."""
-        return self.tangent_model(x)[0]
+        return self.tangent_model(theta)[0]
 
-    def newton_matrix(self, x: FloatArray) -> FloatArray:
+    def newton_matrix(self, theta: FloatArray) -> FloatArray:
         """The model Hessian in (theta, phi)."""
         inner = self.covariance.in_tangent
-        return self.tangent_model(x)[1][np.ix_(inner, inner)]
+        return self.tangent_model(theta)[1][np.ix_(inner, inner)]
 
     def hessian(self, x: FloatArray) -> FloatArray:
         """Hessian by central differences of the exact gradient."""
         sizes = np.maximum(self.units, np.abs(x))
         return difference_hessian(self.gradient, np.asarray(x, dtype=float), sizes)
 
-    def rounding(self, x: FloatArray) -> float:
+    def at(self, theta: FloatArray) -> PLSFit:
+        """The penalized least-squares solution at (theta, phi), in the working bases."""
+        own, phi = self.split(theta)
+        return self.engine(phi).at(own)
+
+    def rounding(self, theta: FloatArray) -> float:
         """Estimate of the rounding error of the deviance."""
-        theta, phi = self.split(x)
-        return self.engine(phi).rounding(theta)
+        own, phi = self.split(theta)
+        return self.engine(phi).rounding(own)
 
-    def working(self, x: FloatArray) -> tuple[ResidualDeviance, FloatArray]:
+    def working(self, theta: FloatArray) -> tuple[Deviance, FloatArray]:
         """These coordinates."""
-        return self, x
+        return self, theta
 
-    def original(self, x: FloatArray) -> FloatArray:
+    def original(self, inner: FloatArray) -> FloatArray:
         """The same."""
-        return x
+        return inner
 
     # ----------------------------------------------------------------------------- model
 
@@ -198,28 +208,28 @@ class ResidualDeviance:
         ex = E[:, :-1] @ upper_inverse(state.Rxx) if self.reml else np.zeros((len(E), 0))
         return E @ state.residual, ex
 
-    def tangent_model(self, x: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def tangent_model(self, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Gradient and model Hessian in the coordinates of steps."""
-        theta, phi = self.split(x)
+        own, phi = self.split(theta)
         dev, backend = self.engine(phi), self.backend
-        state = dev.state_at(theta)
+        state = dev.state_at(own)
         precision = dev._precision(state.pwrss)
-        e, ex = self.residuals(x)
+        e, ex = self.residuals(theta)
         sums = np.zeros(backend.n_cells)
         for (s, t), one in self.products.maps.items():
-            G = dev.conditional_cross_blocks(theta, s, t)
+            G = dev.conditional_cross_blocks(own, s, t)
             sums += (1.0 if s == t else 2.0) * one.sums(G)
         F = np.column_stack([ex, np.sqrt(precision) * e])
         slope_phi, curvature, Qw, gram, slope = backend.model(
             self._state(phi),  # type: ignore[arg-type]
             e, F, sums,
         )  # fmt: skip
-        gradient, H = self._theta_model(dev, theta)
-        own = self._information(dev, theta, Qw, gram, slope)
+        gradient, H = self._theta_model(dev, own)
+        full = self._information(dev, own, Qw, gram, slope)
         m = len(gradient)
-        own[:m, :m] = H
-        own[m:, m:] += curvature
-        return np.append(gradient, slope_phi), own
+        full[:m, :m] = H
+        full[m:, m:] += curvature
+        return np.append(gradient, slope_phi), full
 
     def _theta_model(
         self, dev: ProfiledDeviance, theta: FloatArray

@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sparselmm.base.types import FloatArray, IntArray
+from sparselmm.design.residual import ResidualRows
 from sparselmm.design.rows import term_z
 from sparselmm.design.terms import Design, RandomTerm
 from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.residual.blocks import Blocks
 from sparselmm.likelihood.residual.products import PairMap, _maps
-from sparselmm.likelihood.residual.structure import Structured, structure_of
+from sparselmm.likelihood.residual.structure import Structure, Structured, structure_of
 
 NONE = 1e-10
 """Smallest eigenvalue that is zero up to rounding."""
@@ -116,7 +117,7 @@ def _sample(design: Design) -> Design:
     )  # fmt: skip
 
 
-def _dense_groups(design: Design, at: IntArray):  # type: ignore[no-untyped-def]
+def _dense_groups(design: Design, at: IntArray) -> ResidualRows:
     rows = design.residual
     assert rows is not None
     kept = rows.kept(at)
@@ -131,7 +132,7 @@ def _of_rows(term: RandomTerm, at: IntArray) -> RandomTerm:
     )  # fmt: skip
 
 
-def _somewhere(structure: Structured) -> FloatArray:  # type: ignore[no-untyped-def]
+def _somewhere(structure: Structure) -> FloatArray:
     """A phi at which nothing vanishes by chance."""
     phi = structure.start()
     if isinstance(structure, Structured):

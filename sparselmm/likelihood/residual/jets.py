@@ -26,14 +26,10 @@ class Jet:
         )
 
     def __add__(self, other: Jet) -> Jet:
-        return Jet(
-            self.value + other.value, self.first + other.first, self.second + other.second
-        )
+        return Jet(self.value + other.value, self.first + other.first, self.second + other.second)
 
     def __sub__(self, other: Jet) -> Jet:
-        return Jet(
-            self.value - other.value, self.first - other.first, self.second - other.second
-        )
+        return Jet(self.value - other.value, self.first - other.first, self.second - other.second)
 
 
 def constant(value: float, n: int) -> Jet:
@@ -59,7 +55,8 @@ def lag_correlations(psi: FloatArray) -> list[Jet]:
     """
     n, partial = len(psi), sines(psi)
     one = constant(1.0, n)
-    r, a, v = [one], [], one
+    r, v = [one], one
+    a: list[Jet] = []
     for p in partial:
         total = p * v
         for i, own in enumerate(a, 1):

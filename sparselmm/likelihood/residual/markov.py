@@ -153,7 +153,7 @@ class Markov:
 
 
 def _with_neighbours(x: FloatArray, amount: FloatArray, later: IntArray) -> FloatArray:
-    """x with an amount added to both rows of every link."""
+    """X with an amount added to both rows of every link."""
     x[later] += amount
     x[later - 1] += amount
     return x

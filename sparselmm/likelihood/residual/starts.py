@@ -75,8 +75,8 @@ def _correlations(structure: Structured, z: FloatArray, psi: FloatArray) -> Floa
         out[: len(mean)] = np.arcsin(np.clip(mean, -LARGEST, LARGEST))
     else:
         lags = range(1, len(S))
-        r = [np.trace(S, k) / max(float(np.trace(N, k)), 1.0) for k in lags]
-        out[: len(r)] = np.arcsin(_partial(np.array(r)))
+        lagged = [np.trace(S, k) / max(float(np.trace(N, k)), 1.0) for k in lags]
+        out[: len(lagged)] = np.arcsin(_partial(np.array(lagged)))
     return out
 
 

@@ -157,7 +157,9 @@ class Structured:
 
     def natural_slopes(self, phi: FloatArray) -> FloatArray:
         """Derivatives of `natural` in phi, (n, n)."""
-        parts = [self.correlation.slopes(psi) for psi in self.psi(phi)] if self.correlation.n else []
+        parts = (
+            [self.correlation.slopes(psi) for psi in self.psi(phi)] if self.correlation.n else []
+        )
         return block_diagonal([np.eye(self.a), *parts])
 
 

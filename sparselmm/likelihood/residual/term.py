@@ -39,7 +39,7 @@ class PhiTerm(TermCovariance):
         return self.k
 
     @property
-    def in_tangent(self) -> IntArray:  # type: ignore[override]
+    def in_tangent(self) -> IntArray:
         """All of them."""
         return np.arange(self.k)
 
