@@ -88,7 +88,10 @@ def from_arrays(
     built = with_known(built, covariance)
     terms = tuple(term for term, _ in built)
     y, X, weights, offset = (take(part, kept) for part in (y, X, weights, offset))
-    structure, memory = residual_from_arrays(residual, dispersion, n, kept, rows)
+    wide = None
+    if dispersion is not None:
+        wide = _matrix(aligned(dispersion, order, "dispersion"), n, "dispersion", "d")
+    structure, memory = residual_from_arrays(residual, wide, n, kept, order, rows)
     design = Design(y, X, x_names, terms, y_name, weights, offset, grouping, structure)
     check_design(design, rows)
     spec = DesignSpec(

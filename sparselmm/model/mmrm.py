@@ -8,7 +8,7 @@ from sparselmm.base.arguments import check_flag
 from sparselmm.design import capture_env
 from sparselmm.design.formula.residual_bar import split_structure
 from sparselmm.model.mixedlm import MixedLM
-from sparselmm.results.residual import MMRMResults
+from sparselmm.results.residual import MMRMResults, results_of
 
 
 def mmrm(
@@ -84,4 +84,5 @@ def mmrm(
         subset=subset, missing=missing, eval_env=capture_env(eval_env, above=1),
     )  # fmt: skip
     fit: Any = model.fit(reml=reml, **fit_arguments)
-    return MMRMResults.of(model, fit.built, fit.joint)
+    out: MMRMResults = results_of(MMRMResults, model, fit.built, fit.joint)
+    return out

@@ -21,7 +21,7 @@ from sparselmm.likelihood.optimize import TOLERANCE, OptSummary, minimize
 from sparselmm.likelihood.residual.deviance import ResidualDeviance
 from sparselmm.likelihood.residual.identifiability import confounded_terms
 from sparselmm.likelihood.residual.limits import at_a_limit
-from sparselmm.results.residual import ResidualResults
+from sparselmm.results.residual import ResidualResults, results_of
 
 REFUSED = (
     "start_params", "fe_pen", "cov_pen", "free", "start_theta", "starts", "fix",
@@ -61,7 +61,7 @@ def fit_residual(
             monitor.close()
         joint = JointFit.of(deviance, opt)
     _warn(model, joint)
-    results = ResidualResults.of(model, model.built, joint, full_output=full_output)
+    results = results_of(ResidualResults, model, model.built, joint, full_output=full_output)
     model.reml = reml
     return results
 

@@ -6,7 +6,7 @@ the estimated R. What has been shown to hold under R is in `RIGHT`, everything e
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from typing import Any
 
@@ -18,9 +18,11 @@ from sparselmm.base.arguments import (
     check_choice,
     check_count,
     check_flag,
+    check_jobs,
     check_level,
     check_numbers,
     check_progress,
+    check_strings,
     shown,
 )
 from sparselmm.base.exceptions import (
@@ -225,7 +227,7 @@ class ResidualResults(ResidualPrediction, MixedLMResults):
         assert rows is not None
         if not rows.kind:
             raise DataError("the residuals have no groups; sigma_by_row has their variances")
-        code = int(match(rows.labels, [group])[0])
+        code = int(match(rows.labels, [group])[0]) if isinstance(group, Hashable) else -1
         if code < 0:
             raise DataError(f"group: there is no {shown(group)} among the groups of {rows.text}")
         order = rows.order
@@ -344,7 +346,7 @@ class ResidualResults(ResidualPrediction, MixedLMResults):
                 f"the optimizer did not converge: {joint.opt.message}",
                 catchable(ConvergenceWarning),
             )
-        return type(self).of(self.model._copy(built), built, joint)
+        return results_of(type(self), self.model._copy(built), built, joint)
 
     def _again(self, y: FloatArray, reml: bool) -> tuple[Any, JointFit]:
         """The fit to another response or by another criterion, from these estimates."""
@@ -380,6 +382,7 @@ class ResidualResults(ResidualPrediction, MixedLMResults):
         """
         n, progress = check_count(n, "n"), check_progress(progress)
         check_choice(kind, "kind", ("parametric",))
+        n_jobs, jackknife = check_jobs(n_jobs), check_flag(jackknife, "jackknife")
         others = {
             "statistic": statistic, "checkpoint": checkpoint, "by": by, "resume": resume,
             "jackknife": jackknife or None, "n_jobs": None if n_jobs == 1 else n_jobs,
@@ -469,7 +472,9 @@ class ResidualResults(ResidualPrediction, MixedLMResults):
         Rows of the effect ``resid_pars`` are those of :meth:`residual_params`, sigma apart.
         """
         conf_int = check_flag(conf_int, "conf_int")
-        wanted = [effects] if isinstance(effects, str) else list(effects)
+        wanted = list(check_strings(effects, "effects"))
+        if not wanted:
+            raise ArgumentError("effects is empty; name at least one kind of effect")
         others = [one for one in wanted if one != "resid_pars"]
         parts = []
         if others:
@@ -486,14 +491,16 @@ class ResidualResults(ResidualPrediction, MixedLMResults):
         records = [row for part in parts for row in part.to_dict("records")]
         return pd.DataFrame(records, columns=columns)
 
-    @classmethod
-    def of(cls, model: Any, built: Any, joint: JointFit, *, full_output: bool = False) -> Any:
-        """Results of a joint fit."""
-        part = joint.theta_summary
-        return cls(
-            model, built, joint.frozen, joint.frozen.at(joint.theta), part,
-            use_sqrt=model.use_sqrt, full_output=full_output, joint=joint,
-        )  # fmt: skip
+
+def results_of(
+    kind: type[ResidualResults], model: Any, built: Any, joint: JointFit, *,
+    full_output: bool = False,
+) -> Any:  # fmt: skip
+    """Results of a joint fit."""
+    return kind(
+        model, built, joint.frozen, joint.frozen.at(joint.theta), joint.theta_summary,
+        use_sqrt=model.use_sqrt, full_output=full_output, joint=joint,
+    )  # fmt: skip
 
 
 class MMRMResults(ResidualResults):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from sparselmm.base.arguments import check_flag
 from sparselmm.base.exceptions import UnsupportedError
 from sparselmm.base.types import CSR
 from sparselmm.design.new_rows import any_on, level_labels, new_design
@@ -47,6 +48,7 @@ class ResidualPrediction(ResultsBase):
         -------
         Prediction
         """
+        transform = check_flag(transform, "transform")
         est: Any = self._est
         me: Any = self
         on = prediction.switches(est.terms, re)
@@ -72,6 +74,8 @@ class ResidualPrediction(ResultsBase):
         if any_on(on):
             labels = level_labels(self.built, exog, groups)
             mean = mean + prediction.new_random_part(est.terms, new, est.pls.b, on, unseen, labels)
+        if weights is not None:
+            prediction.prior_weights(weights, len(mean), new.row_labels)
         shared = self._shared(exog, new, weights, re is True, observed)
         targets = me._targets(new, on, None)
         if shared is not None:

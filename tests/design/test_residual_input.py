@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from sparselmm.exceptions import DataError, FormulaError, MissingDataError
 
 import sparselmm
-from sparselmm.exceptions import DataError, FormulaError, MissingDataError
 
 
 def data(n_groups=30, visits=4, seed=0):
@@ -44,7 +44,7 @@ def data(n_groups=30, visits=4, seed=0):
     ],
 )
 def test_text_that_cannot_be_read(residual, says):
-    with pytest.raises(FormulaError, match="residual|nope") as caught:
+    with pytest.raises(FormulaError, match=r"residual|nope") as caught:
         sparselmm.mixedlm("y ~ x", data(), residual=residual)
     assert says in str(caught.value)
 
@@ -113,7 +113,7 @@ def test_strata_are_constant_within_groups():
 
 def test_weights_of_zero():
     frame = data().assign(w=lambda d: (d.t > 0).astype(float))
-    with pytest.raises(DataError, match="must be positive. Leave these rows out"):
+    with pytest.raises(DataError, match=r"must be positive\. Leave these rows out"):
         sparselmm.mixedlm("y ~ x", frame, residual="ar1(t | g)", weights="w")
 
 

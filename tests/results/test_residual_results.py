@@ -11,9 +11,9 @@ import pytest
 import scipy
 from residual_fits import FEV, OVARY, data_of
 from residual_twin import dense_value, residual_matrix
+from sparselmm.exceptions import UnsupportedError
 
 import sparselmm
-from sparselmm.exceptions import UnsupportedError
 from sparselmm.likelihood.residual import deviance as room
 from sparselmm.results.core import MixedLMResults
 from sparselmm.results.residual import OWN, REFUSED, RIGHT
@@ -70,7 +70,7 @@ def test_what_cannot_be_had_refuses_by_name(name):
 
 def test_estimates_are_those_of_generalized_least_squares():
     fit = ovary()
-    R, Z, G, V = dense(fit)
+    _, Z, G, V = dense(fit)
     X, y = fit.built.design.X, fit.built.design.y
     inner = np.linalg.inv(X.T @ np.linalg.solve(V, X))
     beta = inner @ X.T @ np.linalg.solve(V, y)

@@ -19,7 +19,7 @@ from sparselmm.design.formula.remembered import DesignInfo
 from sparselmm.design.formula.residual_bar import ResidualBar, parse_residual
 from sparselmm.design.kinds.coded import grouping
 from sparselmm.design.residual import ResidualRows
-from sparselmm.design.validate import Rows, check_codes, check_length
+from sparselmm.design.validate import Rows, aligned, check_codes, check_length
 
 VISITS = ("us", "toep", "ad")
 """Kinds with parameters of every visit."""
@@ -371,8 +371,9 @@ def _indicator_names(rows: ResidualRows, bar: ResidualBar | None) -> list[str]:
 
 
 def residual_from_arrays(
-    residual: Any, dispersion: Any, n: int, kept: BoolArray | None, rows: Rows
-) -> tuple[ResidualRows | None, ResidualSpec | None]:
+    residual: Any, dispersion: tuple[FloatArray, tuple[str, ...] | None] | None, n: int,
+    kept: BoolArray | None, order: pd.Index | None, rows: Rows,
+) -> tuple[ResidualRows | None, ResidualSpec | None]:  # fmt: skip
     """The structure of a model built from arrays.
 
     Parameters
@@ -380,40 +381,43 @@ def residual_from_arrays(
     residual : mapping or None
         ``structure`` (``"ar1"``, or with options ``"ar1h"``), ``groups`` (n,), ``times`` (n,) or
         (n, 2), and where wanted ``by`` (n,), ``hom``, ``nugget``.
-    dispersion : array-like, (n,) or (n, a), or None
+    dispersion : tuple or None
+        Covariates (n, a) and their names.
     n : int
         Rows of the arrays.
     kept : ndarray of bool, (n,), or None
         Those in use.
+    order : Index or None
+        The order that labelled arrays are put into.
+    rows : Rows
+        Those in use, for messages.
     """
     if residual is None and dispersion is None:
         return None, None
     frame: dict[str, Any] = {}
-    text = None
+    bar = None
     if residual is not None:
-        text, frame = _as_formula(residual, n)
-    bar = None if text is None else parse_residual(text)
+        text, frame = _as_formula(residual, n, order)
+        bar = parse_residual(text)
     table = pd.DataFrame(frame, index=range(n))
     table = table if kept is None else table[kept]
     space = Namespace(table, capture_env(-1), rows, dict(table.items()))
     out, spec = residual_rows(bar, None, space)
     if dispersion is None:
         return out, spec
-    D = np.asarray(dispersion, dtype=float)
-    D = D[:, None] if D.ndim == 1 else D
-    check_length(len(D), n, "dispersion", "endog")
+    D, names = dispersion
     D = D if kept is None else D[kept]
     if not np.isfinite(D).all():
         raise MissingDataError("dispersion has missing or infinite values; fill them in")
-    names = [f"log_sd(d{j})" for j in range(1, D.shape[1] + 1)]
+    names = tuple(f"d{j}" for j in range(1, D.shape[1] + 1)) if names is None else names
     out = assembled(
         bar, out.group, out.labels, out.coords, out.visits, spec.visits, out.stratum, spec.strata,
-        D, names, rows,
+        D, [f"log_sd({name})" for name in names], rows,
     )  # fmt: skip
     return out, spec
 
 
-def _as_formula(residual: Any, n: int) -> tuple[str, dict[str, Any]]:
+def _as_formula(residual: Any, n: int, order: pd.Index | None) -> tuple[str, dict[str, Any]]:
     known = ("structure", "groups", "times", "by", "hom", "nugget")
     if not isinstance(residual, Mapping) or "structure" not in residual:
         raise DataError(
@@ -425,8 +429,13 @@ def _as_formula(residual: Any, n: int) -> tuple[str, dict[str, Any]]:
         raise DataError(f"residual has the unknown entry {unknown[0]!r}; use {', '.join(known)}")
     if residual.get("groups") is None:
         raise DataError("residual needs 'groups', one label per row")
-    frame: dict[str, Any] = {"groups": residual["groups"]}
-    times = residual.get("times")
+    given = {
+        name: aligned(residual[name], order, f"residual[{name!r}]")
+        for name in ("groups", "times", "by")
+        if residual.get(name) is not None
+    }
+    frame: dict[str, Any] = {"groups": given["groups"]}
+    times = given.get("times")
     coords = "1"
     if times is not None:
         wide = np.asarray(times)
@@ -434,8 +443,8 @@ def _as_formula(residual: Any, n: int) -> tuple[str, dict[str, Any]]:
         frame |= {f"time{j}": column for j, column in enumerate(columns, 1)}
         coords = " + ".join(f"time{j}" for j in range(1, len(columns) + 1))
     options = [f"{key}={bool(residual[key])}" for key in ("hom", "nugget") if key in residual]
-    if residual.get("by") is not None:
-        frame["by"] = residual["by"]
+    if "by" in given:
+        frame["by"] = given["by"]
         options.append("by=by")
     for name, values in frame.items():
         check_length(len(values), n, f"residual[{name!r}]", "endog")
