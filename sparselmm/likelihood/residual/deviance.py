@@ -30,6 +30,7 @@ from sparselmm.factor.plan import make_plan
 from sparselmm.factor.solver import BlockSolver, apply_lambda
 from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.deviance import (
+    NEARLY_SINGULAR,
     Deviance,
     PLSFit,
     ProfiledDeviance,
@@ -100,6 +101,7 @@ class ResidualDeviance:
         self._solver: BlockSolver | None = None
         self._strategy = strategy
         self._at: At | None = None
+        self._model: tuple[FloatArray, FloatArray, FloatArray] | None = None
         first = self.engine(self.phi_start)
         self.df = first.df
         self.levels = first.levels
@@ -210,6 +212,8 @@ class ResidualDeviance:
 
     def tangent_model(self, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Gradient and model Hessian in the coordinates of steps."""
+        if self._model is not None and np.array_equal(self._model[0], theta):
+            return self._model[1:]
         own, phi = self.split(theta)
         dev, backend = self.engine(phi), self.backend
         state = dev.state_at(own)
@@ -225,11 +229,10 @@ class ResidualDeviance:
             e, F, sums,
         )  # fmt: skip
         gradient, H = self._theta_model(dev, own)
-        full = self._information(dev, own, Qw, gram, slope)
-        m = len(gradient)
-        full[:m, :m] = H
-        full[m:, m:] += curvature
-        return np.append(gradient, slope_phi), full
+        cross, square = self._information(dev, own, Qw, gram, slope)
+        model = np.block([[H, cross], [cross.T, square + curvature]])
+        self._model = np.array(theta, dtype=float), np.append(gradient, slope_phi), model
+        return self._model[1:]
 
     def _theta_model(
         self, dev: ProfiledDeviance, theta: FloatArray
@@ -241,23 +244,34 @@ class ResidualDeviance:
     def _information(
         self, dev: ProfiledDeviance, theta: FloatArray, Qw: FloatArray, gram: FloatArray,
         slope: FloatArray,
-    ) -> FloatArray:  # fmt: skip
-        """Average information of (theta, phi) in the coordinates of steps."""
+    ) -> tuple[FloatArray, FloatArray]:  # fmt: skip
+        """Average information of theta with phi, (m, J), and of phi, (J, J).
+
+        Where every ``lambda_t`` is invertible a direction of theta is ``Lambda h``, and the product
+        of it with w is ``h'M^-1 a`` for ``a = Lambda'Z'R^-1 w``; A is not needed.
+        """
         state, cross, products = dev.state_at(theta), dev.cross, self.products
-        a = products.Zt @ Qw
-        g, d = dev._directions(state)
-        m = g.shape[1]
-        right = apply_lambda(cross, state.lams, np.hstack([cross.A @ g, a]))
-        Q = np.empty((m + len(slope),) * 2)
-        Q[:m, :m] = g.T @ (cross.A @ g)
-        Q[:m, m:] = g.T @ a
-        Q[m:, :m] = Q[:m, m:].T
-        Q[m:, m:] = gram
-        Q -= right.T @ dev.solver.solve(right)
-        direct = np.hstack([cross.B[:, :-1].T @ g, products.Xy[:, :-1].T @ Qw])
-        half = solve_triangular(state.Rxx, direct - state.K[:, :-1].T @ right, transposed=True)
-        Q -= half.T @ half
-        return dev._residual_information(state, Q, np.append(g.T @ d, slope))
+        precision = dev._precision(state.pwrss)
+        a = apply_lambda(cross, state.lams, np.ascontiguousarray(products.Zt @ Qw))
+        direct = products.Xy[:, :-1].T @ Qw - state.K[:, :-1].T @ a
+        half = solve_triangular(state.Rxx, direct, transposed=True)
+        solved = dev.solver.solve(a)
+        square = gram - a.T @ solved - half.T @ half
+        if all(dev._pivot(t, lam) > NEARLY_SINGULAR for t, lam in enumerate(state.lams)):
+            h, to_h = dev._whitened_directions(state)
+            own = solve_triangular(state.Rxx, state.K[:, :-1].T @ h, transposed=True)
+            mixed, along = to_h.T @ (h.T @ solved - own.T @ half), to_h.T @ (h.T @ state.u)
+        else:
+            g, d = dev._directions(state)
+            Ag = cross.A @ g
+            right = apply_lambda(cross, state.lams, Ag)
+            own = cross.B[:, :-1].T @ g - state.K[:, :-1].T @ right
+            own = solve_triangular(state.Rxx, own, transposed=True)
+            mixed, along = g.T @ (products.Zt @ Qw) - right.T @ solved - own.T @ half, g.T @ d
+        if dev.known_scale is None:
+            square = square - np.outer(slope, slope) / state.pwrss
+            mixed = mixed - np.outer(along, slope) / state.pwrss
+        return precision * mixed, precision * square
 
     # ------------------------------------------------------------------------------ search
 

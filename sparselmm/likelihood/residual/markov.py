@@ -56,6 +56,7 @@ class Markov:
     def __init__(self, rows: ResidualRows, structure: Structured, weights: FloatArray | None):
         self.structure, self.order = structure, rows.order
         o = self.order
+        self.sorted = bool((np.diff(o) == 1).all())
         same = np.diff(rows.group[o]) == 0
         self.later: IntArray = np.flatnonzero(same) + 1
         self.step = np.abs(np.diff(rows.coords[o, 0])[same])
@@ -120,11 +121,23 @@ class Markov:
         return self._banded(state.diagonal, state.link, x)
 
     def _banded(self, diagonal: FloatArray, link: FloatArray, x: FloatArray) -> FloatArray:
-        own, later = x[self.order], self.later
+        own = self._ordered(x)
+        full = np.zeros((len(own), 1))
+        full[self.later, 0] = link
         y = diagonal[:, None] * own
-        y[later] += link[:, None] * own[later - 1]
-        y[later - 1] += link[:, None] * own[later]
-        out = np.empty_like(x)
+        y[1:] += full[1:] * own[:-1]
+        y[:-1] += full[1:] * own[1:]
+        return self._back(y)
+
+    def _ordered(self, x: FloatArray) -> FloatArray:
+        """Rows by group and time."""
+        return x if self.sorted else x[self.order]
+
+    def _back(self, y: FloatArray) -> FloatArray:
+        """Rows of the design from those by group and time."""
+        if self.sorted:
+            return y
+        out = np.empty_like(y)
         out[self.order] = y
         return out
 
@@ -132,18 +145,17 @@ class Markov:
         """``R x``, (n, c)."""
         band = np.zeros((2, len(self.order)))
         band[0, self.later], band[1] = state.link, state.diagonal
-        out = np.empty_like(x)
-        out[self.order] = solveh_banded(band, x[self.order], check_finite=False)
-        return out
+        return self._back(solveh_banded(band, self._ordered(x), check_finite=False))
 
     def model(
         self, state: MarkovState, e: FloatArray, F: FloatArray, sums: FloatArray
     ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray]:
         """As `Blocks.model`; the curvature ``<Gamma, R_jk>``, whose mean is zero, is left out."""
-        J, later, own = self.structure.n, self.later, F[self.order]
+        J, later, own = self.structure.n, self.later, self._ordered(F)
         n = len(own)
         diagonal = sums[:n] + np.einsum("ic,ic->i", own, own)
-        link = sums[n:] + 2.0 * np.einsum("ic,ic->i", own[later], own[later - 1])
+        between = np.einsum("ic,ic->i", own[1:], own[:-1])
+        link = sums[n:] + 2.0 * between[later - 1]
         gradient = state.slopes[0] @ diagonal + state.slopes[1] @ link + state.logdet_slope
         column = e[:, None]
         moved = [self._banded(Qd, Ql, column)[:, 0] for Qd, Ql in zip(*state.slopes, strict=True)]
@@ -153,7 +165,9 @@ class Markov:
 
 
 def _with_neighbours(x: FloatArray, amount: FloatArray, later: IntArray) -> FloatArray:
-    """X with an amount added to both rows of every link."""
-    x[later] += amount
-    x[later - 1] += amount
+    """The rows x with an amount added to both rows of every link."""
+    full = np.zeros(len(x))
+    full[later] = amount
+    x += full
+    x[:-1] += full[1:]
     return x

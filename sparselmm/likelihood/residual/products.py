@@ -48,11 +48,7 @@ class PairMap:
 
     def at(self, cells: FloatArray) -> PairBlocks:
         """The pair at some values of the cells."""
-        out = replace(self.blocks, data=(self.T @ cells).reshape(self.blocks.data.shape))
-        order = self.blocks.transpose_order
-        out.__dict__["transpose_order"] = order
-        out.__dict__["cols"] = self.blocks.cols
-        return out
+        return _like(self.blocks, (self.T @ cells).reshape(self.blocks.data.shape))
 
     def sums(self, data: FloatArray) -> FloatArray:
         """Sums of numbers on the pattern over the places of each cell, (n_cells,)."""
@@ -105,7 +101,9 @@ def refilled(solver: BlockSolver, cross: CrossProducts) -> BlockSolver:
     new = copy.copy(solver)
     lead, layout = solver.strategy.leading, solver.layout
     inner = {pair: cross.pairs[pair] for pair in layout.inner}
-    outer = {} if lead is None else {s: _oriented(cross, s, lead) for s in layout.outer}
+    outer = {}
+    if lead is not None:
+        outer = {s: _oriented(cross, s, lead, like) for s, like in layout.outer.items()}
     new.cross, new.holds = cross, None
     new.layout = Layout(
         lead, layout.trailing, layout.starts, layout.n_trailing, inner, outer, layout.coupling
@@ -113,9 +111,20 @@ def refilled(solver: BlockSolver, cross: CrossProducts) -> BlockSolver:
     return new
 
 
-def _oriented(cross: CrossProducts, s: int, lead: int) -> PairBlocks:
-    """``Z_s'WZ_lead``."""
-    return cross.pairs[s, lead] if s >= lead else cross.pairs[lead, s].transposed()
+def _oriented(cross: CrossProducts, s: int, lead: int, like: PairBlocks) -> PairBlocks:
+    """``Z_s'WZ_lead``, its pattern that of another one."""
+    if s >= lead:
+        return cross.pairs[s, lead]
+    pair = cross.pairs[lead, s]
+    return _like(like, pair.data[pair.transpose_order].transpose(0, 2, 1))
+
+
+def _like(pattern: PairBlocks, data: FloatArray) -> PairBlocks:
+    """Other numbers on a pattern, what is known of it included."""
+    out = replace(pattern, data=data)
+    for known in ("transpose_order", "cols", "is_block_diagonal"):
+        out.__dict__[known] = getattr(pattern, known)
+    return out
 
 
 def _maps(terms: Sequence[RandomTerm], backend: Backend) -> dict[tuple[int, int], PairMap]:

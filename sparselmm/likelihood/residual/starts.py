@@ -11,6 +11,9 @@ from sparselmm.likelihood.residual.structure import Structured
 STEPS = 8
 """Scoring steps of the variance regression."""
 
+LONG, MANY, CLEAR = 8, 500, 0.1
+"""Far lag, pairs and share of the variance from which lags tell of the correlation."""
+
 LARGEST = 0.9
 """Correlations at the start are within this."""
 
@@ -36,6 +39,9 @@ def start_phi(
     psi = structure.correlation.start()
     if structure.correlation.kind in ("ar1", "cs", "toep", "ad") and not mixed:
         psi = _correlations(structure, z / np.sqrt(np.mean(z**2)), psi)
+    elif structure.correlation.kind == "ar1":
+        rho = _beside_effects(structure.rows, z)
+        psi[0] = psi[0] if rho is None else np.arcsin(rho)
     return np.concatenate([gamma, np.tile(psi, structure.n_strata)])
 
 
@@ -80,12 +86,28 @@ def _correlations(structure: Structured, z: FloatArray, psi: FloatArray) -> Floa
     return out
 
 
-def _lagged(rows: ResidualRows, z: FloatArray) -> tuple[float, int]:
-    """Mean product of rows one step apart."""
+def _lagged(rows: ResidualRows, z: FloatArray, lag: int = 1) -> tuple[float, int]:
+    """Mean product of rows so many steps apart."""
     o = rows.order
-    near = (np.diff(rows.group[o]) == 0) & (np.abs(np.diff(rows.coords[o, 0])) == 1)
+    group, time = rows.group[o], rows.coords[o, 0]
+    near = (group[lag:] == group[:-lag]) & (time[lag:] - time[:-lag] == lag)
     at = np.flatnonzero(near)
-    return (float(np.mean(z[o[at]] * z[o[at + 1]])) if len(at) else 0.0), len(at)
+    return (float(np.mean(z[o[at]] * z[o[at + lag]])) if len(at) else 0.0), len(at)
+
+
+def _beside_effects(rows: ResidualRows, z: FloatArray) -> float | None:
+    """Correlation of neighbours when random effects add as much to all lags.
+
+    ``r_k = a + b rho^k``: a is what is left at a far lag, and rho the share of ``r_1 - a`` that is
+    left at the second lag. None where the data are few or the share cannot be told.
+    """
+    far = rows.largest // 2
+    if far < LONG:
+        return None
+    (first, n), (second, m), (last, k) = (_lagged(rows, z, lag) for lag in (1, 2, far))
+    if min(n, m, k) < MANY or first - last < CLEAR * np.mean(z**2):
+        return None
+    return float(np.clip((second - last) / (first - last), 0.05, LARGEST))
 
 
 def _pairwise(rows: ResidualRows, z: FloatArray) -> tuple[FloatArray, FloatArray]:
