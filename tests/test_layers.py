@@ -54,7 +54,7 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
         "given plots print",
         "tables",
         "methods",
-        "core residual_prediction",
+        "core residual_prediction residual_simulation",
         "residual",
         "compare",
     ),

@@ -16,47 +16,39 @@ import scipy
 
 from sparselmm.base.arguments import (
     check_choice,
-    check_count,
     check_flag,
-    check_jobs,
     check_level,
-    check_numbers,
-    check_progress,
     check_strings,
     shown,
 )
 from sparselmm.base.exceptions import (
     ArgumentError,
-    ConvergenceWarning,
     DataError,
     UnsupportedError,
-    catchable,
-    warn_user,
 )
-from sparselmm.base.progress import progress_bar
-from sparselmm.base.seeds import Seed, seed_sequence
 from sparselmm.base.types import FloatArray
 from sparselmm.design.factors import match
-from sparselmm.design.validate import aligned
+from sparselmm.inference.diagnostics.checks import Evidence, diagnose
+from sparselmm.inference.diagnostics.diagnosis import Diagnosis
+from sparselmm.inference.hypotheses import robust
+from sparselmm.inference.hypotheses.robust import ClusterRobust
+from sparselmm.inference.hypotheses.robust_rows import cluster_robust_rows
 from sparselmm.inference.residual import JointFit, ResidualEstimates
 from sparselmm.inference.residual_profile import profile_interval
-from sparselmm.inference.residual_rows import block, coloured, row_sd, whitened
+from sparselmm.inference.residual_rows import block, row_sd, whitened
 from sparselmm.likelihood.residual.structure import Structured
 from sparselmm.results.core import MixedLMResults
 from sparselmm.results.methods.base import Matrix, Vector, from_rows
 from sparselmm.results.print.summary import Summary
 from sparselmm.results.residual_prediction import ResidualPrediction
-from sparselmm.results.tables.bootstrap import BootstrapResults
+from sparselmm.results.residual_simulation import ResidualSimulation
 
 REFUSED: dict[str, str] = {
     "hatvalues": "",
     "cooks_distance": "",
     "influence": "",
     "plot_diagnostics": "use residuals('normalized') with a plot of your own",
-    "check": "",
     "power": "",
-    "cov_robust": "",
-    "robust_tests": "",
     "fit_many": "use refit() for each response",
     "ranova": "fit the smaller model and use compare()",
     "drop1": "fit the smaller models with reml=False and use compare(), or use anova()",
@@ -75,20 +67,21 @@ REFUSED: dict[str, str] = {
 
 RIGHT = frozenset((
     "aic", "aic_reml", "anova", "b", "bic", "bic_reml", "bse", "bse_fe", "bse_re", "conf_int",
-    "converged", "cov_params", "cov_pen", "cov_re", "cov_re_unscaled", "df_modelwc",
-    "df_resid", "dropped", "emmeans", "f_test", "fe_params", "fe_pen", "fittedvalues",
-    "freepat", "glance", "k_constant", "k_fe", "k_re", "k_re2", "k_vc", "llf", "load",
-    "method", "mle_retvals", "n_parameters", "nobs", "normalized_cov_params", "param_names",
-    "params", "params_object", "plot_ranef", "predict", "pvalues", "random_effects",
-    "random_effects_cov", "ranef", "ranef_contrasts", "ranef_cov", "ranef_se", "ranef_var",
-    "rank", "reml", "resid", "save", "scale", "sigma", "singular", "summary", "t_test",
-    "t_test_pairwise", "theta", "tidy", "to_html", "to_latex", "to_table", "tvalues", "u",
-    "use_t", "varcorr", "vcomp", "wald_test", "wald_test_terms",
+    "converged", "cov_params", "cov_pen", "cov_re", "cov_re_unscaled", "cov_robust",
+    "robust_tests", "df_modelwc", "df_resid", "dropped", "emmeans", "f_test", "fe_params",
+    "fe_pen", "fittedvalues", "freepat", "glance", "k_constant", "k_fe", "k_re", "k_re2",
+    "k_vc", "llf", "load", "method", "mle_retvals", "n_parameters", "nobs",
+    "normalized_cov_params", "param_names", "params", "params_object", "plot_ranef",
+    "predict", "pvalues", "random_effects", "random_effects_cov", "ranef", "ranef_contrasts",
+    "ranef_cov", "ranef_se", "ranef_var", "rank", "reml", "resid", "save", "scale", "sigma",
+    "singular", "summary", "t_test", "t_test_pairwise", "theta", "tidy", "to_html",
+    "to_latex", "to_table", "tvalues", "u", "use_t", "varcorr", "vcomp", "wald_test",
+    "wald_test_terms",
 ))  # fmt: skip
 """Methods and properties that hold whatever R is: they see the rows whitened, or not at all."""
 
 OWN = frozenset((
-    "R", "bootstrap", "get_prediction", "refit", "residual_params", "residuals",
+    "R", "bootstrap", "check", "get_prediction", "refit", "residual_params", "residuals",
     "sigma_by_row", "simulate",
 ))  # fmt: skip
 """Methods that :class:`ResidualResults` has of its own."""
@@ -111,7 +104,7 @@ def refusing(name: str, instead: str) -> Callable[..., Any]:
     return refuse
 
 
-class ResidualResults(ResidualPrediction, MixedLMResults):
+class ResidualResults(ResidualPrediction, ResidualSimulation, MixedLMResults):
     """A fitted model with a covariance structure of the residuals.
 
     As :class:`MixedLMResults`. ``sigma`` is the standard deviation that those of the rows are
@@ -285,149 +278,23 @@ class ResidualResults(ResidualPrediction, MixedLMResults):
         size = np.asarray(self.sigma_by_row) / (1.0 if scaled else self.sigma)
         return self._rows(e / size)
 
-    # -------------------------------------------------------------------------- simulation
-
-    def simulate(
-        self, n: int = 1, newdata: Any = None, re: str = "resample", seed: Seed = None,
-        **arrays: Any,
-    ) -> Any:  # fmt: skip
-        """Responses simulated for the rows of the fit, their residuals correlated as R says.
-
-        Parameters
-        ----------
-        n : int
-            Number of responses.
-        newdata, **arrays : optional
-            Not available.
-        re : {"resample", "conditional"}
-            Random effects drawn anew, or held at their conditional means.
-        seed : int, sequence of int or SeedSequence, optional
-            Response i depends on the seed and on i alone.
-
-        Returns
-        -------
-        DataFrame or ndarray, (rows, n)
-        """
-        _refuse_others("simulate", {"newdata": newdata, **arrays})
-        self._need_rows("simulate")
-        n = check_count(n, "n")
-        check_choice(re, "re", ("resample", "conditional"))
-        Y = self._drawn(re, seed_sequence(seed), range(n))
-        return pd.DataFrame(Y, index=self.built.row_labels) if self.built.pandas else Y
-
-    def _drawn(self, re: str, seed: np.random.SeedSequence, which: range) -> FloatArray:
-        """Responses, (rows, m)."""
-        simulator = self._simulator(re)
-        mean, rows = simulator.mean, len(simulator.mean)
-        normal = [simulator.normal(seed, i) for i in which]
-        z = np.array([one[-rows:] for one in normal]).T
-        u = np.array([one[:-rows] for one in normal])
-        noise = self.sigma * coloured(self.joint, np.ascontiguousarray(z))
-        return mean[:, None] + simulator._random(u).T + noise
-
     @from_rows
-    def refit(self, endog: Any) -> Any:
-        """The same model fitted to another response of the same rows.
+    def check(self) -> Diagnosis:
+        """As :meth:`MixedLMResults.check`, rows by their normalized residuals."""
+        e = np.asarray(self.residuals("normalized"))
+        fitted = self.built.design.y - self._raw("conditional")
+        return diagnose(Evidence(self._est, self.opt, e, e, fitted, np.asarray(self._row_index())))
 
-        Parameters
-        ----------
-        endog : array-like, (n,)
-            Response: in the order of the rows of the fit, or a Series with their index.
-
-        Returns
-        -------
-        MixedLMResults
-        """
-        endog = aligned(endog, self.built.row_labels, "endog", "the rows of the fit")
-        y = check_numbers(endog, "endog", (self.built.design.n,))
-        built, joint = self._again(y, self.reml)
-        if not joint.opt.converged:
-            warn_user(
-                f"the optimizer did not converge: {joint.opt.message}",
-                catchable(ConvergenceWarning),
-            )
+    def _like(self, built: Any, joint: JointFit) -> Any:
+        """Results of the same class of another fit of the same model."""
         return results_of(type(self), self.model._copy(built), built, joint)
 
-    def _again(self, y: FloatArray, reml: bool) -> tuple[Any, JointFit]:
-        """The fit to another response or by another criterion, from these estimates."""
-        design = replace(self.built.design, y=y)
-        return self.built.of(design), self.joint.again(design, reml)
-
-    def _ml_deviance(self) -> float:
-        """Minimum of -2 log-likelihood of the same model."""
-        return self._again(self.built.design.y, False)[1].opt.deviance
-
-    @from_rows
-    def bootstrap(
-        self, n: int = 1000, statistic: Any = None, kind: str = "parametric", seed: Seed = None,
-        n_jobs: int = 1, progress: bool | None = None, checkpoint: Any = None, *,
-        by: str | None = None, jackknife: bool = False, resume: Any = None,
-    ) -> BootstrapResults:  # fmt: skip
-        """Parametric bootstrap of fixed effects, variances and residual parameters.
-
-        Parameters
-        ----------
-        n : int
-            Number of replicates, each a response simulated from the fit and fitted again.
-        kind : {"parametric"}
-        seed : int, sequence of int or SeedSequence, optional
-        progress : bool, optional
-            Show a progress bar.
-        statistic, n_jobs, checkpoint, by, jackknife, resume
-            Not available.
-
-        Returns
-        -------
-        BootstrapResults
-        """
-        n, progress = check_count(n, "n"), check_progress(progress)
-        check_choice(kind, "kind", ("parametric",))
-        n_jobs, jackknife = check_jobs(n_jobs), check_flag(jackknife, "jackknife")
-        others = {
-            "statistic": statistic, "checkpoint": checkpoint, "by": by, "resume": resume,
-            "jackknife": jackknife or None, "n_jobs": None if n_jobs == 1 else n_jobs,
-        }  # fmt: skip
-        _refuse_others("bootstrap", others)
-        stream = seed_sequence(seed)
-        names, estimate = self._bootstrapped(self.joint)
-        values, failure = np.full((n, len(names)), np.nan), np.full(n, "", dtype=object)
-        bar = progress_bar(n, 0, "bootstrap", progress)
-        for i in range(n):
-            bar.update()
-            y = self._drawn("resample", stream, range(i, i + 1))[:, 0]
-            try:
-                joint = self._again(y, self.reml)[1]
-            except (ArithmeticError, DataError, np.linalg.LinAlgError) as error:
-                failure[i] = type(error).__name__
-                continue
-            if joint.opt.converged:
-                values[i] = self._bootstrapped(joint)[1]
-            else:
-                failure[i] = "not converged"
-        bar.close()
-        done = BootstrapResults(
-            names, estimate, values, failure, "parametric", stream, fingerprint=self.pls.deviance
-        )
-        if done.n_failed:
-            why = "; ".join(f"{reason} ({times})" for reason, times in done.failures.items())
-            warn_user(
-                f"{done.n_failed} of {n} replicates failed and count as missing: {why}",
-                catchable(ConvergenceWarning),
-            )
-        return done
-
-    def _bootstrapped(self, joint: JointFit) -> tuple[tuple[str, ...], FloatArray]:
-        """Names and values of what is bootstrapped."""
-        pls = joint.frozen.at(joint.theta)
-        est = ResidualEstimates.jointly(
-            self.built.design, joint, pls, self.built.spec.formula is None
-        )
-        structure = joint.deviance.structure
-        names = (*est.design.x_names, *est.layout.names, *structure.names)
-        values = np.concatenate([est.beta, est.variances, structure.natural(joint.phi, pls.scale)])
-        if pls.known_scale is None:
-            return (*names, "sigma"), np.append(values, pls.sigma)
-        return names, values
+    def _robust(self, kind: str, groups: Any, contrasts: FloatArray | None) -> ClusterRobust:
+        check_choice(kind, "kind", robust.KINDS)
+        clusters = self._clusters(groups)
+        return cluster_robust_rows(
+            self.joint, self.built.design, clusters, kind, contrasts  # type: ignore[arg-type]
+        )  # fmt: skip
 
     # ------------------------------------------------------------------------------- print
 
@@ -532,15 +399,6 @@ class MMRMResults(ResidualResults):
         if len(args) > 1 or options.get("use_t") is not None:
             return super().t_test(*args, **options)
         return super().t_test(*args, **self._usual(options))
-
-
-def _refuse_others(what: str, given: dict[str, Any]) -> None:
-    """Refuse arguments that hold for independent residuals alone."""
-    for name, value in given.items():
-        if value is not None:
-            raise UnsupportedError(
-                f"{what}({name}=) is not available for a fit with residual= or dispersion="
-            )
 
 
 def _mapped(structure: Structured, phi: FloatArray, ends: FloatArray) -> FloatArray:

@@ -356,3 +356,43 @@ def test_satterthwaite_by_its_definition():
         g = np.array([row @ Phi @ X.T @ back @ a @ back @ X @ Phi @ row for a in G])
         df = 2.0 * (row @ Phi @ row) ** 2 / (g @ A @ g)
         assert tests.t_df(row[None])[0] == pytest.approx(df, rel=2e-3)
+
+
+# ----------------------------------------------------------------- robust covariance, findings
+
+
+def test_robust_covariance_by_its_definition():
+    fit = sleep()
+    V = dense(fit)[3]
+    X, y = fit.built.design.X, fit.built.design.y
+    M = np.linalg.inv(X.T @ np.linalg.solve(V, X))
+    e = y - X @ fit.fe_params.to_numpy()
+    codes = pd.factorize(fit.built.frame.Subject)[0]
+    meat = np.zeros((2, 2))
+    for g in range(codes.max() + 1):
+        rows = codes == g
+        score = X[rows].T @ np.linalg.solve(V[np.ix_(rows, rows)], e[rows])
+        meat += np.outer(score, score)
+    assert fit.cov_robust("CR0").to_numpy() == pytest.approx(M @ meat @ M, rel=1e-8)
+
+
+@pytest.mark.parametrize("kind", ["CR0", "CR1", "CR2"])
+def test_robust_covariance_does_not_depend_on_how_the_model_is_written(kind):
+    frame = data_of("Orthodont")
+    a = sparselmm.mixedlm("distance ~ age * Sex + (1 | Subject)", frame).fit()
+    b = sparselmm.mixedlm("distance ~ age * Sex", frame, residual="cs(age | Subject)").fit()
+    one, other = a.cov_robust(kind), b.cov_robust(kind, groups="Subject")
+    assert other.to_numpy() == pytest.approx(one.to_numpy(), rel=1e-5)
+    one, other = a.robust_tests(kind=kind), b.robust_tests(kind=kind, groups="Subject")
+    assert other.to_numpy() == pytest.approx(one.to_numpy(), rel=1e-4)
+    with pytest.raises(sparselmm.DataError, match="has rows in several clusters"):
+        b.cov_robust(kind, groups="age")
+
+
+def test_findings():
+    assert "singular" not in ovary().check().codes
+    assert isinstance(fev().check().codes, tuple)
+    frame = data_of("Ovary").copy()
+    frame.loc[5, "follicles"] += 60.0
+    model = sparselmm.mixedlm(OVARY + " + (1 | Mare)", frame, residual="ar1(place | Mare)")
+    assert any("row" in code or "outl" in code for code in model.fit().check().codes)
