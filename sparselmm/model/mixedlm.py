@@ -23,7 +23,6 @@ from sparselmm.base.exceptions import (
     DataError,
     IdentifiabilityWarning,
     RankDeficiencyWarning,
-    UnsupportedError,
     catchable,
     warn_user,
 )
@@ -676,13 +675,6 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         engine = self._sparse(chosen, reml)
         Y = aligned(Y, self.built.row_labels, "Y", "the rows of the model")
         return fit_many(self.built.design, engine, Y, names, missing, n_jobs, progress)
-
-    def _need_white(self, what: str) -> None:
-        """Refuse what holds for independent residuals of equal variance alone."""
-        if self.design.residual is not None:
-            raise UnsupportedError(
-                f"{what} is not available for a model with residual= or dispersion="
-            )
 
     def _engine(self, reml: bool) -> ProfiledDeviance:
         self._need_white("loglike, score, hessian, get_fe_params or get_scale")

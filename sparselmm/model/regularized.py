@@ -36,6 +36,10 @@ class RegularizedFits:
         """Cross-products of the rows."""
         raise NotImplementedError
 
+    def _need_white(self, what: str) -> None:
+        """Refuse what holds for independent residuals of equal variance alone."""
+        raise NotImplementedError
+
     def fit(self, *args: Any, **kwargs: Any) -> MixedLMResults:
         """Fit without a penalty."""
         raise NotImplementedError
@@ -82,6 +86,7 @@ class RegularizedFits:
         ValueError
             When the method is unknown.
         """
+        self._need_white("fit_regularized")
         weights = check_numbers(alpha, "alpha")
         if weights.shape not in ((), (self.built.design.p,)) or (weights < 0).any():
             raise wrong_value(

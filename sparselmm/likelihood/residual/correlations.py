@@ -67,6 +67,20 @@ class Correlation:
             own = [self.range] * self.n_own
         return np.array(own + [NUGGET_START] * int(self.nugget))
 
+    def others(self) -> list[FloatArray]:
+        """Where other searches start: strong and weak correlation, each (n,)."""
+        out = []
+        for strength, share in ((0.8, 0.0), (0.05, 1.0)):
+            own = np.full(self.n_own, np.arcsin(strength))
+            if self.kind == "toep":
+                own[1:] = 0.1
+            elif self.kind == "cs":
+                own[:] = np.log(strength / (1.0 - strength))
+            elif self.kind in ("car1", "exp", "gau"):
+                own[:] = self.range + np.log(-np.log(0.3) / -np.log(strength))
+            out.append(np.append(own, [share] * int(self.nugget)))
+        return out
+
     def names(self) -> list[str]:
         """Of the parameters on their natural scale."""
         if self.kind == "toep":

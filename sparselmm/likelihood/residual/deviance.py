@@ -298,6 +298,21 @@ class ResidualDeviance:
         starts = [np.append(frozen.working(theta)[1], self.phi_start) for theta in thetas]
         return min(starts, key=self._value_or_inf)
 
+    def other_starts(self, end: FloatArray) -> list[FloatArray]:
+        """Where further searches start: the end of the first with other correlations."""
+        structure = self.structure
+        if not isinstance(structure, Structured) or not structure.correlation.n:
+            return []
+        fixed = end[: self.n_theta + structure.a]
+        fixed = np.where(
+            self.covariance.on_diagonal[: len(fixed)] & (fixed == 0.0),
+            0.3 * self.units[: len(fixed)], fixed,
+        )  # fmt: skip
+        return [
+            np.append(fixed, np.tile(psi, structure.n_strata))
+            for psi in structure.correlation.others()
+        ]
+
     def _value_or_inf(self, x: FloatArray) -> float:
         try:
             return self.value(x)

@@ -114,6 +114,13 @@ class StatsmodelsInterface:
         """Number of fixed effects."""
         return self.design.p
 
+    def _need_white(self, what: str) -> None:
+        """Refuse what holds for independent residuals of equal variance alone."""
+        if self.design.residual is not None:
+            raise UnsupportedError(
+                f"{what} is not available for a model with residual= or dispersion="
+            )
+
     def _need_rows(self, what: str) -> None:
         """Refuse for the model of results without rows."""
         if not self.built.design.n:
@@ -508,6 +515,7 @@ class StatsmodelsInterface:
         matrix that is not positive semi-definite is replaced by the nearest that is.
         """
         self._need_rows("get_distribution")
+        self._need_white("get_distribution")
         at = self._packing.unpack(params, use_sqrt=False, has_fe=True)
         scale = check_positive(scale, "scale")
         X = self._exog(exog, "get_distribution")
