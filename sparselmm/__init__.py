@@ -30,6 +30,7 @@ from sparselmm.base.providers import show_versions
 from sparselmm.design import VCSpec
 from sparselmm.inference.packing import MixedLMParams
 from sparselmm.model.mixedlm import MixedLM, mixedlm
+from sparselmm.model.mmrm import mmrm
 from sparselmm.results.core import MixedLMResults
 
 if TYPE_CHECKING:
@@ -132,6 +133,7 @@ __all__ = [
     "exceptions",
     "mixedglm",
     "mixedlm",
+    "mmrm",
     "pedigree",
     "show_versions",
 ]

@@ -35,6 +35,7 @@ from sparselmm.likelihood.optimize import SCIPY_METHODS
 from sparselmm.model.generalized_command import add_options, model_of, record_of, refused
 from sparselmm.model.mixedlm import DENSE_LIMIT, MixedLM
 from sparselmm.results import MixedLMResults
+from sparselmm.results.residual import ResidualResults
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 LIBRARIES = ("numpy", "scipy", "pandas", "patsy", "numba", "scikit-sparse", "cvxopt")
@@ -174,6 +175,16 @@ def _add_fit(commands: Any) -> None:
     )
     add("--weights", metavar="COL", help="column of prior weights: Var(e) = sigma^2 / weight")
     add("--offset", metavar="COL", help="column of a known part of the mean")
+    add(
+        "--residual",
+        metavar="STRUCTURE",
+        help="covariance of the residuals within groups, e.g. 'ar1(time | subject)'",
+    )
+    add(
+        "--dispersion",
+        metavar="FORMULA",
+        help="log standard deviation of the residuals, or dispersion of the family, '~ x'",
+    )
     add("--subset", metavar="QUERY", help="rows to use, e.g. 'age > 3'")
     add(
         "--missing",
@@ -381,6 +392,8 @@ def _model(arguments: argparse.Namespace) -> MixedLM:
         groups=arguments.groups,
         weights=arguments.weights,
         offset=arguments.offset,
+        residual=arguments.residual,
+        dispersion=arguments.dispersion,
         eval_env=NO_VARIABLES,
     )
 
@@ -445,6 +458,7 @@ def record(result: MixedLMResults, seconds: float) -> dict[str, Any]:
             for name, estimate, se in zip(variances.index, variances, result.bse_re, strict=True)
         ],
         "variance_components": result.varcorr.to_dict(orient="records"),
+        **_residual_record(result),
         "theta": result.theta.tolist(),
         "sigma": result.sigma,
         "scale": result.scale,
@@ -472,6 +486,14 @@ def record(result: MixedLMResults, seconds: float) -> dict[str, Any]:
         "seconds": seconds,
         "versions": _versions(),
     }
+
+
+def _residual_record(result: MixedLMResults) -> dict[str, Any]:
+    """Parameters of the residuals, where they have a structure."""
+    if not isinstance(result, ResidualResults):
+        return {}
+    table = result.residual_params().rename_axis("name").reset_index()
+    return {"residual_parameters": table.to_dict(orient="records")}
 
 
 def _write_json(target: str, content: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
     ),
     "datasets": (),
     "design": (
+        "residual",
         "column_types exact_labels known_covariance terms",
         "factors rows validate",
         "formula",
@@ -39,26 +40,30 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
         "covariance",
         "deviance held moments",
         "dense optimize rebased",
-        "engine identifiability multistart",
+        "engine identifiability multistart residual",
         "laplace many",
     ),
     "inference": (
         "variances wald",
         "effects packing",
         "estimates",
+        "residual",
+        "residual_profile residual_rows",
         "diagnostics general hypotheses intervals prediction resampling",
     ),
     "results": (
         "given plots print",
         "tables",
         "methods",
-        "core general",
+        "core residual_prediction residual_simulation",
+        "general residual",
         "compare",
     ),
     "model": (
         "generalized_arguments statsmodels",
-        "fit mixedglm regularized",
+        "fit mixedglm regularized residual",
         "generalized_command mixedlm",
+        "mmrm",
     ),
 }
 HOMES = {  # where these packages may be imported; every other package may be imported anywhere

@@ -15,6 +15,7 @@ from sparselmm.design.factors import factorize
 from sparselmm.design.kinds.coded import GROUPS, coded_term
 from sparselmm.design.kinds.known import with_known
 from sparselmm.design.kinds.matrices import Built, VCSpec, stack_all, user_matrices
+from sparselmm.design.kinds.residual import residual_from_arrays
 from sparselmm.design.row_arguments import (
     complete_rows,
     group_crossing,
@@ -51,6 +52,8 @@ def from_arrays(
     missing: str = "none",
     further: Mapping[str, Any] | None = None,
     generalized: bool = False,
+    residual: Mapping[str, Any] | None = None,
+    dispersion: Any = None,
 ) -> BuiltDesign:
     """Build a design from arrays; arguments as of :class:`~sparselmm.MixedLM`.
 
@@ -91,7 +94,11 @@ def from_arrays(
     built = with_known(built, covariance)
     terms = tuple(term for term, _ in built)
     y, X, weights, offset = (take(part, kept) for part in (y, X, weights, offset))
-    design = Design(y, X, x_names, terms, y_name, weights, offset, grouping)
+    wide = None
+    if dispersion is not None:
+        wide = _matrix(aligned(dispersion, order, "dispersion"), n, "dispersion", "d")
+    structure, memory = residual_from_arrays(residual, wide, n, kept, order, rows)
+    design = Design(y, X, x_names, terms, y_name, weights, offset, grouping, structure)
     check_design(design, rows, generalized)
     others = {name: take(values, kept) for name, values in others.items()}
     for name, values in others.items():
@@ -103,6 +110,7 @@ def from_arrays(
         terms=tuple(memory for _, memory in built),
         groups=None if grouping is None else GroupsSpec("Group", None, grouping.labels),
         offset_array=offset is not None,
+        residual=memory,
     )
     frame = exog if isinstance(exog, pd.DataFrame) else None
     if frame is not None and kept is not None:

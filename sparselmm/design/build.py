@@ -36,10 +36,13 @@ from sparselmm.design.formula.namespace import (
 )
 from sparselmm.design.formula.positions import positions
 from sparselmm.design.formula.remembered import INTERCEPT, DesignInfo, EvalEnvironment, Term
+from sparselmm.design.formula.residual_bar import ResidualBar, parse_residual
 from sparselmm.design.kinds.coded import GROUPS, coded_term, grouping
 from sparselmm.design.kinds.components import component
 from sparselmm.design.kinds.known import with_known
 from sparselmm.design.kinds.matrices import Built
+from sparselmm.design.kinds.residual import ResidualSpec, bar_codes, residual_rows
+from sparselmm.design.residual import ResidualRows
 from sparselmm.design.row_arguments import Given, group_crossing, make_grouping, rows_in_use
 from sparselmm.design.spec import (
     BuiltDesign,
@@ -74,6 +77,8 @@ def from_formula(
     env: EvalEnvironment | None = None,
     further: Mapping[str, str] | None = None,
     generalized: bool = False,
+    residual: str | None = None,
+    dispersion: str | None = None,
 ) -> BuiltDesign:
     """Build a design from a formula and a data frame; arguments as of `MixedLM.from_formula`.
 
@@ -94,6 +99,7 @@ def from_formula(
     frame = as_frame(data)
     check_some_rows(len(frame), len(frame), "")
     plan = _plan(formula, groups, re_formula, vc_formula, further or {})
+    plan = plan.with_residual(residual, dispersion)
     given = Given.of(frame, groups, weights, offset, z_terms)
     names, used_env = used_columns(plan.codes, frame, env)
     names += [name for name in given.columns if name not in names]
@@ -128,6 +134,18 @@ class _Plan:
     bars: list[_BarTerm]
     codes: dict[str, str]  # every expression, and where it stands
     further: dict[str, list[Term]]
+    residual: ResidualBar | None = None
+    dispersion: list[Term] | None = None
+
+    def with_residual(self, residual: Any, dispersion: Any) -> _Plan:
+        """With a covariance structure of the residuals, or the same."""
+        bar = None if residual is None else parse_residual(residual)
+        terms = None
+        if dispersion is not None:
+            terms = right_terms(parse_one_sided(dispersion, "dispersion"))
+        codes = dict.fromkeys(() if bar is None else bar_codes(bar), "residual")
+        codes |= dict.fromkeys(codes_of(terms or []), "dispersion")
+        return replace(self, residual=bar, dispersion=terms, codes={**codes, **self.codes})
 
     @property
     def read(self) -> list[str]:
@@ -143,6 +161,8 @@ class _Plan:
             *effects,
             *components,
             *(code for terms in self.further.values() for code in codes_of(terms)),
+            *codes_of(self.dispersion or []),
+            *((self.residual.coords) if self.residual is not None else ()),
             *(code for code in factors if plain_column(code) is None),
         ]
 
@@ -230,7 +250,8 @@ def _assemble(
     X, x_names = matrices.values(plan.fixed), tuple(fixed.column_names)
     check_names(x_names, "columns of the fixed-effects design")
     terms = tuple(term for term, _ in built)
-    design = Design(y, X, x_names, terms, y_name, given.weights, offset, groups)
+    residual, memory = _residual(plan, matrices, space)
+    design = Design(y, X, x_names, terms, y_name, given.weights, offset, groups, residual)
     check_design(design, space.rows, generalized)
     others = {name: matrices.values(terms) for name, terms in plan.further.items()}
     for name, values in others.items():
@@ -249,8 +270,25 @@ def _assemble(
         kinds=kinds_of(space.frame, used_columns_of(plan.read, space)),
         env=space.env,
         further={name: matrices.info(terms) for name, terms in plan.further.items()},
+        residual=memory,
     )
     return BuiltDesign(design, spec, space.rows.labels(), kept, True, space.frame, others)
+
+
+def _residual(
+    plan: _Plan, matrices: _Matrices, space: Namespace
+) -> tuple[ResidualRows | None, ResidualSpec | None]:
+    """Covariance structure of the residuals, and its memory."""
+    if plan.residual is None and plan.dispersion is None:
+        return None, None
+    dispersion = None
+    if plan.dispersion is not None:
+        if not codes_of(plan.dispersion):
+            raise DataError(
+                "dispersion has no covariate; leave it out for equal variances, or write '~ x'"
+            )
+        dispersion = matrices.values(plan.dispersion), matrices.info(plan.dispersion)
+    return residual_rows(plan.residual, dispersion, space)
 
 
 def _groups_spec(groups: Grouping, given: Given) -> GroupsSpec:
@@ -267,6 +305,7 @@ class _Matrices:
     @classmethod
     def of(cls, plan: _Plan, space: Namespace) -> _Matrices:
         wanted = [plan.fixed, plan.re, *(bar.terms for bar in plan.bars), *plan.further.values()]
+        wanted.append(plan.dispersion or [])
         if plain_column(plan.parsed.response) is None:
             wanted.append(single_term(plan.parsed.response))
         keys = [tuple(terms) for terms in wanted[1:] if terms and terms != [INTERCEPT]]

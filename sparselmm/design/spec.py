@@ -35,6 +35,8 @@ from sparselmm.design.formula.namespace import (
 from sparselmm.design.formula.pickling import dumps
 from sparselmm.design.formula.remembered import DesignInfo, EvalEnvironment
 from sparselmm.design.kinds.coded import NewRows, TermSpec, new_matrix
+from sparselmm.design.kinds.residual import ResidualSpec
+from sparselmm.design.residual import ResidualRows
 from sparselmm.design.terms import Design, RandomTerm, assemble_z
 from sparselmm.design.validate import (
     Rows,
@@ -130,6 +132,8 @@ class DesignSpec:
         What the columns in use held, numbers or dates for example.
     further : dict
         patsy's memory of the predictors besides the mean's.
+    residual : ResidualSpec or None
+        Memory of the covariance structure of the residuals.
     """
 
     formula: str | None
@@ -144,6 +148,7 @@ class DesignSpec:
     env: EvalEnvironment | None = None
     kinds: dict[str, str] = field(default_factory=dict)
     further: dict[str, DesignInfo] = field(default_factory=dict)
+    residual: ResidualSpec | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _thawed, (dumps(dict(vars(self))),)
@@ -271,6 +276,25 @@ class DesignSpec:
         names |= dict.fromkeys(name for name in others if name is not None)
         outside = {} if self.env is None else self.env.namespace
         return tuple(name for name in names if name not in outside and name not in PATSY_NAMES)
+
+    def residual_rows(self, data: Any) -> ResidualRows:
+        """The covariance structure of the residuals on new data; unseen groups are -1."""
+        assert self.env is not None and self.residual is not None
+        frame, memory = as_frame(data), self.residual
+        info = memory.dispersion
+        read = [] if info is None else remembered.expressions(info)
+        if memory.bar is not None:
+            read = [*read, *memory.bar.coords]
+        codes = [*memory.codes_used(), *read]
+        names = dict.fromkeys(name for code in codes for name in names_in(code))
+        for name in [name for name in names if name not in frame.columns]:
+            if not is_known(name, self.env):
+                raise unknown_column(name, frame.columns, "residual= or dispersion=")
+            del names[name]
+        rows = Rows(len(frame), frame.index)
+        known = {name: self.categories[name] for name in names if name in self.categories}
+        space = Namespace(frame, self.env, rows, take_columns(frame, names, read, known))
+        return memory.evaluate(space)
 
     def labels(self, data: Any, code: str) -> Any:
         """Values of an expression that names a grouping factor, on new data, (m,)."""
@@ -481,9 +505,22 @@ def _check_sizes(design: Design) -> None:
             check_size(term.block.data, [term.name], "the matrix of", root_w)
 
 
+def _check_residual_weights(design: Design, rows: Rows) -> None:
+    """Refuse rows of weight zero: their residuals have no variance that others could share."""
+    if design.residual is None or design.weights is None:
+        return
+    zero = np.flatnonzero(design.weights == 0)
+    if len(zero):
+        raise DataError(
+            f"weights are zero in {len(zero)} row(s), the first is {rows.where(int(zero[0]))}; "
+            "with residual= or dispersion= a weight divides a variance and must be positive. Leave "
+            "these rows out (subset=); times keep their distances without them"
+        )
+
+
 def check_design(design: Design, rows: Rows, generalized: bool = False) -> None:
     """Refuse a design that cannot be fitted; a ``generalized`` one has no residual variance."""
-    if not design.terms:
+    if not design.terms and design.residual is None:
         raise NoRandomEffectsError(
             "the model has no random effects; add a term such as '+ (1|g)' or groups=, or fit "
             "ordinary least squares instead"
@@ -495,6 +532,7 @@ def check_design(design: Design, rows: Rows, generalized: bool = False) -> None:
     if design.weights is not None:
         check_finite(design.weights, ["weights"], "the argument", rows)
         check_weights(design.weights, rows)
+        _check_residual_weights(design, rows)
     if not generalized:
         check_response(design.y, design.y_name, design.offset)
     _check_sizes(design)

@@ -17,6 +17,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from sparselmm.base.types import CSR, AnyArray, FloatArray, IntArray, Snapshot, index_dtype
+from sparselmm.design.residual import ResidualRows
 
 Origin = Literal["re", "vc", "bar", "array"]
 Structure = Literal[
@@ -211,6 +212,8 @@ class Design(Snapshot):
         Known part of the linear predictor.
     groups : Grouping or None
         The statsmodels ``groups`` argument, when given.
+    residual : ResidualRows or None
+        Covariance structure of the residuals; None where they are independent.
     """
 
     y: FloatArray
@@ -221,6 +224,7 @@ class Design(Snapshot):
     weights: FloatArray | None = None
     offset: FloatArray | None = None
     groups: Grouping | None = None
+    residual: ResidualRows | None = None
 
     @property
     def n(self) -> int:

@@ -17,11 +17,12 @@ from sparselmm.base.exceptions import (
     MissingDataError,
     SpecificationWarning,
     UnknownColumnError,
+    UnsupportedError,
     warn_user,
 )
 from sparselmm.base.types import AnyArray, BoolArray, FloatArray, IntArray
 from sparselmm.design.column_types import as_float
-from sparselmm.design.terms import RandomTerm
+from sparselmm.design.terms import Design, RandomTerm
 
 MISSING_CHOICES = ("none", "drop", "raise")
 LARGEST, SMALLEST = 1e70, 1e-70
@@ -316,3 +317,9 @@ def missing_rows(values: Any) -> BoolArray:
     if nullable and pd.api.types.is_float_dtype(dtype):  # whose NaN is not counted as missing
         absent = absent | np.isnan(as_float(values))
     return np.asarray(absent.any(axis=1)) if absent.ndim == 2 else absent
+
+
+def need_white(design: Design, what: str) -> None:
+    """Refuse what holds for independent residuals of equal variance alone."""
+    if design.residual is not None:
+        raise UnsupportedError(f"{what} is not available for a model with residual= or dispersion=")

@@ -187,6 +187,8 @@ class FitPlan:
         Cheapest first.
     given_limit : int or None
         Bytes the fit may use, None for what the machine has available.
+    residuals : str
+        How cross-products are formed under a residual covariance structure; empty without one.
     """
 
     n: int
@@ -196,6 +198,7 @@ class FitPlan:
     nnz_a: int
     candidates: tuple[Candidate, ...]
     given_limit: int | None
+    residuals: str = ""
 
     @cached_property
     def memory_limit(self) -> int:
@@ -229,7 +232,8 @@ class FitPlan:
             f"nnz(Z'WZ) = {self.nnz_a:,}, memory limit {_bytes(self.memory_limit)}, "
             f"sparse factors: {provider()}"
         )
-        return head + "\n" + self._table(self.chosen)
+        tail = f"\n{self.residuals}" if self.residuals else ""
+        return head + ("\n" + self._table(self.chosen) if self.q or not tail else "") + tail
 
     def _table(self, chosen: Candidate | None) -> str:
         lines = [

@@ -238,6 +238,8 @@ class BlockSolver:
     def solve(self, rhs: FloatArray) -> FloatArray:
         """``M^-1 rhs``, (q, m)."""
         lead, layout, coupling = self.strategy.leading, self.layout, self.layout.coupling
+        if not self.cross.sizes:
+            return rhs.copy()
         if self._rest is None:
             k, l = self.cross.sizes[0]
             return apply_blocks(self._leading_blocks(), rhs.reshape(l, k, -1)).reshape(rhs.shape)

@@ -1,6 +1,6 @@
 """The dense twin: textbook formulas with the n x n matrix V, the oracle of every test.
 
-    V = W^-1 + Z Lambda Lambda'Z',   beta = (X'V^-1X)^-1 X'V^-1y
+    V = R + Z Lambda Lambda'Z',   R = W^-1,   beta = (X'V^-1X)^-1 X'V^-1y
     P = V^-1 - V^-1X(X'V^-1X)^-1X'V^-1
     -2 log L = n log(2 pi sigma^2) + log det V + (y - X beta)'V^-1(y - X beta) / sigma^2
 
@@ -33,13 +33,15 @@ class DenseDeviance:
         REML criterion instead of -2 log-likelihood.
     known_scale : float, optional
         Residual variance, when it is known.
+    R : ndarray, (n, n), optional
+        Covariance of the residuals relative to sigma^2, in place of ``W^-1``.
     """
 
     model_is_exact = False
 
     def __init__(
         self, design: Design, covariance: Covariance, *, reml: bool,
-        known_scale: float | None = None,
+        known_scale: float | None = None, R: FloatArray | None = None,
     ):  # fmt: skip
         w = np.ones(design.n) if design.weights is None else design.weights
         rows = w > 0
@@ -57,6 +59,7 @@ class DenseDeviance:
         self.unit_roots = covariance.unit_roots(moments)
         self.df = len(self.y) - (self.X.shape[1] if reml else 0)
         self.known_scale = known_scale
+        self.R = np.diag(1.0 / self.w) if R is None else R
 
     def _lambda(self, theta: FloatArray) -> FloatArray:
         factors = self.covariance.factors(theta)
@@ -64,14 +67,14 @@ class DenseDeviance:
             np.kron(np.eye(term.n_levels), lam)
             for term, lam in zip(self.terms, factors, strict=True)
         ]
-        return np.asarray(sla.block_diag(*blocks))
+        return np.asarray(sla.block_diag(*blocks)) if blocks else np.zeros((0, 0))
 
     def at(self, theta: FloatArray) -> PLSFit:
         """The solution at theta, with ``b = Psi Z'V^-1(y - X beta)``."""
         theta = np.asarray(theta, dtype=float)
         X, y, Lam = self.X, self.y, self._lambda(theta)
         ZL = self.Z @ Lam
-        V = np.diag(1.0 / self.w) + ZL @ ZL.T
+        V = self.R + ZL @ ZL.T
         root = sla.cho_factor(V, lower=True)
         XtVX = X.T @ sla.cho_solve(root, X)
         vcov = np.linalg.inv(XtVX)
@@ -106,7 +109,7 @@ class DenseDeviance:
         """
         theta = np.asarray(theta, dtype=float)
         fit, ZL = self.at(theta), self.Z @ self._lambda(theta)
-        Vinv = np.linalg.inv(np.diag(1.0 / self.w) + ZL @ ZL.T)
+        Vinv = np.linalg.inv(self.R + ZL @ ZL.T)
         VX = Vinv @ self.X
         P = Vinv - VX @ fit.vcov_unscaled @ VX.T
         Py, trace_of = P @ self.y, P if self.reml else Vinv
@@ -132,7 +135,7 @@ class DenseDeviance:
     def rounding(self, theta: FloatArray) -> float:
         """Estimate of the rounding error of the deviance: V is known to a share eps of itself."""
         fit, ZL = self.at(theta), self.Z @ self._lambda(theta)
-        V = np.diag(1.0 / self.w) + ZL @ ZL.T
+        V = self.R + ZL @ ZL.T
         weighted = np.linalg.solve(V, self.y - self.X @ fit.beta)
         size = np.sum(np.diag(V) * (np.diag(np.linalg.inv(V)) + weighted**2 / fit.scale))
         return float(np.finfo(float).eps * size)

@@ -60,6 +60,9 @@ DIFFERENCE = 1e-4
 LOST_DIGITS = 1e-4
 """Rounding error of the deviance above which its minimum is not known."""
 
+SECANT_BELOW = 0.5
+"""Promised decrease of a step below which its curvature tells of the next ones."""
+
 SMALLEST_SCALE = 0.1
 """Standard deviations below this share of sigma do not shrink the trust region further."""
 
@@ -416,6 +419,7 @@ def _newton(
     gradient, model = deviance.tangent_model(theta)
     recorder.record(theta, value, gradient_norm=_size(deviance, gradient))
     excess: list[float] = []
+    secant = getattr(deviance, "secant", False)
     for iteration in range(limit):
         basis = _basis(recorder, theta, gradient)
         slope, bend = basis.T @ gradient, basis.T @ model @ basis
@@ -429,7 +433,7 @@ def _newton(
             bend = exact_bend(recorder, theta, basis, bend)
         step, predicted = _trust_region_step(bend, slope, radius.now)
         within = bool(np.linalg.norm(step) < 0.99 * radius.now)
-        stretch = _stretch(excess) if within and not exact else 1.0
+        stretch = _stretch(excess) if within and not exact and not secant else 1.0
         step, predicted = stretch * step, stretch * (2.0 - stretch) * predicted
         length = float(np.linalg.norm(step))
         trial = deviance.covariance.retract(theta, basis @ step)
@@ -444,7 +448,10 @@ def _newton(
                 return End(theta, "stopped: no decrease within rounding", True)
             continue
         excess.append(1.0 - (2.0 - ratio * (2.0 - stretch)) / stretch if within else np.nan)
+        before = gradient
         gradient, model = deviance.tangent_model(trial)
+        if secant and predicted < SECANT_BELOW:
+            model = _along_last(model, basis @ step, gradient - before)
         theta, value = trial, trial_value
         recorder.record(theta, value, gradient_norm=_size(deviance, gradient), **details)
     return End(theta, f"stopped: no convergence in {limit} iterations", False)
@@ -516,6 +523,16 @@ def _stretch(excess: Sequence[float]) -> float:
     if len(excess) < 2 or not abs(excess[-1] - excess[-2]) < 0.5 * abs(excess[-1]):
         return 1.0
     return 1.0 / (1.0 - min(max(excess[-1], -0.3), 0.3))
+
+
+def _along_last(model: FloatArray, step: FloatArray, change: FloatArray) -> FloatArray:
+    """The model Hessian with its curvature along the last step scaled to what was met there."""
+    H = model @ step
+    size = float(step @ H)
+    if not size > 0:
+        return model
+    scale = min(max(float(change @ step) / size, 0.3), 4.0)
+    return model + (scale - 1.0) / size * np.outer(H, H)
 
 
 def _size(deviance: Deviance, gradient: FloatArray) -> float:

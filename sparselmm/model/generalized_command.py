@@ -9,7 +9,7 @@ from typing import Any
 from sparselmm.model.mixedglm import MixedGLM
 from sparselmm.results.general.core import MixedGLMResults
 
-ONLY_LINEAR = {"ml": False, "method": None, "engine": "sparse", "plan": False}
+ONLY_LINEAR = {"ml": False, "method": None, "engine": "sparse", "plan": False, "residual": None}
 """Options without a meaning for generalized models, and their values when not given."""
 
 ONLY_GENERAL = ("link", "trials", "dispersion", "zi", "hurdle", "nagq")
@@ -23,7 +23,6 @@ def add_options(fit: argparse.ArgumentParser) -> None:
         "inverse_gaussian, gaussian or ordinal; default a linear model")  # fmt: skip
     add("--link", help="link of the family; default its own")
     add("--trials", metavar="COL", help="column of numbers of trials of a binomial response")
-    add("--dispersion", metavar="FORMULA", help="formula of the dispersion, '~ x'")
     add("--zi", metavar="FORMULA", help="formula of excess zeros of counts, '~ 1'")
     add("--hurdle", metavar="FORMULA", help="formula of zeros before a hurdle, '~ 1'")
     add("--nagq", type=int, metavar="N", help="nodes of the quadrature; default 1, Laplace")
@@ -32,7 +31,8 @@ def add_options(fit: argparse.ArgumentParser) -> None:
 def refused(arguments: argparse.Namespace) -> str | None:
     """What is wrong with the options given together, or None."""
     if arguments.family is None:
-        wrong = [name for name in ONLY_GENERAL if getattr(arguments, name) is not None]
+        own = [name for name in ONLY_GENERAL if name != "dispersion"]
+        wrong = [name for name in own if getattr(arguments, name) is not None]
         return f"--{wrong[0]} needs --family; give one such as binomial" if wrong else None
     for name, default in ONLY_LINEAR.items():
         if getattr(arguments, name) != default:

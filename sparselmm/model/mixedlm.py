@@ -30,7 +30,7 @@ from sparselmm.base.progress import Progress
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import FloatArray
 from sparselmm.design import BuiltDesign, capture_env, from_arrays, from_formula
-from sparselmm.design.validate import aligned, check_counted_levels
+from sparselmm.design.validate import aligned, check_counted_levels, need_white
 from sparselmm.factor.bases import cross_products
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.plan import Candidate, FitPlan, make_plan
@@ -43,6 +43,8 @@ from sparselmm.likelihood.held import Held
 from sparselmm.likelihood.identifiability import UNBOUNDED, unbounded, unidentified
 from sparselmm.likelihood.moments import moment_start
 from sparselmm.likelihood.optimize import OptSummary
+from sparselmm.likelihood.residual.deviance import ResidualDeviance
+from sparselmm.likelihood.residual.price import residual_plan
 from sparselmm.model.fit import (
     ENGINES,
     HARDLY,
@@ -58,6 +60,7 @@ from sparselmm.model.fit import (
     without_fixed,
 )
 from sparselmm.model.regularized import RegularizedFits
+from sparselmm.model.residual import fit_residual
 from sparselmm.model.statsmodels.cloning import model_of, with_arrays, with_data
 from sparselmm.model.statsmodels.interface import StatsmodelsInterface
 from sparselmm.model.statsmodels.penalized import Mask, PenalizedDeviance
@@ -107,6 +110,13 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         Name to any (n, l) matrix, sparse or dense: a term with one variance.
     covariance : mapping, optional
         ``"Group"`` to the :class:`KnownCovariance` between the groups.
+    residual : mapping, optional
+        Covariance structure of the residuals within groups: ``"structure"`` (``"ar1"``, ``"car1"``,
+        ``"exp"``, ``"gau"``, ``"cs"``, ``"us"``, ``"toep"``, ``"ad"``), ``"groups"`` and
+        ``"times"``, (n,) or for exp and gau (n, 2); where wanted ``"by"``, (n,), ``"hom"`` and
+        ``"nugget"``, as in :meth:`from_formula`.
+    dispersion : array-like, (n,) or (n, a), optional
+        Covariates of the log standard deviation of the residuals.
 
     Raises
     ------
@@ -144,6 +154,8 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         offset: Any = None,
         z_terms: Mapping[str, Any] | None = None,
         covariance: Mapping[str, Any] | None = None,
+        residual: Mapping[str, Any] | None = None,
+        dispersion: Any = None,
         **kwargs: Any,
     ):
         other = model_of(kwargs)
@@ -153,6 +165,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         built = from_arrays(
             endog, exog, groups, exog_re=exog_re, exog_vc=exog_vc, weights=weights,
             offset=offset, z_terms=z_terms, covariance=covariance, missing=missing,
+            residual=residual, dispersion=dispersion,
         )  # fmt: skip
         self._set_up(built.owned(), use_sqrt)
 
@@ -173,6 +186,8 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         offset: Any = None,
         z_terms: Mapping[str, Any] | None = None,
         covariance: Mapping[str, Any] | None = None,
+        residual: str | None = None,
+        dispersion: str | None = None,
         eval_env: Any = 0,
         **kwargs: Any,
     ) -> MixedLM:
@@ -207,6 +222,15 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
             Name to any (n, l) matrix: a term with one variance.
         covariance : mapping, optional
             Name of a grouping factor to the :class:`KnownCovariance` between its levels.
+        residual : str, optional
+            Covariance structure of the residuals, of times, positions or visits within groups:
+            ``"ar1(time | subject)"`` (whole numbers, gaps allowed), ``car1`` and ``exp`` (any
+            times; ``exp(x + y | g)`` in the plane), ``gau``, ``cs``, ``us`` (any covariance of
+            the visits), ``toep``, ``ad``. Options: ``hom=False`` for a standard deviation of
+            each visit, ``nugget=True``, ``by=arm`` for parameters of each stratum.
+        dispersion : str, optional
+            Right side of a formula for the log standard deviation of the residuals: ``"~ sex"``
+            for one of each group, ``"~ np.log(x)"`` for a power of x.
         eval_env : int or patsy.EvalEnvironment
             How many frames up the variables of the formula are looked up.
 
@@ -239,7 +263,8 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
             built = from_formula(
                 formula, data, groups=groups, re_formula=re_formula, vc_formula=vc_formula,
                 weights=weights, offset=offset, z_terms=z_terms, covariance=covariance,
-                subset=subset, missing=missing, env=env,
+                subset=subset, missing=missing, env=env, residual=residual,
+                dispersion=dispersion,
             )  # fmt: skip
         model = cls.__new__(cls)
         model._set_up(built.owned(), use_sqrt)
@@ -314,12 +339,14 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
             Prints as a table; ``chosen`` is what :meth:`fit` will do.
         """
         limit = check_memory(memory_limit)
+        if self.design.residual is not None:
+            return residual_plan(ResidualDeviance(self.design, reml=True), limit)
         names = tuple(term.name for term in self.terms)
         return make_plan(self.cross, names, limit, self._packing.covariance)
 
     def deviance(
         self, reml: bool = True, engine: str = "sparse", memory_limit: int | None = None
-    ) -> ProfiledDeviance | DenseDeviance:
+    ) -> ProfiledDeviance | DenseDeviance | ResidualDeviance:
         """The profiled deviance as a function of theta.
 
         Parameters
@@ -338,6 +365,9 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
             Both have ``value(theta)``, ``gradient(theta)`` and ``at(theta)``.
         """
         reml = check_flag(reml, "reml")
+        if self.design.residual is not None:
+            check_choice(engine, "engine", ("sparse",))
+            return ResidualDeviance(self.design, reml=reml)
         if check_choice(engine, "engine", ENGINES) == "dense":
             return self._dense(reml, Held.of(None, self.covariance, ()))
         return self._sparse(self.plan(memory_limit).chosen, reml)
@@ -473,6 +503,11 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         keywords = checked_keywords(fit_kwargs, niter_sa)
         methods = method_names(method)
         progress = True if progress is None and keywords.get("disp") else progress
+        if self.design.residual is not None:
+            return fit_residual(
+                self, locals(), methods, keywords, check_flag(reml, "reml"), maxiter,
+                Progress(progress), full_output,
+            )  # fmt: skip
         start = start_parameters(self._packing, start_params, self.use_sqrt)
         mask = None if free is None else Mask.of(self._packing, free, start)
         held = self._held(fix, free, fe_pen, cov_pen)
@@ -629,6 +664,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         [10.4673, 0.0338]
         """
         self._need_rows("fit_many")
+        need_white(self.design, "fit_many")
         reml = check_flag(reml, "reml")
         with one_thread():
             chosen = self.plan(memory_limit).chosen
@@ -637,6 +673,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
         return fit_many(self.built.design, engine, Y, names, missing, n_jobs, progress)
 
     def _engine(self, reml: bool) -> ProfiledDeviance:
+        need_white(self.design, "loglike, score, hessian, get_fe_params or get_scale")
         engine = self._engines.get(reml)
         if engine is None:
             engine = self._sparse(self.plan().chosen, reml)

@@ -20,6 +20,7 @@ from sparselmm.base.arguments import (
 from sparselmm.base.exceptions import ArgumentError
 from sparselmm.base.types import FloatArray
 from sparselmm.design import BuiltDesign
+from sparselmm.design.validate import need_white
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.likelihood.deviance import PLSFit
 from sparselmm.model.statsmodels.packed_likelihood import fit_at
@@ -83,6 +84,7 @@ class RegularizedFits:
         ValueError
             When the method is unknown.
         """
+        need_white(self.built.design, "fit_regularized")
         alpha = in_order(alpha, self.built.design.x_names, "alpha")
         weights = check_numbers(alpha, "alpha")
         if weights.shape not in ((), (self.built.design.p,)) or (weights < 0).any():

@@ -14,7 +14,6 @@ from sparselmm.base.arguments import check_flag, check_strings, wrong_type
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.hypotheses.comparison import boundary_pvalue, chi2_pvalue, variances_tested
-from sparselmm.likelihood.engine import ml_minimum
 from sparselmm.results.general.base import GeneralBase
 from sparselmm.results.general.intervals import compare_general
 from sparselmm.results.methods.base import ResultsBase
@@ -167,7 +166,7 @@ def _row(name: str, result: MixedLMResults, refit: bool) -> _Row:
     deviance = result.pls.deviance
     if refit and result.reml:
         result._check_plain("a comparison with refit=True")
-        deviance = ml_minimum(result.deviance, result.theta)[0]
+        deviance = result._ml_deviance()
     return _Row(name, result, result.n_parameters, deviance)
 
 
@@ -202,7 +201,11 @@ def _boundary(chisq: float, df: int, small: MixedLMResults, big: MixedLMResults)
 
 
 def _formula(result: MixedLMResults) -> str:
-    return result.built.spec.formula or "(from arrays)"
+    text, rows = result.built.spec.formula or "(from arrays)", result.built.design.residual
+    if rows is None:
+        return text
+    dispersion = ["dispersion: " + ", ".join(rows.d_names)] if rows.d_names else []
+    return "; ".join([text, *([f"residual: {rows.text}"] if rows.text else []), *dispersion])
 
 
 def _check_same_data(results: Sequence[MixedLMResults], names: Sequence[str]) -> None:

@@ -197,6 +197,19 @@ KINDS = {
     "re": {"True", "0", "[]", "{}"},
     "MixedLMResults.simulate.re": CHOICE,
     "re_formula": NONE,
+    "residual": NONE,
+    "dispersion": NONE,
+    "ResidualResults.R.group": CHOICE,
+    "ResidualResults.simulate.re": CHOICE,
+    "ResidualResults.get_prediction.weights": NONE | {"0", "3.5", "1e300", "10**30", "True"},
+    "ResidualResults.emmeans.weights": CHOICE,
+    "ResidualResults.anova.ddf": CHOICE,
+    "ResidualResults.emmeans.ddf": CHOICE,
+    "ResidualResults.get_prediction.ddf": CHOICE,
+    "ResidualResults.rank.method": NONE,
+    "ResidualResults.cov_params.scale": NONE | POSITIVE | {"10**30"},
+    "ResidualResults.save.fname": {"'nope'"},
+    "ResidualResults.residual_params.ci": CHOICE,
     "sire": {"['nope', 'nope']"},
     "specs": CHOICE,
     "start_params": NONE,
@@ -270,6 +283,15 @@ def fit():
 
 
 @cache
+def structured():
+    frame = data().assign(t=np.tile([0, 1, 2, 3], 8))
+    model = sparselmm.mixedlm("y ~ x + f + (1 | g)", frame, residual="ar1(t | g)")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return model.fit()
+
+
+@cache
 def simple():
     return sparselmm.mixedlm("y ~ x + (1 | g)", data()).fit(reml=False)
 
@@ -284,6 +306,7 @@ def owners():
     return {
         "MixedLM": m,
         "MixedLMResults": r,
+        "ResidualResults": structured(),
         "BootstrapResults": r.bootstrap(20, seed=1),
         "ManyResults": m.fit_many(data()[["y"]]),
         "MixedLMParams": r.params_object,
@@ -314,6 +337,7 @@ def owners():
 
 FUNCTIONS = {
     "mixedlm": sparselmm.mixedlm,
+    "mmrm": sparselmm.mmrm,
     "MixedLM": MixedLM,
     "KnownCovariance": KnownCovariance,
     "VCSpec": VCSpec,
@@ -354,6 +378,7 @@ def callables():
 
 BASE = {  # what a call needs besides the argument under test, and what keeps it short
     "mixedlm": lambda: {"formula": "y ~ x + (1 | g)", "data": data()},
+    "mmrm": lambda: {"formula": "y ~ x + us(x | g)", "data": data()},
     "MixedLM.from_formula": lambda: {"formula": "y ~ x + (1 | g)", "data": data()},
     "MixedLM": lambda: {"endog": data().y, "exog": data()[["x"]], "groups": data().g},
     "KnownCovariance": lambda: {"matrix": np.eye(2), "labels": ["a", "b"]},
@@ -390,6 +415,18 @@ BASE = {  # what a call needs besides the argument under test, and what keeps it
     "MixedLMResults.t_test": lambda: {"r_matrix": "x = 0"},
     "MixedLMResults.t_test_pairwise": lambda: {"term_name": "f"},
     "MixedLMResults.wald_test": lambda: {"r_matrix": "x = 0"},
+    "ResidualResults.bootstrap": lambda: {"n": 2, "seed": 1},
+    "ResidualResults.emmeans": lambda: {"specs": "f"},
+    "ResidualResults.f_test": lambda: {"r_matrix": "x = 0"},
+    "ResidualResults.ranef_contrasts": lambda: {"term": "g", "pairs": [("A", "B")]},
+    "ResidualResults.ranef_cov": lambda: {"term": "g"},
+    "ResidualResults.rank": lambda: {"term": "g"},
+    "ResidualResults.refit": lambda: {"endog": data().y},
+    "ResidualResults.R": lambda: {"group": "A"},
+    "ResidualResults.save": lambda: {"fname": "saved"},
+    "ResidualResults.t_test": lambda: {"r_matrix": "x = 0"},
+    "ResidualResults.t_test_pairwise": lambda: {"term_name": "f"},
+    "ResidualResults.wald_test": lambda: {"r_matrix": "x = 0"},
     "MixedLMParams.from_packed": lambda: {
         "params": [1.0, 1.0], "k_fe": 1, "k_re": 1, "use_sqrt": True, "has_fe": True,
     },

@@ -6,8 +6,10 @@ from sparselmm.base.arguments import check_choice
 from sparselmm.base.exceptions import ArgumentError
 from sparselmm.inference.estimates import Estimates
 from sparselmm.inference.hypotheses.hypotheses import Asymptotic, DenominatorDF, FTest
+from sparselmm.inference.hypotheses.joint_information import joint_information
 from sparselmm.inference.hypotheses.kenward_roger import KenwardRoger
 from sparselmm.inference.hypotheses.satterthwaite import Satterthwaite
+from sparselmm.inference.residual import ResidualEstimates
 
 __all__ = ["DDF_METHODS", "DenominatorDF", "FTest", "denominator_df"]
 
@@ -37,11 +39,15 @@ def denominator_df(est: Estimates, method: str, like: DenominatorDF | None = Non
     check_choice(method, "ddf", DDF_METHODS)
     if method == "z":
         return Asymptotic(est)
+    kind = Satterthwaite if method == "satterthwaite" else KenwardRoger
+    if isinstance(est, ResidualEstimates):
+        if kind is KenwardRoger and not est.pls.reml:
+            return kind.of(est, None)  # says why not
+        return kind.of(est, joint_information(est.fit, kind is KenwardRoger))
     if est.n_fixed or est.psi_scale is not None:
         raise ArgumentError(
             f"ddf={method!r} needs a fit by plain ML or REML; in this one parameters were held "
             "fixed or the fixed effects were penalized. Use ddf='z'"
         )
     info = like.info if isinstance(like, Satterthwaite | KenwardRoger) else None
-    kind = Satterthwaite if method == "satterthwaite" else KenwardRoger
     return kind.of(est, info)

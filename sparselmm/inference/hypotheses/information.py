@@ -380,6 +380,8 @@ def _pair_traces(places: list[Place], squares: dict[tuple[int, int], FloatArray]
 def _ranks(cross: CrossProducts) -> list[IntArray]:
     """Number of every level among its term's levels in the same connected component."""
     counts = [l for _, l in cross.sizes]
+    if not counts:
+        return []
     starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     rows = [pair.rows + starts[s] for (s, _), pair in cross.pairs.items()]
     cols = [pair.cols + starts[t] for (_, t), pair in cross.pairs.items()]

@@ -45,10 +45,12 @@ class Simulator:
     def draw(self, seed: np.random.SeedSequence, replicates: Iterable[int]) -> FloatArray:
         """Replicates of a seed, one per row, (m, n)."""
         n, q = self.Z.shape
-        normal = np.array(
-            [np.random.default_rng(stream(seed, i)).standard_normal(q + n) for i in replicates]
-        ).reshape(-1, q + n)
+        normal = np.array([self.normal(seed, i) for i in replicates]).reshape(-1, q + n)
         return self.mean + self._random(normal[:, :q]) + normal[:, q:] * self.noise
+
+    def normal(self, seed: np.random.SeedSequence, i: int) -> FloatArray:
+        """Deviates of one replicate: of the random effects, then of the residuals, (q + n,)."""
+        return np.random.default_rng(stream(seed, i)).standard_normal(sum(self.Z.shape))
 
     def _random(self, u: FloatArray) -> FloatArray:
         """``Z Lambda u`` of stacked u, (m, n)."""

@@ -23,7 +23,7 @@ from sparselmm.design import BuiltDesign, VCSpec
 from sparselmm.design.column_types import as_array, float_matrix
 from sparselmm.design.rows import GroupRows, times_z
 from sparselmm.design.terms import Design, RandomTerm
-from sparselmm.design.validate import aligned
+from sparselmm.design.validate import aligned, need_white
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.inference.packing import MixedLMParams, Packing
 from sparselmm.inference.variances import VarianceLayout
@@ -508,6 +508,7 @@ class StatsmodelsInterface:
         matrix that is not positive semi-definite is replaced by the nearest that is.
         """
         self._need_rows("get_distribution")
+        need_white(self.design, "get_distribution")
         at = self._packing.unpack(params, use_sqrt=False, has_fe=True)
         scale = check_positive(scale, "scale")
         X = self._exog(exog, "get_distribution")

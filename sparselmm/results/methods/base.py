@@ -15,6 +15,7 @@ from sparselmm.design import BuiltDesign
 from sparselmm.inference.estimates import Estimates
 from sparselmm.inference.hypotheses.ddf import DDF_METHODS, DenominatorDF, denominator_df
 from sparselmm.likelihood.deviance import PLSFit, ProfiledDeviance
+from sparselmm.likelihood.engine import ml_minimum
 from sparselmm.likelihood.optimize import OptSummary
 from sparselmm.results.given import Given
 
@@ -50,6 +51,10 @@ class ResultsBase:
     use_sqrt: bool
     given: Given
     _est: Estimates
+
+    def _ml_deviance(self) -> float:
+        """Minimum of -2 log-likelihood of the same model."""
+        return ml_minimum(self.deviance, self.pls.theta)[0]
 
     def _need_rows(self, what: str) -> None:
         """Refuse after ``remove_data()``."""

@@ -1,0 +1,452 @@
+"""From ``residual=`` and ``dispersion=`` to one entry per row, of the fit and of new data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sparselmm.base.arguments import shown
+from sparselmm.base.exceptions import DataError, MissingDataError
+from sparselmm.base.types import AnyArray, BoolArray, FloatArray, IntArray
+from sparselmm.design.column_types import NUMBERS, as_float, kind_of
+from sparselmm.design.factors import Crossing, factorize, match, match_crossed
+from sparselmm.design.formula.namespace import Namespace, capture_env, rebuild
+from sparselmm.design.formula.remembered import DesignInfo
+from sparselmm.design.formula.residual_bar import ResidualBar, parse_residual
+from sparselmm.design.kinds.coded import grouping
+from sparselmm.design.residual import ResidualRows
+from sparselmm.design.validate import Rows, aligned, check_codes, check_length
+
+VISITS = ("us", "toep", "ad")
+"""Kinds with parameters of every visit."""
+
+ORDERED = ("ar1", "toep", "ad")
+"""Kinds for which the order of visits counts."""
+
+
+@dataclass(frozen=True, eq=False)
+class ResidualSpec:
+    """What the structure remembers.
+
+    Attributes
+    ----------
+    bar : ResidualBar or None
+    crossing : Crossing or None
+        Levels of the groups, without codes.
+    labels : ndarray
+        Labels of the groups as shown.
+    visits : ndarray or None
+        Labels of the visits, in order.
+    strata : ndarray or None
+    dispersion : DesignInfo or None
+    kept : ndarray of int
+        Columns of the dispersion's design in use.
+    template : ResidualRows
+        Without anything of the length of the data.
+    """
+
+    bar: ResidualBar | None
+    crossing: Crossing | None
+    labels: AnyArray
+    visits: AnyArray | None
+    strata: AnyArray | None
+    dispersion: DesignInfo | None
+    kept: IntArray
+    template: ResidualRows
+
+    @property
+    def _visits_count(self) -> bool:
+        """Whether anything but the distance depends on the visit."""
+        bar = self.bar
+        assert bar is not None
+        labelled = self.visits is not None and kind_of(pd.Series(self.visits)) != NUMBERS
+        return bar.kind in VISITS or not bar.hom or (bar.kind == "ar1" and labelled)
+
+    def codes_used(self) -> list[str]:
+        """Expressions it evaluates on the data, those of the dispersion apart."""
+        return [] if self.bar is None else bar_codes(self.bar)
+
+    def evaluate(self, space: Namespace) -> ResidualRows:
+        """The structure on new rows; groups the fit has not seen are -1."""
+        bar, n = self.bar, space.n
+        group = np.full(n, -1)
+        coords, visits, stratum = np.zeros((n, 1)), np.zeros(n, int), np.zeros(n, int)
+        if bar is not None and self.crossing is not None:
+            codes = [
+                match(labels, space.labels(code))
+                for code, labels in zip(bar.factors, self.crossing.labels, strict=True)
+            ]
+            group = match_crossed(self.crossing.table, codes) if len(codes) > 1 else codes[0]
+            if bar.by is not None and self.strata is not None:
+                stratum = _known(self.strata, space.labels(bar.by), bar.by, space.rows)
+            if self.visits is not None and self._visits_count:
+                visits = _known(self.visits, space.labels(bar.coords[0]), bar.coords[0], space.rows)
+            coords = _positions(bar, space, visits, self.visits)
+        D = np.zeros((n, 0))
+        if self.dispersion is not None:
+            D = rebuild(self.dispersion, space)[:, self.kept]
+        D = np.hstack([D, _indicators(self.template, bar, visits, stratum)])
+        t = self.template
+        return ResidualRows(
+            t.kind, group, t.labels, coords, visits, t.visit_labels, stratum, t.strata, D,
+            t.d_names, t.nugget, t.text, t.group_name,
+        )  # fmt: skip
+
+
+def bar_codes(bar: ResidualBar) -> list[str]:
+    """Expressions of a structure."""
+    return [*bar.factors, *bar.coords, *([] if bar.by is None else [bar.by])]
+
+
+def residual_rows(
+    bar: ResidualBar | None, dispersion: tuple[FloatArray, DesignInfo] | None, space: Namespace
+) -> tuple[ResidualRows, ResidualSpec]:
+    """The structure of a formula's rows, and its memory."""
+    n = space.n
+    crossing = None
+    group: IntArray = np.arange(n)
+    visits: IntArray = np.zeros(n, int)
+    stratum: IntArray = np.zeros(n, int)
+    labels: AnyArray = np.arange(n)
+    visit_labels = strata = None
+    coords = np.zeros((n, 1))
+    if bar is not None:
+        crossing = grouping(bar.name, bar.factors, space)
+        group, labels = crossing.codes, crossing.levels(bar.factors).labels()
+        if bar.by is not None:
+            factor = factorize(space.labels(bar.by), sort=True)
+            check_codes(factor.codes, bar.by, "the stratum", space.rows)
+            stratum, strata = factor.codes.astype(int), np.asarray(factor.labels)
+        if bar.coords:
+            visits, visit_labels = _visits(bar, space)
+        coords = _positions(bar, space, visits, visit_labels)
+    kept, D = np.zeros(0, int), np.zeros((n, 0))
+    names: tuple[str, ...] = ()
+    info = None if dispersion is None else dispersion[1]
+    if dispersion is not None:
+        kept, D, names = _dispersion(dispersion[0], dispersion[1].column_names)
+    rows = assembled(
+        bar, group, labels, coords, visits, visit_labels, stratum, strata, D, names, space.rows
+    )
+    template = rows.kept(np.zeros(0, int))
+    memory = None if crossing is None else _without_codes(crossing)
+    return rows, ResidualSpec(bar, memory, labels, visit_labels, strata, info, kept, template)
+
+
+def assembled(
+    bar: ResidualBar | None, group: IntArray, labels: AnyArray, coords: FloatArray,
+    visits: IntArray, visit_labels: AnyArray | None, stratum: IntArray, strata: AnyArray | None,
+    D: FloatArray, names: Sequence[str], where: Rows,
+) -> ResidualRows:  # fmt: skip
+    """The rows, checked, with the indicators of visits and strata among the columns of D."""
+    shown_visits = () if visit_labels is None else tuple(map(str, visit_labels))
+    rows = ResidualRows(
+        "" if bar is None else bar.kind, group.astype(int), labels, coords, visits, shown_visits,
+        stratum, () if strata is None else tuple(map(str, strata)), D, tuple(names),
+        bar is not None and bar.nugget, "" if bar is None else bar.text,
+        "" if bar is None else bar.name,
+    )  # fmt: skip
+    if bar is not None:
+        _check_ties(rows, bar, where)
+        _check_strata(rows, bar)
+        if bar.kind in VISITS:
+            _check_visits(rows)
+    own = _indicators(rows, bar, visits, stratum)
+    D, all_names = np.hstack([D, own]), (*names, *_indicator_names(rows, bar))
+    _check_dispersion(D, all_names)
+    return ResidualRows(
+        rows.kind, rows.group, labels, coords, visits, shown_visits, stratum, rows.strata, D,
+        tuple(all_names), rows.nugget, rows.text, rows.group_name,
+    )  # fmt: skip
+
+
+def _without_codes(crossing: Crossing) -> Crossing:
+    return replace(crossing, codes=np.empty(0, dtype=np.int32))
+
+
+def _known(labels: AnyArray, values: Any, code: str, rows: Rows) -> IntArray:
+    found = match(labels, values)
+    if (found < 0).any():
+        first = int(np.flatnonzero(found < 0)[0])
+        raise DataError(
+            f"{code!r} has a value in the new data, first in {rows.where(first)}, that the fit "
+            "has not seen; the residual structure has no parameter for it"
+        )
+    return np.asarray(found).astype(int)
+
+
+def _visits(bar: ResidualBar, space: Namespace) -> tuple[IntArray, AnyArray]:
+    """Number of every row's visit, and the labels in order."""
+    if len(bar.coords) > 1 or bar.kind in ("car1", "exp", "gau"):
+        return np.zeros(space.n, int), np.zeros(0)
+    code = bar.coords[0]
+    values = space.labels(code)
+    series = values if isinstance(values, pd.Series) else pd.Series(values)
+    factor = factorize(values, sort=True)
+    _check_times(factor.codes < 0, code, bar, space.rows)
+    coded = isinstance(series.dtype, pd.CategoricalDtype) and isinstance(
+        space.frame.get(code, series).dtype, pd.CategoricalDtype
+    )
+    if not coded and kind_of(series) != NUMBERS and bar.kind in ORDERED:
+        raise _text(code, bar)
+    return np.asarray(factor.codes).astype(int), np.asarray(factor.labels)
+
+
+def _text(code: str, bar: ResidualBar) -> DataError:
+    return DataError(
+        f"{bar.text}: {code!r} is text, and {bar.kind} needs times; make it a number, or for "
+        "visits in order a pandas Categorical with its categories in that order"
+    )
+
+
+def _positions(
+    bar: ResidualBar, space: Namespace, visits: IntArray, labels: AnyArray | None
+) -> FloatArray:
+    """Times or coordinates of the rows, (n, c); of visits that are labels their number."""
+    if not bar.coords:
+        return np.arange(space.n, dtype=float)[:, None]
+    if bar.kind in ("us", "cs", "toep", "ad"):
+        return visits[:, None].astype(float)
+    if bar.kind == "ar1" and labels is not None and kind_of(pd.Series(labels)) != NUMBERS:
+        return visits[:, None].astype(float)
+    columns = []
+    for code in bar.coords:
+        values = space.evaluate(code)
+        series = values if isinstance(values, pd.Series) else pd.Series(values)
+        if kind_of(series) != NUMBERS:
+            raise _text(code, bar)
+        column = as_float(series)
+        _check_times(~np.isfinite(column), code, bar, space.rows)
+        columns.append(column)
+    if bar.kind == "ar1":
+        _check_whole(columns[0], bar, space.rows)
+    return np.column_stack(columns)
+
+
+def _check_whole(times: FloatArray, bar: ResidualBar, rows: Rows) -> None:
+    broken = np.flatnonzero(times != np.round(times))
+    if len(broken):
+        raise DataError(
+            f"{bar.text}: ar1 needs whole numbers as times, {rows.where(int(broken[0]))} has "
+            f"{times[broken[0]]:g}; write car1({bar.coords[0]} | {bar.name}) for times in between"
+        )
+
+
+def _check_times(bad: AnyArray, code: str, bar: ResidualBar, rows: Rows) -> None:
+    where = np.flatnonzero(bad)
+    if len(where):
+        raise MissingDataError(
+            f"{bar.text}: {code!r} is missing in {len(where)} row(s), the first is "
+            f"{rows.where(int(where[0]))}; fill in the time or leave the rows out "
+            "(missing='drop')"
+        )
+
+
+def _check_ties(rows: ResidualRows, bar: ResidualBar, where: Rows) -> None:
+    """Refuse two rows of a group at one time."""
+    if not bar.coords or bar.nugget:
+        return
+    keys = [*rows.coords.T[::-1], rows.group]
+    o = np.lexsort(keys)
+    table = np.column_stack([rows.group, rows.coords])[o]
+    same = np.flatnonzero((np.diff(table, axis=0) == 0).all(axis=1))
+    if len(same):
+        i = same[0]
+        first, second = sorted((int(o[i]), int(o[i + 1])))
+        label = shown(rows.labels[rows.group[first]])
+        raise DataError(
+            f"{bar.text}: {where.where(first)} and {where.where(second)} are rows of the group "
+            f"{label} at the same time, and {len(same)} such pair(s) in all; give each row a time "
+            "of its own, or make the groups finer"
+        )
+
+
+def _check_strata(rows: ResidualRows, bar: ResidualBar) -> None:
+    """Refuse groups that lie in two strata."""
+    if not rows.strata:
+        return
+    if len(rows.strata) < 2:
+        raise DataError(f"{bar.text}: by={bar.by} has a single value; leave by out")
+    o = np.argsort(rows.group, kind="stable")
+    group, stratum = rows.group[o], rows.stratum[o]
+    mixed = np.flatnonzero((np.diff(group) == 0) & (np.diff(stratum) != 0))
+    if len(mixed):
+        label = shown(rows.labels[group[mixed[0]]])
+        raise DataError(
+            f"{bar.text}: the group {label} has rows of two values of {bar.by}; by= must be "
+            "constant within groups"
+        )
+
+
+def _check_visits(rows: ResidualRows) -> None:
+    """Refuse visits that are seen once, and pairs of visits that no group has."""
+    T, strata = rows.n_visits, max(len(rows.strata), 1)
+    for s in range(strata):
+        own = rows.stratum == s
+        counts = np.bincount(rows.visits[own], minlength=T)
+        few = np.flatnonzero(counts < 2)
+        if len(few):
+            within = f" in the stratum {rows.strata[s]}" if rows.strata else ""
+            raise DataError(
+                f"{rows.text}: the visit {rows.visit_labels[few[0]]} is seen "
+                f"{counts[few[0]]} time(s){within}; its variance cannot be estimated. Leave its "
+                "rows out, join visits, or use a structure with fewer parameters"
+            )
+        if rows.kind != "us":
+            continue
+        seen = np.zeros((int(rows.group.max()) + 1, T))
+        seen[rows.group[own], rows.visits[own]] = 1.0
+        a, b = np.nonzero(np.tril(seen.T @ seen < 1))
+        if len(a):
+            raise DataError(
+                f"{rows.text}: no group has both visits {rows.visit_labels[b[0]]} and "
+                f"{rows.visit_labels[a[0]]}; their covariance cannot be estimated. Use a "
+                "structure with fewer parameters"
+            )
+
+
+def _dispersion(
+    matrix: FloatArray, names: Sequence[str]
+) -> tuple[IntArray, FloatArray, tuple[str, ...]]:
+    """Columns of the dispersion's design but for the intercept, which is sigma."""
+    if not np.isfinite(matrix).all():
+        bad = int(np.flatnonzero(~np.isfinite(matrix).all(axis=0))[0])
+        raise MissingDataError(
+            f"dispersion: the column {names[bad]!r} is missing or infinite in some rows"
+        )
+    kept = np.array([j for j, name in enumerate(names) if name != "Intercept"], dtype=int)
+    if not len(kept):
+        raise DataError(
+            "dispersion has no covariate; leave it out for equal variances, or write '~ x'"
+        )
+    return kept, matrix[:, kept], tuple(f"log_sd({names[j]})" for j in kept)
+
+
+def _check_dispersion(D: FloatArray, names: Sequence[str]) -> None:
+    """Refuse columns that are constant or depend on each other and on sigma's column of ones."""
+    if not D.shape[1]:
+        return
+    for column, name in zip(D.T, names, strict=True):
+        if column.max() == column.min():
+            raise DataError(
+                f"dispersion: {name} is constant ({column[0]:g} in every row); it cannot be told "
+                "from sigma. Leave it out"
+            )
+    centred = D - D.mean(axis=0)
+    size = np.linalg.norm(centred, axis=0)
+    R = np.linalg.qr(centred / size, mode="r")
+    dependent = np.flatnonzero(np.abs(np.diag(R)) < 1e-7)
+    if len(dependent):
+        raise DataError(
+            f"dispersion: {names[dependent[0]]} depends on the other columns and on sigma; their "
+            "effects on the standard deviation cannot be told apart. Leave it out"
+        )
+
+
+def _indicators(
+    rows: ResidualRows, bar: ResidualBar | None, visits: IntArray, stratum: IntArray
+) -> FloatArray:
+    """Of every visit and stratum with a standard deviation of its own, the first left out."""
+    if bar is None or bar.kind == "us":
+        return np.zeros((len(visits), 0))
+    T = 1 if bar.hom else rows.n_visits
+    cell = np.zeros(len(visits), dtype=int) if bar.hom else visits.astype(int)
+    if rows.strata:
+        cell = cell + T * stratum
+    count = max(len(rows.strata), 1) * T
+    return (cell[:, None] == np.arange(1, count)).astype(float)
+
+
+def _indicator_names(rows: ResidualRows, bar: ResidualBar | None) -> list[str]:
+    if bar is None or bar.kind == "us":
+        return []
+    visits = [""] if bar.hom else list(rows.visit_labels)
+    strata = list(rows.strata) or [""]
+    both = [",".join(part for part in (s, v) if part) for s in strata for v in visits]
+    return [f"log_sd({name})" for name in both[1:]]
+
+
+def residual_from_arrays(
+    residual: Any, dispersion: tuple[FloatArray, tuple[str, ...] | None] | None, n: int,
+    kept: BoolArray | None, order: pd.Index | None, rows: Rows,
+) -> tuple[ResidualRows | None, ResidualSpec | None]:  # fmt: skip
+    """The structure of a model built from arrays.
+
+    Parameters
+    ----------
+    residual : mapping or None
+        ``structure`` (``"ar1"``, or with options ``"ar1h"``), ``groups`` (n,), ``times`` (n,) or
+        (n, 2), and where wanted ``by`` (n,), ``hom``, ``nugget``.
+    dispersion : tuple or None
+        Covariates (n, a) and their names.
+    n : int
+        Rows of the arrays.
+    kept : ndarray of bool, (n,), or None
+        Those in use.
+    order : Index or None
+        The order that labelled arrays are put into.
+    rows : Rows
+        Those in use, for messages.
+    """
+    if residual is None and dispersion is None:
+        return None, None
+    frame: dict[str, Any] = {}
+    bar = None
+    if residual is not None:
+        text, frame = _as_formula(residual, n, order)
+        bar = parse_residual(text)
+    table = pd.DataFrame(frame, index=range(n))
+    table = table if kept is None else table[kept]
+    space = Namespace(table, capture_env(-1), rows, dict(table.items()))
+    out, spec = residual_rows(bar, None, space)
+    if dispersion is None:
+        return out, spec
+    D, names = dispersion
+    D = D if kept is None else D[kept]
+    if not np.isfinite(D).all():
+        raise MissingDataError("dispersion has missing or infinite values; fill them in")
+    names = tuple(f"d{j}" for j in range(1, D.shape[1] + 1)) if names is None else names
+    out = assembled(
+        bar, out.group, out.labels, out.coords, out.visits, spec.visits, out.stratum, spec.strata,
+        D, [f"log_sd({name})" for name in names], rows,
+    )  # fmt: skip
+    return out, spec
+
+
+def _as_formula(residual: Any, n: int, order: pd.Index | None) -> tuple[str, dict[str, Any]]:
+    known = ("structure", "groups", "times", "by", "hom", "nugget")
+    if not isinstance(residual, Mapping) or "structure" not in residual:
+        raise DataError(
+            "residual of a model built from arrays must be a mapping with 'structure', 'groups' "
+            f"and 'times', not {residual!r:.100}"
+        )
+    unknown = [key for key in residual if key not in known]
+    if unknown:
+        raise DataError(f"residual has the unknown entry {unknown[0]!r}; use {', '.join(known)}")
+    if residual.get("groups") is None:
+        raise DataError("residual needs 'groups', one label per row")
+    given = {
+        name: aligned(residual[name], order, f"residual[{name!r}]")
+        for name in ("groups", "times", "by")
+        if residual.get(name) is not None
+    }
+    frame: dict[str, Any] = {"groups": given["groups"]}
+    times = given.get("times")
+    coords = "1"
+    if times is not None:
+        wide = np.asarray(times)
+        columns = [times] if wide.ndim == 1 else list(wide.T)
+        frame |= {f"time{j}": column for j, column in enumerate(columns, 1)}
+        coords = " + ".join(f"time{j}" for j in range(1, len(columns) + 1))
+    options = [f"{key}={bool(residual[key])}" for key in ("hom", "nugget") if key in residual]
+    if "by" in given:
+        frame["by"] = given["by"]
+        options.append("by=by")
+    for name, values in frame.items():
+        check_length(len(values), n, f"residual[{name!r}]", "endog")
+        frame[name] = values.to_numpy() if isinstance(values, pd.Series) else values
+    return f"{residual['structure']}({', '.join([f'{coords} | groups', *options])})", frame

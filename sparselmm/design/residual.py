@@ -1,0 +1,99 @@
+"""What residual= and dispersion= say of every row: group, time or visit, stratum, log sd."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from sparselmm.base.types import AnyArray, BoolArray, FloatArray, IntArray, Snapshot
+
+KINDS = ("ar1", "car1", "exp", "gau", "cs", "us", "toep", "ad")
+"""Structures of the residuals within a group."""
+
+MARKOV = ("ar1", "car1", "exp", "ad")
+"""Kinds whose inverse joins neighbours alone (exp along one coordinate)."""
+
+
+@dataclass(frozen=True, eq=False)
+class ResidualRows(Snapshot):
+    """The residual covariance structure of a design, row by row.
+
+    ``R_ij = s_i s_j C_ij`` within a group and zero between groups, ``log s_i = D_i gamma - log(w_i)
+    / 2``; for "us" ``R_ij`` is a free covariance of the visits of i and j.
+
+    Attributes
+    ----------
+    kind : str
+        One of `KINDS`, or empty when rows are independent.
+    group : ndarray of int, (n,)
+        Group of every row.
+    labels : ndarray, (n_groups,)
+        Labels of the groups.
+    coords : ndarray, (n, c)
+        Times or positions; of visits their number.
+    visits : ndarray of int, (n,)
+        Visit of every row, zero where the structure has none.
+    visit_labels : tuple of str
+    stratum : ndarray of int, (n,)
+        Rows of each stratum have parameters of their own.
+    strata : tuple of str
+    D : ndarray, (n, a)
+        Covariates of the log standard deviation.
+    d_names : tuple of str
+    nugget : bool
+    text : str
+        As the user wrote it, for messages.
+    group_name : str
+    """
+
+    kind: str
+    group: IntArray
+    labels: AnyArray
+    coords: FloatArray
+    visits: IntArray
+    visit_labels: tuple[str, ...]
+    stratum: IntArray
+    strata: tuple[str, ...]
+    D: FloatArray
+    d_names: tuple[str, ...]
+    nugget: bool = False
+    text: str = ""
+    group_name: str = ""
+
+    @property
+    def n_visits(self) -> int:
+        """Number of visits."""
+        return max(len(self.visit_labels), 1)
+
+    @cached_property
+    def largest(self) -> int:
+        """Rows of the largest group."""
+        return int(np.bincount(self.group).max(initial=1))
+
+    @cached_property
+    def order(self) -> IntArray:
+        """Rows by group, within it by time."""
+        return np.lexsort((self.coords[:, 0], self.group))
+
+    @cached_property
+    def typical_distance(self) -> float:
+        """Median distance of rows that follow each other in a group."""
+        o = self.order
+        same = np.diff(self.group[o]) == 0
+        step = np.sqrt((np.diff(self.coords[o], axis=0)[same] ** 2).sum(axis=1))
+        step = step[step > 0]
+        return float(np.median(step)) if len(step) else 1.0
+
+    @property
+    def markov(self) -> bool:
+        """Whether R^-1 joins neighbours alone."""
+        return self.kind in MARKOV and not self.nugget and self.coords.shape[1] == 1
+
+    def kept(self, rows: BoolArray | IntArray) -> ResidualRows:
+        """Of some of the rows; groups keep their codes."""
+        return replace(
+            self, group=self.group[rows], coords=self.coords[rows], visits=self.visits[rows],
+            stratum=self.stratum[rows], D=self.D[rows],
+        )  # fmt: skip

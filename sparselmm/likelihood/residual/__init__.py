@@ -1,0 +1,1 @@
+"""Residual covariance structures: R(phi) in V = R + Z Lambda Lambda'Z'."""

@@ -1,0 +1,209 @@
+"""Correlations within a group as functions of unbounded parameters psi, with derivatives.
+
+Each kind gives C, its first and its second derivatives for a stack of blocks (P, m, m):
+
+    ar1   rho^delta, rho = sin psi         car1, exp   e^-t, t = delta e^-psi
+    gau   e^-t^2                           cs          rho = lo + (1 - lo) / (1 + e^-psi)
+    toep  one correlation per lag, by partial correlations sin psi
+    ad    the product of the correlations sin psi between neighbouring visits
+
+A nugget multiplies what is off the diagonal by 1 - expit(eta).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sparselmm.base.types import AnyArray, FloatArray
+from sparselmm.design.residual import ResidualRows
+from sparselmm.likelihood.residual.jets import Jet, lag_correlations, products_between
+
+Stack = tuple[FloatArray, list[FloatArray], list[list[FloatArray]]]
+"""C (P, m, m), its J first derivatives, its J x J second ones."""
+
+NUGGET_START = -2.0
+"""Logit of the share of the nugget at the start: 12 percent."""
+
+
+class Correlation:
+    """One kind of correlation and its parameters.
+
+    Parameters
+    ----------
+    rows : ResidualRows
+        Says which kind, how many visits, how large groups are.
+    """
+
+    def __init__(self, rows: ResidualRows):
+        self.kind, self.nugget = rows.kind, rows.nugget
+        self.visits = rows.n_visits
+        self.lowest = -1.0 / max(rows.largest - 1, 1)
+        self.range = np.log(rows.typical_distance)
+
+    @property
+    def n_own(self) -> int:
+        """Parameters without the nugget."""
+        if self.kind in ("", "us"):
+            return 0
+        return self.visits - 1 if self.kind in ("toep", "ad") else 1
+
+    @property
+    def n(self) -> int:
+        """Number of parameters."""
+        return self.n_own + int(self.nugget)
+
+    def start(self) -> FloatArray:
+        """Where a search starts, (n,)."""
+        if self.kind == "cs":
+            share = (0.3 - self.lowest) / (1.0 - self.lowest)
+            own = [float(np.log(share / (1.0 - share)))]
+        elif self.kind == "toep":
+            own = [0.3] + [0.05] * (self.n_own - 1)
+        elif self.kind in ("ar1", "ad"):
+            own = [0.3] * self.n_own
+        else:
+            own = [self.range] * self.n_own
+        return np.array(own + [NUGGET_START] * int(self.nugget))
+
+    def others(self) -> list[FloatArray]:
+        """Where other searches start: strong and weak correlation, each (n,)."""
+        out = []
+        for strength, share in ((0.8, 0.0), (0.05, 1.0)):
+            own = np.full(self.n_own, np.arcsin(strength))
+            if self.kind == "toep":
+                own[1:] = 0.1
+            elif self.kind == "cs":
+                own[:] = np.log(strength / (1.0 - strength))
+            elif self.kind in ("car1", "exp", "gau"):
+                own[:] = self.range + np.log(-np.log(0.3) / -np.log(strength))
+            out.append(np.append(own, [share] * int(self.nugget)))
+        return out
+
+    def names(self) -> list[str]:
+        """Of the parameters on their natural scale."""
+        if self.kind == "toep":
+            own = [f"corr(lag {j})" for j in range(1, self.visits)]
+        elif self.kind == "ad":
+            own = [f"corr({j},{j + 1})" for j in range(1, self.visits)]
+        else:
+            own = {"ar1": ["rho"], "cs": ["rho"], "car1": ["phi"], "": []}.get(self.kind, ["range"])
+        return own + ["nugget"] * int(self.nugget)
+
+    def natural(self, psi: FloatArray) -> FloatArray:
+        """The parameters as users know them, (n,)."""
+        own = psi[: self.n_own]
+        if self.kind in ("ar1", "ad"):
+            out = np.sin(own)
+        elif self.kind == "toep":
+            out = np.array([jet.value for jet in lag_correlations(own)[1:]])
+        elif self.kind == "cs":
+            out = self.lowest + (1.0 - self.lowest) / (1.0 + np.exp(-own))
+        else:
+            out = np.exp(-np.exp(-own)) if self.kind == "car1" else np.exp(own)
+        if self.nugget:
+            out = np.append(out, 1.0 / (1.0 + np.exp(-psi[-1])))
+        return np.asarray(out)
+
+    def slopes(self, psi: FloatArray) -> FloatArray:
+        """Derivatives of `natural` in psi, (n, n)."""
+        own = psi[: self.n_own]
+        J = np.zeros((self.n, self.n))
+        inner = J[: self.n_own, : self.n_own]
+        if self.kind in ("ar1", "ad"):
+            inner[...] = np.diag(np.cos(own))
+        elif self.kind == "toep":
+            inner[...] = [jet.first for jet in lag_correlations(own)[1:]]
+        elif self.kind == "cs":
+            p = 1.0 / (1.0 + np.exp(-own))
+            inner[...] = np.diag((1.0 - self.lowest) * p * (1.0 - p))
+        elif self.kind == "car1":
+            inner[...] = np.diag(np.exp(-np.exp(-own) - own))
+        else:
+            inner[...] = np.diag(np.exp(own))
+        if self.nugget:
+            v = 1.0 / (1.0 + np.exp(-psi[-1]))
+            J[-1, -1] = v * (1.0 - v)
+        return J
+
+    def stack(self, psi: FloatArray, d: FloatArray, visits: AnyArray) -> Stack:
+        """C and its derivatives for blocks with distances d (P, m, m) and visits (P, m)."""
+        C, C1, C2 = self._own(psi, d, visits)
+        if not self.nugget:
+            return C, C1, C2
+        v = 1.0 / (1.0 + np.exp(-psi[-1]))
+        v1 = v * (1.0 - v)
+        off = ~np.eye(d.shape[1], dtype=bool)
+        keep = np.where(off, 1.0 - v, 1.0)
+        lost, bent = np.where(off, -v1, 0.0), np.where(off, -v1 * (1.0 - 2.0 * v), 0.0)
+        mixed = [lost * c for c in C1]
+        second = [[keep * c for c in row] + [mixed[j]] for j, row in enumerate(C2)]
+        return C * keep, [keep * c for c in C1] + [lost * C], [*second, [*mixed, bent * C]]
+
+    def _own(self, psi: FloatArray, d: FloatArray, visits: AnyArray) -> Stack:
+        if self.kind == "":
+            return np.broadcast_to(np.eye(d.shape[1]), d.shape), [], []
+        if self.kind == "ar1":
+            return _powers(psi[0], d)
+        if self.kind == "cs":
+            return self._exchangeable(psi[0], d)
+        if self.kind in ("toep", "ad"):
+            return self._by_visit(psi[: self.n_own], visits)
+        t = d * np.exp(-psi[0])
+        if self.kind == "gau":
+            t = t * t
+            e = np.exp(-t)
+            return e, [2.0 * t * e], [[(4.0 * t * t - 4.0 * t) * e]]
+        e = np.exp(-t)
+        return e, [t * e], [[(t * t - t) * e]]
+
+    def _exchangeable(self, psi: float, d: FloatArray) -> Stack:
+        p = 1.0 / (1.0 + np.exp(-psi))
+        off = np.broadcast_to(1.0 - np.eye(d.shape[1]), d.shape)
+        width = (1.0 - self.lowest) * p * (1.0 - p)
+        C = (1.0 - off) + off * (self.lowest + (1.0 - self.lowest) * p)
+        return C, [off * width], [[off * width * (1.0 - 2.0 * p)]]
+
+    def _by_visit(self, psi: FloatArray, visits: AnyArray) -> Stack:
+        """Visits may be fewer than all of them."""
+        a, b = visits[:, :, None], visits[:, None, :]
+        if self.kind == "toep":
+            value, first, second = _arrays(lag_correlations(psi))
+            at = np.abs(a - b)
+        else:
+            grid = products_between(psi)
+            value, first, second = _arrays([jet for row in grid for jet in row])
+            at = a * self.visits + b
+        J = len(psi)
+        C2 = [[second[at, j, k] for k in range(J)] for j in range(J)]
+        return value[at], [first[at, j] for j in range(J)], C2
+
+    def links(self, psi: FloatArray, d: FloatArray, visits: AnyArray) -> tuple[FloatArray, ...]:
+        """Correlation of every row with the one before it, and its derivatives, (L,), (n, L).
+
+        Only of kinds whose correlation is Markov; d are the distances, ``visits`` those of the
+        later rows with those of the earlier ones, (2, L).
+        """
+        if self.kind == "ad":
+            grid = products_between(psi)
+            value, first, _ = _arrays([jet for row in grid for jet in row])
+            at = visits[0] * self.visits + visits[1]
+            return value[at], first[at].T
+        C, C1, _ = self._own(psi, d[:, None, None], visits)
+        return C[:, 0, 0], np.array([c[:, 0, 0] for c in C1])
+
+
+def _powers(psi: float, d: FloatArray) -> Stack:
+    """``rho^d`` for whole numbers d."""
+    r, c = np.sin(psi), np.cos(psi)
+    C = np.where(d == 0, 1.0, r**d)
+    slope = np.where(d == 0, 0.0, d * r ** np.maximum(d - 1.0, 0.0))
+    bend = np.where(d <= 1, 0.0, d * (d - 1.0) * r ** np.maximum(d - 2.0, 0.0))
+    return C, [slope * c], [[bend * c * c - slope * r]]
+
+
+def _arrays(jets: Sequence[Jet]) -> tuple[FloatArray, FloatArray, FloatArray]:
+    value = np.array([jet.value for jet in jets])
+    first = np.array([jet.first for jet in jets])
+    return value, first, np.array([jet.second for jet in jets])

@@ -1,0 +1,325 @@
+"""The deviance with a residual covariance structure, as a function of (theta, phi).
+
+With ``V = R(phi) + Z Lambda Lambda'Z'`` and A, B, C at phi, M, K, S, u and pwrss are those of
+:mod:`sparselmm.likelihood.deviance`, and log det R is added. With ``e = y - X beta - Z b``,
+``e_x = X - Z Lambda K_x`` and ``G = Lambda M^-1 Lambda'``,
+
+    Theta = Z G Z' + e_x S_xx^-1 e_x' [REML] + e e' / sigma^2        (derivative in R^-1)
+    w_j = R_j R^-1 e,     w_k = Z g_k      (phi, theta)
+    AI = [ w'R^-1 w - (Lambda'Z'R^-1 w)'M^-1(Lambda'Z'R^-1 w) - h'S_xx^-1 h
+           - (w'R^-1 e)(w'R^-1 e)' / pwrss ] / sigma^2,     h = X'R^-1 w - K_x'Lambda'Z'R^-1 w
+
+with the last term where sigma is profiled out. The model Hessian is AI plus the curvature of
+``lambda lambda'`` and of R.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sparselmm.base.cholesky import NotPositiveDefiniteError
+from sparselmm.base.smallmatrix import solve_triangular, upper_inverse
+from sparselmm.base.types import BoolArray, FloatArray
+from sparselmm.design.terms import Design
+from sparselmm.factor.bases import cross_products, in_bases, term_basis
+from sparselmm.factor.crossprod import CrossProducts
+from sparselmm.factor.layout import Strategy
+from sparselmm.factor.plan import make_plan
+from sparselmm.factor.solver import BlockSolver, apply_lambda
+from sparselmm.likelihood.covariance import Covariance
+from sparselmm.likelihood.deviance import (
+    NEARLY_SINGULAR,
+    Deviance,
+    PLSFit,
+    ProfiledDeviance,
+    difference_hessian,
+)
+from sparselmm.likelihood.engine import profiled_deviance
+from sparselmm.likelihood.moments import moment_start
+from sparselmm.likelihood.residual.blocks import Blocks
+from sparselmm.likelihood.residual.markov import Markov
+from sparselmm.likelihood.residual.products import Backend, BackendState, Products, refilled
+from sparselmm.likelihood.residual.starts import start_phi
+from sparselmm.likelihood.residual.structure import Structure, Structured, structure_of
+from sparselmm.likelihood.residual.term import PhiTerm
+
+DENSE_PAIRS = 40
+"""Pairs of rows within groups, per row, up to which blocks of R are dense whatever their kind."""
+
+
+@dataclass(frozen=True, eq=False)
+class At:
+    """The engine at one phi."""
+
+    phi: FloatArray
+    state: BackendState
+    deviance: ProfiledDeviance
+
+
+def backend_of(design: Design, structure: Structure) -> Backend:
+    """How R is kept: matrices of patterns, or one neighbour of every row."""
+    rows = design.residual
+    assert rows is not None
+    pairs = float((np.bincount(rows.group).astype(float) ** 2).sum())
+    if rows.markov and isinstance(structure, Structured) and pairs > DENSE_PAIRS * design.n:
+        return Markov(rows, structure, design.weights)
+    return Blocks(rows, structure, design.weights)
+
+
+class ResidualDeviance:
+    """Profiled deviance of (theta, phi), in the working bases of the engine.
+
+    Parameters
+    ----------
+    design : Design
+        With its ``residual``.
+    reml : bool
+    strategy : Strategy, optional
+        How M is factored; default the cheapest.
+    """
+
+    model_is_exact = False
+    secant = True
+    """Whether the search may correct the model along its last step."""
+
+    def __init__(self, design: Design, *, reml: bool, strategy: Strategy | None = None):
+        assert design.residual is not None
+        self.design, self.reml = design, reml
+        bases = [term_basis(term, design.weights) for term in design.terms]
+        self.bases = None if all(F is None for F in bases) else tuple(bases)
+        inner = design if self.bases is None else in_bases(design, self.bases)
+        self.structure = structure_of(design.residual)
+        self.known_scale = self.structure.known_scale
+        self.backend = backend_of(design, self.structure)
+        self.products = Products(inner, self.backend, self.bases)
+        self.phi_start = self._phi_start()
+        self.theta_covariance = Covariance.of(design.terms)
+        self.covariance = Covariance((*self.theta_covariance.terms, PhiTerm.of(self.structure)))
+        self.n_theta = self.theta_covariance.n_theta
+        self._solver: BlockSolver | None = None
+        self._strategy = strategy
+        self._at: At | None = None
+        self._model: tuple[FloatArray, FloatArray, FloatArray] | None = None
+        first = self.engine(self.phi_start)
+        self.df = first.df
+        self.levels = first.levels
+        self.units = np.append(first.units, np.ones(self.structure.n))
+        self.unit_roots = [*first.unit_roots, np.eye(self.structure.n)]
+
+    # ------------------------------------------------------------------------------ engine
+
+    def split(self, x: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Theta and phi."""
+        return x[: self.n_theta], x[self.n_theta :]
+
+    def engine(self, phi: FloatArray) -> ProfiledDeviance:
+        """The deviance of theta with R at phi, in the working bases."""
+        last = self._at
+        if last is not None and np.array_equal(last.phi, phi):
+            return last.deviance
+        state = self.backend.at(np.array(phi, dtype=float))
+        cross = self.products.at(state)
+        inner = ProfiledDeviance(
+            cross, self.theta_covariance, self._solver_for(cross), reml=self.reml,
+            known_scale=self.known_scale,
+        )  # fmt: skip
+        self._at = At(np.array(phi, dtype=float), state, inner)
+        return inner
+
+    def _solver_for(self, cross: CrossProducts) -> BlockSolver:
+        if self._solver is None:
+            if self._strategy is None:
+                names = tuple(term.name for term in self.design.terms)
+                self._strategy = (
+                    make_plan(cross, names).chosen.strategy if names else Strategy(None, "dense")
+                )
+            self._solver = BlockSolver(cross, self._strategy)
+        return refilled(self._solver, cross)
+
+    def _state(self, phi: FloatArray) -> BackendState:
+        self.engine(phi)
+        assert self._at is not None
+        return self._at.state
+
+    def frozen(self, phi: FloatArray) -> ProfiledDeviance:
+        """The deviance of the model's theta with R held at phi, with a factor of its own."""
+        cross = self.products.at(self._state(phi))
+        assert self._strategy is not None
+        solver = BlockSolver(cross, self._strategy)
+        return profiled_deviance(
+            cross, self.theta_covariance, solver, reml=self.reml, known_scale=self.known_scale
+        )
+
+    # ------------------------------------------------------------------------------- value
+
+    def value(self, theta: FloatArray) -> float:
+        """Deviance at (theta, phi)."""
+        own, phi = self.split(theta)
+        try:
+            return self.engine(phi).value(own)
+        except (FloatingPointError, np.linalg.LinAlgError) as error:
+            raise NotPositiveDefiniteError("R is not positive definite") from error
+
+    def gradient(self, theta: FloatArray) -> FloatArray:
+        """Exact gradient, (n_theta + J,)."""
+        return self.tangent_model(theta)[0][self.covariance.in_tangent]
+
+    def tangent_gradient(self, theta: FloatArray) -> FloatArray:
+        """The gradient in the coordinates of steps."""
+        return self.tangent_model(theta)[0]
+
+    def newton_matrix(self, theta: FloatArray) -> FloatArray:
+        """The model Hessian in (theta, phi)."""
+        inner = self.covariance.in_tangent
+        return self.tangent_model(theta)[1][np.ix_(inner, inner)]
+
+    def hessian(self, x: FloatArray) -> FloatArray:
+        """Hessian by central differences of the exact gradient."""
+        sizes = np.maximum(self.units, np.abs(x))
+        return difference_hessian(self.gradient, np.asarray(x, dtype=float), sizes)
+
+    def at(self, theta: FloatArray) -> PLSFit:
+        """The penalized least-squares solution at (theta, phi), in the working bases."""
+        own, phi = self.split(theta)
+        return self.engine(phi).at(own)
+
+    def rounding(self, theta: FloatArray) -> float:
+        """Estimate of the rounding error of the deviance."""
+        own, phi = self.split(theta)
+        return self.engine(phi).rounding(own)
+
+    def working(self, theta: FloatArray) -> tuple[Deviance, FloatArray]:
+        """These coordinates."""
+        return self, theta
+
+    def original(self, inner: FloatArray) -> FloatArray:
+        """The same."""
+        return inner
+
+    # ----------------------------------------------------------------------------- model
+
+    def residuals(self, x: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Conditional residuals e (n,), and ``e_x S_xx^-1/2`` (n, r), empty for ML."""
+        theta, phi = self.split(x)
+        dev = self.engine(phi)
+        state, products = dev.state_at(theta), self.products
+        LK = apply_lambda(dev.cross, state.lams, state.K, transpose=False)
+        E = products.Xy - products.Z @ LK
+        ex = E[:, :-1] @ upper_inverse(state.Rxx) if self.reml else np.zeros((len(E), 0))
+        return E @ state.residual, ex
+
+    def tangent_model(self, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Gradient and model Hessian in the coordinates of steps."""
+        if self._model is not None and np.array_equal(self._model[0], theta):
+            return self._model[1:]
+        own, phi = self.split(theta)
+        dev, backend = self.engine(phi), self.backend
+        state = dev.state_at(own)
+        precision = dev._precision(state.pwrss)
+        e, ex = self.residuals(theta)
+        sums = np.zeros(backend.n_cells)
+        for (s, t), one in self.products.maps.items():
+            G = dev.conditional_cross_blocks(own, s, t)
+            sums += (1.0 if s == t else 2.0) * one.sums(G)
+        F = np.column_stack([ex, np.sqrt(precision) * e])
+        slope_phi, curvature, Qw, gram, slope = backend.model(
+            self._state(phi),  # type: ignore[arg-type]
+            e, F, sums,
+        )  # fmt: skip
+        gradient, H = self._theta_model(dev, own)
+        cross, square = self._information(dev, own, Qw, gram, slope)
+        model = np.block([[H, cross], [cross.T, square + curvature]])
+        self._model = np.array(theta, dtype=float), np.append(gradient, slope_phi), model
+        return self._model[1:]
+
+    def _theta_model(
+        self, dev: ProfiledDeviance, theta: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        if not len(theta):
+            return np.zeros(0), np.zeros((0, 0))
+        return dev.tangent_model(theta)
+
+    def _information(
+        self, dev: ProfiledDeviance, theta: FloatArray, Qw: FloatArray, gram: FloatArray,
+        slope: FloatArray,
+    ) -> tuple[FloatArray, FloatArray]:  # fmt: skip
+        """Average information of theta with phi, (m, J), and of phi, (J, J).
+
+        Where every ``lambda_t`` is invertible a direction of theta is ``Lambda h``, and the product
+        of it with w is ``h'M^-1 a`` for ``a = Lambda'Z'R^-1 w``; A is not needed.
+        """
+        state, cross, products = dev.state_at(theta), dev.cross, self.products
+        precision = dev._precision(state.pwrss)
+        a = apply_lambda(cross, state.lams, np.ascontiguousarray(products.Zt @ Qw))
+        direct = products.Xy[:, :-1].T @ Qw - state.K[:, :-1].T @ a
+        half = solve_triangular(state.Rxx, direct, transposed=True)
+        solved = dev.solver.solve(a)
+        square = gram - a.T @ solved - half.T @ half
+        if all(dev._pivot(t, lam) > NEARLY_SINGULAR for t, lam in enumerate(state.lams)):
+            h, to_h = dev._whitened_directions(state)
+            own = solve_triangular(state.Rxx, state.K[:, :-1].T @ h, transposed=True)
+            mixed, along = to_h.T @ (h.T @ solved - own.T @ half), to_h.T @ (h.T @ state.u)
+        else:
+            g, d = dev._directions(state)
+            Ag = cross.A @ g
+            right = apply_lambda(cross, state.lams, Ag)
+            own = cross.B[:, :-1].T @ g - state.K[:, :-1].T @ right
+            own = solve_triangular(state.Rxx, own, transposed=True)
+            mixed, along = g.T @ (products.Zt @ Qw) - right.T @ solved - own.T @ half, g.T @ d
+        if dev.known_scale is None:
+            square = square - np.outer(slope, slope) / state.pwrss
+            mixed = mixed - np.outer(along, slope) / state.pwrss
+        return precision * mixed, precision * square
+
+    # ------------------------------------------------------------------------------ search
+
+    def _phi_start(self) -> FloatArray:
+        residual = self.products.Xy[:, -1]
+        if isinstance(self.structure, Structured):
+            mixed = bool(self.design.terms)
+            return start_phi(self.structure, residual, self.design.weights, mixed)
+        self.structure.initial_from(residual)
+        return self.structure.start()
+
+    def start(self, plain: CrossProducts | None = None) -> FloatArray:
+        """Where the search starts: moment estimates at the start of phi, or those of R = I.
+
+        ``plain`` are the cross-products with R = I where they are known.
+        """
+        if not self.n_theta:
+            return self.phi_start
+        cross = self.engine(self.phi_start).cross
+        thetas = [moment_start(cross, self.theta_covariance, self.known_scale)]
+        plain = cross_products(replace(self.design, residual=None)) if plain is None else plain
+        thetas.append(moment_start(plain, self.theta_covariance, self.known_scale))
+        frozen = self.frozen(self.phi_start)
+        starts = [np.append(frozen.working(theta)[1], self.phi_start) for theta in thetas]
+        return min(starts, key=self._value_or_inf)
+
+    def other_starts(self, end: FloatArray) -> list[FloatArray]:
+        """Where further searches start: the end of the first with other correlations."""
+        structure = self.structure
+        if not isinstance(structure, Structured) or not structure.correlation.n:
+            return []
+        fixed = end[: self.n_theta + structure.a]
+        fixed = np.where(
+            self.covariance.on_diagonal[: len(fixed)] & (fixed == 0.0),
+            0.3 * self.units[: len(fixed)], fixed,
+        )  # fmt: skip
+        return [
+            np.append(fixed, np.tile(psi, structure.n_strata))
+            for psi in structure.correlation.others()
+        ]
+
+    def _value_or_inf(self, x: FloatArray) -> float:
+        try:
+            return self.value(x)
+        except NotPositiveDefiniteError:
+            return np.inf
+
+    @property
+    def is_phi(self) -> BoolArray:
+        """Which parameters are phi's."""
+        return np.arange(len(self.units)) >= self.n_theta

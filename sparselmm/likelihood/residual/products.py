@@ -1,0 +1,184 @@
+"""Cross-products at one phi after another on a pattern that never changes.
+
+``A = Z'R^-1 Z`` is linear in the cells of R^-1: ``vec A = T c``, with T (sparse) made once. Where
+many groups share a pattern, T has few columns and no row is touched; otherwise it is a list of the
+pairs of rows that R^-1 joins. B and C are products of the rows.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import scipy.sparse as sp
+
+from sparselmm.base.exceptions import UnsupportedError
+from sparselmm.base.types import CSR, FloatArray, IntArray
+from sparselmm.design.rows import Entries, response
+from sparselmm.design.terms import Design, RandomTerm, term_slices
+from sparselmm.factor.basis import working_basis
+from sparselmm.factor.crossprod import CrossProducts, PairBlocks
+from sparselmm.factor.layout import Layout
+from sparselmm.factor.solver import BlockSolver
+from sparselmm.likelihood.residual.blocks import Blocks, BlockState
+from sparselmm.likelihood.residual.markov import Markov, MarkovState
+
+Backend = Blocks | Markov
+BackendState = BlockState | MarkovState
+
+MOST_PRODUCTS = 200_000_000
+"""Products of entries of Z that a pattern may need."""
+
+
+@dataclass(frozen=True, eq=False)
+class PairMap:
+    """How one pair of terms is made of cells.
+
+    Attributes
+    ----------
+    blocks : PairBlocks
+        Its pattern; the numbers are not used.
+    T : csr_array, (nb * k_s * k_t, n_cells)
+    """
+
+    blocks: PairBlocks
+    T: CSR
+
+    def at(self, cells: FloatArray) -> PairBlocks:
+        """The pair at some values of the cells."""
+        return _like(self.blocks, (self.T @ cells).reshape(self.blocks.data.shape))
+
+    def sums(self, data: FloatArray) -> FloatArray:
+        """Sums of numbers on the pattern over the places of each cell, (n_cells,)."""
+        return np.asarray(self.T.T @ data.ravel())
+
+
+class Products:
+    """``A``, ``B`` and ``C`` of a design as functions of R^-1.
+
+    Parameters
+    ----------
+    design : Design
+        Its terms in the columns the engine works with.
+    backend : Backend
+    bases : tuple or None
+        Of :mod:`sparselmm.factor.bases`.
+    """
+
+    def __init__(
+        self, design: Design, backend: Backend, bases: tuple[FloatArray | None, ...] | None
+    ):
+        self.design, self.backend, self.bases = design, backend, bases
+        y = response(design)
+        self.basis = working_basis(design.X, y, None)
+        self.Xy = self.basis.apply(design.X, y)
+        self.sizes = tuple((term.k, term.n_levels) for term in design.terms)
+        self.maps = _maps(design.terms, backend)
+        self.slices = term_slices(design.terms)
+        self.Z = design.Z if design.terms else sp.csr_array((design.n, 0))
+        self.Zt = sp.csr_array(self.Z.T)
+
+    def at(self, state: BackendState) -> CrossProducts:
+        """Cross-products at a phi; minus log det R stands for the sum of the log weights."""
+        cells = self.backend.cells(state)  # type: ignore[arg-type]
+        QXy = self.backend.solve(state, self.Xy)  # type: ignore[arg-type]
+        return CrossProducts(
+            sizes=self.sizes,
+            pairs={pair: one.at(cells) for pair, one in self.maps.items()},
+            B=np.ascontiguousarray(self.Zt @ QXy),
+            C=self.Xy.T @ QXy,
+            basis=self.basis,
+            n=self.design.n,
+            sum_log_w=-state.logdet,
+            bases=self.bases,
+        )
+
+
+def refilled(solver: BlockSolver, cross: CrossProducts) -> BlockSolver:
+    """The solver with other numbers on the same pattern; both share one numeric factor."""
+    new = copy.copy(solver)
+    lead, layout = solver.strategy.leading, solver.layout
+    inner = {pair: cross.pairs[pair] for pair in layout.inner}
+    outer = {}
+    if lead is not None:
+        outer = {s: _oriented(cross, s, lead, like) for s, like in layout.outer.items()}
+    new.cross, new.holds = cross, None
+    new.layout = Layout(
+        lead, layout.trailing, layout.starts, layout.n_trailing, inner, outer, layout.coupling
+    )
+    return new
+
+
+def _oriented(cross: CrossProducts, s: int, lead: int, like: PairBlocks) -> PairBlocks:
+    """``Z_s'WZ_lead``, its pattern that of another one."""
+    if s >= lead:
+        return cross.pairs[s, lead]
+    pair = cross.pairs[lead, s]
+    return _like(like, pair.data[pair.transpose_order].transpose(0, 2, 1))
+
+
+def _like(pattern: PairBlocks, data: FloatArray) -> PairBlocks:
+    """Other numbers on a pattern, what is known of it included."""
+    out = replace(pattern, data=data)
+    for known in ("transpose_order", "cols", "is_block_diagonal"):
+        out.__dict__[known] = getattr(pattern, known)
+    return out
+
+
+def _maps(terms: Sequence[RandomTerm], backend: Backend) -> dict[tuple[int, int], PairMap]:
+    left, right, cell = backend.pairs()
+    entries = [Entries.of(term, slice(0, len(_codes(term)))) for term in terms]
+    return {
+        (s, t): _pair_map(
+            terms[s], terms[t], entries[s], entries[t], (left, right, cell), backend.n_cells, s == t
+        )
+        for s in range(len(terms))
+        for t in range(s + 1)
+    }
+
+
+def _codes(term: RandomTerm) -> IntArray:
+    if term.codes is not None:
+        return term.codes
+    assert term.block is not None
+    return np.empty(term.block.shape[0], dtype=np.int8)
+
+
+def _expanded(entries: Entries, rows: IntArray) -> tuple[IntArray, IntArray]:
+    """For every row asked for, each of its entries: place in ``rows`` and entry."""
+    first = np.searchsorted(entries.rows, rows, side="left")
+    count = np.searchsorted(entries.rows, rows, side="right") - first
+    if int(count.sum()) > MOST_PRODUCTS:
+        raise UnsupportedError(
+            "residual= with a random-effects matrix of this many entries per row is not available"
+        )
+    place = np.repeat(np.arange(len(rows)), count)
+    step = np.arange(len(place)) - np.repeat(np.cumsum(count) - count, count)
+    return place, first[place] + step
+
+
+def _pair_map(
+    s: RandomTerm, t: RandomTerm, at_s: Entries, at_t: Entries,
+    pairs: tuple[IntArray, IntArray, IntArray], n_cells: int, diagonal: bool,
+) -> PairMap:  # fmt: skip
+    left, right, cell = pairs
+    place, es = _expanded(at_s, left)
+    again, et = _expanded(at_t, right[place])
+    place, es = place[again], es[again]
+    values = at_s.values[es][:, :, None] * at_t.values[et][:, None, :]
+    key = at_t.levels[et].astype(np.int64) * s.n_levels + at_s.levels[es]
+    if diagonal:  # a level always meets itself
+        key = np.append(key, np.arange(s.n_levels, dtype=np.int64) * (s.n_levels + 1))
+    found, block = np.unique(key, return_inverse=True)
+    block = block[: len(es)]
+    size = s.k * t.k
+    rows = (block[:, None] * size + np.arange(size)).ravel()
+    cols = np.repeat(cell[place], size)
+    T = sp.csr_array((values.ravel(), (rows, cols)), shape=(len(found) * size, n_cells))
+    T.sum_duplicates()
+    columns, levels = np.divmod(found, s.n_levels)
+    indptr = np.searchsorted(columns, np.arange(t.n_levels + 1))
+    data = np.zeros((len(found), s.k, t.k))
+    return PairMap(PairBlocks(indptr, levels, data, s.n_levels), T)

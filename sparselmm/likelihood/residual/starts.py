@@ -1,0 +1,138 @@
+"""Where a search of phi starts: moments of least-squares residuals."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sparselmm.base.types import FloatArray
+from sparselmm.design.residual import ResidualRows
+from sparselmm.likelihood.residual.structure import Structured
+
+STEPS = 8
+"""Scoring steps of the variance regression."""
+
+LONG, MANY, CLEAR = 8, 500, 0.1
+"""Far lag, pairs and share of the variance from which lags tell of the correlation."""
+
+LARGEST = 0.9
+"""Correlations at the start are within this."""
+
+
+def start_phi(
+    structure: Structured, residual: FloatArray, weights: FloatArray | None, mixed: bool
+) -> FloatArray:
+    """Start values of phi, (n,).
+
+    Parameters
+    ----------
+    structure : Structured
+    residual : ndarray, (n,)
+        Of least squares.
+    weights : ndarray, (n,), or None
+    mixed : bool
+        Whether random effects explain part of the correlation.
+    """
+    w = np.ones(len(residual)) if weights is None else weights
+    z = residual * np.sqrt(w)
+    gamma = _log_variances(structure.rows.D, z)
+    z = z * np.exp(-structure.rows.D @ gamma)
+    psi = structure.correlation.start()
+    if structure.correlation.kind in ("ar1", "cs", "toep", "ad") and not mixed:
+        psi = _correlations(structure, z / np.sqrt(np.mean(z**2)), psi)
+    elif structure.correlation.kind == "ar1":
+        rho = _beside_effects(structure.rows, z)
+        psi[0] = psi[0] if rho is None else np.arcsin(rho)
+    return np.concatenate([gamma, np.tile(psi, structure.n_strata)])
+
+
+def _log_variances(D: FloatArray, z: FloatArray) -> FloatArray:
+    """Gamma of ``log Var(z) = c + 2 D gamma`` for independent normal z, by Fisher scoring."""
+    a = D.shape[1]
+    if not a or not (z != 0).any():
+        return np.zeros(a)
+    X = np.column_stack([np.ones(len(z)), D])
+    c = np.zeros(a + 1)
+    c[0] = np.log(np.mean(z**2))
+    for _ in range(STEPS):
+        share = z**2 * np.exp(-np.clip(X @ c, -300.0, 300.0))
+        step = np.linalg.lstsq(X.T @ X, X.T @ (share - 1.0), rcond=None)[0]
+        largest = float(np.abs(X @ step).max())
+        c += step * min(1.0, 2.0 / largest if largest > 0 else 1.0)
+    return np.asarray(0.5 * c[1:])
+
+
+def _correlations(structure: Structured, z: FloatArray, psi: FloatArray) -> FloatArray:
+    """Psi from mean products of standardized residuals at each pair of visits or lag."""
+    rows, kind, out = structure.rows, structure.correlation.kind, psi.copy()
+    if kind == "ar1":
+        r, n = _lagged(rows, z)
+        if n:
+            out[0] = np.arcsin(np.clip(r, -LARGEST, LARGEST))
+        return out
+    S, N = _pairwise(rows, z)
+    if kind == "cs":
+        off = ~np.eye(len(S), dtype=bool)
+        r = float(S[off].sum() / max(N[off].sum(), 1.0))
+        low = structure.correlation.lowest
+        share = np.clip((r - low) / (1.0 - low), 0.02, 0.95)
+        out[0] = np.log(share / (1.0 - share))
+    elif kind == "ad":
+        mean = np.diag(S, 1) / np.maximum(np.diag(N, 1), 1.0)
+        out[: len(mean)] = np.arcsin(np.clip(mean, -LARGEST, LARGEST))
+    else:
+        lags = range(1, len(S))
+        lagged = [np.trace(S, k) / max(float(np.trace(N, k)), 1.0) for k in lags]
+        out[: len(lagged)] = np.arcsin(_partial(np.array(lagged)))
+    return out
+
+
+def _lagged(rows: ResidualRows, z: FloatArray, lag: int = 1) -> tuple[float, int]:
+    """Mean product of rows so many steps apart."""
+    o = rows.order
+    group, time = rows.group[o], rows.coords[o, 0]
+    near = (group[lag:] == group[:-lag]) & (time[lag:] - time[:-lag] == lag)
+    at = np.flatnonzero(near)
+    return (float(np.mean(z[o[at]] * z[o[at + lag]])) if len(at) else 0.0), len(at)
+
+
+def _beside_effects(rows: ResidualRows, z: FloatArray) -> float | None:
+    """Correlation of neighbours when random effects add as much to all lags.
+
+    ``r_k = a + b rho^k``: a is what is left at a far lag, and rho the share of ``r_1 - a`` that is
+    left at the second lag. None where the data are few or the share cannot be told.
+    """
+    far = rows.largest // 2
+    if far < LONG:
+        return None
+    (first, n), (second, m), (last, k) = (_lagged(rows, z, lag) for lag in (1, 2, far))
+    if min(n, m, k) < MANY or first - last < CLEAR * np.mean(z**2):
+        return None
+    return float(np.clip((second - last) / (first - last), 0.05, LARGEST))
+
+
+def _pairwise(rows: ResidualRows, z: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Sums and numbers of the products of any two visits of a group, (T, T)."""
+    T, n = rows.n_visits, int(rows.group.max()) + 1
+    place = rows.visits
+    if rows.kind == "cs":  # any order will do
+        o = rows.order
+        first = np.concatenate([[0], np.flatnonzero(np.diff(rows.group[o])) + 1])
+        rank = np.arange(len(o)) - np.repeat(first, np.diff(np.append(first, len(o))))
+        place = np.empty(len(o), dtype=np.int64)
+        place[o] = rank
+        T = rows.largest
+    wide, seen = np.zeros((n, T)), np.zeros((n, T))
+    wide[rows.group, place], seen[rows.group, place] = z, 1.0
+    return wide.T @ wide, seen.T @ seen
+
+
+def _partial(r: FloatArray) -> FloatArray:
+    """Partial correlations of a sequence of correlations, kept within `LARGEST`."""
+    out, a, v, full = [], np.zeros(0), 1.0, np.append(1.0, r)
+    for k in range(1, len(full)):
+        p = (full[k] - a @ full[k - 1 : 0 : -1][: len(a)]) / v if v > 0 else 0.0
+        p = float(np.clip(p, -LARGEST, LARGEST))
+        a = np.append(a - p * a[::-1], p)
+        v *= 1.0 - p * p
+        out.append(p)
+    return np.array(out)

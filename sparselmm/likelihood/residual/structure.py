@@ -1,0 +1,305 @@
+"""The map from phi to the blocks of R, with first and second derivatives.
+
+    R_ij = s_i s_j C(delta_ij; psi),   log s_i = D_i gamma - log(w_i) / 2,   phi = (gamma, psi)
+
+with psi once per stratum. ``us`` is ``R = (lambda lambda')_visits`` instead, phi the entries of
+lambda by columns, and absolute: sigma^2 is one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sparselmm.base.smallmatrix import block_diagonal, columns_of_triangle
+from sparselmm.base.types import AnyArray, BoolArray, FloatArray, IntArray
+from sparselmm.design.residual import ResidualRows
+from sparselmm.likelihood.residual.correlations import Correlation, Stack
+
+
+@dataclass(frozen=True, eq=False)
+class Geometry:
+    """What R depends on, for P blocks of m rows.
+
+    Attributes
+    ----------
+    distance : ndarray, (P, m, m)
+    visits : ndarray of int, (P, m)
+    stratum : ndarray of int, (P,)
+    D : ndarray, (P, m, a)
+    half_log_w : ndarray, (P, m)
+        Half the log of the weights.
+    """
+
+    distance: FloatArray
+    visits: AnyArray
+    stratum: IntArray
+    D: FloatArray
+    half_log_w: FloatArray
+
+    def of(self, blocks: BoolArray) -> Geometry:
+        """Some of the blocks."""
+        return Geometry(
+            self.distance[blocks], self.visits[blocks], self.stratum[blocks], self.D[blocks],
+            self.half_log_w[blocks],
+        )  # fmt: skip
+
+
+class Structured:
+    """Standard deviations times correlations; sigma is profiled out.
+
+    Parameters
+    ----------
+    rows : ResidualRows
+    """
+
+    known_scale: float | None = None
+
+    def __init__(self, rows: ResidualRows):
+        self.rows = rows
+        self.correlation = Correlation(rows)
+        self.a = rows.D.shape[1]
+        self.n_strata = max(len(rows.strata), 1)
+        self.n = self.a + self.n_strata * self.correlation.n
+
+    def psi(self, phi: FloatArray) -> FloatArray:
+        """Parameters of the correlation, (strata, n)."""
+        return phi[self.a :].reshape(self.n_strata, -1)
+
+    def start(self) -> FloatArray:
+        """Where a search starts, (n,)."""
+        return np.concatenate([np.zeros(self.a), np.tile(self.correlation.start(), self.n_strata)])
+
+    def log_sd(self, phi: FloatArray, D: FloatArray, half_log_w: FloatArray) -> FloatArray:
+        """Log standard deviation relative to sigma."""
+        return np.asarray(D @ phi[: self.a] - half_log_w)
+
+    def _correlations(self, phi: FloatArray, at: Geometry) -> Stack:
+        """Of all strata, every stratum's derivatives in its own parameters."""
+        psi, k = self.psi(phi), self.correlation.n
+        if self.n_strata == 1:
+            return self.correlation.stack(psi[0], at.distance, at.visits)
+        shape = at.distance.shape
+        C, J = np.zeros(shape), self.n_strata * k
+        C1 = [np.zeros(shape) for _ in range(J)]
+        none = np.zeros(shape)
+        C2 = [[none for _ in range(J)] for _ in range(J)]
+        for s in range(self.n_strata):
+            own = at.stratum == s
+            part = at.of(own)
+            C[own], first, second = self.correlation.stack(psi[s], part.distance, part.visits)
+            for i in range(k):
+                C1[s * k + i][own] = first[i]
+                for j in range(k):
+                    C2[s * k + i][s * k + j] = _spread(second[i][j], own, shape)
+        return C, C1, C2
+
+    def blocks(self, phi: FloatArray, at: Geometry) -> tuple[FloatArray, FloatArray]:
+        """R (P, m, m) and its derivatives in phi (n, P, m, m)."""
+        C, C1, _ = self._correlations(phi, at)
+        s = np.exp(self.log_sd(phi, at.D, at.half_log_w))
+        ss = s[:, :, None] * s[:, None, :]
+        R = ss * C
+        both = at.D[:, :, None, :] + at.D[:, None, :, :]
+        R1 = np.empty((self.n, *R.shape))
+        for j in range(self.a):
+            R1[j] = both[..., j] * R
+        for j, c in enumerate(C1):
+            R1[self.a + j] = ss * c
+        return R, R1
+
+    def curvature(self, phi: FloatArray, at: Geometry, Gamma: FloatArray) -> FloatArray:
+        """``<Gamma, R_jk>`` summed over the blocks, (n, n)."""
+        C, C1, C2 = self._correlations(phi, at)
+        s = np.exp(self.log_sd(phi, at.D, at.half_log_w))
+        weighted = Gamma * (s[:, :, None] * s[:, None, :])
+        H = np.zeros((self.n, self.n))
+        a = self.a
+        if a:
+            GR = weighted * C
+            row = GR.sum(axis=2)
+            H[:a, :a] = 2.0 * np.einsum("pia,pi,pib->ab", at.D, row, at.D, optimize=True)
+            H[:a, :a] += 2.0 * np.einsum("pia,pij,pjb->ab", at.D, GR, at.D, optimize=True)
+        for j, c in enumerate(C1):
+            if a:
+                slope = 2.0 * np.einsum("pia,pi->a", at.D, (weighted * c).sum(axis=2))
+                H[a + j, :a] = H[:a, a + j] = slope
+            for k in range(j + 1):
+                H[a + j, a + k] = H[a + k, a + j] = np.sum(weighted * C2[j][k])
+        return H
+
+    def metric(self, phi: FloatArray) -> FloatArray:
+        """Steps that count as one, (n, n) by columns."""
+        return np.eye(self.n)
+
+    def rectify(self, phi: FloatArray) -> FloatArray:
+        """The phi of the same R in the range shown to users."""
+        if self.rows.kind not in ("ar1", "ad", "toep"):
+            return phi
+        out = phi.copy()
+        psi, own = self.psi(out), self.correlation.n_own  # a view
+        psi[:, :own] = np.arcsin(np.sin(psi[:, :own]))
+        return out
+
+    @property
+    def names(self) -> list[str]:
+        """Of the parameters on their natural scale, (n,)."""
+        own = self.correlation.names()
+        if self.n_strata == 1:
+            return [*self.rows.d_names, *own]
+        return [*self.rows.d_names, *(f"{name}[{s}]" for s in self.rows.strata for name in own)]
+
+    def natural(self, phi: FloatArray, scale: float) -> FloatArray:
+        """The parameters as users know them, (n,)."""
+        parts = [self.correlation.natural(psi) for psi in self.psi(phi)]
+        return np.concatenate([phi[: self.a], *parts])
+
+    def natural_slopes(self, phi: FloatArray) -> FloatArray:
+        """Derivatives of `natural` in phi, (n, n)."""
+        parts = (
+            [self.correlation.slopes(psi) for psi in self.psi(phi)] if self.correlation.n else []
+        )
+        return block_diagonal([np.eye(self.a), *parts])
+
+
+class Unstructured:
+    """A free covariance matrix of the visits in every stratum, absolute.
+
+    Parameters
+    ----------
+    rows : ResidualRows
+    """
+
+    known_scale: float | None = 1.0
+
+    def __init__(self, rows: ResidualRows):
+        self.rows, self.T = rows, rows.n_visits
+        self.r, self.c = columns_of_triangle(self.T)
+        self.n_strata = max(len(rows.strata), 1)
+        self.own = len(self.r)
+        self.n = self.n_strata * self.own
+        self.initial: FloatArray | None = None
+
+    def roots(self, phi: FloatArray) -> FloatArray:
+        """Lambda of every stratum, (strata, T, T)."""
+        out = np.zeros((self.n_strata, self.T, self.T))
+        out[:, self.r, self.c] = phi.reshape(self.n_strata, self.own)
+        return out
+
+    def start(self) -> FloatArray:
+        """Where a search starts, (n,): what `initial_from` found."""
+        if self.initial is None:
+            return np.tile(np.eye(self.T)[self.r, self.c], self.n_strata)
+        return self.initial
+
+    def initial_from(self, residual: FloatArray) -> None:
+        """Start from pairwise moments of least-squares residuals, eigenvalues floored."""
+        rows, out = self.rows, []
+        o = rows.order
+        for s in range(self.n_strata):
+            kept = o[rows.stratum[o] == s]
+            groups, g = np.unique(rows.group[kept], return_inverse=True)
+            wide, seen = np.zeros((len(groups), self.T)), np.zeros((len(groups), self.T))
+            wide[g, rows.visits[kept]] = residual[kept]
+            seen[g, rows.visits[kept]] = 1.0
+            S = wide.T @ wide / np.maximum(seen.T @ seen, 1.0)
+            values, vectors = np.linalg.eigh(S)
+            S = (vectors * np.maximum(values, 0.05 * values[-1])) @ vectors.T
+            out.append(np.linalg.cholesky(S)[self.r, self.c])
+        self.initial = np.concatenate(out)
+
+    def blocks(self, phi: FloatArray, at: Geometry) -> tuple[FloatArray, FloatArray]:
+        """R (P, m, m) and its derivatives in phi (n, P, m, m)."""
+        L = self.roots(phi)
+        S = L @ L.transpose(0, 2, 1)
+        s, a, b = at.stratum[:, None, None], at.visits[:, :, None], at.visits[:, None, :]
+        R1 = np.empty((self.n, *at.distance.shape))
+        for j in range(self.n):
+            stratum, (r, c) = j // self.own, (self.r[j % self.own], self.c[j % self.own])
+            E = np.zeros_like(S)
+            E[stratum, r] += L[stratum, :, c]
+            E[stratum, :, r] += L[stratum, :, c]
+            R1[j] = E[s, a, b]
+        return S[s, a, b] * self._weights(at), R1 * self._weights(at)
+
+    @staticmethod
+    def _weights(at: Geometry) -> FloatArray:
+        s = np.exp(-at.half_log_w)
+        return s[:, :, None] * s[:, None, :]
+
+    def curvature(self, phi: FloatArray, at: Geometry, Gamma: FloatArray) -> FloatArray:
+        """``<Gamma, R_jk>`` summed over the blocks, (n, n)."""
+        G = np.zeros((self.n_strata, self.T, self.T))
+        s, a, b = at.stratum[:, None, None], at.visits[:, :, None], at.visits[:, None, :]
+        np.add.at(G, (s, a, b), Gamma * self._weights(at))
+        same = self.c[:, None] == self.c[None, :]
+        return block_diagonal([np.where(same, 2.0 * g[np.ix_(self.r, self.r)], 0.0) for g in G])
+
+    def metric(self, phi: FloatArray) -> FloatArray:
+        """Steps ``lambda X`` with X of one entry, (n, n) by columns."""
+        blocks = []
+        for L in self.roots(phi):
+            B = np.zeros((self.own, self.own))
+            for j, (r, c) in enumerate(zip(self.r, self.c, strict=True)):
+                step = np.zeros_like(L)
+                step[:, c] = L[:, r]
+                B[:, j] = step[self.r, self.c]
+            blocks.append(B)
+        return block_diagonal(blocks)
+
+    def rectify(self, phi: FloatArray) -> FloatArray:
+        """With non-negative diagonals of every root."""
+        L = self.roots(phi)
+        sign = np.where(np.einsum("sii->si", L) < 0, -1.0, 1.0)
+        return np.asarray((L * sign[:, None, :])[:, self.r, self.c].ravel())
+
+    @property
+    def names(self) -> list[str]:
+        """Of the covariances, by columns."""
+        v = self.rows.visit_labels
+        pairs = zip(self.r, self.c, strict=True)
+        own = [f"var({v[r]})" if r == c else f"cov({v[c]},{v[r]})" for r, c in pairs]
+        if self.n_strata == 1:
+            return own
+        return [f"{name}[{s}]" for s in self.rows.strata for name in own]
+
+    def natural(self, phi: FloatArray, scale: float) -> FloatArray:
+        """Variances and covariances, (n,)."""
+        L = self.roots(phi)
+        return np.asarray((L @ L.transpose(0, 2, 1))[:, self.r, self.c].ravel())
+
+    def natural_slopes(self, phi: FloatArray) -> FloatArray:
+        """Derivatives of `natural` in phi, (n, n)."""
+        blocks = []
+        for L in self.roots(phi):
+            J = np.zeros((self.own, self.own))
+            for j, (r, c) in enumerate(zip(self.r, self.c, strict=True)):
+                E = np.zeros_like(L)
+                E[r] += L[:, c]
+                E[:, r] += L[:, c]
+                J[:, j] = E[self.r, self.c]
+            blocks.append(J)
+        return block_diagonal(blocks)
+
+
+Structure = Structured | Unstructured
+
+
+def structure_of(rows: ResidualRows) -> Structure:
+    """The structure that a design asks for."""
+    return Unstructured(rows) if rows.kind == "us" else Structured(rows)
+
+
+def _spread(values: FloatArray, own: BoolArray, shape: tuple[int, ...]) -> FloatArray:
+    out = np.zeros(shape)
+    out[own] = values
+    return out
+
+
+def of_rows(structure: Structure, rows: ResidualRows) -> Structure:
+    """The same parameters for other rows of the same visits and strata."""
+    other = structure_of(replace(rows))
+    if isinstance(other, Structured) and isinstance(structure, Structured):
+        other.correlation = structure.correlation
+    return other

@@ -1,0 +1,149 @@
+"""Fits with a residual covariance structure, and the mixed model for repeated measures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from sparselmm.base.exceptions import (
+    ArgumentError,
+    BoundaryWarning,
+    ConvergenceWarning,
+    DataError,
+    SpecificationWarning,
+    catchable,
+    warn_user,
+)
+from sparselmm.base.threads import one_thread
+from sparselmm.inference.residual import JointFit
+from sparselmm.likelihood.covariance import singular_terms
+from sparselmm.likelihood.optimize import TOLERANCE, OptSummary, minimize
+from sparselmm.likelihood.residual.deviance import ResidualDeviance
+from sparselmm.likelihood.residual.identifiability import confounded_terms
+from sparselmm.likelihood.residual.limits import at_a_limit
+from sparselmm.results.residual import ResidualResults, results_of
+
+LONG = 16
+"""Evaluations after which a search leaves doubt."""
+
+REFUSED = (
+    "start_params", "fe_pen", "cov_pen", "free", "start_theta", "starts", "fix",
+)  # fmt: skip
+"""Arguments of ``fit`` that go with independent residuals alone."""
+
+
+def fit_residual(
+    model: Any, given: Mapping[str, Any], methods: Sequence[str | None],
+    keywords: Mapping[str, Any], reml: bool, maxiter: int | None, monitor: Any, full_output: bool,
+) -> ResidualResults:  # fmt: skip
+    """Estimate theta and phi together.
+
+    Parameters
+    ----------
+    model : MixedLM
+    given : mapping
+        Arguments of ``fit``.
+    methods, keywords, reml, maxiter, monitor, full_output
+        The same, checked.
+    """
+    _refuse(given)
+    design = model.design
+    with one_thread():
+        cross = model.cross  # warns of dependent columns
+        deviance = ResidualDeviance(design, reml=reml)
+        found = confounded_terms(design)
+        if found:
+            raise DataError(found)
+        x = deviance.start(cross)
+        try:
+            opt = _search(deviance, x, methods, keywords, maxiter, monitor, given["do_cg"])
+        except KeyboardInterrupt:
+            monitor.interrupted()
+            raise
+        finally:
+            monitor.close()
+        joint = JointFit.of(deviance, opt)
+    _warn(model, joint)
+    results = results_of(ResidualResults, model, model.built, joint, full_output=full_output)
+    model.reml = reml
+    return results
+
+
+def _search(
+    deviance: ResidualDeviance, x: Any, methods: Sequence[str | None],
+    keywords: Mapping[str, Any], maxiter: int | None, monitor: Any, optimize: bool,
+) -> OptSummary:  # fmt: skip
+    """The first method that converges."""
+    if not optimize:
+        maxiter, methods = 0, [None]
+    opt = None
+    for method in methods:
+        opt = minimize(
+            deviance, x, method=method, max_iterations=maxiter, callback=monitor,
+            tolerance=keywords.get("tol", TOLERANCE),
+        )  # fmt: skip
+        if opt.converged:
+            break
+        x = opt.theta
+    assert opt is not None
+    if optimize and maxiter is None and list(methods) == [None] and _doubtful(deviance, opt):
+        return _from_elsewhere(deviance, opt, keywords.get("tol", TOLERANCE))
+    return opt
+
+
+def _doubtful(deviance: ResidualDeviance, opt: OptSummary) -> bool:
+    """Whether a search may have missed a lower minimum."""
+    _, phi = deviance.split(opt.theta)
+    rows = deviance.design.residual
+    nugget = rows is not None and rows.nugget
+    limit = at_a_limit(deviance.structure, phi)
+    return nugget or not opt.converged or opt.n_evaluations > LONG or bool(limit)
+
+
+def _from_elsewhere(deviance: ResidualDeviance, opt: OptSummary, tolerance: float) -> OptSummary:
+    """The best of searches from other correlations, and of ``opt``."""
+    total, starts = opt.n_evaluations, 1
+    for x in deviance.other_starts(opt.theta):
+        try:
+            other = minimize(deviance, x, tolerance=tolerance)
+        except ArithmeticError:  # a start where R is singular leads nowhere
+            continue
+        total, starts = total + other.n_evaluations, starts + 1
+        lower = other.deviance < opt.deviance - 1e-7
+        if other.converged and (lower or not opt.converged):
+            opt = other
+    return replace(opt, n_evaluations=total, n_starts=starts)
+
+
+def _refuse(given: Mapping[str, Any]) -> None:
+    for name in REFUSED:
+        if given[name] is not None:
+            raise ArgumentError(
+                f"{name} is not available for a model with residual= or dispersion="
+            )
+    if given["engine"] != "sparse":
+        raise ArgumentError(
+            f"engine={given['engine']!r} is not available for a model with residual= or "
+            "dispersion=; use engine='sparse'"
+        )
+
+
+def _warn(model: Any, joint: JointFit) -> None:
+    opt = joint.opt
+    if not opt.converged:
+        warn_user(f"the optimizer did not converge: {opt.message}", catchable(ConvergenceWarning))
+    limit = at_a_limit(joint.deviance.structure, joint.phi)
+    if limit:
+        warn_user(limit, catchable(SpecificationWarning))
+    frozen = joint.frozen
+    flags = singular_terms(frozen.cross, frozen.covariance, joint.theta)
+    names = [term.name for term, flag in zip(model.terms, flags, strict=True) if flag]
+    if names:
+        warn_user(
+            "The MLE may be on the boundary of the parameter space. The random effects covariance "
+            f"matrix is singular: a variance of {', '.join(names)} is estimated as zero or a "
+            "correlation as +-1. The estimate is valid; the data do not support all of its "
+            "parameters.",
+            catchable(BoundaryWarning),
+        )

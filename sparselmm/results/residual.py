@@ -1,0 +1,418 @@
+"""Results of a model with a residual covariance structure.
+
+Random effects, fixed effects and their tests are those of the same model with the rows whitened by
+the estimated R. What has been shown to hold under R is in `RIGHT`, everything else refuses by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy
+
+from sparselmm.base.arguments import (
+    check_choice,
+    check_flag,
+    check_level,
+    check_strings,
+    shown,
+)
+from sparselmm.base.exceptions import (
+    ArgumentError,
+    DataError,
+    UnsupportedError,
+)
+from sparselmm.base.types import FloatArray
+from sparselmm.design.factors import match
+from sparselmm.inference.diagnostics.checks import Evidence, diagnose
+from sparselmm.inference.diagnostics.diagnosis import Diagnosis
+from sparselmm.inference.hypotheses import robust
+from sparselmm.inference.hypotheses.robust import ClusterRobust
+from sparselmm.inference.hypotheses.robust_rows import cluster_robust_rows
+from sparselmm.inference.residual import JointFit, ResidualEstimates
+from sparselmm.inference.residual_profile import profile_interval
+from sparselmm.inference.residual_rows import block, row_sd, whitened
+from sparselmm.likelihood.residual.structure import Structured
+from sparselmm.results.core import MixedLMResults
+from sparselmm.results.methods.base import Matrix, Vector, from_rows
+from sparselmm.results.print.summary import Summary
+from sparselmm.results.residual_prediction import ResidualPrediction
+from sparselmm.results.residual_simulation import ResidualSimulation
+
+REFUSED: dict[str, str] = {
+    "hatvalues": "",
+    "cooks_distance": "",
+    "influence": "",
+    "plot_diagnostics": "use residuals('normalized') with a plot of your own",
+    "power": "",
+    "fit_many": "use refit() for each response",
+    "ranova": "fit the smaller model and use compare()",
+    "drop1": "fit the smaller models with reml=False and use compare(), or use anova()",
+    "exact_rlrt": "",
+    "exact_lrt": "",
+    "caic": "use aic",
+    "profile": "use residual_params(ci='profile')",
+    "profile_re": "",
+    "variance_components": "use varcorr and residual_params()",
+    "icc": "the residual variance differs from row to row",
+    "r2": "the residual variance differs from row to row",
+    "augment": "use fittedvalues, resid and residuals()",
+    "remove_data": "",
+}
+"""Methods that hold for independent residuals of equal variance alone, and what to use instead."""
+
+RIGHT = frozenset((
+    "aic", "aic_reml", "anova", "b", "bic", "bic_reml", "bse", "bse_fe", "bse_re", "conf_int",
+    "converged", "cov_params", "cov_pen", "cov_re", "cov_re_unscaled", "cov_robust",
+    "robust_tests", "df_modelwc", "df_resid", "dropped", "emmeans", "f_test", "fe_params",
+    "fe_pen", "fittedvalues", "freepat", "glance", "k_constant", "k_fe", "k_re", "k_re2",
+    "k_vc", "llf", "load", "method", "mle_retvals", "n_parameters", "nobs",
+    "normalized_cov_params", "param_names", "params", "params_object", "plot_ranef",
+    "predict", "pvalues", "random_effects", "random_effects_cov", "ranef", "ranef_contrasts",
+    "ranef_cov", "ranef_se", "ranef_var", "rank", "reml", "resid", "save", "scale", "sigma",
+    "singular", "summary", "t_test", "t_test_pairwise", "theta", "tidy", "to_html",
+    "to_latex", "to_table", "tvalues", "u", "use_t", "varcorr", "vcomp", "wald_test",
+    "wald_test_terms",
+))  # fmt: skip
+"""Methods and properties that hold whatever R is: they see the rows whitened, or not at all."""
+
+OWN = frozenset((
+    "R", "bootstrap", "check", "get_prediction", "refit", "residual_params", "residuals",
+    "sigma_by_row", "simulate",
+))  # fmt: skip
+"""Methods that :class:`ResidualResults` has of its own."""
+
+KINDS = ("response", "pearson", "normalized")
+"""Kinds of residuals."""
+
+
+def refusing(name: str, instead: str) -> Callable[..., Any]:
+    """A method that says that it is not available."""
+    hint = f"; {instead}" if instead else ""
+
+    def refuse(self: Any, *args: Any, **kwargs: Any) -> Any:
+        raise UnsupportedError(
+            f"{name} is not available for a fit with residual= or dispersion={hint}"
+        )
+
+    refuse.__name__ = name
+    refuse.__doc__ = f"Not available for a fit with a residual covariance structure{hint}."
+    return refuse
+
+
+class ResidualResults(ResidualPrediction, ResidualSimulation, MixedLMResults):
+    """A fitted model with a covariance structure of the residuals.
+
+    As :class:`MixedLMResults`. ``sigma`` is the standard deviation that those of the rows are
+    relative to: of a row whose dispersion covariates are zero, at the first visit with
+    ``hom=False``; one for ``us``, whose covariances are in the units of the data.
+
+    Attributes
+    ----------
+    joint : JointFit
+        The estimate of theta and phi together.
+
+    Examples
+    --------
+    >>> import sparselmm
+    >>> data = sparselmm.datasets.load("sleepstudy")
+    >>> model = sparselmm.mixedlm(
+    ...     "Reaction ~ Days + (1 | Subject)", data, residual="ar1(Days | Subject)")
+    >>> fit = model.fit()
+    >>> fit.residual_params().round(3).loc["rho", "estimate"]
+    np.float64(0.653)
+    """
+
+    def __init__(self, *args: Any, joint: JointFit, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.joint = joint
+        self._est = ResidualEstimates.jointly(
+            self.built.design, joint, self.pls, self.built.spec.formula is None
+        )
+
+    # ------------------------------------------------------------------------- parameters
+
+    def residual_params(self, alpha: float = 0.05, ci: str = "wald") -> pd.DataFrame:
+        """Parameters of the residual covariance on their natural scale.
+
+        Parameters
+        ----------
+        alpha : float
+            One minus the confidence level.
+        ci : {"wald", "profile"}
+            Wald intervals are made on the unbounded scale of the search, but for ``us`` and
+            ``toep``; profile intervals are not available for these two.
+
+        Returns
+        -------
+        DataFrame
+            One row per parameter, columns ``estimate``, ``std_error``, ``lower``, ``upper``:
+            ``log_sd(x)`` the coefficients of the log standard deviation, correlations, ranges;
+            for ``us`` variances and covariances in the units of the data. The last row,
+            ``sigma``, stands for the residual standard deviation where it is estimated.
+
+        Raises
+        ------
+        ArgumentError
+            When ``ci`` is unknown, or profiles are wanted of ``us`` or ``toep``.
+        """
+        alpha = check_level(alpha)
+        check_choice(ci, "ci", ("wald", "profile"))
+        structure, phi = self.joint.deviance.structure, self.joint.phi
+        estimate = structure.natural(phi, self.scale)
+        slopes = structure.natural_slopes(phi)
+        cov = self.joint.cov_phi
+        se = np.sqrt(np.einsum("ij,jk,ik->i", slopes, np.nan_to_num(cov), slopes))
+        se[np.abs(slopes) @ np.isnan(np.diag(cov)) > 0] = np.nan
+        plain = isinstance(structure, Structured) and structure.correlation.kind != "toep"
+        if ci == "profile" and not plain:
+            raise ArgumentError(
+                "ci='profile' is not available for us and toep, whose parameters move together"
+            )
+        z = float(scipy.stats.norm.ppf(1.0 - alpha / 2.0))
+        ends = np.column_stack([estimate - z * se, estimate + z * se])
+        if plain:
+            half = z * np.sqrt(np.diag(cov))
+            ends = np.column_stack([structure.natural(phi + s * half, 1.0) for s in (-1, 1)])
+            if ci == "profile":
+                pairs = [profile_interval(self.joint, j, alpha) for j in range(len(phi))]
+                ends = _mapped(structure, phi, np.array(pairs).reshape(-1, 2))
+            ends = np.sort(ends, axis=1)
+        table = np.column_stack([estimate, se, ends])
+        names = list(structure.names)
+        if self.pls.known_scale is None:
+            table = np.vstack([table, [self.sigma, *self._sigma_error(z)]])
+            names.append("sigma")
+        return pd.DataFrame(table, names, ["estimate", "std_error", "lower", "upper"])
+
+    def _sigma_error(self, z: float) -> tuple[float, float, float]:
+        """Standard error of sigma and its Wald interval on the log scale."""
+        var = float(self._est.variance_covariance.of_absolute[-1])
+        half = z * np.sqrt(var) / (2.0 * self.scale)
+        sigma = self.sigma
+        error = np.sqrt(var) / (2.0 * sigma)
+        return float(error), float(sigma * np.exp(-half)), float(sigma * np.exp(half))
+
+    @from_rows
+    def R(self, group: Any) -> Matrix:
+        """Covariance matrix of the residuals of one group, in the units of the data.
+
+        Parameters
+        ----------
+        group : label
+            Of the groups of ``residual=``.
+
+        Returns
+        -------
+        DataFrame, (m, m)
+            In order of time, labelled by time or visit.
+
+        Raises
+        ------
+        DataError
+            When there is no such group.
+        """
+        rows = self.built.design.residual
+        assert rows is not None
+        if not rows.kind:
+            raise DataError("the residuals have no groups; sigma_by_row has their variances")
+        code = int(match(rows.labels, [group])[0]) if isinstance(group, Hashable) else -1
+        if code < 0:
+            raise DataError(f"group: there is no {shown(group)} among the groups of {rows.text}")
+        order = rows.order
+        at = order[rows.group[order] == code]
+        w = self.built.design.weights
+        half = np.zeros(len(rows.group)) if w is None else 0.5 * np.log(w)
+        values = self.scale * block(self.joint, rows, at, half)
+        names = (
+            [rows.visit_labels[v] for v in rows.visits[at]]
+            if len(rows.visit_labels)
+            else [tuple(map(float, c)) if len(c) > 1 else float(c[0]) for c in rows.coords[at]]
+        )
+        return pd.DataFrame(values, names, names)
+
+    @property
+    @from_rows
+    def sigma_by_row(self) -> Vector:
+        """Standard deviation of every row's residual, (n,), in the units of the data."""
+        design = self.built.design
+        assert design.residual is not None
+        return self._rows(self.sigma * row_sd(self.joint, design.residual, design.weights))
+
+    @from_rows
+    def residuals(
+        self, kind: str = "response", *, level: str = "conditional", scaled: bool = False
+    ) -> Vector:
+        """Residuals of a kind.
+
+        Parameters
+        ----------
+        kind : {"response", "pearson", "normalized"}
+            ``"response"``: in the units of y. ``"pearson"``: divided by the standard deviation of
+            the row relative to sigma. ``"normalized"``: ``L^-1 e / sigma`` with
+            ``R = L L'``, which are uncorrelated with variance one where the model holds (nlme's
+            "normalized").
+        level : {"conditional", "marginal"}
+            ``y - X beta - Z b``, or ``y - X beta``, which is for "response" alone.
+        scaled : bool
+            Divide Pearson residuals by sigma.
+
+        Returns
+        -------
+        Series or ndarray, (n,)
+        """
+        check_choice(kind, "kind", KINDS)
+        check_choice(level, "level", ("conditional", "marginal"))
+        scaled = check_flag(scaled, "scaled")
+        e = self._raw(level)
+        if kind == "response":
+            return self._rows(e)
+        if level == "marginal":
+            raise ArgumentError("level='marginal' is for kind='response' alone")
+        if kind == "normalized":
+            return self._rows(whitened(self.joint, e) / self.sigma)
+        size = np.asarray(self.sigma_by_row) / (1.0 if scaled else self.sigma)
+        return self._rows(e / size)
+
+    @from_rows
+    def check(self) -> Diagnosis:
+        """As :meth:`MixedLMResults.check`, rows by their normalized residuals."""
+        e = np.asarray(self.residuals("normalized"))
+        fitted = self.built.design.y - self._raw("conditional")
+        return diagnose(Evidence(self._est, self.opt, e, e, fitted, np.asarray(self._row_index())))
+
+    def _like(self, built: Any, joint: JointFit) -> Any:
+        """Results of the same class of another fit of the same model."""
+        return results_of(type(self), self.model._copy(built), built, joint)
+
+    def _robust(self, kind: str, groups: Any, contrasts: FloatArray | None) -> ClusterRobust:
+        check_choice(kind, "kind", robust.KINDS)
+        clusters = self._clusters(groups)
+        return cluster_robust_rows(
+            self.joint, self.built.design, clusters, kind, contrasts  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    # ------------------------------------------------------------------------------- print
+
+    def conf_int(self, alpha: float = 0.05, method: str = "wald", **options: Any) -> Matrix:
+        """Wald intervals of ``params``, or intervals from :meth:`bootstrap`.
+
+        Parameters
+        ----------
+        alpha : float
+            One minus the confidence level.
+        method : {"wald", "bootstrap"}
+        **options
+            ``n`` and ``seed`` of the bootstrap.
+        """
+        check_choice(method, "method", ("wald", "bootstrap"))
+        if method == "bootstrap":
+            return self.bootstrap(**options).conf_int(check_level(alpha))
+        return super().conf_int(alpha, method, **options)
+
+    def summary(self, *args: Any, **kwargs: Any) -> Summary:
+        """As :meth:`MixedLMResults.summary`, with the parameters of the residuals below."""
+        out = super().summary(*args, **kwargs)
+        rows = self.built.design.residual
+        assert rows is not None
+        table = self.residual_params(kwargs.get("alpha", 0.05))
+        head = "Residuals: " + ", ".join(
+            part for part in (rows.text, "dispersion" if self._has_dispersion else "") if part
+        )
+        text = table.to_string(float_format=lambda x: f"{x:.4f}")
+        notes = (head, *text.splitlines(), *out.notes)
+        return Summary(out.tables, out.title, notes)
+
+    @property
+    def _has_dispersion(self) -> bool:
+        rows = self.built.design.residual
+        return rows is not None and bool(rows.d_names)
+
+    def tidy(
+        self, effects: Any = ("fixed", "ran_pars"), *, conf_int: bool = False, **options: Any
+    ) -> pd.DataFrame:
+        """As :meth:`MixedLMResults.tidy`; ``"resid_pars"`` and ``"ran_pars"`` add R's parameters.
+
+        Rows of the effect ``resid_pars`` are those of :meth:`residual_params`, sigma apart.
+        """
+        conf_int = check_flag(conf_int, "conf_int")
+        wanted = list(check_strings(effects, "effects"))
+        if not wanted:
+            raise ArgumentError("effects is empty; name at least one kind of effect")
+        others = [one for one in wanted if one != "resid_pars"]
+        parts = []
+        if others:
+            parts.append(super().tidy(others, conf_int=conf_int, **options))
+        if {"ran_pars", "resid_pars"} & set(wanted):
+            level = options.get("conf_level", 0.95)
+            table = self.residual_params(1.0 - level).drop("sigma", errors="ignore")
+            rows = pd.DataFrame({"effect": "resid_pars", "term": table.index})
+            rows["estimate"], rows["std.error"] = table.estimate.values, table.std_error.values
+            if conf_int:
+                rows["conf.low"], rows["conf.high"] = table.lower.values, table.upper.values
+            parts.append(rows)
+        columns = list(dict.fromkeys(name for part in parts for name in part.columns))
+        records = [row for part in parts for row in part.to_dict("records")]
+        return pd.DataFrame(records, columns=columns)
+
+
+def results_of(
+    kind: type[ResidualResults], model: Any, built: Any, joint: JointFit, *,
+    full_output: bool = False,
+) -> Any:  # fmt: skip
+    """Results of a joint fit."""
+    return kind(
+        model, built, joint.frozen, joint.frozen.at(joint.theta), joint.theta_summary,
+        use_sqrt=model.use_sqrt, full_output=full_output, joint=joint,
+    )  # fmt: skip
+
+
+class MMRMResults(ResidualResults):
+    """A fitted mixed model for repeated measures: its tests have degrees of freedom by default."""
+
+    def _usual(self, options: dict[str, Any]) -> dict[str, Any]:
+        if options.get("ddf") is None:
+            options["ddf"] = "kenward-roger" if self.reml else "satterthwaite"
+        return options
+
+    def summary(self, *args: Any, **kwargs: Any) -> Summary:
+        """As of other fits, with t tests."""
+        return super().summary(*args, **self._usual(kwargs))
+
+    def tidy(self, *args: Any, **options: Any) -> pd.DataFrame:
+        """As of other fits, with t tests."""
+        return super().tidy(*args, **self._usual(options))
+
+    def anova(self, *args: Any, **options: Any) -> pd.DataFrame:
+        """As of other fits, by Kenward and Roger's method under REML."""
+        return super().anova(*args, **(options if len(args) > 1 else self._usual(options)))
+
+    def emmeans(self, *args: Any, **options: Any) -> Any:
+        """As of other fits, by Kenward and Roger's method under REML."""
+        return super().emmeans(*args, **self._usual(options))
+
+    def t_test(self, *args: Any, **options: Any) -> Any:
+        """As of other fits, with degrees of freedom."""
+        if len(args) > 1 or options.get("use_t") is not None:
+            return super().t_test(*args, **options)
+        return super().t_test(*args, **self._usual(options))
+
+
+def _mapped(structure: Structured, phi: FloatArray, ends: FloatArray) -> FloatArray:
+    """Ends of every entry of phi alone on the natural scale, (J, 2)."""
+    out = np.empty_like(ends)
+    for j in range(len(ends)):
+        for side in (0, 1):
+            moved = phi.copy()
+            moved[j] = ends[j, side] if np.isfinite(ends[j, side]) else np.sign(ends[j, side]) * 30
+            if not np.isfinite(ends[j, side]) and structure.correlation.kind in ("ar1", "ad"):
+                moved[j] = np.sign(ends[j, side]) * np.pi / 2 if j >= structure.a else moved[j]
+            out[j, side] = structure.natural(moved, 1.0)[j]
+    return out
+
+
+for _name, _instead in REFUSED.items():
+    setattr(ResidualResults, _name, refusing(_name, _instead))

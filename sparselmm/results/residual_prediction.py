@@ -1,0 +1,125 @@
+"""Predictions under a residual covariance structure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from sparselmm.base.arguments import check_flag
+from sparselmm.base.exceptions import UnsupportedError
+from sparselmm.base.types import CSR
+from sparselmm.design.new_rows import any_on, level_labels, new_design
+from sparselmm.design.spec import NewDesign
+from sparselmm.inference.prediction import means as prediction
+from sparselmm.inference.residual_rows import Neighbours, neighbours, row_sd
+from sparselmm.results.methods.base import ResultsBase
+from sparselmm.results.methods.prediction import check_options
+from sparselmm.results.tables.prediction import Prediction
+
+
+class ResidualPrediction(ResultsBase):
+    """Part of :class:`ResidualResults`."""
+
+    joint: Any
+
+    def get_prediction(
+        self, exog: Any = None, transform: bool = True, *, re: Any = False, unseen: str = "error",
+        interval: str = "prediction", ddf: str = "z", weights: Any = None, groups: Any = None,
+        exog_re: Any = None, exog_vc: Any = None, offset: Any = None, z_terms: Any = None,
+    ) -> Prediction:  # fmt: skip
+        """Predicted means with standard errors, confidence and prediction intervals.
+
+        With ``re=True`` a new row of a known group also shares residuals with the group's rows of
+        the fit: ``c'R^-1(y - X beta - Z b)`` comes to its mean, and only the rest of its residual
+        variance to its prediction interval.
+
+        Parameters
+        ----------
+        exog, transform, re, unseen, interval, ddf, weights
+            As of :meth:`MixedLMResults.get_prediction`; ``ddf`` other than "z" with ``re=False``
+            and ``interval="confidence"``.
+        groups, exog_re, exog_vc, offset, z_terms
+            Arrays where the model was given arrays.
+
+        Returns
+        -------
+        Prediction
+        """
+        transform = check_flag(transform, "transform")
+        est: Any = self._est
+        me: Any = self
+        on = prediction.switches(est.terms, re)
+        check_options(interval, ddf, on)
+        if ddf != "z" and (re is not False or interval != "confidence"):
+            raise UnsupportedError(
+                f"ddf={ddf!r} with residual= is available for re=False and interval='confidence'"
+            )
+        prediction.check_unseen(unseen)
+        arrays = {
+            "groups": groups, "exog_re": exog_re, "exog_vc": exog_vc, "offset": offset,
+            "z_terms": z_terms,
+        }  # fmt: skip
+        observed = interval == "prediction"
+        if exog is None:
+            prediction.refuse_useless(arrays)
+            new = me._training_rows()
+        else:
+            exog = prediction.new_rows(self.built, exog, transform)
+            new = new_design(self.built, exog, transform, on, arrays, observed)
+        prediction.warn_if_dropped(est.dropped)
+        mean = prediction.fixed_part(new.X, est.beta, new.offset)
+        if any_on(on):
+            labels = level_labels(self.built, exog, groups)
+            mean = mean + prediction.new_random_part(est.terms, new, est.pls.b, on, unseen, labels)
+        if weights is not None:
+            prediction.prior_weights(weights, len(mean), new.row_labels)
+        shared = self._shared(exog, new, weights, re is True, observed)
+        targets = me._targets(new, on, None)
+        if shared is not None:
+            w = 1.0 / np.maximum(shared.left, np.finfo(float).tiny) if observed else None
+            targets = replace(targets, weights=w)
+            if shared.weights.nnz:
+                mean = mean + shared.weights @ me._raw("conditional")
+                targets = replace(
+                    targets, X=new.X - shared.weights @ self.built.design.X,
+                    H=_difference(targets.H, shared.weights, self.built.design.Z),
+                    terms=targets.terms,
+                )  # fmt: skip
+        return me._prediction(targets, mean, ddf, new.row_labels)
+
+    def _shared(
+        self, exog: Any, new: NewDesign, weights: Any, given_rows: bool, observed: bool
+    ) -> Neighbours | None:
+        """Residuals of the new rows given those of the fit; None where they do not count."""
+        design = self.built.design
+        rows = design.residual
+        assert rows is not None
+        m = len(new.X)
+        if not (observed or given_rows):
+            return None
+        if exog is None:
+            left = row_sd(self.joint, rows, design.weights) ** 2
+            return Neighbours(sp.csr_array((m, design.n)), left)
+        memory = self.built.spec
+        if memory.formula is None or not hasattr(exog, "columns"):
+            raise UnsupportedError(
+                "predictions of new observations under residual= need a formula and a data frame; "
+                "pass interval='confidence' and re=False"
+            )
+        w = None if weights is None else prediction.prior_weights(weights, m, new.row_labels)
+        own = memory.residual_rows(exog)
+        if given_rows:
+            self._need_rows("get_prediction with re=True")
+            return neighbours(self.joint, rows, own, design.weights, w)
+        return Neighbours(sp.csr_array((m, design.n)), row_sd(self.joint, own, w) ** 2)
+
+
+def _difference(H: CSR | None, weights: CSR, Z: CSR) -> CSR | None:
+    """``H - weights Z``; None where there are no random effects."""
+    if not Z.shape[1]:
+        return H
+    moved = sp.csr_array(weights @ Z)
+    return sp.csr_array(-moved if H is None else H - moved)

@@ -1,0 +1,186 @@
+"""What residual= and dispersion= refuse, and how they say it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from sparselmm.exceptions import DataError, FormulaError, MissingDataError
+
+import sparselmm
+
+
+def data(n_groups=30, visits=4, seed=0):
+    rng = np.random.default_rng(seed)
+    g, t = (part.ravel() for part in np.indices((n_groups, visits)))
+    b = rng.normal(size=n_groups)
+    return pd.DataFrame(
+        {
+            "y": rng.normal(size=len(g)) + b[g] + 0.3 * t,
+            "x": rng.normal(size=len(g)),
+            "g": [f"s{i:02d}" for i in g],
+            "t": t,
+            "visit": [f"v{i}" for i in t],
+            "arm": np.where(g % 2, "a", "b"),
+            "one": 1.0,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("residual", "says"),
+    [
+        ("ar2(t | g)", "did you mean 'ar1'"),
+        ("ar1(t)", "has no bar"),
+        ("ar1", "not understood"),
+        ("ar1(1 | g)", "needs the time"),
+        ("ar1(t + x | g)", "one time or visit"),
+        ("ar1(t || g)", "one '|'"),
+        ("ar1(t | g, hom=maybe)", "True or False"),
+        ("ar1(t | g, homm=False)", "not understood"),
+        ("cs(t | g, nugget=True)", "a parameter too many"),
+        ("car1(t | g, hom=False)", "dispersion="),
+        ("ar1(t | nope)", "nope"),
+    ],
+)
+def test_text_that_cannot_be_read(residual, says):
+    with pytest.raises(FormulaError, match=r"residual|nope") as caught:
+        sparselmm.mixedlm("y ~ x", data(), residual=residual)
+    assert says in str(caught.value)
+
+
+def test_two_rows_at_one_time():
+    frame = data()
+    frame.loc[5, "t"] = 0
+    with pytest.raises(DataError, match="row 4 and row 5 are rows of the group 's01' at the same"):
+        sparselmm.mixedlm("y ~ x", frame, residual="ar1(t | g)")
+
+
+def test_times_that_are_missing_or_text_or_broken():
+    frame = data()
+    with pytest.raises(DataError, match="'visit' is text, and ar1 needs times"):
+        sparselmm.mixedlm("y ~ x", frame, residual="ar1(visit | g)")
+    with pytest.raises(DataError, match=r"write car1\(t \| g\)"):
+        sparselmm.mixedlm("y ~ x", frame.assign(t=frame.t + 0.5 * (frame.t > 1)),
+                          residual="ar1(t | g)")  # fmt: skip
+    frame["t"] = frame.t.astype(float)
+    frame.loc[7, "t"] = np.nan
+    for kind in ("ar1", "car1", "us"):
+        with pytest.raises(MissingDataError, match="'t' is missing in 1 row"):
+            sparselmm.mixedlm("y ~ x", frame, residual=f"{kind}(t | g)")
+    model = sparselmm.mixedlm("y ~ x", frame, residual="ar1(t | g)", missing="drop")
+    assert model.nobs == len(frame) - 1
+
+
+def test_visits_in_the_order_of_a_categorical():
+    frame = data()
+    frame["visit"] = pd.Categorical(frame.visit, ["v0", "v1", "v2", "v3"])
+    by_label = sparselmm.mixedlm("y ~ x", frame, residual="ar1(visit | g)").fit()
+    by_number = sparselmm.mixedlm("y ~ x", frame, residual="ar1(t | g)").fit()
+    assert by_label.llf == pytest.approx(by_number.llf, rel=1e-12)
+
+
+def test_visits_seen_once():
+    frame = data()
+    frame.loc[3, "t"] = 9
+    with pytest.raises(DataError, match="the visit 9 is seen 1 time"):
+        sparselmm.mixedlm("y ~ x", frame, residual="us(t | g)")
+    two = data()
+    two = two[(two.t < 2) == (two.arm == "a")]
+    with pytest.raises(DataError, match="no group has both visits"):
+        sparselmm.mixedlm("y ~ x", two, residual="us(t | g)")
+
+
+def test_dispersion_that_is_constant_or_redundant():
+    frame = data().assign(z=lambda d: 2.0 * d.x + 1.0)
+    with pytest.raises(DataError, match="is constant"):
+        sparselmm.mixedlm("y ~ x", frame, dispersion="~ one")
+    with pytest.raises(DataError, match="no covariate"):
+        sparselmm.mixedlm("y ~ x", frame, dispersion="~ 1")
+    with pytest.raises(DataError, match="depends on the other columns"):
+        sparselmm.mixedlm("y ~ x", frame, dispersion="~ x + z")
+    with pytest.raises(DataError, match="depends on the other columns"):
+        sparselmm.mixedlm("y ~ x", frame, residual="cs(t | g, hom=False)", dispersion="~ C(t)")
+
+
+def test_strata_are_constant_within_groups():
+    frame = data()
+    with pytest.raises(DataError, match="must be constant within groups"):
+        sparselmm.mixedlm("y ~ x", frame.assign(arm=frame.t % 2), residual="ar1(t | g, by=arm)")
+    with pytest.raises(DataError, match="single value"):
+        sparselmm.mixedlm("y ~ x", frame, residual="ar1(t | g, by=one)")
+
+
+def test_weights_of_zero():
+    frame = data().assign(w=lambda d: (d.t > 0).astype(float))
+    with pytest.raises(DataError, match=r"must be positive\. Leave these rows out"):
+        sparselmm.mixedlm("y ~ x", frame, residual="ar1(t | g)", weights="w")
+
+
+@pytest.mark.parametrize("structure", ["cs(t | g)", "us(t | g)", "toep(t | g)"])
+def test_a_term_that_the_structure_already_has(structure):
+    with pytest.raises(DataError, match="the random-effects term 'g' and residual=") as caught:
+        sparselmm.mixedlm("y ~ x + (1 | g)", data(), residual=structure).fit()
+    assert "Drop the term" in str(caught.value)
+
+
+def test_ar1_and_an_intercept_need_three_visits():
+    frame = data()
+    with pytest.raises(DataError, match="cannot be told apart"):
+        sparselmm.mixedlm("y ~ x + (1 | g)", frame[frame.t < 2], residual="ar1(t | g)").fit()
+    model = sparselmm.mixedlm("y ~ x + (1 | g)", frame[frame.t < 3], residual="ar1(t | g)")
+    assert model.deviance().start().shape == (2,)
+
+
+def test_groups_of_one_row_have_no_correlation():
+    frame = data()
+    with pytest.raises(DataError, match="changes nothing"):
+        sparselmm.mixedlm("y ~ x", frame[frame.t == 0], residual="ar1(t | g)").fit()
+
+
+def test_engines_and_arguments_that_lack_it():
+    model = sparselmm.mixedlm("y ~ x + (1 | g)", data(), residual="ar1(t | g)")
+    for keywords in ({"engine": "dense"}, {"fix": {"sigma": 1.0}}, {"starts": 3}):
+        with pytest.raises(sparselmm.SparseLMMError, match=next(iter(keywords))):
+            model.fit(**keywords)
+    with pytest.raises(sparselmm.SparseLMMError, match="fit_many is not available"):
+        model.fit_many(np.ones((120, 1)))
+
+
+def test_arrays_say_the_same_as_formulas():
+    frame = data()
+    by_formula = sparselmm.mixedlm(
+        "y ~ x + (1 | g)", frame, residual="ar1(t | g)", dispersion="~ x"
+    ).fit()
+    by_arrays = sparselmm.MixedLM(
+        frame.y, np.column_stack([np.ones(len(frame)), frame.x]), frame.g,
+        residual={"structure": "ar1", "groups": frame.g, "times": frame.t}, dispersion=frame.x,
+    ).fit()  # fmt: skip
+    assert by_arrays.llf == pytest.approx(by_formula.llf, rel=1e-12)
+    with pytest.raises(DataError, match="'structure'"):
+        sparselmm.MixedLM(frame.y, np.ones(len(frame)), frame.g, residual="ar1(t | g)")
+    with pytest.raises(DataError, match="unknown entry 'time'"):
+        sparselmm.MixedLM(
+            frame.y, np.ones(len(frame)), residual={"structure": "ar1", "time": frame.t}
+        )
+
+
+def test_rows_may_come_in_any_order():
+    frame = data().iloc[np.random.default_rng(1).permutation(120)]
+    for residual in ("ar1(t | g, by=arm)", "us(visit | g)", "toeph(t | g)", "adh(t | g)"):
+        a = sparselmm.mixedlm("y ~ x", data(), residual=residual).fit()
+        b = sparselmm.mixedlm("y ~ x", frame, residual=residual).fit()
+        assert b.llf == pytest.approx(a.llf, rel=1e-9)
+
+
+def test_mmrm_takes_one_structure():
+    frame = data()
+    fit = sparselmm.mmrm("y ~ x + us(visit | g)", frame)
+    same = sparselmm.mixedlm("y ~ x", frame, residual="us(visit | g)").fit()
+    assert fit.llf == same.llf
+    with pytest.raises(FormulaError, match="0 covariance structures"):
+        sparselmm.mmrm("y ~ x", frame)
+    with pytest.raises(FormulaError, match="2 covariance structures"):
+        sparselmm.mmrm("y ~ x + us(t | g) + cs(t | g)", frame)
+    frame.loc[3, "y"] = np.nan
+    assert sparselmm.mmrm("y ~ x + us(visit | g)", frame).nobs == 119

@@ -1,0 +1,168 @@
+"""Residual covariance structures: the engine against the dense twin, and the reference fits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from sparselmm.design.residual import ResidualRows
+from sparselmm.design.terms import Design, Levels, RandomTerm
+from sparselmm.likelihood.dense import DenseDeviance
+from sparselmm.likelihood.optimize import minimize
+from sparselmm.likelihood.residual import deviance as room
+from sparselmm.likelihood.residual.deviance import ResidualDeviance
+from sparselmm.likelihood.residual.markov import Markov
+from tests.support.residual_twin import dense_value
+
+STRUCTURES = {
+    "dispersion": ("", False),
+    "ar1": ("ar1", False),
+    "ar1 nugget": ("ar1", True),
+    "car1": ("car1", False),
+    "exp": ("exp", False),
+    "exp in the plane": ("exp", True),
+    "gau": ("gau", True),
+    "cs": ("cs", False),
+    "us": ("us", False),
+    "toep": ("toep", False),
+    "ad": ("ad", False),
+}
+EFFECTS = ("none", "intercept", "slope", "crossed", "slope crossed", "block")
+
+
+def term(name: str, codes: np.ndarray, values: np.ndarray | None = None) -> RandomTerm:
+    k = 1 if values is None else values.shape[1]
+    levels = Levels((name,), (np.arange(codes.max() + 1),))
+    return RandomTerm(
+        name, "bar", tuple(f"c{i}" for i in range(k)), levels, codes=codes, values=values
+    )
+
+
+def make(
+    structure: str, effects: str, dispersion: bool = True, strata: bool = False,
+    weights: bool = False, seed: int = 0,
+) -> Design:  # fmt: skip
+    """Ten groups of up to seven visits with gaps, one of a single row."""
+    kind, nugget = STRUCTURES[structure]
+    rng = np.random.default_rng(seed)
+    subject, visit = (part.ravel() for part in np.indices((12, 6)))
+    keep = rng.random(len(subject)) > 0.15
+    keep[subject == 3] = visit[subject == 3] == 2
+    subject, visit = subject[keep], visit[keep]
+    shuffled = rng.permutation(len(subject))
+    subject, visit = subject[shuffled], visit[shuffled]
+    n, item = len(subject), rng.integers(0, 5, len(subject))
+    x = rng.normal(size=n)
+    coords = visit[:, None].astype(float)
+    if kind in ("car1", "exp", "gau"):
+        coords = coords + rng.uniform(0.0, 0.6, (n, 2 if structure.endswith("plane") else 1))
+    D = np.column_stack([x, visit > 2]).astype(float) if dispersion and kind != "us" else None
+    stratum = subject % 2 if strata else np.zeros(n, int)
+    rows = ResidualRows(
+        kind, np.arange(n) if kind == "" else subject, np.arange(12), coords, visit,
+        tuple("abcdef"), stratum, ("p", "q") if strata else (),
+        np.zeros((n, 0)) if D is None else D, () if D is None else ("x", "late"), nugget,
+    )  # fmt: skip
+    terms = {
+        "none": (),
+        "intercept": (term("s", subject),),
+        "slope": (term("s", subject, np.column_stack([np.ones(n), x])),),
+        "crossed": (term("s", subject), term("i", item)),
+        "slope crossed": (term("s", subject, np.column_stack([np.ones(n), x])), term("i", item)),
+        "block": (
+            term("s", subject),
+            RandomTerm(
+                "m", "array", ("m",), Levels(("m",), (np.arange(5),)),
+                block=sp.csr_array(rng.integers(0, 2, (n, 5)) * rng.normal(size=(n, 5))),
+            ),
+        ),
+    }[effects]  # fmt: skip
+    y = 1.0 + x + rng.normal(size=12)[subject] + 0.5 * rng.normal(size=5)[item]
+    y = y + rng.normal(size=n) * np.exp(0.2 * x)
+    w = rng.uniform(0.5, 2.0, n) if weights else None
+    X = np.column_stack([np.ones(n), x])
+    return Design(y, X, ("one", "x"), terms, weights=w, residual=rows)
+
+
+def somewhere(deviance: ResidualDeviance, seed: int) -> np.ndarray:
+    """An interior point of (theta, phi)."""
+    rng = np.random.default_rng(seed)
+    theta = np.where(deviance.theta_covariance.on_diagonal, 0.8, 0.2)
+    phi = deviance.phi_start
+    return np.concatenate([theta, phi]) * rng.uniform(0.7, 1.2, len(theta) + len(phi))
+
+
+def check(design: Design, reml: bool) -> None:
+    """Value and gradient against the dense twin."""
+    deviance = ResidualDeviance(design, reml=reml)
+    x = somewhere(deviance, 1)
+    assert deviance.value(x) == pytest.approx(dense_value(design, x, reml), rel=1e-10)
+    numeric = np.empty(len(x))
+    for i in range(len(x)):
+        step = np.zeros(len(x))
+        step[i] = 1e-4 * max(abs(x[i]), 0.5)
+        ends = [dense_value(design, x + s * step, reml) for s in (1, -1, 2, -2)]
+        numeric[i] = (8 * (ends[0] - ends[1]) - (ends[2] - ends[3])) / (12 * step[i])
+    gradient = deviance.gradient(x)
+    assert np.abs(gradient - numeric).max() < 1e-6 * max(1.0, np.abs(numeric).max())
+
+
+@pytest.mark.parametrize("effects", EFFECTS)
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_value_and_gradient_are_those_of_the_dense_twin(structure, effects):
+    check(make(structure, effects), reml=len(structure + effects) % 2 == 0)
+
+
+@pytest.mark.parametrize("structure", ["ar1", "exp", "cs", "us", "toep", "ad"])
+def test_strata_have_parameters_of_their_own(structure):
+    check(make(structure, "crossed", strata=True), reml=True)
+
+
+@pytest.mark.parametrize("structure", ["dispersion", "ar1", "us", "ad"])
+def test_weights_divide_variances(structure):
+    check(make(structure, "crossed", weights=True), reml=True)
+
+
+@pytest.mark.parametrize("strata", [False, True])
+@pytest.mark.parametrize("structure", ["ar1", "car1", "exp", "ad"])
+def test_neighbours_alone_give_the_same_numbers(structure, strata, monkeypatch):
+    design = make(structure, "slope crossed", weights=True, strata=strata)
+    blocks = ResidualDeviance(design, reml=True)
+    monkeypatch.setattr(room, "DENSE_PAIRS", 0)
+    banded = ResidualDeviance(design, reml=True)
+    assert isinstance(banded.backend, Markov)
+    x = somewhere(blocks, 2)
+    assert banded.value(x) == pytest.approx(blocks.value(x), rel=1e-12)
+    g, H = blocks.tangent_model(x)
+    other, model = banded.tangent_model(x)
+    assert other == pytest.approx(g, rel=1e-9, abs=1e-9)
+    first = blocks.theta_covariance.n_tangent
+    assert model[:first] == pytest.approx(H[:first], rel=1e-8, abs=1e-8)
+
+
+@pytest.mark.parametrize("effects", EFFECTS[:4])
+def test_model_hessian_is_average_information_plus_curvature(effects):
+    """In the mean over data the model is the Hessian itself; here within a factor of a few."""
+    deviance = ResidualDeviance(make("ar1", effects, dispersion=False), reml=True)
+    opt = minimize(deviance, deviance.start())
+    inner = ~opt.at_boundary
+    H = deviance.hessian(opt.theta)[np.ix_(inner, inner)]
+    model = deviance.newton_matrix(opt.theta)[np.ix_(inner, inner)]
+    values = np.linalg.eigvals(np.linalg.solve(model, H)).real
+    assert opt.converged
+    assert (values > 0.2).all()
+    assert (values < 4.0).all()
+
+
+def test_plain_rows_are_the_plain_model():
+    """R = I: the deviance of the model without a structure."""
+    design = make("ar1", "slope crossed", dispersion=False)
+    deviance = ResidualDeviance(design, reml=True)
+    theta = somewhere(deviance, 3)[: deviance.n_theta]
+    plain = DenseDeviance(
+        replace(design, residual=None), deviance.theta_covariance, reml=True
+    ).value(theta)
+    assert deviance.value(np.append(theta, 0.0)) == pytest.approx(plain, rel=1e-12)

@@ -1,0 +1,398 @@
+"""What results of a model with a residual covariance structure say, and what they refuse."""
+
+from __future__ import annotations
+
+import pickle
+from functools import cache
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy
+from residual_fits import FEV, OVARY, data_of
+from residual_twin import dense_value, residual_matrix
+from sparselmm.exceptions import UnsupportedError
+
+import sparselmm
+from sparselmm.likelihood.residual import deviance as room
+from sparselmm.results.core import MixedLMResults
+from sparselmm.results.residual import OWN, REFUSED, RIGHT
+
+
+@cache
+def ovary():
+    model = sparselmm.mixedlm(
+        OVARY + " + (1 | Mare)", data_of("Ovary"), residual="ar1(place | Mare)"
+    )
+    return model.fit()
+
+
+@cache
+def fev():
+    return sparselmm.mmrm(FEV + " + us(AVISIT | USUBJID)", data_of("fev_data"))
+
+
+@cache
+def sleep():
+    """Theta with two terms and phi with two parts."""
+    data = sparselmm.datasets.load("sleepstudy")
+    model = sparselmm.mixedlm(
+        "Reaction ~ Days + (1 | Subject)", data, residual="ar1(Days | Subject)",
+        dispersion="~ Days",
+    )  # fmt: skip
+    return model.fit()
+
+
+def dense(fit):
+    """V over sigma^2, X, y of a fit."""
+    design, joint = fit.built.design, fit.joint
+    R = residual_matrix(design, joint.phi)
+    psi = fit.deviance.covariance.factors(joint.theta)
+    blocks = [
+        np.kron(np.eye(t.n_levels), lam @ lam.T) for t, lam in zip(design.terms, psi, strict=True)
+    ]
+    Z = design.Z.toarray() if design.terms else np.zeros((design.n, 0))
+    G = scipy.linalg.block_diag(*blocks) if blocks else np.zeros((0, 0))
+    return R, Z, G, R + Z @ G @ Z.T
+
+
+def test_every_public_name_is_decided():
+    public = {name for name in dir(MixedLMResults) if not name.startswith("_")}
+    assert public == (RIGHT | set(REFUSED) | OWN) & public
+    assert not (RIGHT & set(REFUSED)) | (OWN & set(REFUSED)) | (OWN & RIGHT)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_had_refuses_by_name(name):
+    with pytest.raises(UnsupportedError, match=name):
+        getattr(ovary(), name)()
+
+
+def test_estimates_are_those_of_generalized_least_squares():
+    fit = ovary()
+    _, Z, G, V = dense(fit)
+    X, y = fit.built.design.X, fit.built.design.y
+    inner = np.linalg.inv(X.T @ np.linalg.solve(V, X))
+    beta = inner @ X.T @ np.linalg.solve(V, y)
+    assert fit.fe_params.to_numpy() == pytest.approx(beta, rel=1e-9)
+    assert fit.bse_fe.to_numpy() == pytest.approx(np.sqrt(np.diag(fit.scale * inner)), rel=1e-9)
+    b = G @ Z.T @ np.linalg.solve(V, y - X @ beta)
+    assert fit.b == pytest.approx(b, rel=1e-8, abs=1e-8)
+    P = np.linalg.inv(V) - np.linalg.solve(V, X) @ inner @ np.linalg.solve(V, X).T
+    var = fit.scale * np.diag(G - G @ Z.T @ P @ Z @ G)
+    se = fit.ranef_se()["Mare"].to_numpy().ravel()
+    assert se == pytest.approx(np.sqrt(var), rel=1e-8)
+
+
+def test_standard_errors_come_from_the_joint_information():
+    """Against the Hessian of the dense criterion in (theta, phi)."""
+    fit = sleep()
+    x, design = fit.joint.x, fit.built.design
+    n = len(x)
+    H, h = np.zeros((n, n)), 1e-3
+    for i in range(n):
+        for j in range(n):
+            ends = []
+            for a, b in ((1, 1), (1, -1), (-1, 1), (-1, -1)):
+                step = np.zeros(n)
+                step[i] += a * h
+                step[j] += b * h
+                ends.append(dense_value(design, x + step, True))
+            H[i, j] = (ends[0] - ends[1] - ends[2] + ends[3]) / (4.0 * h * h)
+    cov = 2.0 * np.linalg.inv(H)
+    assert fit.joint.covariance == pytest.approx(cov, rel=2e-3, abs=1e-7)
+    table = fit.residual_params()
+    assert table.std_error["log_sd(Days)"] == pytest.approx(np.sqrt(cov[1, 1]), rel=2e-3)
+    assert table.estimate["rho"] == pytest.approx(np.sin(x[2]))
+    assert table.std_error["rho"] == pytest.approx(np.cos(x[2]) * np.sqrt(cov[2, 2]), rel=2e-3)
+
+
+def test_profile_intervals_end_where_the_deviance_rises():
+    table = ovary().residual_params(ci="profile")
+    fit = ovary()
+    for end in ("lower", "upper"):
+        psi = np.arcsin(table[end]["rho"])
+        found = scipy.optimize.minimize_scalar(
+            lambda t, psi=psi: fit.joint.deviance.value(np.array([t, psi])), bounds=(0.01, 3.0),
+            method="bounded", options={"xatol": 1e-9},
+        )  # fmt: skip
+        assert found.fun - fit.pls.deviance == pytest.approx(3.841459, abs=1e-3)
+
+
+def test_residuals_and_covariances_of_rows():
+    fit = sleep()
+    R = fit.scale * residual_matrix(fit.built.design, fit.joint.phi)
+    assert fit.sigma_by_row.to_numpy() == pytest.approx(np.sqrt(np.diag(R)), rel=1e-10)
+    rows = np.flatnonzero(fit.built.frame.Subject.astype(str) == "309")
+    assert fit.R("309").to_numpy() == pytest.approx(R[np.ix_(rows, rows)], rel=1e-10)
+    e = fit.resid.to_numpy()
+    normalized = np.linalg.solve(np.linalg.cholesky(R), e)
+    assert fit.residuals("normalized").to_numpy() == pytest.approx(normalized, rel=1e-9)
+    assert fit.residuals("pearson", scaled=True).to_numpy() == pytest.approx(
+        e / fit.sigma_by_row.to_numpy()
+    )
+    with pytest.raises(sparselmm.DataError, match="group: there is no 'nope'"):
+        fit.R("nope")
+
+
+def test_neighbours_alone_give_the_same_rows(monkeypatch):
+    fit = sleep()
+    monkeypatch.setattr(room, "DENSE_PAIRS", 0)
+    other = fit.model.fit()
+    assert other.llf == pytest.approx(fit.llf, rel=1e-10)
+    assert other.residuals("normalized").to_numpy() == pytest.approx(
+        fit.residuals("normalized").to_numpy(), rel=1e-3, abs=1e-4
+    )
+    assert other.simulate(seed=3).to_numpy() == pytest.approx(
+        fit.simulate(seed=3).to_numpy(), rel=1e-4
+    )
+    with pytest.raises(UnsupportedError, match="ddf='z'"):
+        other.tidy(ddf="satterthwaite")
+
+
+def test_predictions_use_the_residuals_of_the_group():
+    """Against the conditional normal distribution of (y, y_new)."""
+    fit = sleep()
+    design = fit.built.design
+    new = pd.DataFrame({"Days": [10, 12, 3], "Subject": ["308", "308", "372"]})
+    found = fit.get_prediction(new, re=True)
+    joined = pd.concat([fit.built.frame, new.assign(Reaction=0.0)], ignore_index=True)
+    joined.loc[len(joined) - 1, "Days"] = 20
+    new.loc[2, "Days"] = 20
+    found = fit.get_prediction(new, re=True)
+    model = sparselmm.mixedlm(
+        "Reaction ~ Days + (1 | Subject)", joined, residual="ar1(Days | Subject)",
+        dispersion="~ Days",
+    )  # fmt: skip
+    both = model.built.design
+    lam = fit.deviance.covariance.factors(fit.joint.theta)[0][0, 0]
+    Z = both.Z.toarray()
+    V = residual_matrix(both, fit.joint.phi) + lam**2 * Z @ Z.T
+    n = design.n
+    V11, V12, V22 = V[:n, :n], V[:n, n:], V[n:, n:]
+    X, X2 = both.X[:n], both.X[n:]
+    beta = fit.fe_params.to_numpy()
+    mean = X2 @ beta + V12.T @ np.linalg.solve(V11, design.y - X @ beta)
+    assert found.predicted_mean == pytest.approx(mean, rel=1e-9)
+    inner = np.linalg.inv(X.T @ np.linalg.solve(V11, X))
+    left = X2 - V12.T @ np.linalg.solve(V11, X)
+    var = V22 - V12.T @ np.linalg.solve(V11, V12) + left @ inner @ left.T
+    assert found.se_obs == pytest.approx(np.sqrt(fit.scale * np.diag(var)), rel=1e-8)
+    plain = fit.get_prediction(new)
+    assert plain.se_obs == pytest.approx(
+        np.sqrt(fit.scale * np.diag(V22 + X2 @ inner @ X2.T)), rel=1e-8
+    )
+
+
+def test_simulated_responses_have_the_covariance_of_the_model():
+    fit = ovary()
+    Y = fit.simulate(4000, seed=5).to_numpy()
+    rows = np.flatnonzero(fit.built.frame.Mare == 1)[:5]
+    V = fit.scale * dense(fit)[3][np.ix_(rows, rows)]
+    assert np.cov(Y[rows]) == pytest.approx(V, abs=1.5)
+    one = fit.simulate(1, seed=5).to_numpy()
+    assert one[:, 0] == pytest.approx(Y[:, 0])
+    e = (
+        fit.simulate(4000, re="conditional", seed=5).to_numpy()
+        - fit.fittedvalues.to_numpy()[:, None]
+    )
+    R = fit.scale * dense(fit)[0][np.ix_(rows, rows)]
+    assert np.cov(e[rows]) == pytest.approx(R, abs=1.0)
+
+
+def test_refits_and_bootstrap():
+    fit = ovary()
+    y = fit.simulate(1, seed=2)[0]
+    again = fit.refit(y)
+    frame = fit.built.frame.assign(follicles=y)
+    fresh = sparselmm.mixedlm(OVARY + " + (1 | Mare)", frame, residual="ar1(place | Mare)").fit()
+    assert again.llf == pytest.approx(fresh.llf, rel=1e-10)
+    boot = fit.bootstrap(4, seed=2)
+    assert boot.replicates.loc[0, "rho"] == pytest.approx(
+        again.residual_params().estimate["rho"], rel=1e-4
+    )
+    assert fit.bootstrap(2, seed=2).values == pytest.approx(boot.values[:2])
+
+
+def test_comparison_of_structures():
+    frame = data_of("Ovary")
+    plain = sparselmm.mixedlm(OVARY + " + (1 | Mare)", frame).fit(reml=False)
+    ml = ovary().model.fit(reml=False)
+    table = sparselmm.compare(plain, ml).table
+    again = sparselmm.compare(plain, ovary(), refit=True).table
+    assert table.chisq.iloc[1] == pytest.approx(2 * (ml.llf - plain.llf))
+    assert again.chisq.iloc[1] == pytest.approx(table.chisq.iloc[1], abs=1e-6)
+    assert list(table.npar) == [5, 6]
+    assert ml.aic == pytest.approx(-2 * ml.llf + 12)
+    assert "residual: ar1" in str(sparselmm.compare(plain, ml))
+
+
+def test_summary_and_tidy_hold_the_parameters():
+    text = str(sleep().summary())
+    assert "Residuals: ar1(Days|Subject), dispersion" in text
+    assert "log_sd(Days)" in text
+    assert "rho" in text
+    rows = sleep().tidy("resid_pars", conf_int=True)
+    assert rows.term.tolist() == ["log_sd(Days)", "rho"]
+    assert rows["std.error"].notna().all()
+
+
+def test_results_are_pickled():
+    fit = pickle.loads(pickle.dumps(sleep()))
+    assert fit.residual_params().equals(sleep().residual_params())
+
+
+# ---------------------------------------------------------------------- degrees of freedom
+
+MMRM = {  # R's mmrm 0.3 on the same data (its introduction): estimate, SE, Satterthwaite df
+    "Intercept": (30.77748, 0.88656, 218.80),
+    "RACE[T.Black or African American]": (1.53050, 0.62448, 168.67),
+    "RACE[T.White]": (5.64357, 0.66561, 157.14),
+    "SEX[T.Female]": (0.32606, 0.53195, 166.13),
+    "ARMCD[T.TRT]": (3.77423, 1.07415, 145.55),
+}
+
+
+def test_satterthwaite_of_mmrm():
+    table = fev().tidy(ddf="satterthwaite").set_index("term")
+    for name, (estimate, se, df) in MMRM.items():
+        assert table.estimate[name] == pytest.approx(estimate, abs=3e-4)
+        assert table["std.error"][name] == pytest.approx(se, abs=5e-5)
+        assert table.df[name] == pytest.approx(df, abs=0.02)
+
+
+@pytest.mark.parametrize("ddf", ["satterthwaite", "kenward-roger"])
+def test_compound_symmetry_is_a_random_intercept(ddf):
+    frame = data_of("Orthodont")
+    a = sparselmm.mixedlm("distance ~ age * Sex + (1 | Subject)", frame).fit()
+    b = sparselmm.mixedlm("distance ~ age * Sex", frame, residual="cs(age | Subject)").fit()
+    one = a.tidy("fixed", ddf=ddf).drop(columns="term")
+    other = b.tidy("fixed", ddf=ddf).drop(columns="term")
+    assert other.iloc[:, 1:].to_numpy(float) == pytest.approx(
+        one.iloc[:, 1:].to_numpy(float), rel=1e-5
+    )
+    joint = a.anova(ddf=ddf), b.anova(ddf=ddf)
+    assert joint[1].to_numpy()[:, 2:] == pytest.approx(joint[0].to_numpy()[:, 2:], rel=1e-4)
+
+
+def derivatives(fit):
+    """Var(y) at the estimates and its derivatives in (theta, phi, log s), dense."""
+    design, x = fit.built.design, fit.joint.x
+    n_theta, out = fit.joint.deviance.n_theta, []
+
+    def var(at):
+        R = residual_matrix(design, at[n_theta:])
+        lam = at[:n_theta]
+        Z = design.Z.toarray()
+        ends = np.cumsum([term.q for term in design.terms])
+        for value, end, term in zip(lam, ends, design.terms, strict=True):
+            own = Z[:, end - term.q : end]
+            R = R + value**2 * own @ own.T
+        return fit.scale * R
+
+    for i in range(len(x)):
+        step = np.zeros(len(x))
+        step[i] = 1e-4
+        a, b, c, d = (var(x + s * step) for s in (1, -1, 2, -2))
+        out.append((8 * (a - b) - (c - d)) / 12e-4)
+    return var(x), [*out, var(x)]
+
+
+def test_kenward_roger_by_its_definition():
+    """Adjusted covariance and single df from the n x n matrices, first derivatives alone."""
+    fit = sleep()
+    S, G = derivatives(fit)
+    X = fit.built.design.X
+    back = np.linalg.inv(S)
+    Phi = np.linalg.inv(X.T @ back @ X)
+    P = back - back @ X @ Phi @ X.T @ back
+    W = np.linalg.inv([[0.5 * np.sum((P @ a) * (P @ b).T) for b in G] for a in G])
+    Pi = [-X.T @ back @ a @ back @ X for a in G]
+    middle = np.zeros_like(Phi)
+    for i, a in enumerate(G):
+        for j, b in enumerate(G):
+            Q = X.T @ back @ a @ back @ b @ back @ X
+            middle += W[i, j] * (Q - Pi[i] @ Phi @ Pi[j])
+    adjusted = Phi + 2.0 * Phi @ middle @ Phi
+    tests = fit._ddf("kenward-roger")
+    assert tests.vcov == pytest.approx(adjusted, rel=1e-5)
+    for row in np.eye(2):
+        slopes = np.array([row @ Phi @ p @ Phi @ row for p in Pi])
+        df = 2.0 * (row @ Phi @ row) ** 2 / (slopes @ W @ slopes)
+        assert tests.t_df(row[None])[0] == pytest.approx(df, rel=1e-5)
+
+
+def test_satterthwaite_by_its_definition():
+    fit = sleep()
+    x, n = fit.joint.x, len(fit.joint.x)
+    design = fit.built.design
+
+    def criterion(at):
+        profiled, s = dense_value(design, at[:n], True), np.exp(at[n])
+        frozen = fit.joint.deviance.engine(at[n - 2 : n]).at(at[: n - 2])
+        return (
+            profiled
+            - fit.pls.df * (1 + np.log(frozen.pwrss / fit.pls.df))
+            + (fit.pls.df * np.log(s) + frozen.pwrss / s)
+        )
+
+    full = np.append(x, np.log(fit.scale))
+    H, h = np.zeros((n + 1, n + 1)), 2e-3
+    for i in range(n + 1):
+        for j in range(n + 1):
+            ends = []
+            for a, b in ((1, 1), (1, -1), (-1, 1), (-1, -1)):
+                step = np.zeros(n + 1)
+                step[i] += a * h
+                step[j] += b * h
+                ends.append(criterion(full + step))
+            H[i, j] = (ends[0] - ends[1] - ends[2] + ends[3]) / (4 * h * h)
+    A = 2.0 * np.linalg.inv(H)
+    S, G = derivatives(fit)
+    X, back = design.X, np.linalg.inv(S)
+    Phi = np.linalg.inv(X.T @ back @ X)
+    tests = fit._ddf("satterthwaite")
+    for row in np.eye(2):
+        g = np.array([row @ Phi @ X.T @ back @ a @ back @ X @ Phi @ row for a in G])
+        df = 2.0 * (row @ Phi @ row) ** 2 / (g @ A @ g)
+        assert tests.t_df(row[None])[0] == pytest.approx(df, rel=2e-3)
+
+
+# ----------------------------------------------------------------- robust covariance, findings
+
+
+def test_robust_covariance_by_its_definition():
+    fit = sleep()
+    V = dense(fit)[3]
+    X, y = fit.built.design.X, fit.built.design.y
+    M = np.linalg.inv(X.T @ np.linalg.solve(V, X))
+    e = y - X @ fit.fe_params.to_numpy()
+    codes = pd.factorize(fit.built.frame.Subject)[0]
+    meat = np.zeros((2, 2))
+    for g in range(codes.max() + 1):
+        rows = codes == g
+        score = X[rows].T @ np.linalg.solve(V[np.ix_(rows, rows)], e[rows])
+        meat += np.outer(score, score)
+    assert fit.cov_robust("CR0").to_numpy() == pytest.approx(M @ meat @ M, rel=1e-8)
+
+
+@pytest.mark.parametrize("kind", ["CR0", "CR1", "CR2"])
+def test_robust_covariance_does_not_depend_on_how_the_model_is_written(kind):
+    frame = data_of("Orthodont")
+    a = sparselmm.mixedlm("distance ~ age * Sex + (1 | Subject)", frame).fit()
+    b = sparselmm.mixedlm("distance ~ age * Sex", frame, residual="cs(age | Subject)").fit()
+    one, other = a.cov_robust(kind), b.cov_robust(kind, groups="Subject")
+    assert other.to_numpy() == pytest.approx(one.to_numpy(), rel=1e-5)
+    one, other = a.robust_tests(kind=kind), b.robust_tests(kind=kind, groups="Subject")
+    assert other.to_numpy() == pytest.approx(one.to_numpy(), rel=1e-4)
+    with pytest.raises(sparselmm.DataError, match="has rows in several clusters"):
+        b.cov_robust(kind, groups="age")
+
+
+def test_findings():
+    assert "singular" not in ovary().check().codes
+    assert isinstance(fev().check().codes, tuple)
+    frame = data_of("Ovary").copy()
+    frame.loc[5, "follicles"] += 60.0
+    model = sparselmm.mixedlm(OVARY + " + (1 | Mare)", frame, residual="ar1(place | Mare)")
+    assert any("row" in code or "outl" in code for code in model.fit().check().codes)

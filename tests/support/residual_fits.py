@@ -1,0 +1,155 @@
+"""The reference fits with residual structures, in the words of sparselmm.
+
+``residual_*`` were fitted to the files beside them by nlme and glmmTMB, ``nlme_*`` to the data
+sets of the package; see ``data/README.md``.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sparselmm import datasets
+
+FOLDER = datasets.data_dir().joinpath("reference", "residual")
+
+FEV = "FEV1 ~ RACE + SEX + ARMCD * AVISIT"
+OVARY = "follicles ~ sin(2 * pi * Time) + cos(2 * pi * Time)"
+ORTHO = "distance ~ age * Sex"
+CENTRED = "distance ~ Sex * I(age - 11)"
+WEIGHT = "weight ~ Time * Diet + (Time | Rat)"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One reference fit.
+
+    Attributes
+    ----------
+    data, formula : str
+    residual, dispersion : str or None
+    interior : bool
+        Whether the optimum is away from every boundary.
+    """
+
+    data: str
+    formula: str
+    residual: str | None = None
+    dispersion: str | None = None
+    interior: bool = True
+
+
+CASES = {
+    "residual_Ovary_ar1_int_reml": Case("Ovary", OVARY + " + (1 | Mare)", "ar1(place | Mare)"),
+    "residual_Ovary_ar1_int_ml": Case("Ovary", OVARY + " + (1 | Mare)", "ar1(place | Mare)"),
+    "residual_Ovary_ar1_diag_reml": Case(
+        "Ovary", OVARY + " + (sin(2 * pi * Time) || Mare)", "ar1(place | Mare)"
+    ),
+    "residual_Ovary_car1_reml": Case("Ovary", OVARY + " + (1 | Mare)", "car1(Time | Mare)"),
+    "residual_Ovary_gls_ar1_reml": Case("Ovary", OVARY, "ar1(place | Mare)"),
+    "residual_BodyWeight_power_reml": Case("BodyWeight", WEIGHT, None, "~ log(Time)"),
+    "residual_BodyWeight_power_exp_reml": Case(
+        "BodyWeight", WEIGHT, "exp(Time | Rat)", "~ log(Time)"
+    ),
+    "residual_Orthodont_ident_sex_reml": Case(
+        "Orthodont", ORTHO + " + (age | Subject)", None, "~ Sex"
+    ),
+    "residual_Orthodont_ident_sex_ml": Case("Orthodont", ORTHO + " + (1 | Subject)", None, "~ Sex"),
+    "residual_Orthodont_us_reml": Case("Orthodont", ORTHO, "us(age | Subject)"),
+    "residual_Orthodont_us_ml": Case("Orthodont", ORTHO, "us(age | Subject)"),
+    "residual_Orthodont_cs_reml": Case("Orthodont", ORTHO, "cs(age | Subject)"),
+    "residual_Orthodont_csh_reml": Case("Orthodont", ORTHO, "cs(age | Subject, hom=False)"),
+    "residual_Penicillin_disp_reml": Case(
+        "Penicillin", "diameter ~ 1 + (1 | plate) + (1 | sample)", None, "~ half"
+    ),
+    "residual_InstEval600_disp_ml": Case(
+        "InstEval600", "y ~ C(service) + (1 | s) + (1 | d)", None, "~ C(service)"
+    ),
+    "residual_fev_ar1_reml": Case("fev_data", "FEV1 ~ 1", "ar1(visit | USUBJID)"),
+    "residual_fev_cs_reml": Case("fev_data", "FEV1 ~ 1", "cs(visit | USUBJID)"),
+    "residual_fev_us_reml": Case("fev_data", FEV, "us(AVISIT | USUBJID)"),
+    "nlme_bodyweight_lme_car1_reml": Case("BodyWeight", WEIGHT, "car1(Time | Rat)"),
+    "nlme_bodyweight_lme_vp_ar1_reml": Case(
+        "BodyWeight", WEIGHT, "ar1(place | Rat)", "~ log(Time)"
+    ),
+    "nlme_bodyweight_lme_vp_ml": Case("BodyWeight", WEIGHT, None, "~ log(Time)"),
+    "nlme_bodyweight_lme_vp_reml": Case("BodyWeight", WEIGHT, None, "~ log(Time)"),
+    "nlme_dietox_lme_ar1_reml": Case(
+        "dietox", "Weight ~ Time * Cu + (Time || Pig)", "ar1(Time | Pig)"
+    ),
+    "nlme_machines_lme_vident_ml": Case(
+        "Machines", "score ~ Machine + (1 | Worker / Machine)", None, "~ Machine"
+    ),
+    "nlme_machines_lme_vident_reml": Case(
+        "Machines", "score ~ Machine + (1 | Worker / Machine)", None, "~ Machine"
+    ),
+    "nlme_ortho_gls_un_ml": Case("Orthodont", CENTRED, "us(age | Subject)"),
+    "nlme_ortho_gls_un_reml": Case("Orthodont", CENTRED, "us(age | Subject)"),
+    "nlme_ortho_lme_ri_vident_ar1_ml": Case(
+        "Orthodont", CENTRED + " + (1 | Subject)", "ar1(place | Subject)", "~ Sex"
+    ),
+    "nlme_ortho_lme_vident_ml": Case(
+        "Orthodont", CENTRED + " + (I(age - 11) | Subject)", None, "~ Sex"
+    ),
+    "nlme_ortho_lme_vident_reml": Case(
+        "Orthodont", CENTRED + " + (I(age - 11) | Subject)", None, "~ Sex"
+    ),
+    "nlme_ovary_gls_ar1_ml": Case("Ovary", OVARY, "ar1(place | Mare)"),
+    "nlme_ovary_gls_ar1_reml": Case("Ovary", OVARY, "ar1(place | Mare)"),
+    "nlme_ovary_lme_ar1_ml": Case(
+        "Ovary", OVARY + " + (sin(2 * pi * Time) || Mare)", "ar1(place | Mare)"
+    ),
+    "nlme_ovary_lme_ar1_reml": Case(
+        "Ovary", OVARY + " + (sin(2 * pi * Time) || Mare)", "ar1(place | Mare)"
+    ),
+    "nlme_rail_gls_cs_ml": Case("Rail", "travel ~ 1", "cs(1 | Rail)"),
+    "nlme_rail_gls_cs_reml": Case("Rail", "travel ~ 1", "cs(1 | Rail)"),
+    "nlme_sleep_gls_vident_reml": Case("sleepstudy", "Reaction ~ Days", None, "~ C(Days)"),
+    "nlme_sleep_lme_ar1_ml": Case(
+        "sleepstudy", "Reaction ~ Days + (Days | Subject)", "ar1(Days | Subject)", None, False
+    ),
+    "nlme_sleep_lme_ar1_reml": Case(
+        "sleepstudy", "Reaction ~ Days + (Days | Subject)", "ar1(Days | Subject)", None, False
+    ),
+    "nlme_sleep_lme_ri_ar1_reml": Case(
+        "sleepstudy", "Reaction ~ Days + (1 | Subject)", "ar1(Days | Subject)"
+    ),
+    "nlme_sleep_lme_vexp_reml": Case(
+        "sleepstudy", "Reaction ~ Days + (Days | Subject)", None, "~ Days"
+    ),
+}
+"""``residual_*_tmb_*`` are the same models as fitted by glmmTMB, which keeps a tiny nugget."""
+
+
+def reference(name: str) -> dict[str, Any]:
+    """The numbers of a fit."""
+    return json.loads(FOLDER.joinpath(f"{name}.json").read_text(encoding="utf-8"))
+
+
+@cache
+def data_of(name: str) -> pd.DataFrame:
+    """A data set, with the place of every row in its group where nlme counted rows."""
+    own = FOLDER.joinpath("data", f"{name}.csv.gz")
+    try:
+        with own.open("rb") as file:
+            data = pd.read_csv(file, compression="gzip")
+    except FileNotFoundError:
+        data = datasets.load(name)
+    group, time = {
+        "Ovary": ("Mare", "Time"), "BodyWeight": ("Rat", "Time"), "Orthodont": ("Subject", "age"),
+    }.get(name, (None, None))  # fmt: skip
+    if group is not None:
+        data["place"] = data.sort_values([group, time]).groupby(group).cumcount()
+    if name == "fev_data":
+        data = data[data.FEV1.notna()].reset_index(drop=True)
+        data["visit"] = np.unique(data.AVISIT, return_inverse=True)[1]
+    for sex in {"Sex", "SEX"} & set(data):  # as R orders them
+        data[sex] = pd.Categorical(data[sex].astype(str), ["Male", "Female"])
+    if "Diet" in data:
+        data["Diet"] = data.Diet.astype(str)
+    return data
