@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -36,9 +36,9 @@ class RegularizedFits:
         """Cross-products of the rows."""
         raise NotImplementedError
 
-    def _need_white(self, what: str) -> None:
-        """Refuse what holds for independent residuals of equal variance alone."""
-        raise NotImplementedError
+    if TYPE_CHECKING:
+
+        def _need_white(self, what: str) -> None: ...
 
     def fit(self, *args: Any, **kwargs: Any) -> MixedLMResults:
         """Fit without a penalty."""
