@@ -215,8 +215,8 @@ def test_methods_of_the_model_that_hold_for_white_residuals_refuse_by_name():
     calls = {
         "fit_regularized": lambda: model.fit_regularized(alpha=0.1),
         "get_distribution": lambda: model.get_distribution(fit.params, 1.0),
-        "loglike": lambda: model.loglike(fit.params),
-        "score": lambda: model.score(fit.params),
+        "loglike": lambda: model.loglike([1.0]),
+        "score": lambda: model.score([1.0]),
         "hessian": lambda: model.hessian(fit.params),
     }
     for name, call in calls.items():
