@@ -33,7 +33,7 @@ class PinnedTerm(PhiTerm):
         self, theta: FloatArray, unit: FloatArray, smallest: float, slope: FloatArray
     ) -> FloatArray:
         """Steps of the others."""
-        return np.delete(np.eye(self.k), self.pinned, axis=1)
+        return np.delete(self.structure.metric(theta), self.pinned, axis=1)
 
     def rectify(self, theta: FloatArray) -> FloatArray:
         """As it is."""

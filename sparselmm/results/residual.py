@@ -89,6 +89,10 @@ KINDS = ("response", "pearson", "normalized")
 """Kinds of residuals."""
 
 
+AT_LIMIT = 1e-3
+"""Derivative of a parameter of R below which it stands at the limit of its range."""
+
+
 def refusing(name: str, instead: str) -> Callable[..., Any]:
     """A method that says that it is not available."""
     hint = f"; {instead}" if instead else ""
@@ -167,6 +171,8 @@ class ResidualResults(ResidualPrediction, ResidualSimulation, MixedLMResults):
         cov = self.joint.cov_phi
         se = np.sqrt(np.einsum("ij,jk,ik->i", slopes, np.nan_to_num(cov), slopes))
         se[np.abs(slopes) @ np.isnan(np.diag(cov)) > 0] = np.nan
+        bounded = np.array([name.startswith(("nugget", "rho")) for name in structure.names])
+        se[bounded & (np.abs(np.diag(slopes)) < AT_LIMIT)] = np.nan
         plain = isinstance(structure, Structured) and structure.correlation.kind != "toep"
         if ci == "profile" and not plain:
             raise ArgumentError(

@@ -184,3 +184,41 @@ def test_mmrm_takes_one_structure():
         sparselmm.mmrm("y ~ x + us(t | g) + cs(t | g)", frame)
     frame.loc[3, "y"] = np.nan
     assert sparselmm.mmrm("y ~ x + us(visit | g)", frame).nobs == 119
+
+
+def test_weights_and_offset_combine():
+    frame = data().assign(w=lambda d: 1.0 + d.t, o=lambda d: 2.0 * d.x)
+    plain = sparselmm.mixedlm("y ~ x + (1 | g)", frame, residual="ar1(t | g)", weights="w").fit()
+    moved = sparselmm.mixedlm(
+        "y ~ x + (1 | g)", frame, residual="ar1(t | g)", weights="w", offset="o"
+    ).fit()
+    assert moved.llf == pytest.approx(plain.llf, rel=1e-9)
+    assert moved.fe_params["x"] == pytest.approx(plain.fe_params["x"] - 2.0, rel=1e-6)
+
+
+def test_random_slopes_far_from_their_origin():
+    frame = data(60, 5).assign(year=lambda d: 2000.0 + d.t)
+    formulas = ("y ~ x + (year | g)", "y ~ x + (t | g)")
+    far, near = (
+        sparselmm.mixedlm(formula, frame, dispersion="~ x").fit(reml=False) for formula in formulas
+    )
+    assert far.llf == pytest.approx(near.llf, abs=1e-5)
+    assert far.residual_params().estimate.to_numpy() == pytest.approx(
+        near.residual_params().estimate.to_numpy(), rel=1e-3, abs=1e-3
+    )
+
+
+def test_methods_of_the_model_that_hold_for_white_residuals_refuse_by_name():
+    frame = data()
+    model = sparselmm.mixedlm("y ~ x + (1 | g)", frame, residual="ar1(t | g)")
+    fit = model.fit()
+    calls = {
+        "fit_regularized": lambda: model.fit_regularized(alpha=0.1),
+        "get_distribution": lambda: model.get_distribution(fit.params, 1.0),
+        "loglike": lambda: model.loglike([1.0]),
+        "score": lambda: model.score([1.0]),
+        "hessian": lambda: model.hessian(fit.params),
+    }
+    for name, call in calls.items():
+        with pytest.raises(sparselmm.SparseLMMError, match=name):
+            call()

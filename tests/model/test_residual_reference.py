@@ -15,6 +15,7 @@ SAS = {
     "csh(visit | USUBJID)": 3784.9,
     "toeph(visit | USUBJID)": 3722.4,
     "adh(visit | USUBJID)": 3713.5,
+    "gau(VISITN | USUBJID)": 3870.7,
 }
 """-2 REML log-likelihoods of ``FEV1 ~ 1`` as SAS prints them (openpharma/mmrm, its tests)."""
 

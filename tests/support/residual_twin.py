@@ -31,7 +31,7 @@ def correlation(rows: ResidualRows, psi: np.ndarray, i: int, j: int) -> float:
         c = autocorrelations(psi)[abs(rows.visits[i] - rows.visits[j])]
     else:
         c = 0.0
-    return c * (1.0 - 1.0 / (1.0 + math.exp(-psi[-1]))) if rows.nugget else c
+    return c * (1.0 - math.sin(psi[-1]) ** 2) if rows.nugget else c
 
 
 def autocorrelations(psi: np.ndarray) -> list[float]:

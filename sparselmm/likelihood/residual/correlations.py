@@ -7,7 +7,8 @@ Each kind gives C, its first and its second derivatives for a stack of blocks (P
     toep  one correlation per lag, by partial correlations sin psi
     ad    the product of the correlations sin psi between neighbouring visits
 
-A nugget multiplies what is off the diagonal by 1 - expit(eta).
+A nugget multiplies what is off the diagonal by ``1 - sin(eta)^2``: like a standard deviation, eta
+reaches a nugget of zero within a finite step.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from sparselmm.likelihood.residual.jets import Jet, lag_correlations, products_b
 Stack = tuple[FloatArray, list[FloatArray], list[list[FloatArray]]]
 """C (P, m, m), its J first derivatives, its J x J second ones."""
 
-NUGGET_START = -2.0
-"""Logit of the share of the nugget at the start: 12 percent."""
+NUGGET_START = 0.37
+"""Eta at the start: a share of 13 percent."""
 
 
 class Correlation:
@@ -70,7 +71,7 @@ class Correlation:
     def others(self) -> list[FloatArray]:
         """Where other searches start: strong and weak correlation, each (n,)."""
         out = []
-        for strength, share in ((0.8, 0.0), (0.05, 1.0)):
+        for strength, share in ((0.8, 0.8), (0.05, 0.15)):
             own = np.full(self.n_own, np.arcsin(strength))
             if self.kind == "toep":
                 own[1:] = 0.1
@@ -103,7 +104,7 @@ class Correlation:
         else:
             out = np.exp(-np.exp(-own)) if self.kind == "car1" else np.exp(own)
         if self.nugget:
-            out = np.append(out, 1.0 / (1.0 + np.exp(-psi[-1])))
+            out = np.append(out, np.sin(psi[-1]) ** 2)
         return np.asarray(out)
 
     def slopes(self, psi: FloatArray) -> FloatArray:
@@ -123,8 +124,7 @@ class Correlation:
         else:
             inner[...] = np.diag(np.exp(own))
         if self.nugget:
-            v = 1.0 / (1.0 + np.exp(-psi[-1]))
-            J[-1, -1] = v * (1.0 - v)
+            J[-1, -1] = np.sin(2.0 * psi[-1])
         return J
 
     def stack(self, psi: FloatArray, d: FloatArray, visits: AnyArray) -> Stack:
@@ -132,11 +132,10 @@ class Correlation:
         C, C1, C2 = self._own(psi, d, visits)
         if not self.nugget:
             return C, C1, C2
-        v = 1.0 / (1.0 + np.exp(-psi[-1]))
-        v1 = v * (1.0 - v)
+        v, v1, v2 = np.sin(psi[-1]) ** 2, np.sin(2.0 * psi[-1]), 2.0 * np.cos(2.0 * psi[-1])
         off = ~np.eye(d.shape[1], dtype=bool)
         keep = np.where(off, 1.0 - v, 1.0)
-        lost, bent = np.where(off, -v1, 0.0), np.where(off, -v1 * (1.0 - 2.0 * v), 0.0)
+        lost, bent = np.where(off, -v1, 0.0), np.where(off, -v2, 0.0)
         mixed = [lost * c for c in C1]
         second = [[keep * c for c in row] + [mixed[j]] for j, row in enumerate(C2)]
         return C * keep, [keep * c for c in C1] + [lost * C], [*second, [*mixed, bent * C]]

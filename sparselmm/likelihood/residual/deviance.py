@@ -105,7 +105,8 @@ class ResidualDeviance:
         first = self.engine(self.phi_start)
         self.df = first.df
         self.levels = first.levels
-        self.units = np.append(first.units, np.ones(self.structure.n))
+        sizes = np.abs(self.structure.metric(self.phi_start)).max(axis=1, initial=0.0)
+        self.units = np.append(first.units, sizes)
         self.unit_roots = [*first.unit_roots, np.eye(self.structure.n)]
 
     # ------------------------------------------------------------------------------ engine
@@ -119,8 +120,11 @@ class ResidualDeviance:
         last = self._at
         if last is not None and np.array_equal(last.phi, phi):
             return last.deviance
-        state = self.backend.at(np.array(phi, dtype=float))
-        cross = self.products.at(state)
+        with np.errstate(over="ignore", invalid="ignore"):  # far away R overflows
+            state = self.backend.at(np.array(phi, dtype=float))
+            cross = self.products.at(state)
+        if not np.isfinite(cross.C).all():
+            raise NotPositiveDefiniteError("R is not positive definite")
         inner = ProfiledDeviance(
             cross, self.theta_covariance, self._solver_for(cross), reml=self.reml,
             known_scale=self.known_scale,

@@ -16,6 +16,7 @@ from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design.residual import ResidualRows
 from sparselmm.design.rows import term_z
 from sparselmm.design.terms import Design, RandomTerm
+from sparselmm.factor.bases import in_bases, term_basis
 from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.residual.blocks import Blocks
 from sparselmm.likelihood.residual.products import PairMap, _maps
@@ -44,6 +45,7 @@ class Direction:
 def confounded_terms(design: Design) -> str:
     """What cannot be told apart and what to drop, in a sentence; empty when there is nothing."""
     sample = _sample(design)
+    sample = in_bases(sample, [term_basis(term, sample.weights) for term in sample.terms])
     rows = sample.residual
     assert rows is not None
     structure = structure_of(rows)

@@ -130,16 +130,18 @@ class Structured:
         return H
 
     def metric(self, phi: FloatArray) -> FloatArray:
-        """Steps that count as one, (n, n) by columns."""
-        return np.eye(self.n)
+        """Steps that count as one, (n, n) by columns: of gamma, in units of its covariate."""
+        spread = self.rows.D.std(axis=0)
+        return np.diag(np.append(1.0 / np.where(spread > 0, spread, 1.0), np.ones(self.n - self.a)))
 
     def rectify(self, phi: FloatArray) -> FloatArray:
         """The phi of the same R in the range shown to users."""
-        if self.rows.kind not in ("ar1", "ad", "toep"):
-            return phi
         out = phi.copy()
         psi, own = self.psi(out), self.correlation.n_own  # a view
-        psi[:, :own] = np.arcsin(np.sin(psi[:, :own]))
+        if self.rows.kind in ("ar1", "ad", "toep"):
+            psi[:, :own] = np.arcsin(np.sin(psi[:, :own]))
+        if self.correlation.nugget:
+            psi[:, -1] = np.arcsin(np.abs(np.sin(psi[:, -1])))
         return out
 
     @property
