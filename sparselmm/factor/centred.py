@@ -86,6 +86,11 @@ class Centred(Snapshot):
             loss += 2.0 * np.sum(np.abs(weighted) * (np.abs(columns) + np.abs(predicted)), axis=0)
         return cls(b0, B, C, loss)
 
+    def combined(self, change: FloatArray) -> Centred:
+        """Of other columns, ``[Q, y - X shift] change`` for a matrix (r + 1, m)."""
+        loss = (np.abs(change).T @ np.sqrt(self.loss)) ** 2
+        return Centred(self.b0 @ change, self.B @ change, change.T @ self.C @ change, loss)
+
     def at(self, cross: CrossProducts, lams: Sequence[FloatArray]) -> Remains:
         """What is left of the columns by ``Z Lambda u0``."""
         u0, rho = np.empty_like(self.b0), np.empty_like(self.b0)

@@ -84,7 +84,14 @@ def known_columns(
     values : ndarray, (d,)
         Their coefficients in the units of X; zero drops a column.
     """
-    basis = cross.basis
+    change, basis = known_change(cross.basis, columns, values)
+    return replace(cross, B=cross.B @ change, C=change.T @ cross.C @ change, basis=basis)
+
+
+def known_change(
+    basis: Basis, columns: Sequence[int] | IntArray, values: FloatArray
+) -> tuple[FloatArray, Basis]:
+    """What multiplies ``[Q, y]`` when some fixed effects are known, (r + 1, r - d + 1)."""
     known = np.asarray(columns, dtype=np.intp)
     stay = np.setdiff1d(np.arange(basis.rank), known)
     Tinv = upper_inverse(basis.T)
@@ -98,9 +105,4 @@ def known_columns(
         U, T, w, shift = np.zeros((basis.rank, 0)), np.zeros((0, 0)), v, np.zeros(0)
     change = np.zeros((basis.rank + 1, len(stay) + 1))
     change[:-1, :-1], change[:-1, -1], change[-1, -1] = U, w, 1.0
-    return replace(
-        cross,
-        B=cross.B @ change,
-        C=change.T @ cross.C @ change,
-        basis=Basis(basis.p, basis.kept[stay], T, shift),
-    )
+    return change, Basis(basis.p, basis.kept[stay], T, shift)

@@ -6,6 +6,7 @@ take turns: each factors anew after the other.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +19,7 @@ from sparselmm.factor.centred import Centred
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.plan import Candidate, make_plan
 from sparselmm.factor.solver import BlockSolver, apply_lambda
+from sparselmm.factor.submodels import known_change, known_columns
 from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.moments import moment_start
@@ -97,6 +99,20 @@ def but(
         known_scale=like.known_scale,
         centred=like.centred if cross is None else None,
     )
+
+
+def with_known(
+    like: ProfiledDeviance, solver: BlockSolver, columns: Sequence[int], values: FloatArray,
+    reml: bool | None = None,
+) -> ProfiledDeviance:  # fmt: skip
+    """The deviance with some fixed effects known; see `known_columns`."""
+    centred = like.centred
+    if centred is not None:
+        centred = centred.combined(known_change(like.cross.basis, columns, values)[0])
+    return profiled_deviance(
+        known_columns(like.cross, columns, values), like.covariance, solver,
+        reml=like.reml if reml is None else reml, known_scale=like.known_scale, centred=centred,
+    )  # fmt: skip
 
 
 def submodel(

@@ -140,3 +140,18 @@ def test_degrees_of_freedom_where_effects_are_large(method):
         model = sparselmm.mixedlm("y ~ x + z + (x | a)", data_of("(x | a)", big))
         table = model.fit().anova(ddf=method)
         np.testing.assert_allclose(table["df_den"], [7.0, 31.0], rtol=rel)
+
+
+def test_comparisons_of_fixed_effects_where_effects_are_large():
+    """Their likelihood ratios are differences of deviances that the cross-products do not know."""
+    data = data_of("(x | a)", 1e6)
+    full = sparselmm.mixedlm("y ~ x + z + (x | a)", data).fit(reml=False)
+    dropped = full.drop1()["lrt"]
+    for name, rest in (("x", "z"), ("z", "x")):  # without columns the predictions fit less well
+        smaller = sparselmm.mixedlm(f"y ~ {rest} + (x | a)", data).fit(reml=False)
+        assert dropped[name] == pytest.approx(2.0 * (full.llf - smaller.llf), abs=1e-4)
+    ends = full.profile("x").conf_int().to_numpy().ravel() / 1e6
+    once = sparselmm.mixedlm("y ~ x + z + (x | a)", data_of("(x | a)", 1e3)).fit(reml=False)
+    np.testing.assert_allclose(
+        ends, once.profile("x").conf_int().to_numpy().ravel() / 1e3, rtol=0.1
+    )

@@ -20,11 +20,12 @@ from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design.terms import Design, RandomTerm
 from sparselmm.factor.bases import terms_in_bases
 from sparselmm.factor.crossprod import CrossProducts
-from sparselmm.factor.submodels import known_columns, mixed_columns
+from sparselmm.factor.solver import BlockSolver
+from sparselmm.factor.submodels import mixed_columns
 from sparselmm.inference.variances import is_component
 from sparselmm.likelihood.covariance import mixed_covariance, mixed_theta
 from sparselmm.likelihood.deviance import ProfiledDeviance
-from sparselmm.likelihood.engine import but, ml_minimum, solver_like, submodel
+from sparselmm.likelihood.engine import but, ml_minimum, solver_like, submodel, with_known
 from sparselmm.likelihood.optimize import minimize
 
 
@@ -247,10 +248,9 @@ def delete_fixed(
     full, theta = ml_minimum(deviance, theta)
     out, solver = [], solver_like(deviance)
     for name, cols in columns.items():
-        cross = _without_columns(deviance.cross, design, cols)
-        sub = but(deviance, solver, cross=cross, reml=False)
+        sub = _without_columns(deviance, solver, design, cols)
         value = minimize(sub, theta).deviance if len(theta) else sub.value(theta)
-        df = deviance.cross.basis.rank - cross.basis.rank
+        df = deviance.cross.basis.rank - sub.cross.basis.rank
         lrt = max(value - full, 0.0)
         out.append(Deletion(name, value, df, lrt, chi2_pvalue(lrt, df), np.nan))
     return full, out
@@ -267,25 +267,30 @@ def null_lrt(
     n_fixed : int
         Independent fixed effects that were left out.
     """
-    cross = deviance.cross
-    if len(columns):
-        cross = _without_columns(cross, design, columns)
-    null = but(deviance, solver_like(deviance), cross=cross, reml=False).value(np.zeros_like(theta))
-    full = ml_minimum(deviance, theta)[0]
-    return max(null - full, 0.0), deviance.cross.basis.rank - cross.basis.rank
+    solver = solver_like(deviance)
+    sub = (
+        _without_columns(deviance, solver, design, columns)
+        if len(columns)
+        else but(deviance, solver, reml=False)
+    )
+    null, full = sub.value(np.zeros_like(theta)), ml_minimum(deviance, theta)[0]
+    return max(null - full, 0.0), deviance.cross.basis.rank - sub.cross.basis.rank
 
 
-def _without_columns(cross: CrossProducts, design: Design, cols: Sequence[int]) -> CrossProducts:
-    """Cross-products without some columns of X."""
-    basis = cross.basis
+def _without_columns(
+    deviance: ProfiledDeviance, solver: BlockSolver, design: Design, cols: Sequence[int]
+) -> ProfiledDeviance:
+    """The ML deviance without some columns of X."""
+    basis = deviance.cross.basis
     if basis.rank == basis.p:
-        return known_columns(cross, cols, np.zeros(len(cols)))
+        return with_known(deviance, solver, cols, np.zeros(len(cols)), reml=False)
     if design.n == 0:
         raise RemovedRowsError.of("drop1 or exact_lrt of a rank-deficient X")
     stay: IntArray = np.setdiff1d(np.arange(basis.p), cols)
     names = tuple(design.x_names[j] for j in stay)
     y = design.y if design.offset is None else design.y - design.offset
-    return _same_random_part(cross, design, design.X[:, stay], names, y)
+    cross = _same_random_part(deviance.cross, design, design.X[:, stay], names, y)
+    return but(deviance, solver, cross=cross, reml=False)
 
 
 def _same_random_part(

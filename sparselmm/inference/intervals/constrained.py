@@ -22,10 +22,10 @@ from typing import Literal, Protocol
 import numpy as np
 
 from sparselmm.base.types import FloatArray
-from sparselmm.factor.submodels import known_columns, mixed_columns
+from sparselmm.factor.submodels import mixed_columns
 from sparselmm.likelihood.covariance import mixed_theta
 from sparselmm.likelihood.deviance import ProfiledDeviance
-from sparselmm.likelihood.engine import but, solver_like
+from sparselmm.likelihood.engine import but, solver_like, with_known
 from sparselmm.likelihood.patterned import (
     Autoregressive,
     CompoundSymmetry,
@@ -412,8 +412,7 @@ class _Beta(_Base):
         self.index, self.solver = index, solver_like(ml)
 
     def _engine(self, value: float) -> ProfiledDeviance:
-        cross = known_columns(self.ml.cross, [self.index], np.array([value]))
-        return but(self.ml, self.solver, cross=cross, reml=False)
+        return with_known(self.ml, self.solver, [self.index], np.array([value]))
 
     def objective(self, value: float) -> Objective:
         engine = self._engine(value)
