@@ -42,6 +42,10 @@ UNBOUNDED = (
     "local maxima. Use REML, or fewer fixed effects or levels"
 )
 
+DEPENDENT = 1e-13
+"""Smallest eigenvalue of the second moments, scaled to a unit diagonal, that is zero but for
+rounding."""
+
 MOST_SUBSETS = 200
 """Sets of directions that are looked at."""
 
@@ -123,8 +127,33 @@ def zero_columns(cross: CrossProducts, terms: Sequence[RandomTerm]) -> str:
 
 def unidentified(deviance: ProfiledDeviance, opt: OptSummary, terms: Sequence[RandomTerm]) -> str:
     """What the data cannot tell, in a sentence, and what to change; empty when there is nothing."""
-    found = confounded(deviance, opt, [term.name for term in terms])
-    return zero_columns(deviance.cross, terms) or ("" if found is None else message(found))
+    zero = zero_columns(deviance.cross, terms)
+    if zero:
+        return zero
+    found = dependent_columns(deviance, terms)
+    if found is None:
+        found = confounded(deviance, opt, [term.name for term in terms])
+    return "" if found is None else message(found)
+
+
+def dependent_columns(
+    deviance: ProfiledDeviance, terms: Sequence[RandomTerm]
+) -> Confounded | None:  # fmt: skip
+    """The first term whose covariates depend on each other; None where there is none.
+
+    A term whose covariates are only far from zero has a working basis.
+    """
+    cross, slices = deviance.cross, deviance.covariance.slices
+    for t, (term, part) in enumerate(zip(terms, slices, strict=True)):
+        own = term.k > 1 and term.structure == "unstructured"
+        if own and (cross.bases is None or cross.bases[t] is None):
+            size = cross.rms(t)
+            scaled = cross.second_moments(t) / np.outer(size, size)
+            if np.linalg.eigvalsh(scaled)[0] < DEPENDENT:
+                entries = np.zeros(deviance.covariance.n_theta, dtype=bool)
+                entries[part] = True
+                return Confounded([term.name], False, entries)
+    return None
 
 
 def message(found: Confounded) -> str:

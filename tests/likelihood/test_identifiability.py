@@ -28,6 +28,7 @@ def data():
     ],
 )
 @pytest.mark.parametrize("reml", [True, False])
+@pytest.mark.filterwarnings("ignore::sparselmm.BoundaryWarning")  # where a flat search ends
 def test_confounded_variances_are_named(data, bars, named, reml):
     model = MixedLM.from_formula(f"Reaction ~ Days + {bars}", data)
     with pytest.warns(sparselmm.IdentifiabilityWarning, match=f"{named}.*cannot be told apart"):
