@@ -1,0 +1,72 @@
+"""Models and results in a few plain lines; names of other packages lead to ours."""
+
+import copy
+import pickle
+
+import pytest
+
+from sparselmm import datasets, mixedlm
+from sparselmm.base import other_names
+from sparselmm.base.exceptions import OtherNameError
+from sparselmm.results import MixedLMResults
+
+FORMULA = "Reaction ~ Days + (Days | Subject)"
+
+
+@pytest.fixture(scope="module")
+def fit():
+    return mixedlm(FORMULA, datasets.load("sleepstudy")).fit()
+
+
+def test_a_result_is_shown_in_a_few_lines(fit):
+    lines = repr(fit).splitlines()
+    assert lines == [
+        f"MixedLM by REML: {FORMULA}",
+        "180 observations; levels: Subject, 18",
+        "Log-likelihood -871.8141; converged",
+        "Fixed effects: Intercept 251.4, Days 10.47",
+        "Std.Dev.: Subject Intercept 24.74, Subject Days 5.922, Residual 25.59",
+    ]
+
+
+def test_a_model_is_shown_in_two_lines(fit):
+    assert str(fit.model) == (f"MixedLM: {FORMULA}\n180 observations; levels: Subject, 18")
+    assert f"<td>{FORMULA}</td>" in fit.model._repr_html_()
+
+
+def test_a_result_without_rows_is_shown_as_before():
+    fit = mixedlm(FORMULA, datasets.load("sleepstudy")).fit()
+    before = repr(fit)
+    fit.remove_data()
+    assert repr(fit) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [("fixef", "fe_params"), ("VarCorr", "varcorr"), ("coef", "fe_params"), ("confint", "conf_int"),
+     ("logLik", "llf"), ("vcov", "cov_params"), ("AIC", "aic"), ("ranfe", "ranef")],
+)  # fmt: skip
+def test_names_of_other_packages_lead_to_ours(fit, name, ours):
+    assert not hasattr(fit, name)
+    with pytest.raises(OtherNameError, match=ours):
+        getattr(fit, name)
+
+
+def test_what_a_fit_has_is_said_by_its_model(fit):
+    with pytest.raises(AttributeError, match=r"a result of fit\(\) has fe_params"):
+        _ = fit.model.fixef
+
+
+def test_every_name_given_instead_exists_and_hides_none(fit):
+    for theirs, ours in other_names.RESULTS.items():
+        assert theirs not in dir(fit)
+        first = ours.replace("-2 * ", "").split(",")[0].split(" ")[0].rstrip("()")
+        assert hasattr(MixedLMResults, first) or hasattr(fit, first), ours
+    for theirs, ours in other_names.MODEL.items():
+        assert theirs not in dir(fit.model)
+        assert hasattr(type(fit.model), ours.rstrip("()")) or hasattr(fit.model, ours.rstrip("()"))
+
+
+def test_copies_and_pickles_are_not_disturbed(fit):
+    assert repr(copy.copy(fit)) == repr(fit)
+    assert repr(pickle.loads(pickle.dumps(fit))) == repr(fit)
