@@ -9,6 +9,7 @@ from sparselmm import datasets, mixedlm
 from sparselmm.base import other_names
 from sparselmm.base.exceptions import OtherNameError
 from sparselmm.results import MixedLMResults
+from sparselmm.results.print.notebook import cell
 
 FORMULA = "Reaction ~ Days + (Days | Subject)"
 
@@ -70,3 +71,28 @@ def test_every_name_given_instead_exists_and_hides_none(fit):
 def test_copies_and_pickles_are_not_disturbed(fit):
     assert repr(copy.copy(fit)) == repr(fit)
     assert repr(pickle.loads(pickle.dumps(fit))) == repr(fit)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [lambda fit: fit.get_prediction(), lambda fit: fit.profile("sigma"),
+     lambda fit: fit.influence("Subject"), lambda fit: fit.bootstrap(5, seed=1, progress=False),
+     lambda fit: fit.emmeans("Days", at={"Days": [0, 5]}), lambda fit: fit.model],
+    ids=["prediction", "profile", "influence", "bootstrap", "emmeans", "model"],
+)  # fmt: skip
+def test_a_notebook_shows_a_table_and_print_no_address(fit, ask):
+    shown = ask(fit)
+    page = shown._repr_html_()
+    assert page.startswith("<table")
+    assert "NaN" not in page
+    assert "None" not in page
+    assert "object at 0x" not in str(shown)
+
+
+@pytest.mark.parametrize(
+    ("value", "is_p", "text"),
+    [(2e-5, True, "<.001"), (0.04, True, "0.040"), (float("nan"), True, ""), (None, False, ""),
+     (251.40510, False, "251.41"), (3, False, "3")],
+)  # fmt: skip
+def test_cells_are_written_as_people_do(value, is_p, text):
+    assert cell(value, is_p) == text
