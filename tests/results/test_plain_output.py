@@ -7,7 +7,7 @@ import pytest
 
 from sparselmm import datasets, mixedlm
 from sparselmm.base import other_names
-from sparselmm.base.exceptions import OtherNameError
+from sparselmm.base.exceptions import ArgumentTypeError, OtherNameError
 from sparselmm.results import MixedLMResults
 from sparselmm.results.print.notebook import cell
 
@@ -96,3 +96,16 @@ def test_a_notebook_shows_a_table_and_print_no_address(fit, ask):
 )  # fmt: skip
 def test_cells_are_written_as_people_do(value, is_p, text):
     assert cell(value, is_p) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"), [("REML", "reml="), ("cov_type", "cov_robust"), ("na_action", "missing=")]
+)
+def test_arguments_of_other_packages_lead_to_ours(name, ours):
+    with pytest.raises(ArgumentTypeError, match=ours):
+        mixedlm(FORMULA, datasets.load("sleepstudy"), **{name: 1})
+
+
+def test_reml_in_capitals_is_answered_by_fit(fit):
+    with pytest.raises(ArgumentTypeError, match="reml=True or False"):
+        fit.model.fit(REML=False)
