@@ -7,7 +7,7 @@ import pytest
 
 from sparselmm import datasets, mixedlm
 from sparselmm.base import other_names
-from sparselmm.base.exceptions import ArgumentTypeError, OtherNameError
+from sparselmm.base.exceptions import ArgumentTypeError, FormulaError, OtherNameError
 from sparselmm.results import MixedLMResults
 from sparselmm.results.print.notebook import cell
 
@@ -109,3 +109,13 @@ def test_arguments_of_other_packages_lead_to_ours(name, ours):
 def test_reml_in_capitals_is_answered_by_fit(fit):
     with pytest.raises(ArgumentTypeError, match="reml=True or False"):
         fit.model.fit(REML=False)
+
+
+@pytest.mark.parametrize(
+    ("call", "ours"),
+    [("relevel(Subject, '308')", "Treatment"), ("poly(Days, 2)", "beforehand"),
+     ("interaction(Subject, Days)", "f:g"), ("nosuch(Days)", "define it in Python")],
+)  # fmt: skip
+def test_an_unknown_function_is_called_one(call, ours):
+    with pytest.raises(FormulaError, match=f"unknown function .*{ours}"):
+        mixedlm(f"Reaction ~ {call} + (1 | Subject)", datasets.load("sleepstudy"))
