@@ -311,10 +311,21 @@ def _as_floats(value: Any, name: str) -> FloatArray:
     return np.asarray(array, dtype=float)
 
 
+OTHER_ARGUMENTS = {
+    "REML": "; here it is reml=True or False, an argument of fit()",
+    "cov_type": "; robust standard errors are results.cov_robust() and results.robust_tests()",
+    "cov_kwds": "; robust standard errors are results.cov_robust() and results.robust_tests()",
+    "control": "; options of the search are arguments of fit() of their own",
+    "lmerControl": "; options of the search are arguments of fit() of their own",
+    "na_action": "; here it is missing='drop' or 'raise', an argument of the model",
+}
+"""Arguments of other packages: what there is here."""
+
+
 def check_keywords(given: Iterable[str], known: Sequence[str], function: str) -> None:
     """Refuse keyword arguments a function does not have."""
     for name in given:
         if name not in known:
             takes = f"; it takes {', '.join(known) or 'no options'}"
-            hint = suggestion(name, known) or takes
+            hint = OTHER_ARGUMENTS.get(name) or suggestion(name, known) or takes
             raise ArgumentTypeError(f"{function} has no argument {name!r}{hint}")

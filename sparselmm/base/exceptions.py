@@ -77,6 +77,10 @@ class NotGeneralizedError(DataError, AttributeError):
     """What was asked for exists for linear models only."""
 
 
+class OtherNameError(SparseLMMError, AttributeError):
+    """There is no such attribute; the message names the one that was meant, where it is known."""
+
+
 class RemovedRowsError(DataError):
     """What was asked for is made of the rows of the fit, which ``remove_data()`` removed."""
 

@@ -26,6 +26,7 @@ from sparselmm.base.exceptions import (
     catchable,
     warn_user,
 )
+from sparselmm.base.other_names import MODEL, NamesOthers
 from sparselmm.base.progress import Progress
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import FloatArray
@@ -66,6 +67,7 @@ from sparselmm.model.statsmodels.interface import StatsmodelsInterface
 from sparselmm.model.statsmodels.penalized import Mask, PenalizedDeviance
 from sparselmm.results import MixedLMResults
 from sparselmm.results.given import Given
+from sparselmm.results.print import short
 from sparselmm.results.tables.many import ManyResults, fit_many
 
 BOUNDARY = "The MLE may be on the boundary of the parameter space."
@@ -75,7 +77,7 @@ DENSE_LIMIT = 5000
 """Rows up to which the dense engine, whose memory grows as n^2, is allowed."""
 
 
-class MixedLM(RegularizedFits, StatsmodelsInterface):
+class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
     """Linear mixed model ``y = X beta + Z b + e`` with any crossed or nested random effects.
 
     Three ways to write the random effects end as the same sparse Z and may be mixed:
@@ -679,6 +681,14 @@ class MixedLM(RegularizedFits, StatsmodelsInterface):
             engine = self._sparse(self.plan().chosen, reml)
             self._engines = {**self._engines, reml: engine}
         return engine
+
+    _other_names = MODEL
+
+    def __repr__(self) -> str:
+        return "\n".join(short.what(self.built, "MixedLM"))
+
+    def _repr_html_(self) -> str:
+        return short.html_lines(short.what(self.built, "MixedLM"))
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the factorizations, which are made again when needed."""

@@ -17,6 +17,7 @@ import pandas as pd
 
 from sparselmm.base.arguments import check_choice, check_keywords, check_level, check_text
 from sparselmm.base.exceptions import DataError
+from sparselmm.base.other_names import NamesOthers
 from sparselmm.base.types import FloatArray
 from sparselmm.design import BuiltDesign
 from sparselmm.inference.estimates import Estimates
@@ -33,7 +34,7 @@ from sparselmm.results.methods.smaller_models import ComparisonResults
 from sparselmm.results.methods.statsmodels import ResultsInterface
 from sparselmm.results.methods.tidy import TidyResults
 from sparselmm.results.methods.variances import InferenceResults
-from sparselmm.results.print import labels, summary
+from sparselmm.results.print import labels, short, summary
 
 CI_OPTIONS: dict[str, tuple[str, ...]] = {
     "wald": (),
@@ -48,7 +49,7 @@ CI_OPTIONS: dict[str, tuple[str, ...]] = {
 
 class MixedLMResults(
     ResultsInterface, InferenceResults, ComparisonResults, SimulationResults, PredictionResults,
-    DiagnosticResults, TidyResults,
+    DiagnosticResults, TidyResults, NamesOthers,
 ):  # fmt: skip
     """A fitted linear mixed model.
 
@@ -408,6 +409,9 @@ class MixedLMResults(
             summary.TITLE if title is None else title, alpha,
             None if ddf is None or ddf == "z" else self._ddf(str(ddf)),
         )  # fmt: skip
+
+    def __repr__(self) -> str:
+        return "\n".join(short.fitted(self._est, self.opt, self.built.spec.formula))
 
     def _repr_html_(self) -> str:
         return self.summary().as_html()

@@ -17,7 +17,13 @@ from patsy.desc import INTERCEPT, Term
 from patsy.missing import NAAction
 
 from sparselmm.base.arguments import shown
-from sparselmm.base.exceptions import DataError, FormulaError, MissingDataError, SparseLMMError
+from sparselmm.base.exceptions import (
+    DataError,
+    FormulaError,
+    MissingDataError,
+    SparseLMMError,
+    UnknownColumnError,
+)
 from sparselmm.base.threads import in_threads
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design.column_types import (
@@ -256,6 +262,15 @@ def used_columns(
     return list(columns), env.subset([name for name in others if name in namespace])
 
 
+OTHER_FUNCTIONS = {
+    "relevel": "write C(f, Treatment('level')) for another reference level",
+    "interaction": "write f:g",
+    "poly": "write x + I(x**2), or make the columns beforehand",
+    "ns": "write cr(x, df=...) for a natural cubic spline",
+}
+"""Functions of R's formulas: what to write here."""
+
+
 def _unknown(name: str, code: str, frame: pd.DataFrame, place: str) -> FormulaError:
     dotted = dotted_names(code).get(name)
     if dotted is not None:
@@ -269,7 +284,8 @@ def _unknown(name: str, code: str, frame: pd.DataFrame, place: str) -> FormulaEr
 def _no_function(name: str, code: str, frame: pd.DataFrame, place: str) -> FormulaError:
     if name in frame.columns:
         return FormulaError(f"{code!r}, used in {place}, calls {name!r}, which is a column")
-    return _unknown(name, code, frame, place)
+    hint = OTHER_FUNCTIONS.get(name, "define it in Python, or make the column beforehand")
+    return UnknownColumnError(f"unknown function {name!r}, used in {place}; {hint}")
 
 
 def _refuse_both(columns: Iterable[str], others: set[str], codes: Iterable[str]) -> None:

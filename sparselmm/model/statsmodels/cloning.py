@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from sparselmm.base.arguments import suggestion
+from sparselmm.base.arguments import OTHER_ARGUMENTS, suggestion
 from sparselmm.base.exceptions import ArgumentTypeError, DataError
 from sparselmm.base.types import FloatArray
 from sparselmm.design import BuiltDesign
@@ -45,7 +45,7 @@ def model_of(keywords: Mapping[str, Any]) -> BuiltDesign | None:
         if name not in KEYWORDS:
             raise ArgumentTypeError(
                 f"argument {name} not permitted for MixedLM initialization"
-                f"{suggestion(name, ARGUMENTS)}"
+                f"{OTHER_ARGUMENTS.get(name) or suggestion(name, ARGUMENTS)}"
             )
     spec = keywords.get("model_spec")
     return spec if isinstance(spec, BuiltDesign) else None

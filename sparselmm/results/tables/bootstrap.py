@@ -21,6 +21,7 @@ from sparselmm.base.seeds import Seed
 from sparselmm.base.types import AnyArray, FloatArray, IntArray
 from sparselmm.inference.resampling import bootstrap
 from sparselmm.likelihood.optimize import Recorder, certify
+from sparselmm.results.print.notebook import frame_html
 
 SAME_FIT = 1e-8
 """Relative difference of deviances of one fit on two machines."""
@@ -180,6 +181,9 @@ class BootstrapResults:
             When the file holds something else.
         """
         return storage.load(cls, file)
+
+    def _repr_html_(self) -> str:
+        return frame_html(self.summary(), f"{len(self)} {self.kind} replicates")
 
     def __repr__(self) -> str:
         failed = f", {self.n_failed} failed" if self.n_failed else ""

@@ -31,6 +31,7 @@ from sparselmm.inference.hypotheses import marginal_means
 from sparselmm.inference.hypotheses.ddf import DenominatorDF
 from sparselmm.inference.hypotheses.estimability import null_space
 from sparselmm.inference.wald import two_sided
+from sparselmm.results.print.notebook import frame_html
 from sparselmm.results.tables.hypotheses import ADJUSTMENTS, adjusted
 
 WEIGHTS = ("equal", "proportional")
@@ -381,7 +382,8 @@ class MarginalMeans:
         return f"{text}\nDegrees of freedom: {self.ddf}; confidence level {1 - self.alpha:g}"
 
     def _repr_html_(self) -> str:
-        return str(self.frame.to_html(index=False))
+        note = f"Degrees of freedom: {self.ddf}; confidence level {1 - self.alpha:g}"
+        return frame_html(self.frame, note)
 
 
 def _shown(value: Any) -> str:

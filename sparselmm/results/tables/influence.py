@@ -10,6 +10,7 @@ import pandas as pd
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.diagnostics.influence import Influence
+from sparselmm.results.print.notebook import frame_html
 
 SHOWN = 10
 
@@ -136,6 +137,9 @@ class InfluenceResults:
         }
         out = pd.DataFrame(columns, index=self.labels)
         return out.sort_values("cooks_distance", ascending=False)
+
+    def _repr_html_(self) -> str:
+        return frame_html(self.to_frame(), f"Influence of {len(self.labels)} deletions")
 
     def __repr__(self) -> str:
         how = "each refitted" if self.exact else "one-step"

@@ -11,6 +11,7 @@ from sparselmm.base.arguments import check_flag, check_level
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.wald import Wald
+from sparselmm.results.print.notebook import MOST_ROWS, frame_html
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,3 +101,11 @@ class Prediction:
 
     def __len__(self) -> int:
         return len(self.predicted_mean)
+
+    def __repr__(self) -> str:
+        text = self.summary_frame().head(MOST_ROWS).to_string()
+        rest = len(self) - MOST_ROWS
+        return text + (f"\n... and {rest:,} more" if rest > 0 else "")
+
+    def _repr_html_(self) -> str:
+        return frame_html(self.summary_frame(), "Predicted means")

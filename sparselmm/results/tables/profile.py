@@ -14,6 +14,7 @@ from sparselmm.base.exceptions import DataError
 from sparselmm.inference.intervals.profiles import Parameter, Point, Profiler
 from sparselmm.inference.wald import quantile
 from sparselmm.results.plots import profiles as plots
+from sparselmm.results.print.notebook import frame_html
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +69,15 @@ class ProfileResults:
         sigma  38.23  67.66
         """
         return limits(self._profiler, self._parameters, alpha, self.scale)
+
+    def __repr__(self) -> str:
+        return f"Profile intervals of 95 %\n{self._limits().to_string()}"
+
+    def _repr_html_(self) -> str:
+        return frame_html(self._limits(), "Profile intervals of 95 %")
+
+    def _limits(self) -> pd.DataFrame:
+        return self.conf_int().set_axis(["lower", "upper"], axis=1)
 
     def plot(self, parameters: Sequence[str] | None = None, absolute: bool = False) -> Any:
         """Draw zeta against the value of each parameter.

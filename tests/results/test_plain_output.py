@@ -1,0 +1,121 @@
+"""Models and results in a few plain lines; names of other packages lead to ours."""
+
+import copy
+import pickle
+
+import pytest
+
+from sparselmm import datasets, mixedlm
+from sparselmm.base import other_names
+from sparselmm.base.exceptions import ArgumentTypeError, FormulaError, OtherNameError
+from sparselmm.results import MixedLMResults
+from sparselmm.results.print.notebook import cell
+
+FORMULA = "Reaction ~ Days + (Days | Subject)"
+
+
+@pytest.fixture(scope="module")
+def fit():
+    return mixedlm(FORMULA, datasets.load("sleepstudy")).fit()
+
+
+def test_a_result_is_shown_in_a_few_lines(fit):
+    lines = repr(fit).splitlines()
+    assert lines == [
+        f"MixedLM by REML: {FORMULA}",
+        "180 observations; levels: Subject, 18",
+        "Log-likelihood -871.8141; converged",
+        "Fixed effects: Intercept 251.4, Days 10.47",
+        "Std.Dev.: Subject Intercept 24.74, Subject Days 5.922, Residual 25.59",
+    ]
+
+
+def test_a_model_is_shown_in_two_lines(fit):
+    assert str(fit.model) == (f"MixedLM: {FORMULA}\n180 observations; levels: Subject, 18")
+    assert f"<td>{FORMULA}</td>" in fit.model._repr_html_()
+
+
+def test_a_result_without_rows_is_shown_as_before():
+    fit = mixedlm(FORMULA, datasets.load("sleepstudy")).fit()
+    before = repr(fit)
+    fit.remove_data()
+    assert repr(fit) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [("fixef", "fe_params"), ("VarCorr", "varcorr"), ("coef", "fe_params"), ("confint", "conf_int"),
+     ("logLik", "llf"), ("vcov", "cov_params"), ("AIC", "aic"), ("ranfe", "ranef")],
+)  # fmt: skip
+def test_names_of_other_packages_lead_to_ours(fit, name, ours):
+    assert not hasattr(fit, name)
+    with pytest.raises(OtherNameError, match=ours):
+        getattr(fit, name)
+
+
+def test_what_a_fit_has_is_said_by_its_model(fit):
+    with pytest.raises(AttributeError, match=r"a result of fit\(\) has fe_params"):
+        _ = fit.model.fixef
+
+
+def test_every_name_given_instead_exists_and_hides_none(fit):
+    for theirs, ours in other_names.RESULTS.items():
+        assert theirs not in dir(fit)
+        first = ours.replace("-2 * ", "").split(",")[0].split(" ")[0].rstrip("()")
+        assert hasattr(MixedLMResults, first) or hasattr(fit, first), ours
+    for theirs, ours in other_names.MODEL.items():
+        assert theirs not in dir(fit.model)
+        assert hasattr(type(fit.model), ours.rstrip("()")) or hasattr(fit.model, ours.rstrip("()"))
+
+
+def test_copies_and_pickles_are_not_disturbed(fit):
+    assert repr(copy.copy(fit)) == repr(fit)
+    assert repr(pickle.loads(pickle.dumps(fit))) == repr(fit)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [lambda fit: fit.get_prediction(), lambda fit: fit.profile("sigma"),
+     lambda fit: fit.influence("Subject"), lambda fit: fit.bootstrap(5, seed=1, progress=False),
+     lambda fit: fit.emmeans("Days", at={"Days": [0, 5]}), lambda fit: fit.model],
+    ids=["prediction", "profile", "influence", "bootstrap", "emmeans", "model"],
+)  # fmt: skip
+def test_a_notebook_shows_a_table_and_print_no_address(fit, ask):
+    shown = ask(fit)
+    page = shown._repr_html_()
+    assert page.startswith("<table")
+    assert "NaN" not in page
+    assert "None" not in page
+    assert "object at 0x" not in str(shown)
+
+
+@pytest.mark.parametrize(
+    ("value", "is_p", "text"),
+    [(2e-5, True, "<.001"), (0.04, True, "0.040"), (float("nan"), True, ""), (None, False, ""),
+     (251.40510, False, "251.41"), (3, False, "3")],
+)  # fmt: skip
+def test_cells_are_written_as_people_do(value, is_p, text):
+    assert cell(value, is_p) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"), [("REML", "reml="), ("cov_type", "cov_robust"), ("na_action", "missing=")]
+)
+def test_arguments_of_other_packages_lead_to_ours(name, ours):
+    with pytest.raises(ArgumentTypeError, match=ours):
+        mixedlm(FORMULA, datasets.load("sleepstudy"), **{name: 1})
+
+
+def test_reml_in_capitals_is_answered_by_fit(fit):
+    with pytest.raises(ArgumentTypeError, match="reml=True or False"):
+        fit.model.fit(REML=False)
+
+
+@pytest.mark.parametrize(
+    ("call", "ours"),
+    [("relevel(Subject, '308')", "Treatment"), ("poly(Days, 2)", "beforehand"),
+     ("interaction(Subject, Days)", "f:g"), ("nosuch(Days)", "define it in Python")],
+)  # fmt: skip
+def test_an_unknown_function_is_called_one(call, ours):
+    with pytest.raises(FormulaError, match=f"unknown function .*{ours}"):
+        mixedlm(f"Reaction ~ {call} + (1 | Subject)", datasets.load("sleepstudy"))
