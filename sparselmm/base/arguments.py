@@ -327,5 +327,5 @@ def check_keywords(given: Iterable[str], known: Sequence[str], function: str) ->
     for name in given:
         if name not in known:
             takes = f"; it takes {', '.join(known) or 'no options'}"
-            hint = OTHER_ARGUMENTS.get(name) or suggestion(name, known) or takes
+            hint = suggestion(name, known) or OTHER_ARGUMENTS.get(name) or takes
             raise ArgumentTypeError(f"{function} has no argument {name!r}{hint}")
