@@ -107,7 +107,7 @@ def test_arguments_of_other_packages_lead_to_ours(name, ours):
 
 
 def test_reml_in_capitals_is_answered_by_fit(fit):
-    with pytest.raises(ArgumentTypeError, match="did you mean .reml."):
+    with pytest.raises(ArgumentTypeError, match="did you mean 'reml'"):
         fit.model.fit(REML=False)
 
 
