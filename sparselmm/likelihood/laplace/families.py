@@ -189,16 +189,21 @@ class Beta(_Base):
         return core.through(*at.slopes)
 
 
-@dataclass(frozen=True)
-class Poisson(_Base):
-    """Counts whose variance is their mean."""
+class _Counts(_Base):
+    """Counts without an upper limit."""
 
-    name: ClassVar[str] = "poisson"
     links: ClassVar[tuple[str, ...]] = ("log", "identity", "sqrt")
 
     def constant(self, y: FloatArray, m: FloatArray) -> FloatArray:
         """See `Family`."""
         return -np.asarray(ss.gammaln(y + 1))
+
+
+@dataclass(frozen=True)
+class Poisson(_Counts):
+    """Counts whose variance is their mean."""
+
+    name: ClassVar[str] = "poisson"
 
     def jet(
         self, y: FloatArray, m: FloatArray, eta: FloatArray, further: Any = (), extra: bool = False
@@ -210,16 +215,11 @@ class Poisson(_Base):
 
 
 @dataclass(frozen=True)
-class NegativeBinomial1(_Base):
+class NegativeBinomial1(_Counts):
     """Counts whose variance is a multiple of their mean."""
 
     name: ClassVar[str] = "nbinom1"
-    links: ClassVar[tuple[str, ...]] = Poisson.links
     further: ClassVar[tuple[str, ...]] = ("dispersion",)
-
-    def constant(self, y: FloatArray, m: FloatArray) -> FloatArray:
-        """See `Family`."""
-        return -np.asarray(ss.gammaln(y + 1))
 
     def jet(
         self, y: FloatArray, m: FloatArray, eta: FloatArray, further: tuple[FloatArray, ...],
@@ -244,16 +244,11 @@ class NegativeBinomial1(_Base):
 
 
 @dataclass(frozen=True)
-class NegativeBinomial2(_Base):
+class NegativeBinomial2(_Counts):
     """Counts whose variance grows with the square of their mean."""
 
     name: ClassVar[str] = "nbinom2"
-    links: ClassVar[tuple[str, ...]] = Poisson.links
     further: ClassVar[tuple[str, ...]] = ("dispersion",)
-
-    def constant(self, y: FloatArray, m: FloatArray) -> FloatArray:
-        """See `Family`."""
-        return -np.asarray(ss.gammaln(y + 1))
 
     def jet(
         self, y: FloatArray, m: FloatArray, eta: FloatArray, further: tuple[FloatArray, ...],

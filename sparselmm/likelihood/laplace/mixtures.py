@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import scipy.special as ss
@@ -19,10 +19,11 @@ STEP = 1e-3
 
 
 @dataclass(frozen=True)
-class ZeroInflated:
-    """With probability ``expit(z)`` the count is zero, otherwise that of another family."""
+class _OfCounts:
+    """A family of counts with a predictor of its zeros."""
 
     base: Any
+    own: ClassVar[str]
 
     @property
     def name(self) -> str:
@@ -31,13 +32,20 @@ class ZeroInflated:
 
     @property
     def link(self) -> str:
-        """Link of their mean."""
+        """Link of their mean, before zeros are added or cut off."""
         return str(self.base.link)
 
     @property
     def further(self) -> tuple[str, ...]:
         """Predictors besides ``eta``."""
-        return (*self.base.further, "zi")
+        return (*self.base.further, self.own)
+
+
+@dataclass(frozen=True)
+class ZeroInflated(_OfCounts):
+    """With probability ``expit(z)`` the count is zero, otherwise that of another family."""
+
+    own: ClassVar[str] = "zi"
 
     def constant(self, y: FloatArray, m: FloatArray) -> FloatArray:
         """What depends on the data alone; nothing at zero, where families have none."""
@@ -68,25 +76,10 @@ class ZeroInflated:
 
 
 @dataclass(frozen=True)
-class Hurdle:
+class Hurdle(_OfCounts):
     """A zero has probability ``expit(z)``; other counts are those of a family that are not zero."""
 
-    base: Any
-
-    @property
-    def name(self) -> str:
-        """Name of the family of the counts."""
-        return str(self.base.name)
-
-    @property
-    def link(self) -> str:
-        """Link of the mean before zeros are cut off."""
-        return str(self.base.link)
-
-    @property
-    def further(self) -> tuple[str, ...]:
-        """Predictors besides ``eta``."""
-        return (*self.base.further, "hurdle")
+    own: ClassVar[str] = "hurdle"
 
     def constant(self, y: FloatArray, m: FloatArray) -> FloatArray:
         """What depends on the data alone."""

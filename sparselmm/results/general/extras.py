@@ -10,12 +10,10 @@ import scipy.stats as st
 
 from sparselmm.base import storage
 from sparselmm.base.exceptions import DataError
-from sparselmm.inference.effects import factor_table, factor_tables
 from sparselmm.likelihood.laplace.chosen import base_of
 from sparselmm.results.general.base import GeneralBase
 from sparselmm.results.plots import diagnostics as plots_diagnostics
 from sparselmm.results.plots.figure import pyplot
-from sparselmm.results.print.labels import mode_tables, variance_tables
 
 
 class ExtraResults(GeneralBase):
@@ -137,14 +135,7 @@ class ExtraResults(GeneralBase):
         ImportError
             When matplotlib is not installed.
         """
-        est = self.numbers.working
-        name = factor_tables(est.terms)[0].name if factor is None else factor
-        table = factor_table(est.terms, name)
-        modes, variances = mode_tables(est, [table])[name], variance_tables(est, [table])[name]
-        return plots_diagnostics.caterpillar(
-            name, list(modes.columns), list(modes.index), modes.to_numpy(),
-            np.sqrt(variances.to_numpy()),
-        )  # fmt: skip
+        return plots_diagnostics.ranef_caterpillar(self.numbers.working, factor)
 
     def plot_diagnostics(self, seed: int = 0) -> Any:
         """Quantile residuals: their distribution, and their spread over the predictor.
@@ -165,9 +156,9 @@ class ExtraResults(GeneralBase):
         """
         residuals = np.asarray(self.residuals("quantile", seed))  # type: ignore[attr-defined]
         figure, (left, right) = pyplot().subplots(1, 2, figsize=(9, 4), layout="constrained")
-        plots_diagnostics._quantiles(left, residuals)
+        plots_diagnostics.quantiles(left, residuals)
         left.set_ylabel("quantile residual")
-        plots_diagnostics._points(right, self._eta(), residuals)  # type: ignore[attr-defined]
+        plots_diagnostics.points(right, self._eta(), residuals)  # type: ignore[attr-defined]
         right.axhline(0.0, color="0.6", linewidth=0.8)
         right.set_xlabel("linear predictor")
         right.set_ylabel("quantile residual")

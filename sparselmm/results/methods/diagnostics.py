@@ -23,11 +23,9 @@ from sparselmm.inference.diagnostics.influence import (
     influence_of_rows,
 )
 from sparselmm.inference.diagnostics.leverage import Leverage, leverage
-from sparselmm.inference.effects import factor_tables
 from sparselmm.inference.prediction import means as prediction
 from sparselmm.results.methods.base import ResultsBase, Vector, from_rows
 from sparselmm.results.plots import diagnostics as plots_diagnostics
-from sparselmm.results.print.labels import mode_tables, variance_tables
 from sparselmm.results.tables.influence import InfluenceResults
 
 
@@ -327,19 +325,7 @@ class DiagnosticResults(ResultsBase):
         >>> [axes.get_title() for axes in fit.plot_ranef("Subject").axes]
         ['Intercept', 'Days']
         """
-        factors = {table.name: table for table in factor_tables(self._est.terms)}
-        known = tuple(factors)
-        name = (
-            known[0]
-            if factor is None
-            else check_choice(factor, "factor", known, "random effects of", "those of ")
-        )
-        modes = mode_tables(self._est, [factors[name]])[name]
-        variances = variance_tables(self._est, [factors[name]])[name]
-        return plots_diagnostics.caterpillar(
-            name, list(modes.columns), list(modes.index), modes.to_numpy(),
-            np.sqrt(variances.to_numpy()),
-        )  # fmt: skip
+        return plots_diagnostics.ranef_caterpillar(self._est, factor)
 
     @from_rows
     def check(self) -> Diagnosis:

@@ -9,7 +9,10 @@ import numpy as np
 import scipy
 
 from sparselmm.base.types import FloatArray
+from sparselmm.inference.effects import factor_table, factor_tables
+from sparselmm.inference.estimates import Estimates
 from sparselmm.results.plots.figure import pyplot
+from sparselmm.results.print.labels import mode_tables, variance_tables
 
 MANY_POINTS = 5_000
 """From this many points on they are drawn small and faint."""
@@ -38,12 +41,12 @@ def diagnostic_plot(
     """
     figure, axes = pyplot().subplots(2, 2, figsize=(8.0, 6.4), layout="constrained")
     (spread, shape), (influence, groups) = axes
-    _points(spread, fitted, studentized)
+    points(spread, fitted, studentized)
     spread.axhline(0.0, color="0.6", linewidth=0.8)
     spread.set(xlabel="fitted value", ylabel="studentized residual", title="Residuals")
-    _quantiles(shape, studentized)
+    quantiles(shape, studentized)
     shape.set(title="Normal quantiles of residuals", ylabel="studentized residual")
-    _points(influence, leverage, cooks)
+    points(influence, leverage, cooks)
     middle = 0.5 * (np.nanmin(leverage) + np.nanmax(leverage))
     for i in np.argsort(-np.nan_to_num(cooks))[:3]:
         side, aligned = (4, "left") if leverage[i] < middle else (-4, "right")  # into the panel
@@ -53,9 +56,20 @@ def diagnostic_plot(
         )  # fmt: skip
     influence.margins(x=0.1, y=0.08)  # room for the names
     influence.set(xlabel="leverage", ylabel="Cook's distance", title="Influence of rows")
-    _quantiles(groups, effects)
+    quantiles(groups, effects)
     groups.set(title="Normal quantiles of random effects", ylabel="standardized effect")
     return figure
+
+
+def ranef_caterpillar(est: Estimates, factor: str | None) -> Any:
+    """Caterpillar of one grouping factor, of the first if not given."""
+    name = factor_tables(est.terms)[0].name if factor is None else factor
+    table = factor_table(est.terms, name, "factor")
+    modes, variances = mode_tables(est, [table])[name], variance_tables(est, [table])[name]
+    return caterpillar(
+        name, list(modes.columns), list(modes.index), modes.to_numpy(),
+        np.sqrt(variances.to_numpy()),
+    )  # fmt: skip
 
 
 def caterpillar(
@@ -98,15 +112,17 @@ def caterpillar(
     return figure
 
 
-def _points(axis: Any, x: FloatArray, y: FloatArray) -> None:
+def points(axis: Any, x: FloatArray, y: FloatArray) -> None:
+    """Points, small and faint where there are many."""
     many = len(x) >= MANY_POINTS
     style = {"markersize": 1.0, "alpha": 0.3} if many else {"markersize": 3.5, "alpha": 0.8}
     axis.plot(x, y, "o", color="C0", markeredgewidth=0, rasterized=many, **style)
 
 
-def _quantiles(axis: Any, values: FloatArray) -> None:
+def quantiles(axis: Any, values: FloatArray) -> None:
+    """Values against those of a normal distribution."""
     values = np.sort(values[np.isfinite(values)])
     n = len(values)
-    _points(axis, scipy.stats.norm.ppf((np.arange(n) + 0.5) / max(n, 1)), values)
+    points(axis, scipy.stats.norm.ppf((np.arange(n) + 0.5) / max(n, 1)), values)
     axis.axline((0.0, 0.0), slope=1.0, color="0.6", linewidth=0.8)
     axis.set_xlabel("normal quantile")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 _TEX_SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
@@ -32,7 +32,7 @@ class Grid:
     blocks: Sequence[Sequence[Sequence[str]]]
     aligns: str
     header: Sequence[str] | None = None
-    heads: str = field(default="")
+    heads: str = ""
 
     @property
     def rows(self) -> list[Sequence[str]]:
