@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -153,11 +152,6 @@ def with_zeros(family: Any, zi: bool, hurdle: bool) -> Any:
 def base_of(family: Any) -> Any:
     """The family without its zeros."""
     return getattr(family, "base", family)
-
-
-def with_link(family: Any, link: str) -> Any:
-    """The same family with another link."""
-    return replace(family, link=link)
 
 
 # ---------------------------------------------------------------------------------- checks

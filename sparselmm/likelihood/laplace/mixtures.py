@@ -11,7 +11,6 @@ import scipy.special as ss
 
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray
-from sparselmm.likelihood.laplace.families import Family
 from sparselmm.likelihood.laplace.jets import Jet
 
 STEP = 1e-3
@@ -234,8 +233,3 @@ class CustomFamily:
                         f"is {given[c + 1][i]:.6g} at y = {y[i]:g}, eta = {value:g}, but "
                         f"differences of the {names[c]} give {slope[i]:.6g}"
                     )
-
-
-def is_family(value: Any) -> bool:
-    """Whether a value can be asked what the engine asks."""
-    return all(hasattr(value, name) for name in Family.__annotations__) and hasattr(value, "jet")

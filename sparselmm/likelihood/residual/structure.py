@@ -8,7 +8,7 @@ lambda by columns, and absolute: sigma^2 is one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -297,11 +297,3 @@ def _spread(values: FloatArray, own: BoolArray, shape: tuple[int, ...]) -> Float
     out = np.zeros(shape)
     out[own] = values
     return out
-
-
-def of_rows(structure: Structure, rows: ResidualRows) -> Structure:
-    """The same parameters for other rows of the same visits and strata."""
-    other = structure_of(replace(rows))
-    if isinstance(other, Structured) and isinstance(structure, Structured):
-        other.correlation = structure.correlation
-    return other
