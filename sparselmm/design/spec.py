@@ -249,6 +249,11 @@ class DesignSpec:
         """Variables of every term of the fixed part, the intercept left out."""
         return {} if self.design_info is None else remembered.term_factors(self.design_info)
 
+    def term_variables(self) -> list[set[str]]:
+        """Columns of the data in every term of the fixed part, the intercept left out."""
+        terms = self.term_factors().values()
+        return [{name for code in term for name in names_in(code)} for term in terms]
+
     def factor_levels(self, name: str) -> list[Any] | None:
         """Levels of a column that enters the fixed part as a factor; None for a covariate."""
         if name in self.categories:

@@ -67,7 +67,8 @@ REFUSED: dict[str, str] = {
 RIGHT = frozenset((
     "aic", "aic_reml", "anova", "b", "bic", "bic_reml", "bse", "bse_fe", "bse_re", "conf_int",
     "converged", "cov_params", "cov_pen", "cov_re", "cov_re_unscaled", "cov_robust",
-    "robust_tests", "df_modelwc", "df_resid", "dropped", "emmeans", "f_test", "fe_params",
+    "robust_tests", "df_modelwc", "df_resid", "dropped", "emmeans",
+    "emtrends", "joint_tests", "f_test", "fe_params",
     "fe_pen", "fittedvalues", "freepat", "glance", "k_constant", "k_fe", "k_re", "k_re2",
     "k_vc", "llf", "load", "method", "mle_retvals", "n_parameters", "nobs",
     "normalized_cov_params", "param_names", "params", "params_object", "plot_ranef",
@@ -399,6 +400,14 @@ class MMRMResults(ResidualResults):
     def emmeans(self, *args: Any, **options: Any) -> Any:
         """As of other fits, by Kenward and Roger's method under REML."""
         return super().emmeans(*args, **self._usual(options))
+
+    def emtrends(self, *args: Any, **options: Any) -> Any:
+        """As of other fits, by Kenward and Roger's method under REML."""
+        return super().emtrends(*args, **self._usual(options))
+
+    def joint_tests(self, *args: Any, **options: Any) -> Any:
+        """As of other fits, by Kenward and Roger's method under REML."""
+        return super().joint_tests(*args, **self._usual(options))
 
     def t_test(self, *args: Any, **options: Any) -> Any:
         """As of other fits, with degrees of freedom."""

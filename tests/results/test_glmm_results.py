@@ -314,7 +314,7 @@ def test_marginal_means(fit):
     assert pairs["z.ratio"].iloc[0] == pytest.approx(-fit.tvalues.iloc[1])
     with pytest.raises(DataError, match="no single response scale"):
         fit_of("wine_logit").emmeans("temp")
-    latent = fit_of("wine_logit").emmeans("temp", type="link").contrast()
+    latent = fit_of("wine_logit").emmeans("temp", type="link").pairs()
     assert latent.estimate.iloc[0] == pytest.approx(-fit_of("wine_logit").fe_params.iloc[0])
 
 

@@ -1,36 +1,24 @@
-"""Estimated marginal means: linear functions of beta, families of contrasts, adjustments.
+"""Estimated marginal means: linear functions of beta, and families of contrasts between them.
 
 A marginal mean is ``L beta`` with L the average of rows of X over a reference grid (Searle, Speed &
 Milliken 1980, *The American Statistician* 34(4), 216-221). Its t statistic uses the covariance of
 beta and the degrees of freedom of a :class:`~sparselmm.inference.hypotheses.ddf.DenominatorDF`.
-Adjusted for all pairs of k means, Tukey's p-value is ``P(q_{k, df} > sqrt(2) |t|)`` with q the
-studentized range (Kramer 1956, *Biometrics* 12(3), 307-310, for unequal variances).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
-import scipy
 import scipy.sparse as sp
 
+from sparselmm.base.exceptions import RemovedRowsError
 from sparselmm.base.types import CSR, FloatArray, IntArray
 from sparselmm.inference.estimates import Estimates
-from sparselmm.inference.hypotheses.ddf import DenominatorDF
-from sparselmm.inference.hypotheses.estimability import estimable
-from sparselmm.inference.wald import quantile, two_sided
-
-NODES = 64
-"""Points of the quadratures of the studentized range."""
-
-LARGEST_NORMAL = 9.0
-"""A standard normal number beyond this has probability 1e-19."""
-
-LARGEST_RANGE = 16.0
-"""A range beyond this has no probability worth counting, for any number of means in use."""
+from sparselmm.inference.hypotheses.ddf import DenominatorDF, FTest
+from sparselmm.inference.hypotheses.estimability import estimable, null_space
+from sparselmm.inference.hypotheses.hypotheses import f_test_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,37 +42,156 @@ class LinearEstimates:
             return np.asarray(self.estimate / self.se)
 
 
-def linear_estimates(
-    est: Estimates, ddf: DenominatorDF, L: FloatArray, offset: FloatArray, null: FloatArray
-) -> LinearEstimates:
-    """Estimates, standard errors and degrees of freedom of some linear functions of beta.
+@dataclass(frozen=True, eq=False)
+class FixedEffects:
+    """What tests of linear functions of the fixed effects take from a fit.
 
-    Parameters
+    Attributes
     ----------
-    est : Estimates
-    ddf : DenominatorDF
-        Covariance of beta and degrees of freedom.
-    L : ndarray, (m, p)
-    offset : ndarray, (m,)
+    beta : ndarray, (r,)
+        Kept coefficients.
+    vcov : ndarray, (r, r)
+    kept : ndarray of int, (r,)
+        Their columns of X.
     null : ndarray, (p, p - r)
         Null space of X, from :func:`~sparselmm.inference.hypotheses.estimability.null_space`.
+    tests : DenominatorDF, optional
+        Degrees of freedom; None for the normal distribution.
     """
-    kept = est.deviance.cross.basis.kept
-    inner = np.zeros_like(L)
-    inner[:, kept] = L[:, kept]
-    V = ddf.vcov[np.ix_(kept, kept)]
-    variance = np.einsum("ij,jk,ik->i", L[:, kept], V, L[:, kept], optimize=True)
-    good = estimable(L, null)
-    estimate = L[:, kept] @ est.pls.beta + offset
-    some = (inner != 0).any(axis=1)
-    df = np.full(len(L), np.nan)
-    if some.any():
-        df[some] = ddf.t_df(inner[some])
-    known = [np.where(good, x, np.nan) for x in (estimate, np.sqrt(np.maximum(variance, 0.0)), df)]
-    return LinearEstimates(*known)
+
+    beta: FloatArray
+    vcov: FloatArray
+    kept: IntArray
+    null: FloatArray
+    tests: DenominatorDF | None = None
+
+    @classmethod
+    def of(cls, est: Estimates, tests: DenominatorDF) -> FixedEffects:
+        """Of a linear mixed model."""
+        kept = est.deviance.cross.basis.kept
+        null = np.zeros((est.design.p, 0))
+        if est.dropped:
+            if not est.design.n:
+                raise RemovedRowsError.of("which means of a rank-deficient X are estimable")
+            null = null_space(est.design.X, kept)
+        return cls(est.pls.beta, tests.vcov[np.ix_(kept, kept)], kept, null, tests)
+
+    def estimates(self, L: FloatArray, offset: FloatArray) -> LinearEstimates:
+        """``L beta + offset``, L (m, p), with standard errors and degrees of freedom."""
+        inner = np.zeros_like(L)
+        inner[:, self.kept] = L[:, self.kept]
+        own = L[:, self.kept]
+        variance = np.einsum("ij,jk,ik->i", own, self.vcov, own, optimize=True)
+        some = (inner != 0).any(axis=1)
+        df = np.full(len(L), np.inf if self.tests is None else np.nan)
+        if self.tests is not None and some.any():
+            df[some] = self.tests.t_df(inner[some])
+        se = np.sqrt(np.maximum(variance, 0.0))
+        good = estimable(L, self.null)
+        values = (own @ self.beta + offset, se, df)
+        return LinearEstimates(*(np.where(good, x, np.nan) for x in values))
+
+    def cov(self, L: FloatArray) -> FloatArray:
+        """Covariance of ``L beta``, (m, m)."""
+        inner = L[:, self.kept]
+        return np.asarray(inner @ self.vcov @ inner.T)
+
+    def joint_test(self, L: FloatArray) -> FTest | None:
+        """Test of ``L beta = 0`` on the part that can be estimated; None if nothing can be."""
+        L = estimable_part(L[np.isfinite(L).all(axis=1)], self.null)
+        inner = np.zeros_like(L)
+        inner[:, self.kept] = L[:, self.kept]
+        _, size, rows = np.linalg.svd(inner, full_matrices=False)
+        rank = int((size > 1e-8 * size.max(initial=0.0)).sum())
+        if not rank:
+            return None
+        if self.tests is not None:
+            return self.tests.f_test(rows[:rank])
+        value = rows[:rank][:, self.kept] @ self.beta
+        wald = float(value @ np.linalg.solve(self.cov(rows[:rank]), value))
+        return f_test_of(wald / rank, rank, np.inf)
+
+
+def estimable_part(L: FloatArray, null: FloatArray) -> FloatArray:
+    """Combinations of the rows of L that the data can tell, (m', p)."""
+    if not null.shape[1] or estimable(L, null).all():
+        return L
+    left, size, _ = np.linalg.svd(L @ null)
+    rank = int((size > 1e-8 * max(1.0, float(np.abs(L).max()))).sum())
+    return np.asarray(left[:, rank:].T @ L)
 
 
 # ------------------------------------------------------------------- families of contrasts
+
+
+FAMILIES = (
+    "pairwise", "revpairwise", "consec", "trt.vs.ctrl", "trt.vs.ctrlk", "eff", "del.eff",
+    "mean_chg", "poly", "identity",
+)  # fmt: skip
+
+OTHER_NAMES = {"tukey": "pairwise", "dunnett": "trt.vs.ctrl", "trt.vs.ctrl1": "trt.vs.ctrl"}
+
+DEGREES = ("linear", "quadratic", "cubic", "quartic")
+
+DEFAULT_ADJUST = {
+    "pairwise": "tukey", "revpairwise": "tukey", "trt.vs.ctrl": "dunnettx",
+    "trt.vs.ctrlk": "dunnettx", "eff": "fdr_bh", "del.eff": "fdr_bh", "consec": "mvt",
+    "mean_chg": "mvt",
+}  # fmt: skip
+"""Adjustments that R's emmeans makes unless told otherwise; none for other families."""
+
+
+def family(name: str, labels: Sequence[str], ref: int = 0) -> tuple[list[str], FloatArray]:
+    """Labels and weights, (c, k), of a family of contrasts of k means.
+
+    Parameters
+    ----------
+    name : str
+        One of `FAMILIES`.
+    labels : sequence of str, (k,)
+    ref : int
+        Place of the control among the means.
+    """
+    k, one = len(labels), np.eye(len(labels))
+    if name in ("pairwise", "revpairwise"):
+        C, pairs = pair_matrix(k, name == "revpairwise")
+        return joined(labels, pairs), C
+    if name == "consec":
+        return joined(labels, [(i + 1, i) for i in range(k - 1)]), one[1:] - one[:-1]
+    if name in ("trt.vs.ctrl", "trt.vs.ctrlk"):
+        ref = k - 1 if name == "trt.vs.ctrlk" else ref
+        others = [i for i in range(k) if i != ref]
+        return joined(labels, [(i, ref) for i in others]), one[others] - one[ref]
+    if name == "eff":
+        return [f"{label} effect" for label in labels], one - 1.0 / k
+    if name == "del.eff":
+        return [f"{label} effect" for label in labels], (one - 1.0 / k) * (k / max(k - 1.0, 1.0))
+    if name == "mean_chg":
+        cut = np.arange(1, k)[:, None]
+        after = np.arange(k)[None, :] >= cut
+        C = np.where(after, 1.0 / (k - cut), -1.0 / cut)
+        return [f"{labels[i]}|{labels[i + 1]}" for i in range(k - 1)], C
+    if name == "poly":
+        return _polynomial(k)
+    return list(labels), one
+
+
+def _polynomial(k: int) -> tuple[list[str], FloatArray]:
+    """Orthogonal polynomials of equally spaced means in the smallest whole numbers."""
+    x = np.arange(k) - 0.5 * (k - 1)
+    top = min(k - 1, 6)
+    Q, R = np.linalg.qr(np.vander(x, top + 1, increasing=True))
+    rows = []
+    for column in (Q * np.sign(np.diag(R))).T[1:]:
+        near = np.abs(column[np.abs(column) > 1e-9]).min()
+        scaled = column / near
+        for factor in range(1, 1000):
+            if np.abs(factor * scaled - np.round(factor * scaled)).max() < 1e-6 * factor:
+                scaled = np.round(factor * scaled)
+                break
+        rows.append(scaled)
+    names = [DEGREES[i] if i < len(DEGREES) else f"degree {i + 1}" for i in range(top)]
+    return names, np.array(rows).reshape(len(rows), k)
 
 
 def pair_matrix(k: int, reverse: bool) -> tuple[FloatArray, list[tuple[int, int]]]:
@@ -116,105 +223,6 @@ def averaging_matrix(cell: IntArray, weights: FloatArray, n_cells: int) -> CSR:
         share = weights / total[cell]
     where = (cell, np.arange(len(cell)))
     return sp.csr_array((share, where), shape=(n_cells, len(cell)))
-
-
-# ----------------------------------------------------------------------------- adjustments
-
-
-def tukey_p(t: FloatArray, df: FloatArray, k: int) -> FloatArray:
-    """``P(q_{k, df} > sqrt(2) |t|)``, (m,), for pairs of k means."""
-    if k == 2:
-        return two_sided(t, df)
-    out = np.full(len(t), np.nan)
-    known = np.flatnonzero(np.isfinite(t) & ~np.isnan(df))
-    out[known] = studentized_range_sf(np.sqrt(2.0) * np.abs(t[known]), k, df[known])
-    return out
-
-
-def studentized_range_sf(q: FloatArray, k: int, df: FloatArray) -> FloatArray:
-    """``P(Q > q)`` of the range of k normal numbers over an independent standard error, (m,).
-
-    ``int f(s) (1 - k int phi(z) [Phi(z) - Phi(z - q s)]^(k-1) dz) ds`` with f the density of
-    ``sqrt(chi2_df / df)`` (Copenhaver & Holland 1988, *Journal of Statistical Computation and
-    Simulation* 30, 1-15), by Gauss-Legendre quadrature: accurate to 1e-9, where SciPy's
-    ``studentized_range`` is slower and, for df of 100,000, accurate to 3e-5.
-
-    Parameters
-    ----------
-    q : ndarray, (m,)
-    k : int
-    df : ndarray, (m,)
-        May be inf.
-    """
-    out = np.empty(len(q))
-    x, weight = _gauss(NODES)
-    for i, (one, nu) in enumerate(zip(q, df, strict=True)):
-        if np.isinf(nu):
-            out[i] = _range_sf(np.array([one]), k)[0]
-            continue
-        low, high = np.sqrt(scipy.stats.chi2.ppf([1e-18, 1.0 - 1e-16], nu) / nu)
-        top = min(high, LARGEST_RANGE / one) if one > 0 else high
-        total = 0.0
-        for a, b in ((low, 0.5 * (low + top)), (0.5 * (low + top), top)) if top > low else ():
-            s = 0.5 * (a + b) + 0.5 * (b - a) * x
-            density = 2.0 * nu * s * scipy.stats.chi2.pdf(nu * s**2, nu)
-            total += 0.5 * (b - a) * float(weight @ (density * _range_sf(one * s, k)))
-        below = scipy.stats.chi2.cdf(nu * low**2, nu)  # there the range is below q s for sure
-        out[i] = total + below
-    return np.clip(out, 0.0, 1.0)
-
-
-@lru_cache
-def _gauss(points: int) -> tuple[FloatArray, FloatArray]:
-    return np.polynomial.legendre.leggauss(points)
-
-
-def _range_sf(w: FloatArray, k: int) -> FloatArray:
-    """``P(range of k normal numbers > w)``, (m,)."""
-    x, weight = _gauss(2 * NODES)
-    z = LARGEST_NORMAL * x
-    density = LARGEST_NORMAL * weight * np.exp(-0.5 * z**2) / np.sqrt(2.0 * np.pi)
-    inside = scipy.special.ndtr(z) - scipy.special.ndtr(z - w[:, None])
-    return np.asarray(1.0 - k * (inside ** (k - 1) @ density))
-
-
-def critical_values(df: FloatArray, alpha: float, adjust: str, m: int, k: int) -> FloatArray:
-    """Half-widths of intervals in standard errors, (len(df),).
-
-    Parameters
-    ----------
-    df : ndarray
-    alpha : float
-    adjust : str
-        "tukey" and "sidak" have intervals of their own; "none" leaves each as it is; for
-        every other adjustment, which is made in steps, they are Bonferroni's.
-    m : int
-        Number of contrasts.
-    k : int
-        Number of means.
-    """
-    if adjust == "tukey" and k > 2:
-        return _tukey_critical(df, alpha, k)
-    if adjust in ("none", "tukey") or m <= 1:
-        tail = alpha
-    elif adjust == "sidak":
-        tail = -np.expm1(np.log1p(-alpha) / m)
-    else:
-        tail = alpha / m
-    return quantile(tail, df)
-
-
-def _tukey_critical(df: FloatArray, alpha: float, k: int) -> FloatArray:
-    """Quantiles of the studentized range over the root of 2, equal df once."""
-    out = np.full(len(df), np.nan)
-    rounded = np.array([float(f"{value:.8g}") for value in df])  # they differ by rounding only
-    for value in np.unique(rounded[~np.isnan(rounded)]):
-        nu = np.array([value])
-        low, high = (float(quantile(tail, value)) for tail in (alpha, 2.0 * alpha / k**2))
-        out[rounded == value] = scipy.optimize.brentq(
-            lambda t, nu=nu: float(tukey_p(np.array([t]), nu, k)[0]) - alpha, 0.5 * low, 2.0 * high
-        )
-    return out
 
 
 def joined(labels: Sequence[str], pairs: Sequence[tuple[int, int]]) -> list[str]:

@@ -3,94 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtri
 
+from sparselmm.base.arguments import check_choice
 from sparselmm.base.exceptions import DataError
-from sparselmm.base.types import FloatArray
 from sparselmm.inference.hypotheses.ddf import denominator_df
-from sparselmm.inference.wald import Wald, two_sided
+from sparselmm.inference.hypotheses.marginal_means import FixedEffects
 from sparselmm.likelihood.laplace import moments
 from sparselmm.likelihood.laplace.chosen import base_of
 from sparselmm.likelihood.laplace.mixtures import CustomFamily, Hurdle, ZeroInflated
 from sparselmm.results.general.base import GeneralBase
 from sparselmm.results.general.prediction import marginal_variance
-from sparselmm.results.tables.emmeans import MarginalMeans, _family, estimated_means
+from sparselmm.results.tables.emmeans import (
+    TYPES,
+    Options,
+    estimated_means,
+    estimated_trends,
+    joint_tests,
+)
+from sparselmm.results.tables.means import MarginalMeans, Scale
 
 LATENT = {"logit": np.pi**2 / 3.0, "probit": 1.0, "cloglog": np.pi**2 / 6.0}
 """Variance of the latent variable that a distribution-function link cuts."""
 
-RATIOS = {"logit": "odds ratio", "log": "ratio"}
-
-
-@dataclass(frozen=True, eq=False)
-class GeneralMeans:
-    """Estimated marginal means of a generalized model.
-
-    Attributes
-    ----------
-    frame : DataFrame
-        Values of the variables, ``emmean`` (``response`` on that scale), ``SE``, ``asymp.LCL``,
-        ``asymp.UCL``.
-    type : {"response", "link"}
-    """
-
-    frame: pd.DataFrame
-    type: str
-    _means: MarginalMeans
-    _vcov: FloatArray
-    _eta: FloatArray
-    _link: str
-    _alpha: float
-
-    def contrast(self, method: Any = "pairwise") -> pd.DataFrame:
-        """Contrasts on the scale of the predictor; with ``type="response"`` as ratios.
-
-        Parameters
-        ----------
-        method : str, mapping or array-like
-            As in :meth:`MarginalMeans.contrast`.
-
-        Returns
-        -------
-        DataFrame
-            ``contrast``, ``estimate`` or ``ratio``, ``SE``, ends of intervals, ``z.ratio``,
-            ``p.value``. p-values are not adjusted.
-        """
-        means = self._means
-        parts = []
-        for rows in means._families():
-            names, C = _family(method, means._labels(rows, means.specs))
-            V = self._vcov[np.ix_(rows, rows)]
-            estimate, se = C @ self._eta[rows], np.sqrt(np.einsum("ij,jk,ik->i", C, V, C))
-            ends = Wald(estimate, se).interval(self._alpha)
-            z = estimate / se
-            cells = {name: [means.cells[name].iloc[rows[0]]] * len(C) for name in means.by}
-            name = "estimate"
-            if self.type == "response":
-                if self._link not in RATIOS:
-                    raise DataError(
-                        f"contrasts on the response scale are ratios, of the {' and '.join(RATIOS)}"
-                        f" links; for {self._link} use type='link'"
-                    )
-                name = RATIOS[self._link].replace(" ", ".")
-                estimate, ends = np.exp(estimate), np.exp(ends)
-                se = estimate * se
-            columns = {name: estimate, "SE": se, "asymp.LCL": ends[:, 0], "asymp.UCL": ends[:, 1]}
-            columns |= {"z.ratio": z, "p.value": two_sided(z)}
-            parts.append(pd.DataFrame({"contrast": names, **cells, **columns}))
-        return pd.concat(parts, ignore_index=True)
-
-    def pairs(self) -> pd.DataFrame:
-        """All differences, or ratios with ``type="response"``."""
-        return self.contrast("pairwise")
-
-    def __repr__(self) -> str:
-        return self.frame.to_string(index=False, float_format=lambda v: f"{v:.4f}")
+RATIOS = {"logit": "odds.ratio", "log": "ratio"}
 
 
 class MeanResults(GeneralBase):
@@ -99,7 +38,7 @@ class MeanResults(GeneralBase):
     def emmeans(
         self, specs: Any, by: Any = None, at: Mapping[str, Any] | None = None, *,
         type: str = "response", weights: str = "equal", alpha: float = 0.05,
-    ) -> GeneralMeans:  # fmt: skip
+    ) -> MarginalMeans:  # fmt: skip
         """Estimated marginal means, random effects at zero.
 
         Parameters
@@ -107,13 +46,14 @@ class MeanResults(GeneralBase):
         specs, by, at, weights
             As in :meth:`MixedLMResults.emmeans`.
         type : {"response", "link"}
-            Means are averaged on the scale of the predictor; "response" carries them over.
+            Means are averaged on the scale of the predictor; "response" carries them over, and
+            differences of logarithms and logits to ratios.
         alpha : float
             One minus the confidence level.
 
         Returns
         -------
-        GeneralMeans
+        MarginalMeans
 
         Raises
         ------
@@ -129,46 +69,68 @@ class MeanResults(GeneralBase):
         >>> fit.emmeans("period").frame.response.round(3).tolist()
         [0.198, 0.084, 0.074, 0.048]
         """
-        if type not in ("response", "link"):
-            raise DataError(f"type must be 'response' or 'link', got {type!r}")
-        if type == "response" and base_of(self.family).name in ("ordinal", "custom"):
+        check_choice(type, "type", TYPES)
+        scale = self._mean_scale()
+        if type == "response" and scale is None:
             raise DataError(
                 "means of this family have no single response scale; use type='link', or predict()"
             )
-        working = self.numbers.working
-        means = estimated_means(
-            working, self.built, denominator_df(working, "z"), specs, by, at, "z", weights, alpha
-        )
-        numbers = self.numbers
-        L, T = means.L[:, numbers.kept], self.deviance.fixed.basis.T
-        eta = L @ (T @ numbers.parts[1]) + means.offset
-        V = L @ T @ numbers.vcov_gamma @ T.T @ L.T
-        if base_of(self.family).name != "ordinal":
-            eta = np.where(np.isnan(means.frame.emmean.to_numpy()), np.nan, eta)
-        frame = self._mean_frame(means, eta, np.sqrt(np.diag(V)), type, alpha)
-        return GeneralMeans(frame, type, means, V, eta, self.family.link, alpha)
+        options = Options("z", weights, alpha, type, scale)
+        return estimated_means(self._fixed_effects(), self.built, specs, by, at, options)
 
-    def _mean_frame(
-        self,
-        means: MarginalMeans,
-        eta: FloatArray,
-        se: FloatArray,
-        type: str,
-        alpha: float,
+    def emtrends(
+        self, var: str, specs: Any, by: Any = None, at: Mapping[str, Any] | None = None, *,
+        weights: str = "equal", alpha: float = 0.05,
+    ) -> MarginalMeans:  # fmt: skip
+        """Slopes of a covariate on the scale of the predictor.
+
+        Parameters
+        ----------
+        var, specs, by, at, weights, alpha
+            As in :meth:`MixedLMResults.emtrends`.
+
+        Returns
+        -------
+        MarginalMeans
+        """
+        options = Options("z", weights, alpha)
+        fixed = self._fixed_effects()
+        return estimated_trends(fixed, self.built, var, specs, by, at, options)
+
+    def joint_tests(
+        self, by: Any = None, at: Mapping[str, Any] | None = None, *, weights: str = "equal"
     ) -> pd.DataFrame:
-        z = float(-ndtri(alpha / 2.0))
-        low, high = eta - z * se, eta + z * se
-        name = "emmean"
-        if type == "response":
-            name = "response"
-            base = base_of(self.family)  # the mean of the counts before zeros
-            low, high = (moments.mean(base, e, ()) for e in (low, high))
-            low, high = np.minimum(low, high), np.maximum(low, high)
-            h = 1e-5
-            slope = (moments.mean(base, eta + h, ()) - moments.mean(base, eta - h, ())) / (2 * h)
-            eta, se = moments.mean(base, eta, ()), np.abs(slope) * se
-        columns = {name: eta, "SE": se, "asymp.LCL": low, "asymp.UCL": high}
-        return means.cells.assign(**columns)
+        """Chi-squared tests, over their degrees of freedom, of every effect from the means.
+
+        Parameters
+        ----------
+        by, at, weights
+            As in :meth:`MixedLMResults.joint_tests`.
+
+        Returns
+        -------
+        DataFrame
+        """
+        options = Options("z", weights, 0.05)
+        return joint_tests(self._fixed_effects(), self.built, by, at, options)
+
+    def _fixed_effects(self) -> FixedEffects:
+        """Coefficients of the predictor with their covariance."""
+        numbers, working = self.numbers, self.numbers.working
+        T = self.deviance.fixed.basis.T
+        vcov = T @ numbers.vcov_gamma @ T.T
+        null = np.zeros((working.design.p, 0))
+        if base_of(self.family).name != "ordinal":  # whose thresholds stand for the intercept
+            null = FixedEffects.of(working, denominator_df(working, "z")).null
+        return FixedEffects(T @ numbers.parts[1], vcov, np.asarray(numbers.kept), null)
+
+    def _mean_scale(self) -> Scale | None:
+        """The inverse link; None for families without one mean."""
+        base = base_of(self.family)  # the mean of the counts before zeros
+        if base.name in ("ordinal", "custom"):
+            return None
+        link = self.family.link
+        return Scale(link, lambda eta: moments.mean(base, eta, ()), RATIOS.get(link))
 
     # ------------------------------------------------------------------- variance explained
 

@@ -18,13 +18,19 @@ from sparselmm.design.rows import unseen_rows
 from sparselmm.design.terms import assemble_z
 from sparselmm.inference.hypotheses.ddf import DDF_METHODS, DenominatorDF
 from sparselmm.inference.hypotheses.estimability import estimable, null_space
-from sparselmm.inference.hypotheses.marginal_means import linear_estimates
+from sparselmm.inference.hypotheses.marginal_means import FixedEffects
 from sparselmm.inference.prediction import means as prediction
 from sparselmm.inference.prediction import variance as prediction_variance
 from sparselmm.inference.prediction.variance import Targets
 from sparselmm.results.methods.base import Vector
 from sparselmm.results.methods.ranef import RanefResults
-from sparselmm.results.tables.emmeans import MarginalMeans, estimated_means
+from sparselmm.results.tables.emmeans import (
+    Options,
+    estimated_means,
+    estimated_trends,
+    joint_tests,
+)
+from sparselmm.results.tables.means import MarginalMeans, Scale, response_scale
 from sparselmm.results.tables.prediction import Prediction
 
 INTERVALS = ("confidence", "prediction")
@@ -237,9 +243,7 @@ class PredictionResults(RanefResults):
         if ddf == "satterthwaite":
             df = prediction_variance.satterthwaite(at, partial(inner.forms, at.deviance))
         elif ddf == "kenward-roger":
-            found = linear_estimates(
-                est, self._ddf(ddf), targets.X, np.zeros(len(mean)), np.zeros((est.design.p, 0))
-            )
+            found = self._fixed_effects(ddf).estimates(targets.X, np.zeros(len(mean)))
             se, df = found.se[None], found.df[None]
         undefined = np.isnan(mean)
         if est.dropped:
@@ -255,6 +259,7 @@ class PredictionResults(RanefResults):
     def emmeans(
         self, specs: Any, by: Any = None, at: Mapping[str, Any] | None = None, *,
         ddf: str = "satterthwaite", weights: str = "equal", alpha: float = 0.05,
+        type: str = "link",
     ) -> MarginalMeans:  # fmt: skip
         """Estimated marginal means (least-squares means) of factors, or at values of covariates.
 
@@ -275,11 +280,16 @@ class PredictionResults(RanefResults):
             the data.
         alpha : float
             One minus the confidence level.
+        type : {"link", "response"}
+            "response" carries the means back from the transformation on the formula's left side
+            (log, log2, log10, log1p, sqrt, cbrt, arcsin, exp) and differences of logarithms to
+            ratios.
 
         Returns
         -------
         MarginalMeans
-            With ``frame``, ``pairs(adjust)``, ``contrast(method, adjust)`` and ``vcov``.
+            With ``frame``, ``pairs(adjust)``, ``contrast(method, adjust)``, ``test()``, ``cld()``,
+            ``plot()`` and ``vcov``.
 
         Raises
         ------
@@ -296,7 +306,8 @@ class PredictionResults(RanefResults):
         transformations and splines are what they were in the fit, and its rows are averaged
         (Searle, Speed & Milliken 1980, *The American Statistician* 34, 216-221; R's emmeans).
         Offsets count. A mean that the data cannot tell, for example of an empty cell, is NaN.
-        Factors nested in one another are not detected: name the outer one in ``by`` or ``at``.
+        Where each level of a factor occurs with one level of another factor only, the first is
+        nested in the second: its levels count within their nest alone.
 
         Examples
         --------
@@ -310,9 +321,97 @@ class PredictionResults(RanefResults):
         2   T3  10.778  0.576  15.53     9.554    12.002
         3   T4   9.222  0.576  15.53     7.998    10.446
         """
-        return estimated_means(
-            self._est, self.built, self._ddf(ddf), specs, by, at, ddf, weights, alpha
+        options = Options(ddf, weights, alpha, type, self._response_scale())
+        return estimated_means(self._fixed_effects(ddf), self.built, specs, by, at, options)
+
+    def emtrends(
+        self, var: str, specs: Any, by: Any = None, at: Mapping[str, Any] | None = None, *,
+        ddf: str = "satterthwaite", weights: str = "equal", alpha: float = 0.05,
+    ) -> MarginalMeans:  # fmt: skip
+        """Slopes of a covariate within the levels of factors, or at values of covariates.
+
+        Parameters
+        ----------
+        var : str
+            Covariate of the fixed effects.
+        specs, by, at, ddf, weights, alpha
+            As of :meth:`emmeans`. A slope that changes with ``var`` is that at its mean, or at
+            the values of ``at``.
+
+        Returns
+        -------
+        MarginalMeans
+            Its estimates are in the column ``var.trend``, in units of the response per unit of
+            ``var``.
+
+        Raises
+        ------
+        DataError
+            When ``var`` is no covariate of the fixed effects, or as of :meth:`emmeans`.
+
+        Notes
+        -----
+        Central differences over a thousandth of the range of ``var``.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("dietox")
+        >>> fit = sparselmm.mixedlm("Weight ~ Time * Cu + (1 | Pig)", data).fit()
+        >>> fit.emtrends("Time", "Cu").frame[["Cu", "Time.trend", "SE"]].round(3)
+              Cu  Time.trend     SE
+        0  Cu000       6.980  0.059
+        1  Cu035       6.869  0.056
+        2  Cu175       6.984  0.058
+        """
+        options = Options(ddf, weights, alpha)
+        fixed = self._fixed_effects(ddf)
+        return estimated_trends(fixed, self.built, var, specs, by, at, options)
+
+    def joint_tests(
+        self, by: Any = None, at: Mapping[str, Any] | None = None, *, ddf: str = "satterthwaite",
+        weights: str = "equal",
+    ) -> pd.DataFrame:  # fmt: skip
+        """F tests of every main effect and interaction, from the marginal means.
+
+        Parameters
+        ----------
+        by : str or sequence of str, optional
+            Variables within whose levels the others are tested.
+        at, ddf, weights
+            As of :meth:`emmeans`; a covariate is taken one unit below and above its mean.
+
+        Returns
+        -------
+        DataFrame
+            ``model term``, the variables of ``by``, ``df1``, ``df2``, ``F.ratio``, ``p.value``.
+
+        Notes
+        -----
+        The contrasts of the means that an effect is made of, whatever the coding of the factors;
+        with balanced weights those of type III tests. Of empty cells, the part that can be
+        estimated.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("Oats")
+        >>> fit = sparselmm.mixedlm("Yield ~ nitro_f * Variety + (1 | Block / Variety)", data).fit()
+        >>> fit.joint_tests()[["model term", "df1", "F.ratio"]].round(3)
+                model term  df1  F.ratio
+        0          nitro_f    3   37.686
+        1          Variety    2    1.485
+        2  nitro_f:Variety    6    0.303
+        """
+        return joint_tests(
+            self._fixed_effects(ddf), self.built, by, at, Options(ddf, weights, 0.05)
         )
+
+    def _fixed_effects(self, ddf: str) -> FixedEffects:
+        return FixedEffects.of(self._est, self._ddf(ddf))
+
+    def _response_scale(self) -> Scale | None:
+        return response_scale(self.built.design.y_name)
 
 
 def check_options(interval: str, ddf: str, on: Switches) -> None:

@@ -28,12 +28,12 @@ from sparselmm.design.rows import mixed, of_columns
 from sparselmm.design.terms import apart
 from sparselmm.inference import effects
 from sparselmm.inference.effects import FactorTable
+from sparselmm.inference.hypotheses.multiplicity import ADJUSTMENTS, adjusted
 from sparselmm.inference.prediction import contrasts as blup_contrasts
 from sparselmm.inference.prediction import variance as prediction_variance
 from sparselmm.inference.wald import Wald
 from sparselmm.results.methods.base import ResultsBase
 from sparselmm.results.print import labels
-from sparselmm.results.tables.hypotheses import ADJUSTMENTS, adjusted
 
 RANK_METHODS = ("joint", "marginal")
 

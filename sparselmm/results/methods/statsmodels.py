@@ -29,15 +29,14 @@ from sparselmm.base.types import FloatArray
 from sparselmm.design.formula.constraints import linear_constraints
 from sparselmm.design.subsets import without_rows
 from sparselmm.inference.hypotheses.ddf import DDF_METHODS
+from sparselmm.inference.hypotheses.multiplicity import ADJUSTMENTS, adjusted
 from sparselmm.inference.packing import MixedLMParams, Packing
 from sparselmm.results.methods.base import ResultsBase, from_rows
 from sparselmm.results.tables.hypotheses import (
-    ADJUSTMENTS,
     ContrastResults,
     PairwiseResults,
     TermTests,
     WaldResults,
-    adjusted,
     t_tests,
     wald,
 )

@@ -1,10 +1,10 @@
-"""Estimated marginal means: the reference grid, the table of means, contrasts between them."""
+"""The reference grid of a formula, and the averages over it that marginal means are."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
@@ -12,27 +12,20 @@ import pandas as pd
 
 from sparselmm.base.arguments import (
     check_choice,
-    check_flag,
     check_hashable,
     check_level,
     check_list,
     check_mapping,
-    check_numbers,
     check_strings,
     check_text,
     shown,
-    suggestion,
 )
 from sparselmm.base.exceptions import ArgumentError, DataError, MemoryLimitError, RemovedRowsError
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design import BuiltDesign
-from sparselmm.inference.estimates import Estimates
 from sparselmm.inference.hypotheses import marginal_means
-from sparselmm.inference.hypotheses.ddf import DenominatorDF
-from sparselmm.inference.hypotheses.estimability import null_space
-from sparselmm.inference.wald import two_sided
-from sparselmm.results.print.notebook import frame_html
-from sparselmm.results.tables.hypotheses import ADJUSTMENTS, adjusted
+from sparselmm.inference.hypotheses.marginal_means import FixedEffects
+from sparselmm.results.tables.means import TRENDS, MarginalMeans, Scale
 
 WEIGHTS = ("equal", "proportional")
 
@@ -42,9 +35,10 @@ FEW_VALUES = 2
 MAX_GRID = 200_000
 """Most rows of a reference grid."""
 
-CONTRASTS = ("pairwise", "revpairwise", "trt.vs.ctrl", "eff")
+TREND_STEP = 1e-3
+"""Difference over which a slope is taken, as a share of the covariate's range."""
 
-DEFAULT_ADJUST = {"pairwise": "tukey", "revpairwise": "tukey"}
+TYPES = ("link", "response")
 
 
 # --------------------------------------------------------------------------- the grid
@@ -75,8 +69,9 @@ class ReferenceGrid:
 
     @classmethod
     def of(
-        cls, built: BuiltDesign, at: Mapping[str, Any] | None, count: bool = False
-    ) -> ReferenceGrid:
+        cls, built: BuiltDesign, at: Mapping[str, Any] | None, count: bool = False,
+        moved: Mapping[str, float] | None = None,
+    ) -> ReferenceGrid:  # fmt: skip
         """The grid of a fitted model.
 
         Parameters
@@ -85,7 +80,9 @@ class ReferenceGrid:
         at : mapping of str to values, optional
             Values of some variables.
         count : bool
-            Whether ``counts`` are wanted; ones otherwise.
+            Whether ``counts`` are wanted; ones otherwise, and where the rows are gone.
+        moved : mapping of str to float, optional
+            Added to the values of some covariates.
 
         Raises
         ------
@@ -127,9 +124,11 @@ class ReferenceGrid:
         if spec.offset_array:
             value = built.design.offset
             offset = np.full(len(frame), 0.0 if value is None or not len(value) else value.mean())
+        for name, step in (moved or {}).items():
+            frame[name] = frame[name] + step
         new = spec.evaluate(frame, random=False, offset=offset)
         shift = np.zeros(len(frame)) if new.offset is None else new.offset
-        counts = _counts(built, frame, at or {}) if count else np.ones(len(frame))
+        counts = _counts(built, levels, at or {}) if count else np.ones(len(frame))
         return cls(levels, frame, new.X, shift, counts)
 
 
@@ -180,296 +179,215 @@ def _column(built: BuiltDesign, name: str) -> pd.Series:
     return built.frame[name]
 
 
-def _counts(built: BuiltDesign, frame: pd.DataFrame, at: Mapping[str, Any]) -> FloatArray:
+def _counts(
+    built: BuiltDesign, levels: Mapping[str, list[Any]], at: Mapping[str, Any]
+) -> FloatArray:
     """Rows of the data in every combination of factor levels."""
     factors = [
         name
-        for name in frame.columns
-        if built.spec.factor_levels(name) is not None
-        or (name not in at and frame[name].nunique() > 1)
+        for name, values in levels.items()
+        if built.spec.factor_levels(name) is not None or (name not in at and len(values) > 1)
     ]
+    sizes = [len(values) for values in levels.values()]
     if not factors:
-        return np.ones(len(frame))
-    data = pd.DataFrame({name: _column(built, name).to_numpy() for name in factors}, dtype=object)
+        return np.ones(int(np.prod(sizes, dtype=int)))
     weights = built.design.weights
-    data["_w"] = np.ones(len(data)) if weights is None else weights
-    found = data.groupby(factors)["_w"].sum().to_dict()
-    keys = frame[factors].itertuples(index=False, name=None)
-    return np.array([found.get(key if len(factors) > 1 else key[0], 0.0) for key in keys])
+    share = np.ones(built.design.n) if weights is None else weights
+    codes, there = [], np.ones(built.design.n, dtype=bool)
+    for name in factors:
+        own, found = pd.factorize(_column(built, name))
+        places = pd.Index(levels[name], dtype=object).get_indexer(pd.Index(found, dtype=object))
+        codes.append(places[own])
+        there &= codes[-1] >= 0
+    own_sizes = [len(levels[name]) for name in factors]
+    joint = _joint_code([code[there] for code in codes], own_sizes, int(there.sum()))
+    counts = np.bincount(joint, share[there], int(np.prod(own_sizes, dtype=int)))
+    places = [_code_of(levels, name) for name in factors]
+    return np.asarray(counts[_joint_code(places, own_sizes, len(places[0]))])
 
 
 # -------------------------------------------------------------------------- the means
 
 
-@dataclass(frozen=True, eq=False)
-class MarginalMeans:
-    """Estimated marginal means of a fitted model.
-
-    Attributes
-    ----------
-    specs, by : tuple of str
-        Variables whose levels the means are for, and variables within whose levels they are
-        compared.
-    cells : DataFrame, (m, number of variables)
-        Their values.
-    L : ndarray, (m, p)
-        Combinations of the fixed effects.
-    offset : ndarray, (m,)
-    ddf : str
-        Method for the degrees of freedom.
-    alpha : float
-        One minus the confidence level.
-    """
-
-    specs: tuple[str, ...]
-    by: tuple[str, ...]
-    cells: pd.DataFrame
-    L: FloatArray
-    offset: FloatArray
-    ddf: str
-    alpha: float
-    _est: Estimates
-    _tests: DenominatorDF
-    _null: FloatArray
-
-    @property
-    def frame(self) -> pd.DataFrame:
-        """The means, one row per cell, in the column names of R's emmeans.
-
-        ``emmean``, ``SE``, ``df``, ``lower.CL``, ``upper.CL`` (``asymp.LCL``, ``asymp.UCL`` with
-        ``ddf="z"``), in the units of the response (on the scale of the formula's left side). NaN
-        for a mean that the data cannot tell.
-        """
-        found = self._estimates(self.L, self.offset)
-        half = found.se * marginal_means.critical_values(found.df, self.alpha, "none", 1, 1)
-        low, high = self._limit_names
-        columns = {
-            "emmean": found.estimate, "SE": found.se, "df": found.df,
-            low: found.estimate - half, high: found.estimate + half,
-        }  # fmt: skip
-        return self.cells.assign(**columns)
-
-    @property
-    def vcov(self) -> pd.DataFrame:
-        """Covariance matrix of the means, (m, m)."""
-        kept = self._est.deviance.cross.basis.kept
-        L = self.L[:, kept]
-        V = L @ self._tests.vcov[np.ix_(kept, kept)] @ L.T
-        names = self._labels(np.arange(len(self.L)), (*self.specs, *self.by))
-        return pd.DataFrame(V, names, names)
-
-    def pairs(self, adjust: str = "tukey", reverse: bool = False) -> pd.DataFrame:
-        """Differences between all pairs of means, within the levels of ``by``.
-
-        Parameters
-        ----------
-        adjust : str
-            "tukey", "holm", "bonferroni", "sidak", "hs" (Holm-Sidak), "fdr_bh" or "none".
-        reverse : bool
-            Later minus earlier level.
-
-        Returns
-        -------
-        DataFrame
-            As :meth:`contrast`.
-
-        Examples
-        --------
-        >>> import sparselmm
-        >>> data = sparselmm.datasets.load("ergoStool")
-        >>> fit = sparselmm.mixedlm("effort ~ Type + (1 | Subject)", data).fit()
-        >>> fit.emmeans("Type").pairs()[["contrast", "estimate", "p.value"]].head(2).round(4)
-          contrast  estimate  p.value
-        0  T1 - T2   -3.8889   0.0000
-        1  T1 - T3   -2.2222   0.0014
-        """
-        reverse = check_flag(reverse, "reverse")
-        return self.contrast("revpairwise" if reverse else "pairwise", check_text(adjust, "adjust"))
-
-    def contrast(self, method: Any = "eff", adjust: str | None = None) -> pd.DataFrame:
-        """Contrasts of the means, within the levels of ``by``.
-
-        Parameters
-        ----------
-        method : str, mapping or array-like
-            "pairwise", "revpairwise"; "trt.vs.ctrl", each minus the first; "eff", each minus the
-            mean of all; or ``{"label": weights}`` or (c, k) weights of the k means of a level of
-            ``by``.
-        adjust : str, optional
-            As for :meth:`pairs`; "tukey" for pairs only. Default: "tukey" for pairs, otherwise
-            "none".
-
-        Returns
-        -------
-        DataFrame
-            ``contrast``, the variables of ``by``, ``estimate``, ``SE``, ``df``, ``lower.CL``,
-            ``upper.CL``, ``t.ratio`` (with ``ddf="z"`` ``asymp.LCL``, ``asymp.UCL``, ``z.ratio``)
-            and ``p.value``. Intervals and p-values are adjusted within each level of ``by``; of
-            "holm", "hs" and "fdr_bh", which work in steps, the intervals are Bonferroni's.
-
-        Raises
-        ------
-        ValueError
-            When a method or an adjustment is unknown.
-
-        Notes
-        -----
-        A contrast ``c'L beta`` has the variance ``c'L Var(beta) L'c``, with Kenward and Roger's
-        adjusted covariance where that method was asked for; ``vcov`` has that of the means.
-
-        Examples
-        --------
-        >>> import sparselmm
-        >>> data = sparselmm.datasets.load("ergoStool")
-        >>> means = sparselmm.mixedlm("effort ~ Type + (1 | Subject)", data).fit().emmeans("Type")
-        >>> table = means.contrast({"first two less last two": [0.5, 0.5, -0.5, -0.5]})
-        >>> table[["contrast", "estimate", "SE"]].round(3)
-                          contrast  estimate     SE
-        0  first two less last two       0.5  0.367
-        """
-        name = method if isinstance(method, str) else "custom"
-        if adjust is None:
-            adjust = DEFAULT_ADJUST.get(name, "none")
-        check_choice(adjust, "adjust", ("tukey", "none", *ADJUSTMENTS))
-        if adjust == "tukey" and name not in DEFAULT_ADJUST:
-            raise ArgumentError("adjust='tukey' is for pairs of means; use 'sidak' or 'holm'")
-        parts = [self._contrasts(rows, method, adjust) for rows in self._families()]
-        return pd.concat(parts, ignore_index=True)
-
-    def _contrasts(self, rows: IntArray, method: Any, adjust: str) -> pd.DataFrame:
-        """Contrasts within one level of ``by``."""
-        k = len(rows)
-        labels = self._labels(rows, self.specs)
-        names, C = _family(method, labels)
-        found = self._estimates(C @ self.L[rows], C @ self.offset[rows])
-        t = found.statistic
-        p = _adjusted_p(t, found.df, k, adjust, self.alpha)
-        half = found.se * marginal_means.critical_values(found.df, self.alpha, adjust, len(C), k)
-        low, high = self._limit_names
-        cells = {name: [self.cells[name].iloc[rows[0]]] * len(C) for name in self.by}
-        columns = {
-            "estimate": found.estimate, "SE": found.se, "df": found.df,
-            low: found.estimate - half, high: found.estimate + half,
-            "z.ratio" if self.ddf == "z" else "t.ratio": t, "p.value": p,
-        }  # fmt: skip
-        return pd.DataFrame({"contrast": names, **cells, **columns})
-
-    def _families(self) -> list[IntArray]:
-        """Rows of every level of ``by``."""
-        if not self.by:
-            return [np.arange(len(self.cells))]
-        codes = self.cells.groupby(list(self.by), sort=False, observed=True).ngroup().to_numpy()
-        return [np.flatnonzero(codes == code) for code in range(int(codes.max()) + 1)]
-
-    def _labels(self, rows: IntArray, names: Sequence[str]) -> list[str]:
-        """Labels of cells; a level that reads as a number gets the variable's name in front."""
-        shown = []
-        for name in names:
-            values = [_shown(value) for value in self.cells[name]]
-            prefix = name if any(map(_reads_as_number, values)) else ""
-            shown.append([prefix + values[row] for row in rows])
-        return [" ".join(parts) for parts in zip(*shown, strict=True)]
-
-    def _estimates(self, L: FloatArray, offset: FloatArray) -> marginal_means.LinearEstimates:
-        return marginal_means.linear_estimates(self._est, self._tests, L, offset, self._null)
-
-    @property
-    def _limit_names(self) -> tuple[str, str]:
-        return ("asymp.LCL", "asymp.UCL") if self.ddf == "z" else ("lower.CL", "upper.CL")
-
-    def __str__(self) -> str:
-        text = self.frame.to_string(index=False, float_format=lambda v: f"{v:.4f}")
-        return f"{text}\nDegrees of freedom: {self.ddf}; confidence level {1 - self.alpha:g}"
-
-    def _repr_html_(self) -> str:
-        note = f"Degrees of freedom: {self.ddf}; confidence level {1 - self.alpha:g}"
-        return frame_html(self.frame, note)
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, (float, np.floating)):
-        return f"{value:.7g}"
-    return str(value)
-
-
-def _reads_as_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return text in ("True", "False")
-    return True
-
-
-def _family(method: Any, labels: list[str]) -> tuple[list[str], FloatArray]:
-    """Labels and weights of some contrasts of k means."""
-    k = len(labels)
-    if isinstance(method, str):
-        if method in ("pairwise", "revpairwise"):
-            C, pairs = marginal_means.pair_matrix(k, method == "revpairwise")
-            return marginal_means.joined(labels, pairs), C
-        if method == "trt.vs.ctrl":
-            C = np.hstack([-np.ones((k - 1, 1)), np.eye(k - 1)])
-            return marginal_means.joined(labels, [(i, 0) for i in range(1, k)]), C
-        if method == "eff":
-            return [f"{label} effect" for label in labels], np.eye(k) - 1.0 / k
-        raise ArgumentError(
-            f"method: unknown contrasts {method!r}; use {CONTRASTS}, or weights of your own"
-            f"{suggestion(method, CONTRASTS)}"
-        )
-    names = None
-    if isinstance(method, Mapping):
-        names, method = [str(name) for name in method], list(method.values())
-    C = np.atleast_2d(check_numbers(method, "method"))
-    if C.ndim != 2 or C.shape[1] != k:
-        raise ArgumentError(
-            f"method: contrasts need {k} weights each, one per mean, got shape {C.shape}"
-        )
-    return names or [f"c{i}" for i in range(len(C))], C
-
-
-def _adjusted_p(t: FloatArray, df: FloatArray, k: int, adjust: str, alpha: float) -> FloatArray:
-    if adjust == "tukey":
-        return marginal_means.tukey_p(t, df, k)
-    p = two_sided(t, df)
-    if adjust == "none":
-        return p
-    unknown = np.isnan(p)  # counts among the tests, as in R
-    return np.where(unknown, np.nan, adjusted(np.where(unknown, 1.0, p), adjust, alpha)[1])
-
-
 def estimated_means(
-    est: Estimates, built: BuiltDesign, tests: DenominatorDF, specs: Any, by: Any,
-    at: Mapping[str, Any] | None, ddf: str, weights: str, alpha: float,
+    fixed: FixedEffects, built: BuiltDesign, specs: Any, by: Any, at: Mapping[str, Any] | None,
+    options: Options,
 ) -> MarginalMeans:  # fmt: skip
     """Marginal means; arguments as of ``MixedLMResults.emmeans``."""
-    check_choice(weights, "weights", WEIGHTS)
-    alpha = check_level(alpha)
-    grid = ReferenceGrid.of(built, at, weights == "proportional")
-    wanted, within = _names(specs, grid, "specs"), _names(by, grid, "by")
-    wanted = tuple(name for name in wanted if name not in within)
+    grid = ReferenceGrid.of(built, at, _counting(built, options))
+    return _averaged(fixed, built, grid, (grid.X, grid.offset), (specs, by), options, "emmean")
+
+
+def estimated_trends(
+    fixed: FixedEffects, built: BuiltDesign, var: Any, specs: Any, by: Any,
+    at: Mapping[str, Any] | None, options: Options,
+) -> MarginalMeans:  # fmt: skip
+    """Slopes of a covariate; arguments as of ``MixedLMResults.emtrends``."""
+    check_text(var, "var")
+    names = _variables(built)
+    if var not in names or built.spec.factor_levels(var) is not None:
+        covariates = [name for name in names if built.spec.factor_levels(name) is None]
+        raise DataError(
+            f"var must name a covariate of the fixed effects "
+            f"({', '.join(map(repr, covariates)) or 'there is none'}), got {var!r}"
+        )
+    if at is not None:
+        check_mapping(at, "at", "{'Days': [0, 5]}")
+    column = _column(built, var).to_numpy(dtype=float)
+    step = TREND_STEP * float(np.ptp(column)) or TREND_STEP
+    if at is None or var not in at:
+        at = {**(at or {}), var: [float(column.mean())]}
+    grid = ReferenceGrid.of(built, at, _counting(built, options))
+    low, high = (ReferenceGrid.of(built, at, moved={var: h}) for h in (-0.5 * step, 0.5 * step))
+    slopes = ((high.X - low.X) / step, (high.offset - low.offset) / step)
+    return _averaged(fixed, built, grid, slopes, (specs, by), options, f"{var}.{TRENDS}")
+
+
+def joint_tests(
+    fixed: FixedEffects, built: BuiltDesign, by: Any, at: Mapping[str, Any] | None, options: Options
+) -> pd.DataFrame:
+    """F tests of every effect on the reference grid; arguments as of the results' method."""
+    spread = {
+        name: [values[0] - 1.0, values[0] + 1.0]
+        for name, values in ReferenceGrid.of(built, at).levels.items()
+        if len(values) == 1 and name not in (at or {}) and built.spec.factor_levels(name) is None
+    }
+    grid = ReferenceGrid.of(built, {**(at or {}), **spread}, _counting(built, options))
+    within = _names(by, grid, "by")
+    terms = built.spec.term_variables()
+    facs = [name for name, values in grid.levels.items() if name not in within and len(values) > 1]
+    nests = nested_factors(built, grid)
+    rows = []
+    for size in range(1, len(facs) + 1):
+        for names in combinations(facs, size):
+            outer = {o for name in names for o in nests.get(name, ())}
+            if not any(set(names) <= term for term in terms) or not outer <= {*names, *within}:
+                continue
+            inner = [name for name in names if name not in outer]
+            by_all = [*within, *(name for name in names if name in outer)]
+            means = _averaged(
+                fixed, built, grid, (grid.X, grid.offset), (inner, by_all), options, ""
+            )
+            rows += _joint_rows(fixed, means, ":".join(names), len(within))
+    columns = ["model term", *within, "df1", "df2", "F.ratio", "p.value"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _joint_rows(fixed: FixedEffects, means: MarginalMeans, term: str, n_by: int) -> list[list[Any]]:
+    """Tests of the interaction contrasts of the means, one row per level of the first of ``by``."""
+    contrasts: dict[tuple[Any, ...], list[FloatArray]] = {}
+    for own in means._families():
+        key = tuple(means.cells[name].iloc[own[0]] for name in means.by[:n_by])
+        if len(own) > 1:
+            _, C = means._weights(own, "consec", 0, True)
+            contrasts.setdefault(key, []).append(C @ means.L[own])
+    out = []
+    for key, parts in contrasts.items():
+        found = fixed.joint_test(np.vstack(parts))
+        if found is not None:
+            values = [found.df_num, found.df_den, found.statistic, found.p_value]
+            out.append([term, *key, *values])
+    return out
+
+
+def _counting(built: BuiltDesign, options: Options) -> bool:
+    """Whether the rows in every cell are wanted: as weights, or to see what is nested."""
+    factors = [n for n in _variables(built) if len(built.spec.factor_levels(n) or ()) > 1]
+    return options.weights == "proportional" or (len(factors) > 1 and built.frame is not None)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the means are averaged and shown."""
+
+    ddf: str
+    weights: str
+    alpha: float
+    type: str = "link"
+    scale: Scale | None = None
+
+    def __post_init__(self) -> None:
+        check_choice(self.weights, "weights", WEIGHTS)
+        check_choice(self.type, "type", TYPES)
+        check_level(self.alpha)
+
+
+def _averaged(
+    fixed: FixedEffects, built: BuiltDesign, grid: ReferenceGrid,
+    rows: tuple[FloatArray, FloatArray], variables: tuple[Any, Any], options: Options, name: str,
+) -> MarginalMeans:  # fmt: skip
+    """Averages of rows of X and of offsets over the cells of some variables."""
+    nests = nested_factors(built, grid)
+    within = _names(variables[1], grid, "by")
+    wanted = tuple(n for n in _names(variables[0], grid, "specs") if n not in within)
     if not wanted:
-        raise ArgumentError(f"by names all that specs does, {specs!r}: no variable is left")
+        raise ArgumentError(f"by names all that specs does, {variables[0]!r}: no variable is left")
+    outer = [o for n in wanted for o in nests.get(n, ()) if o not in (*wanted, *within)]
+    wanted = (*wanted, *dict.fromkeys(outer))
     kept = (*wanted, *within)
-    sizes = [len(grid.levels[name]) for name in kept]
-    codes = [_codes(grid, name) for name in kept]
-    cell = _joint_code(codes, sizes, len(grid.frame))
-    n_cells = int(np.prod(sizes, dtype=int))
-    others = [name for name in grid.levels if name not in kept]
-    share: FloatArray = np.ones(len(cell))
-    if weights == "proportional" and others:
-        rest = [_codes(grid, name) for name in others]
-        other = _joint_code(rest, [len(grid.levels[name]) for name in others], len(cell))
-        share = np.asarray(np.bincount(other, grid.counts)[other], dtype=float)
+    cell = _joint_code(
+        [_code_of(grid.levels, n) for n in kept], _sizes(grid, kept), len(grid.frame)
+    )
+    n_cells = int(np.prod(_sizes(grid, kept), dtype=int))
+    others = [n for n in grid.levels if n not in kept]
+    share = _nested_shares(grid, nests)
+    if options.weights == "proportional" and others:
+        other = _joint_code(
+            [_code_of(grid.levels, n) for n in others], _sizes(grid, others), len(cell)
+        )
+        share = share * np.bincount(other, grid.counts)[other]
+    there = np.flatnonzero(np.bincount(cell, share > 0, n_cells) > 0) if nests else None
     average = marginal_means.averaging_matrix(cell, share, n_cells)
     first = np.array([int(np.flatnonzero(cell == c)[0]) for c in range(n_cells)], dtype=int)
-    cells = grid.frame.iloc[first][list(kept)].reset_index(drop=True)
-    null = np.zeros((est.design.p, 0))
-    if est.dropped:
-        if not est.design.n:
-            raise RemovedRowsError.of("which means of a rank-deficient X are estimable")
-        null = null_space(est.design.X, est.deviance.cross.basis.kept)
-    L, offset = np.asarray(average @ grid.X), np.asarray(average @ grid.offset)
-    return MarginalMeans(wanted, within, cells, L, offset, ddf, alpha, est, tests, null)
+    cells = grid.frame.iloc[first][list(kept)]
+    L, offset = np.asarray(average @ rows[0]), np.asarray(average @ rows[1])
+    if there is not None:
+        cells, L, offset = cells.iloc[there], L[there], offset[there]
+    return MarginalMeans(
+        wanted, within, cells.reset_index(drop=True), L, offset, options.ddf, options.alpha,
+        options.type, name, fixed, options.scale,
+    )  # fmt: skip
+
+
+def nested_factors(built: BuiltDesign, grid: ReferenceGrid) -> dict[str, tuple[str, ...]]:
+    """Factors each of whose levels occurs with one level of another factor only, and that one.
+
+    As in R's emmeans, from the cells that the data fill; none once the rows are gone.
+    """
+    names = [n for n, v in grid.levels.items() if len(v) > 1 and built.spec.factor_levels(n)]
+    if len(names) < 2 or built.frame is None:
+        return {}
+    seen = grid.frame[grid.counts > 0]
+    out: dict[str, tuple[str, ...]] = {}
+    for name in names:
+        others = [n for n in names if n != name and name not in out.get(n, ())]
+        inside = [n for n in others if seen.groupby(name, observed=True)[n].nunique().max() == 1]
+        if inside:
+            out[name] = tuple(inside)
+    return out
+
+
+def _nested_shares(grid: ReferenceGrid, nests: Mapping[str, tuple[str, ...]]) -> FloatArray:
+    """Weights of the rows of the grid: levels of a nested factor share that of their nest."""
+    share: FloatArray = np.ones(len(grid.frame))
+    if not nests:
+        return share
+    share[grid.counts <= 0] = 0.0
+    involved = [*nests, *dict.fromkeys(o for outer in nests.values() for o in outer)]
+    free = [n for n in grid.levels if n not in involved]
+    filled = grid.frame.assign(_n=grid.counts).groupby(involved, observed=True)["_n"].sum()
+    some = grid.frame[involved].merge(filled.reset_index(), "left", involved)["_n"].to_numpy() > 0
+    if free:  # empty cells of crossed factors stay: their means cannot be told, or can by the model
+        share = some.astype(float)
+    for name, outer in nests.items():
+        levels = grid.frame[some].groupby(list(outer), observed=True)[name].nunique()
+        counts = grid.frame[list(outer)].merge(levels.reset_index(), "left", list(outer))[name]
+        share = share / np.where(some, counts.to_numpy(), 1.0)
+    return share
+
+
+def _sizes(grid: ReferenceGrid, names: Sequence[str]) -> list[int]:
+    return [len(grid.levels[name]) for name in names]
 
 
 def _names(given: Any, grid: ReferenceGrid, argument: str) -> tuple[str, ...]:
@@ -485,11 +403,12 @@ def _names(given: Any, grid: ReferenceGrid, argument: str) -> tuple[str, ...]:
     return names
 
 
-def _codes(grid: ReferenceGrid, name: str) -> IntArray:
-    """Place of every row of the grid among the levels of one variable."""
-    names = list(grid.levels)
-    before = int(np.prod([len(grid.levels[n]) for n in names[: names.index(name)]], dtype=int))
-    return np.arange(len(grid.frame)) // before % len(grid.levels[name])
+def _code_of(levels: Mapping[str, list[Any]], name: str) -> IntArray:
+    """Place of every row of the grid among the levels of one variable, (g,)."""
+    names, sizes = list(levels), [len(values) for values in levels.values()]
+    at = names.index(name)
+    before, size = int(np.prod(sizes[:at], dtype=int)), int(np.prod(sizes, dtype=int))
+    return np.asarray(np.arange(size) // before % sizes[at])
 
 
 def _joint_code(codes: Sequence[IntArray], sizes: Sequence[int], g: int) -> IntArray:

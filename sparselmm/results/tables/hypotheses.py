@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import scipy
 
-from sparselmm.base.arguments import check_choice, check_level, check_text
+from sparselmm.base.arguments import check_level, check_text
 from sparselmm.base.exceptions import ArgumentError, ValueWarning, catchable, warn_user
-from sparselmm.base.types import BoolArray, FloatArray
+from sparselmm.base.types import FloatArray
 from sparselmm.inference.estimates import names_or
 from sparselmm.inference.wald import Wald, two_sided
 from sparselmm.results.print.grid import Grid
@@ -22,11 +22,6 @@ DEPENDENT = 1e-10
 
 CONTRADICTION = 1e-8
 """Rounding of the values of dependent hypotheses, relative to the values."""
-
-ADJUSTMENTS = (
-    "hs", "holm", "bonferroni", "sidak", "fdr_bh", "h", "b", "s", "holm-sidak"
-)  # fmt: skip
-"""Adjustments of p-values for their number; the last four are statsmodels' other names."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -260,40 +255,3 @@ def _check_hypotheses(R: FloatArray, q: FloatArray) -> None:
             "from these and do not count",
             catchable(ValueWarning),
         )
-
-
-def adjusted(
-    p: FloatArray, method: str, alpha: float, argument: str = "adjust"
-) -> tuple[BoolArray, FloatArray]:
-    """Decisions and adjusted p-values of several tests.
-
-    Parameters
-    ----------
-    p : ndarray, (m,)
-    method : str
-        "hs" (Holm-Sidak), "holm", "bonferroni", "sidak" or "fdr_bh".
-    alpha : float
-
-    Raises
-    ------
-    ValueError
-        When the method is unknown.
-    """
-    check_choice(method, argument, ADJUSTMENTS)
-    names = {"h": "holm", "b": "bonferroni", "s": "sidak", "holm-sidak": "hs"}
-    m, order = len(p), np.argsort(p, kind="stable")
-    name, ordered, rank = names.get(method, method), p[order], np.arange(len(p))
-    with np.errstate(divide="ignore"):
-        if name == "hs":
-            new = np.maximum.accumulate(-np.expm1((m - rank) * np.log1p(-ordered)))
-        elif name == "holm":
-            new = np.maximum.accumulate((m - rank) * ordered)
-        elif name == "bonferroni":
-            new = m * ordered
-        elif name == "sidak":
-            new = -np.expm1(m * np.log1p(-ordered))
-        else:
-            new = np.minimum.accumulate((m / (rank + 1) * ordered)[::-1])[::-1]
-    out = np.empty(m)
-    out[order] = np.minimum(new, 1.0)
-    return out <= alpha, out

@@ -1,0 +1,698 @@
+"""Tables of marginal means or trends, and of contrasts between them."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy
+
+from sparselmm.base.arguments import (
+    check_choice,
+    check_flag,
+    check_level,
+    check_number,
+    check_numbers,
+    check_strings,
+    check_text,
+    suggestion,
+)
+from sparselmm.base.exceptions import ArgumentError, DataError
+from sparselmm.base.types import FloatArray, IntArray
+from sparselmm.inference.hypotheses import marginal_means
+from sparselmm.inference.hypotheses.marginal_means import (
+    DEFAULT_ADJUST,
+    FAMILIES,
+    OTHER_NAMES,
+    FixedEffects,
+    LinearEstimates,
+)
+from sparselmm.inference.hypotheses.multiplicity import ADJUSTMENTS, JOINT, Family
+from sparselmm.inference.wald import quantile
+from sparselmm.results.plots.means import interval_plot, means_plot
+from sparselmm.results.print.notebook import frame_html
+
+SIDES = {
+    "two-sided": 0, "=": 0, "equivalence": 0, "less": -1, "<": -1, "nonsuperiority": -1,
+    "greater": 1, ">": 1, "noninferiority": 1,
+}  # fmt: skip
+
+WITH_DELTA = ("equivalence", "noninferiority", "nonsuperiority")
+
+TRENDS = "trend"
+
+
+# ------------------------------------------------------------------------- response scales
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How the scale of the means goes back to that of the response.
+
+    Attributes
+    ----------
+    name : str
+        The transformation that was fitted.
+    inverse : callable
+    ratio : str, optional
+        What a difference becomes, for logarithms and logits.
+    base : float
+        Of the logarithm.
+    """
+
+    name: str
+    inverse: Callable[[FloatArray], FloatArray]
+    ratio: str | None = None
+    base: float = np.e
+
+    def slope(self, x: FloatArray) -> FloatArray:
+        """Derivative of the inverse."""
+        h = 1e-5 * np.maximum(1.0, np.abs(x))
+        return np.asarray((self.inverse(x + h) - self.inverse(x - h)) / (2.0 * h))
+
+
+TRANSFORMATIONS = {
+    scale.name: scale
+    for scale in (
+        Scale("log", np.exp, "ratio"),
+        Scale("log2", np.exp2, "ratio", 2.0),
+        Scale("log10", lambda x: np.power(10.0, x), "ratio", 10.0),
+        Scale("log1p", np.expm1),
+        Scale("sqrt", np.square),
+        Scale("cbrt", lambda x: x**3),
+        Scale("arcsin", np.sin),
+        Scale("exp", np.log),
+    )
+}
+
+
+def response_scale(response: str | None) -> Scale | None:
+    """The scale that the formula's left side, such as ``np.log(y)``, was carried to."""
+    try:
+        tree = ast.parse(response or "", mode="eval").body
+    except SyntaxError:
+        return None
+    if not isinstance(tree, ast.Call) or len(tree.args) != 1 or tree.keywords:
+        return None
+    called = tree.func
+    name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+    return TRANSFORMATIONS.get(name)
+
+
+# ------------------------------------------------------------------------------- contrasts
+
+
+class ContrastTable(pd.DataFrame):  # type: ignore[misc]
+    """A DataFrame of contrasts that draws its intervals with :meth:`plot`."""
+
+    _metadata = ("limits", "note")
+
+    limits: tuple[str, str]
+    note: str
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame, limits: tuple[str, str], note: str) -> ContrastTable:
+        """From the table, the names of the columns of limits and a line to put below."""
+        table = cls(frame)
+        table.limits, table.note = limits, note
+        return table
+
+    def plot(self, ax: Any = None) -> Any:
+        """Estimates with their intervals, one line each.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+        """
+        columns = list(self.columns)
+        labels = self[columns[: columns.index("SE") - 1]].astype(str).agg(", ".join, axis=1)
+        name = columns[columns.index("SE") - 1]
+        ends = self[list(self.limits)].to_numpy(dtype=float)
+        neutral = 1.0 if "ratio" in name else 0.0
+        return interval_plot(
+            list(labels), self[name].to_numpy(dtype=float), ends, name, neutral, ax
+        )
+
+    def _repr_html_(self) -> str:
+        return frame_html(pd.DataFrame(self), self.note)
+
+
+# ----------------------------------------------------------------------------------- means
+
+
+@dataclass(frozen=True, eq=False)
+class MarginalMeans:
+    """Estimated marginal means, or trends, of a fitted model.
+
+    Attributes
+    ----------
+    specs, by : tuple of str
+        Variables whose levels the means are for, and variables within whose levels they are
+        compared.
+    cells : DataFrame, (m, number of variables)
+        Their values.
+    L : ndarray, (m, p)
+        Combinations of the fixed effects.
+    offset : ndarray, (m,)
+    ddf : str
+        Method for the degrees of freedom.
+    alpha : float
+        One minus the confidence level.
+    type : {"link", "response"}
+        Scale of the tables.
+    name : str
+        Column of the estimates: "emmean", or "x.trend".
+    """
+
+    specs: tuple[str, ...]
+    by: tuple[str, ...]
+    cells: pd.DataFrame
+    L: FloatArray
+    offset: FloatArray
+    ddf: str
+    alpha: float
+    type: str
+    name: str
+    _fixed: FixedEffects
+    _scale: Scale | None = None
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The means, one row per cell, in the column names of R's emmeans.
+
+        ``emmean`` (``response`` on that scale, ``x.trend`` of trends), ``SE``, ``df``,
+        ``lower.CL``, ``upper.CL`` (``asymp.LCL``, ``asymp.UCL`` with ``ddf="z"``), in the units of
+        the response (on the scale of the formula's left side or the link). NaN for a mean that
+        the data cannot tell.
+        """
+        found = self._estimates(self.L, self.offset)
+        half = found.se * quantile(self.alpha, found.df)
+        low, high = found.estimate - half, found.estimate + half
+        name, value, se = self.name, found.estimate, found.se
+        if self.type == "response":
+            name, value, se, low, high = "response", *self._back(value, se, low, high)
+        limits = self._limit_names
+        columns = {name: value, "SE": se, "df": found.df, limits[0]: low, limits[1]: high}
+        return self.cells.assign(**columns)
+
+    def _back(
+        self, value: FloatArray, se: FloatArray, low: FloatArray, high: FloatArray
+    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        """Estimates, standard errors by the delta method and limits on the response's scale."""
+        scale = self._need_scale()
+        ends = scale.inverse(low), scale.inverse(high)
+        se = np.abs(scale.slope(value)) * se
+        return scale.inverse(value), se, np.minimum(*ends), np.maximum(*ends)
+
+    def _need_scale(self) -> Scale:
+        if self._scale is None:
+            known = ", ".join(TRANSFORMATIONS)
+            raise DataError(
+                "type='response' needs a transformation on the formula's left side that can be "
+                f"undone ({known}); this response is not transformed by one of them"
+            )
+        return self._scale
+
+    @property
+    def vcov(self) -> pd.DataFrame:
+        """Covariance matrix of the means, (m, m), on the scale of the model."""
+        names = self._labels(np.arange(len(self.L)), (*self.specs, *self.by))
+        return pd.DataFrame(self._fixed.cov(self.L), names, names)
+
+    def pairs(self, adjust: str = "tukey", reverse: bool = False) -> ContrastTable:
+        """Differences between all pairs of means, within the levels of ``by``.
+
+        Parameters
+        ----------
+        adjust : str
+            As of :meth:`contrast`.
+        reverse : bool
+            Later minus earlier level.
+
+        Returns
+        -------
+        ContrastTable
+            As :meth:`contrast`.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("ergoStool")
+        >>> fit = sparselmm.mixedlm("effort ~ Type + (1 | Subject)", data).fit()
+        >>> fit.emmeans("Type").pairs()[["contrast", "estimate", "p.value"]].head(2).round(4)
+          contrast  estimate  p.value
+        0  T1 - T2   -3.8889   0.0000
+        1  T1 - T3   -2.2222   0.0014
+        """
+        reverse = check_flag(reverse, "reverse")
+        return self.contrast("revpairwise" if reverse else "pairwise", check_text(adjust, "adjust"))
+
+    def contrast(
+        self, method: Any = "eff", adjust: str | None = None, *, ref: Any = 0,
+        interaction: Any = False, side: str = "two-sided", delta: float = 0.0, null: float = 0.0,
+    ) -> ContrastTable:  # fmt: skip
+        """Contrasts of the means, within the levels of ``by``.
+
+        Parameters
+        ----------
+        method : str, mapping or array-like
+            "pairwise", "revpairwise"; "consec", each minus the one before; "trt.vs.ctrl", each
+            minus the control, "trt.vs.ctrlk" minus the last; "eff", each minus the mean of all,
+            "del.eff" of the others; "mean_chg", the mean after minus the mean before; "poly";
+            "identity"; or ``{"label": weights}`` or (c, k) weights of the k means of a level of
+            ``by``.
+        adjust : str, optional
+            "tukey" (for pairs), "scheffe", "dunnettx" (Dunnett's, approximately), "mvt" (by the
+            joint distribution of the statistics), "sidak", "bonferroni", "holm", "hochberg", "hs"
+            (Holm-Sidak), "fdr" (Benjamini and Hochberg's), "BY" or "none". Default, as in R:
+            "tukey" for pairs, "dunnettx" against a control, "fdr" for effects, "mvt" for
+            "consec" and "mean_chg", otherwise "none".
+        ref : int or str
+            Place of the control for "trt.vs.ctrl", or its label.
+        interaction : bool or sequence of str
+            Products of contrasts of each variable of ``specs``: with ``method``, or with one
+            method each.
+        side : str
+            "two-sided"; "greater" or "less"; "equivalence", "noninferiority" or
+            "nonsuperiority" with the margin ``delta``.
+        delta, null : float
+            Margin, and value under the hypothesis, on the scale of the model.
+
+        Returns
+        -------
+        ContrastTable
+            A DataFrame: ``contrast``, the variables of ``by``, ``estimate`` (``ratio`` or
+            ``odds.ratio`` on the response scale), ``SE``, ``df``, ``lower.CL``, ``upper.CL``,
+            ``t.ratio`` (with ``ddf="z"`` ``asymp.LCL``, ``asymp.UCL``, ``z.ratio``) and
+            ``p.value``. Intervals and p-values are adjusted within each level of ``by``; of
+            adjustments that work in steps, the intervals are Bonferroni's.
+
+        Raises
+        ------
+        ValueError
+            When a method or an adjustment is unknown.
+        DataError
+            When differences have no meaning on the response scale.
+
+        Notes
+        -----
+        A contrast ``c'L beta`` has the variance ``c'L Var(beta) L'c``, with Kenward and Roger's
+        adjusted covariance where that method was asked for; ``vcov`` has that of the means.
+        Equivalence is tested by two one-sided tests (Schuirmann 1987).
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("ergoStool")
+        >>> means = sparselmm.mixedlm("effort ~ Type + (1 | Subject)", data).fit().emmeans("Type")
+        >>> table = means.contrast({"first two less last two": [0.5, 0.5, -0.5, -0.5]})
+        >>> table[["contrast", "estimate", "SE"]].round(3)
+                          contrast  estimate     SE
+        0  first two less last two       0.5  0.367
+        """
+        name = OTHER_NAMES.get(method, method) if isinstance(method, str) else "custom"
+        method = name if isinstance(method, str) else method
+        check_choice(side, "side", tuple(SIDES))
+        delta, null = check_number(delta, "delta"), check_number(null, "null")
+        if delta < 0 or (side in WITH_DELTA) != (delta > 0):
+            raise ArgumentError(
+                f"delta must be above zero for side {WITH_DELTA} and zero otherwise; got "
+                f"side={side!r}, delta={delta:g}"
+            )
+        if adjust is None:
+            adjust = "none" if interaction is not False else DEFAULT_ADJUST.get(name, "none")
+        check_choice(adjust, "adjust", ("none", *JOINT, *ADJUSTMENTS))
+        if adjust == "tukey" and (DEFAULT_ADJUST.get(name) != "tukey" or interaction):
+            raise ArgumentError("adjust='tukey' is for pairs of means; use 'mvt' or 'sidak'")
+        interaction = self._interaction(interaction, method)
+        hypothesis = (SIDES[side], delta, null)
+        parts = []
+        for rows in self._families():
+            names, C = self._weights(rows, method, ref, interaction)
+            parts.append(self._contrasts(rows, names, C, adjust, hypothesis))
+        note = f"Adjustment: {adjust}; confidence level {1 - self.alpha:g}"
+        return ContrastTable.of(pd.concat(parts, ignore_index=True), self._limit_names, note)
+
+    def _interaction(self, given: Any, method: Any) -> bool | list[str]:
+        """Whether, or by which methods, contrasts of each variable are multiplied."""
+        if isinstance(given, (bool, np.bool_)) or (isinstance(given, int) and given in (0, 1)):
+            if given and not isinstance(method, str):
+                raise ArgumentError("interaction contrasts need the name of a method")
+            return bool(given)
+        methods = check_strings(given, "interaction", "True, or a method for each variable")
+        if len(methods) != len(self.specs):
+            raise ArgumentError(
+                f"interaction has {len(methods)} methods for the {len(self.specs)} variables of "
+                f"specs, {', '.join(self.specs)}"
+            )
+        methods = [OTHER_NAMES.get(name, name) for name in methods]
+        for name in methods:
+            check_choice(name, "interaction", FAMILIES)
+        return methods
+
+    def _weights(
+        self, rows: IntArray, method: Any, ref: Any, interaction: Any
+    ) -> tuple[list[str], FloatArray]:
+        """Labels and weights of the contrasts within one level of ``by``."""
+        if not interaction:
+            return contrast_weights(method, self._labels(rows, self.specs), ref)
+        methods = [method] * len(self.specs) if interaction is True else interaction
+        parts = []
+        for one, how in zip(self.specs, methods, strict=True):
+            labels = list(dict.fromkeys(self._labels(rows, (one,))))
+            parts.append(contrast_weights(how, labels, ref))
+        if int(np.prod([C.shape[1] for _, C in parts])) != len(rows):
+            raise DataError("interaction contrasts need every combination of the levels of specs")
+        names = reduce(lambda a, b: [f"{x} : {y}" for y in b for x in a], [n for n, _ in parts])
+        weights = parts[0][1]
+        for _, C in parts[1:]:
+            weights = np.kron(C, weights).astype(float)
+        return names, weights
+
+    def _contrasts(
+        self, rows: IntArray, names: list[str], C: FloatArray, adjust: str,
+        hypothesis: tuple[int, float, float],
+    ) -> pd.DataFrame:  # fmt: skip
+        """Contrasts within one level of ``by``."""
+        L = C @ self.L[rows]
+        found = self._estimates(L, C @ self.offset[rows])
+        group = self._family(L, len(rows))
+        side = hypothesis[0]
+        t, p = _tests(found, group, adjust, self.alpha, hypothesis)
+        half = found.se * group.critical(found.df, self.alpha, adjust, side)
+        low = found.estimate - half if side >= 0 else np.full(len(C), -np.inf)
+        high = found.estimate + half if side <= 0 else np.full(len(C), np.inf)
+        name, value, se = "estimate", found.estimate, found.se
+        if self.type == "response":
+            scale = self._need_scale()
+            if scale.ratio is None:
+                raise DataError(
+                    "contrasts on the response scale are ratios, of logarithms and logits; for "
+                    f"{scale.name} use type='link', or regrid() for differences of means"
+                )
+            name, power = scale.ratio, np.log(scale.base)
+            value, low, high = (np.exp(power * x) for x in (value, low, high))
+            se = power * value * se
+        limits = self._limit_names
+        cells = {v: [self.cells[v].iloc[rows[0]]] * len(C) for v in self.by}
+        columns = {
+            name: value, "SE": se, "df": found.df, limits[0]: low, limits[1]: high,
+            "z.ratio" if self.ddf == "z" else "t.ratio": t, "p.value": p,
+        }  # fmt: skip
+        return pd.DataFrame({"contrast": names, **cells, **columns})
+
+    def _family(self, L: FloatArray, k: int) -> Family:
+        """The contrasts of one level of ``by``, as a family of tests."""
+        L = L[np.isfinite(L).all(axis=1)]
+        V = self._fixed.cov(L)
+        sd = np.sqrt(np.maximum(np.diag(V), np.finfo(float).tiny))
+        rank = int(np.linalg.matrix_rank(L)) if len(L) else 0
+        return Family(k, np.asarray(V / np.outer(sd, sd)), max(rank, 1))
+
+    def test(
+        self, null: float = 0.0, *, side: str = "two-sided", delta: float = 0.0,
+        adjust: str = "none",
+    ) -> ContrastTable:  # fmt: skip
+        """Tests of each mean (or trend) against a value.
+
+        Parameters
+        ----------
+        null, side, delta, adjust
+            As of :meth:`contrast`.
+
+        Returns
+        -------
+        ContrastTable
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("ergoStool")
+        >>> means = sparselmm.mixedlm("effort ~ Type + (1 | Subject)", data).fit().emmeans("Type")
+        >>> means.test(null=9.0)[["contrast", "t.ratio", "p.value"]].round(3).head(1)
+          contrast  t.ratio  p.value
+        0       T1   -0.772    0.452
+        """
+        check_choice(adjust, "adjust", ("none", *JOINT, *ADJUSTMENTS))
+        return self.contrast("identity", adjust, side=side, delta=delta, null=null)
+
+    def joint_test(self) -> pd.DataFrame:
+        """F tests that all means of a level of ``by`` are equal, as ``test(joint=TRUE)`` in R.
+
+        Returns
+        -------
+        DataFrame
+            The variables of ``by``, ``df1``, ``df2``, ``F.ratio`` and ``p.value``.
+        """
+        rows = []
+        for own in self._families():
+            found = self._fixed.joint_test(np.diff(self.L[own], axis=0))
+            values = [0, np.nan, np.nan, np.nan]
+            if found is not None:
+                values = [found.df_num, found.df_den, found.statistic, found.p_value]
+            rows.append([*(self.cells[name].iloc[own[0]] for name in self.by), *values])
+        return pd.DataFrame(rows, columns=[*self.by, "df1", "df2", "F.ratio", "p.value"])
+
+    def cld(self, adjust: str = "tukey", alpha: float | None = None) -> pd.DataFrame:
+        """Means in order with letters: means that share one are not significantly different.
+
+        Parameters
+        ----------
+        adjust : str
+            Of the comparisons of pairs.
+        alpha : float, optional
+            Level of the tests. Default: that of the means.
+
+        Returns
+        -------
+        DataFrame
+            ``frame`` in ascending order within each level of ``by``, and ``group``.
+
+        Notes
+        -----
+        Insertion and absorption (Piepho 2004, *Journal of Computational and Graphical Statistics*
+        13(2), 456-466).
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("ergoStool")
+        >>> fit = sparselmm.mixedlm("effort ~ Type + (1 | Subject)", data).fit()
+        >>> fit.emmeans("Type").cld()[["Type", "group"]].agg(" ".join, axis=1).tolist()
+        ['T1 a', 'T4 a', 'T3 b', 'T2 c']
+        """
+        alpha = self.alpha if alpha is None else check_level(alpha)
+        check_choice(adjust, "adjust", ("none", *JOINT, *ADJUSTMENTS))
+        frame, parts = self.frame, []
+        value = frame.columns[list(frame.columns).index("SE") - 1]
+        for rows in self._families():
+            _, C = contrast_weights("pairwise", self._labels(rows, self.specs), 0)
+            p = self._contrasts(rows, [""] * len(C), C, adjust, (0, 0.0, 0.0))["p.value"]
+            order = np.argsort(frame[value].to_numpy()[rows], kind="stable")
+            differ = np.zeros((len(rows), len(rows)), dtype=bool)
+            upper = np.triu_indices(len(rows), 1)
+            differ[upper] = p.to_numpy() < alpha
+            differ |= differ.T
+            letters = compact_letters(differ[np.ix_(order, order)])
+            parts.append(frame.iloc[rows[order]].assign(group=letters))
+        return pd.concat(parts, ignore_index=True)
+
+    def regrid(self) -> MarginalMeans:
+        """The means themselves as parameters on the response scale, by the delta method.
+
+        Returns
+        -------
+        MarginalMeans
+            Its contrasts are differences on the response scale, its intervals symmetric.
+        """
+        scale = self._need_scale()
+        found = self._estimates(self.L, self.offset)
+        slope = scale.slope(found.estimate)
+        V = self._fixed.cov(self.L) * np.outer(slope, slope)
+        m = len(self.L)
+        fixed = FixedEffects(scale.inverse(found.estimate), V, np.arange(m), np.zeros((m, 0)))
+        return replace(
+            self, L=np.eye(m), offset=np.zeros(m), ddf="z", type="link", name="response",
+            _fixed=fixed, _scale=None,
+        )  # fmt: skip
+
+    def plot(self, comparisons: bool = False, adjust: str = "tukey", ax: Any = None) -> Any:
+        """Means with their intervals; a line for each level of ``by`` or of the second variable.
+
+        Parameters
+        ----------
+        comparisons : bool
+            Arrows: two means differ significantly where theirs do not overlap.
+        adjust : str
+            Of the comparisons.
+        ax : matplotlib Axes, optional
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+        """
+        comparisons = check_flag(comparisons, "comparisons")
+        check_choice(adjust, "adjust", ("none", *JOINT, *ADJUSTMENTS))
+        frame = self.frame
+        at = list(frame.columns).index("SE") - 1
+        value, limits = frame.columns[at], self._limit_names
+        arrows = self._arrows(adjust) if comparisons else None
+        return means_plot(frame, [*self.specs, *self.by], str(value), limits, arrows, ax)
+
+    def _arrows(self, adjust: str) -> FloatArray:
+        """Lengths to the left and to the right, (m, 2), that show which pairs differ.
+
+        The higher mean's left arrow and the lower mean's right one shall add up to the least
+        significant difference; non-negative least squares, close pairs counting most.
+        """
+        if self.type == "response":
+            raise DataError("comparison arrows are drawn on the scale of the model: type='link'")
+        out = np.zeros((len(self.L), 2))
+        for rows in self._families():
+            k = len(rows)
+            C, pairs = marginal_means.pair_matrix(k, False)
+            L = C @ self.L[rows]
+            found = self._estimates(L, C @ self.offset[rows])
+            reach = found.se * self._family(L, k).critical(found.df, self.alpha, adjust)
+            good = np.flatnonzero(np.isfinite(reach))
+            A = np.zeros((len(good), 2 * k))
+            for row, at in enumerate(good):
+                i, j = pairs[at] if found.estimate[at] > 0 else pairs[at][::-1]
+                A[row, i], A[row, k + j] = 1.0, 1.0
+            weight = np.exp(-np.abs(1.0 - np.abs(found.estimate[good]) / reach[good]))
+            length, _ = scipy.optimize.nnls(A * weight[:, None], reach[good] * weight)
+            out[rows] = length.reshape(2, k).T
+        return out
+
+    def _families(self) -> list[IntArray]:
+        """Rows of every level of ``by``."""
+        if not self.by:
+            return [np.arange(len(self.cells))]
+        codes = self.cells.groupby(list(self.by), sort=False, observed=True).ngroup().to_numpy()
+        return [np.flatnonzero(codes == code) for code in range(int(codes.max()) + 1)]
+
+    def _labels(self, rows: IntArray, names: Sequence[str]) -> list[str]:
+        """Labels of cells; a level that reads as a number gets the variable's name in front."""
+        shown = []
+        for name in names:
+            values = [_shown(value) for value in self.cells[name]]
+            prefix = name if any(map(_reads_as_number, values)) else ""
+            shown.append([prefix + values[row] for row in rows])
+        return [" ".join(parts) for parts in zip(*shown, strict=True)]
+
+    def _estimates(self, L: FloatArray, offset: FloatArray) -> LinearEstimates:
+        return self._fixed.estimates(L, offset)
+
+    @property
+    def _limit_names(self) -> tuple[str, str]:
+        return ("asymp.LCL", "asymp.UCL") if self.ddf == "z" else ("lower.CL", "upper.CL")
+
+    @property
+    def _note(self) -> str:
+        return f"Degrees of freedom: {self.ddf}; confidence level {1 - self.alpha:g}"
+
+    def __str__(self) -> str:
+        text = self.frame.to_string(index=False, float_format=lambda v: f"{v:.4f}")
+        return f"{text}\n{self._note}"
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return frame_html(self.frame, self._note)
+
+
+def _tests(
+    found: LinearEstimates, group: Family, adjust: str, alpha: float,
+    hypothesis: tuple[int, float, float],
+) -> tuple[FloatArray, FloatArray]:  # fmt: skip
+    """Statistics and p-values of ``estimate = null``, or of a margin around it."""
+    side, delta, null = hypothesis
+    away = found.estimate - null
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if delta and not side:
+            t = (np.abs(away) - delta) / found.se
+            return t, group.pvalues(t, found.df, adjust, alpha, -1)
+        t = (away + side * delta) / found.se
+    return t, group.pvalues(t, found.df, adjust, alpha, side)
+
+
+def contrast_weights(method: Any, labels: list[str], ref: Any = 0) -> tuple[list[str], FloatArray]:
+    """Labels and weights of some contrasts of k means."""
+    k = len(labels)
+    if isinstance(method, str):
+        if method not in FAMILIES:
+            raise ArgumentError(
+                f"method: unknown contrasts {method!r}; use {FAMILIES}, or weights of your own"
+                f"{suggestion(method, FAMILIES)}"
+            )
+        return marginal_means.family(method, labels, _place(ref, labels))
+    names = None
+    if isinstance(method, Mapping):
+        names, method = [str(name) for name in method], list(method.values())
+    C = np.atleast_2d(check_numbers(method, "method"))
+    if C.ndim != 2 or C.shape[1] != k:
+        raise ArgumentError(
+            f"method: contrasts need {k} weights each, one per mean, got shape {C.shape}"
+        )
+    return names or [f"c{i}" for i in range(len(C))], C
+
+
+def _place(ref: Any, labels: list[str]) -> int:
+    """Place of the control among the means."""
+    if isinstance(ref, str):
+        if ref not in labels:
+            raise ArgumentError(f"ref: no mean is called {ref!r}{suggestion(ref, labels)}")
+        return labels.index(ref)
+    place = check_number(ref, "ref")
+    if place != int(place) or not -len(labels) <= place < len(labels):
+        raise ArgumentError(
+            f"ref must be a label or a place among the {len(labels)} means, counted from 0; "
+            f"got {ref!r}"
+        )
+    return int(place) % len(labels)
+
+
+def compact_letters(differ: np.ndarray[Any, Any]) -> list[str]:
+    """Letters of k means from which pairs differ, (k, k)."""
+    k = len(differ)
+    columns = [set(range(k))]
+    for i in range(k):
+        for j in range(i + 1, k):
+            if not differ[i, j]:
+                continue
+            split = [c for c in columns if {i, j} <= c]
+            columns = [c for c in columns if c not in split]
+            columns += [c - {one} for c in split for one in (i, j)]
+            columns = [
+                c for n, c in enumerate(columns)
+                if not any(c < o or (c == o and m < n) for m, o in enumerate(columns))
+            ]  # fmt: skip
+    columns.sort(key=lambda c: (min(c), max(c)))
+    return ["".join(_letter(n) for n, c in enumerate(columns) if i in c) for i in range(k)]
+
+
+def _letter(n: int) -> str:
+    return chr(ord("a") + n) if n < 26 else f"({n + 1})"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, (float, np.floating)):
+        return f"{value:.7g}"
+    return str(value)
+
+
+def _reads_as_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return text in ("True", "False")
+    return True

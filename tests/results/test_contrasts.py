@@ -1,0 +1,259 @@
+"""Contrasts, adjustments, trends, joint tests, nested factors against R's emmeans."""
+
+import json
+import warnings
+from functools import cache
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats as st
+
+import sparselmm
+from sparselmm import datasets
+from sparselmm.base.exceptions import ArgumentError, DataError, RankDeficiencyWarning
+from sparselmm.inference.hypotheses.multiplicity import JOINT, Family, adjusted
+from sparselmm.results.tables.means import compact_letters
+
+R = json.loads(
+    datasets.data_dir().joinpath("reference", "extra", "contrasts.json").read_text(encoding="utf-8")
+)
+MODELS = {
+    "ergo": ("effort ~ Type + (1 | Subject)", "ergoStool"),
+    "oats": ("Yield ~ nitro_f * Variety + (1 | Block / Variety)", "Oats"),
+    "log": ("np.log(Yield) ~ nitro_f + Variety + (1 | Block)", "Oats"),
+    "sqrt": ("np.sqrt(Yield) ~ nitro_f + Variety + (1 | Block)", "Oats"),
+    "dietox": ("Weight ~ Time * Cu + (1 | Pig)", "dietox"),
+}
+
+
+@cache
+def fit(name):
+    formula, data = MODELS[name]
+    return sparselmm.mixedlm(formula, datasets.load(data)).fit()
+
+
+@cache
+def nested():
+    """As in contrasts.R: five treatments in three groups, of which each occurs in one."""
+    rows = pd.DataFrame(R["nest_rows"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RankDeficiencyWarning)
+        return sparselmm.mixedlm("y ~ b / a + c + (1 | g)", rows).fit()
+
+
+def numbers(values):
+    return np.array([np.nan if v in (None, "NA") else float(v) for v in values])
+
+
+def agree(table, expected, p_atol=1e-6, rtol=3e-6, half=1e-5):
+    """Numbers of every column that R's table has.
+
+    ``half`` is the tolerance of limits in standard errors: R finds the critical values of
+    "dunnettx" by a root search to 1e-4, those of "mvt" by simulation to 5e-3.
+    """
+    for name, values in expected.items():
+        if name == "df" and values[0] is None:  # infinite
+            assert np.isposinf(table[name]).all()
+            continue
+        if name not in table or not all(isinstance(v, (int, float)) or v is None for v in values):
+            continue
+        tolerance = {"p.value": (0.0, p_atol), "df": (1e-3, 0.0)}.get(name, (rtol, 1e-7))
+        if name.endswith(".CL"):
+            tolerance = (rtol, half * max(table.SE))
+        np.testing.assert_allclose(table[name], numbers(values), *tolerance, err_msg=name)
+
+
+def agree_joint(table, expected):
+    """R rounds F to three digits; its df2 is the least of single contrasts, ours as of anova()."""
+    assert table["model term"].tolist() == expected["model term"]
+    np.testing.assert_array_equal(table["df1"], expected["df1"])
+    np.testing.assert_allclose(table["F.ratio"], expected["F.ratio"], 0.0, 5.1e-4)
+    np.testing.assert_allclose(table["p.value"], expected["p.value"], 0.0, 1e-4)
+
+
+@pytest.mark.parametrize("adjust", ["scheffe", "hochberg", "BY", "fdr", "sidak"])
+def test_adjustments(adjust):
+    agree(fit("ergo").emmeans("Type").pairs(adjust), R[f"pairs_{adjust}"])
+
+
+def test_the_joint_distribution():
+    """R integrates by randomized lattices to about 1e-4."""
+    table = fit("ergo").emmeans("Type").pairs("mvt")
+    agree(table, R["pairs_mvt"], 3e-4, half=5e-3)
+
+
+@pytest.mark.parametrize(
+    "method", ["trt.vs.ctrl", "trt.vs.ctrlk", "poly", "eff", "del.eff", "consec", "mean_chg"]
+)
+def test_families(method):
+    table = fit("ergo").emmeans("Type").contrast(method)
+    half = {"consec": 5e-3, "mean_chg": 5e-3, "poly": 1e-5}.get(method, 1e-4)
+    agree(table, R[method], 3e-4 if half > 1e-3 else 1e-6, half=half)
+    assert table.contrast.tolist() == R[method]["contrast"]
+
+
+def test_another_control():
+    means = fit("ergo").emmeans("Type")
+    agree(means.contrast("trt.vs.ctrl", ref=2), R["ref3"], half=1e-4)
+    pd.testing.assert_frame_equal(
+        means.contrast("dunnett", ref="T3"), means.contrast("trt.vs.ctrl", ref=2)
+    )
+
+
+@pytest.mark.parametrize("side", ["equivalence", "noninferiority", "nonsuperiority"])
+def test_margins(side):
+    means = fit("ergo").emmeans("Type")
+    agree(means.contrast("pairwise", "none", side=side, delta=1.0), R[side])
+
+
+def test_one_sided_and_another_value():
+    means = fit("ergo").emmeans("Type")
+    greater = means.contrast("pairwise", "none", side=">")
+    agree(greater, {k: v for k, v in R["greater"].items() if k != "upper.CL"})
+    assert np.isposinf(greater["upper.CL"]).all()
+    agree(means.test(9.0), R["null9"])
+
+
+def test_joint_tests():
+    agree_joint(fit("oats").joint_tests(), R["joint"])
+    table = fit("oats").joint_tests(by="Variety")
+    agree_joint(table, R["joint_by"])
+    table = fit("dietox").joint_tests()
+    agree_joint(table, R["joint_cov"])
+
+
+def test_joint_tests_are_type_three_tests():
+    """Sum contrasts in a balanced design: the F tests of anova()."""
+    data = datasets.load("Oats")
+    formula = "Yield ~ C(nitro_f, Sum) * C(Variety, Sum) + (1 | Block / Variety)"
+    anova = sparselmm.mixedlm(formula, data).fit().anova(ddf="satterthwaite")
+    table = fit("oats").joint_tests()
+    np.testing.assert_allclose(table["F.ratio"], anova.iloc[:, anova.columns.get_loc("F")], 1e-6)
+
+
+def test_interaction_contrasts():
+    means = fit("oats").emmeans(["nitro_f", "Variety"])
+    table = means.contrast(interaction=["poly", "consec"])
+    agree(table, R["interaction"])
+    one = means.contrast("consec", interaction=True)
+    assert len(one) == 6
+    with pytest.raises(ArgumentError, match="interaction has 1 methods for the 2 variables"):
+        means.contrast(interaction=["poly"])
+
+
+def test_within_levels():
+    means = fit("oats").emmeans("nitro_f", by="Variety")
+    agree(means.contrast("trt.vs.ctrl"), R["by_ctrl"], half=1e-4)
+
+
+def test_response_scale():
+    means = fit("log").emmeans("nitro_f", type="response")
+    agree(means.frame, R["log_means"])
+    agree(means.pairs(), R["log_pairs"])
+    assert "ratio" in means.pairs()
+    root = fit("sqrt").emmeans("nitro_f", type="response")
+    agree(root.frame, R["sqrt_means"])
+    with pytest.raises(DataError, match=r"use type='link', or regrid\(\)"):
+        root.pairs()
+    plain = root.regrid()
+    np.testing.assert_allclose(plain.frame.response, root.frame.response)
+    np.testing.assert_allclose(plain.frame.SE, root.frame.SE)
+    with pytest.raises(DataError, match="needs a transformation on the formula's left side"):
+        fit("oats").emmeans("nitro_f", type="response").frame  # noqa: B018
+
+
+def test_trends():
+    trends = fit("dietox").emtrends("Time", "Cu")
+    agree(trends.frame, R["trends"])
+    agree(trends.pairs(), R["trend_pairs"])
+    curve = sparselmm.mixedlm("Weight ~ Time + I(Time ** 2) + (1 | Pig)", datasets.load("dietox"))
+    result = curve.fit()
+    _, b, c = result.fe_params
+    found = result.emtrends("Time", "Time", at={"Time": [2, 10]}).frame["Time.trend"]
+    np.testing.assert_allclose(found, [b + 4 * c, b + 20 * c])
+    with pytest.raises(DataError, match="var must name a covariate of the fixed effects"):
+        result.emtrends("Tim", "Time")
+    with pytest.raises(DataError, match="var must name a covariate"):
+        fit("dietox").emtrends("Cu", "Time")
+
+
+@pytest.mark.parametrize("specs", ["a", "b", "c"])
+def test_nested_factors(specs):
+    means = nested().emmeans(specs)
+    agree(means.frame, R[f"nest_{specs}"])
+    agree(means.pairs(), R[f"nest_pairs_{specs}"], 1e-5)
+
+
+def test_joint_tests_of_nested_factors():
+    table = nested().joint_tests()
+    agree_joint(table, R["nest_joint"])
+
+
+def test_generalized_models_share_all_of_it():
+    formula = "cbind(incidence, size - incidence) ~ period + (1 | herd)"
+    result = sparselmm.mixedglm(formula, datasets.load("cbpp")).fit()
+    means = result.emmeans("period")
+    expected = {{"prob": "response"}.get(k, k): v for k, v in R["cbpp_means"].items()}
+    agree(means.frame, expected, rtol=2e-5, half=1e-4)
+    agree(means.pairs(), R["cbpp_pairs"], 1e-5, rtol=2e-5, half=1e-4)
+    dunnett = result.emmeans("period", type="link").contrast("dunnett")
+    agree(dunnett, R["cbpp_ctrl"], 1e-5, 2e-5, half=1e-4)
+    np.testing.assert_allclose(
+        result.joint_tests()["F.ratio"], R["cbpp_joint"]["F.ratio"], 0.0, 5.1e-4
+    )
+
+
+# ------------------------------------------------------------------------------ properties
+
+
+@pytest.mark.parametrize("adjust", JOINT)
+def test_critical_values_belong_to_the_p_values(adjust):
+    C = np.array([[1, -1, 0, 0], [1, 0, -1, 0], [1, 0, 0, -1], [0, 1, -1, 0], [0, 1, 0, -1],
+                  [0, 0, 1, -1]]) / np.sqrt(2)  # fmt: skip
+    family = Family(4, C @ C.T, 3)
+    df = np.array([5.0, 30.0, np.inf, 7.5, 12.0, 200.0])
+    t = family.critical(df, 0.03, adjust)
+    np.testing.assert_allclose(family.pvalues(t, df, adjust, 0.05), 0.03, rtol=1e-6)
+
+
+def test_correlated_and_independent_statistics():
+    """All pairs of equal means: Tukey's. Independent z: Sidak's. One direction: no adjustment."""
+    C = np.array([[1, -1, 0], [1, 0, -1], [0, 1, -1]]) / np.sqrt(2)
+    t, df = np.array([0.7, 2.1, 3.0]), np.array([11.0, 11.0, 11.0])
+    family = Family(3, C @ C.T, 2)
+    exact = family.pvalues(t, df, "tukey", 0.05)
+    np.testing.assert_allclose(family.pvalues(t, df, "mvt", 0.05), exact, atol=1e-7)
+    alone = Family(3, np.eye(3), 3)
+    normal = np.full(3, np.inf)
+    sidak = adjusted(2 * st.norm.sf(t), "sidak", 0.05)[1]
+    np.testing.assert_allclose(alone.pvalues(t, normal, "mvt", 0.05), sidak, atol=2e-5)
+    same = Family(3, np.ones((3, 3)), 1)
+    np.testing.assert_allclose(same.pvalues(t, df, "mvt", 0.05), 2 * st.t.sf(t, df))
+
+
+def test_letters_say_which_pairs_differ():
+    rng = np.random.default_rng(5)
+    for _ in range(50):
+        k = int(rng.integers(2, 8))
+        differ = np.triu(rng.random((k, k)) < 0.4, 1)
+        differ |= differ.T
+        letters = compact_letters(differ)
+        shared = [[bool(set(a) & set(b)) for b in letters] for a in letters]
+        np.testing.assert_array_equal(np.array(shared), ~differ)
+
+
+def test_what_is_refused():
+    means = fit("ergo").emmeans("Type")
+    with pytest.raises(ArgumentError, match="delta must be above zero"):
+        means.contrast("pairwise", side="equivalence")
+    with pytest.raises(ArgumentError, match="delta must be above zero"):
+        means.contrast("pairwise", delta=1.0)
+    with pytest.raises(ArgumentError, match="no mean is called 'T9'"):
+        means.contrast("dunnett", ref="T9")
+    with pytest.raises(ArgumentError, match="a place among the 4 means"):
+        means.contrast("dunnett", ref=4)
+    with pytest.raises(ArgumentError, match="for pairs of means"):
+        means.contrast("eff", adjust="tukey")
+    with pytest.raises(ArgumentError, match="unknown contrasts 'helmert'"):
+        means.contrast("helmert")
