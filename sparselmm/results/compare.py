@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from sparselmm.base.arguments import check_flag, check_strings, wrong_type
-from sparselmm.base.exceptions import DataError
+from sparselmm.base.arguments import check_choice, check_flag, check_strings, wrong_type
+from sparselmm.base.exceptions import ArgumentError, DataError
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.hypotheses.comparison import boundary_pvalue, chi2_pvalue, variances_tested
 from sparselmm.results.general.base import GeneralBase
 from sparselmm.results.general.intervals import compare_general
 from sparselmm.results.methods.base import ResultsBase
+from sparselmm.results.plots.tables import criteria_plot
 
 if TYPE_CHECKING:
     from sparselmm.results.core import MixedLMResults
@@ -62,6 +63,27 @@ class ModelComparison:
             lines.append(f"refitted by ML: {', '.join(self.refitted)}")
         shown = self.table.to_string(formatters=FORMATS, na_rep="")
         return "\n".join([f"Models ({self.method})", *lines, shown])
+
+    def plot(self, criteria: Sequence[str] = ("aic", "bic"), *, ax: Any = None) -> Any:
+        """Criteria of the models above the least of each.
+
+        Parameters
+        ----------
+        criteria : sequence of str
+            Columns of ``table``.
+        ax : matplotlib Axes, optional
+            Where to draw.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+        """
+        names = check_strings(criteria, "criteria")
+        if not names:
+            raise ArgumentError("criteria names none; use aic, bic or deviance")
+        for name in names:
+            check_choice(name, "criteria", ("aic", "bic", "deviance"))
+        return criteria_plot(self.table, names, ax)
 
     def _repr_html_(self) -> str:
         formulas = "<br>".join(

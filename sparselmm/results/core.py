@@ -28,6 +28,7 @@ from sparselmm.likelihood.optimize import OptSummary
 from sparselmm.results.given import Given
 from sparselmm.results.methods.base import Matrix, Vector, from_rows
 from sparselmm.results.methods.diagnostics import DiagnosticResults
+from sparselmm.results.methods.linear_figures import LinearFigureResults
 from sparselmm.results.methods.prediction import PredictionResults
 from sparselmm.results.methods.simulation import SimulationResults
 from sparselmm.results.methods.smaller_models import ComparisonResults
@@ -49,7 +50,7 @@ CI_OPTIONS: dict[str, tuple[str, ...]] = {
 
 class MixedLMResults(
     ResultsInterface, InferenceResults, ComparisonResults, SimulationResults, PredictionResults,
-    DiagnosticResults, TidyResults, NamesOthers,
+    DiagnosticResults, TidyResults, LinearFigureResults, NamesOthers,
 ):  # fmt: skip
     """A fitted linear mixed model.
 

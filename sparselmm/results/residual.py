@@ -46,7 +46,7 @@ REFUSED: dict[str, str] = {
     "hatvalues": "",
     "cooks_distance": "",
     "influence": "",
-    "plot_diagnostics": "use residuals('normalized') with a plot of your own",
+    "plot_diagnostics": "use plot_residual_correlation() or residuals('normalized')",
     "power": "",
     "fit_many": "use refit() for each response",
     "ranova": "fit the smaller model and use compare()",
@@ -59,6 +59,7 @@ REFUSED: dict[str, str] = {
     "variance_components": "use varcorr and residual_params()",
     "icc": "the residual variance differs from row to row",
     "r2": "the residual variance differs from row to row",
+    "plot_variance_shares": "the residual variance differs from row to row",
     "augment": "use fittedvalues, resid and residuals()",
     "remove_data": "",
 }
@@ -68,7 +69,9 @@ RIGHT = frozenset((
     "aic", "aic_reml", "anova", "b", "bic", "bic_reml", "bse", "bse_fe", "bse_re", "conf_int",
     "converged", "cov_params", "cov_pen", "cov_re", "cov_re_unscaled", "cov_robust",
     "robust_tests", "df_modelwc", "df_resid", "dropped", "emmeans",
-    "emtrends", "joint_tests", "f_test", "fe_params",
+    "emtrends", "joint_tests", "plot_coefficients", "plot_funnel", "plot_groups",
+    "plot_predictions", "plot_ranks", "plot_ranef_correlation", "plot_residual_correlation",
+    "plot_shrinkage", "f_test", "fe_params",
     "fe_pen", "fittedvalues", "freepat", "glance", "k_constant", "k_fe", "k_re", "k_re2",
     "k_vc", "llf", "load", "method", "mle_retvals", "n_parameters", "nobs",
     "normalized_cov_params", "param_names", "params", "params_object", "plot_ranef",
@@ -283,6 +286,12 @@ class ResidualResults(ResidualPrediction, ResidualSimulation, MixedLMResults):
             return self._rows(whitened(self.joint, e) / self.sigma)
         size = np.asarray(self.sigma_by_row) / (1.0 if scaled else self.sigma)
         return self._rows(e / size)
+
+    def _standardized(self) -> FloatArray:
+        return np.asarray(self.residuals("normalized"))
+
+    def _row_variance(self) -> FloatArray:
+        return np.asarray(self.sigma_by_row) ** 2
 
     @from_rows
     def check(self) -> Diagnosis:

@@ -9,9 +9,10 @@ import pytest
 from scipy.stats import norm
 
 from sparselmm import MixedLM, datasets
-from sparselmm.base.exceptions import DataError, MemoryLimitError
+from sparselmm.base.exceptions import ArgumentError, DataError, MemoryLimitError
 from sparselmm.factor.solver import BlockSolver
 from sparselmm.inference.prediction import contrasts as blup_contrasts
+from sparselmm.inference.prediction import ranks as rank_distribution
 from sparselmm.results.print import labels
 
 FORMULAS = {
@@ -202,3 +203,56 @@ def test_joint_variances_need_no_solve_with_all_levels(monkeypatch):
     assert len(fit.rank("sample")) == 6
     assert fit.ranef_cov("sample").shape == (6, 6)
     assert (fit.ranef_contrasts("sample", pairs=[("A", "B")]).se > 0).all()
+
+
+# ------------------------------------------------------------------- distributions of ranks
+
+
+def drawn_ranks(b, root, n=40_000, seed=3):
+    draws = b + np.random.default_rng(seed).standard_normal((n, len(b))) @ root.T
+    return draws.argsort(axis=1).argsort(axis=1) + 1.0
+
+
+@pytest.mark.parametrize("drawn", [True, False])
+def test_intervals_of_independent_ranks(drawn, monkeypatch):
+    """Against other draws: places within one, probabilities within their errors, or 0.015."""
+    rng = np.random.default_rng(60)
+    b, s = rng.normal(size=60), rng.uniform(0.2, 1.0, 60)
+    ranks = drawn_ranks(b, np.diag(s))
+    monkeypatch.setattr(rank_distribution, "DRAWN", 60 if drawn else 0)
+    found = rank_distribution.marginal(b, s**2, 0.1, 3, False, 0)
+    low, high = np.quantile(ranks, [0.05, 0.95], axis=0, method="inverted_cdf")
+    assert np.abs(found.lower - low).max() <= 1
+    assert np.abs(found.upper - high).max() <= 1
+    np.testing.assert_allclose(found.top, (ranks <= 3).mean(axis=0), atol=0.015)
+
+
+def test_many_levels_by_convolution(monkeypatch):
+    rng = np.random.default_rng(5)
+    b, v = rng.normal(size=900), rng.uniform(0.05, 0.5, 900)
+    monkeypatch.setattr(rank_distribution, "DRAWN", 0)
+    one = rank_distribution.marginal(b, v, 0.05, 20, True, 0)
+    monkeypatch.setattr(rank_distribution, "DIRECT", 1_000)
+    two = rank_distribution.marginal(b, v, 0.05, 20, True, 0)
+    assert np.abs(one.lower - two.lower).max() <= 1
+    assert np.abs(one.upper - two.upper).max() <= 1
+    np.testing.assert_allclose(one.top, two.top, atol=5e-3)
+
+
+def test_ranks_from_the_joint_distribution():
+    fit, _ = fitted("crossed")
+    up, down = fit.rank("plate", top=4), fit.rank("plate", top=4, ascending=False)
+    np.testing.assert_allclose(up.expected_rank + down.expected_rank, 25.0)
+    assert up.p_top.sum() == pytest.approx(4.0)
+    assert (up.rank_lower <= up.expected_rank).all()
+    assert (up.expected_rank <= up.rank_upper).all()
+    cov = fit.ranef_cov("plate").to_numpy()
+    contrast = np.eye(24) - 1.0 / 24
+    spread = np.sqrt(np.diag(contrast @ cov @ contrast))
+    np.testing.assert_allclose(up.p_above_mean, norm.cdf(contrast @ up.estimate / spread))
+    variance = fit.varcorr.vcov.iloc[0]
+    np.testing.assert_allclose(up.reliability, 1 - up.se**2 / variance)
+    again = fit.rank("plate", top=4, seed=1)
+    assert np.abs(again.p_top - up.p_top).max() < 0.02
+    with pytest.raises(ArgumentError, match="top"):
+        fit.rank("plate", top=30)

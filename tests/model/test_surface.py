@@ -22,6 +22,7 @@ from sparselmm.model.statsmodels import cloning
 from sparselmm.results import core
 from sparselmm.results.methods import tidy
 from sparselmm.results.methods import variances as inference
+from sparselmm.results.plots.figure import pyplot
 
 VALUES = {
     "None": None,
@@ -103,6 +104,24 @@ KINDS = {
     "ResidualResults.joint_tests.weights": CHOICE,
     "ResidualResults.joint_tests.ddf": CHOICE,
     "interaction": FLAG,
+    "ascending": FLAG,
+    "intercept": FLAG,
+    "exponentiate": FLAG,
+    "figure": NONE,
+    "x": NONE,
+    "variables": NONE,
+    "bands": CHOICE,
+    "time": NONE,
+    "lags": COUNT,
+    "top": NONE,
+    "criteria": CHOICE,
+    "MixedLMResults.plot_predictions.groups": NONE,
+    "ResidualResults.plot_predictions.groups": NONE,
+    "MixedLMResults.plot_predictions.data": CHOICE,
+    "ResidualResults.plot_predictions.data": CHOICE,
+    "MixedLMResults.plot_groups.levels": NONE,
+    "ResidualResults.plot_groups.levels": NONE,
+    "ProfileResults.plot.figure": NONE,
     "ref": {"0", "-1", "True"},
     "comparisons": FLAG,
     "var": CHOICE,
@@ -310,6 +329,13 @@ def structured():
 
 
 @cache
+def slopes():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return sparselmm.mixedlm("y ~ x + (x | g)", data()).fit()
+
+
+@cache
 def simple():
     return sparselmm.mixedlm("y ~ x + (1 | g)", data()).fit(reml=False)
 
@@ -390,6 +416,8 @@ def callables():
                 found[f"{name}.{method}"] = bound
     found["MixedLMResults.exact_lrt"] = simple().exact_lrt
     found["MixedLMResults.save"] = save_new
+    found["MixedLMResults.plot_ranef_correlation"] = slopes().plot_ranef_correlation
+    del found["ResidualResults.plot_ranef_correlation"]  # needs two coefficients too
     del found["ModelTable.of"]  # made by to_table
     return found
 
@@ -482,6 +510,9 @@ def outcome(name, argument, value):
             callables()[name](**{**keywords, argument: value})
     except Exception as error:
         return error
+    finally:
+        if "plot" in name:
+            pyplot().close("all")
     return None
 
 

@@ -425,7 +425,8 @@ def test_augmented_rows(fit):
 
 def test_figures(fit):
     plt = pytest.importorskip("matplotlib.pyplot")
-    assert [axes.get_title() for axes in fit.plot_ranef("herd").axes] == ["Intercept"]
+    titles = [axes.get_title() for axes in fit.plot_ranef("herd").axes]
+    assert titles == ["Intercept: 2 of 15 away from 0"]
     assert len(fit.plot_diagnostics().axes) == 2
     plt.close("all")
 

@@ -244,14 +244,22 @@ class Columns:
         """Standard deviations, or root mean squares without a constant, (m,)."""
         return np.sqrt(np.diag(self.gram))
 
+    def inflation(self) -> dict[str, float]:
+        """Variance inflation factors; none where a column is constant."""
+        if len(self.names) < 2 or not (self.sd > 0).all():
+            return {}
+        values, vectors = np.linalg.eigh(self.gram / np.outer(self.sd, self.sd))
+        inverse = np.sum(vectors**2 / np.maximum(values, np.finfo(float).tiny), axis=1)
+        return dict(zip(self.names, inverse.tolist(), strict=True))
+
 
 def _collinear(e: Evidence) -> Iterator[Finding]:
     X = Columns.of(e)
-    if len(X.names) < 2 or not (X.sd > 0).all():
+    if not X.inflation():
         return
     values, vectors = np.linalg.eigh(X.gram / np.outer(X.sd, X.sd))
     condition = float(np.sqrt(values[-1] / max(values[0], np.finfo(float).tiny)))
-    inflation = np.sum(vectors**2 / np.maximum(values, np.finfo(float).tiny), axis=1)
+    inflation = np.array(list(X.inflation().values()))
     if condition < CONDITION and inflation.max() < INFLATION:
         return
     involved = np.flatnonzero((inflation >= INFLATION) | (np.abs(vectors[:, 0]) > 0.3))

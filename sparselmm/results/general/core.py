@@ -23,6 +23,7 @@ from sparselmm.likelihood.laplace.search import Optimum
 from sparselmm.results.core import MixedLMResults
 from sparselmm.results.general.checks import CheckResults
 from sparselmm.results.general.extras import ExtraResults
+from sparselmm.results.general.figures import GeneralFigureResults
 from sparselmm.results.general.intervals import IntervalResults
 from sparselmm.results.general.means import MeanResults
 from sparselmm.results.general.prediction import PredictionResults
@@ -62,6 +63,7 @@ class MixedGLMResults(
     MeanResults,
     CheckResults,
     ExtraResults,
+    GeneralFigureResults,
 ):
     """A fitted generalized linear mixed model.
 

@@ -13,7 +13,7 @@ from sparselmm.base.exceptions import DataError
 from sparselmm.likelihood.laplace.chosen import base_of
 from sparselmm.results.general.base import GeneralBase
 from sparselmm.results.plots import diagnostics as plots_diagnostics
-from sparselmm.results.plots.figure import pyplot
+from sparselmm.results.plots.figure import panels
 
 
 class ExtraResults(GeneralBase):
@@ -116,34 +116,15 @@ class ExtraResults(GeneralBase):
 
     # ---------------------------------------------------------------------------- figures
 
-    def plot_ranef(self, factor: str | None = None) -> Any:
-        """Caterpillar of a factor's random effects with intervals of 1.96 standard deviations.
-
-        Parameters
-        ----------
-        factor : str, optional
-            A key of ``ranef``. Default: the first.
-
-        Returns
-        -------
-        matplotlib.figure.Figure
-
-        Raises
-        ------
-        DataError
-            When there is no such factor.
-        ImportError
-            When matplotlib is not installed.
-        """
-        return plots_diagnostics.ranef_caterpillar(self.numbers.working, factor)
-
-    def plot_diagnostics(self, seed: int = 0) -> Any:
+    def plot_diagnostics(self, seed: int = 0, *, figure: Any = None) -> Any:
         """Quantile residuals: their distribution, and their spread over the predictor.
 
         Parameters
         ----------
         seed : int
             Draws of the residuals of a discrete response.
+        figure : matplotlib Figure, optional
+            Where to draw.
 
         Returns
         -------
@@ -155,7 +136,8 @@ class ExtraResults(GeneralBase):
             When matplotlib is not installed.
         """
         residuals = np.asarray(self.residuals("quantile", seed))  # type: ignore[attr-defined]
-        figure, (left, right) = pyplot().subplots(1, 2, figsize=(9, 4), layout="constrained")
+        figure, axes = panels(1, 2, (9.0, 4.0), figure)
+        left, right = axes[0]
         plots_diagnostics.quantiles(left, residuals)
         left.set_ylabel("quantile residual")
         plots_diagnostics.points(right, self._eta(), residuals)  # type: ignore[attr-defined]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -11,6 +13,7 @@ from sparselmm.base.types import FloatArray
 from sparselmm.likelihood.laplace import moments
 from sparselmm.likelihood.laplace.chosen import base_of
 from sparselmm.results.general.base import GeneralBase
+from sparselmm.results.plots.tables import density_plot
 
 
 class SimulationResults(GeneralBase):
@@ -176,6 +179,22 @@ class GeneralBootstrap:
         a = self.alpha if alpha is None else alpha
         check_level(a)
         return self.replicates.quantile([a / 2, 1 - a / 2]).T.set_axis([0, 1], axis=1)
+
+    def plot(self, alpha: float | None = None, *, figure: Any = None) -> Any:
+        """Densities of the replicates with the estimates and their intervals.
+
+        Parameters
+        ----------
+        alpha : float, optional
+            One minus the confidence level.
+        figure : matplotlib Figure, optional
+            Where to draw.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+        """
+        return density_plot(self.replicates, self.estimate, self.conf_int(alpha), figure)
 
     def __repr__(self) -> str:
         ends = self.conf_int()

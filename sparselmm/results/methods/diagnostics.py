@@ -16,7 +16,12 @@ from sparselmm.design.factors import factorize
 from sparselmm.design.rows import GroupRows
 from sparselmm.design.validate import aligned
 from sparselmm.inference.diagnostics import residuals as numbers
-from sparselmm.inference.diagnostics.checks import Evidence, diagnose, standardized_effects
+from sparselmm.inference.diagnostics.checks import (
+    Columns,
+    Evidence,
+    diagnose,
+    standardized_effects,
+)
 from sparselmm.inference.diagnostics.diagnosis import Diagnosis
 from sparselmm.inference.diagnostics.influence import (
     influence_of_groups,
@@ -26,6 +31,7 @@ from sparselmm.inference.diagnostics.leverage import Leverage, leverage
 from sparselmm.inference.prediction import means as prediction
 from sparselmm.results.methods.base import ResultsBase, Vector, from_rows
 from sparselmm.results.plots import diagnostics as plots_diagnostics
+from sparselmm.results.print.labels import row_groups
 from sparselmm.results.tables.influence import InfluenceResults
 
 
@@ -241,13 +247,7 @@ class DiagnosticResults(ResultsBase):
                     f"got {len(group)}"
                 )
             return _factor(aligned(group, self.built.row_labels, "group", "the rows of the fit"))
-        known: dict[str, tuple[pd.Index, IntArray]] = {}
-        if design.groups is not None:
-            known[design.groups.name] = label_index(design.groups.labels), design.groups.codes
-        for term in design.terms:
-            if term.codes is not None:
-                pair = label_index(term.levels.labels()), term.codes
-                known.setdefault(":".join(term.levels.names), pair)
+        known = row_groups(design)
         if group in known:
             return known[group]
         frame = self.built.frame
@@ -259,11 +259,18 @@ class DiagnosticResults(ResultsBase):
         )
 
     @from_rows
-    def plot_diagnostics(self) -> Any:
-        """Four figures: residuals, their normal quantiles, influence of rows, random effects.
+    def plot_diagnostics(self, *, figure: Any = None) -> Any:
+        """Six panels: residuals, their shape and scale, influence, random effects, collinearity.
 
-        Random effects are standardized by their own variance, which shrinkage makes smaller than
-        the variance between groups, so that they lie on the line where the model holds.
+        The bands of the quantiles hold each point with probability 0.95 where the model is right;
+        lines are means of equal shares of the rows; the largest residuals are named. Random
+        effects are standardized by their own variance, which shrinkage makes smaller than the
+        variance between groups, so that they lie on the line where the model holds.
+
+        Parameters
+        ----------
+        figure : matplotlib Figure, optional
+            Where to draw.
 
         Returns
         -------
@@ -285,47 +292,16 @@ class DiagnosticResults(ResultsBase):
         >>> data = sparselmm.datasets.load("sleepstudy")
         >>> fit = sparselmm.mixedlm("Reaction ~ Days + (Days | Subject)", data).fit()
         >>> len(fit.plot_diagnostics().axes)
-        4
+        6
         """
         effects = [standardized_effects(self._est, t).ravel() for t in range(len(self._est.terms))]
-        raw = self._raw("conditional")
-        return plots_diagnostics.diagnostic_plot(
-            self.built.design.y - raw, np.asarray(self.residuals("studentized")),
-            self._leverage.total, np.asarray(self.cooks_distance()), np.concatenate(effects),
-            list(self._row_index()),
+        found = self._evidence()
+        evidence = plots_diagnostics.Evidence(
+            found.fitted, found.studentized, self._leverage.total,
+            np.asarray(self.cooks_distance()), np.concatenate(effects), list(self._row_index()),
+            Columns.of(found).inflation(),
         )  # fmt: skip
-
-    def plot_ranef(self, factor: str | None = None) -> Any:
-        """Caterpillar of a factor's random effects with intervals of 1.96 standard deviations.
-
-        Levels stand in the order of the first coefficient. The standard deviations are
-        conditional, fixed effects taken as known (``ranef_var``).
-
-        Parameters
-        ----------
-        factor : str, optional
-            A key of ``ranef``. Default: the first.
-
-        Returns
-        -------
-        matplotlib.figure.Figure
-
-        Raises
-        ------
-        DataError
-            When there is no such factor.
-        ImportError
-            When matplotlib is not installed.
-
-        Examples
-        --------
-        >>> import sparselmm
-        >>> data = sparselmm.datasets.load("sleepstudy")
-        >>> fit = sparselmm.mixedlm("Reaction ~ Days + (Days | Subject)", data).fit()
-        >>> [axes.get_title() for axes in fit.plot_ranef("Subject").axes]
-        ['Intercept', 'Days']
-        """
-        return plots_diagnostics.ranef_caterpillar(self._est, factor)
+        return plots_diagnostics.diagnostic_plot(evidence, figure)
 
     @from_rows
     def check(self) -> Diagnosis:
@@ -357,18 +333,17 @@ class DiagnosticResults(ResultsBase):
         >>> fit.check().codes
         ('singular',)
         """
+        return diagnose(self._evidence())
+
+    def _evidence(self) -> Evidence:
         raw = self._raw("conditional")
         of = {
             kind: numbers.residuals(self._est, raw, kind, "conditional", False, self._leverage)
             for kind in get_args(numbers.Kind)[2:]
         }
-        return diagnose(
-            Evidence(
-                self._est, self.opt, of["deleted"], of["studentized"],
-                self.built.design.y - raw,
-                np.asarray(self._row_index()),
-            )
-        )  # fmt: skip
+        labels = np.asarray(self._row_index())
+        fitted = self.built.design.y - raw
+        return Evidence(self._est, self.opt, of["deleted"], of["studentized"], fitted, labels)
 
 
 def _factor(labels: Any) -> tuple[pd.Index, IntArray]:

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy
 import scipy.sparse as sp
 
 from sparselmm.base.arguments import (
     check_choice,
+    check_count,
     check_flag,
     check_hashable,
     check_level,
@@ -28,8 +30,10 @@ from sparselmm.design.rows import mixed, of_columns
 from sparselmm.design.terms import apart
 from sparselmm.inference import effects
 from sparselmm.inference.effects import FactorTable
+from sparselmm.inference.estimates import Estimates
 from sparselmm.inference.hypotheses.multiplicity import ADJUSTMENTS, adjusted
 from sparselmm.inference.prediction import contrasts as blup_contrasts
+from sparselmm.inference.prediction import ranks as rank_distribution
 from sparselmm.inference.prediction import variance as prediction_variance
 from sparselmm.inference.wald import Wald
 from sparselmm.results.methods.base import ResultsBase
@@ -282,7 +286,8 @@ class RanefResults(ResultsBase):
 
     def rank(
         self, term: str, coefficient: str | None = None, *, method: str | None = None,
-        fixed_uncertainty: bool = True, alpha: float = 0.05,
+        fixed_uncertainty: bool = True, alpha: float = 0.05, ascending: bool = True,
+        top: int | None = None, seed: int = 0,
     ) -> pd.DataFrame:  # fmt: skip
         """Expected ranks of the levels of a factor, with regard to the errors of prediction.
 
@@ -299,13 +304,22 @@ class RanefResults(ResultsBase):
             Whether the errors count that the fixed effects are estimated.
         alpha : float
             One minus the confidence level of the intervals.
+        ascending : bool
+            Whether the lowest effect has rank 1; with False the highest.
+        top : int, optional
+            Adds ``p_top``, the probability of a rank from 1 to this.
+        seed : int
+            Of the draws that give the joint distribution of ranks.
 
         Returns
         -------
         DataFrame
             One row per level: ``estimate``, ``se``, ``ci_lower`` and ``ci_upper`` of the random
-            effect, ``expected_rank`` from 1, the lowest, to the number of levels, and
-            ``percentile``, ``100 (expected_rank - 1/2) / levels``.
+            effect, ``expected_rank`` from 1 to the number of levels, ``percentile``,
+            ``100 (expected_rank - 1/2) / levels``, ``rank_lower`` and ``rank_upper``, the
+            interval of the rank, ``p_above_mean``, the probability of an effect above the mean of
+            all levels, and ``reliability``, one minus the error variance over the variance of
+            the effects.
 
         Raises
         ------
@@ -337,27 +351,43 @@ class RanefResults(ResultsBase):
         if method is None:
             method = "joint" if l <= blup_contrasts.EXACT_LEVELS else "marginal"
         check_choice(method, "method", RANK_METHODS)
+        ascending = check_flag(ascending, "ascending")
+        top = None if top is None else check_count(top, "top", most=l)
+        seed = check_count(seed, "seed", 0)
         b = mixed(est.terms, est.pls.b)[column]
         if method == "joint":
             check_size(l)
             cov = self._joint_covariance(column, fixed_uncertainty)
-            v, ranks = np.diag(cov), blup_contrasts.joint_ranks(b, cov)
+            v, expected = np.diag(cov), blup_contrasts.joint_ranks(b, cov)
+            found = rank_distribution.joint(b, cov, alpha, top, not ascending, seed)
+            spread = v - 2.0 * cov.mean(axis=1) + cov.mean()
         else:
             H = sp.csr_array((np.ones(l), column, np.arange(l + 1)), shape=(l, len(est.pls.b)))
             H = of_columns(est.terms, H)
-            found = blup_contrasts.contrasts(
-                est.deviance, est.pls.theta, est.pls.b, est.pls.scale, H, fixed_uncertainty
+            v = (
+                blup_contrasts.contrasts(
+                    est.deviance, est.pls.theta, est.pls.b, est.pls.scale, H, fixed_uncertainty
+                ).se
+                ** 2
             )
-            v = found.se**2
-            ranks = blup_contrasts.marginal_ranks(b, v)
+            expected = blup_contrasts.marginal_ranks(b, v)
+            found = rank_distribution.marginal(b, v, alpha, top, not ascending, seed)
+            spread = v * (1.0 - 2.0 / l) + v.mean() / l
+        expected = expected if ascending else l + 1.0 - expected
         se = np.sqrt(v)
         ends = Wald(b, se).interval(alpha)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            above = scipy.special.ndtr((b - b.mean()) / np.sqrt(np.maximum(spread, 0.0)))
+            reliability = 1.0 - v / _level_variances(est, table, coefficient)
         columns = {
             "estimate": b, "se": se, "ci_lower": ends[:, 0], "ci_upper": ends[:, 1],
-            "expected_rank": ranks,
+            "expected_rank": expected, "percentile": 100.0 * (expected - 0.5) / l,
+            "rank_lower": found.lower.astype(int), "rank_upper": found.upper.astype(int),
+            "p_above_mean": above, "reliability": reliability,
         }  # fmt: skip
-        index = label_index(table.labels, table.name)
-        return pd.DataFrame({**columns, "percentile": 100.0 * (ranks - 0.5) / l}, index)
+        if found.top is not None:
+            columns["p_top"] = found.top
+        return pd.DataFrame(columns, label_index(table.labels, table.name))
 
     def _joint_covariance(self, columns: IntArray, fixed: bool) -> FloatArray:
         """Covariance of some random effects of levels, (c, c)."""
@@ -411,13 +441,30 @@ def coefficient_columns(
     DataError
         When the coefficient is unknown, or must be named.
     """
+    return effects.table_columns(table, terms)[:, _coefficient_place(table, coefficient)]
+
+
+def _coefficient_place(table: FactorTable, coefficient: str | None) -> int:
     names = list(table.columns)
     if coefficient is None and len(names) > 1 and "Intercept" not in names:
         raise DataError(f"say which coefficient of {table.name!r}: {', '.join(names)}")
     if coefficient is None:
         coefficient = names[0] if len(names) == 1 else "Intercept"
     check_choice(coefficient, "coefficient", names, "coefficient")
-    return effects.table_columns(table, terms)[:, names.index(coefficient)]
+    return names.index(coefficient)
+
+
+def _level_variances(est: Estimates, table: FactorTable, coefficient: str | None) -> FloatArray:
+    """Variance of one coefficient before any data, of every level, (l,)."""
+    place, l = _coefficient_place(table, coefficient), len(table.labels)
+    for t in table.terms:
+        term = est.terms[t]
+        if place < term.k:
+            root = term.root
+            own = np.ones(l) if root is None else np.asarray(root.multiply(root).sum(axis=1))
+            return np.asarray(est.psi[t][place, place] * own.ravel())
+        place -= term.k
+    raise AssertionError("a coefficient belongs to a term")
 
 
 def contrast_rows(table: FactorTable, contrasts: Any, pairs: Any) -> tuple[list[str], CSR]:

@@ -6,6 +6,14 @@ from typing import Any
 
 from sparselmm.base.exceptions import ArgumentError
 
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's colours, told apart by people with any kind of colour vision."""
+
+MARKERS = "osD^vPX"
+
+LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
+"""Styles that tell series apart in grey."""
+
 
 def pyplot() -> Any:
     """Pyplot of matplotlib.
@@ -24,6 +32,29 @@ def pyplot() -> Any:
     return plt
 
 
+def panels(rows: int, columns: int, size: tuple[float, float], figure: Any = None, **share: Any):  # type: ignore[no-untyped-def]
+    """A figure and its axes, (rows, columns): the one given, or a new one of some size in inches.
+
+    In a notebook a new figure is not left to pyplot, which would show it a second time.
+
+    Raises
+    ------
+    ArgumentError
+        When ``figure`` is no figure of matplotlib.
+    """
+    plt = pyplot()
+    if figure is None:
+        figure, axes = plt.subplots(
+            rows, columns, figsize=size, squeeze=False, layout="constrained", **share
+        )
+        if "inline" in plt.get_backend().lower():
+            plt.close(figure)
+        return figure, axes
+    if not hasattr(figure, "subplots"):
+        raise ArgumentError(f"figure must be a matplotlib Figure, got {type(figure).__name__}")
+    return figure, figure.subplots(rows, columns, squeeze=False, **share)
+
+
 def axes_of(ax: Any, size: tuple[float, float]) -> tuple[Any, Any]:
     """The figure and axes to draw in: those given, or new ones of some size in inches.
 
@@ -33,7 +64,14 @@ def axes_of(ax: Any, size: tuple[float, float]) -> tuple[Any, Any]:
         When ``ax`` is not an Axes of matplotlib.
     """
     if ax is None:
-        return pyplot().subplots(figsize=size, layout="constrained")
+        figure, axes = panels(1, 1, size)
+        return figure, axes[0, 0]
     if not hasattr(ax, "get_figure") or not hasattr(ax, "plot"):
         raise ArgumentError(f"ax must be matplotlib Axes, got {type(ax).__name__}")
     return ax.get_figure(), ax
+
+
+def in_grid(n: int, widest: int = 4) -> tuple[int, int]:
+    """Rows and columns for n panels."""
+    columns = min(n, widest)
+    return -(-n // columns), columns

@@ -9,9 +9,7 @@ import numpy as np
 import pandas as pd
 
 from sparselmm.base.types import FloatArray
-from sparselmm.results.plots.figure import axes_of
-
-MARKERS = "osD^vPX*"
+from sparselmm.results.plots.figure import COLORS, LINES, MARKERS, axes_of
 
 
 def interval_plot(
@@ -42,8 +40,8 @@ def interval_plot(
     span = np.nanmax(np.c_[finite, value]) - np.nanmin(np.c_[finite, value]) or 1.0
     low = np.where(np.isneginf(ends[:, 0]), value - 2.0 * span, ends[:, 0])
     high = np.where(np.isposinf(ends[:, 1]), value + 2.0 * span, ends[:, 1])
-    axis.hlines(at, low, high, color="C0", linewidth=1.5)
-    axis.plot(value, at, "o", color="C0", markersize=4.5)
+    axis.hlines(at, low, high, color=COLORS[0], linewidth=1.5)
+    axis.plot(value, at, "o", color=COLORS[0], markersize=4.5)
     if neutral is not None:
         axis.axvline(neutral, color="0.6", linewidth=0.8, zorder=0)
     if not np.isfinite(ends).all():
@@ -89,10 +87,10 @@ def means_plot(
         x = np.array([place[v] for v in part[first]]) + shift[i]
         y = part[value].to_numpy(dtype=float)
         ends = part[list(limits)].to_numpy(dtype=float)
-        color, marker = f"C{i % 10}", MARKERS[i % len(MARKERS)]
+        color, marker = COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)]
         label = ", ".join(map(str, key if isinstance(key, tuple) else (key,)))
-        style = "--" if i % 2 else "-"
-        axis.plot(x, y, style, color=color, linewidth=0.8, alpha=0.6)
+        style = LINES[i % len(LINES)]
+        axis.plot(x, y, linestyle=style, color=color, linewidth=0.8, alpha=0.6)
         axis.vlines(x, ends[:, 0], ends[:, 1], color=color, linewidth=4.0, alpha=0.3)
         axis.plot(x, y, marker, color=color, markersize=5.0, label=label)
         if arrows is not None:

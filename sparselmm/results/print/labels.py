@@ -9,9 +9,10 @@ from typing import Any
 import pandas as pd
 
 from sparselmm.base.exceptions import MemoryLimitError
-from sparselmm.base.types import FloatArray
+from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design.exact_labels import label_index
 from sparselmm.design.rows import mixed
+from sparselmm.design.terms import Design
 from sparselmm.inference.effects import (
     FactorTable,
     Units,
@@ -94,3 +95,15 @@ def varcorr_frame(rows: Sequence[VarianceRow]) -> pd.DataFrame:
     labels = [[row.group, row.first, row.second] for row in rows]
     frame = pd.DataFrame(labels, columns=["grp", "var1", "var2"], dtype=object)
     return frame.assign(vcov=[row.vcov for row in rows], sdcor=[row.sdcor for row in rows])
+
+
+def row_groups(design: Design) -> dict[str, tuple[pd.Index, IntArray]]:
+    """Labels of the levels and the level of every row, (n,), of each grouping factor."""
+    known: dict[str, tuple[pd.Index, IntArray]] = {}
+    if design.groups is not None:
+        known[design.groups.name] = label_index(design.groups.labels), design.groups.codes
+    for term in design.terms:
+        if term.codes is not None:
+            pair = label_index(term.levels.labels()), term.codes
+            known.setdefault(":".join(term.levels.names), pair)
+    return known

@@ -21,6 +21,7 @@ from sparselmm.base.seeds import Seed
 from sparselmm.base.types import AnyArray, FloatArray, IntArray
 from sparselmm.inference.resampling import bootstrap
 from sparselmm.likelihood.optimize import Recorder, certify
+from sparselmm.results.plots import tables as plots
 from sparselmm.results.print.notebook import frame_html
 
 SAME_FIT = 1e-8
@@ -166,6 +167,39 @@ class BootstrapResults:
         out["bias"], out["se"] = self.bias, self.se
         out[["lower", "upper"]] = self.conf_int(alpha, kind)
         return out
+
+    def plot(
+        self, kind: str = "density", alpha: float = 0.05, interval: str = "percentile", *,
+        figure: Any = None, ax: Any = None,
+    ) -> Any:  # fmt: skip
+        """Distributions of the replicates.
+
+        Parameters
+        ----------
+        kind : {"density", "ridge"}
+            A panel per parameter with the estimate and its interval, or all standardized in one.
+        alpha : float
+            One minus the confidence level.
+        interval : str
+            Kind of the intervals, as of :meth:`conf_int`.
+        figure : matplotlib Figure, optional
+            Where to draw the densities.
+        ax : matplotlib Axes, optional
+            Where to draw the ridges.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+        """
+        check_choice(kind, "kind", ("density", "ridge"))
+        check_choice(interval, "interval", bootstrap.KINDS)
+        estimate = pd.Series(self.estimate, list(self.names), dtype=float)
+        if (ax if kind == "density" else figure) is not None:
+            raise ArgumentError("densities take figure=, a panel per parameter; ridges take ax=")
+        if kind == "ridge":
+            return plots.ridge_plot(self.replicates, estimate, ax)
+        ends = self.conf_int(alpha, interval)
+        return plots.density_plot(self.replicates, estimate, ends, figure)
 
     def save(self, file: str | PathLike[str] | IO[bytes]) -> None:
         """Write to a file; :meth:`load` reads it, ``bootstrap(resume=...)`` goes on from it."""

@@ -175,7 +175,7 @@ def _given_levels(given: Any, argument: str) -> list[Any]:
 
 def _column(built: BuiltDesign, name: str) -> pd.Series:
     if built.frame is None:
-        raise RemovedRowsError.of(f"emmeans without at={{{name!r}: value}}")
+        raise RemovedRowsError.of(f"emmeans (emtrends, joint_tests) without at={{{name!r}: value}}")
     return built.frame[name]
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.diagnostics.influence import Influence
+from sparselmm.results.plots.tables import influence_plot
 from sparselmm.results.print.notebook import frame_html
 
 SHOWN = 10
@@ -137,6 +139,22 @@ class InfluenceResults:
         }
         out = pd.DataFrame(columns, index=self.labels)
         return out.sort_values("cooks_distance", ascending=False)
+
+    def plot(self, *, figure: Any = None) -> Any:
+        """Cook's distances, and the changes of the coefficients; the largest are named.
+
+        Parameters
+        ----------
+        figure : matplotlib Figure, optional
+            Where to draw.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+        """
+        return influence_plot(
+            list(self.labels), self.cooks_distance.to_numpy(), self.dfbetas, figure
+        )
 
     def _repr_html_(self) -> str:
         return frame_html(self.to_frame(), f"Influence of {len(self.labels)} deletions")

@@ -552,7 +552,8 @@ class MarginalMeans:
         """Lengths to the left and to the right, (m, 2), that show which pairs differ.
 
         The higher mean's left arrow and the lower mean's right one shall add up to the least
-        significant difference; non-negative least squares, close pairs counting most.
+        significant difference; non-negative least squares, close pairs counting most, drawn
+        towards arrows of half that length.
         """
         if self.type == "response":
             raise DataError("comparison arrows are drawn on the scale of the model: type='link'")
@@ -569,7 +570,10 @@ class MarginalMeans:
                 i, j = pairs[at] if found.estimate[at] > 0 else pairs[at][::-1]
                 A[row, i], A[row, k + j] = 1.0, 1.0
             weight = np.exp(-np.abs(1.0 - np.abs(found.estimate[good]) / reach[good]))
-            length, _ = scipy.optimize.nnls(A * weight[:, None], reach[good] * weight)
+            ridge = 0.05 * np.eye(2 * k)
+            half = np.full(2 * k, 0.05 * 0.5 * np.mean(reach[good]))
+            both = np.vstack([A * weight[:, None], ridge])
+            length, _ = scipy.optimize.nnls(both, np.r_[reach[good] * weight, half])
             out[rows] = length.reshape(2, k).T
         return out
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.resampling.power import clopper_pearson
+from sparselmm.results.plots.tables import power_plot
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +50,24 @@ class PowerResults:
         out = pd.DataFrame(rows, columns=columns)
         out["n_groups"] = out["n_groups"].astype("Int64")
         return out
+
+    def plot(self, ax: Any = None) -> Any:
+        """Power over the number of groups, with its intervals; a dotted line at 0.8.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+        """
+        table = self.table
+        x = "n_groups"
+        if table[x].isna().all():  # the rows of the fit alone
+            table, x = table.assign(**{"": range(len(table))}), ""
+        return power_plot(table, x, ["test"] if table["test"].nunique() > 1 else [], ax)
 
     def __repr__(self) -> str:
         return self.table.to_string(index=False)

@@ -79,7 +79,9 @@ class ProfileResults:
     def _limits(self) -> pd.DataFrame:
         return self.conf_int().set_axis(["lower", "upper"], axis=1)
 
-    def plot(self, parameters: Sequence[str] | None = None, absolute: bool = False) -> Any:
+    def plot(
+        self, parameters: Sequence[str] | None = None, absolute: bool = False, figure: Any = None
+    ) -> Any:
         """Draw zeta against the value of each parameter.
 
         Straight lines are what Wald intervals assume.
@@ -90,6 +92,8 @@ class ProfileResults:
             Which to draw. Default all.
         absolute : bool
             Draw ``|zeta|``, with intervals of 50, 80, 90, 95 and 99 %.
+        figure : matplotlib Figure, optional
+            Where to draw.
 
         Returns
         -------
@@ -115,7 +119,7 @@ class ProfileResults:
         if unknown:
             raise DataError(f"parameters: no profile of {unknown[0]!r}; there are {known}")
         curves = {name: self.frame.loc[[name], ["value", "zeta"]].to_numpy() for name in names}
-        return plots.profile_plot(curves, absolute)
+        return plots.profile_plot(curves, absolute, figure)
 
 
 def limits(

@@ -1,0 +1,90 @@
+"""How generalized models predict for the pictures they share with linear ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from sparselmm.base.arguments import check_choice
+from sparselmm.base.exceptions import DataError
+from sparselmm.base.types import FloatArray
+from sparselmm.likelihood.laplace import moments
+from sparselmm.likelihood.laplace.chosen import base_of
+from sparselmm.results.general.base import GeneralBase
+from sparselmm.results.methods.figures import FigureResults
+
+
+class GeneralFigureResults(FigureResults, GeneralBase):
+    """Part of :class:`sparselmm.MixedGLMResults`."""
+
+    _own_lines = False
+
+    def _curve(self, new: pd.DataFrame, groups: bool, bands: str, alpha: float) -> pd.DataFrame:
+        if bands in ("prediction", "both"):
+            raise DataError(
+                "bands of new observations are drawn for linear models only; pass "
+                "bands='confidence' or 'none'"
+            )
+        kind = "conditional" if groups else "population"
+        if self._ordinal:
+            table = self.predict(  # type: ignore[attr-defined]
+                new, "probability", kind, unseen="population"
+            ).reset_index(drop=True)
+            long = table.melt(var_name="category", value_name="mean")
+            return long
+        found = self.predict(  # type: ignore[attr-defined]
+            new, "response", kind, interval=bands != "none", alpha=alpha, unseen="population"
+        )
+        if bands == "none":
+            return pd.DataFrame({"mean": np.asarray(found)})
+        table = found.reset_index(drop=True)
+        return pd.DataFrame(
+            {"mean": table["mean"], "low": table["ci_lower"], "high": table["ci_upper"]}
+        )
+
+    @property
+    def _ordinal(self) -> bool:
+        return base_of(self.family).name == "ordinal"
+
+    def _data_values(self) -> FloatArray:
+        """The response, proportions of trials."""
+        if self._ordinal:
+            raise DataError("the categories of an ordinal response are not drawn as points")
+        left = np.asarray(self.residuals("response"))  # type: ignore[attr-defined]
+        return left + np.asarray(self.fittedvalues)  # type: ignore[attr-defined]
+
+    def _response_label(self, categories: bool) -> str:
+        name = str(self.built.design.y_name)
+        if categories:
+            return "probability"
+        return "probability" if base_of(self.family).name == "binomial" else name
+
+    def _working_residual(self) -> FloatArray:
+        population = self.predict(random="population")  # type: ignore[attr-defined]
+        return self._data_values() - np.asarray(population)
+
+    def _row_variance(self) -> FloatArray:
+        eta, further = self._eta(False), self._further()  # type: ignore[attr-defined]
+        variance = moments.variance(self.family, eta, further, self._trials())
+        return np.asarray(variance)
+
+    def _interval_ends(self, alpha: float, method: str, names: Sequence[str]) -> FloatArray:
+        check_choice(method, "method", ("wald", "profile", "bootstrap"))
+        if method == "wald":
+            table = self.conf_int(alpha)  # type: ignore[attr-defined]
+        elif method == "profile":
+            table = self.confint(alpha=alpha)  # type: ignore[attr-defined]
+        else:
+            table = self.bootstrap(alpha=alpha).conf_int(alpha)  # type: ignore[attr-defined]
+        frame = pd.DataFrame(np.asarray(table, dtype=float)[:, :2], list(table.index))
+        return frame[~frame.index.duplicated()].reindex(names).to_numpy()
+
+    def _variance_shares(self) -> dict[str, float]:
+        fixed, random, rest = self._variance_parts()  # type: ignore[attr-defined]
+        total = fixed + random + rest
+        own = self.icc()  # type: ignore[attr-defined]
+        shares = {"fixed effects": fixed / total}
+        shares |= {str(n): float(v * (random + rest) / total) for n, v in own.items()}
+        return {**shares, "latent residual": rest / total}

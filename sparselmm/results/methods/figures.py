@@ -1,0 +1,668 @@
+"""Pictures of a fitted model: predictions, groups, coefficients, random effects, residuals.
+
+Linear and generalized models share them; what they predict by is `_curve`.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sparselmm.base.arguments import (
+    check_choice,
+    check_flag,
+    check_hashable,
+    check_level,
+    check_list,
+    check_mapping,
+    check_strings,
+    shown,
+    suggestion,
+)
+from sparselmm.base.exceptions import ArgumentError, DataError, RemovedRowsError
+from sparselmm.base.types import FloatArray, IntArray
+from sparselmm.design import BuiltDesign
+from sparselmm.inference.effects import factor_table, factor_tables
+from sparselmm.inference.estimates import Estimates
+from sparselmm.results.plots import curves, levels, tables
+from sparselmm.results.plots.curves import Curve, Group, Points
+from sparselmm.results.print.labels import mode_tables, row_groups, variance_tables
+
+BANDS = ("confidence", "prediction", "both", "none")
+DATA = ("points", "partial", "none")
+
+STEPS = 60
+"""Points of a curve."""
+
+SHOWN_GROUPS = 16
+"""Panels of groups unless told otherwise: spread evenly over the order of the effects."""
+
+
+class FigureResults:
+    """Part of :class:`sparselmm.MixedLMResults` and :class:`sparselmm.MixedGLMResults`."""
+
+    built: BuiltDesign
+    _est: Estimates
+    _own_lines = True
+    """Whether least squares in a group's rows mean anything."""
+
+    # --------------------------------------------------------------------- predictions
+
+    def plot_predictions(
+        self, variables: Any = None, *, groups: Any = None, at: Mapping[str, Any] | None = None,
+        bands: str = "confidence", data: str = "points", alpha: float = 0.05, figure: Any = None,
+    ) -> Any:  # fmt: skip
+        """Predictions over one to three variables, with bands and the data.
+
+        Parameters
+        ----------
+        variables : str or sequence of str, optional
+            Variables of the fixed effects: the first along the axis, the second as lines, the
+            third as panels. A covariate that makes lines or panels is taken at its mean and one
+            standard deviation below and above, or at its values if there are no more than three.
+            Default: the first variable of the formula.
+        groups : str or mapping, optional
+            Lines of groups instead of the population's: a grouping factor (six of its levels) or
+            ``{"Subject": ["308", "309"]}``. They take the place of the second variable.
+        at : mapping of str to value, optional
+            Values of other variables. Default: the mean of a covariate, the most frequent level
+            of a factor; named below the picture.
+        bands : {"confidence", "prediction", "both", "none"}
+            Of the mean, or of a new observation.
+        data : {"points", "partial", "none"}
+            "partial" draws partial residuals: the prediction at the row's own values of the
+            variables drawn, all others held, plus its residual.
+        alpha : float
+            One minus the confidence level of the bands.
+        figure : matplotlib Figure, optional
+            Where to draw.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+
+        Raises
+        ------
+        DataError
+            When a name is unknown, the model was built from arrays, or its rows were removed.
+        ImportError
+            When matplotlib is not installed.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("dietox")
+        >>> fit = sparselmm.mixedlm("Weight ~ Time * Cu + (Time | Pig)", data).fit()
+        >>> figure = fit.plot_predictions(["Time", "Cu"], bands="both")
+        >>> figure.axes[0].get_xlabel()
+        'Time'
+        """
+        check_choice(bands, "bands", BANDS)
+        check_choice(data, "data", DATA)
+        alpha = check_level(alpha)
+        frame = self._figure_frame("plot_predictions")
+        names = self._drawn_variables(variables, frame, groups is not None)
+        held = self._held(frame, names, at)
+        values = [_grid_values(self.built, frame, name, i == 0) for i, name in enumerate(names)]
+        factor, picked = self._picked(groups)
+        drawn, categories = [], False
+        for combination in product(*(v for v in values[1:] or [[None]])):
+            for key, rows in picked:
+                new = self._new_frame(frame, held, names, values[0], combination, rows)
+                table = self._curve(new, rows is not None, bands, alpha)
+                labels = [_text(name, v) for name, v in zip(names[1:], combination, strict=False)]
+                if key is not None:
+                    labels.insert(0, key)
+                if "category" in table:  # an ordinal response: a line per category
+                    categories = True
+                    for category, part in table.groupby("category", sort=False):
+                        own = Curve(", ".join(labels), str(category), values[0], part)
+                        drawn.append(own)
+                    continue
+                series = labels[0] if labels else ""
+                drawn.append(Curve(", ".join(labels[1:]), series, values[0], table))
+        points = None
+        if data != "none" and not categories:
+            points = self._points(frame, names, held, values, data, factor, picked)
+        legend = "category" if categories else (names[1] if len(names) > 1 else "")
+        legend = legend if factor is None else factor
+        note = ", ".join(f"{name} = {_short(value)}" for name, value in held.items())
+        x_levels = [] if self.built.spec.factor_levels(names[0]) is None else values[0]
+        labels = [names[0], self._response_label(categories), legend]
+        return curves.curve_plot(drawn, points, labels, x_levels, note, figure)
+
+    def _figure_frame(self, what: str) -> pd.DataFrame:
+        """The rows of the fit with their columns."""
+        if self.built.spec.formula is None:
+            raise DataError(f"{what} needs a formula: fit the model with from_formula")
+        if self.built.frame is None:
+            raise RemovedRowsError.of(what)
+        return self.built.frame
+
+    def _drawn_variables(self, variables: Any, frame: pd.DataFrame, with_groups: bool) -> list[str]:
+        known = [n for n in self.built.spec.fixed_variables() if n in frame.columns]
+        if not known:
+            raise DataError("plot_predictions: the model has no fixed effects but the intercept")
+        names = known[:1] if variables is None else check_strings(variables, "variables")
+        most = 2 if with_groups else 3
+        if not names or len(names) > most or len(set(names)) < len(names):
+            raise ArgumentError(
+                f"variables must name one to {most} different variables, got {shown(variables)}"
+            )
+        for name in names:
+            if name not in known:
+                raise DataError(
+                    f"variables: {name!r} is no variable of the fixed effects "
+                    f"({', '.join(known)}){suggestion(name, known)}"
+                )
+        return names
+
+    def _held(
+        self, frame: pd.DataFrame, names: Sequence[str], at: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        """Values of the variables that are not drawn."""
+        if at is not None:
+            check_mapping(at, "at", "{'Days': 5}")
+        given = dict(at or {})
+        known = [n for n in self.built.spec.fixed_variables() if n in frame.columns]
+        for name in given:
+            if name not in known or name in names:
+                raise DataError(
+                    f"at: {name!r} is no other variable of the fixed effects; these are "
+                    f"{', '.join(n for n in known if n not in names) or 'none'}"
+                )
+        out = {}
+        for name in known:
+            if name in names:
+                continue
+            if name in given:
+                out[name] = given[name]
+            elif _is_number(self.built, frame, name):
+                out[name] = float(frame[name].mean())
+            else:
+                out[name] = frame[name].mode().iloc[0]
+        return out
+
+    def _picked(self, groups: Any) -> tuple[str | None, list[tuple[str | None, IntArray | None]]]:
+        """The factor, labels and first rows of the groups whose lines are drawn."""
+        factors = _factors(groups)
+        if not factors:
+            return None, [(None, None)]
+        if len(factors) > 1:
+            raise ArgumentError("groups must name one grouping factor")
+        (name, wanted), known = next(iter(factors.items())), row_groups(self.built.design)
+        if name not in known:
+            raise DataError(
+                f"groups: no grouping factor {name!r} in the model; there are: "
+                f"{', '.join(known) or 'none'}"
+            )
+        index, codes = known[name]
+        places = self._level_places(name, index, wanted, 6, "groups")
+        return name, [(str(index[j]), np.flatnonzero(codes == j)[:1]) for j in places]
+
+    def _level_places(
+        self, factor: str, index: pd.Index, wanted: Any, most: int, argument: str
+    ) -> list[int]:
+        """Places of levels: those wanted, or some spread over the order of the effects."""
+        if wanted is not None:
+            labels = check_list(wanted, argument, "a list of labels")
+            check_hashable(labels, argument)
+            places = index.get_indexer(pd.Index(labels, dtype=object))
+            if (places < 0).any() or not len(places):
+                missing = [v for v, p in zip(labels, places, strict=True) if p < 0]
+                raise DataError(f"{argument}: {factor} has no level {shown(missing[:3])}")
+            return [int(p) for p in places]
+        order = np.arange(len(index))
+        table = next((t for t in factor_tables(self._est.terms) if t.name == factor), None)
+        if table is not None and len(table.labels) == len(index):
+            order = np.argsort(mode_tables(self._est, [table])[factor].iloc[:, 0].to_numpy())
+        spread = np.unique(np.linspace(0, len(order) - 1, most).round().astype(int))
+        return [int(order[i]) for i in spread]
+
+    def _new_frame(
+        self, frame: pd.DataFrame, held: Mapping[str, Any], names: Sequence[str],
+        x: Sequence[Any], combination: Sequence[Any], rows: IntArray | None,
+    ) -> pd.DataFrame:  # fmt: skip
+        """Rows to predict at: the group's first row, or none, with the variables put in."""
+        new = pd.DataFrame(index=range(len(x)))
+        if rows is not None:
+            new = frame.iloc[np.repeat(rows, len(x))].reset_index(drop=True)
+        values = {**held, **dict(zip(names[1:], combination, strict=False))}
+        columns = {n: pd.Series([v] * len(x)) for n, v in values.items() if v is not None}
+        return new.assign(**columns, **{names[0]: pd.Series(list(x))})
+
+    def _points(
+        self, frame: pd.DataFrame, names: Sequence[str], held: Mapping[str, Any],
+        values: Sequence[Sequence[Any]], data: str, factor: str | None,
+        picked: Sequence[tuple[str | None, IntArray | None]],
+    ) -> Points:  # fmt: skip
+        """The data beside the curves; those of the groups drawn, if there are groups."""
+        y = self._data_values()
+        if data == "partial":
+            same = frame.assign(**{n: pd.Series([v] * len(frame), frame.index)
+                                   for n, v in held.items()})  # fmt: skip
+            y = np.asarray(self._curve(same, False, "none", 0.05)["mean"]) + self._left_over()
+        rows = np.arange(len(frame))
+        labels: list[list[str]] = []
+        if factor is not None:
+            index, codes = row_groups(self.built.design)[factor]
+            inside = [int(codes[row[0]]) for _, row in picked if row is not None]
+            rows = np.flatnonzero(np.isin(codes, inside))
+            labels.append([str(index[codes[row]]) for row in rows])
+        for name, levels_ in zip(names[1:], values[1:], strict=True):
+            own = frame[name].iloc[rows]
+            if self.built.spec.factor_levels(name) is not None:
+                labels.append([_text(name, v) for v in own])
+            else:  # the nearest of the values drawn
+                near = np.abs(own.to_numpy(dtype=float)[:, None] - np.array(levels_, dtype=float))
+                labels.append([_text(name, levels_[i]) for i in near.argmin(axis=1)])
+        series = labels[0] if labels else [""] * len(rows)
+        panel = [", ".join(p) for p in zip(*labels[1:], strict=True)] or [""] * len(rows)
+        return Points(panel, series, list(frame[names[0]].iloc[rows]), y[rows])
+
+    # -------------------------------------------------------------------------- groups
+
+    def plot_groups(
+        self, factor: str | None = None, x: str | None = None, *, levels: Any = None,
+        figure: Any = None,
+    ) -> Any:  # fmt: skip
+        """A panel per group: its data, its own least-squares line, the mixed model's, all's.
+
+        Parameters
+        ----------
+        factor : str, optional
+            Grouping factor. Default: the first.
+        x : str, optional
+            Covariate along the axis. Default: the first covariate of the fixed effects.
+        levels : sequence, optional
+            Groups to draw. Default: all, or 16 spread over the order of their effects.
+        figure : matplotlib Figure, optional
+            Where to draw.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+
+        Raises
+        ------
+        DataError
+            When a name is unknown or the rows were removed.
+        ImportError
+            When matplotlib is not installed.
+
+        Notes
+        -----
+        Lines are drawn at the other variables' mean or most frequent level, named below.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("sleepstudy")
+        >>> fit = sparselmm.mixedlm("Reaction ~ Days + (Days | Subject)", data).fit()
+        >>> len(fit.plot_groups("Subject", levels=["308", "309"]).axes)
+        2
+        """
+        frame = self._figure_frame("plot_groups")
+        name, (index, codes) = self._factor_rows(factor)
+        x = self._covariate(x, frame, "x")
+        held = self._held(frame, [x], None)
+        places = self._level_places(name, index, levels, SHOWN_GROUPS, "levels")
+        y = self._data_values()
+        drawn = []
+        for j in places:
+            rows = np.flatnonzero(codes == j)
+            own_x = frame[x].to_numpy(dtype=float)[rows]
+            at = np.linspace(own_x.min(), own_x.max(), 20)
+            first = self._new_frame(frame, held, [x], at.tolist(), (), rows[:1])
+            mixed = self._curve(first, True, "none", 0.05)["mean"]
+            population = self._curve(first, False, "none", 0.05)["mean"]
+            line = _least_squares(own_x, y[rows], at) if self._own_lines else None
+            drawn.append(
+                Group(str(index[j]), own_x, y[rows], at, line, np.asarray(mixed),
+                      np.asarray(population))
+            )  # fmt: skip
+        note = ", ".join(f"{key} = {_short(value)}" for key, value in held.items())
+        return curves.group_plot(drawn, [x, self._response_label(False)], note, figure)
+
+    # -------------------------------------------------------------------- coefficients
+
+    def plot_coefficients(
+        self, *others: Any, intercept: bool = False, alpha: float = 0.05, method: str = "wald",
+        exponentiate: bool = False, ax: Any = None,
+    ) -> Any:  # fmt: skip
+        """Fixed effects with their intervals, of one or several models side by side.
+
+        Parameters
+        ----------
+        *others : results
+            Further models; a ``{"name": results}`` mapping names them.
+        intercept : bool
+            Whether to draw the intercept.
+        alpha : float
+            One minus the confidence level.
+        method : str
+            Kind of the intervals: "wald", "profile" or "bootstrap".
+        exponentiate : bool
+            Draw ratios: odds ratios of a logit link, rate ratios of a logarithm.
+        ax : matplotlib Axes, optional
+            Where to draw.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("dietox")
+        >>> fit = sparselmm.mixedlm("Weight ~ Time + Cu + (1 | Pig)", data).fit()
+        >>> [t.get_text() for t in fit.plot_coefficients().axes[0].get_yticklabels()]
+        ['Time', 'Cu[T.Cu035]', 'Cu[T.Cu175]']
+        """
+        alpha, intercept = check_level(alpha), check_flag(intercept, "intercept")
+        exponentiate = check_flag(exponentiate, "exponentiate")
+        named: dict[str, Any] = {"this model": self}
+        for i, other in enumerate(others):
+            named |= other if isinstance(other, Mapping) else {f"model {i + 2}": other}
+        out = {}
+        for name, result in named.items():
+            if not isinstance(result, FigureResults):
+                raise ArgumentError(
+                    f"others must be results of fitted models, got {type(result).__name__}"
+                )
+            table = result._coefficient_table(alpha, method)
+            if not intercept:
+                table = table.drop("Intercept", errors="ignore")
+            out[str(name)] = np.exp(table) if exponentiate else table
+        label = "ratio" if exponentiate else "coefficient"
+        return curves.coefficient_plot(
+            out, label, 100 * (1 - alpha), 1.0 if exponentiate else 0.0, ax
+        )
+
+    def _coefficient_table(self, alpha: float, method: str) -> pd.DataFrame:
+        """Estimates and ends of intervals of the fixed effects, labelled."""
+        names = list(self.built.spec.x_names)
+        given: Any = self.fe_params  # type: ignore[attr-defined]
+        fixed = np.asarray(given, dtype=np.float64)
+        ends = self._interval_ends(alpha, method, names)
+        kept = ~np.isnan(fixed)
+        table = pd.DataFrame({"estimate": fixed, "low": ends[:, 0], "high": ends[:, 1]}, names)
+        return table[kept]
+
+    # ------------------------------------------------------------------ random effects
+
+    def plot_ranef(
+        self, factor: str | None = None, *, alpha: float = 0.05, figure: Any = None
+    ) -> Any:
+        """Caterpillar of a factor's random effects, each coefficient in its own order.
+
+        Intervals that leave out zero are in colour, and the titles say how many. The standard
+        deviations are conditional, fixed effects taken as known (``ranef_var``). With more than
+        60 levels some are labelled, the first and the last among them.
+
+        Parameters
+        ----------
+        factor : str, optional
+            A key of ``ranef``. Default: the first.
+        alpha : float
+            One minus the confidence level.
+        figure : matplotlib Figure, optional
+            Where to draw.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+
+        Raises
+        ------
+        DataError
+            When there is no such factor.
+        ImportError
+            When matplotlib is not installed.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("sleepstudy")
+        >>> fit = sparselmm.mixedlm("Reaction ~ Days + (Days | Subject)", data).fit()
+        >>> [axes.get_title() for axes in fit.plot_ranef("Subject").axes]
+        ['Intercept: 7 of 18 away from 0', 'Days: 8 of 18 away from 0']
+        """
+        est, alpha = self._est, check_level(alpha)
+        name = factor_tables(est.terms)[0].name if factor is None else factor
+        table = factor_table(est.terms, name, "factor")
+        modes, variances = mode_tables(est, [table])[name], variance_tables(est, [table])[name]
+        return levels.caterpillar(
+            name, list(modes.columns), list(modes.index), modes.to_numpy(),
+            np.sqrt(variances.to_numpy()), 1.0 - alpha, figure,
+        )  # fmt: skip
+
+    def plot_ranef_correlation(self, factor: str | None = None, *, figure: Any = None) -> Any:
+        """Pairs of random coefficients on ellipses of 50 and 95 % of their covariance.
+
+        Parameters
+        ----------
+        factor : str, optional
+            A key of ``ranef``. Default: the first with two coefficients or more.
+        figure : matplotlib Figure, optional
+            Where to draw.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+
+        Notes
+        -----
+        Predicted effects are shrunken, so that they spread less than the ellipses do.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("sleepstudy")
+        >>> fit = sparselmm.mixedlm("Reaction ~ Days + (Days | Subject)", data).fit()
+        >>> fit.plot_ranef_correlation().axes[0].get_title()
+        'r = 0.07'
+        """
+        terms = self._est.terms
+        several = [t for t in factor_tables(terms) if len(t.columns) > 1]
+        if factor is None:
+            if not several:
+                raise DataError(
+                    "plot_ranef_correlation: no grouping factor has two random coefficients"
+                )
+            factor = several[0].name
+        table = factor_table(terms, factor, "factor")
+        if len(table.columns) < 2:
+            raise DataError(f"factor: {factor!r} has one random coefficient; nothing correlates")
+        psi = np.zeros((len(table.columns), len(table.columns)))
+        at = 0
+        for t in table.terms:
+            own = np.asarray(self._est.psi[t])
+            k = len(own)
+            psi[at : at + k, at : at + k] = own
+            at += k
+        modes = mode_tables(self._est, [table])[factor].to_numpy()
+        return levels.ellipse_plot(modes, psi, list(table.columns), factor, figure)
+
+    def plot_funnel(self, factor: str | None = None, *, ax: Any = None) -> Any:
+        """Mean residual of every group against its size, with limits under no difference.
+
+        Parameters
+        ----------
+        factor : str, optional
+            Grouping factor. Default: the first.
+        ax : matplotlib Axes, optional
+            Where to draw.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+
+        Notes
+        -----
+        What the fixed part leaves, averaged over the rows of a group; groups outside the limits
+        of 95 and 99.8 % differ by more than the residual variance alone would make them
+        (Spiegelhalter 2005, *Statistics in Medicine* 24, 1185-1202).
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("Penicillin")
+        >>> fit = sparselmm.mixedlm("diameter ~ 1 + (1 | plate) + (1 | sample)", data).fit()
+        >>> fit.plot_funnel("plate").axes[0].get_xlabel()
+        'rows per plate'
+        """
+        self._figure_frame("plot_funnel")
+        name, (index, codes) = self._factor_rows(factor)
+        rest, variance = self._working_residual(), self._row_variance()
+        inside = (codes >= 0) & np.isfinite(rest)
+        size = np.bincount(codes[inside], minlength=len(index)).astype(float)
+        there = size > 0
+        total = np.bincount(codes[inside], rest[inside], len(index))
+        spread = np.bincount(codes[inside], variance[inside], len(index))
+        mean, sd = total[there] / size[there], np.sqrt(spread[there]) / size[there]
+        labels = list(index[there])
+        names = [f"rows per {name}", f"mean residual of {self._response_label(False)}"]
+        return levels.funnel_plot(size[there], mean, sd, names, labels, ax)
+
+    def plot_variance_shares(self, *, ax: Any = None) -> Any:
+        """Shares of the variance that fixed effects, random effects and residuals have.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("Penicillin")
+        >>> fit = sparselmm.mixedlm("diameter ~ 1 + (1 | plate) + (1 | sample)", data).fit()
+        >>> fit.plot_variance_shares().axes[0].get_xlabel()
+        'share of the variance'
+        """
+        return tables.share_plot(self._variance_shares(), ax)
+
+    # --------------------------------------------------------------------------- parts
+
+    def _factor_rows(self, factor: str | None) -> tuple[str, tuple[pd.Index, IntArray]]:
+        known = row_groups(self.built.design)
+        if not known:
+            raise DataError("the model has no grouping factor")
+        name = next(iter(known)) if factor is None else factor
+        if not isinstance(name, str) or name not in known:
+            raise DataError(
+                f"factor: no grouping factor {shown(factor)} in the model; there are: "
+                f"{', '.join(known)}"
+            )
+        return name, known[name]
+
+    def _covariate(self, x: Any, frame: pd.DataFrame, argument: str) -> str:
+        fixed = [n for n in self.built.spec.fixed_variables() if n in frame.columns]
+        known = [n for n in fixed if _is_number(self.built, frame, n)]
+        if x is None:
+            if not known:
+                raise DataError(f"{argument}: the fixed effects have no covariate to draw against")
+            return known[0]
+        if not isinstance(x, str) or x not in known:
+            raise DataError(
+                f"{argument}: {shown(x)} is no covariate of the fixed effects "
+                f"({', '.join(known) or 'there is none'})"
+            )
+        return x
+
+    @abstractmethod
+    def _curve(self, new: pd.DataFrame, groups: bool, bands: str, alpha: float) -> pd.DataFrame:
+        """Predictions: ``mean``, and for bands ``low``, ``high``, ``obs_low``, ``obs_high``."""
+
+    def _data_values(self) -> FloatArray:
+        """The response on the scale of the pictures, (n,)."""
+        return np.asarray(self.built.design.y)
+
+    def _left_over(self) -> FloatArray:
+        """Residuals on that scale, (n,)."""
+        return self._data_values() - np.asarray(self.fittedvalues)  # type: ignore[attr-defined]
+
+    def _response_label(self, categories: bool) -> str:
+        return "probability" if categories else str(self.built.design.y_name)
+
+    @abstractmethod
+    def _working_residual(self) -> FloatArray:
+        """What the fixed part leaves of the rows, (n,)."""
+
+    @abstractmethod
+    def _row_variance(self) -> FloatArray:
+        """Residual variance of the rows, (n,)."""
+
+    @abstractmethod
+    def _interval_ends(self, alpha: float, method: str, names: Sequence[str]) -> FloatArray:
+        """Ends of intervals of the fixed effects, (p, 2)."""
+
+    @abstractmethod
+    def _variance_shares(self) -> dict[str, float]:
+        """Shares of the variance, by what they come from."""
+
+
+# ----------------------------------------------------------------------------------- helpers
+
+
+def _factors(groups: Any) -> dict[str, Any]:
+    """Grouping factors and levels that the user named."""
+    if groups is None:
+        return {}
+    if isinstance(groups, str):
+        return {groups: None}
+    check_mapping(groups, "groups", "{'Subject': ['308', '309']}")
+    if not groups:
+        raise ArgumentError("groups names no grouping factor")
+    for name in groups:
+        if not isinstance(name, str):
+            raise ArgumentError(f"groups must name a grouping factor, got {shown(name)}")
+    return dict(groups)
+
+
+def _is_number(built: BuiltDesign, frame: pd.DataFrame, name: str) -> bool:
+    numeric = pd.api.types.is_numeric_dtype(frame[name].dtype)
+    return numeric and built.spec.factor_levels(name) is None
+
+
+def _grid_values(built: BuiltDesign, frame: pd.DataFrame, name: str, along: bool) -> list[Any]:
+    """Values of a variable: a fine grid along the axis, a few for lines and panels."""
+    factor = built.spec.factor_levels(name)
+    if factor is not None:
+        return list(factor)
+    if not _is_number(built, frame, name):
+        raise DataError(f"variables: {name!r} is neither a number nor a factor as it stands")
+    column = frame[name].to_numpy(dtype=float)
+    if along:
+        return np.linspace(column.min(), column.max(), STEPS).tolist()
+    distinct = np.unique(column)
+    if len(distinct) <= 3:
+        return distinct.tolist()
+    mean, sd = column.mean(), column.std()
+    return [float(f"{v:.3g}") for v in (mean - sd, mean, mean + sd)]
+
+
+def _text(name: str, value: Any) -> str:
+    return f"{name} = {_short(value)}" if isinstance(value, (int, float)) else str(value)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, (float, np.floating)) else str(value)
+
+
+def _least_squares(x: FloatArray, y: FloatArray, at: FloatArray) -> FloatArray | None:
+    """A straight line through the rows of one group; None where there is none."""
+    if len(x) < 2 or np.ptp(x) == 0:
+        return None
+    slope = float(((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum())
+    return np.asarray(y.mean() + slope * (at - x.mean()))

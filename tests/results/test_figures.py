@@ -1,0 +1,244 @@
+"""Pictures: that they draw what they say, where they are told to, and name what they cannot do."""
+
+from functools import cache
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import sparselmm
+from sparselmm import datasets
+from sparselmm.base.exceptions import ArgumentError, DataError, RemovedRowsError
+
+plt = pytest.importorskip("matplotlib.pyplot")
+plt.switch_backend("Agg")
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+@cache
+def fit(name):
+    formula, data = {
+        "sleep": ("Reaction ~ Days + (Days | Subject)", "sleepstudy"),
+        "pigs": ("Weight ~ Time * Cu + (Time | Pig)", "dietox"),
+        "plates": ("diameter ~ 1 + (1 | plate) + (1 | sample)", "Penicillin"),
+        "oats": ("Yield ~ nitro_f * Variety + (1 | Block / Variety)", "Oats"),
+    }[name]
+    return sparselmm.mixedlm(formula, datasets.load(data)).fit()
+
+
+@cache
+def herds():
+    formula = "cbind(incidence, size - incidence) ~ period + (1 | herd)"
+    return sparselmm.mixedglm(formula, datasets.load("cbpp")).fit()
+
+
+def lines(axis, label):
+    (line,) = [line for line in axis.lines if line.get_label() == label]
+    return np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)
+
+
+def test_predictions_are_those_of_predict():
+    figure = fit("pigs").plot_predictions(["Time", "Cu"], bands="both")
+    x, y = lines(figure.axes[0], "Cu035")
+    new = pd.DataFrame({"Time": x, "Cu": "Cu035"})
+    np.testing.assert_allclose(y, fit("pigs").predict(new))
+    bands = [c.get_paths()[0].vertices for c in figure.axes[0].collections]
+    found = fit("pigs").get_prediction(new).summary_frame()
+    wide = max(bands[2:4], key=lambda v: np.ptp(v[:, 1]))
+    assert wide[:, 1].max() == pytest.approx(found["obs_ci_upper"].max())
+
+
+def test_three_variables_make_panels():
+    figure = fit("pigs").plot_predictions(["Time", "Cu"], groups=None)
+    assert len(figure.axes) == 1
+    data = datasets.load("Oats").assign(half=lambda d: np.tile(["a", "b"], len(d) // 2))
+    model = sparselmm.mixedlm("Yield ~ nitro * Variety * half + (1 | Block)", data).fit()
+    figure = model.plot_predictions(["nitro", "Variety", "half"])
+    assert [axis.get_title() for axis in figure.axes] == ["a", "b"]
+
+
+def test_groups_have_their_own_lines():
+    result = fit("sleep")
+    figure = result.plot_predictions("Days", groups={"Subject": ["308", "335"]}, bands="none")
+    x, y = lines(figure.axes[0], "335")
+    new = pd.DataFrame({"Days": x, "Subject": "335"})
+    np.testing.assert_allclose(y, result.predict(new, re=True))
+    assert len(result.plot_predictions("Days", groups="Subject").axes[0].lines) >= 6
+
+
+def test_partial_residuals():
+    result = fit("pigs")
+    axis = result.plot_predictions("Time", data="partial").axes[0]
+    held = datasets.load("dietox").assign(Cu="Cu000")
+    drawn = np.sort(np.concatenate([np.asarray(line.get_ydata()) for line in axis.lines[:1]]))
+    expected = np.sort(np.asarray(result.predict(held)) + np.asarray(result.resid))
+    held_at = result.built.frame["Cu"].mode().iloc[0]
+    if held_at == "Cu000":
+        np.testing.assert_allclose(drawn, expected)
+    else:
+        held = held.assign(Cu=held_at)
+        expected = np.sort(np.asarray(result.predict(held)) + np.asarray(result.resid))
+        np.testing.assert_allclose(drawn, expected)
+
+
+def test_generalized_predictions():
+    axis = herds().plot_predictions("period").axes[0]
+    drawn = np.concatenate([line.get_ydata() for line in axis.lines[1:]])
+    expected = herds().predict(pd.DataFrame({"period": ["1", "2", "3", "4"]}), random="population")
+    np.testing.assert_allclose(drawn, expected)
+    with pytest.raises(DataError, match="linear models only"):
+        herds().plot_predictions("period", bands="prediction")
+
+
+def test_groups_panels():
+    figure = fit("sleep").plot_groups("Subject", levels=["308", "309"])
+    first = figure.axes[0]
+    rows = datasets.load("sleepstudy").query("Subject == '308'")
+    x, y = lines(first, "own least squares")
+    slope, start = np.polyfit(rows.Days, rows.Reaction, 1)
+    np.testing.assert_allclose(y, start + slope * x)
+    x, y = lines(first, "mixed model")
+    new = pd.DataFrame({"Days": x, "Subject": "308"})
+    np.testing.assert_allclose(y, fit("sleep").predict(new, re=True))
+    with pytest.raises(DataError, match="levels: Subject has no level"):
+        fit("sleep").plot_groups(levels=["nobody"])
+
+
+def test_shrinkage_goes_from_own_to_mixed():
+    axis = fit("sleep").plot_shrinkage().axes[0]
+    own, mixed = axis.lines[0], axis.lines[1]
+    data = datasets.load("sleepstudy")
+    slopes = [np.polyfit(d.Days, d.Reaction, 1)[0] for _, d in data.groupby("Subject")]
+    np.testing.assert_allclose(np.sort(own.get_ydata()), np.sort(slopes))
+    ranef, fixed = fit("sleep").ranef["Subject"], fit("sleep").fe_params
+    np.testing.assert_allclose(mixed.get_xdata(), ranef["Intercept"] + fixed.iloc[0])
+
+
+def test_coefficients_of_two_models():
+    other = sparselmm.mixedlm("Weight ~ Time + (1 | Pig)", datasets.load("dietox")).fit(reml=False)
+    axis = fit("pigs").plot_coefficients({"small": other}).axes[0]
+    assert [t.get_text() for t in axis.get_yticklabels()][-3:] == [
+        "Time", "Time:Cu[T.Cu035]", "Time:Cu[T.Cu175]",
+    ]  # fmt: skip
+    assert axis.lines[1].get_xdata()[0] == pytest.approx(other.fe_params["Time"])
+    profile = fit("sleep").plot_coefficients(method="profile").axes[0]
+    ends = fit("sleep").conf_int(method="profile", which=["Intercept", "Days"]).loc["Days"]
+    drawn = profile.collections[0].get_paths()[0].vertices[:, 0]
+    np.testing.assert_allclose(drawn, ends)
+    ratios = herds().plot_coefficients(exponentiate=True).axes[0]
+    np.testing.assert_allclose(ratios.lines[0].get_xdata(), np.exp(herds().fe_params.iloc[1:]))
+    with pytest.raises(ArgumentError, match="others must be results"):
+        fit("sleep").plot_coefficients(3)
+
+
+def test_many_levels_stay_legible():
+    rng = np.random.default_rng(1)
+    g = np.repeat(np.arange(1128), 3)
+    data = pd.DataFrame({"g": g, "y": rng.normal(size=1128)[g] + rng.normal(size=len(g))})
+    result = sparselmm.mixedlm("y ~ 1 + (1 | g)", data).fit()
+    axis = result.plot_ranef().axes[0]
+    labels = [t.get_text() for t in axis.get_yticklabels()]
+    order = result.ranef["g"]["Intercept"].sort_values().index
+    assert 20 <= len(labels) <= 40
+    assert (labels[0], labels[-1]) == (str(order[0]), str(order[-1]))
+    assert axis.get_title().endswith("of 1,128 away from 0")
+    axis = result.plot_ranks().axes[0]
+    assert len(axis.get_yticklabels()) <= 40
+
+
+def test_what_a_caterpillar_counts():
+    axis = fit("sleep").plot_ranef("Subject").axes[1]
+    modes, sd = fit("sleep").ranef["Subject"]["Days"], fit("sleep").ranef_var["Subject"]["Days"]
+    out = int((modes.abs() > 1.959964 * np.sqrt(sd)).sum())
+    assert axis.get_title() == f"Days: {out} of 18 away from 0"
+
+
+def test_other_pictures_have_the_numbers():
+    funnel = fit("plates").plot_funnel("plate").axes[0]
+    assert funnel.get_xlabel() == "rows per plate"
+    rest = fit("plates").residuals(level="marginal")
+    means = rest.groupby(datasets.load("Penicillin").plate).mean()
+    drawn = np.concatenate([line.get_ydata() for line in funnel.lines if line.get_marker() == "o"])
+    np.testing.assert_allclose(np.sort(drawn), np.sort(means))
+    shares = fit("plates").plot_variance_shares()
+    widths = [patch.get_width() for patch in shares.axes[0].patches]
+    assert sum(widths) == pytest.approx(1.0)
+    icc = fit("plates").icc()["icc"]
+    assert widths[0] == pytest.approx(icc["plate"])
+    acf = fit("pigs").plot_residual_correlation("Time", lags=3).axes[0]
+    rest = datasets.load("dietox").assign(e=fit("pigs").residuals(level="marginal"))
+    rest = rest.sort_values(["Pig", "Time"], kind="stable")
+    shifted = rest.groupby("Pig").e.shift(1)
+    first = (rest.e * shifted).mean() / (rest.e**2).mean()
+    assert acf.lines[0].get_ydata()[0] == pytest.approx(first)
+    semi = fit("pigs").plot_residual_correlation("Time", kind="semivariogram").axes[0]
+    assert semi.get_xlabel() == "distance"
+    ellipses = fit("sleep").plot_ranef_correlation().axes[0]
+    assert ellipses.get_title() == f"r = {fit('sleep').varcorr.sdcor.iloc[2]:.2f}"
+
+
+def test_tables_have_pictures():
+    booted = fit("sleep").bootstrap(30, seed=1)
+    assert len(booted.plot().axes) >= len(booted.names)
+    assert len(booted.plot("ridge").axes) == 1
+    power = fit("sleep").power({"Days": 5.0}, n_groups=[5, 10], n_sim=10, seed=1)
+    assert power.plot().axes[0].get_ylabel() == "power"
+    assert fit("sleep").power({"Days": 5.0}, n_sim=10, seed=1).plot().axes[0].get_xlabel() == ""
+    influence = fit("sleep").influence("Subject")
+    assert len(influence.plot().axes) == 2
+    ml = fit("sleep").model.fit(reml=False)
+    small = sparselmm.mixedlm("Reaction ~ Days + (1 | Subject)", datasets.load("sleepstudy"))
+    comparison = sparselmm.compare(ml, small.fit(reml=False))
+    assert comparison.plot().axes[0].get_xlabel() == "above the least"
+    means = fit("oats").emmeans(["nitro_f", "Variety"])
+    axis = means.plot(comparisons=True).axes[0]
+    assert axis.get_xlabel() == "nitro_f"
+    assert means.pairs().plot().axes[0].get_xlabel() == "estimate"
+    assert len(fit("sleep").profile("sigma").plot().axes) == 1
+
+
+def test_a_place_to_draw():
+    figure, axes = plt.subplots(1, 2)
+    assert fit("plates").plot_funnel("plate", ax=axes[0]) is figure
+    assert axes[0].lines
+    other = plt.figure()
+    assert fit("sleep").plot_ranef(figure=other) is other
+    assert other.axes
+    with pytest.raises(ArgumentError, match="ax must be matplotlib Axes"):
+        fit("plates").plot_funnel("plate", ax=3)
+    with pytest.raises(ArgumentError, match="figure must be a matplotlib Figure"):
+        fit("sleep").plot_ranef(figure="here")
+
+
+def test_shown_once_in_a_notebook(monkeypatch):
+    monkeypatch.setattr(plt, "get_backend", lambda: "module://matplotlib_inline.backend_inline")
+    before = plt.get_fignums()
+    fit("sleep").plot_ranef()
+    assert plt.get_fignums() == before
+
+
+def test_what_cannot_be_drawn_is_named():
+    result = fit("sleep")
+    with pytest.raises(DataError, match="'Day' is no variable of the fixed effects"):
+        result.plot_predictions("Day")
+    with pytest.raises(ArgumentError, match="one to 3 different variables"):
+        result.plot_predictions(["Days", "Days"])
+    with pytest.raises(DataError, match="at: 'Days' is no other variable"):
+        result.plot_predictions("Days", at={"Days": 3})
+    with pytest.raises(DataError, match="no grouping factor 'Pig'"):
+        result.plot_predictions("Days", groups="Pig")
+    with pytest.raises(DataError, match="no fixed effects but the intercept"):
+        fit("plates").plot_predictions()
+    with pytest.raises(DataError, match="has two random coefficients"):
+        fit("plates").plot_ranef_correlation()
+    with pytest.raises(DataError, match="no covariate to draw against"):
+        fit("plates").plot_groups()
+    gone = sparselmm.mixedlm("Reaction ~ Days + (1 | Subject)", datasets.load("sleepstudy")).fit()
+    gone.remove_data()
+    with pytest.raises(RemovedRowsError, match="plot_predictions"):
+        gone.plot_predictions()
