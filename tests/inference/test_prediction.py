@@ -11,8 +11,9 @@ from reference_fits import INFERENCE_IDS, reference_fit, reference_inference
 from registry import MODELS
 from scipy import stats
 
+import sparselmm
 from sparselmm import MixedLM, MixedLMResults, datasets
-from sparselmm.base.exceptions import DataError, RankDeficiencyWarning
+from sparselmm.base.exceptions import ArgumentError, DataError, RankDeficiencyWarning
 from sparselmm.inference.prediction import variance as pv
 
 
@@ -354,3 +355,54 @@ def test_coverage_of_prediction_intervals():
     share = {key: float(np.mean(hits)) for key, hits in covered.items()}
     for (ddf, _, _), value in share.items():
         assert 0.95 - (0.03 if ddf == "z" else 0.015) < value < 0.95 + 0.015, share
+
+
+# ----------------------------------------------------------------- how predictions go together
+
+
+@pytest.mark.parametrize("re", [False, True, ["plate"]])
+def test_joint_covariance_against_dense_equations(re):
+    """Henderson's equations inverted: the errors of fixed and random effects, and their product."""
+    data = datasets.load("Penicillin")
+    fit = sparselmm.mixedlm("diameter ~ 1 + (1 | plate) + (1 | sample)", data).fit()
+    new = data.iloc[[0, 1, 20, 77]]
+    found = fit.get_prediction(new, re=re)
+    X, Z = np.ones((len(data), 1)), fit.built.design.Z.toarray()
+    sizes = [term.n_levels for term in fit.built.design.terms]
+    G = np.repeat(fit.vcomp if len(fit.vcomp) else fit.varcorr.vcov[:2], sizes)
+    W = np.hstack([X, Z])
+    C = np.linalg.inv(W.T @ W / fit.scale + np.diag(np.r_[0.0, 1.0 / G]))
+    rows = W[[0, 1, 20, 77]].copy()
+    rows[:, 1:] *= 1.0 if re is True else 0.0
+    if re == ["plate"]:
+        rows[:, 1 : 1 + sizes[0]] = Z[[0, 1, 20, 77]][:, : sizes[0]]
+    dense = rows @ C @ rows.T
+    np.testing.assert_allclose(found.cov, dense, rtol=1e-7, atol=1e-10)
+    np.testing.assert_allclose(np.sqrt(np.diag(found.cov)), found.se_mean)
+    L = np.array([[1.0, -1.0, 0.0, 0.0], [0.5, 0.5, -0.5, -0.5]])
+    test = found.t_test(L, value=0.1)
+    np.testing.assert_allclose(
+        test.sd, np.sqrt(np.maximum(np.diag(L @ dense @ L.T), 0)), 1e-6, 1e-9
+    )
+    if re is True:  # otherwise rows of one plate are the same
+        np.testing.assert_allclose(test.statistic, (L @ found.predicted_mean - 0.1) / test.sd)
+
+
+def test_contrasts_of_predictions_have_degrees_of_freedom():
+    data = datasets.load("ergoStool")
+    fit = sparselmm.mixedlm("effort ~ Type + (1 | Subject)", data).fit()
+    new = pd.DataFrame({"Type": ["T1", "T2"]})
+    for ddf in ("satterthwaite", "kenward-roger"):
+        found = fit.get_prediction(new, interval="confidence", ddf=ddf)
+        test = found.t_test([1, -1])
+        expected = fit.emmeans("Type", ddf=ddf).pairs("none").iloc[0]
+        assert test.pvalue[0] == pytest.approx(expected["p.value"], rel=1e-4)
+        assert test.sd[0] == pytest.approx(expected["SE"], rel=1e-6)
+    with pytest.raises(ArgumentError, match="contrasts need 2 weights"):
+        found.t_test([1, 0, 0])
+    sleep = sparselmm.mixedlm("Reaction ~ Days + (1 | Subject)", datasets.load("sleepstudy")).fit()
+    rows = pd.DataFrame({"Days": [1, 2], "Subject": ["new", "308"]})
+    found = sleep.get_prediction(rows, re=True, unseen="population")
+    with pytest.raises(DataError, match="levels that the fit has seen"):
+        found.cov  # noqa: B018
+    assert np.isfinite(found.t_test([0, 1]).sd).all()

@@ -127,6 +127,7 @@ KINDS = {
     "var": CHOICE,
     "ax": NONE,
     "null": NUMBERS,
+    "value": NUMBERS | {"nan", "inf"},
     "delta": {"0"},
     "side": CHOICE,
     "KnownCovariance.labels": CHOICE,

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import scipy.sparse as sp
 
-from sparselmm.base.exceptions import ArgumentError
+from sparselmm.base.exceptions import ArgumentError, DataError
 from sparselmm.base.smallmatrix import upper_inverse
 from sparselmm.base.types import CSR, BoolArray, FloatArray, IntArray
 from sparselmm.design.terms import RandomTerm
@@ -376,8 +376,32 @@ class Targets:
         with np.errstate(divide="ignore"):
             return np.stack([mean, mean + left_out + 1.0 / self.weights])
 
+    def combined(self, L: FloatArray) -> Targets:
+        """Combinations L (c, m) of the means as targets of their own.
 
-# ------------------------------------------------------------------------ estimability
+        Raises
+        ------
+        DataError
+            When the row of a level not seen takes part: such rows do not say which of them share
+            a level.
+        """
+        used = np.asarray(L != 0).any(axis=0)
+        if any((new & used).any() for new in self.new):
+            raise DataError(
+                "the joint covariance of predictions needs levels that the fit has seen; pass "
+                "re=False, or rows of known levels"
+            )
+        H = None if self.H is None else sp.csr_array(sp.csr_array(L) @ self.H)
+        return Targets(L @ self.X, H, (), (), (), None)
+
+    def covariance(self, deviance: ProfiledDeviance, theta: FloatArray) -> FloatArray:
+        """Covariance of the means over ``sigma^2``, (m, m); levels must have been seen."""
+        own = self.combined(np.eye(len(self.X)))
+        roots = fixed_roots(deviance, theta, own.X, own.H)
+        out = roots @ roots.T
+        if own.H is not None:
+            out = out + joint_forms(deviance, theta, own.H, False)
+        return np.asarray(out)
 
 
 # ------------------------------------------------------------- degrees of freedom

@@ -362,7 +362,7 @@ class FigureResults:
         >>> data = sparselmm.datasets.load("dietox")
         >>> fit = sparselmm.mixedlm("Weight ~ Time + Cu + (1 | Pig)", data).fit()
         >>> [t.get_text() for t in fit.plot_coefficients().axes[0].get_yticklabels()]
-        ['Time', 'Cu[T.Cu035]', 'Cu[T.Cu175]']
+        ['Cu[T.Cu035]', 'Cu[T.Cu175]', 'Time']
         """
         alpha, intercept = check_level(alpha), check_flag(intercept, "intercept")
         exponentiate = check_flag(exponentiate, "exponentiate")
@@ -431,7 +431,7 @@ class FigureResults:
         >>> data = sparselmm.datasets.load("sleepstudy")
         >>> fit = sparselmm.mixedlm("Reaction ~ Days + (Days | Subject)", data).fit()
         >>> [axes.get_title() for axes in fit.plot_ranef("Subject").axes]
-        ['Intercept: 7 of 18 away from 0', 'Days: 8 of 18 away from 0']
+        ['Intercept: 6 of 18 away from 0', 'Days: 8 of 18 away from 0']
         """
         est, alpha = self._est, check_level(alpha)
         name = factor_tables(est.terms)[0].name if factor is None else factor

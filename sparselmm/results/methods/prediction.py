@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -236,15 +237,7 @@ class PredictionResults(RanefResults):
         self, targets: Targets, mean: FloatArray, ddf: str, index: pd.Index | None
     ) -> Prediction:
         est = self._est
-        at, inner = est.working, targets.of_engine(est.deviance)
-        forms = inner.forms(at.deviance, at.pls.theta)
-        se = np.sqrt(est.pls.scale * np.maximum(forms, 0.0))
-        df = np.full(forms.shape, np.inf)
-        if ddf == "satterthwaite":
-            df = prediction_variance.satterthwaite(at, partial(inner.forms, at.deviance))
-        elif ddf == "kenward-roger":
-            found = self._fixed_effects(ddf).estimates(targets.X, np.zeros(len(mean)))
-            se, df = found.se[None], found.df[None]
+        se, df = self._spread(targets, ddf)
         undefined = np.isnan(mean)
         if est.dropped:
             self._need_rows("which predictions of a rank-deficient X are estimable")
@@ -253,8 +246,22 @@ class PredictionResults(RanefResults):
         se[:, undefined] = np.nan
         return Prediction(
             predicted_mean=mean, se_mean=se[0], se_obs=se[1] if len(se) > 1 else None,
-            df_mean=df[0], df_obs=df[-1], row_labels=index,
+            df_mean=df[0], df_obs=df[-1], row_labels=index, _joint=_Joint(self, targets, ddf),
         )  # fmt: skip
+
+    def _spread(self, targets: Targets, ddf: str) -> tuple[FloatArray, FloatArray]:
+        """Standard errors and degrees of freedom of means and observations, (1 or 2, m)."""
+        est = self._est
+        if ddf == "kenward-roger":
+            found = self._fixed_effects(ddf).estimates(targets.X, np.zeros(len(targets.X)))
+            return found.se[None], found.df[None]
+        at, inner = est.working, targets.of_engine(est.deviance)
+        forms = inner.forms(at.deviance, at.pls.theta)
+        se = np.sqrt(est.pls.scale * np.maximum(forms, 0.0))
+        df = np.full(forms.shape, np.inf)
+        if ddf == "satterthwaite":
+            df = prediction_variance.satterthwaite(at, partial(inner.forms, at.deviance))
+        return se, df
 
     def emmeans(
         self, specs: Any, by: Any = None, at: Mapping[str, Any] | None = None, *,
@@ -412,6 +419,35 @@ class PredictionResults(RanefResults):
 
     def _response_scale(self) -> Scale | None:
         return response_scale(self.built.design.y_name)
+
+
+@dataclass(frozen=True, eq=False)
+class _Joint:
+    """How the predictions of a fit vary together."""
+
+    results: PredictionResults
+    targets: Targets
+    ddf: str
+
+    def covariance(self) -> FloatArray:
+        """Covariance matrix of the means, (m, m)."""
+        if self.ddf == "kenward-roger":
+            return self.results._fixed_effects(self.ddf).cov(self.targets.X)
+        est = self.results._est
+        at, inner = est.working, self.targets.of_engine(est.deviance)
+        return np.asarray(est.pls.scale * inner.covariance(at.deviance, at.pls.theta))
+
+    def combined(
+        self, L: FloatArray, mean: FloatArray
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Estimates, standard errors and degrees of freedom of combinations L (c, m)."""
+        own = self.targets.combined(L)
+        se, df = self.results._spread(own, self.ddf)
+        est = self.results._est
+        if est.dropped:
+            null = null_space(est.design.X, est.deviance.cross.basis.kept)
+            se[:, ~estimable(own.X, null)] = np.nan
+        return L @ mean, se[0], df[0]
 
 
 def check_options(interval: str, ddf: str, on: Switches) -> None:

@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
-from sparselmm.base.arguments import check_flag, check_level
-from sparselmm.base.exceptions import DataError
+from sparselmm.base.arguments import check_flag, check_level, check_numbers
+from sparselmm.base.exceptions import ArgumentError, DataError, MemoryLimitError
 from sparselmm.base.types import FloatArray
-from sparselmm.inference.wald import Wald
+from sparselmm.inference.wald import Wald, two_sided
 from sparselmm.results.print.notebook import MOST_ROWS, frame_html
+from sparselmm.results.tables.hypotheses import ContrastResults
+
+MOST_JOINT = 10_000
+"""Most predictions whose covariance matrix is formed (0.8 GB)."""
+
+
+class JointPrediction(Protocol):
+    """How predictions vary together."""
+
+    def covariance(self) -> FloatArray:
+        """Covariance matrix of the means, (m, m)."""
+
+    def combined(
+        self, L: FloatArray, mean: FloatArray
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Estimates, standard errors and degrees of freedom of combinations L (c, m)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +64,82 @@ class Prediction:
     df_mean: FloatArray
     df_obs: FloatArray
     row_labels: pd.Index | None
+    _joint: JointPrediction | None = None
+
+    @property
+    def cov(self) -> pd.DataFrame:
+        """Covariance matrix of the errors of the predicted means, (m, m).
+
+        With random effects, their errors and those of the fixed effects all count, and how they
+        go together: differences of predictions for groups have honest standard errors.
+
+        Raises
+        ------
+        DataError
+            When a level was not seen by the fit.
+        MemoryLimitError
+            When there are more than 10,000 rows; :meth:`t_test` takes contrasts of any number.
+        """
+        m = len(self.predicted_mean)
+        if m > MOST_JOINT:
+            raise MemoryLimitError(
+                f"the covariance of {m:,} predictions would hold {8e-9 * m * m:.3g} GB; pass "
+                "contrasts to t_test() instead"
+            )
+        labels = range(m) if self.row_labels is None else self.row_labels
+        return pd.DataFrame(self._known().covariance(), labels, labels)
+
+    def t_test(self, contrasts: Any = None, value: Any = 0.0) -> ContrastResults:
+        """Tests of predicted means, or of combinations of them such as differences.
+
+        Parameters
+        ----------
+        contrasts : array-like, (c, m) or (m,), optional
+            Weights of the predictions. Default: each by itself.
+        value : float or array-like, (c,)
+            Value under the hypothesis.
+
+        Returns
+        -------
+        ContrastResults
+
+        Raises
+        ------
+        DataError
+            When a combination has a row of a level that the fit has not seen.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("sleepstudy")
+        >>> fit = sparselmm.mixedlm("Reaction ~ Days + (Days | Subject)", data).fit()
+        >>> new = data[data.Days == 9].query("Subject in ('308', '309')")
+        >>> test = fit.get_prediction(new, re=True).t_test([1, -1])
+        >>> test.effect.round(1).tolist(), test.sd.round(1).tolist()
+        ([203.0], [19.5])
+        """
+        m = len(self.predicted_mean)
+        L = np.eye(m) if contrasts is None else np.atleast_2d(check_numbers(contrasts, "contrasts"))
+        if L.ndim != 2 or L.shape[1] != m:
+            raise ArgumentError(
+                f"contrasts need {m} weights each, one per prediction, got shape {L.shape}"
+            )
+        rhs = check_numbers(value, "value")
+        if rhs.ndim > 1 or rhs.size not in (1, len(L)):
+            raise ArgumentError(f"value needs one number, or one for each of {len(L)} contrasts")
+        effect, sd, df = self._known().combined(L, self.predicted_mean)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            statistic = (effect - rhs) / sd
+        normal = bool(np.isinf(df).all())
+        return ContrastResults(
+            effect, sd, statistic, two_sided(statistic, df), "norm" if normal else "t",
+            np.nan if normal else df, [f"c{i}" for i in range(len(L))],
+        )  # fmt: skip
+
+    def _known(self) -> JointPrediction:
+        if self._joint is None:
+            raise DataError("this prediction was made without what joint covariances need")
+        return self._joint
 
     @property
     def var_pred_mean(self) -> FloatArray:
