@@ -63,7 +63,7 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
         "generalized_arguments statsmodels",
         "fit mixedglm regularized residual",
         "generalized_command mixedlm",
-        "mmrm",
+        "mmrm regressor",
     ),
 }
 HOMES = {  # where these packages may be imported; every other package may be imported anywhere
@@ -71,6 +71,7 @@ HOMES = {  # where these packages may be imported; every other package may be im
     "cvxopt": "base.providers",
     "numba": "base.kernels base.kernels_families base.kernels_rows base.kernels_stacks",
     "patsy": "design.formula",
+    "sklearn": "model.regressor",
     "pandas": "datasets design results model __main__",
 }
 APART = {"diagnostics", "hypotheses", "intervals", "prediction", "resampling"}  # of inference
@@ -81,8 +82,8 @@ FILES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
     for path in sorted(PACKAGE.rglob("*.py"))
 }
-ENTRANCES = {"__init__", "__main__", *(f"{wing}.__init__" for wing in HOUSE)}
-WINGS = [*HOUSE, "__init__", "__main__"]
+ENTRANCES = {"__init__", "__main__", "sklearn", *(f"{wing}.__init__" for wing in HOUSE)}
+WINGS = [*HOUSE, "__init__", "__main__", "sklearn"]
 FLOOR = {
     f"{wing}.{room}": floor
     for wing, floors in HOUSE.items()

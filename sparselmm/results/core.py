@@ -34,6 +34,7 @@ from sparselmm.results.methods.simulation import SimulationResults
 from sparselmm.results.methods.smaller_models import ComparisonResults
 from sparselmm.results.methods.statsmodels import ResultsInterface
 from sparselmm.results.methods.tidy import TidyResults
+from sparselmm.results.methods.validation import ValidationResults
 from sparselmm.results.methods.variances import InferenceResults
 from sparselmm.results.print import labels, short, summary
 
@@ -50,7 +51,7 @@ CI_OPTIONS: dict[str, tuple[str, ...]] = {
 
 class MixedLMResults(
     ResultsInterface, InferenceResults, ComparisonResults, SimulationResults, PredictionResults,
-    DiagnosticResults, TidyResults, LinearFigureResults, NamesOthers,
+    DiagnosticResults, TidyResults, LinearFigureResults, ValidationResults, NamesOthers,
 ):  # fmt: skip
     """A fitted linear mixed model.
 

@@ -46,6 +46,7 @@ REFUSED: dict[str, str] = {
     "hatvalues": "",
     "cooks_distance": "",
     "influence": "",
+    "cross_validate": "",
     "plot_diagnostics": "use plot_residual_correlation() or residuals('normalized')",
     "power": "",
     "fit_many": "use refit() for each response",

@@ -1,0 +1,124 @@
+"""The estimator of scikit-learn: its own checks, pipelines, searches, folds, the fits behind."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import sparselmm
+from sparselmm import datasets
+from sparselmm.base.exceptions import ArgumentError, DataError
+
+pytest.importorskip("sklearn")
+
+import sklearn
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import estimator_checks_generator
+
+from sparselmm.sklearn import MixedLMRegressor
+
+SLEEP = datasets.load("sleepstudy")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "check",
+    [
+        pytest.param(check, id=getattr(check, "func", check).__name__ + str(i))
+        for i, (_, check) in enumerate(estimator_checks_generator(MixedLMRegressor()))
+    ],
+)
+def test_checks_of_scikit_learn(check):
+    check(MixedLMRegressor())
+
+
+def test_it_is_the_fit_of_the_formula():
+    formula = "Reaction ~ Days + (Days | Subject)"
+    fit = sparselmm.mixedlm(formula, SLEEP).fit()
+    model = MixedLMRegressor("Days + (Days | Subject)").fit(SLEEP, SLEEP.Reaction)
+    np.testing.assert_allclose(model.predict(SLEEP), fit.fittedvalues)
+    np.testing.assert_allclose(model.coef_, fit.fe_params.iloc[1:])
+    assert model.result_.llf == pytest.approx(fit.llf)
+    with_left = MixedLMRegressor(formula).fit(SLEEP.drop(columns="Reaction"), SLEEP.Reaction)
+    np.testing.assert_allclose(with_left.predict(SLEEP), fit.fittedvalues)
+    by_column = MixedLMRegressor(groups="Subject", slopes="Days")
+    by_column.fit(SLEEP[["Days", "Subject"]], SLEEP.Reaction)
+    np.testing.assert_allclose(by_column.predict(SLEEP[["Days", "Subject"]]), fit.fittedvalues)
+    labels = MixedLMRegressor(slopes=0)
+    labels.fit(SLEEP[["Days"]].to_numpy(), SLEEP.Reaction, groups=SLEEP.Subject)
+    predicted = labels.predict(SLEEP[["Days"]].to_numpy(), groups=SLEEP.Subject)
+    np.testing.assert_allclose(predicted, fit.fittedvalues)
+    population = labels.predict(SLEEP[["Days"]].to_numpy())
+    np.testing.assert_allclose(population, fit.predict(SLEEP))
+
+
+def test_crossed_columns_of_an_array():
+    plates = datasets.load("Penicillin")
+    fit = sparselmm.mixedlm("diameter ~ x + (1 | plate) + (1 | sample)",
+                            plates.assign(x=np.arange(len(plates)) % 5.0)).fit()  # fmt: skip
+    codes = plates[["plate", "sample"]].apply(lambda c: pd.factorize(c)[0])
+    X = np.column_stack([codes, np.arange(len(plates)) % 5.0])
+    model = MixedLMRegressor(groups=[0, 1]).fit(X, plates.diameter)
+    np.testing.assert_allclose(model.predict(X), fit.fittedvalues)
+
+
+def test_weights():
+    w = np.random.default_rng(1).uniform(0.5, 2.0, len(SLEEP))
+    fit = sparselmm.mixedlm("Reaction ~ Days + (1 | Subject)", SLEEP, weights=w).fit()
+    model = MixedLMRegressor("Days + (1 | Subject)").fit(SLEEP, SLEEP.Reaction, sample_weight=w)
+    np.testing.assert_allclose(model.coef_, fit.fe_params.iloc[1:])
+
+
+def test_new_levels():
+    known = SLEEP[SLEEP.Subject != "308"]
+    new = SLEEP[SLEEP.Subject == "308"]
+    model = MixedLMRegressor("Days + (Days | Subject)").fit(known, known.Reaction)
+    expected = model.result_.predict(new)
+    np.testing.assert_allclose(model.predict(new), expected)
+    strict = clone(model).set_params(unseen="error").fit(known, known.Reaction)
+    with pytest.raises(DataError, match="not seen"):
+        strict.predict(new)
+    missing = clone(model).set_params(unseen="nan").fit(known, known.Reaction)
+    assert np.isnan(missing.predict(new)).all()
+    mean = clone(model).set_params(random=False).fit(known, known.Reaction)
+    np.testing.assert_allclose(mean.predict(known), mean.result_.predict(known))
+
+
+def test_folds_and_searches():
+    X, y = SLEEP[["Days", "Subject"]], SLEEP.Reaction
+    model = MixedLMRegressor(groups="Subject", slopes="Days")
+    grouped = cross_val_predict(model, X, y, groups=SLEEP.Subject, cv=GroupKFold(6))
+    rows = cross_val_predict(model, X, y, cv=KFold(6, shuffle=True, random_state=0))
+    assert ((y - rows) ** 2).mean() < ((y - grouped) ** 2).mean()
+    search = GridSearchCV(model, {"slopes": [None, "Days"]}, cv=KFold(4, shuffle=True,
+                          random_state=0)).fit(X, y)  # fmt: skip
+    assert search.best_params_ == {"slopes": "Days"}
+
+
+def test_labels_through_a_pipeline():
+    with sklearn.config_context(enable_metadata_routing=True):
+        last = MixedLMRegressor().set_fit_request(groups=True, sample_weight=False)
+        last = last.set_predict_request(groups=True)
+        model = make_pipeline(StandardScaler(), last)
+        model.fit(SLEEP[["Days"]], SLEEP.Reaction, groups=SLEEP.Subject)
+        predicted = model.predict(SLEEP[["Days"]], groups=SLEEP.Subject)
+    fit = sparselmm.mixedlm("Reaction ~ Days + (1 | Subject)", SLEEP).fit()
+    np.testing.assert_allclose(predicted, fit.fittedvalues)
+
+
+def test_what_is_refused():
+    y = SLEEP.Reaction
+    with pytest.raises(DataError, match="X must be a DataFrame"):
+        MixedLMRegressor("x + (1 | g)").fit(np.ones((180, 2)), y)
+    with pytest.raises(ArgumentError, match="formula says it all"):
+        MixedLMRegressor("Days + (1 | Subject)", groups="Subject").fit(SLEEP, y)
+    with pytest.raises(DataError, match="X has no column 'Subjekt'"):
+        MixedLMRegressor(groups="Subjekt").fit(SLEEP[["Days", "Subject"]], y)
+    with pytest.raises(DataError, match="slopes: 'Day' is no column"):
+        MixedLMRegressor(groups="Subject", slopes="Day").fit(SLEEP[["Days", "Subject"]], y)
+    with pytest.raises(ValueError, match="unseen must be one of"):
+        MixedLMRegressor(unseen="skip").fit(SLEEP[["Days"]], y)
+    with pytest.raises(DataError, match="one label for each of the 180 rows"):
+        MixedLMRegressor().fit(SLEEP[["Days"]], y, groups=[1, 2])
