@@ -236,17 +236,17 @@ class DiagnosticResults(ResultsBase):
         labels = self.built.row_labels
         return pd.RangeIndex(self.built.design.n) if labels is None else labels
 
-    def _deleted_groups(self, group: Any) -> tuple[pd.Index, IntArray]:
+    def _deleted_groups(self, group: Any, argument: str = "group") -> tuple[pd.Index, IntArray]:
         """Labels of the groups and the group of every row."""
         design = self.built.design
         if not isinstance(group, str):
-            check_list(group, "group", "a grouping factor of the model or one label per row")
+            check_list(group, argument, "a grouping factor of the model or one label per row")
             if len(group) != design.n:
                 raise DataError(
-                    f"group: labels need one entry for each of the {design.n} rows of the fit, "
+                    f"{argument}: labels need one entry for each of the {design.n} rows of the fit, "
                     f"got {len(group)}"
                 )
-            return _factor(aligned(group, self.built.row_labels, "group", "the rows of the fit"))
+            return _factor(aligned(group, self.built.row_labels, argument, "the rows of the fit"))
         known = row_groups(design)
         if group in known:
             return known[group]
@@ -254,7 +254,7 @@ class DiagnosticResults(ResultsBase):
         if frame is not None and group in frame.columns:
             return _factor(frame[group])
         raise DataError(
-            f"group: no grouping factor {group!r} in the model; there are: "
+            f"{argument}: no grouping factor {group!r} in the model; there are: "
             f"{', '.join(known) or 'none'}. Labels of the rows will do as well"
         )
 

@@ -70,7 +70,7 @@ class ValidationResults(ResultsBase):
         if by is None:
             codes, what = np.arange(design.n), "rows"
         else:
-            labels, codes = self._deleted_groups(by)  # type: ignore[attr-defined]
+            labels, codes = self._deleted_groups(by, "by")  # type: ignore[attr-defined]
             what = by if isinstance(by, str) else "groups"
             if len(labels) < 2:
                 raise ArgumentError(f"by: {what} has one level; without it no row is left")
