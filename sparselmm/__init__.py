@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from sparselmm.model.mixedglm import MixedGLM, mixedglm
     from sparselmm.results.compare import ModelComparison, compare
     from sparselmm.results.general.core import MixedGLMResults
+    from sparselmm.results.print.citation import citation
     from sparselmm.results.tables.bootstrap import BootstrapResults
     from sparselmm.results.tables.many import ManyResults
     from sparselmm.results.tables.power import PowerResults
@@ -58,6 +59,7 @@ LATE = {
     "PowerResults": "results.tables.power",
     "ProfileResults": "results.tables.profile",
     "car": "design.known_covariance",
+    "citation": "results.print.citation",
     "compare": "results.compare",
     "mixedglm": "model.mixedglm",
     "pedigree": "design.known_covariance",
@@ -128,6 +130,7 @@ __all__ = [
     "VCSpec",
     "ValueWarning",
     "car",
+    "citation",
     "compare",
     "datasets",
     "exceptions",

@@ -30,6 +30,7 @@ from sparselmm.results.methods.base import Matrix, Vector, from_rows
 from sparselmm.results.methods.diagnostics import DiagnosticResults
 from sparselmm.results.methods.linear_figures import LinearFigureResults
 from sparselmm.results.methods.prediction import PredictionResults
+from sparselmm.results.methods.reports import LinearReportResults
 from sparselmm.results.methods.simulation import SimulationResults
 from sparselmm.results.methods.smaller_models import ComparisonResults
 from sparselmm.results.methods.statsmodels import ResultsInterface
@@ -51,7 +52,8 @@ CI_OPTIONS: dict[str, tuple[str, ...]] = {
 
 class MixedLMResults(
     ResultsInterface, InferenceResults, ComparisonResults, SimulationResults, PredictionResults,
-    DiagnosticResults, TidyResults, LinearFigureResults, ValidationResults, NamesOthers,
+    DiagnosticResults, TidyResults, LinearFigureResults, ValidationResults,
+    LinearReportResults, NamesOthers,
 ):  # fmt: skip
     """A fitted linear mixed model.
 

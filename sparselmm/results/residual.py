@@ -67,8 +67,8 @@ REFUSED: dict[str, str] = {
 """Methods that hold for independent residuals of equal variance alone, and what to use instead."""
 
 RIGHT = frozenset((
-    "aic", "aic_reml", "anova", "b", "bic", "bic_reml", "bse", "bse_fe", "bse_re", "conf_int",
-    "converged", "cov_params", "cov_pen", "cov_re", "cov_re_unscaled", "cov_robust",
+    "aic", "aic_reml", "anova", "apa", "b", "bic", "bic_reml", "bse", "bse_fe", "bse_re",
+    "conf_int", "converged", "cov_params", "cov_pen", "cov_re", "cov_re_unscaled", "cov_robust",
     "robust_tests", "df_modelwc", "df_resid", "dropped", "emmeans",
     "emtrends", "joint_tests", "plot_coefficients", "plot_funnel", "plot_groups",
     "plot_predictions", "plot_ranks", "plot_ranef_correlation", "plot_residual_correlation",
@@ -77,8 +77,8 @@ RIGHT = frozenset((
     "k_vc", "llf", "load", "method", "mle_retvals", "n_parameters", "nobs",
     "normalized_cov_params", "param_names", "params", "params_object", "plot_ranef",
     "predict", "pvalues", "random_effects", "random_effects_cov", "ranef", "ranef_contrasts",
-    "ranef_cov", "ranef_se", "ranef_var", "rank", "reml", "resid", "save", "scale", "sigma",
-    "singular", "summary", "t_test", "t_test_pairwise", "theta", "tidy", "to_html",
+    "ranef_cov", "ranef_se", "ranef_var", "rank", "reml", "report", "resid", "save", "scale",
+    "sigma", "singular", "summary", "t_test", "t_test_pairwise", "theta", "tidy", "to_html",
     "to_latex", "to_table", "tvalues", "u", "use_t", "varcorr", "vcomp", "wald_test",
     "wald_test_terms",
 ))  # fmt: skip
@@ -287,6 +287,9 @@ class ResidualResults(ResidualPrediction, ResidualSimulation, MixedLMResults):
             return self._rows(whitened(self.joint, e) / self.sigma)
         size = np.asarray(self.sigma_by_row) / (1.0 if scaled else self.sigma)
         return self._rows(e / size)
+
+    def _residual_figure(self) -> Any:
+        return self.plot_residual_correlation()
 
     def _standardized(self) -> FloatArray:
         return np.asarray(self.residuals("normalized"))

@@ -106,6 +106,8 @@ KINDS = {
     "interaction": FLAG,
     "ascending": FLAG,
     "folds": NONE,
+    "pictures": FLAG,
+    "path": {"'nope'"},
     "MixedLMResults.cross_validate.by": NONE,
     "MixedLMResults.cross_validate.seed": {"0", "10**30", "3.5"},
     "intercept": FLAG,

@@ -30,6 +30,7 @@ from sparselmm.results.general.prediction import PredictionResults
 from sparselmm.results.general.printed import summarize
 from sparselmm.results.general.simulation import SimulationResults
 from sparselmm.results.methods.ranef import RanefResults
+from sparselmm.results.methods.reports import GeneralReportResults
 from sparselmm.results.print import labels
 
 NOT_HERE = {
@@ -64,6 +65,7 @@ class MixedGLMResults(
     CheckResults,
     ExtraResults,
     GeneralFigureResults,
+    GeneralReportResults,
 ):
     """A fitted generalized linear mixed model.
 

@@ -243,8 +243,8 @@ class DiagnosticResults(ResultsBase):
             check_list(group, argument, "a grouping factor of the model or one label per row")
             if len(group) != design.n:
                 raise DataError(
-                    f"{argument}: labels need one entry for each of the {design.n} rows of the fit, "
-                    f"got {len(group)}"
+                    f"{argument}: labels need one entry for each of the {design.n} rows of the "
+                    f"fit, got {len(group)}"
                 )
             return _factor(aligned(group, self.built.row_labels, argument, "the rows of the fit"))
         known = row_groups(design)

@@ -1,0 +1,272 @@
+"""What to hand over: sentences, a report, tables for packages that make tables."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sparselmm.base.arguments import check_flag, check_level, check_text
+from sparselmm.base.exceptions import RemovedRowsError
+from sparselmm.base.providers import versions
+from sparselmm.design import BuiltDesign
+from sparselmm.inference.effects import factor_tables
+from sparselmm.inference.estimates import Estimates
+from sparselmm.results.plots.figure import pyplot
+from sparselmm.results.print.report import Report, Section, apa_p, equation, listed
+
+MOST_LEVELS = 2_000
+"""Levels of a factor up to which a report draws its random effects."""
+
+MOST_ROWS = 200_000
+"""Rows up to which a report draws residuals."""
+
+
+VERSIONS = ("sparselmm", "Python", "numpy", "scipy", "pandas", "patsy", "sparse factors")
+
+
+class ReportResults:
+    """Part of :class:`sparselmm.MixedLMResults` and :class:`sparselmm.MixedGLMResults`."""
+
+    built: BuiltDesign
+    _est: Estimates
+
+    def apa(self, alpha: float = 0.05) -> pd.Series:
+        """A sentence in the style of the APA for every fixed effect.
+
+        Parameters
+        ----------
+        alpha : float
+            One minus the confidence level.
+
+        Returns
+        -------
+        Series of str
+            By name of the coefficient.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("sleepstudy")
+        >>> fit = sparselmm.mixedlm("Reaction ~ Days + (Days | Subject)", data).fit()
+        >>> print(fit.apa()["Days"])
+        b = 10.47, SE = 1.55, 95% CI [7.21, 13.73], t(17.00) = 6.77, p < .001
+        """
+        table, level = self._report_table(check_level(alpha)), 100.0 * (1.0 - alpha)
+        letter = "z" if np.isinf(table["df"]).all() else "t"
+        lines = []
+        for row in table.itertuples(index=False):
+            df = "" if np.isinf(row.df) else f"({row.df:.2f})"
+            lines.append(
+                f"b = {row.estimate:.2f}, SE = {row.SE:.2f}, {level:.3g}% CI [{row.low:.2f}, "
+                f"{row.high:.2f}], {letter}{df} = {row.statistic:.2f}, {apa_p(row.p)}"
+            )
+        return pd.Series(lines, list(table["term"]))
+
+    def report(
+        self, title: str | None = None, *, alpha: float = 0.05, pictures: bool = True
+    ) -> Report:
+        """The fit on one page: in words and mathematics, tables, pictures, checks, versions.
+
+        Parameters
+        ----------
+        title : str, optional
+        alpha : float
+            One minus the confidence level of the intervals.
+        pictures : bool
+            Whether to draw coefficients, predictions, random effects and residuals; needs
+            matplotlib.
+
+        Returns
+        -------
+        Report
+            ``save("fit.html")`` or ``save("fit.md")``; a notebook shows it.
+
+        Raises
+        ------
+        ImportError
+            When pictures are wanted and matplotlib is not installed.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("sleepstudy")
+        >>> fit = sparselmm.mixedlm("Reaction ~ Days + (Days | Subject)", data).fit()
+        >>> print(fit.report(pictures=False).markdown.splitlines()[0])
+        # Mixed model of Reaction
+        """
+        alpha, pictures = check_level(alpha), check_flag(pictures, "pictures")
+        if not self.built.design.n:
+            raise RemovedRowsError.of("report")
+        name = str(self.built.design.y_name)
+        title = f"Mixed model of {name}" if title is None else check_text(title, "title")
+        level = f"{100 * (1 - alpha):.3g} %"
+        sections = [
+            Section("The model", (self._in_words(),), tuple(self._in_mathematics())),
+            Section("Fixed effects", (f"Intervals of {level}.",), table=self._printed(alpha)),
+            Section("Variance components", table=self._variance_table()),
+            Section("Fit", table=self._fit_table()),
+        ]
+        if pictures:
+            sections += self._pictures()
+        sections.append(Section("Checks", tuple(self._check_lines())))
+        found = versions()
+        known = ", ".join(f"{name} {found[name]}" for name in VERSIONS if name in found)
+        return Report(title, tuple(sections), f"Made with {known}")
+
+    # ------------------------------------------------------------------------------ parts
+
+    @abstractmethod
+    def _report_table(self, alpha: float) -> pd.DataFrame:
+        """``term``, ``estimate``, ``SE``, ``df``, ``statistic``, ``p``, ``low``, ``high``."""
+
+    def _printed(self, alpha: float) -> pd.DataFrame:
+        table = self._report_table(alpha)
+        return table.drop(columns="df") if np.isinf(table["df"]).all() else table
+
+    def _random_parts(self) -> list[tuple[str, Sequence[str]]]:
+        return [(t.name, [str(c) for c in t.columns]) for t in factor_tables(self._est.terms)]
+
+    def _in_words(self) -> str:
+        design, built = self.built.design, self.built
+        fixed = [n for n in built.spec.x_names if n != "Intercept"]
+        random = []
+        for table in factor_tables(self._est.terms):
+            names = ["intercepts" if c == "Intercept" else f"slopes of {c}" for c in table.columns]
+            random.append(f"{listed(names)} for the {len(table.labels):,} levels of {table.name}")
+        what = f"{listed(fixed)} as fixed effects" if fixed else "an intercept alone"
+        return (
+            f"{self._kind_in_words()} of {design.y_name} was fitted to {design.n:,} rows with "
+            f"{what} and, as random effects, {listed(random)}."
+        )
+
+    @abstractmethod
+    def _kind_in_words(self) -> str:
+        """What was fitted."""
+
+    @abstractmethod
+    def _in_mathematics(self) -> list[str]:
+        """The model as lines of HTML."""
+
+    def _variance_table(self) -> pd.DataFrame:
+        table: pd.DataFrame = self.varcorr.reset_index(drop=True)  # type: ignore[attr-defined]
+        return table
+
+    def _fit_table(self) -> pd.DataFrame:
+        facts: pd.DataFrame = self.glance()  # type: ignore[attr-defined]
+        return pd.DataFrame({"": list(facts.columns), "value": list(facts.iloc[0])})
+
+    def _check_lines(self) -> list[str]:
+        found = self.check().findings  # type: ignore[attr-defined]
+        if not found:
+            return ["Nothing found: the fit converged, no variance is zero, no row stands out."]
+        return [f"{'!' if f.severity != 'note' else ''}{f.seen}; {f.advice}" for f in found]
+
+    def _pictures(self) -> list[Section]:
+        """Coefficients, predictions of the first variable, random effects, residuals."""
+        me: Any = self
+        out = []
+        if len(self.built.spec.x_names) > 1:
+            out.append(Section("Coefficients", figure=me.plot_coefficients()))
+        frame = self.built.frame
+        if frame is not None and any(n in frame.columns for n in self.built.spec.fixed_variables()):
+            out.append(Section("Predictions", figure=me.plot_predictions()))
+        for table in factor_tables(self._est.terms):
+            if len(table.labels) <= MOST_LEVELS:
+                figure = me.plot_ranef(table.name)
+                out.append(Section(f"Random effects of {table.name}", figure=figure))
+        if 0 < self.built.design.n <= MOST_ROWS:
+            out.append(Section("Residuals", figure=self._residual_figure()))
+        for section in out:
+            pyplot().close(section.figure)  # shown in the report alone
+        return out
+
+    def _residual_figure(self) -> Any:
+        return self.plot_diagnostics()  # type: ignore[attr-defined]
+
+    # ------------------------------------------------- what packages that make tables read
+
+    @property
+    def __maketables_coef_table__(self) -> pd.DataFrame:
+        table = self._report_table(0.05).set_index("term")
+        names = {
+            "estimate": "b", "SE": "se", "statistic": "t", "p": "p", "low": "ci95l",
+            "high": "ci95u",
+        }  # fmt: skip
+        return table.rename(columns=names)[list(names.values())]
+
+    @property
+    def __maketables_depvar__(self) -> str:
+        return str(self.built.design.y_name)
+
+    @property
+    def __maketables_fixef_string__(self) -> None:
+        return None
+
+    @property
+    def __maketables_stat_labels__(self) -> dict[str, str]:
+        return {"N": "Observations", "ll": "Log-likelihood", "aic": "AIC", "bic": "BIC"}
+
+    @property
+    def __maketables_default_stat_keys__(self) -> list[str]:
+        return ["N", "ll", "aic", "bic"]
+
+    def __maketables_stat__(self, key: str) -> Any:
+        me: Any = self
+        facts = {"N": "nobs", "ll": "llf", "aic": "aic", "bic": "bic"}
+        return getattr(me, facts[key]) if key in facts else None
+
+
+class LinearReportResults(ReportResults):
+    """How linear models say what they are."""
+
+    def _report_table(self, alpha: float) -> pd.DataFrame:
+        me: Any = self
+        ddf = "z" if me.given.penalized or self._est.n_fixed else "satterthwaite"
+        table = me.tidy("fixed", conf_int=True, conf_level=1.0 - alpha, ddf=ddf)
+        names = {
+            "term": "term", "estimate": "estimate", "std.error": "SE", "df": "df",
+            "statistic": "statistic", "p.value": "p", "conf.low": "low", "conf.high": "high",
+        }  # fmt: skip
+        return table[list(names)].rename(columns=names)
+
+    def _kind_in_words(self) -> str:
+        me: Any = self
+        how = "restricted maximum likelihood" if me.reml else "maximum likelihood"
+        return f"A linear mixed model ({how})"
+
+    def _in_mathematics(self) -> list[str]:
+        design = self.built.design
+        name = f"<i>{design.y_name}</i>"
+        lines = equation(str(design.y_name), self.built.spec.x_names, self._random_parts(), name,
+                         "&epsilon;")  # fmt: skip
+        return [*lines, "&epsilon; ~ N(0, &sigma;&sup2;)"]
+
+
+class GeneralReportResults(ReportResults):
+    """How generalized models say what they are."""
+
+    def _report_table(self, alpha: float) -> pd.DataFrame:
+        me: Any = self
+        table = me.tidy(alpha)
+        table = table[table["effect"] == "fixed"]
+        names = {
+            "term": "term", "estimate": "estimate", "std_error": "SE", "statistic": "statistic",
+            "p_value": "p", "conf_low": "low", "conf_high": "high",
+        }  # fmt: skip
+        out = table[list(names)].rename(columns=names).reset_index(drop=True)
+        out.insert(3, "df", np.inf)
+        return out
+
+    def _kind_in_words(self) -> str:
+        me: Any = self
+        return f"A generalized linear mixed model ({me.family.name}, {me.family.link} link)"
+
+    def _in_mathematics(self) -> list[str]:
+        me: Any = self
+        name = self.built.design.y_name
+        left = f"{me.family.link}(E <i>{name}</i>)"
+        return equation(str(name), self.built.spec.x_names, self._random_parts(), left, "")

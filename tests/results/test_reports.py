@@ -1,0 +1,97 @@
+"""Reports, sentences, the citation, what packages that make tables read."""
+
+import re
+from functools import cache
+
+import pandas as pd
+import pytest
+
+import sparselmm
+from sparselmm import datasets
+from sparselmm.base.exceptions import FileError
+
+plt = pytest.importorskip("matplotlib.pyplot")
+plt.switch_backend("Agg")
+
+
+@cache
+def sleep():
+    return sparselmm.mixedlm(
+        "Reaction ~ Days + (Days | Subject)", datasets.load("sleepstudy")
+    ).fit()
+
+
+@cache
+def herds():
+    formula = "cbind(incidence, size - incidence) ~ period + (1 | herd)"
+    return sparselmm.mixedglm(formula, datasets.load("cbpp")).fit()
+
+
+def test_sentences_have_the_numbers():
+    text = sleep().apa()["Days"]
+    fixed = sleep().tidy("fixed", conf_int=True, ddf="satterthwaite").iloc[1]
+    numbers = [float(v) for v in re.findall(r"-?[0-9]+\.[0-9]+", text)]
+    expected = [fixed["estimate"], fixed["std.error"], fixed["conf.low"], fixed["conf.high"],
+                fixed["df"], fixed["statistic"]]  # fmt: skip
+    assert numbers == pytest.approx(expected, abs=0.005)
+    assert text.endswith("p < .001")
+    assert "z = -3.23, p = .001" in herds().apa()["period[T.2]"]
+    assert "99% CI" in sleep().apa(alpha=0.01)["Days"]
+
+
+def test_a_page_that_needs_no_other_file(tmp_path):
+    before = plt.get_fignums()
+    report = sleep().report()
+    assert plt.get_fignums() == before
+    page = report.html
+    assert page.count("data:image/png;base64,") == 4
+    assert not re.search(r"(src|href)=[\'\"](?!data:)", page)
+    for part in ("180 rows", "slopes of Days", "18 levels of Subject", "251.41", "24.74", "numpy"):
+        assert part in page
+    assert report.save(tmp_path / "fit.html").read_text(encoding="utf-8") == page
+    text = report.save(tmp_path / "fit.md").read_text(encoding="utf-8")
+    assert text.startswith("# Mixed model of Reaction")
+    assert "| Days | 10.467 |" in text
+    assert "iframe" in report._repr_html_()
+    with pytest.raises(FileError, match="path: cannot write"):
+        report.save(tmp_path / "no" / "fit.html")
+
+
+def test_text_is_escaped():
+    data = datasets.load("sleepstudy").rename(columns={"Subject": "a<b"})
+    fit = sparselmm.mixedlm("Reaction ~ Days", data, groups="a<b").fit()
+    page = fit.report("<script>", pictures=False).html
+    assert "<script>" not in page
+    assert "a&lt;b" in page
+
+
+def test_generalized_models_report_too():
+    page = herds().report().html
+    assert "binomial, logit link" in page
+    assert page.count("data:image/png;base64,") == 4
+
+
+def test_residual_structures_report_too():
+    data = datasets.load("dietox")
+    fit = sparselmm.mixedlm(
+        "Weight ~ Time + (1 | Pig)", data.iloc[:240], residual="ar1(Time | Pig)"
+    ).fit()
+    page = fit.report().html
+    assert "Residuals" in page
+    assert page.count("data:image/png;base64,") == 4
+
+
+def test_tables_of_other_packages():
+    table = sleep().__maketables_coef_table__
+    assert {"b", "se", "t", "p"} <= set(table)
+    assert table.loc["Days", "b"] == pytest.approx(sleep().fe_params["Days"])
+    assert sleep().__maketables_stat__("N") == 180
+    assert sleep().__maketables_stat__("nope") is None
+    assert isinstance(herds().__maketables_coef_table__, pd.DataFrame)
+
+
+def test_citation():
+    assert "sparselmm" in sparselmm.citation()
+    assert sparselmm.citation("bibtex").startswith("@software{sparselmm,")
+    with pytest.raises(ValueError, match="style must be one of"):
+        sparselmm.citation("apa7")
