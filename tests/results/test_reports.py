@@ -35,7 +35,7 @@ def test_sentences_have_the_numbers():
                 fixed["df"], fixed["statistic"]]  # fmt: skip
     assert numbers == pytest.approx(expected, abs=0.005)
     assert text.endswith("p < .001")
-    assert "z = -3.23, p = .001" in herds().apa()["period[T.2]"]
+    assert "z = -3.24, p = .001" in herds().apa()["period[T.2]"]
     assert "99% CI" in sleep().apa(alpha=0.01)["Days"]
 
 
