@@ -21,7 +21,7 @@ from sparselmm.base.types import FloatArray
 from sparselmm.likelihood.patterned import Heterogeneous, Patterned
 from sparselmm.likelihood.term_covariance import TermCovariance
 
-NUMEROUS = 10
+NUMEROUS = 20
 """Parameters of a term that are many."""
 
 FEW_LEVELS = 4.0

@@ -11,7 +11,7 @@ from sparselmm.likelihood.covariance import term_covariance
 from sparselmm.likelihood.expected import are_numerous
 
 
-def series(structure, k=12, l=15, repeats=2):
+def series(structure, k=20, l=15, repeats=2):
     rng = np.random.default_rng(5)
     g, t = np.repeat(np.arange(l), k * repeats), np.tile(np.arange(k), l * repeats)
     n = len(g)
@@ -38,14 +38,14 @@ def test_model_hessian_is_the_expected_information(structure, reml):
     expected = expected[:-1, :-1] - np.outer(expected[:-1, -1], expected[-1, :-1]) / deviance.df
     got = deviance.newton_matrix(theta)
     # fixed effects join different levels, which a model of the Hessian leaves out
-    size = np.abs(expected).max() * (0.01 if reml else 1e-9)
+    size = np.abs(expected).max() * (0.1 if reml else 1e-9)
     np.testing.assert_allclose(got, expected, rtol=1e-7, atol=size)
 
 
 @pytest.mark.parametrize("formula", ["cs(0 + C(t) | g)", "(0 + C(t) | g)"])
 def test_more_parameters_than_levels(formula):
-    """The effects of 25 levels say little about so many parameters; the search is short."""
-    k, l, repeats = (60, 25, 2) if formula.startswith("cs") else (12, 25, 6)
+    """The effects of 40 levels say little about so many parameters; the search is short."""
+    k, l, repeats = (60, 25, 2) if formula.startswith("cs") else (14, 40, 8)
     rng = np.random.default_rng(1)
     g, t = np.repeat(np.arange(l), k * repeats), np.tile(np.arange(k), l * repeats)
     sd, u = np.exp(0.3 * rng.normal(size=k)), rng.normal(size=(l, k))
