@@ -265,6 +265,31 @@ def available_memory() -> int:
     return min([_system_memory(), *_group_memory()])
 
 
+def need_memory(needed: float, what: str, instead: str) -> None:
+    """Refuse work that does not fit, before anything is allocated.
+
+    Parameters
+    ----------
+    needed : float
+        Bytes.
+    what : str
+        What takes them.
+    instead : str
+        What the user can do.
+
+    Raises
+    ------
+    MemoryLimitError
+        When there are fewer.
+    """
+    if needed < LITTLE or needed <= (limit := available_memory()):
+        return
+    raise MemoryLimitError(
+        f"{what} takes about {_bytes(needed)} of memory, and {_bytes(limit)} are available; "
+        f"{instead}"
+    )
+
+
 def _system_memory() -> int:
     """Bytes the system has available; `UNKNOWN_MEMORY` where it does not say."""
     for line in _lines(MEMINFO):
