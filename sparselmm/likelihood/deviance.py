@@ -52,7 +52,7 @@ from sparselmm.factor.centred import Centred
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.solver import BlockSolver, apply_lambda, congruence
 from sparselmm.likelihood.covariance import Covariance
-from sparselmm.likelihood.expected import are_numerous, expected_information
+from sparselmm.likelihood.expected import expected_information, parts
 from sparselmm.likelihood.patterned import Patterned
 
 NEARLY_SINGULAR = 1e-4
@@ -513,7 +513,7 @@ class ProfiledDeviance:
     def _with_many_parameters(self, state: State) -> list[int]:
         """Terms whose levels are too few for the average information, away from a boundary."""
         terms = enumerate(zip(self.covariance.terms, self.levels, strict=True))
-        many = [t for t, (term, levels) in terms if are_numerous(term, levels)]
+        many = [t for t, (term, levels) in terms if term.is_numerous(levels)]
         return [t for t in many if self._is_regular(t, state.lams[t])]
 
     def _is_regular(self, t: int, lam: FloatArray) -> bool:
@@ -526,12 +526,16 @@ class ProfiledDeviance:
     def _expected_information(self, state: State, t: int) -> FloatArray:
         """Expected information in a term's steps, an unknown sigma^2 profiled out."""
         term, k = self.covariance.terms[t], self.covariance.terms[t].k
-        N = np.eye(k) - self.solver.inverse_blocks(t)
-        if self.reml and len(state.gamma):
-            Kx = state.Kx[self.cross.slices[t]].reshape(-1, k, len(state.gamma))
-            N -= Kx @ Kx.transpose(0, 2, 1)
-        theta = state.theta[self.covariance.slices[t]]
-        K, slope = expected_information(term, theta, state.lams[t], N)
+        G, theta = self.solver.inverse_blocks(t), state.theta[self.covariance.slices[t]]
+        K, slope = np.zeros((term.n_tangent,) * 2), np.zeros(term.n_tangent)
+        for levels in parts(len(G), k):
+            N = np.eye(k) - G[levels]
+            if self.reml and len(state.gamma):
+                own = state.Kx[self.cross.slices[t]].reshape(len(G), k, -1)[levels]
+                N -= own @ own.transpose(0, 2, 1)
+            some, sums = expected_information(term, theta, state.lams[t], N)
+            K += some
+            slope += sums
         return K if self.known_scale is not None else K - np.outer(slope, slope) / self.df
 
     def _whitened_information(self, state: State) -> FloatArray:

@@ -15,24 +15,16 @@ A step of one entry, or of one row, of ``lambda_t`` is ``Y = b r' + r b'``, and
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from sparselmm.base.types import FloatArray
-from sparselmm.likelihood.patterned import Heterogeneous, Patterned
+from sparselmm.likelihood.patterned import Heterogeneous
 from sparselmm.likelihood.term_covariance import TermCovariance
 
-NUMEROUS = 20
-"""Parameters of a term that are many."""
-
-FEW_LEVELS = 4.0
-"""Levels per parameter below which the effects of the levels tell too little of a Hessian."""
-
-
-def are_numerous(term: TermCovariance, levels: int) -> bool:
-    """Whether a term has many parameters for its levels, and an expectation below."""
-    if isinstance(term, Patterned) and not isinstance(term, Heterogeneous):
-        return False
-    return term.n_theta >= NUMEROUS and levels < FEW_LEVELS * term.n_theta
+TOGETHER, FEWEST = 32_768, 4
+"""Numbers in the blocks of the levels that are taken together, and how many these are at least."""
 
 
 def expected_information(
@@ -84,3 +76,10 @@ def _heterogeneous(
     out[-1, -1] = np.einsum("jab,jba->", NY, NY)
     slope = 2.0 * np.einsum("ab,ab->a", back.T @ total, rows)
     return out, np.append(slope, np.sum(total * Y))
+
+
+def parts(levels: int, k: int) -> Iterator[slice]:
+    """Levels to be taken together."""
+    step = max(FEWEST, TOGETHER // k**2)
+    for start in range(0, levels, step):
+        yield slice(start, min(start + step, levels))

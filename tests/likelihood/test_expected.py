@@ -8,7 +8,6 @@ from registry import Model, design, term
 import sparselmm
 from sparselmm.inference.hypotheses.information import information
 from sparselmm.likelihood.covariance import term_covariance
-from sparselmm.likelihood.expected import are_numerous
 
 
 def series(structure, k=20, l=15, repeats=2):
@@ -29,7 +28,7 @@ def test_model_hessian_is_the_expected_information(structure, reml):
     model = series(structure)
     deviance = model.sparse(reml)
     own = deviance.covariance.terms[0]
-    assert are_numerous(own, 15)
+    assert own.is_numerous(15)
     theta = np.abs(model.theta("interior")) + 0.3
     if structure == "unstructured":  # well away from a singular matrix
         theta = np.where(own.rows == own.cols, 1.5, 0.05)
@@ -57,8 +56,8 @@ def test_more_parameters_than_levels(formula):
 
 
 def test_few_parameters_are_not_numerous():
-    assert not are_numerous(term_covariance(3, "unstructured"), 18)
-    assert not are_numerous(term_covariance(100, "homogeneous autoregressive"), 18)
+    assert not term_covariance(3, "unstructured").is_numerous(18)
+    assert not term_covariance(100, "homogeneous autoregressive").is_numerous(18)
 
 
 def test_a_covariance_with_more_parameters_than_rows():
