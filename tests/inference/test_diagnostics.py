@@ -196,4 +196,4 @@ def test_leverage_of_many_points_needs_no_block_for_every_row():
     tracemalloc.stop()
     assert (
         peak < 8 * k * k * k * l / 2
-    )  # a block k x k for each of the k l rows would be twice that
+    )  # each row its own block: twice that
