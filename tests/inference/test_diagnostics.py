@@ -194,6 +194,4 @@ def test_leverage_of_many_points_needs_no_block_for_every_row():
     fit.hatvalues()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert (
-        peak < 8 * k * k * k * l / 2
-    )  # each row its own block: twice that
+    assert peak < 8 * k * k * k * l / 2  # each row its own block: twice that

@@ -64,7 +64,7 @@ class GeneralMeans:
         means = self._means
         parts = []
         for rows in means._families():
-            names, C = _family(method, means._labels(rows, means.specs))
+            names, C = _family(method, means._labels(rows, means.specs), means._values(rows))
             V = self._vcov[np.ix_(rows, rows)]
             estimate, se = C @ self._eta[rows], np.sqrt(np.einsum("ij,jk,ik->i", C, V, C))
             ends = Wald(estimate, se).interval(self._alpha)

@@ -20,6 +20,7 @@ from sparselmm.base.arguments import (
     check_numbers,
     check_strings,
     check_text,
+    in_order,
     shown,
     suggestion,
 )
@@ -340,7 +341,7 @@ class MarginalMeans:
         """Contrasts within one level of ``by``."""
         k = len(rows)
         labels = self._labels(rows, self.specs)
-        names, C = _family(method, labels)
+        names, C = _family(method, labels, self._values(rows))
         found = self._estimates(C @ self.L[rows], C @ self.offset[rows])
         t = found.statistic
         p = _adjusted_p(t, found.df, k, adjust, self.alpha)
@@ -369,6 +370,11 @@ class MarginalMeans:
             prefix = name if any(map(_reads_as_number, values)) else ""
             shown.append([prefix + values[row] for row in rows])
         return [" ".join(parts) for parts in zip(*shown, strict=True)]
+
+    def _values(self, rows: IntArray) -> list[str]:
+        """The same without names of variables, as columns of weights may be labelled."""
+        cells = [[str(self.cells[name].iloc[row]) for row in rows] for name in self.specs]
+        return [" ".join(parts) for parts in zip(*cells, strict=True)]
 
     def _estimates(self, L: FloatArray, offset: FloatArray) -> marginal_means.LinearEstimates:
         return marginal_means.linear_estimates(self._est, self._tests, L, offset, self._null)
@@ -400,8 +406,10 @@ def _reads_as_number(text: str) -> bool:
     return True
 
 
-def _family(method: Any, labels: list[str]) -> tuple[list[str], FloatArray]:
-    """Labels and weights of some contrasts of k means."""
+def _family(
+    method: Any, labels: list[str], values: list[str]
+) -> tuple[list[str], FloatArray]:  # fmt: skip
+    """Labels and weights of some contrasts of k means, labelled or called by their values."""
     k = len(labels)
     if isinstance(method, str):
         if method in ("pairwise", "revpairwise"):
@@ -419,12 +427,35 @@ def _family(method: Any, labels: list[str]) -> tuple[list[str], FloatArray]:
     names = None
     if isinstance(method, Mapping):
         names, method = [str(name) for name in method], list(method.values())
+        method = [in_order(_by_text(own), values, labels, argument="method") for own in method]
+    elif hasattr(method, "columns"):
+        names = (
+            None if list(method.index) == list(range(len(method))) else list(map(str, method.index))
+        )
+    method = in_order(_by_text(method), values, labels, argument="method")
     C = np.atleast_2d(check_numbers(method, "method"))
     if C.ndim != 2 or C.shape[1] != k:
         raise ArgumentError(
             f"method: contrasts need {k} weights each, one per mean, got shape {C.shape}"
         )
     return names or [f"c{i}" for i in range(len(C))], C
+
+
+def _by_text(weights: Any) -> Any:
+    """Weights labelled with the values of the means as text; those without labels as they are."""
+    if isinstance(weights, Mapping):
+        return {_text(label): weight for label, weight in weights.items()}
+    if not hasattr(weights, "iloc"):
+        return weights
+    wide = hasattr(weights, "columns")
+    labels = weights.columns if wide else weights.index
+    if list(labels) == list(range(len(labels))):
+        return weights
+    return weights.set_axis([_text(label) for label in labels], axis=int(wide))
+
+
+def _text(label: Any) -> str:
+    return " ".join(map(str, label)) if isinstance(label, tuple) else str(label)
 
 
 def _adjusted_p(t: FloatArray, df: FloatArray, k: int, adjust: str, alpha: float) -> FloatArray:
