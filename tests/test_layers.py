@@ -37,7 +37,7 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
     "likelihood": (
         "term_covariance",
         "patterned",
-        "covariance",
+        "covariance expected",
         "deviance held moments",
         "dense optimize rebased",
         "engine identifiability multistart residual",

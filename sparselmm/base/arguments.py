@@ -250,24 +250,61 @@ def check_numbers(
     return array
 
 
-def in_order(value: Any, names: Sequence[str], argument: str) -> Any:
-    """A Series, or the columns of a DataFrame, in the order of the names it is labelled with.
+def in_order(value: Any, *names: Sequence[str], argument: str) -> Any:
+    """A Series, a mapping, or the columns of a DataFrame, in the order of what it is labelled with.
 
-    What has no labels, or none of these names among them, goes by position.
+    What has no labels, or is only numbered 0, 1, 2 ..., goes by position.
+
+    Parameters
+    ----------
+    value : object
+    *names : sequence of str
+        The names; further ones are as good (another spelling, or more of them).
+    argument : str
+
+    Raises
+    ------
+    ArgumentError
+        When the labels are others.
     """
-    if not hasattr(value, "iloc"):
+    if isinstance(value, Mapping):
+        labels = list(value)
+    elif hasattr(value, "iloc"):
+        labels = list(value.columns if hasattr(value, "columns") else value.index)
+    else:
         return value
-    labels = list(value.columns if hasattr(value, "columns") else value.index)
-    if labels == list(names) or not set(labels) & set(names):
+    if any(labels == list(own) for own in names):
+        return list(value.values()) if isinstance(value, Mapping) else value
+    if not isinstance(value, Mapping) and labels == list(range(len(labels))):
         return value
-    if sorted(map(str, labels)) != sorted(names):
+    found = [own for own in names if len(set(own)) == len(own)]  # else they do not tell
+    for own in found:
+        if len(labels) == len(own) and set(labels) == set(own):
+            return [value[name] for name in own] if isinstance(value, Mapping) else value[list(own)]
+    raise ArgumentError(
+        f"{argument} is labelled {', '.join(map(str, labels))}; the labels must be "
+        f"{', '.join(map(str, names[0]))}, or pass an array in that order"
+    )
+
+
+def both_in_order(value: Any, *names: Sequence[str], argument: str) -> Any:
+    """A matrix with labelled rows and columns in the order of their names."""
+    if not hasattr(value, "columns"):
+        return value
+    columns = in_order(value, *names, argument=argument)
+    return in_order(columns.T, *names, argument=argument)
+
+
+def unlabelled(value: Any, argument: str) -> Any:
+    """A vector whose entries have no names; refused when it is labelled with some."""
+    named = isinstance(value, Mapping)
+    labels = list(value) if named else list(value.index) if hasattr(value, "iloc") else []
+    if named or labels != list(range(len(labels))):
         raise ArgumentError(
-            f"{argument} is labelled {', '.join(map(str, labels))}; the labels must be "
-            f"{', '.join(names)}, or pass an array in that order"
+            f"{argument} is labelled {', '.join(map(str, labels))}, but entries of theta have no "
+            "names; pass an array in the order of results.theta"
         )
-    if len(set(names)) < len(names):  # names that do not tell which is which
-        return value
-    return value[list(names)]
+    return value
 
 
 def unmasked(values: Any) -> Any:

@@ -232,6 +232,8 @@ def group_labels(groups: Any, n: int, index: pd.Index | None) -> Any:
     if getattr(groups, "ndim", 1) != 1 or isinstance(groups, (list, tuple)):
         if isinstance(groups, (list, tuple)) and len(groups) != n:
             _refuse_several(groups, n)
+        if isinstance(groups, (list, tuple)) and groups and all(map(_is_label, groups)):
+            return objects(list(groups))
         shape = np.shape(groups) if not isinstance(groups, (list, tuple)) else _shape(groups)
         if len(shape) == 2 and shape[1] != 1:
             _refuse_two(shape[1])
@@ -244,6 +246,11 @@ def group_labels(groups: Any, n: int, index: pd.Index | None) -> Any:
     check_length(len(groups), n, "groups")
     groups = aligned(groups, index, "groups")
     return groups if hasattr(groups, "dtype") else objects(list(groups))
+
+
+def _is_label(value: Any) -> bool:
+    """A tuple, which is a label of its own as in an index of several levels."""
+    return isinstance(value, tuple)
 
 
 def _shape(rows: Sequence[Any]) -> tuple[int, ...]:

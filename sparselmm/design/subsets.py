@@ -57,6 +57,12 @@ class Groups:
         ]
         return _with_terms(self.whole, rows, terms)
 
+    def n_rows(self, n_groups: int) -> int:
+        """Rows of a design of so many groups, the present ones copied in turn."""
+        sizes = np.array([len(part) for part in self.rows])
+        times, more = divmod(n_groups, len(sizes))
+        return len(self.outside) + times * int(sizes.sum()) + int(sizes[:more].sum())
+
     def drawn(self, draw: IntArray) -> IntArray:
         """Rows of the whole that make the design of some groups, (m,)."""
         return np.concatenate(self._parts(draw))

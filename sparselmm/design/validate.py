@@ -284,6 +284,13 @@ def check_term(term: RandomTerm, n: int, weighted: bool, generalized: bool = Fal
         return
     if not weighted:
         check_levels(term, n)
+    if term.structure == "unstructured" and term.k * (term.k + 1) // 2 > n:
+        raise DataError(
+            f"{what} has {term.k} random coefficients with a free covariance: "
+            f"{term.k * (term.k + 1) // 2:,} parameters for {n:,} rows. Use fewer effects, "
+            "independent ones (a || before the grouping factor), or a covariance with a pattern "
+            "such as cs() or ar1()"
+        )
     identified = "autoregressive" in term.structure  # its correlations differ from the residual's
     if term.block is None and term.values is not None and term.q >= n and not identified:
         warn_user(

@@ -29,12 +29,12 @@ from sparselmm.factor.layout import Layout, Strategy
 from sparselmm.factor.solver import FEW_LEVELS, WIDE_LEVEL
 
 RATE = {
-    "dense": 60e9,
+    "dense": 40e9,
     "supernodal": 40e9,
     "simplicial": 0.7e9,
     "blocks": 10e9,
-    "loop": 1e9,
-    "fill": 2e9,
+    "loop": 0.25e9,
+    "fill": 1e9,
 }
 """Operations per second: LAPACK, CHOLMOD with and without BLAS, LAPACK on the blocks of levels, our
 own loops, memory traffic."""
@@ -107,6 +107,9 @@ class TermParameters(Protocol):
     @property
     def n_tangent(self) -> int:
         """Directions of a step."""
+
+    def is_numerous(self, levels: int) -> bool:
+        """Whether the curvature in them is the expected one."""
 
 
 class Parameters(Protocol):
@@ -265,6 +268,31 @@ def available_memory() -> int:
     return min([_system_memory(), *_group_memory()])
 
 
+def need_memory(needed: float, what: str, instead: str) -> None:
+    """Refuse work that does not fit, before anything is allocated.
+
+    Parameters
+    ----------
+    needed : float
+        Bytes.
+    what : str
+        What takes them.
+    instead : str
+        What the user can do.
+
+    Raises
+    ------
+    MemoryLimitError
+        When there are fewer.
+    """
+    if needed < LITTLE or needed <= (limit := available_memory()):
+        return
+    raise MemoryLimitError(
+        f"{what} takes about {_bytes(needed)} of memory, and {_bytes(limit)} are available; "
+        f"{instead}"
+    )
+
+
 def _system_memory() -> int:
     """Bytes the system has available; `UNKNOWN_MEMORY` where it does not say."""
     for line in _lines(MEMINFO):
@@ -386,12 +414,20 @@ def _search(cross: CrossProducts, covariance: Parameters | None) -> tuple[int, f
     step moves (q, m), and the model of the deviance in those directions.
     """
     r, q = cross.basis.rank + 1, cross.q
-    memory, flops = 8 * 4 * r * r, float(q) * r * r + float(r) ** 3
+    memory, flops = 8 * 4 * r * r, 16.0 * q * r * r + 0.5 * float(r) ** 3
     if covariance is not None:
-        tangent = sum(term.n_tangent for term in covariance.terms)
-        moved = sum(min(t.n_tangent, t.k * (t.k + 1) // 2) for t in covariance.terms)
-        memory += 8 * (2 * q * moved + 3 * tangent**2)
-        flops += 4.0 * q * moved**2 + 2.0 * tangent**2 * moved + 20.0 * float(moved) ** 3
+        terms = list(zip(covariance.terms, cross.sizes, strict=True))
+        tangent = sum(term.n_tangent for term, _ in terms)
+        moved = sum(min(t.n_tangent, t.k * (t.k + 1) // 2) for t, _ in terms)
+        flops += 2.0 * tangent**2 * moved + 20.0 * float(moved) ** 3
+        free = any(term.n_tangent > k + 1 for term, (k, _) in terms)
+        if len(terms) == 1 and all(t.is_numerous(l) and l >= k * free for t, (k, l) in terms):
+            k, l = cross.sizes[0]  # fewer levels than free coefficients end at a boundary
+            memory += 8 * (5 * tangent**2 + k * k * l if free else 3 * tangent**2)
+            flops += 4.0 * (l * tangent**2 + q * moved**2) if free else 12.0 * l * float(k) ** 3
+        else:
+            memory += 8 * (2 * q * moved + 3 * tangent**2)
+            flops += 4.0 * q * moved**2
     return memory, flops / RATE["dense"]
 
 
@@ -438,13 +474,18 @@ def _leading(cross: CrossProducts, t: int) -> _Leading:
         flops=l * k**3 + (float(k * l) * n**2 if full else k * pairs),
         memory=memory + 8 * (3 * k * k * l + (4 * k + 3) * entries),
         seconds=seconds
-        + 4.0 * l * k**3 / RATE["blocks" if k > WIDE_LEVEL else "loop"]
+        + 4.0 * l * k**3 / _block_rate(k)
         + loops / RATE["loop"]
         + products / RATE["dense"]
         + 2.0 * k * entries * full / RATE["fill"],
         n_trailing=n,
     )
     return _Leading(cost, entries + pairs / 2.0)
+
+
+def _block_rate(k: int) -> float:
+    """Operations per second on blocks k x k: our own loops gain with k, LAPACK takes the large."""
+    return RATE["blocks"] if k > WIDE_LEVEL else min(0.75 * k * RATE["loop"], RATE["blocks"])
 
 
 def _then_dense(cross: CrossProducts, lead: _Leading) -> Candidate:

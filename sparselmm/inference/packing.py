@@ -14,7 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from sparselmm.base.arguments import check_count, check_flag, check_numbers
+from sparselmm.base.arguments import (
+    check_count,
+    check_flag,
+    check_numbers,
+    in_order,
+)
 from sparselmm.base.exceptions import ArgumentError
 from sparselmm.base.smallmatrix import block_diagonal, factor_of
 from sparselmm.base.types import FloatArray
@@ -205,13 +210,18 @@ class Packing:
         Where each packed variance parameter stands.
     covariance : Covariance
         The map from theta to Lambda.
-    k_fe : int
+    x_names : tuple of str
         Columns of X.
     """
 
     layout: VarianceLayout
     covariance: Covariance
-    k_fe: int
+    x_names: tuple[str, ...]
+
+    @property
+    def k_fe(self) -> int:
+        """Number of fixed effects."""
+        return len(self.x_names)
 
     @property
     def k_re(self) -> int:
@@ -294,7 +304,8 @@ class Packing:
         ValueError
             When its length is wrong.
         """
-        vector = check_numbers(packed, "params", finite=False)
+        names = [*self.x_names, *self.layout.names] if has_fe else self.layout.names
+        vector = check_numbers(in_order(packed, names, argument="params"), "params", finite=False)
         first = self.k_fe if has_fe else 0
         if vector.shape != (first + len(self.layout.names),):
             raise ArgumentError(

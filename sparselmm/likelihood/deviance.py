@@ -52,11 +52,16 @@ from sparselmm.factor.centred import Centred
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.solver import BlockSolver, apply_lambda, congruence
 from sparselmm.likelihood.covariance import Covariance
+from sparselmm.likelihood.expected import expected_information, parts
 from sparselmm.likelihood.patterned import Patterned
 
 NEARLY_SINGULAR = 1e-4
 """Below this share of its row (or of one over the covariate's root mean square) a diagonal of
 lambda_t counts as singular: dividing by it would cost more than half the gradient's digits."""
+
+WELL_AWAY, SMALL_EFFECT = 0.1, 0.02
+"""Share of a standard deviation that is its own, and share of sigma that it adds to a typical row,
+above which the curvature of the root, which matters at a boundary, may be left out."""
 
 SMALLEST_PIVOT = 1e-6
 """A curvature needs few digits, so its division by a diagonal of lambda_t may lose most."""
@@ -505,6 +510,34 @@ class ProfiledDeviance:
             Q -= np.outer(slope, slope) / state.pwrss
         return Q * self._precision(state.pwrss)
 
+    def _with_many_parameters(self, state: State) -> list[int]:
+        """Terms whose levels are too few for the average information, away from a boundary."""
+        terms = enumerate(zip(self.covariance.terms, self.levels, strict=True))
+        many = [t for t, (term, levels) in terms if term.is_numerous(levels)]
+        return [t for t in many if self._is_regular(t, state.lams[t])]
+
+    def _is_regular(self, t: int, lam: FloatArray) -> bool:
+        """Whether no standard deviation is near zero and no correlation near one."""
+        sd = np.linalg.norm(lam, axis=1)
+        own = np.abs(np.diag(self.covariance.terms[t].triangular(lam)))
+        there = sd * self.cross.rms(t) > SMALL_EFFECT
+        return bool((there & (own > WELL_AWAY * sd)).all())
+
+    def _expected_information(self, state: State, t: int) -> FloatArray:
+        """Expected information in a term's steps, an unknown sigma^2 profiled out."""
+        term, k = self.covariance.terms[t], self.covariance.terms[t].k
+        G, theta = self.solver.inverse_blocks(t), state.theta[self.covariance.slices[t]]
+        K, slope = np.zeros((term.n_tangent,) * 2), np.zeros(term.n_tangent)
+        for levels in parts(len(G), k):
+            N = np.eye(k) - G[levels]
+            if self.reml and len(state.gamma):
+                own = state.Kx[self.cross.slices[t]].reshape(len(G), k, -1)[levels]
+                N -= own @ own.transpose(0, 2, 1)
+            some, sums = expected_information(term, theta, state.lams[t], N)
+            K += some
+            slope += sums
+        return K if self.known_scale is not None else K - np.outer(slope, slope) / self.df
+
     def _whitened_information(self, state: State) -> FloatArray:
         """The same from ``Z'V^-1Z = Lambda^-T (I - G) Lambda^-1``, without A."""
         h, to_h = self._whitened_directions(state)
@@ -576,7 +609,7 @@ class ProfiledDeviance:
         """Gradient and model Hessian in all entries of every ``lambda_t``.
 
         The Hessian is the average information plus the exact curvature of
-        ``lambda -> lambda lambda'``.
+        ``lambda -> lambda lambda'``, for terms with many parameters the expected information.
 
         Returns
         -------
@@ -587,11 +620,19 @@ class ProfiledDeviance:
         state, gammas, own = self.state_at(theta), self._at_gradient(theta), self._own
         if own.tangent is not None and own.tangent[0] is state:
             return own.tangent[1:]
-        H = self.average_information(state)
+        many = self._with_many_parameters(state)
+        H = np.zeros((self.covariance.n_tangent,) * 2)
+        if not many or len(state.lams) > 1:
+            H = self.average_information(state)
+        for t in many:
+            at = self.covariance.tangent_slices[t]
+            H[at, at] = self._expected_information(state, t)
         for t, lam in enumerate(state.lams):
             if self._pivot(t, lam) > SMALLEST_PIVOT:
                 own.psi_slopes[t] = 0.5 * self.covariance.terms[t].divide(lam, gammas[t].T).T
-            if t in own.psi_slopes:  # at a singular lambda_t the last one, which hardly moved
+            if (
+                t in own.psi_slopes and t not in many
+            ):  # at a singular lambda_t the last one, which hardly moved
                 psi = own.psi_slopes[t]
                 add_root_curvature(H, self.covariance, t, psi, state.theta, gammas[t])
         own.tangent = state, self.covariance.tangent_vector(state.theta, gammas), H

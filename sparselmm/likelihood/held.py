@@ -8,13 +8,24 @@ from typing import Any
 
 import numpy as np
 
-from sparselmm.base.arguments import check_mapping, check_numbers, check_positive, suggestion
+from sparselmm.base.arguments import (
+    both_in_order,
+    check_mapping,
+    check_numbers,
+    check_positive,
+    in_order,
+    suggestion,
+    unlabelled,
+)
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.smallmatrix import NOT_NEGATIVE, factor_of
 from sparselmm.base.types import BoolArray, FloatArray, IntArray
 from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.patterned import MOMENT_ORDER, Patterned
 from sparselmm.likelihood.term_covariance import TermCovariance
+
+Labels = Sequence[Sequence[str]]
+"""Names of the coefficients of a term, in one spelling or another."""
 
 UNIT = 1e-8
 """Rounding of the ones on the diagonal of a correlation matrix."""
@@ -39,7 +50,10 @@ class Held:
     scale: float | None
 
     @classmethod
-    def of(cls, fix: Any, covariance: Covariance, names: Sequence[str]) -> Held:
+    def of(
+        cls, fix: Any, covariance: Covariance, names: Sequence[str],
+        coefficients: Sequence[Labels] = (),
+    ) -> Held:  # fmt: skip
         """Read the ``fix`` argument of ``MixedLM.fit``.
 
         Parameters
@@ -49,6 +63,8 @@ class Held:
             The model's.
         names : sequence of str
             Names of its terms.
+        coefficients : sequence of sequence of str
+            For each term the labels its coefficients may have.
 
         Raises
         ------
@@ -81,7 +97,7 @@ class Held:
         for t, name in enumerate(names):
             if name not in fix or name in ("sigma", "theta"):
                 continue
-            lam = factor_of(_held_psi(name, fix[name], terms[t].k, scale))
+            lam = factor_of(_held_psi(name, fix[name], terms[t].k, scale, coefficients[t]))
             none = np.zeros(0, dtype=np.intp)
             terms[t] = FixedEntries(terms[t].k, none, none, lam)
             free[t] = np.zeros(len(free[t]), dtype=bool)
@@ -97,7 +113,7 @@ def _positive(sigma: Any) -> float:
 
 def _held_theta(given: Any, covariance: Covariance) -> list[TermCovariance]:
     """Terms with the finite entries of a theta held, NaN for the free ones."""
-    theta = check_numbers(given, "fix['theta']", finite=False)
+    theta = check_numbers(unlabelled(given, "fix['theta']"), "fix['theta']", finite=False)
     if theta.shape != (covariance.n_theta,) or np.isinf(theta).any():
         raise DataError(
             f"fix['theta'] must hold {covariance.n_theta} numbers, NaN for those to estimate; got "
@@ -123,7 +139,9 @@ def _held_theta(given: Any, covariance: Covariance) -> list[TermCovariance]:
     return out
 
 
-def _held_psi(name: str, given: Any, k: int, scale: float | None) -> FloatArray:
+def _held_psi(
+    name: str, given: Any, k: int, scale: float | None, labels: Labels
+) -> FloatArray:  # fmt: skip
     """``Psi_t / sigma^2`` of an entry of ``fix``, (k, k)."""
     how = "write {'sd': ...}, {'sd': ..., 'corr': ...}, {'cov': ...} or {'ratio': ...}"
     if not isinstance(given, Mapping) or set(given) not in (
@@ -138,10 +156,11 @@ def _held_psi(name: str, given: Any, k: int, scale: float | None) -> FloatArray:
         )
     what = f"fix[{name!r}]"
     if "sd" in given:
-        psi = _psi_of_sd(given, k, what)
+        psi = _psi_of_sd(given, k, what, labels)
     else:
         key = "ratio" if "ratio" in given else "cov"
-        psi = np.atleast_2d(check_numbers(given[key], f"{what}[{key!r}]"))
+        matrix = both_in_order(given[key], *labels, argument=f"{what}[{key!r}]")
+        psi = np.atleast_2d(check_numbers(matrix, f"{what}[{key!r}]"))
     if psi.shape != (k, k) or not np.allclose(psi, psi.T):
         raise DataError(
             f"{what} must be symmetric and of order {k}, the number of coefficients of the term; "
@@ -167,6 +186,10 @@ class FixedEntries(TermCovariance):
     """
 
     known: FloatArray
+
+    def is_numerous(self, levels: int) -> bool:
+        """No: the steps are those of the free entries alone."""
+        return False
 
     def factor(self, theta: FloatArray) -> FloatArray:
         """``lambda_t``, (k, k)."""
@@ -214,16 +237,20 @@ class FixedEntries(TermCovariance):
         return TermCovariance.diagonal(self.k) if many else TermCovariance.unstructured(self.k)
 
 
-def _psi_of_sd(given: Mapping[str, Any], k: int, what: str) -> FloatArray:
+def _psi_of_sd(
+    given: Mapping[str, Any], k: int, what: str, labels: Labels
+) -> FloatArray:  # fmt: skip
     """Covariance matrix of standard deviations and correlations, (k, k)."""
-    sd = np.atleast_1d(check_numbers(given["sd"], f"{what}['sd']"))
+    sizes = in_order(given["sd"], *labels, argument=f"{what}['sd']")
+    sd = np.atleast_1d(check_numbers(sizes, f"{what}['sd']"))
     if sd.shape != (k,):
         raise DataError(
             f"{what}['sd'] must be of order {k}, one number per coefficient; got {sd.shape}"
         )
     if (sd < 0).any():
         raise DataError(f"{what}['sd'] must not be negative, got {sd.min():g}")
-    corr = check_numbers(given.get("corr", np.eye(k)), f"{what}['corr']", (k, k))
+    corr = both_in_order(given.get("corr", np.eye(k)), *labels, argument=f"{what}['corr']")
+    corr = check_numbers(corr, f"{what}['corr']", (k, k))
     if not np.allclose(np.diag(corr), 1.0, rtol=0.0, atol=UNIT) or (np.abs(corr) > 1 + UNIT).any():
         raise DataError(
             f"{what}['corr'] must be a correlation matrix, ones on the diagonal and no entry "

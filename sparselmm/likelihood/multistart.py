@@ -53,7 +53,7 @@ NEARLY_SINGULAR = 1e-2
 """Singular value of a ``lambda_t``, in units of what counts as one, below which an end is one at
 the boundary."""
 
-SECONDS = 0.1
+SECONDS = 0.2
 """Predicted time that searches from other starts may take in any case."""
 
 SHARE = 1.0

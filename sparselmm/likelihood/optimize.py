@@ -54,6 +54,9 @@ PATIENCE = 15
 EXACT_LIMIT = 40
 """Iterations with the exact Hessian, which costs two gradients per parameter."""
 
+EXACT_PARAMETERS = 100
+"""Parameters from which another hundred iterations cost less than one exact Hessian."""
+
 DIFFERENCE = 1e-4
 """Step of the differences of gradients that make it, in the metric of the trust region."""
 
@@ -429,6 +432,7 @@ def _newton(
         if known is not None and iteration and known.leads_nowhere(theta, value, promised):
             return End(theta, "abandoned: an optimum that is known or higher", False, True)
         exact = PATIENCE <= iteration < PATIENCE + EXACT_LIMIT and not deviance.model_is_exact
+        exact = exact and basis.shape[1] <= EXACT_PARAMETERS
         if exact:
             bend = exact_bend(recorder, theta, basis, bend)
         step, predicted = _trust_region_step(bend, slope, radius.now)

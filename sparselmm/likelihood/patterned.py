@@ -258,7 +258,7 @@ class Heterogeneous(Patterned):
         out[-1] = np.abs(theta[:-1, None]) * turned
         return out
 
-    def _rows(self, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def rows_of_slopes(self, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
         """The one row of each derivative by a standard deviation, and the one by the angle."""
         root, turned, _ = self._root(float(theta[-1]))
         rows = np.where(theta[:-1, None] < 0, -1.0, 1.0) * root
@@ -266,12 +266,12 @@ class Heterogeneous(Patterned):
 
     def chain(self, theta: FloatArray, slope: FloatArray) -> FloatArray:
         """Derivative in theta from the (k, k) derivative in the entries of ``lambda_t``."""
-        rows, turned = self._rows(theta)
+        rows, turned = self.rows_of_slopes(theta)
         return np.append(np.sum(rows * slope, axis=1), np.sum(turned * slope))
 
     def inner(self, theta: FloatArray, P: FloatArray) -> FloatArray:
         """``<dlambda_i, P dlambda_j>`` of the derivatives of ``lambda_t``, P symmetric, (m, m)."""
-        rows, turned = self._rows(theta)
+        rows, turned = self.rows_of_slopes(theta)
         out, product = np.empty((self.k + 1, self.k + 1)), P @ turned
         out[:-1, :-1] = P * (rows @ rows.T)
         out[:-1, -1] = out[-1, :-1] = np.sum(rows * product, axis=1)
@@ -280,7 +280,7 @@ class Heterogeneous(Patterned):
 
     def moved(self, theta: FloatArray, back: FloatArray, u: FloatArray) -> FloatArray:
         """The `symmetric_steps` times the effects u (l, k) of every level, (l, k, m)."""
-        rows, turned = self._rows(theta)
+        rows, turned = self.rows_of_slopes(theta)
         half = back @ turned
         out = np.empty((len(u), self.k, self.k + 1))
         np.multiply((u @ rows.T)[:, None], back, out=out[:, :, :-1])

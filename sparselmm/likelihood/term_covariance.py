@@ -20,6 +20,12 @@ from sparselmm.base.smallmatrix import (
 )
 from sparselmm.base.types import BoolArray, FloatArray, IntArray, Snapshot
 
+NUMEROUS = 20
+"""Parameters of a term that are many, see :mod:`sparselmm.likelihood.expected`."""
+
+FEW_LEVELS = 4.0
+"""Levels per parameter below which the effects of the levels tell too little of a Hessian."""
+
 COLLINEAR = 1e-11
 """Share of the largest second moment below which a direction of covariates counts as none."""
 
@@ -64,6 +70,10 @@ class TermCovariance(Snapshot):
     def is_diagonal(self) -> bool:
         """Whether theta are the diagonal entries of ``lambda_t`` and nothing else is free."""
         return len(self.rows) == self.k
+
+    def is_numerous(self, levels: int) -> bool:
+        """Whether the parameters are many, and the effects of so few levels tell too little."""
+        return self.n_theta >= NUMEROUS and levels < FEW_LEVELS * self.n_theta
 
     @cached_property
     def tangent(self) -> tuple[IntArray, IntArray]:

@@ -20,7 +20,9 @@ from sparselmm.base.arguments import (
     check_numbers,
     check_positive,
     check_progress,
+    in_order,
     suggestion,
+    unlabelled,
     wrong_type,
     wrong_value,
 )
@@ -193,6 +195,8 @@ def start_parameters(packing: Packing, given: Any, use_sqrt: bool) -> MixedLMPar
         fe = getattr(given, "fe_params", np.zeros(packing.k_fe))
         fe = fe if len(fe) == packing.k_fe else np.zeros(packing.k_fe)
         return MixedLMParams.from_components(fe, cov_re=given.cov_re, vcomp=given.vcomp)
+    every = [*packing.x_names, *packing.layout.names]
+    given = in_order(given, every, packing.layout.names, argument="start_params")
     given = check_numbers(given, "start_params", (None,), finite=False)
     check_numbers(given[max(len(given) - len(packing.layout.names), 0) :], "start_params")
     m = len(packing.layout.names)
@@ -217,7 +221,7 @@ def checked_starts(starts: Any, free: BoolArray) -> int | FloatArray | None:
     if np.isscalar(starts):
         return max(check_count(starts, "starts", least=0, most=MOST_STARTS), 1)
     what = "one theta a row; or a whole number of searches"
-    values = check_numbers(starts, "starts", (None, len(free)), what=what)
+    values = check_numbers(unlabelled(starts, "starts"), "starts", (None, len(free)), what=what)
     return np.asarray(values[:, free])
 
 
@@ -234,7 +238,7 @@ def penalties_of(
     held = np.zeros(len(kept), dtype=bool) if mask is None else ~mask.fe[kept]
     if fe_pen is None and cov_pen is None and not held.any():
         return None
-    inner = Packing(packing.layout, deviance.covariance, packing.k_fe)
+    inner = Packing(packing.layout, deviance.covariance, packing.x_names)
     values = np.asarray(start.fe_params, dtype=float)[kept]
     fe_pen, cov_pen = CheckedPenalty.of(fe_pen, "fe_pen"), CheckedPenalty.of(cov_pen, "cov_pen")
     return Penalties(inner, fe_pen, cov_pen, held, values)

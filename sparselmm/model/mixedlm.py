@@ -15,6 +15,7 @@ from sparselmm.base.arguments import (
     check_flag,
     check_memory,
     check_numbers,
+    unlabelled,
 )
 from sparselmm.base.exceptions import (
     ArgumentError,
@@ -563,11 +564,22 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
         """The ``fix`` argument, which goes with none of ``others``."""
         if fix is not None and any(other is not None for other in others):
             raise ArgumentError("fix does not go together with free, fe_pen or cov_pen; use one")
-        held = Held.of(fix, self.covariance, [term.name for term in self.terms])
+        held = Held.of(
+            fix, self.covariance, [term.name for term in self.terms], self._coefficients()
+        )
         if held.scale is None:
             for term in self.terms:
                 check_counted_levels(term, self.design.weights)
         return held
+
+    def _coefficients(self) -> list[list[Sequence[str]]]:
+        """Names of the coefficients of every term: their columns, and as ``cov_re`` has them."""
+        out: list[list[Sequence[str]]] = []
+        for term in self.terms:
+            name, own = term.name, list(term.columns)
+            long = [name if c in ("Intercept", "1") else f"{name}[{c}]" for c in own]
+            out.append([own, long])
+        return out
 
     def _start(
         self, start: MixedLMParams, given: Any, theta: FloatArray | None, mask: Mask | None,
@@ -577,7 +589,9 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
         if mask is not None:
             return mask.theta
         if theta is not None:
-            start_theta = check_numbers(theta, "start_theta, the start values,", held.free.shape)
+            start_theta = check_numbers(
+                unlabelled(theta, "start_theta"), "start_theta, the start values,", held.free.shape
+            )
             return start_theta[held.free]
         if given is None and optimize:
             return moment_start(self.cross, self.covariance, held.scale)[held.free]

@@ -85,7 +85,7 @@ class RegularizedFits:
             When the method is unknown.
         """
         need_white(self.built.design, "fit_regularized")
-        alpha = in_order(alpha, self.built.design.x_names, "alpha")
+        alpha = in_order(alpha, self.built.design.x_names, argument="alpha")
         weights = check_numbers(alpha, "alpha")
         if weights.shape not in ((), (self.built.design.p,)) or (weights < 0).any():
             raise wrong_value(

@@ -27,6 +27,8 @@ from sparselmm.base.progress import progress_bar
 from sparselmm.base.seeds import Seed, seed_sequence
 from sparselmm.base.types import FloatArray
 from sparselmm.design.validate import aligned
+from sparselmm.factor.plan import need_memory
+from sparselmm.inference.resampling.simulate import DRAWN
 from sparselmm.inference.residual import JointFit, ResidualEstimates
 from sparselmm.inference.residual_rows import coloured
 from sparselmm.results.methods.base import ResultsBase, from_rows
@@ -63,6 +65,10 @@ class ResidualSimulation(ResultsBase):
         self._need_rows("simulate")
         n = check_count(n, "n")
         check_choice(re, "re", ("resample", "conditional"))
+        need_memory(
+            DRAWN * float(n) * sum(self.built.design.Z.shape),
+            f"drawing n={n:,} responses of {self.built.design.n:,} rows", "draw fewer at a time",
+        )  # fmt: skip
         Y = self._drawn(re, seed_sequence(seed), range(n))
         return pd.DataFrame(Y, index=self.built.row_labels) if self.built.pandas else Y
 

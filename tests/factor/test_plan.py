@@ -219,6 +219,7 @@ def priced():
     g, times = codes(60_000, 20_000), np.tile(np.arange(60), 80)
     series = term("g", np.repeat(np.arange(80), 60), np.eye(60)[times])
     ar1 = {h: replace(series, structure=f"{h}autoregressive") for h in ("homogeneous ", "")}
+    many = term("g", np.repeat(np.arange(80), 100), np.eye(100)[np.tile(np.arange(100), 80)])
     Z = sp.random(4000, 700, 0.01, random_state=1, format="csr")
     us = term("g", np.arange(12_000) // 60, np.eye(20)[np.arange(12_000) % 20])
     yield "wide X", data(6000, 1000, term("g", codes(6000, 200)))
@@ -226,6 +227,7 @@ def priced():
         "wide X, crossed",
         data(6000, 600, term("g", codes(6000, 400)), term("h", codes(6000, 300))),
     )
+    yield "very wide X", data(4000, 3000, term("g", codes(4000, 200)))
     yield "many levels", data(60_000, 2, term("g", g))
     yield "nested", data(60_000, 1, term("g", g), term("s", g // 40))
     yield "crossed", data(40_000, 1, term("g", codes(40_000, 1500)), term("h", codes(40_000, 1200)))
@@ -233,15 +235,22 @@ def priced():
     yield "slopes, weights", data(30_000, 3, term("g", codes(30_000, 5000), x), weights=w)
     yield "series", data(4800, 1, ar1["homogeneous "])
     yield "series, heterogeneous", data(4800, 1, ar1[""])
+    for name in ("autoregressive", "compound symmetry"):
+        yield f"hundred points, {name}", data(8000, 1, replace(many, structure=name))
+    wide = sp.random(6000, 2500, 0.05, random_state=1, format="csr")
+    yield "large dense block", data(6000, 1, block("z", wide))
     yield "unstructured", data(12_000, 1, us)
     yield "many terms", data(20_000, 1, *[term(f"t{i}", codes(20_000, 60)) for i in range(8)])
     yield "user's matrix", data(4000, 1, block("z", Z))
 
 
 PRICED = dict(priced())
+SLOW = {"very wide X", "large dense block"}
 
 
-@pytest.mark.parametrize("name", PRICED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in PRICED]
+)
 def test_memory_within_a_factor_of_one_and_a_half(name, monkeypatch):
     """Of what start and steps of the search allocate beyond the cross-products."""
     monkeypatch.undo()  # the candidates that a user gets

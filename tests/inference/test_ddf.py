@@ -1,7 +1,9 @@
 """Degrees of freedom and small-sample tests: dense formulas, R's numbers, closed forms."""
 
 import json
+import tracemalloc
 import warnings
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -152,7 +154,58 @@ def test_patterned_covariances(structure):
     profiled = H[:-1, :-1] - np.outer(H[:-1, -1], H[:-1, -1]) / H[-1, -1]
     expected = deviance.hessian(theta)
     np.testing.assert_allclose(profiled, expected, atol=2e-6 * np.abs(expected).max())
-    assert info.linear.shape == (11, deviance.covariance.n_theta + 1)
+    assert len(info.K) == len(theta) + 1  # not the ten entries of a covariance
+
+
+@pytest.mark.parametrize("order", ["pattern first", "pattern last", "two patterns"])
+def test_information_of_patterns_is_that_of_dense_formulas(order):
+    """Next to a free covariance of a crossed factor, and to another pattern."""
+    rng = np.random.default_rng(4)
+    n = 90
+    t = np.tile(np.arange(3), n // 3)
+    x = rng.normal(size=n)
+    g = term("g", np.repeat(np.arange(n // 9), 9), np.eye(3)[t], structure="compound symmetry")
+    h = term("h", rng.permutation(np.arange(n) % 6), np.column_stack([np.ones(n), x]))
+    if order == "two patterns":
+        h = replace(h, structure="homogeneous autoregressive")
+    X = np.column_stack([np.ones(n), x])
+    model = Model(design(rng.normal(size=n), X, *((h, g) if order == "pattern last" else (g, h))))
+    deviance = model.sparse(True)
+    theta = np.abs(model.theta("random")) + 0.2
+    info = information(deviance, theta)
+    step, cov = 1e-6, deviance.covariance
+
+    def V(at):
+        full = [np.kron(np.eye(o.n_levels), p) for o, p in zip(terms, cov.psi(at), strict=True)]
+        return Z @ block_diag(*full) @ Z.T + np.eye(n)
+
+    terms, Z = model.design.terms, model.design.Z.toarray()
+    by_theta = [(V(theta + e) - V(theta - e)) / (2 * step) for e in step * np.eye(len(theta))] + [
+        V(theta)
+    ]
+    Vi = np.linalg.inv(V(theta))
+    P = Vi - Vi @ X @ np.linalg.solve(X.T @ Vi @ X, X.T @ Vi)
+    full = np.array([[np.sum((P @ a) * (P @ b).T) for b in by_theta] for a in by_theta])
+    J = info.to_theta
+    np.testing.assert_allclose(J.T @ info.restricted @ J, full, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("hom", [True, False])
+def test_many_points_of_a_series(hom):
+    """A pattern of k coefficients needs matrices k x k, no products of their entries."""
+    k, l = 60, 12
+    rng = np.random.default_rng(1)
+    codes, t = np.repeat(np.arange(l), k), np.tile(np.arange(k), l)
+    g = term("g", codes, np.eye(k)[t], structure="homogeneous " * hom + "autoregressive")
+    model = Model(design(rng.normal(size=k * l), np.column_stack([np.ones(k * l), t]), g))
+    deviance = model.sparse(True)
+    theta = np.append(np.ones(1 if hom else k), 0.7)
+    information(deviance, theta)
+    tracemalloc.start()
+    information(deviance, theta)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * 2.0 * k**3 * 8  # k^4 numbers alone are 100 MB
 
 
 def test_kenward_roger_with_a_known_covariance_of_levels():

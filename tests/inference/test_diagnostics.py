@@ -1,5 +1,7 @@
 """Residuals, leverage and Cook's distance: against lme4, and against dense matrices."""
 
+import tracemalloc
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -179,3 +181,17 @@ def test_figures_show_the_numbers(pyplot):
     assert sum(len(line.get_xdata()) for line in second.lines if line.get_marker() == "o") == 18
     with pytest.raises(sparselmm.DataError, match="no random effects of 'Pig'"):
         fit.plot_ranef("Pig")
+
+
+def test_leverage_of_many_points_needs_no_block_for_every_row():
+    k, l = 60, 40
+    rng = np.random.default_rng(0)
+    data = pd.DataFrame({"y": rng.normal(size=k * l), "t": np.tile(np.arange(k), l)})
+    data["g"] = np.repeat(np.arange(l), k)
+    data["y"] += rng.normal(size=l)[data.g]
+    fit = sparselmm.mixedlm("y ~ 1 + ar1(0 + C(t) | g)", data).fit()
+    tracemalloc.start()
+    fit.hatvalues()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * k * k * k * l / 2  # each row its own block: twice that

@@ -11,8 +11,10 @@ from scipy.stats import t as student
 import sparselmm
 from sparselmm.base.seeds import seed_sequence
 from sparselmm.design.subsets import Groups
+from sparselmm.factor import plan
 from sparselmm.inference.resampling.power import clopper_pearson
 from sparselmm.inference.resampling.simulate import Simulator
+from sparselmm.results.methods import power as power_methods
 
 REFERENCE = json.loads(
     sparselmm.datasets.data_dir().joinpath("reference/extra/simulation.json").read_text("utf-8")
@@ -240,3 +242,31 @@ def test_power_refuses(sleep):
         sleep.power({"Days": 1.0}, n_groups=0)
     with pytest.raises(sparselmm.DataError, match="no grouping factor 'Day'"):
         sleep.power({"Days": 1.0}, n_groups=3, by="Day")
+
+
+def test_what_does_not_fit_is_refused(sleep, monkeypatch):
+    """Before anything is made: designs of more groups, and responses of every kind of model."""
+    monkeypatch.setattr(plan, "available_memory", lambda: 10**9)
+    with pytest.raises(sparselmm.MemoryLimitError, match=r"100,000,000 rows.*GB of memory"):
+        sleep.power({"Days": 5.0}, n_groups=[20, 10**7])
+    with pytest.raises(sparselmm.MemoryLimitError, match="draw fewer"):
+        sleep.simulate(10**6)
+    data = sparselmm.datasets.load("cbpp")
+    counts = sparselmm.mixedglm("incidence ~ period + (1 | herd)", data, family="poisson").fit()
+    for draw in (counts.simulate, counts.bootstrap):
+        with pytest.raises(sparselmm.MemoryLimitError, match="draw fewer"):
+            draw(10**8)
+    data = sparselmm.datasets.load("sleepstudy")
+    series = sparselmm.mixedlm("Reaction ~ Days", data, residual="ar1(Days | Subject)").fit()
+    with pytest.raises(sparselmm.MemoryLimitError, match="draw fewer"):
+        series.simulate(10**7)
+
+
+def test_fewer_responses_at_a_time_are_the_same(sleep, monkeypatch):
+    """Where the machine cannot hold a stack of them."""
+    expected = sleep.power({"Days": 5.0}, n_groups=40, n_sim=64, seed=4).table
+    monkeypatch.setattr(power_methods, "LARGE", 10)
+    monkeypatch.setattr(power_methods, "available_memory", lambda: 300_000)
+    pd.testing.assert_frame_equal(
+        sleep.power({"Days": 5.0}, n_groups=40, n_sim=64, seed=4).table, expected
+    )

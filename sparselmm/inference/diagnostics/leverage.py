@@ -29,6 +29,9 @@ from sparselmm.factor.crossprod import PairBlocks
 from sparselmm.factor.solver import apply_lambda
 from sparselmm.likelihood.deviance import ProfiledDeviance, State
 
+GATHERED = 1_000_000
+"""Numbers of the blocks of some rows (8 MB)."""
+
 SOLVED_TOGETHER = 64
 """Rows whose part of the inverse is not on the pattern are solved for in batches of this size."""
 
@@ -119,10 +122,20 @@ def posterior_variances(dev: ProfiledDeviance, design: Design, theta: FloatArray
             missing[rows] |= np.bincount(a.rows[i], at < 0, m) > 0
             found = at >= 0
             i, j, at = i[found], j[found], at[found]
-            value = np.einsum("mi,mij,mj->m", a.values[i], G[at], b.values[j], optimize=True)
+            value = _forms(a.values[i], G, at, b.values[j])
             out[rows] += np.bincount(a.rows[i], value * (1.0 if s == t else 2.0), m)
     if missing.any():
         _solve_rows(dev, design, theta, np.flatnonzero(missing), out)
+    return out
+
+
+def _forms(left: FloatArray, G: FloatArray, at: IntArray, right: FloatArray) -> FloatArray:
+    """``left_i' G[at_i] right_i`` of every row, some rows at a time, (m,)."""
+    out, step = np.empty(len(at)), max(1, GATHERED // max(1, G[0].size if len(G) else 1))
+    for start in range(0, len(at), step):
+        some = slice(start, start + step)
+        half = np.matmul(G[at[some]], right[some, :, None])[:, :, 0]
+        out[some] = np.einsum("mi,mi->m", left[some], half)
     return out
 
 

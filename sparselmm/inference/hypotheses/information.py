@@ -21,20 +21,25 @@ levels, all q columns only when every factor is crossed with every other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg as sla
-import scipy.sparse as sp
-from scipy.sparse.csgraph import connected_components
 
 from sparselmm.base.exceptions import SpecificationWarning, catchable, warn_user
 from sparselmm.base.smallmatrix import upper_inverse
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.factor.crossprod import CrossProducts
+from sparselmm.inference.hypotheses.directions import (
+    Directions,
+    directions,
+    images,
+    products,
+    traces,
+)
 from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.deviance import ProfiledDeviance
+from sparselmm.likelihood.patterned import Patterned
 
 FLAT = 1e-8
 """Second derivative of the deviance, in units in which 2 means a standard error of one, below
@@ -42,13 +47,6 @@ which there is no information (the tolerance of lmerTest)."""
 
 MATTERS = 1e-6
 """Relative change of the covariance of the fixed effects, per unit, that counts."""
-
-WIDTH = 1_000_000
-"""Numbers in a batch of right-hand sides (8 MB)."""
-
-
-Place = tuple[int, int, int]
-"""Term, row and column of an entry of ``Psi_t``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,17 +151,18 @@ def information(deviance: ProfiledDeviance, theta: FloatArray) -> Information:
     root = upper_inverse(state.Rxx)
     Dy = deviance.products(state)
     D, d = Dy[:, :r] @ root, Dy @ state.residual
-    places = _places(covariance)
-    traces, squares = _traces(deviance, theta)
-    K = np.empty((len(places) + 1,) * 2)
-    K[:-1, :-1] = _pair_traces(places, squares)
-    K[-1, :-1] = K[:-1, -1] = [_picked(place, traces[place[0]]) for place in places]
+    which = directions(covariance, theta)
+    sums, own = traces(deviance, theta, which)
+    by_scale = [part.traces(total) for part, total in zip(which, sums, strict=True)]
+    K = np.zeros((len(own) + 1,) * 2)
+    K[:-1, :-1] = own
+    K[-1, :-1] = K[:-1, -1] = np.concatenate([*by_scale, np.zeros(0)])
     K[-1, -1] = cross.n
-    C, Q = _fixed_parts(deviance, theta, places, D)
-    H, quadratic = _residual_parts(deviance, theta, places, D, d)
-    slopes = _slopes(cross, traces, D if deviance.reml else D[:, :0], d / np.sqrt(scale))
-    jacobians, bends, patterned = _in_theta(covariance, theta, slopes)
-    linear = [J if p else np.eye(len(J)) for J, p in zip(jacobians, patterned, strict=True)]
+    C, Q = _fixed_parts(deviance, theta, which, D)
+    H, quadratic = _residual_parts(deviance, theta, which, D, d)
+    slopes = _slopes(cross, sums, D if deviance.reml else D[:, :0], d / np.sqrt(scale))
+    jacobians, bends = _in_theta(covariance, theta, slopes)
+    linear = [np.eye(part.m) for part in which]
     known = deviance.known_scale is not None
     return Information(
         reml=deviance.reml,
@@ -178,39 +177,30 @@ def information(deviance: ProfiledDeviance, theta: FloatArray) -> Information:
         linear=_with_scale(linear, known),
         bends=sla.block_diag(*bends) if bends else np.zeros((0, 0)),
         units=np.append(_theta_units(deviance, theta), [] if known else 1.0),
-        linear_units=np.append(
-            _linear_units(deviance, theta, places, patterned), [] if known else 1.0
-        ),
+        linear_units=np.append(_linear_units(deviance, theta, which), [] if known else 1.0),
         root=cross.basis.T @ root if r else cross.basis.T,
     )
 
 
 def _fixed_parts(
-    deviance: ProfiledDeviance, theta: FloatArray, places: list[Place], D: FloatArray
+    deviance: ProfiledDeviance, theta: FloatArray, which: list[Directions], D: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
     """``C`` (m + 1, r, r) and ``Q`` (m, m, r, r)."""
-    m, r = len(places), D.shape[1]
-    ED = [_placed(deviance.cross, place, D) for place in places]
-    C, Q = np.empty((m + 1, r, r)), np.empty((m, m, r, r))
-    C[-1] = np.eye(r)
-    for j, part in enumerate(ED):
-        product = D.T @ part
-        C[j] = 0.5 * (product + product.T)
-        TE = _weighted(deviance, theta, part)
-        for i in range(m):
-            Q[i, j] = ED[i].T @ TE
-    return C, Q
+    m, r = sum(own.m for own in which), D.shape[1]
+    ED = images(deviance.cross, which, D)
+    C = np.concatenate([(ED.T @ D).reshape(m, r, r), np.eye(r)[None]])
+    Q = products(deviance, theta, ED, ED).reshape(m, r, m, r)
+    return 0.5 * (C + C.transpose(0, 2, 1)), Q.transpose(0, 2, 1, 3)
 
 
 def _residual_parts(
-    deviance: ProfiledDeviance, theta: FloatArray, places: list[Place], D: FloatArray, d: FloatArray
-) -> tuple[FloatArray, FloatArray]:
+    deviance: ProfiledDeviance, theta: FloatArray, which: list[Directions], D: FloatArray,
+    d: FloatArray,
+) -> tuple[FloatArray, FloatArray]:  # fmt: skip
     """``H`` (m, m) and ``quadratic`` (m,), times the scale."""
-    Ed = np.zeros((len(d), len(places)))
-    for i, place in enumerate(places):
-        Ed[:, i] = _placed(deviance.cross, place, d[:, None])[:, 0]
-    PE = _weighted(deviance, theta, Ed) - D @ (D.T @ Ed)
-    return Ed.T @ PE, d @ Ed
+    Ed = images(deviance.cross, which, d[:, None])
+    DE = Ed.T @ D
+    return products(deviance, theta, Ed, Ed) - DE @ DE.T, Ed.T @ d
 
 
 def _slopes(
@@ -225,43 +215,41 @@ def _slopes(
     return out
 
 
-def _places(covariance: Covariance) -> list[Place]:
-    out: list[Place] = []
-    for t, term in enumerate(covariance.terms):
-        rows, cols = np.diag_indices(term.k) if term.is_diagonal else np.tril_indices(term.k)
-        out += [(t, int(row), int(col)) for row, col in zip(rows, cols, strict=True)]
-    return out
-
-
 def _in_theta(
     covariance: Covariance, theta: FloatArray, slopes: list[FloatArray]
-) -> tuple[list[FloatArray], list[FloatArray], list[bool]]:
-    """Derivatives of each term's entries of ``Psi_t`` in its theta, and their curvature.
+) -> tuple[list[FloatArray], list[FloatArray]]:
+    """Each term's directions in its theta, and the curvature of ``theta -> Psi_t``.
 
     Returns
     -------
-    jacobians : list of ndarray, (entries, n_theta of the term)
-        Of ``lambda lambda'``: ``dlambda lambda' + lambda dlambda'``.
+    jacobians : list of ndarray, (directions, n_theta of the term)
+        Of ``lambda lambda'``: ``dlambda lambda' + lambda dlambda'``; where ``Psi_t`` has a pattern
+        the directions are those of its theta.
     bends : list of ndarray, (n_theta of the term, n_theta of the term)
         ``2 <dlambda_k, G dlambda_l> + <2 G lambda, d^2 lambda_kl>`` for the slopes G.
-    patterned : list of bool
-        Whether ``Psi_t`` has fewer parameters than entries.
     """
-    jacobians, bends, patterned = [], [], []
+    jacobians, bends = [], []
     for term, part, slope in zip(covariance.terms, covariance.slices, slopes, strict=True):
-        lam, own = term.factor(theta[part]), term.slopes(theta[part])
-        patterned.append(own is not None)
-        if own is None:
-            own = np.zeros((term.n_theta, term.k, term.k))
-            own[np.arange(term.n_theta), term.rows, term.cols] = 1.0
-        moved = own @ lam.T
-        moved = moved + moved.transpose(0, 2, 1)
+        lam = term.factor(theta[part])
+        if isinstance(term, Patterned):
+            jacobians.append(np.eye(term.n_theta))
+            bend = 2.0 * term.inner(theta[part], slope)
+            more = term.bends(theta[part], 2.0 * slope @ lam)
+            bends.append(bend if more is None else bend + more)
+            continue
         at = np.diag_indices(term.k) if term.is_diagonal else np.tril_indices(term.k)
-        jacobians.append(moved[:, at[0], at[1]].T)
-        bend = 2.0 * np.einsum("kij,ia,laj->kl", own, slope, own, optimize=True)
-        more = term.bends(theta[part], 2.0 * slope @ lam)
-        bends.append(bend if more is None else bend + more)
-    return jacobians, bends, patterned
+        jacobians.append(root_slopes(lam, term.rows, term.cols, *at))
+        same = term.cols[:, None] == term.cols
+        bends.append(np.where(same, 2.0 * slope[np.ix_(term.rows, term.rows)], 0.0))
+    return jacobians, bends
+
+
+def root_slopes(
+    lam: FloatArray, rows: IntArray, cols: IntArray, a: IntArray, b: IntArray
+) -> FloatArray:
+    """Derivatives of the entries (a, b) of ``lam lam'`` in the entries (rows, cols) of lam."""
+    left = np.where(a[:, None] == rows, lam[np.ix_(b, cols)], 0.0)
+    return np.asarray(left + np.where(b[:, None] == rows, lam[np.ix_(a, cols)], 0.0))
 
 
 def _theta_units(deviance: ProfiledDeviance, theta: FloatArray) -> FloatArray:
@@ -275,17 +263,18 @@ def _theta_units(deviance: ProfiledDeviance, theta: FloatArray) -> FloatArray:
 
 
 def _linear_units(
-    deviance: ProfiledDeviance, theta: FloatArray, places: list[Place], patterned: list[bool]
+    deviance: ProfiledDeviance, theta: FloatArray, which: list[Directions]
 ) -> FloatArray:
     """What counts as one in an entry of ``Psi_t``, or in the theta of a patterned one."""
     parts, in_theta = [], _theta_units(deviance, theta)
-    for t, (part, lam) in enumerate(
-        zip(deviance.covariance.slices, deviance.covariance.factors(theta), strict=True)
+    factors = deviance.covariance.factors(theta)
+    for t, (part, lam, own) in enumerate(
+        zip(deviance.covariance.slices, factors, which, strict=True)
     ):
         rms = deviance.cross.rms(t)
         unit = np.hypot(1.0 / np.where(rms > 0, rms, 1.0), np.linalg.norm(lam, axis=1))
-        own = [unit[a] * unit[b] for s, a, b in places if s == t]
-        parts.append(in_theta[part] if patterned[t] else np.array(own))
+        patterned = own.matrices is not None
+        parts.append(in_theta[part] if patterned else unit[own.rows] * unit[own.cols])
     return np.concatenate(parts) if parts else np.zeros(0)
 
 
@@ -332,124 +321,3 @@ def _with_scale(blocks: list[FloatArray], known: bool) -> FloatArray:
     """Block diagonal, with ``log s`` as the last row, and the last column unless it is known."""
     last = np.zeros((1, 0)) if known else np.ones((1, 1))
     return np.asarray(sla.block_diag(*blocks, last))
-
-
-def _placed(cross: CrossProducts, place: Place, x: FloatArray) -> FloatArray:
-    """``(I (x) E_i) x``, (q, m)."""
-    t, row, col = place
-    k, l = cross.sizes[t]
-    out = np.zeros_like(x)
-    block = x[cross.slices[t]].reshape(l, k, -1)
-    to = out[cross.slices[t]].reshape(l, k, -1)
-    to[:, row] = block[:, col]
-    to[:, col] = block[:, row]
-    return out
-
-
-def _weighted(deviance: ProfiledDeviance, theta: FloatArray, x: FloatArray) -> FloatArray:
-    """``T x = A x - A Lambda M^-1 Lambda'A x``, (q, m)."""
-    if not x.shape[1]:
-        return x
-    Ax = deviance.cross.A @ x
-    return np.asarray(Ax - deviance.cross.A @ deviance.conditional_columns(theta, Ax))
-
-
-def _picked(place: Place, block: FloatArray) -> float:
-    """``tr(block E_i)`` of a symmetric block."""
-    _, row, col = place
-    return float(block[row, col] * (1.0 if row == col else 2.0))
-
-
-def _pair_traces(places: list[Place], squares: dict[tuple[int, int], FloatArray]) -> FloatArray:
-    """``tr(T E_j T E_i)`` from the sums of products of blocks, (m, m)."""
-    out = np.empty((len(places), len(places)))
-    for i, (s, u, v) in enumerate(places):
-        for j, (t, x, y) in enumerate(places):
-            if s < t:
-                continue
-            N = squares[s, t]
-            pairs = {(u, v), (v, u)}
-            out[i, j] = sum(N[a, x, b, y] + (N[a, y, b, x] if x != y else 0.0) for a, b in pairs)
-            out[j, i] = out[i, j]
-    return out
-
-
-# ----------------------------------------------------------------------- blocks of Z'V^-1Z
-
-
-def _ranks(cross: CrossProducts) -> list[IntArray]:
-    """Number of every level among its term's levels in the same connected component."""
-    counts = [l for _, l in cross.sizes]
-    if not counts:
-        return []
-    starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    rows = [pair.rows + starts[s] for (s, _), pair in cross.pairs.items()]
-    cols = [pair.cols + starts[t] for (_, t), pair in cross.pairs.items()]
-    edges = (np.concatenate(rows), np.concatenate(cols))
-    n = int(starts[-1])
-    graph = sp.csr_array((np.ones(len(edges[0]), np.int8), edges), shape=(n, n))
-    _, component = connected_components(graph, directed=False)
-    out: list[IntArray] = []
-    for t, l in enumerate(counts):
-        own = component[starts[t] : starts[t] + l]
-        order = np.argsort(own, kind="stable")
-        first = np.searchsorted(own[order], own[order])
-        rank = np.empty(l, dtype=np.int64)
-        rank[order] = np.arange(l) - first
-        out.append(rank)
-    return out
-
-
-def _batches(
-    deviance: ProfiledDeviance, theta: FloatArray, s: int, rank: IntArray
-) -> Iterator[tuple[range, FloatArray]]:
-    """Columns of T that belong to the levels of term s, some ranks at a time, (q, ranks, k)."""
-    cross = deviance.cross
-    k = cross.sizes[s][0]
-    top = int(rank.max(initial=-1)) + 1
-    step = max(1, WIDTH // max(1, cross.q * k))
-    start = cross.slices[s].start
-    for first in range(0, top, step):
-        ranks = range(first, min(first + step, top))
-        levels = np.flatnonzero((rank >= ranks.start) & (rank < ranks.stop))
-        unit = np.zeros((cross.q, len(ranks), k))
-        for c in range(k):
-            unit[start + levels * k + c, rank[levels] - first, c] = 1.0
-        yield ranks, _weighted(deviance, theta, unit.reshape(cross.q, -1)).reshape(unit.shape)
-
-
-def _traces(
-    deviance: ProfiledDeviance, theta: FloatArray
-) -> tuple[list[FloatArray], dict[tuple[int, int], FloatArray]]:
-    """Sums over the blocks of T: of its diagonal blocks, and of products of entries.
-
-    Returns
-    -------
-    traces : list of ndarray, (k, k)
-        ``sum_a T_aa`` over the levels of each term.
-    squares : dict of (s, t) to ndarray, (k_s, k_t, k_s, k_t), for s >= t
-        ``sum_ab T_ab[v, x] T_ab[u, y]`` over the levels of both terms.
-    """
-    cross = deviance.cross
-    ranks = _ranks(cross)
-    traces = [np.zeros((k, k)) for k, _ in cross.sizes]
-    squares = {
-        (s, t): np.zeros((cross.sizes[s][0] * cross.sizes[t][0],) * 2)
-        for s in range(len(cross.sizes))
-        for t in range(s + 1)
-    }
-    for t, (k, l) in enumerate(cross.sizes):
-        for part, columns in _batches(deviance, theta, t, ranks[t]):
-            own = columns[cross.slices[t]].reshape(l, k, len(part), k)
-            mine = np.flatnonzero((ranks[t] >= part.start) & (ranks[t] < part.stop))
-            traces[t] += own[mine, :, ranks[t][mine] - part.start].sum(axis=0)
-            for s in range(t, len(cross.sizes)):
-                ks, ls = cross.sizes[s]
-                block = columns[cross.slices[s]].reshape(ls, ks, len(part), k)
-                flat = block.transpose(1, 3, 0, 2).reshape(ks * k, -1)
-                squares[s, t] += flat @ flat.T
-    shaped = {
-        (s, t): N.reshape(cross.sizes[s][0], cross.sizes[t][0], cross.sizes[s][0], -1)
-        for (s, t), N in squares.items()
-    }
-    return traces, shaped

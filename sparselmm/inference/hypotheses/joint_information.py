@@ -22,13 +22,10 @@ import scipy.linalg as sla
 from sparselmm.base.exceptions import UnsupportedError
 from sparselmm.base.smallmatrix import upper_inverse
 from sparselmm.base.types import FloatArray
+from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.solver import apply_lambda
-from sparselmm.inference.hypotheses.information import (
-    Information,
-    _placed,
-    _places,
-    information,
-)
+from sparselmm.inference.hypotheses.directions import Directions, directions, images
+from sparselmm.inference.hypotheses.information import Information, information
 from sparselmm.inference.residual import JointFit
 from sparselmm.likelihood.residual.blocks import Blocks, BlockState
 from sparselmm.likelihood.residual.products import PairMap
@@ -184,24 +181,22 @@ class _Parts:
         m, J = len(plain.C) - 1, len(phi)
         at = dev.state_at(theta)
         D = dev.products(at)[:, :-1] @ upper_inverse(at.Rxx)
-        places = _places(deviance.theta_covariance)
+        which = directions(deviance.theta_covariance, theta)
+        ED = images(dev.cross, which, D)
         for j, solved in enumerate(self._solved):
             for k, other in enumerate(self.moved):
                 Q[m + k, m + j] = other.T @ solved
             down = deviance.products.Zt @ solved
-            for i, place in enumerate(places):
-                Q[i, m + j] = _placed(dev.cross, place, D).T @ down
-                Q[m + j, i] = Q[i, m + j].T
+            Q[:m, m + j] = (ED.T @ down).reshape(m, D.shape[1], down.shape[1])
+            Q[m + j, :m] = Q[:m, m + j].transpose(0, 2, 1)
         K[:m, :m], K[:m, -1], K[-1, :m] = plain.K[:-1, :-1], plain.K[:-1, -1], plain.K[-1, :-1]
         K[-1, -1] = plain.K[-1, -1]
-        Kpp, Kpt, Ks = self._traces(J, places)
+        Kpp, Kpt, Ks = self._traces(J, which)
         K[m:-1, m:-1], K[m:-1, :m], K[:m, m:-1] = Kpp, Kpt, Kpt.T
         K[m:-1, -1] = K[-1, m:-1] = Ks
         return Q, K
 
-    def _traces(
-        self, J: int, places: list[tuple[int, int, int]]
-    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+    def _traces(self, J: int, which: list[Directions]) -> tuple[FloatArray, FloatArray, FloatArray]:
         """``tr(V^-1 R_j V^-1 R_k)``, ``tr(Z'V^-1 R_j V^-1 Z E_i)`` and ``tr(V^-1 R_j)``."""
         deviance, state = self.joint.deviance, self.state
         theta, phi = deviance.split(self.joint.x)
@@ -238,9 +233,8 @@ class _Parts:
                 value = -2.0 * np.sum(twice * G) + np.sum(NG[j] * NG[k].T)
                 Kpp[j, k] += value
                 Kpp[k, j] = Kpp[j, k]
-        Kpt = np.array([[_trace_at(dev.cross, side @ N[j] @ side.T, place) for place in places]
-                        for j in range(J)])  # fmt: skip
-        return Kpp, Kpt.reshape(J, len(places)), Ks
+        Kpt = [_level_traces(dev.cross, side @ own @ side.T, which) for own in N]
+        return Kpp, np.array(Kpt).reshape(J, -1), Ks
 
     def _sandwiched(self, which: list[int]) -> FloatArray:
         """Cells of ``R^-1 R_j R^-1`` or of ``R^-1 R_j R^-1 R_k R^-1``, symmetrized."""
@@ -264,11 +258,9 @@ def _on_pattern(
     return np.asarray(changed.A.toarray())  # type: ignore[attr-defined]
 
 
-def _trace_at(cross: object, U: FloatArray, place: tuple[int, int, int]) -> float:
-    """``tr(U (I (x) E_i))``."""
-    t, row, col = place
-    k, l = cross.sizes[t]  # type: ignore[attr-defined]
-    part = cross.slices[t]  # type: ignore[attr-defined]
-    block = U[part, part].reshape(l, k, l, k)
-    value = np.einsum("ll->", block[:, row, :, col])
-    return float(value if row == col else value + np.einsum("ll->", block[:, col, :, row]))
+def _level_traces(cross: CrossProducts, U: FloatArray, which: list[Directions]) -> FloatArray:
+    """``tr(U (I (x) E_i))`` of every direction of every term, (m,)."""
+    out = [np.zeros(0)]
+    for own, part, (k, l) in zip(which, cross.slices, cross.sizes, strict=True):
+        out.append(own.traces(np.einsum("aiaj->ij", U[part, part].reshape(l, k, l, k))))
+    return np.concatenate(out)

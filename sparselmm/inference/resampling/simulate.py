@@ -16,6 +16,9 @@ from sparselmm.base.seeds import stream
 from sparselmm.base.types import CSR, FloatArray, IntArray
 from sparselmm.design.terms import RandomTerm
 
+DRAWN = 24
+"""Bytes for each normal deviate drawn: itself, its product and the response."""
+
 
 @dataclass(frozen=True, eq=False)
 class Simulator:

@@ -13,6 +13,7 @@ from sparselmm.base.arguments import (
     check_number,
     check_numbers,
     check_positive,
+    in_order,
     wrong_type,
 )
 from sparselmm.base.cholesky import NotPositiveDefiniteError
@@ -127,7 +128,7 @@ class StatsmodelsInterface:
 
     @property
     def _packing(self) -> Packing:
-        return Packing(self._layout, self.covariance, self.built.design.p)
+        return Packing(self._layout, self.covariance, self.built.design.x_names)
 
     @property
     def data(self) -> ModelData:
@@ -266,6 +267,7 @@ class StatsmodelsInterface:
     def _kept(self, fe_params: Any) -> FloatArray:
         """Fixed effects that are estimated; those of dropped columns may be NaN."""
         p = (self.built.design.p,)
+        fe_params = in_order(fe_params, self.built.design.x_names, argument="fe_params")
         beta = check_numbers(fe_params, "fe_params", p, finite=False)[self.cross.basis.kept]
         return check_numbers(beta, "fe_params")
 
@@ -469,6 +471,8 @@ class StatsmodelsInterface:
         """
         p = self.built.design.p
         beta = params.fe_params if hasattr(params, "fe_params") else params
+        names = self.built.design.x_names
+        beta = in_order(beta, names, [*names, *self._layout.names], argument="params")
         beta = check_numbers(beta, "params", (None,), finite=False)
         if len(beta) < p:
             raise ArgumentError(f"params has {len(beta)} entries, fewer than the {p} columns of X")

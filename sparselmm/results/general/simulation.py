@@ -10,6 +10,7 @@ import pandas as pd
 from sparselmm.base.arguments import check_level
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray
+from sparselmm.factor.plan import need_memory
 from sparselmm.likelihood.laplace import moments
 from sparselmm.likelihood.laplace.chosen import base_of
 from sparselmm.results.general.base import GeneralBase
@@ -60,8 +61,12 @@ class SimulationResults(GeneralBase):
         """Responses as they are modelled, (nobs, n)."""
         if random not in ("new", "conditional"):
             raise DataError(f"random must be 'new' or 'conditional', got {random!r}")
-        rng = np.random.default_rng(seed)
         engine, numbers = self.deviance, self.numbers
+        need_memory(
+            16.0 * n * engine.data.n, f"drawing n={n:,} responses of {engine.data.n:,} rows",
+            "draw fewer at a time",
+        )  # fmt: skip
+        rng = np.random.default_rng(seed)
         fixed = engine.fixed.effects(numbers.parts[1], engine.data.offset)
         further, m = self._further(), self._trials()
         ordinal = base_of(self.family).name == "ordinal"

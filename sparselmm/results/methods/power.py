@@ -23,6 +23,7 @@ from sparselmm.base.progress import progress_bar
 from sparselmm.base.seeds import Seed, seed_sequence, stream
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design.subsets import Groups
+from sparselmm.factor.plan import available_memory, need_memory
 from sparselmm.inference.resampling import bootstrap
 from sparselmm.inference.resampling.power import (
     LikelihoodRatioTest,
@@ -32,11 +33,18 @@ from sparselmm.inference.resampling.power import (
     columns_of,
     cycled,
 )
+from sparselmm.inference.resampling.simulate import DRAWN
 from sparselmm.likelihood.engine import of_design
 from sparselmm.likelihood.many.responses import ResponseFitter
 from sparselmm.results.methods.base import ResultsBase, from_rows
 from sparselmm.results.tables.bootstrap import OnReplicates, labelled
 from sparselmm.results.tables.power import PowerResults
+
+DESIGN_COPIES = 4
+"""Copies of the columns of a design that are alive while its cross-products are formed."""
+
+LARGE = 100_000
+"""Rows and random effects from which the machine is asked how many responses it can hold."""
 
 
 def run_all(
@@ -128,6 +136,9 @@ class PowerMethods(ResultsBase):
         if by is not None:
             self._groups(check_text(by, "by"))
         root = seed_sequence(seed)
+        need_memory(
+            16.0 * n_sim * len(sizes) * len(names), f"n_sim={n_sim:,}", "simulate fewer responses"
+        )
         rows = []
         for i, size in enumerate(sizes):
             scenario = self._scenario(effect, columns, size, by)
@@ -161,10 +172,21 @@ class PowerMethods(ResultsBase):
         rows = None
         if size is not None:
             groups, _ = self._groups(by)
+            self._check_size(size, groups.n_rows(size))
             draw = cycled(size, len(groups))
             design, rows = groups.design(draw), groups.drawn(draw)
             deviance = of_design(design, deviance)
         return Scenario(design, deviance, self.pls.theta, self.pls.sigma, beta, rows)
+
+    def _check_size(self, size: int, n: int) -> None:
+        """Refuse a design too large to be made and simulated from."""
+        design = self.built.design
+        columns = design.p + 3 + sum(term.k + 2 for term in design.terms)
+        effects = sum(term.k for term in design.terms)
+        need_memory(
+            8.0 * n * DESIGN_COPIES * columns + bootstrap.FEW * DRAWN * n * (1.0 + effects),
+            f"n_groups={size:,} is a design of {n:,} rows, which", "try fewer groups",
+        )  # fmt: skip
 
     def _p_values(
         self, scenario: Scenario, names: list[str], columns: IntArray, test: Any
@@ -201,4 +223,8 @@ def _sizes(n_groups: Any) -> list[int | None]:
 def _task(*fitters: ResponseFitter) -> int:
     """Replicates per task."""
     stacked = all(fitter.batch is not None for fitter in fitters)
-    return bootstrap.STACK if stacked else bootstrap.FEW
+    if not stacked:
+        return bootstrap.FEW
+    n = max(fitter.deviance.cross.n + fitter.deviance.cross.q for fitter in fitters)
+    fit = int(available_memory() / 2 // (DRAWN * n)) if n > LARGE else bootstrap.STACK
+    return max(bootstrap.FEW, min(fit, bootstrap.STACK))

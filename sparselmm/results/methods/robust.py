@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from sparselmm.base.arguments import check_choice, check_level, check_list, check_numbers
+from sparselmm.base.arguments import (
+    check_choice,
+    check_level,
+    check_list,
+    check_numbers,
+    in_order,
+)
 from sparselmm.base.exceptions import ArgumentError, DataError
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design.factors import factorize
@@ -109,6 +115,7 @@ class RobustResults(ResultsBase):
         names, p = list(self.built.design.x_names), self.built.design.p
         kept = self.deviance.cross.basis.kept
         check_level(alpha)
+        r_matrix = in_order(r_matrix, names, argument="r_matrix")
         R = np.eye(p) if r_matrix is None else np.atleast_2d(check_numbers(r_matrix, "r_matrix"))
         if R.ndim != 2 or R.shape[1] != p:
             raise ArgumentError(

@@ -26,7 +26,6 @@ from sparselmm.base.exceptions import (
     ArgumentError,
     ConvergenceWarning,
     DataError,
-    MemoryLimitError,
     catchable,
     warn_user,
 )
@@ -39,10 +38,10 @@ from sparselmm.design.rows import term_z, unseen_rows
 from sparselmm.design.subsets import Groups
 from sparselmm.design.terms import Design
 from sparselmm.design.validate import aligned
-from sparselmm.factor.plan import available_memory
+from sparselmm.factor.plan import need_memory
 from sparselmm.inference.prediction import means as prediction
 from sparselmm.inference.resampling import bootstrap
-from sparselmm.inference.resampling.simulate import Simulator, noise_sizes, with_unseen
+from sparselmm.inference.resampling.simulate import DRAWN, Simulator, noise_sizes, with_unseen
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.many.responses import ResponseFitter
 from sparselmm.likelihood.optimize import OptSummary
@@ -60,9 +59,6 @@ from sparselmm.results.tables.many import ManyResults, fit_many
 
 RANDOM = ("resample", "conditional")
 """What simulated responses do with the random effects."""
-
-DRAWN = 24
-"""Bytes for each normal deviate drawn: itself, its product and the response."""
 
 
 class SimulationResults(PowerMethods):
@@ -128,12 +124,10 @@ class SimulationResults(PowerMethods):
             simulator, index = self._simulator(re), self.built.row_labels
         else:
             simulator, index = self._new_simulator(newdata, re, arrays)
-        need = DRAWN * n * sum(simulator.Z.shape)
-        if need > available_memory():
-            raise MemoryLimitError(
-                f"n={n:,} responses of {simulator.Z.shape[0]:,} rows take {need / 1e9:,.3g} GB; "
-                "simulate fewer at a time"
-            )
+        need_memory(
+            DRAWN * float(n) * sum(simulator.Z.shape),
+            f"drawing n={n:,} responses of {simulator.Z.shape[0]:,} rows", "draw fewer at a time",
+        )  # fmt: skip
         Y = simulator.draw(seed_sequence(seed), range(n)).T
         return pd.DataFrame(Y, index=index) if self.built.pandas else Y
 

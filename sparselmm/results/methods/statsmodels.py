@@ -11,6 +11,7 @@ import pandas as pd
 
 from sparselmm.base import storage
 from sparselmm.base.arguments import (
+    both_in_order,
     check_choice,
     check_count,
     check_flag,
@@ -96,7 +97,7 @@ class ResultsInterface(ResultsBase):
     @property
     def params_object(self) -> MixedLMParams:
         """Fixed effects and variances divided by ``scale``, as a :class:`MixedLMParams`."""
-        packing = Packing(self._est.layout, self.deviance.covariance, self.k_fe)
+        packing = Packing(self._est.layout, self.deviance.covariance, self.built.design.x_names)
         return packing.params(self._est.beta, self.deviance.covariance.psi(self.pls.theta))
 
     @property
@@ -154,6 +155,7 @@ class ResultsInterface(ResultsBase):
         if cov_p is None:
             return self._est.cov_params
         m = len(self._est.names)
+        cov_p = both_in_order(cov_p, self._est.names, argument="cov_p")
         cov = check_numbers(cov_p, "cov_p", (m, m), finite=False, what="one row per parameter")
         if not np.allclose(cov, cov.T, equal_nan=True):
             raise ArgumentError("cov_p must be symmetric")
@@ -167,6 +169,7 @@ class ResultsInterface(ResultsBase):
 
     def _combinations(self, given: Any, argument: str) -> FloatArray:
         """Linear combinations of all parameters, (m, number of parameters)."""
+        given = in_order(given, self._est.names, argument=argument)
         R = np.atleast_2d(check_numbers(given, argument))
         if R.ndim != 2 or R.shape[1] != len(self._est.names):
             raise ArgumentError(
@@ -251,7 +254,7 @@ class ResultsInterface(ResultsBase):
             given, values = given
         width = np.shape(given)[-1] if hasattr(given, "iloc") else 0
         names = self._est.names if full and width == m else self._est.names[:p]
-        R = np.atleast_2d(check_numbers(in_order(given, names, "r_matrix"), "r_matrix"))
+        R = np.atleast_2d(check_numbers(in_order(given, names, argument="r_matrix"), "r_matrix"))
         if not R.size:
             raise ArgumentError("r_matrix is empty; give at least one combination")
         if full and R.shape[1] == m and R.ndim == 2:

@@ -20,6 +20,7 @@ from sparselmm.base.arguments import (
     check_numbers,
     check_strings,
     check_text,
+    in_order,
     suggestion,
 )
 from sparselmm.base.exceptions import ArgumentError, DataError
@@ -364,7 +365,8 @@ class MarginalMeans:
     ) -> tuple[list[str], FloatArray]:
         """Labels and weights of the contrasts within one level of ``by``."""
         if not interaction:
-            return contrast_weights(method, self._labels(rows, self.specs), ref)
+            labels = self._labels(rows, self.specs)
+            return contrast_weights(method, labels, ref, self._values(rows))
         methods = [method] * len(self.specs) if interaction is True else interaction
         parts = []
         for one, how in zip(self.specs, methods, strict=True):
@@ -593,6 +595,11 @@ class MarginalMeans:
             shown.append([prefix + values[row] for row in rows])
         return [" ".join(parts) for parts in zip(*shown, strict=True)]
 
+    def _values(self, rows: IntArray) -> list[str]:
+        """The same without names of variables, as columns of weights may be labelled."""
+        cells = [[str(self.cells[name].iloc[row]) for row in rows] for name in self.specs]
+        return [" ".join(parts) for parts in zip(*cells, strict=True)]
+
     def _estimates(self, L: FloatArray, offset: FloatArray) -> LinearEstimates:
         return self._fixed.estimates(L, offset)
 
@@ -629,8 +636,10 @@ def _tests(
     return t, group.pvalues(t, found.df, adjust, alpha, side)
 
 
-def contrast_weights(method: Any, labels: list[str], ref: Any = 0) -> tuple[list[str], FloatArray]:
-    """Labels and weights of some contrasts of k means."""
+def contrast_weights(
+    method: Any, labels: list[str], ref: Any = 0, values: list[str] | None = None
+) -> tuple[list[str], FloatArray]:
+    """Labels and weights of some contrasts of k means, labelled or called by their values."""
     k = len(labels)
     if isinstance(method, str):
         if method not in FAMILIES:
@@ -639,15 +648,37 @@ def contrast_weights(method: Any, labels: list[str], ref: Any = 0) -> tuple[list
                 f"{suggestion(method, FAMILIES)}"
             )
         return marginal_means.family(method, labels, _place(ref, labels))
-    names = None
+    names, values = None, labels if values is None else values
     if isinstance(method, Mapping):
         names, method = [str(name) for name in method], list(method.values())
+        method = [in_order(_by_text(own), values, labels, argument="method") for own in method]
+    elif hasattr(method, "columns"):
+        plain = list(method.index) == list(range(len(method)))
+        names = None if plain else [str(name) for name in method.index]
+    method = in_order(_by_text(method), values, labels, argument="method")
     C = np.atleast_2d(check_numbers(method, "method"))
     if C.ndim != 2 or C.shape[1] != k:
         raise ArgumentError(
             f"method: contrasts need {k} weights each, one per mean, got shape {C.shape}"
         )
     return names or [f"c{i}" for i in range(len(C))], C
+
+
+def _by_text(weights: Any) -> Any:
+    """Weights labelled with the values of the means as text; those without labels as they are."""
+    if isinstance(weights, Mapping):
+        return {_text(label): weight for label, weight in weights.items()}
+    if not hasattr(weights, "iloc"):
+        return weights
+    wide = hasattr(weights, "columns")
+    labels = weights.columns if wide else weights.index
+    if list(labels) == list(range(len(labels))):
+        return weights
+    return weights.set_axis([_text(label) for label in labels], axis=int(wide))
+
+
+def _text(label: Any) -> str:
+    return " ".join(map(str, label)) if isinstance(label, tuple) else str(label)
 
 
 def _place(ref: Any, labels: list[str]) -> int:
