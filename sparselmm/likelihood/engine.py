@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -17,11 +18,13 @@ from sparselmm.design.terms import Design
 from sparselmm.factor.bases import cross_products
 from sparselmm.factor.centred import Centred
 from sparselmm.factor.crossprod import CrossProducts
+from sparselmm.factor.krylov.solver import KrylovSolver
 from sparselmm.factor.plan import Candidate, make_plan
 from sparselmm.factor.solver import BlockSolver, apply_lambda
 from sparselmm.factor.submodels import known_change, known_columns
 from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.deviance import ProfiledDeviance
+from sparselmm.likelihood.krylov.deviance import KrylovDeviance
 from sparselmm.likelihood.moments import moment_start
 from sparselmm.likelihood.optimize import TOLERANCE, OptSummary, minimize
 from sparselmm.likelihood.rebased import RebasedDeviance
@@ -34,12 +37,13 @@ FEW_DIGITS = 1e-6
 
 
 def profiled_deviance(
-    cross: CrossProducts, covariance: Covariance, solver: BlockSolver, *, reml: bool,
+    cross: CrossProducts, covariance: Covariance, solver: Any, *, reml: bool,
     known_scale: float | None = None, centred: Centred | None = None,
 ) -> ProfiledDeviance:  # fmt: skip
     """The profiled deviance in the parameters of the model, whatever basis the engine works in."""
     own = cross if cross.bases is None else replace(cross, bases=None)
-    inner = ProfiledDeviance(
+    kind = KrylovDeviance if isinstance(solver, KrylovSolver) else ProfiledDeviance
+    inner = kind(
         own, covariance, solver, reml=reml, known_scale=known_scale, centred=centred
     )
     return inner if cross.bases is None else RebasedDeviance(inner, cross)

@@ -1,0 +1,213 @@
+"""What a search on probes ends in: an estimate with its error, or one exact evaluation and a proof.
+
+*Finish.* The exact gradient at the search's end differs from the estimated one by the error of the
+traces, which hardly changes nearby: added as a constant to the derivative in every ``Psi_t``, it
+lets the search go on to the exact optimum. Since the derivative there is zero, the deviance falls
+on the way by half of the exact slope along the straight step in the roots, and no second
+factorization is needed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sparselmm.base.types import FloatArray
+from sparselmm.likelihood.deviance import PLSFit, ProfiledDeviance
+from sparselmm.likelihood.krylov.deviance import FLOOR, KrylovDeviance
+from sparselmm.likelihood.krylov.search import DONE, LIMIT, Found, basis_at, search
+from sparselmm.likelihood.optimize import (
+    TOLERANCE,
+    Callback,
+    OptSummary,
+    Point,
+    Recorder,
+    checked_start,
+    evidence,
+    expected_decrease,
+)
+
+AGAIN = 2e-6
+"""Promised decrease at the exact evaluation above which the value at the end is exact too: half the
+slope is right to about 3e-4 of it."""
+
+CLOSE = 1e-12
+"""Promised decrease at which the search with the exact gradient ends."""
+
+LAST = 8
+"""Evaluations of that search."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ended:
+    """The end of a fit.
+
+    Attributes
+    ----------
+    opt : OptSummary
+    fit : PLSFit
+    """
+
+    opt: OptSummary
+    fit: PLSFit
+
+
+def minimize_by_probes(
+    deviance: ProfiledDeviance, start: FloatArray, *, target: float, limit: int = LIMIT,
+    tolerance: float = DONE, callback: Callback | None = None,
+) -> OptSummary:  # fmt: skip
+    """Minimize a deviance whose traces are estimated, with the error that remains.
+
+    Parameters
+    ----------
+    deviance : ProfiledDeviance
+        A `KrylovDeviance`, or one that works with it.
+    start : ndarray, (n_theta,)
+    target : float
+        Largest Monte Carlo error of theta, in standard errors.
+    limit : int
+    tolerance : float
+        Promised decrease at which to stop.
+    callback : callable, optional
+        Called with every evaluation.
+    """
+    inner, recorder, found = _searched(deviance, start, target, limit, tolerance, callback)
+    gammas, hessian = inner.entries(inner.tangent_model(found.theta)[0]), inner.tangent_model(found.theta)[1]
+    theta = inner.covariance.rectify(inner.settled(found.theta))
+    value, rounding = inner.estimated(theta), inner.rounding(theta)
+    message = found.message
+    finished = found.finished and found.error <= target
+    if found.finished and not finished:
+        message = (
+            f"the Monte Carlo error of theta is {found.error:.2g} standard errors with "
+            f"{inner.solver.settings.probes} probes, more than mc_tolerance={target:g}"
+        )
+    opt = _summary(
+        deviance, inner, recorder, theta, (gammas, hessian), value.value, rounding, message,
+        finished,
+    )  # fmt: skip
+    return replace(
+        opt, mc_error=found.error, mc_deviance=value.error, probes=inner.solver.settings.probes
+    )
+
+
+def minimize_certified(
+    deviance: ProfiledDeviance, exact: ProfiledDeviance, start: FloatArray, *, target: float,
+    callback: Callback | None = None,
+) -> Ended:  # fmt: skip
+    """Search on probes, then one exact evaluation and the proof; the result is exact.
+
+    Parameters
+    ----------
+    deviance : ProfiledDeviance
+        With traces from probes.
+    exact : ProfiledDeviance
+        The same with an exact factorization.
+    start, target, callback
+        As in `minimize_by_probes`.
+    """
+    inner, recorder, found = _searched(deviance, start, target, LIMIT, DONE, callback)
+    whole, _ = exact.working(exact.original(found.theta))
+    theta = _pressed(inner, found.theta)
+    f0 = whole.value(theta)
+    gradient, hessian = whole.tangent_model(theta)
+    rounding = whole.rounding(theta)
+    recorder.record(theta, f0, gradient_norm=float(np.abs(gradient).max(initial=0.0)))
+    basis = basis_at(inner, theta, gradient)
+    slope = basis.T @ gradient
+    promised = expected_decrease(basis.T @ hessian @ basis, slope) if len(slope) else 0.0
+    gammas = inner.entries(gradient)
+    slopes = inner.psi_slopes(gammas, theta)
+    rough = inner.psi_slopes(inner.entries(inner.tangent_gradient(theta)), theta)
+    inner.shift = [a - b for a, b in zip(slopes, rough, strict=True)]
+    inner.forget()
+    try:
+        last = search(inner, theta, recorder, tolerance=CLOSE, target=None, limit=LAST)
+        ended = inner.tangent_model(last.theta)
+        better = inner.covariance.rectify(inner.settled(last.theta))
+        inner.state_at(better)
+        if promised > AGAIN:
+            value = whole.value(better)
+            recorder.record(better, value)
+        else:
+            value = f0 + _drop(inner, theta, better, gammas)
+        finished = last.finished or last.promised < TOLERANCE
+        opt = _summary(
+            deviance, inner, recorder, better, (inner.entries(ended[0]), ended[1]), value,
+            rounding, last.message, finished,
+        )  # fmt: skip
+        fit = inner.completed(better, value)
+        if deviance is not inner:
+            u, b = deviance.effects(opt.theta, fit.u)
+            fit = replace(fit, theta=opt.theta.copy(), u=u, b=b)
+    finally:
+        inner.shift = None
+        inner.forget()
+    return Ended(opt, fit)
+
+
+def _searched(
+    deviance: ProfiledDeviance, start: FloatArray, target: float, limit: int, tolerance: float,
+    callback: Callback | None,
+) -> tuple[KrylovDeviance, Recorder, Found]:  # fmt: skip
+    start = checked_start(deviance.covariance, start)
+    inner, at = deviance.working(start)
+    assert isinstance(inner, KrylovDeviance)
+    recorder = Recorder(inner, callback)
+    return inner, recorder, search(
+        inner, at, recorder, target=target, limit=limit, tolerance=tolerance
+    )
+
+
+def _summary(
+    deviance: ProfiledDeviance, inner: KrylovDeviance, recorder: Recorder, theta: FloatArray,
+    model: tuple[list[FloatArray], FloatArray], value: float, rounding: float, message: str,
+    finished: bool,
+) -> OptSummary:  # fmt: skip
+    """The record, in the coordinates of the model; entries at the boundary have no slope."""
+    lams = inner.covariance.factors(theta)
+    gammas = [np.where(lam.any(axis=0), G, 0.0) for lam, G in zip(lams, model[0], strict=True)]
+    inside = inner.covariance.in_tangent
+    gradient = inner.covariance.chain(theta, gammas)
+    point = Point(theta, value, gradient, model[1][np.ix_(inside, inside)], rounding)
+    opt = evidence(recorder, point, "newton on probes", message, finished, TOLERANCE)
+    offset = value - next(one.deviance for one in reversed(opt.history) if one.accepted)
+    history = tuple(
+        replace(one, theta=deviance.original(one.theta), deviance=one.deviance + offset)
+        for one in opt.history
+    )
+    at = deviance.anchored(theta)
+    gradient, hessian = deviance.carried(at, gammas, model[1])
+    return replace(opt, theta=at, gradient=gradient, hessian=hessian, history=history)
+
+
+def _pressed(deviance: KrylovDeviance, theta: FloatArray) -> FloatArray:
+    """Columns of ``lambda_t`` at the floor that the gradient presses down, at its lowest end.
+
+    The exact deviance there differs from that at zero by ``Gamma theta / 2`` up to ``theta^4``, and
+    the sign of its gradient proves the zero.
+    """
+    out = theta.copy()
+    held = deviance.held(theta, deviance.tangent_model(theta)[0])
+    for t, (term, part) in enumerate(
+        zip(deviance.covariance.terms, deviance.covariance.slices, strict=True)
+    ):
+        if not held[t].any():
+            continue
+        size = np.maximum(deviance.column_sizes(theta, t), 1e-300)
+        lam = term.factor(theta[part]) * np.where(held[t], 1.2 * FLOOR / size, 1.0)
+        out[part] = lam[term.rows, term.cols]
+    return out
+
+
+def _drop(
+    deviance: KrylovDeviance, theta: FloatArray, end: FloatArray, gammas: list[FloatArray]
+) -> float:
+    """How much the deviance falls from theta to the end, where its derivative is zero."""
+    total = 0.0
+    ends = zip(deviance.covariance.factors(theta), deviance.covariance.factors(end), strict=True)
+    for (lam, other), G in zip(ends, gammas, strict=True):
+        U, _, Vt = np.linalg.svd(other.T @ lam)
+        total += 0.5 * float(np.sum(G * (other @ (U @ Vt) - lam)))
+    return total
