@@ -28,6 +28,7 @@ from sparselmm.likelihood.krylov.deviance import KrylovDeviance
 from sparselmm.likelihood.moments import moment_start
 from sparselmm.likelihood.optimize import TOLERANCE, OptSummary, minimize
 from sparselmm.likelihood.rebased import RebasedDeviance
+from sparselmm.likelihood.term_covariance import lower_root
 
 REFINEMENTS = 2
 """Predictions are made again from what they left: the first ones have lost digits themselves."""
@@ -43,10 +44,17 @@ def profiled_deviance(
     """The profiled deviance in the parameters of the model, whatever basis the engine works in."""
     own = cross if cross.bases is None else replace(cross, bases=None)
     kind = KrylovDeviance if isinstance(solver, KrylovSolver) else ProfiledDeviance
-    inner = kind(
-        own, covariance, solver, reml=reml, known_scale=known_scale, centred=centred
-    )
+    inner = kind(own, covariance, solver, reml=reml, known_scale=known_scale, centred=centred)
     return inner if cross.bases is None else RebasedDeviance(inner, cross)
+
+
+def working_factors(
+    cross: CrossProducts, covariance: Covariance, theta: FloatArray
+) -> list[FloatArray]:
+    """``lambda_t`` of a theta of the model in the columns the engine works with, (k, k) each."""
+    lams = covariance.factors(theta)
+    bases = cross.bases or (None,) * len(lams)
+    return [lam if F is None else lower_root(F @ lam) for F, lam in zip(bases, lams, strict=True)]
 
 
 def centred_at(
@@ -60,7 +68,7 @@ def centred_at(
         cross = inner.cross.shifted(rows, state.gamma)
         u = np.column_stack([state.K[:, :-1], state.u])
         b0 = apply_lambda(cross, state.lams, u, transpose=False)
-        inner = ProfiledDeviance(
+        inner = type(inner)(
             cross, inner.covariance, inner.solver, reml=inner.reml,
             known_scale=inner.known_scale, centred=Centred.of(rows, cross, b0),
         )  # fmt: skip
@@ -76,7 +84,7 @@ def solver_of(cross: CrossProducts, chosen: Candidate) -> BlockSolver:
 
 def solver_like(
     like: ProfiledDeviance, cross: CrossProducts | None = None, factor: CholeskyFactor | None = None
-) -> BlockSolver:
+) -> BlockSolver | KrylovSolver:
     """A solver with a factor of its own, by the strategy of another deviance.
 
     Parameters
@@ -87,11 +95,13 @@ def solver_like(
     factor : CholeskyFactor, optional
         Analysis of the remainder's pattern.
     """
+    if isinstance(like.solver, KrylovSolver):
+        return like.solver.like(cross)
     return BlockSolver(like.cross if cross is None else cross, like.solver.strategy, factor)
 
 
 def but(
-    like: ProfiledDeviance, solver: BlockSolver, *, cross: CrossProducts | None = None,
+    like: ProfiledDeviance, solver: BlockSolver | KrylovSolver, *, cross: CrossProducts | None = None,
     covariance: Covariance | None = None, reml: bool | None = None,
 ) -> ProfiledDeviance:  # fmt: skip
     """A deviance like another one, but with another solver and what else is given."""
@@ -106,7 +116,7 @@ def but(
 
 
 def with_known(
-    like: ProfiledDeviance, solver: BlockSolver, columns: Sequence[int], values: FloatArray,
+    like: ProfiledDeviance, solver: BlockSolver | KrylovSolver, columns: Sequence[int], values: FloatArray,
     reml: bool | None = None,
 ) -> ProfiledDeviance:  # fmt: skip
     """The deviance with some fixed effects known; see `known_columns`."""

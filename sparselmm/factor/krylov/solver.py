@@ -224,7 +224,7 @@ class KrylovSolver:
         return self.scaled.logdet
 
     def _space(self) -> Coarse:
-        """V and what iterations need of it."""
+        """V for the operator as it stands."""
         E, r, n_units = self.scaled.E, self.crossing.n_trailing, len(self._units)
         U = np.zeros((r, n_units))
         U[self._units, np.arange(n_units)] = 1.0
@@ -242,7 +242,9 @@ class KrylovSolver:
                 V = np.linalg.qr(left(left(self.V[:, n_units:])))[0]
             else:
                 V = self._first_vectors()
-                for _ in range(ITERATIONS if V.shape[1] else 0):  # the shift favours +1, which hurts
+                for _ in range(
+                    ITERATIONS if V.shape[1] else 0
+                ):  # the shift favours +1, which hurts
                     V = np.linalg.qr(V + left(V))[0]
             self.V = np.hstack([U, V])
         V = self.V
@@ -320,18 +322,19 @@ class KrylovSolver:
             for i in range(n):
                 draw = np.random.default_rng([seed, g, i]).random(part.stop - part.start)
                 Z[part, g * n + i] = np.where(draw < 0.5, -1.0, 1.0)
-        V = self._coarse_space.V
+        V = self.space.V
         return Z - V @ (V.T @ Z)
 
     @property
-    def _coarse_space(self) -> Coarse:
+    def space(self) -> Coarse:
+        """V and what iterations need of it."""
         assert self._coarse is not None
         return self._coarse
 
     def traced(self) -> Traced:
         """What V and the probes say at the factored theta."""
         if self._traced is None:
-            V = self._coarse_space.V
+            V = self.space.V
             W = np.hstack([V, self._probes()])
             self._traced = self._of_solutions(
                 W, conjugate_gradients(self.scaled.E, W, PROBES, self._coarse)
@@ -339,7 +342,7 @@ class KrylovSolver:
         return self._traced
 
     def _of_solutions(self, W: FloatArray, found: Iterated) -> Traced:
-        scaled, s = self.scaled, self._coarse_space.V.shape[1]
+        scaled, s = self.scaled, self.space.V.shape[1]
         X = found.X + found.residual  # a free step of Richardson's iteration: z + E x
         EW = np.zeros_like(W) if found.product is None else found.product
         fixed, each = {}, {}
@@ -373,21 +376,24 @@ class KrylovSolver:
         traced, scaled = self.traced(), self.scaled
         k, l = self._sizes[t]
         W, X, EW = traced.W, traced.X, traced.EW
-        s = self._coarse_space.V.shape[1]
+        s = self.space.V.shape[1]
         weight = np.append(np.ones(s), np.full(W.shape[1] - s, 1.0 / self.settings.probes))
         if t == self.crossing.leading:
             R = scaled.R
             own = np.einsum("lba,lbc,lcd->lad", R, scaled.leading_sum, R, optimize=True)
             a, b = (apply_blocks(R, scaled.up(v), transpose=True) for v in (W, X - W))
         else:
-            part, own = self.crossing.parts[t], np.einsum("jba,jbc->jac", scaled.Ti[t], scaled.Ti[t])
+            part, own = (
+                self.crossing.parts[t],
+                np.einsum("jba,jbc->jac", scaled.Ti[t], scaled.Ti[t]),
+            )
             a, b = (scaled.scale(v, True)[part].reshape(l, k, -1) for v in (W, X - W - EW))
         blocks = (a * weight) @ b.transpose(0, 2, 1)
         return np.asarray(own + 0.5 * (blocks + blocks.transpose(0, 2, 1)))
 
     def log_determinant(self) -> tuple[float, FloatArray]:
         """``log|M|`` but for what the probes add on average, and what each adds, (probes,)."""
-        V = self._coarse_space.V
+        V = self.space.V
         W = np.hstack([V, self._probes()])
         found = conjugate_gradients(self.scaled.E, W, PROBES)
         assert found.product is not None

@@ -9,10 +9,14 @@ factorization is needed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
+from sparselmm.base.threads import one_thread
 from sparselmm.base.types import FloatArray
 from sparselmm.likelihood.deviance import PLSFit, ProfiledDeviance
 from sparselmm.likelihood.krylov.deviance import FLOOR, KrylovDeviance
@@ -73,7 +77,10 @@ def minimize_by_probes(
         Called with every evaluation.
     """
     inner, recorder, found = _searched(deviance, start, target, limit, tolerance, callback)
-    gammas, hessian = inner.entries(inner.tangent_model(found.theta)[0]), inner.tangent_model(found.theta)[1]
+    gammas, hessian = (
+        inner.entries(inner.tangent_model(found.theta)[0]),
+        inner.tangent_model(found.theta)[1],
+    )
     theta = inner.covariance.rectify(inner.settled(found.theta))
     value, rounding = inner.estimated(theta), inner.rounding(theta)
     message = found.message
@@ -95,6 +102,7 @@ def minimize_by_probes(
 def minimize_certified(
     deviance: ProfiledDeviance, exact: ProfiledDeviance, start: FloatArray, *, target: float,
     callback: Callback | None = None,
+    threads: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Ended:  # fmt: skip
     """Search on probes, then one exact evaluation and the proof; the result is exact.
 
@@ -106,14 +114,32 @@ def minimize_certified(
         The same with an exact factorization.
     start, target, callback
         As in `minimize_by_probes`.
+    threads : callable
+        Makes the context in which exact evaluations run.
     """
-    inner, recorder, found = _searched(deviance, start, target, LIMIT, DONE, callback)
-    whole, _ = exact.working(exact.original(found.theta))
-    theta = _pressed(inner, found.theta)
-    f0 = whole.value(theta)
-    gradient, hessian = whole.tangent_model(theta)
-    rounding = whole.rounding(theta)
-    recorder.record(theta, f0, gradient_norm=float(np.abs(gradient).max(initial=0.0)))
+    with one_thread():
+        inner, recorder, found = _searched(deviance, start, target, LIMIT, DONE, callback)
+        theta = _pressed(inner, found.theta)
+    with threads():
+        whole, _ = exact.working(exact.original(theta))
+        f0 = whole.value(theta)
+        gradient, hessian = whole.tangent_model(theta)
+        rounding = whole.rounding(theta)
+    recorder.record(theta, found.level, gradient_norm=float(np.abs(gradient).max(initial=0.0)))
+    with one_thread():
+        return _finished(
+            deviance, whole, recorder, theta, f0, (gradient, hessian), rounding, found.level,
+            threads,
+        )  # fmt: skip
+
+
+def _finished(
+    deviance: ProfiledDeviance, whole: ProfiledDeviance, recorder: Recorder, theta: FloatArray,
+    f0: float, model: tuple[FloatArray, FloatArray], rounding: float, level: float,
+    threads: Callable[[], AbstractContextManager[Any]],
+) -> Ended:  # fmt: skip
+    """From an exact evaluation at theta to the optimum."""
+    inner, (gradient, hessian) = _engine_of(deviance), model
     basis = basis_at(inner, theta, gradient)
     slope = basis.T @ gradient
     promised = expected_decrease(basis.T @ hessian @ basis, slope) if len(slope) else 0.0
@@ -123,13 +149,16 @@ def minimize_certified(
     inner.shift = [a - b for a, b in zip(slopes, rough, strict=True)]
     inner.forget()
     try:
-        last = search(inner, theta, recorder, tolerance=CLOSE, target=None, limit=LAST)
+        last = search(
+            inner, theta, recorder, tolerance=CLOSE, target=None, limit=LAST, level=level
+        )  # fmt: skip
         ended = inner.tangent_model(last.theta)
         better = inner.covariance.rectify(inner.settled(last.theta))
         inner.state_at(better)
         if promised > AGAIN:
-            value = whole.value(better)
-            recorder.record(better, value)
+            with threads():
+                value = whole.value(better)
+            recorder.record(better, last.level)
         else:
             value = f0 + _drop(inner, theta, better, gammas)
         finished = last.finished or last.promised < TOLERANCE
@@ -152,12 +181,20 @@ def _searched(
     callback: Callback | None,
 ) -> tuple[KrylovDeviance, Recorder, Found]:  # fmt: skip
     start = checked_start(deviance.covariance, start)
-    inner, at = deviance.working(start)
-    assert isinstance(inner, KrylovDeviance)
+    inner, (_, at) = _engine_of(deviance), deviance.working(start)
     recorder = Recorder(inner, callback)
-    return inner, recorder, search(
-        inner, at, recorder, target=target, limit=limit, tolerance=tolerance
+    return (
+        inner,
+        recorder,
+        search(inner, at, recorder, target=target, limit=limit, tolerance=tolerance),
     )
+
+
+def _engine_of(deviance: ProfiledDeviance) -> KrylovDeviance:
+    """What works with probes."""
+    inner = getattr(deviance, "inner", deviance)
+    assert isinstance(inner, KrylovDeviance)
+    return inner
 
 
 def _summary(

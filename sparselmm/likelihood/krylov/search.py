@@ -63,6 +63,8 @@ class Found:
     evaluations : int
     finished : bool
     message : str
+    level : float
+        Of the deviance in the record.
     """
 
     theta: FloatArray
@@ -71,11 +73,12 @@ class Found:
     evaluations: int
     finished: bool
     message: str
+    level: float
 
 
 def search(
     deviance: KrylovDeviance, start: FloatArray, recorder: Recorder, *,
-    tolerance: float = DONE, target: float | None = 0.01, limit: int = LIMIT,
+    tolerance: float = DONE, target: float | None = 0.01, limit: int = LIMIT, level: float = 0.0,
 ) -> Found:  # fmt: skip
     """Find the zero of the gradient from ``start``.
 
@@ -90,9 +93,11 @@ def search(
     target : float or None
         Largest error of theta in standard errors; None leaves probes and V as they are.
     limit : int
+    level : float
+        What the record counts the deviance from.
     """
     theta, model = _first(deviance, start)
-    radius, level, last, count = Radius(), 0.0, np.inf, 1
+    radius, last, count = Radius(), np.inf, 1
     recorder.record(theta, level, gradient_norm=float(np.abs(model[0]).max(initial=0.0)))
     for _ in range(limit):
         basis = basis_at(deviance, theta, model[0])
@@ -103,7 +108,7 @@ def search(
             error = monte_carlo_error(deviance, theta, basis, bend)
             settings = None if target is None else _more(deviance, error, last, target)
             if settings is None:
-                return Found(theta, promised, error, count, True, "converged")
+                return Found(theta, promised, error, count, True, "converged", level)
             last = error if settings.vectors > deviance.solver.settings.vectors else 0.0
             deviance.solver.reset(settings)
             deviance.forget()
@@ -133,7 +138,8 @@ def search(
         elif length < 1e-8:
             break
     error = monte_carlo_error(deviance, theta, basis, bend)
-    return Found(theta, promised, error, count, False, f"no convergence in {limit} iterations")
+    message = f"no convergence in {limit} iterations"
+    return Found(theta, promised, error, count, False, message, level)
 
 
 def _first(
