@@ -426,8 +426,8 @@ class _Budget:
     """How many exact evaluations a fit will make, which decides what an analysis may cost."""
 
     def __init__(self, rival: Rival | None):
-        self._rival, self._price = rival, None
-        self._asked = False
+        self._rival, self._asked = rival, False
+        self._price: KrylovPrice | None = None
 
     def evaluations(self, best: float, analysis: float) -> int:
         """One where conjugate gradients search, which is asked before a long analysis."""

@@ -84,7 +84,7 @@ def solver_of(cross: CrossProducts, chosen: Candidate) -> BlockSolver:
 
 def solver_like(
     like: ProfiledDeviance, cross: CrossProducts | None = None, factor: CholeskyFactor | None = None
-) -> BlockSolver | KrylovSolver:
+) -> Any:
     """A solver with a factor of its own, by the strategy of another deviance.
 
     Parameters
@@ -95,13 +95,14 @@ def solver_like(
     factor : CholeskyFactor, optional
         Analysis of the remainder's pattern.
     """
-    if isinstance(like.solver, KrylovSolver):
-        return like.solver.like(cross)
+    own: Any = like.solver
+    if isinstance(own, KrylovSolver):
+        return own.like(cross)
     return BlockSolver(like.cross if cross is None else cross, like.solver.strategy, factor)
 
 
 def but(
-    like: ProfiledDeviance, solver: BlockSolver | KrylovSolver, *, cross: CrossProducts | None = None,
+    like: ProfiledDeviance, solver: Any, *, cross: CrossProducts | None = None,
     covariance: Covariance | None = None, reml: bool | None = None,
 ) -> ProfiledDeviance:  # fmt: skip
     """A deviance like another one, but with another solver and what else is given."""
@@ -116,7 +117,7 @@ def but(
 
 
 def with_known(
-    like: ProfiledDeviance, solver: BlockSolver | KrylovSolver, columns: Sequence[int], values: FloatArray,
+    like: ProfiledDeviance, solver: Any, columns: Sequence[int], values: FloatArray,
     reml: bool | None = None,
 ) -> ProfiledDeviance:  # fmt: skip
     """The deviance with some fixed effects known; see `known_columns`."""

@@ -105,7 +105,7 @@ def unsuited(
     for term, own in zip(terms, covariance.terms, strict=True):
         if isinstance(own, Patterned):
             return f"does not know the covariance structure of {term.name!r}"
-        if 0 < own.n_theta and own.k > 1 and isinstance(own, FixedEntries):
+        if own.n_theta > 0 and own.k > 1 and isinstance(own, FixedEntries):
             return f"holds a covariance whole or not at all, and part of {term.name!r} is held"
         if term.root is not None and term.block is not None:
             return f"does not take the known covariance of {term.name!r}"

@@ -96,7 +96,7 @@ def conjugate_gradients(
     NotPositiveDefiniteError
         If the tolerance is not reached.
     """
-    X = np.zeros_like(B) if x0 is None else x0.copy()
+    X = np.zeros_like(B) if x0 is None else x0 * (dots(B, B) > 0.0)
     R = B.copy() if x0 is None else B - (X - E(X))
     plain = coarse is None or coarse.V.shape[1] == 0
     if not plain:

@@ -10,7 +10,7 @@ exact and cost one pass over A; a product with E costs another one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -139,11 +139,13 @@ class ScaledComplement:
         self._in_columns(kernels.to_trailing, np.ascontiguousarray(F), out, m)
         return out
 
-    def _in_columns(self, kernel: object, x: FloatArray, out: FloatArray, m: int) -> None:
+    def _in_columns(
+        self, kernel: Callable[..., None], x: FloatArray, out: FloatArray, m: int
+    ) -> None:
         """Run a kernel on blocks of columns, whose bounds do not depend on the threads."""
         pieces = max(-(-m // WIDTH), 1)
         bounds = np.linspace(0, m, pieces + 1).astype(np.int64)
-        loop = partial(kernel, self.crossing.indptr, self.crossing.cols, self.Y, x, out)  # type: ignore[call-overload]
+        loop = partial(kernel, self.crossing.indptr, self.crossing.cols, self.Y, x, out)
         in_parts(loop, bounds)
 
     def scale(self, V: FloatArray, transpose: bool) -> FloatArray:

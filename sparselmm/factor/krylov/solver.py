@@ -29,9 +29,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 
-from sparselmm.base.exceptions import ArgumentError
+from sparselmm.base.exceptions import ArgumentError, UnsupportedError
 from sparselmm.base.types import CSR, FloatArray, IntArray
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.krylov.crossing import Crossing, leading_term
@@ -43,6 +42,7 @@ from sparselmm.factor.krylov.iterations import (
     log_forms,
 )
 from sparselmm.factor.krylov.operator import ScaledComplement
+from sparselmm.factor.layout import Pair
 from sparselmm.factor.solver import apply_blocks, apply_lambda
 
 EXACT = 1e-10
@@ -242,14 +242,13 @@ class KrylovSolver:
                 V = np.linalg.qr(left(left(self.V[:, n_units:])))[0]
             else:
                 V = self._first_vectors()
-                for _ in range(
-                    ITERATIONS if V.shape[1] else 0
-                ):  # the shift favours +1, which hurts
+                for _ in range(ITERATIONS if V.shape[1] else 0):  # shifted to favour +1
                     V = np.linalg.qr(V + left(V))[0]
             self.V = np.hstack([U, V])
         V = self.V
         AV = V - E(V) if V.shape[1] else V
-        return Coarse(V, AV, np.linalg.inv(V.T @ AV) if V.shape[1] else np.zeros((0, 0)))
+        inverse = np.linalg.inv(V.T @ AV) if V.shape[1] else np.zeros((0, 0))
+        return Coarse(V, AV, np.asarray(inverse))
 
     def _first_vectors(self) -> FloatArray:
         """Nearly null directions, one for each trailing coefficient, and random vectors."""
@@ -390,6 +389,13 @@ class KrylovSolver:
             a, b = (scaled.scale(v, True)[part].reshape(l, k, -1) for v in (W, X - W - EW))
         blocks = (a * weight) @ b.transpose(0, 2, 1)
         return np.asarray(own + 0.5 * (blocks + blocks.transpose(0, 2, 1)))
+
+    def inverse_on_pattern(self, pair: Pair) -> FloatArray:
+        """Refused: probes know diagonal blocks only."""
+        raise UnsupportedError(
+            "this needs the inverse between different levels, of which conjugate gradients know "
+            "single columns only; fit with engine='sparse', or finish='exact'"
+        )
 
     def log_determinant(self) -> tuple[float, FloatArray]:
         """``log|M|`` but for what the probes add on average, and what each adds, (probes,)."""

@@ -30,17 +30,21 @@ from sparselmm.likelihood.optimize import (
     checked_start,
     evidence,
     expected_decrease,
+    minimize,
 )
 
 AGAIN = 2e-6
-"""Promised decrease at the exact evaluation above which the value at the end is exact too: half the
-slope is right to about 3e-4 of it."""
+"""Promised decrease at the exact evaluation up to which one is enough: the end of the corrected
+search and the fall to it are right to about 3e-4 of it."""
 
 CLOSE = 1e-12
 """Promised decrease at which the search with the exact gradient ends."""
 
 LAST = 8
 """Evaluations of that search."""
+
+ROUNDS = 3
+"""Exact evaluations after which the probes are not believed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,60 +123,70 @@ def minimize_certified(
     """
     with one_thread():
         inner, recorder, found = _searched(deviance, start, target, LIMIT, DONE, callback)
-        theta = _pressed(inner, found.theta)
-    with threads():
-        whole, _ = exact.working(exact.original(theta))
-        f0 = whole.value(theta)
-        gradient, hessian = whole.tangent_model(theta)
-        rounding = whole.rounding(theta)
-    recorder.record(theta, found.level, gradient_norm=float(np.abs(gradient).max(initial=0.0)))
-    with one_thread():
-        return _finished(
-            deviance, whole, recorder, theta, f0, (gradient, hessian), rounding, found.level,
-            threads,
-        )  # fmt: skip
-
-
-def _finished(
-    deviance: ProfiledDeviance, whole: ProfiledDeviance, recorder: Recorder, theta: FloatArray,
-    f0: float, model: tuple[FloatArray, FloatArray], rounding: float, level: float,
-    threads: Callable[[], AbstractContextManager[Any]],
-) -> Ended:  # fmt: skip
-    """From an exact evaluation at theta to the optimum."""
-    inner, (gradient, hessian) = _engine_of(deviance), model
-    basis = basis_at(inner, theta, gradient)
-    slope = basis.T @ gradient
-    promised = expected_decrease(basis.T @ hessian @ basis, slope) if len(slope) else 0.0
-    gammas = inner.entries(gradient)
-    slopes = inner.psi_slopes(gammas, theta)
-    rough = inner.psi_slopes(inner.entries(inner.tangent_gradient(theta)), theta)
-    inner.shift = [a - b for a, b in zip(slopes, rough, strict=True)]
-    inner.forget()
+        theta, level = _pressed(inner, found.theta), found.level
     try:
-        last = search(
-            inner, theta, recorder, tolerance=CLOSE, target=None, limit=LAST, level=level
-        )  # fmt: skip
-        ended = inner.tangent_model(last.theta)
-        better = inner.covariance.rectify(inner.settled(last.theta))
-        inner.state_at(better)
-        if promised > AGAIN:
+        for _ in range(ROUNDS):
             with threads():
-                value = whole.value(better)
-            recorder.record(better, last.level)
-        else:
-            value = f0 + _drop(inner, theta, better, gammas)
-        finished = last.finished or last.promised < TOLERANCE
-        opt = _summary(
-            deviance, inner, recorder, better, (inner.entries(ended[0]), ended[1]), value,
-            rounding, last.message, finished,
-        )  # fmt: skip
-        fit = inner.completed(better, value)
-        if deviance is not inner:
-            u, b = deviance.effects(opt.theta, fit.u)
-            fit = replace(fit, theta=opt.theta.copy(), u=u, b=b)
+                at = _exactly(exact, theta)
+            size = float(np.abs(at.gradient).max(initial=0.0))
+            recorder.record(theta, level, gradient_norm=size)
+            with one_thread():
+                inner.shift = _shift(inner, at)
+                inner.forget()
+                last = search(
+                    inner, theta, recorder, tolerance=CLOSE, target=None, limit=LAST, level=level
+                )
+                promised = _promised(inner, at)
+                if promised <= AGAIN:
+                    return _certificate(deviance, recorder, at, last)
+            theta, level = last.theta, last.level
     finally:
         inner.shift = None
         inner.forget()
+    with threads():  # the probes mislead: exact evaluations throughout
+        opt = minimize(exact, exact.original(theta), callback=callback)
+        return Ended(opt, exact.at(opt.theta))
+
+
+def _exactly(exact: ProfiledDeviance, theta: FloatArray) -> Point:
+    """Value, gradient and model Hessian in tangent coordinates at a theta of the engine."""
+    whole = getattr(exact, "inner", exact)
+    value = whole.value(theta)
+    gradient, hessian = whole.tangent_model(theta)
+    return Point(theta, value, gradient, hessian, whole.rounding(theta))
+
+
+def _shift(inner: KrylovDeviance, at: Point) -> list[FloatArray]:
+    """The exact derivative in every ``Psi_t`` less the estimated one."""
+    inner.shift = None
+    inner.forget()
+    rough = inner.entries(inner.tangent_gradient(at.theta))
+    pairs = (inner.psi_slopes(G, at.theta) for G in (inner.entries(at.gradient), rough))
+    return [a - b for a, b in zip(*pairs, strict=True)]
+
+
+def _promised(inner: KrylovDeviance, at: Point) -> float:
+    """Decrease that a step from an exact evaluation promises."""
+    basis = basis_at(inner, at.theta, at.gradient)
+    if not basis.shape[1]:
+        return 0.0
+    return expected_decrease(basis.T @ at.hessian @ basis, basis.T @ at.gradient)
+
+
+def _certificate(deviance: ProfiledDeviance, recorder: Recorder, at: Point, last: Found) -> Ended:
+    """The end of the search that went on from an exact evaluation, and the solution there."""
+    inner = _engine_of(deviance)
+    gradient, hessian = inner.tangent_model(last.theta)
+    theta = inner.covariance.rectify(inner.settled(last.theta))
+    value = at.value + _drop(inner, at.theta, theta, inner.entries(at.gradient))
+    opt = _summary(
+        deviance, inner, recorder, theta, (inner.entries(gradient), hessian), value, at.rounding,
+        last.message, last.finished or last.promised < TOLERANCE,
+    )  # fmt: skip
+    fit = inner.completed(theta, value)
+    if deviance is not inner:
+        u, b = deviance.effects(opt.theta, fit.u)
+        fit = replace(fit, theta=opt.theta.copy(), u=u, b=b)
     return Ended(opt, fit)
 
 

@@ -28,8 +28,8 @@ from sparselmm.likelihood.optimize import (
     trust_region_step,
 )
 
-DONE = 1e-6
-"""Promised decrease at which the search ends: a thousandth of a standard error of theta."""
+DONE = 1e-7
+"""Promised decrease at which the search ends, 3e-4 standard errors of theta before the zero."""
 
 MOST_PROBES = 256
 MOST_VECTORS = 64
@@ -157,7 +157,7 @@ def _first(
 
 
 def _more(deviance: KrylovDeviance, error: float, last: float, target: float) -> Settings | None:
-    """What to add after an error, ``last`` that before the last vectors were added; None: nothing."""
+    """What to add after an error; ``last`` is that before the last vectors; None for nothing."""
     solver, old = deviance.solver, deviance.solver.settings
     if error <= target or not solver.n_groups:
         return None
@@ -173,7 +173,7 @@ def _more(deviance: KrylovDeviance, error: float, last: float, target: float) ->
 def basis_at(
     deviance: KrylovDeviance, theta: FloatArray, gradient: FloatArray
 ) -> FloatArray:  # fmt: skip
-    """The search's basis of steps without the columns of ``lambda_t`` that are held at the floor."""
+    """The search's basis of steps, without columns of ``lambda_t`` held at the floor."""
     covariance, out = deviance.covariance, []
     held = deviance.held(theta, gradient)
     for t, (term, part, at) in enumerate(
