@@ -58,7 +58,7 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
         "tables",
         "methods",
         "core residual_prediction residual_simulation",
-        "general residual",
+        "general krylov residual",
         "compare",
     ),
     "model": (

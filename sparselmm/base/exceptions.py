@@ -155,6 +155,10 @@ class IdentifiabilityWarning(SpecificationWarning):
     """Variances cannot be told apart: only their joint effect is estimated."""
 
 
+class MonteCarloWarning(ModelWarning):
+    """What random probes leave open is not small beside what was asked."""
+
+
 class ValueWarning(ModelWarning):
     """An argument has no effect."""
 

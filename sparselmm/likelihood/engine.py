@@ -18,13 +18,15 @@ from sparselmm.design.terms import Design
 from sparselmm.factor.bases import cross_products
 from sparselmm.factor.centred import Centred
 from sparselmm.factor.crossprod import CrossProducts
+from sparselmm.factor.krylov.crossing import leading_term
 from sparselmm.factor.krylov.solver import KrylovSolver
 from sparselmm.factor.plan import Candidate, make_plan
 from sparselmm.factor.solver import BlockSolver, apply_lambda
 from sparselmm.factor.submodels import known_change, known_columns
 from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.deviance import ProfiledDeviance
-from sparselmm.likelihood.krylov.deviance import KrylovDeviance
+from sparselmm.likelihood.krylov.deviance import group_variance
+from sparselmm.likelihood.krylov.finish import KrylovDeviance
 from sparselmm.likelihood.moments import moment_start
 from sparselmm.likelihood.optimize import TOLERANCE, OptSummary, minimize
 from sparselmm.likelihood.rebased import RebasedDeviance
@@ -133,9 +135,20 @@ def with_known(
 def submodel(
     cross: CrossProducts, covariance: Covariance, like: ProfiledDeviance
 ) -> ProfiledDeviance:
-    """The deviance of a submodel, factored in the cheapest way."""
+    """The deviance of a submodel, factored in the cheapest way, or with probes like the model's."""
+    probing = _probing_like(like, cross)
+    if probing is not None:
+        return but(like, probing, cross=cross, covariance=covariance)
     chosen = make_plan(cross, tuple(str(t) for t in range(len(cross.sizes)))).chosen
     return but(like, solver_of(cross, chosen), cross=cross, covariance=covariance)
+
+
+def _probing_like(like: ProfiledDeviance, cross: CrossProducts) -> KrylovSolver | None:
+    """A solver with the probes of another deviance, where that has some and this may have them."""
+    own: Any = like.solver
+    if not isinstance(own, KrylovSolver) or len(cross.sizes) < 2 or leading_term(cross) is None:
+        return None
+    return KrylovSolver(cross, own.settings)
 
 
 def of_design(
@@ -143,6 +156,9 @@ def of_design(
 ) -> ProfiledDeviance:  # fmt: skip
     """The deviance of other rows, levels or responses with the terms of a model."""
     cross = cross_products(design)
+    probing = _probing_like(like, cross)
+    if probing is not None:
+        return but(like, probing, cross=cross, reml=reml)
     names = tuple(term.name for term in design.terms)
     chosen = make_plan(cross, names, None, Covariance.of(design.terms)).chosen
     return but(like, solver_of(cross, chosen), cross=cross, reml=reml)
@@ -194,6 +210,36 @@ def fit_design(
         start = moment_start(other.cross, other.covariance, other.known_scale)
         found = minimized(other, design, start)
     return found
+
+
+def ratio_error(one: ProfiledDeviance, theta: FloatArray, other: ProfiledDeviance,
+                at: FloatArray) -> float:  # fmt: skip
+    """Standard error that probes leave in the difference of two deviances; 0 where both are exact.
+
+    Where both have the same probes their errors are much alike, and the differences probe by probe
+    tell how much.
+    """
+    pairs = [deviance.working(x) for deviance, x in ((one, theta), (other, at))]
+    found = [
+        (inner, inner.estimated(inside))
+        for inner, inside in pairs
+        if isinstance(inner, KrylovDeviance)
+    ]
+    if not found:
+        return 0.0
+    if len(found) == 2:
+        (a, first), (b, second) = found
+        if _same_probes(a.solver, b.solver):
+            draws = first.draws - second.draws
+            return float(np.sqrt(group_variance(a.solver, draws)))
+    return float(np.sqrt(sum(value.error**2 for _, value in found)))
+
+
+def _same_probes(a: KrylovSolver, b: KrylovSolver) -> bool:
+    """Whether two solvers drew the same numbers for the same columns."""
+    sizes = [[s.crossing.parts[t].stop - s.crossing.parts[t].start for t in s.big] for s in (a, b)]
+    one, other = a.settings, b.settings
+    return sizes[0] == sizes[1] and (one.seed, one.probes) == (other.seed, other.probes)
 
 
 def ml_minimum(deviance: ProfiledDeviance, theta: FloatArray) -> tuple[float, FloatArray]:

@@ -284,6 +284,10 @@ def minimize(
     """
     start = checked_start(deviance.covariance, start)
     inner, at = deviance.working(start)
+    own = getattr(inner, "minimized", None)
+    if own is not None and method is None:
+        found: OptSummary = own(deviance, start, callback)
+        return found
     search = Search.of(inner, method, max_iterations, tolerance, callback, options)
     return in_original(deviance, inner, search.certified(search.run(at)))
 

@@ -142,6 +142,8 @@ def search_by_probes(
     tolerance: float | None, callback: Callback,
 ) -> OptSummary:  # fmt: skip
     """The search that ends in an estimate with its error."""
+    inner: Any = deviance.working(start)[0]
+    inner.target = probing.target
     return minimize_by_probes(
         deviance, start, target=probing.target, limit=LIMIT if maxiter is None else maxiter,
         tolerance=DONE if tolerance is None else tolerance, callback=callback,

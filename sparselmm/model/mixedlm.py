@@ -79,6 +79,7 @@ from sparselmm.model.statsmodels.interface import StatsmodelsInterface
 from sparselmm.model.statsmodels.penalized import Mask, PenalizedDeviance
 from sparselmm.results import MixedLMResults
 from sparselmm.results.given import Given
+from sparselmm.results.krylov import KrylovResults
 from sparselmm.results.print import short
 from sparselmm.results.tables.many import ManyResults, fit_many
 
@@ -689,7 +690,8 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
         self._warn(opt, deviance)
         kept = Given.of(None, given["fix"], None, None)
         self._remember(reml, kept, deviance)
-        return MixedLMResults(
+        results = MixedLMResults if certified else KrylovResults
+        return results(
             self, self.built, deviance, fit, opt, use_sqrt=self.use_sqrt,
             n_fixed=int(held.scale is not None), given=kept, full_output=given["full_output"],
         )  # fmt: skip

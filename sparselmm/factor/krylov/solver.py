@@ -116,7 +116,8 @@ class KrylovSolver:
     holds : object
         Whatever the caller last said the operator belongs to; None after a new one.
     frozen : bool
-        Whether V stays as it is, so that what the probes say is a smooth function of theta.
+        Whether V, once there is one, stays as it is, so that what the probes say is a smooth
+        function of theta.
 
     Raises
     ------
@@ -144,7 +145,7 @@ class KrylovSolver:
         self._units = np.concatenate(columns) if columns else np.zeros(0, dtype=np.int64)
         self._sizes = sizes
         self.holds: object = None
-        self.frozen = False
+        self.frozen = True
         self.V: FloatArray | None = None
         self._forget()
 
@@ -182,7 +183,7 @@ class KrylovSolver:
     def reset(self, settings: Settings) -> None:
         """Other probes or another V from the next factorization on."""
         if settings.vectors != self.settings.vectors:
-            self.V, self.frozen = None, False
+            self.V = None
         self.settings = settings
         self._traced = self._lams = self.holds = None
 

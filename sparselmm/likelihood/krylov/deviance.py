@@ -21,15 +21,24 @@ FLOOR = 2e-4
 """Pivot of ``lambda_t``, in what counts as one, to which it is lifted: traces divide by it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Estimated:
-    """A number with the standard error that probes leave in it."""
+    """The deviance as probes tell it.
+
+    Attributes
+    ----------
+    value, error : float
+        The estimate and its standard error.
+    draws : ndarray, (groups * probes,)
+        What every probe adds; groups are summed, the probes of each averaged.
+    """
 
     value: float
     error: float
+    draws: FloatArray
 
 
-class KrylovDeviance(ProfiledDeviance):
+class Probed(ProfiledDeviance):
     """`ProfiledDeviance` whose solver is a `KrylovSolver`.
 
     ``state_at(theta).deviance`` lacks what probes add to ``log|M|``; `value` has it.
@@ -65,7 +74,7 @@ class KrylovDeviance(ProfiledDeviance):
             error = group_variance(self.solver, each)
             rest = float(each.sum()) / self.solver.settings.probes
             value = state.deviance - state.ldM + exact + rest
-            self._valued = state, Estimated(value, float(np.sqrt(error)))
+            self._valued = state, Estimated(value, float(np.sqrt(error)), each)
         return self._valued[1]
 
     def value(self, theta: FloatArray) -> float:

@@ -19,7 +19,7 @@ import numpy as np
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import FloatArray
 from sparselmm.likelihood.deviance import PLSFit, ProfiledDeviance
-from sparselmm.likelihood.krylov.deviance import FLOOR, KrylovDeviance
+from sparselmm.likelihood.krylov.deviance import FLOOR, Probed
 from sparselmm.likelihood.krylov.search import DONE, LIMIT, Found, basis_at, search
 from sparselmm.likelihood.optimize import (
     TOLERANCE,
@@ -47,6 +47,24 @@ ROUNDS = 3
 """Exact evaluations after which the probes are not believed."""
 
 
+class KrylovDeviance(Probed):
+    """`Probed` with a search of its own, by which all others that are asked to minimize it go.
+
+    Attributes
+    ----------
+    target : float
+        Largest Monte Carlo error of theta at the end of a search, in standard errors.
+    """
+
+    target: float = 0.01
+
+    def minimized(
+        self, whole: ProfiledDeviance, start: FloatArray, callback: Callback | None
+    ) -> OptSummary:
+        """The minimum of ``whole``, which works with this deviance."""
+        return minimize_by_probes(whole, start, target=self.target, callback=callback)
+
+
 @dataclass(frozen=True, eq=False)
 class Ended:
     """The end of a fit.
@@ -70,7 +88,7 @@ def minimize_by_probes(
     Parameters
     ----------
     deviance : ProfiledDeviance
-        A `KrylovDeviance`, or one that works with it.
+        A `Probed`, or one that works with it.
     start : ndarray, (n_theta,)
     target : float
         Largest Monte Carlo error of theta, in standard errors.
@@ -156,7 +174,7 @@ def _exactly(exact: ProfiledDeviance, theta: FloatArray) -> Point:
     return Point(theta, value, gradient, hessian, whole.rounding(theta))
 
 
-def _shift(inner: KrylovDeviance, at: Point) -> list[FloatArray]:
+def _shift(inner: Probed, at: Point) -> list[FloatArray]:
     """The exact derivative in every ``Psi_t`` less the estimated one."""
     inner.shift = None
     inner.forget()
@@ -165,7 +183,7 @@ def _shift(inner: KrylovDeviance, at: Point) -> list[FloatArray]:
     return [a - b for a, b in zip(*pairs, strict=True)]
 
 
-def _promised(inner: KrylovDeviance, at: Point) -> float:
+def _promised(inner: Probed, at: Point) -> float:
     """Decrease that a step from an exact evaluation promises."""
     basis = basis_at(inner, at.theta, at.gradient)
     if not basis.shape[1]:
@@ -193,7 +211,7 @@ def _certificate(deviance: ProfiledDeviance, recorder: Recorder, at: Point, last
 def _searched(
     deviance: ProfiledDeviance, start: FloatArray, target: float, limit: int, tolerance: float,
     callback: Callback | None,
-) -> tuple[KrylovDeviance, Recorder, Found]:  # fmt: skip
+) -> tuple[Probed, Recorder, Found]:  # fmt: skip
     start = checked_start(deviance.covariance, start)
     inner, (_, at) = _engine_of(deviance), deviance.working(start)
     recorder = Recorder(inner, callback)
@@ -204,15 +222,15 @@ def _searched(
     )
 
 
-def _engine_of(deviance: ProfiledDeviance) -> KrylovDeviance:
+def _engine_of(deviance: ProfiledDeviance) -> Probed:
     """What works with probes."""
     inner = getattr(deviance, "inner", deviance)
-    assert isinstance(inner, KrylovDeviance)
+    assert isinstance(inner, Probed)
     return inner
 
 
 def _summary(
-    deviance: ProfiledDeviance, inner: KrylovDeviance, recorder: Recorder, theta: FloatArray,
+    deviance: ProfiledDeviance, inner: Probed, recorder: Recorder, theta: FloatArray,
     model: tuple[list[FloatArray], FloatArray], value: float, rounding: float, message: str,
     finished: bool,
 ) -> OptSummary:  # fmt: skip
@@ -233,7 +251,7 @@ def _summary(
     return replace(opt, theta=at, gradient=gradient, hessian=hessian, history=history)
 
 
-def _pressed(deviance: KrylovDeviance, theta: FloatArray) -> FloatArray:
+def _pressed(deviance: Probed, theta: FloatArray) -> FloatArray:
     """Columns of ``lambda_t`` at the floor that the gradient presses down, at its lowest end.
 
     The exact deviance there differs from that at zero by ``Gamma theta / 2`` up to ``theta^4``, and
@@ -252,9 +270,7 @@ def _pressed(deviance: KrylovDeviance, theta: FloatArray) -> FloatArray:
     return out
 
 
-def _drop(
-    deviance: KrylovDeviance, theta: FloatArray, end: FloatArray, gammas: list[FloatArray]
-) -> float:
+def _drop(deviance: Probed, theta: FloatArray, end: FloatArray, gammas: list[FloatArray]) -> float:
     """How much the deviance falls from theta to the end, where its derivative is zero."""
     total = 0.0
     ends = zip(deviance.covariance.factors(theta), deviance.covariance.factors(end), strict=True)

@@ -19,7 +19,7 @@ from sparselmm.base.cholesky import NotPositiveDefiniteError
 from sparselmm.base.smallmatrix import block_diagonal
 from sparselmm.base.types import FloatArray
 from sparselmm.factor.krylov.solver import Settings
-from sparselmm.likelihood.krylov.deviance import KrylovDeviance
+from sparselmm.likelihood.krylov.deviance import Probed
 from sparselmm.likelihood.optimize import (
     SMALLEST_SCALE,
     Radius,
@@ -77,14 +77,14 @@ class Found:
 
 
 def search(
-    deviance: KrylovDeviance, start: FloatArray, recorder: Recorder, *,
+    deviance: Probed, start: FloatArray, recorder: Recorder, *,
     tolerance: float = DONE, target: float | None = 0.01, limit: int = LIMIT, level: float = 0.0,
 ) -> Found:  # fmt: skip
     """Find the zero of the gradient from ``start``.
 
     Parameters
     ----------
-    deviance : KrylovDeviance
+    deviance : Probed
     start : ndarray, (n_theta,)
     recorder : Recorder
         Keeps the record; its deviances are relative to the first one.
@@ -96,6 +96,8 @@ def search(
     level : float
         What the record counts the deviance from.
     """
+    if target is not None:
+        deviance.solver.frozen = False
     theta, model = _first(deviance, start)
     radius, last, count = Radius(), np.inf, 1
     recorder.record(theta, level, gradient_norm=float(np.abs(model[0]).max(initial=0.0)))
@@ -142,9 +144,7 @@ def search(
     return Found(theta, promised, error, count, False, message, level)
 
 
-def _first(
-    deviance: KrylovDeviance, start: FloatArray
-) -> tuple[FloatArray, tuple[FloatArray, FloatArray]]:
+def _first(deviance: Probed, start: FloatArray) -> tuple[FloatArray, tuple[FloatArray, FloatArray]]:
     """The start, made smaller until the deviance exists, and the model there."""
     theta = deviance.lifted(start)
     while True:
@@ -156,7 +156,7 @@ def _first(
             theta = deviance.lifted(theta / 4.0)
 
 
-def _more(deviance: KrylovDeviance, error: float, last: float, target: float) -> Settings | None:
+def _more(deviance: Probed, error: float, last: float, target: float) -> Settings | None:
     """What to add after an error; ``last`` is that before the last vectors; None for nothing."""
     solver, old = deviance.solver, deviance.solver.settings
     if error <= target or not solver.n_groups:
@@ -171,7 +171,7 @@ def _more(deviance: KrylovDeviance, error: float, last: float, target: float) ->
 
 
 def basis_at(
-    deviance: KrylovDeviance, theta: FloatArray, gradient: FloatArray
+    deviance: Probed, theta: FloatArray, gradient: FloatArray
 ) -> FloatArray:  # fmt: skip
     """The search's basis of steps, without columns of ``lambda_t`` held at the floor."""
     covariance, out = deviance.covariance, []
@@ -194,7 +194,7 @@ def basis_at(
 
 
 def monte_carlo_error(
-    deviance: KrylovDeviance, theta: FloatArray, basis: FloatArray, bend: FloatArray
+    deviance: Probed, theta: FloatArray, basis: FloatArray, bend: FloatArray
 ) -> float:
     """Largest error of theta in standard errors, over the directions of a basis."""
     if basis.shape[1] == 0 or not deviance.solver.n_groups:
