@@ -63,8 +63,9 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
     ),
     "model": (
         "generalized_arguments statsmodels",
-        "fit krylov mixedglm regularized residual",
-        "generalized_command mixedlm",
+        "fit mixedglm regularized residual",
+        "generalized_command krylov",
+        "mixedlm",
         "mmrm",
     ),
 }

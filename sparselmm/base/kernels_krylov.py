@@ -140,3 +140,27 @@ def level_grams(indptr: IntArray, Y: FloatArray, out: FloatArray) -> None:
                 for e in range(indptr[l], indptr[l + 1]):
                     total += Y[e, a] * Y[e, c]
                 out[l, a, c] = total
+
+
+@compiled
+def gram_rows(
+    indptr: IntArray, cols: IntArray, Y: FloatArray, row: int, out: FloatArray, begin: int,
+    end: int,
+) -> None:  # fmt: skip
+    """Subtract rows ``row + begin`` to ``row + end`` of ``sum_l Y_l'Y_l``, up to their diagonal.
+
+    ``out`` (rows, r) starts with row ``row``; the columns of every level are ascending.
+    """
+    k = Y.shape[1]
+    for l in range(len(indptr) - 1):
+        for e in range(indptr[l], indptr[l + 1]):
+            i = cols[e] - row
+            if i < begin:
+                continue
+            if i >= end:
+                break
+            for f in range(indptr[l], e + 1):
+                total = 0.0
+                for a in range(k):
+                    total += Y[e, a] * Y[f, a]
+                out[i, cols[f]] -= total

@@ -26,6 +26,7 @@ from sparselmm.base.types import IntArray, index_dtype
 from sparselmm.factor.coupling import is_full
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.krylov.price import DEAR, TIMES, KrylovPrice, Rival
+from sparselmm.factor.krylov.tiles import Panels
 from sparselmm.factor.layout import Layout, Strategy
 from sparselmm.factor.solver import FEW_LEVELS, WIDE_LEVEL
 
@@ -262,7 +263,8 @@ class FitPlan:
         if self.route == "krylov":
             return (
                 "\nNo factorization fits in memory: theta comes from conjugate gradients "
-                f"({its:.0f} iterations) and random probes, with its Monte Carlo error."
+                f"({its:.0f} iterations) and random probes, with its Monte Carlo error. "
+                f"finish='exact' would factor on disk: {self._on_disk()}."
             )
         if self.fitting is None:
             return ""
@@ -287,6 +289,14 @@ class FitPlan:
         chosen = self.fitting if self.route == "krylov" else self.chosen
         table = "\n" + self._table(chosen) if self.q or not tail else ""
         return head + table + self._reason() + tail
+
+    def _on_disk(self) -> str:
+        """What a factorization on disk takes."""
+        assert self.krylov is not None
+        left = 0.5 * max(self.memory_limit - self.krylov.memory, 0)
+        panels = Panels.of(self.krylov.solver.crossing.n_trailing, left)
+        minutes = panels.seconds / 60.0
+        return f"{size_text(panels.bytes)}, about {max(minutes, 0.1):.2g} core-minutes"
 
     def _table(self, chosen: Candidate | None) -> str:
         lines = [

@@ -56,7 +56,7 @@ so does ours. Every other unknown keyword is an error."""
 FIT_ARGUMENTS = (
     "start_params", "reml", "niter_sa", "do_cg", "fe_pen", "cov_pen", "free", "full_output",
     "method", "start_theta", "starts", "fix", "engine", "probes", "mc_tolerance", "seed", "finish",
-    "maxiter", "progress", "memory_limit",
+    "scratch", "maxiter", "progress", "memory_limit",
     *ALLOWED,
 )  # fmt: skip
 """What ``MixedLM.fit`` takes."""

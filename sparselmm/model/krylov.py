@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from os import PathLike, fspath
+from os.path import isdir
 from typing import Any, Literal
 
-from sparselmm.base.arguments import check_choice, check_count, check_number
+import numpy as np
+
+from sparselmm.base.arguments import (
+    check_choice,
+    check_count,
+    check_number,
+    wrong_type,
+    wrong_value,
+)
 from sparselmm.base.exceptions import ArgumentError, MemoryLimitError
+from sparselmm.base.threads import one_thread
 from sparselmm.base.types import FloatArray
 from sparselmm.design.terms import RandomTerm
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.krylov.crossing import leading_term
 from sparselmm.factor.krylov.price import Rival
 from sparselmm.factor.krylov.solver import KrylovSolver, Settings
+from sparselmm.factor.krylov.tiles import TiledSolver
 from sparselmm.factor.plan import FitPlan, available_memory, size_text
 from sparselmm.likelihood.covariance import Covariance
-from sparselmm.likelihood.deviance import ProfiledDeviance
-from sparselmm.likelihood.engine import working_factors
-from sparselmm.likelihood.held import FixedEntries
-from sparselmm.likelihood.krylov.finish import minimize_by_probes
+from sparselmm.likelihood.deviance import PLSFit, ProfiledDeviance
+from sparselmm.likelihood.engine import FEW_DIGITS, but, centred_at, working_factors
+from sparselmm.likelihood.held import FixedEntries, Held
+from sparselmm.likelihood.krylov.finish import minimize_by_probes, minimize_certified
 from sparselmm.likelihood.krylov.search import DONE, LIMIT
-from sparselmm.likelihood.optimize import Callback, OptSummary
+from sparselmm.likelihood.optimize import Callback, OptSummary, minimize
 from sparselmm.likelihood.patterned import Patterned
+from sparselmm.model.fit import joined
 
 FEWEST_PROBES = 8
 """With fewer the error that is stated would itself be in error."""
@@ -43,12 +57,15 @@ class Probing:
     target : float
         Largest Monte Carlo error of theta, in standard errors.
     finish : {None, "exact"}
+    scratch : str or None
+        Folder for a factorization that does not fit in memory.
     """
 
     engine: str
     settings: Settings
     target: float
     finish: str | None
+    scratch: str | None = None
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Probing:
@@ -62,7 +79,10 @@ class Probing:
             finish = check_choice(finish, "finish", FINISHES[1:])
             if given["engine"] == "dense":
                 raise ArgumentError("finish='exact' is what engine='dense' does by itself; drop it")
-        return cls(given["engine"], Settings(probes, seed), target, finish)
+        scratch = given["scratch"]
+        if scratch is not None:
+            scratch = check_folder(scratch, "scratch")
+        return cls(given["engine"], Settings(probes, seed), target, finish, scratch)
 
     @property
     def may(self) -> bool:
@@ -83,9 +103,8 @@ class Probing:
 
     def route(self, plan: FitPlan | None) -> Route:
         """How the fit goes, by its plan."""
-        if self.engine != "krylov":
-            return "exact" if plan is None else plan.route
-        return "krylov" if self.finish is None else "certified"
+        route = "krylov" if self.engine == "krylov" or plan is None else plan.route
+        return "certified" if route == "krylov" and self.finish == "exact" else route
 
 
 def unsuited(
@@ -137,17 +156,24 @@ def need_memory(rival: Rival, limit: int | None) -> None:
         )
 
 
-def search_by_probes(
-    deviance: ProfiledDeviance, start: FloatArray, probing: Probing, maxiter: int | None,
-    tolerance: float | None, callback: Callback,
-) -> OptSummary:  # fmt: skip
-    """The search that ends in an estimate with its error."""
-    inner: Any = deviance.working(start)[0]
-    inner.target = probing.target
-    return minimize_by_probes(
-        deviance, start, target=probing.target, limit=LIMIT if maxiter is None else maxiter,
-        tolerance=DONE if tolerance is None else tolerance, callback=callback,
-    )  # fmt: skip
+def on_disk(
+    deviance: ProfiledDeviance, plan: FitPlan, scratch: str | None
+) -> ProfiledDeviance:  # fmt: skip
+    """The same deviance, exact by a factorization on disk."""
+    own: Any = deviance.working(np.zeros(deviance.covariance.n_theta))[0].solver
+    used = 0 if plan.krylov is None else plan.krylov.memory
+    return but(deviance, TiledSolver(own, scratch, 0.5 * max(plan.memory_limit - used, 0)))
+
+
+def check_folder(value: Any, name: str) -> str:
+    """The path of a folder that exists."""
+    wanted = "the path of a folder that exists"
+    if not isinstance(value, (str, PathLike)):
+        raise wrong_type(name, wanted, value)
+    path = fspath(value)
+    if not isinstance(path, str) or not isdir(path):
+        raise wrong_value(name, wanted, value)
+    return path
 
 
 def solver_for(cross: CrossProducts, plan: FitPlan | None, settings: Settings) -> KrylovSolver:
@@ -155,3 +181,67 @@ def solver_for(cross: CrossProducts, plan: FitPlan | None, settings: Settings) -
     if plan is not None and plan.krylov is not None and plan.krylov.solver.cross is cross:
         return plan.krylov.solver
     return KrylovSolver(cross, settings)
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """The end of a fit by probes.
+
+    Attributes
+    ----------
+    deviance : ProfiledDeviance
+        What answers further questions.
+    opt : OptSummary
+    fit : PLSFit
+    factored : bool
+        Whether that has an exact factorization.
+    """
+
+    deviance: ProfiledDeviance
+    opt: OptSummary
+    fit: PLSFit
+    factored: bool
+
+
+def fit_by_probes(
+    model: Any, given: Mapping[str, Any], probing: Probing, plan: FitPlan | None, held: Held,
+    callback: Callback, tolerance: float | None,
+) -> Fitted:  # fmt: skip
+    """The search on probes, and the finish where one was asked for or is within reach."""
+    covariance, theta = given["covariance"], given["theta"]
+    solver = solver_for(model._products(covariance), plan, probing.settings)
+    deviance = model._by(solver, given["reml"], covariance, held.scale)
+
+    def searched(deviance: ProfiledDeviance, start: FloatArray) -> OptSummary:
+        inner: Any = deviance.working(start)[0]
+        inner.target = probing.target
+        return minimize_by_probes(
+            deviance, start, target=probing.target,
+            limit=given["maxiter"] or LIMIT, tolerance=tolerance or DONE, callback=callback,
+        )  # fmt: skip
+
+    if given["route"] != "certified":
+        with one_thread():
+            opt = searched(deviance, theta)
+            if opt.rounding > FEW_DIGITS:
+                deviance = centred_at(deviance, model.design, opt.theta)
+                opt = joined(opt, searched(deviance, opt.theta))
+            return Fitted(deviance, opt, deviance.at(opt.theta), False)
+    assert plan is not None
+    chosen = plan.fitting
+    if chosen is None:
+        exact = on_disk(deviance, plan, probing.scratch)
+        ended = minimize_certified(
+            deviance, exact, theta, target=probing.target, callback=callback, threads=nullcontext
+        )
+        return Fitted(deviance, ended.opt, ended.fit, False)
+    exact = model._sparse(chosen, given["reml"], covariance, held.scale)
+    ended = minimize_certified(
+        deviance, exact, theta, target=probing.target, callback=callback, threads=chosen.threads
+    )
+    if not ended.opt.rounding > FEW_DIGITS:
+        return Fitted(exact, ended.opt, ended.fit, True)
+    with chosen.threads():
+        exact = centred_at(exact, model.design, ended.opt.theta)
+        opt = joined(ended.opt, minimize(exact, ended.opt.theta, callback=callback))
+        return Fitted(exact, opt, exact.at(opt.theta), True)

@@ -45,9 +45,8 @@ from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.engine import FEW_DIGITS, centred_at, profiled_deviance, solver_of
 from sparselmm.likelihood.held import Held
 from sparselmm.likelihood.identifiability import UNBOUNDED, unbounded, unidentified
-from sparselmm.likelihood.krylov.finish import minimize_certified
 from sparselmm.likelihood.moments import moment_start
-from sparselmm.likelihood.optimize import OptSummary, minimize
+from sparselmm.likelihood.optimize import OptSummary
 from sparselmm.likelihood.residual.deviance import ResidualDeviance
 from sparselmm.likelihood.residual.price import residual_plan
 from sparselmm.model.fit import (
@@ -66,10 +65,9 @@ from sparselmm.model.fit import (
 )
 from sparselmm.model.krylov import (
     Probing,
+    fit_by_probes,
     need_memory,
     rival_of,
-    search_by_probes,
-    solver_for,
     unsuited,
 )
 from sparselmm.model.regularized import RegularizedFits
@@ -459,6 +457,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
         mc_tolerance: float = 0.01,
         seed: int = 0,
         finish: str | None = None,
+        scratch: str | None = None,
         maxiter: int | None = None,
         progress: bool | None = None,
         memory_limit: int | None = None,
@@ -525,7 +524,12 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
         seed : int
             Of the probes: the same seed gives the same fit, whatever the number of threads.
         finish : {"exact"}, optional
-            With "krylov": one exact evaluation at the end, so that the result is exact.
+            With "krylov", or where "auto" takes it: one exact evaluation at the end, so that the
+            result is exact. Where no factorization fits in memory it is made on disk, in panels;
+            :meth:`plan` says how much room and time that takes. It goes on after an interrupt
+            when the same fit is asked for again.
+        scratch : path, optional
+            Folder for such a factorization. Default: the system's for temporary files.
         maxiter : int, optional
             Iterations after which the optimizer gives up.
         progress : bool, optional
@@ -550,6 +554,8 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
             ``memory_limit``.
         ValueError
             If start values have the wrong length, a method is unknown or ``tol`` not positive.
+        DiskSpaceError
+            If a factorization on disk has no room, or the disk fails.
         DataError
             If ``starts`` is no count and no array of thetas, or ``fix`` cannot be
             understood, or a grouping factor has one level per row and sigma is not held.
@@ -654,43 +660,19 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
         monitor: Progress, tolerance: float | None,
     ) -> MixedLMResults:  # fmt: skip
         """A fit whose search is by conjugate gradients."""
-        reml, theta = given["reml"], given["theta"]
-        covariance, certified = given["covariance"], given["route"] == "certified"
-        solver = solver_for(self._products(covariance), plan, probing.settings)
-        deviance = self._by(solver, reml, covariance, held.scale)
-        chosen = None
-        if certified:
-            assert plan is not None
-            chosen = plan.chosen
         try:
-            if chosen is None:
-                with one_thread():
-                    opt = search_by_probes(
-                        deviance, theta, probing, given["maxiter"], tolerance, monitor
-                    )
-                    fit = deviance.at(opt.theta)
-            else:
-                exact = self._sparse(chosen, reml, covariance, held.scale)
-                ended = minimize_certified(
-                    deviance, exact, theta, target=probing.target, callback=monitor,
-                    threads=chosen.threads,
-                )  # fmt: skip
-                deviance, opt, fit = exact, ended.opt, ended.fit
-                if opt.rounding > FEW_DIGITS:
-                    with chosen.threads():
-                        deviance = centred_at(exact, self.design, opt.theta)
-                        opt = joined(opt, minimize(deviance, opt.theta, callback=monitor))
-                        fit = deviance.at(opt.theta)
+            found = fit_by_probes(self, given, probing, plan, held, monitor, tolerance)
         except KeyboardInterrupt:
             monitor.interrupted()
             raise
         finally:
             monitor.close()
-        opt = replace(opt, unidentified=unidentified(deviance, opt, self.terms))
+        deviance, fit = found.deviance, found.fit
+        opt = replace(found.opt, unidentified=unidentified(deviance, found.opt, self.terms))
         self._warn(opt, deviance)
         kept = Given.of(None, given["fix"], None, None)
-        self._remember(reml, kept, deviance)
-        results = MixedLMResults if certified else KrylovResults
+        self._remember(given["reml"], kept, deviance)
+        results = MixedLMResults if found.factored else KrylovResults
         return results(
             self, self.built, deviance, fit, opt, use_sqrt=self.use_sqrt,
             n_fixed=int(held.scale is not None), given=kept, full_output=given["full_output"],

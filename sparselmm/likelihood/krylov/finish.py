@@ -46,6 +46,8 @@ LAST = 8
 ROUNDS = 3
 """Exact evaluations after which the probes are not believed."""
 
+MISLED = f"the probes still mislead after {ROUNDS} exact evaluations; use more of them, probes="
+
 
 class KrylovDeviance(Probed):
     """`Probed` with a search of its own, by which all others that are asked to minimize it go.
@@ -77,6 +79,10 @@ class Ended:
 
     opt: OptSummary
     fit: PLSFit
+
+    def failed(self, message: str) -> Ended:
+        """The same, not converged."""
+        return Ended(replace(self.opt, converged=False, message=message), self.fit)
 
 
 def minimize_by_probes(
@@ -142,10 +148,11 @@ def minimize_certified(
     with one_thread():
         inner, recorder, found = _searched(deviance, start, target, LIMIT, DONE, callback)
         theta, level = _pressed(inner, found.theta), found.level
+    whole: ProfiledDeviance = getattr(exact, "inner", exact)
     try:
-        for _ in range(ROUNDS):
+        for again in reversed(range(ROUNDS)):
             with threads():
-                at = _exactly(exact, theta)
+                at = _exactly(whole, theta)
             size = float(np.abs(at.gradient).max(initial=0.0))
             recorder.record(theta, level, gradient_norm=size)
             with one_thread():
@@ -155,20 +162,20 @@ def minimize_certified(
                     inner, theta, recorder, tolerance=CLOSE, target=None, limit=LAST, level=level
                 )
                 promised = _promised(inner, at)
-                if promised <= AGAIN:
-                    return _certificate(deviance, recorder, at, last)
+                if promised <= AGAIN or (not again and isinstance(whole, Probed)):
+                    ended = _certificate(deviance, recorder, at, last)
+                    return ended if promised <= AGAIN else ended.failed(MISLED)
             theta, level = last.theta, last.level
     finally:
         inner.shift = None
         inner.forget()
-    with threads():  # the probes mislead: exact evaluations throughout
+    with threads():  # the probes mislead, and exact evaluations are within reach
         opt = minimize(exact, exact.original(theta), callback=callback)
         return Ended(opt, exact.at(opt.theta))
 
 
-def _exactly(exact: ProfiledDeviance, theta: FloatArray) -> Point:
+def _exactly(whole: ProfiledDeviance, theta: FloatArray) -> Point:
     """Value, gradient and model Hessian in tangent coordinates at a theta of the engine."""
-    whole = getattr(exact, "inner", exact)
     value = whole.value(theta)
     gradient, hessian = whole.tangent_model(theta)
     return Point(theta, value, gradient, hessian, whole.rounding(theta))
