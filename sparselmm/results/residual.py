@@ -69,7 +69,7 @@ RIGHT = frozenset((
     "converged", "cov_params", "cov_pen", "cov_re", "cov_re_unscaled", "cov_robust",
     "robust_tests", "df_modelwc", "df_resid", "dropped", "emmeans", "f_test", "fe_params",
     "fe_pen", "fittedvalues", "freepat", "glance", "k_constant", "k_fe", "k_re", "k_re2",
-    "k_vc", "llf", "load", "method", "mle_retvals", "n_parameters", "nobs",
+    "k_vc", "llf", "llf_mc_se", "load", "method", "mle_retvals", "n_parameters", "nobs",
     "normalized_cov_params", "param_names", "params", "params_object", "plot_ranef",
     "predict", "pvalues", "random_effects", "random_effects_cov", "ranef", "ranef_contrasts",
     "ranef_cov", "ranef_se", "ranef_var", "rank", "reml", "resid", "save", "scale", "sigma",

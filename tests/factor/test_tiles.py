@@ -112,7 +112,7 @@ def test_a_disk_that_fails_is_named_and_its_work_kept(tmp_path, monkeypatch):
         stops = Stops(6, OSError(errno.ENOSPC, "No space left on device"))
         patch.setattr(Tiles, "_write", lambda *args: stops(*args))
         with pytest.raises(
-            DiskSpaceError, match="No space left on device.*5 of 7 panels"
+            DiskSpaceError, match=r"No space left on device.*5 of 7 panels"
         ) as raised:
             Tiles(own.scaled, str(tmp_path), 1e6).run()
     assert isinstance(raised.value, OSError)

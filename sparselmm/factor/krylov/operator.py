@@ -117,9 +117,23 @@ class ScaledComplement:
         if self.crossing.full:
             out += self.Y.T @ (self.Y @ V)
             return out
-        V = np.ascontiguousarray(V)
-        self._in_columns(kernels.gram_columns, V, out, V.shape[1])
+        out += self._gram(V)
         return out
+
+    def _gram(self, V: FloatArray) -> FloatArray:
+        """``sum_l Y_l'Y_l V`` by blocks of columns, the last one filled up with zeros."""
+        (r, m), crossing = V.shape, self.crossing
+        width = 4 if m <= 4 else 8
+        count = -(-m // width)
+        blocks = np.zeros((count, r, width))
+        for b in range(count):
+            own = V[:, b * width : (b + 1) * width]
+            blocks[b, :, : own.shape[1]] = own
+        total = np.zeros(blocks.shape)
+        kernel = kernels.gram_four if width == 4 else kernels.gram_eight
+        loop = partial(kernel, crossing.indptr, crossing.cols, self.Y, blocks, total)
+        in_parts(loop, np.arange(count + 1))
+        return np.asarray(total.transpose(1, 0, 2).reshape(r, -1)[:, :m])
 
     def up(self, V: FloatArray) -> FloatArray:
         """``Y_l V`` of every leading level, (l, k, m)."""
