@@ -199,7 +199,12 @@ def _add_fit(commands: Any) -> None:
         metavar="NAME",
         help=f"optimizer: newton (default), {', '.join(SCIPY_METHODS)}",
     )
-    add("--engine", choices=["sparse", "dense"], default="sparse", help="dense: slow, for checks")
+    add(
+        "--engine",
+        choices=["auto", "sparse", "krylov", "dense"],
+        default="auto",
+        help="krylov: conjugate gradients, for huge crossed designs; dense: slow, for checks",
+    )
     add("--json", metavar="OUT", help="write the estimates to a file; '-' prints them instead")
     add("--plan", action="store_true", help="show what the fit would cost, and stop")
     add_options(fit)

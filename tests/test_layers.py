@@ -11,7 +11,7 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
     "base": (
         "exceptions types",
         "arguments kernels progress smallmatrix storage threads",
-        "kernels_families kernels_rows kernels_stacks other_names providers seeds",
+        "kernels_families kernels_krylov kernels_rows kernels_stacks other_names providers seeds",
         "cholesky",
     ),
     "datasets": (),
@@ -32,6 +32,7 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
         "layout",
         "remainders",
         "solver",
+        "krylov",
         "plan",
     ),
     "likelihood": (
@@ -40,6 +41,7 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
         "covariance expected",
         "deviance held moments",
         "dense optimize rebased",
+        "krylov",
         "engine identifiability multistart residual",
         "laplace many",
     ),
@@ -56,13 +58,14 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
         "tables",
         "methods",
         "core residual_prediction residual_simulation",
-        "general residual",
+        "general krylov residual",
         "compare",
     ),
     "model": (
         "generalized_arguments statsmodels",
         "fit mixedglm regularized residual",
-        "generalized_command mixedlm",
+        "generalized_command krylov",
+        "mixedlm",
         "mmrm regressor",
     ),
 }

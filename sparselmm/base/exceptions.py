@@ -115,6 +115,14 @@ class FileError(SparseLMMError, OSError):
         return found
 
 
+class DiskSpaceError(SparseLMMError, OSError):
+    """A factorization on disk has no room, or the disk failed while it was made."""
+
+    def __str__(self) -> str:
+        """The message, where OSError would show the number of the error."""
+        return str(self.args[0]) if self.args else ""
+
+
 class MemoryLimitError(SparseLMMError, MemoryError):
     """The planned fit would need more memory than ``memory_limit``."""
 
@@ -153,6 +161,10 @@ class SpecificationWarning(ModelWarning):
 
 class IdentifiabilityWarning(SpecificationWarning):
     """Variances cannot be told apart: only their joint effect is estimated."""
+
+
+class MonteCarloWarning(ModelWarning):
+    """What random probes leave open is not small beside what was asked."""
 
 
 class ValueWarning(ModelWarning):

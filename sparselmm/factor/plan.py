@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -25,6 +25,8 @@ from sparselmm.base.threads import one_thread
 from sparselmm.base.types import IntArray, index_dtype
 from sparselmm.factor.coupling import is_full
 from sparselmm.factor.crossprod import CrossProducts
+from sparselmm.factor.krylov.price import DEAR, TIMES, KrylovPrice, Rival
+from sparselmm.factor.krylov.tiles import Panels
 from sparselmm.factor.layout import Layout, Strategy
 from sparselmm.factor.solver import FEW_LEVELS, WIDE_LEVEL
 
@@ -56,6 +58,9 @@ ANALYSIS_SECONDS = 3e-7
 
 PATTERN_SECONDS = 1e-8
 """Seconds to build the pattern of a remainder, per pair of columns that a leading level joins."""
+
+LONG_ANALYSIS = 0.1
+"""Seconds of a predicted analysis before which conjugate gradients are asked for their price."""
 
 ANALYSIS_GAIN = 12.0
 """A fit must take this many times the cost of an analysis for it to be tried; half as many for the
@@ -192,6 +197,8 @@ class FitPlan:
         Bytes the fit may use, None for what the machine has available.
     residuals : str
         How cross-products are formed under a residual covariance structure; empty without one.
+    krylov : KrylovPrice or None
+        The search by conjugate gradients, where it was priced: where every factorization is dear.
     """
 
     n: int
@@ -202,6 +209,7 @@ class FitPlan:
     candidates: tuple[Candidate, ...]
     given_limit: int | None
     residuals: str = ""
+    krylov: KrylovPrice | None = None
 
     @cached_property
     def memory_limit(self) -> int:
@@ -217,26 +225,81 @@ class FitPlan:
         MemoryLimitError
             If none does.
         """
-        for candidate in self.candidates:
-            little = self.given_limit is None and candidate.memory < LITTLE
-            if little or candidate.memory <= self.memory_limit:
-                return candidate
+        found = self.fitting
+        if found is not None:
+            return found
         raise MemoryLimitError(
-            f"no factorization of this model fits in {_bytes(self.memory_limit)}:\n"
+            f"no factorization of this model fits in {size_text(self.memory_limit)}:\n"
             f"{self._table(None)}\n"
             "Use a machine with more memory, raise memory_limit=, or drop the random-effects "
             "term that couples the largest factors."
             + ("" if provider().orderings else f"\n{instructions()}")
         )
 
+    @cached_property
+    def fitting(self) -> Candidate | None:
+        """The same, None if none does."""
+        for candidate in self.candidates:
+            little = self.given_limit is None and candidate.memory < LITTLE
+            if little or candidate.memory <= self.memory_limit:
+                return candidate
+        return None
+
+    @property
+    def route(self) -> Literal["exact", "certified", "krylov"]:
+        """How a fit goes: by exact evaluations, with one at its end, or without.
+
+        Conjugate gradients lead where they are so much cheaper that one exact evaluation at the end
+        is most of the cost, and remain alone where no factorization fits in memory.
+        """
+        if self.krylov is None or self.krylov.memory > self.memory_limit:
+            return "exact"
+        if self.fitting is None:
+            return "krylov"
+        return "certified" if self.krylov.pays(self.fitting.seconds) else "exact"
+
+    def _reason(self) -> str:
+        """Why the search takes the way it takes, where there was a choice."""
+        if self.krylov is None:
+            return ""
+        each, its = self.krylov.seconds, self.krylov.iterations
+        if self.route == "krylov":
+            return (
+                "\nNo factorization fits in memory: theta comes from conjugate gradients "
+                f"({its:.0f} iterations) and random probes, with its Monte Carlo error. "
+                f"finish='exact' would factor on disk: {self._on_disk()}."
+            )
+        if self.fitting is None:
+            return ""
+        ratio = self.fitting.seconds / each
+        if self.route == "certified":
+            return (
+                f"\nAn exact evaluation costs {ratio:.0f} by conjugate gradients ({its:.0f} "
+                "iterations): these search, and one exact evaluation finishes (*)."
+            )
+        return (
+            f"\nThe factor is used throughout: an exact evaluation costs {ratio:.2g} by conjugate "
+            f"gradients ({its:.0f} iterations), which lead from {TIMES:.0f} and {DEAR} s."
+        )
+
     def __str__(self) -> str:
         head = (
             f"n = {self.n:,} rows, p = {self.p}, q = {self.q:,} random effects, "
-            f"nnz(Z'WZ) = {self.nnz_a:,}, memory limit {_bytes(self.memory_limit)}, "
+            f"nnz(Z'WZ) = {self.nnz_a:,}, memory limit {size_text(self.memory_limit)}, "
             f"sparse factors: {provider()}"
         )
         tail = f"\n{self.residuals}" if self.residuals else ""
-        return head + ("\n" + self._table(self.chosen) if self.q or not tail else "") + tail
+        chosen = self.fitting if self.route == "krylov" else self.chosen
+        table = "\n" + self._table(chosen) if self.q or not tail else ""
+        return head + table + self._reason() + tail
+
+    def _on_disk(self) -> str:
+        """What a factorization on disk takes."""
+        assert self.krylov is not None
+        left = 0.5 * max(self.memory_limit - self.krylov.memory, 0)
+        panels = Panels.of(self.krylov.solver.crossing.n_trailing, left)
+        minutes = panels.seconds / 60.0
+        return f"{size_text(panels.bytes)}, about {max(minutes, 0.1):.2g} core-minutes"
 
     def _table(self, chosen: Candidate | None) -> str:
         lines = [
@@ -246,12 +309,20 @@ class FitPlan:
             mark = "*" if c is chosen else " "
             lines.append(
                 f"{mark} {c.describe(self.names):44s} {c.nnz:12,d} {c.flops / 1e9:9.3g} "
-                f"{_bytes(c.memory):>9s} {c.seconds:9.2g}"
+                f"{size_text(c.memory):>9s} {c.seconds:9.2g}"
+            )
+        if self.krylov is not None:
+            mark = " " if self.route == "exact" else "*"
+            what = f"conjugate gradients, {self.krylov.settings.probes} probes"
+            lines.append(
+                f"{mark} {what:44s} {self.krylov.nnz:12,d} {'':9s} "
+                f"{size_text(self.krylov.memory):>9s} {self.krylov.seconds:9.2g}"
             )
         return "\n".join(lines)
 
 
-def _bytes(amount: float) -> str:
+def size_text(amount: float) -> str:
+    """Bytes in words."""
     for unit in ("B", "kB", "MB", "GB"):
         if amount < 1000.0:
             return f"{amount:.3g} {unit}"
@@ -340,7 +411,7 @@ def _lines(path: str) -> list[str]:
 
 def make_plan(
     cross: CrossProducts, names: tuple[str, ...], memory_limit: int | None = None,
-    covariance: Parameters | None = None,
+    covariance: Parameters | None = None, rival: Rival | None = None,
 ) -> FitPlan:  # fmt: skip
     """Price every factorization of a model.
 
@@ -354,7 +425,10 @@ def make_plan(
         Bytes; default what the machine has available.
     covariance : Parameters, optional
         What the search moves; None leaves its own work out.
+    rival : Rival, optional
+        The search by conjugate gradients, which is looked at where factorizations are dear.
     """
+    budget = _Budget(rival)
     candidates = [_dense(cross)]
     leads = [t for t in range(len(cross.sizes)) if cross.pairs[t, t].is_block_diagonal]
     if TINY < cross.q <= SMALL:
@@ -364,24 +438,55 @@ def make_plan(
         leading = [_leading(cross, t) for t in leads]
         candidates += [_then_dense(cross, lead) for lead in leading]
         for lead in leading:
-            candidates += _then_sparse(cross, lead, min(c.seconds for c in candidates))
+            candidates += _then_sparse(cross, lead, min(c.seconds for c in candidates), budget)
         full = any(2.0 * lead.fill > FULL * lead.cost.n_trailing**2 for lead in leading)
         if (len(cross.sizes) > 1 and not full) or not leads:
-            candidates += _all_sparse(cross, min(c.seconds for c in candidates))
+            candidates += _all_sparse(cross, min(c.seconds for c in candidates), budget)
     memory, seconds = _search(cross, covariance)
     candidates = [
         replace(c, memory=c.memory + memory, seconds=c.seconds + seconds) for c in candidates
     ]
     candidates.sort(key=lambda c: c.seconds)
-    return FitPlan(
+    limit = None if memory_limit is None else int(memory_limit)
+    plan = FitPlan(
         n=cross.n,
         p=cross.basis.p,
         q=cross.q,
         names=names,
         nnz_a=_nnz_a(cross),
         candidates=tuple(candidates),
-        given_limit=None if memory_limit is None else int(memory_limit),
+        given_limit=limit,
     )
+    return replace(plan, krylov=budget.priced(plan))
+
+
+class _Budget:
+    """How many exact evaluations a fit will make, which decides what an analysis may cost."""
+
+    def __init__(self, rival: Rival | None):
+        self._rival, self._asked = rival, False
+        self._price: KrylovPrice | None = None
+
+    def evaluations(self, best: float, analysis: float) -> int:
+        """One where conjugate gradients search, which is asked before a long analysis."""
+        if analysis > LONG_ANALYSIS:
+            self._ask(best)
+        return 1 if self._price is not None and self._price.pays(best) else EVALUATIONS
+
+    def priced(self, plan: FitPlan) -> KrylovPrice | None:
+        """The price of conjugate gradients, where exact evaluations are dear or do not fit."""
+        found = plan.fitting if plan.q > SMALL else plan.candidates[0]
+        if found is not None:
+            self._ask(found.seconds)
+        elif self._rival is not None and self._rival.memory() <= plan.memory_limit:
+            self._ask(np.inf)
+        return self._price
+
+    def _ask(self, best: float) -> None:
+        if self._asked or self._rival is None or not best > DEAR:
+            return
+        if self._rival.at_least() * TIMES < best:
+            self._asked, self._price = True, self._rival.price()
 
 
 def _needs_no_kernel(cross: CrossProducts, t: int) -> bool:
@@ -431,7 +536,7 @@ def _search(cross: CrossProducts, covariance: Parameters | None) -> tuple[int, f
     return memory, flops / RATE["dense"]
 
 
-def _inner_bytes(cross: CrossProducts, lead: int | None) -> int:
+def _innersize_text(cross: CrossProducts, lead: int | None) -> int:
     """Bytes to place the blocks of A between trailing terms in a dense matrix."""
     return 32 * sum(p.data.size for pair, p in cross.pairs.items() if lead not in pair)
 
@@ -444,7 +549,7 @@ def _dense(cross: CrossProducts) -> Candidate:
         Strategy(None, "dense"),
         nnz=q * (q + 1) // 2,
         flops=q**3 / 3.0,
-        memory=memory + 16 * q * q + _inner_bytes(cross, None),
+        memory=memory + 16 * q * q + _innersize_text(cross, None),
         seconds=seconds + _dense_seconds(q),
         n_trailing=q,
     )
@@ -493,11 +598,13 @@ def _then_dense(cross: CrossProducts, lead: _Leading) -> Candidate:
     n, cost = lead.cost.n_trailing, lead.cost
     if n == 0:
         return cost
-    memory = 16 * n * n + _inner_bytes(cross, cost.strategy.leading)
+    memory = 16 * n * n + _innersize_text(cross, cost.strategy.leading)
     return _with_rest(cost, cost.strategy, n * (n + 1) // 2, n**3 / 3.0, memory, _dense_seconds(n))
 
 
-def _then_sparse(cross: CrossProducts, lead: _Leading, best: float) -> list[Candidate]:
+def _then_sparse(
+    cross: CrossProducts, lead: _Leading, best: float, budget: _Budget
+) -> list[Candidate]:
     """The rest by CHOLMOD, where its pattern is sparse and worth building and analysing."""
     n, cost = lead.cost.n_trailing, lead.cost
     t = cost.strategy.leading
@@ -506,13 +613,14 @@ def _then_sparse(cross: CrossProducts, lead: _Leading, best: float) -> list[Cand
     dense = lead.fill > SPARSE_BELOW * n**2 / 2.0
     density = _density(cross, t) if dense else 2.0 * lead.fill / n**2
     entries = density * n**2 / 2.0 + lead.fill * PATTERN_SECONDS / ANALYSIS_SECONDS
-    if density > SPARSE_BELOW or not _worth_analysing(best - cost.seconds, entries / 2.0):
+    worth = _worth_analysing(best - cost.seconds, entries / 2.0, budget)
+    if density > SPARSE_BELOW or not worth:
         return []
     if not provider().orderings:
         return []
     return [
         _with_rest(cost, c.strategy, c.nnz, c.flops, c.memory, c.seconds, c.factor)
-        for c in _sparse(cross, cost.strategy.leading, best)
+        for c in _sparse(cross, cost.strategy.leading, best, budget)
     ]
 
 
@@ -538,14 +646,14 @@ def _density(cross: CrossProducts, lead: int) -> float:
     return met / n**2
 
 
-def _all_sparse(cross: CrossProducts, best: float) -> list[Candidate]:
+def _all_sparse(cross: CrossProducts, best: float, budget: _Budget) -> list[Candidate]:
     """CHOLMOD on all of M."""
-    if not _worth_analysing(best, _nnz_a(cross) / 2.0) or not provider().orderings:
+    if not _worth_analysing(best, _nnz_a(cross) / 2.0, budget) or not provider().orderings:
         return []
     memory, seconds = _base(cross)
     return [
         replace(c, memory=c.memory + memory, seconds=c.seconds + seconds)
-        for c in _sparse(cross, None, best)
+        for c in _sparse(cross, None, best, budget)
     ]
 
 
@@ -560,9 +668,12 @@ def _with_rest(
     )  # fmt: skip
 
 
-def _worth_analysing(best: float, nnz: float) -> bool:
+def _worth_analysing(best: float, nnz: float, budget: _Budget) -> bool:
     """Whether a sparse analysis of a pattern can pay for itself within one fit."""
-    return nnz < ANALYSE_LIMIT and EVALUATIONS * best > ANALYSIS_GAIN * nnz * ANALYSIS_SECONDS
+    cost = ANALYSIS_GAIN * nnz * ANALYSIS_SECONDS
+    if nnz >= ANALYSE_LIMIT or EVALUATIONS * best <= cost:
+        return False
+    return budget.evaluations(best, nnz * ANALYSIS_SECONDS) * best > cost
 
 
 def _degrees(cross: CrossProducts, s: int, t: int) -> IntArray:
@@ -573,7 +684,9 @@ def _degrees(cross: CrossProducts, s: int, t: int) -> IntArray:
     return np.bincount(pair.rows, minlength=pair.n_rows)
 
 
-def _sparse(cross: CrossProducts, leading: int | None, best: float) -> list[Candidate]:
+def _sparse(
+    cross: CrossProducts, leading: int | None, best: float, budget: _Budget
+) -> list[Candidate]:
     """CHOLMOD on the remainder of a leading term, or on all of M.
 
     Nested dissection takes longer than AMD and seldom halves its work: it is tried only where that
@@ -585,7 +698,7 @@ def _sparse(cross: CrossProducts, leading: int | None, best: float) -> list[Cand
         candidate = _analysed(pattern, leading, ordering)
         out.append(candidate)
         hopeless = candidate.seconds > 2.0 * best
-        if hopeless or not _worth_analysing(candidate.seconds, 2.0 * pattern.nnz):
+        if hopeless or not _worth_analysing(candidate.seconds, 2.0 * pattern.nnz, budget):
             break
     return out
 

@@ -362,6 +362,10 @@ class BlockSolver:
         entries = self._rest.entries((t, t))  # type: ignore[union-attr]
         return entries if pair.is_block_diagonal else entries[pair.rows == pair.cols]
 
+    def inverse_sum(self, t: int) -> FloatArray:
+        """Sum of the same over the levels, (k, k)."""
+        return np.asarray(self.inverse_blocks(t).sum(axis=0))
+
     def _leading_blocks(self) -> FloatArray:
         if self.layout.coupling is None:
             if self._Dinv is None:

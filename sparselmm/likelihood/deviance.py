@@ -251,7 +251,7 @@ class _Own(threading.local):
     ``__init__`` runs once in every thread that asks; all but the first get a solver of their own.
     """
 
-    def __init__(self, solver: BlockSolver, first: int):
+    def __init__(self, solver: Any, first: int):
         self.solver = solver if threading.get_ident() == first else solver.twin()
         self.state: State | None = None
         self.gammas: tuple[State, list[FloatArray]] | None = None
@@ -438,7 +438,7 @@ class ProfiledDeviance:
         """
         k, l = self.cross.sizes[t]
         part = self.cross.slices[t]
-        gap = l * np.eye(k) - self.solver.inverse_blocks(t).sum(axis=0)
+        gap = l * np.eye(k) - self.solver.inverse_sum(t)
         return gap - level_products(state.K[part], self._root(state, residual, precision), k)
 
     def _root(self, state: State, residual: FloatArray, precision: float) -> FloatArray:
@@ -541,10 +541,14 @@ class ProfiledDeviance:
     def _whitened_information(self, state: State) -> FloatArray:
         """The same from ``Z'V^-1Z = Lambda^-T (I - G) Lambda^-1``, without A."""
         h, to_h = self._whitened_directions(state)
-        Q = h.T @ h - h.T @ self.solver.solve(h)
+        Q = h.T @ h - h.T @ self._roughly(h)
         Kh = solve_triangular(state.Rxx, state.K[:, :-1].T @ h, transposed=True)
         Q = self._residual_information(state, Q - Kh.T @ Kh, h.T @ state.u)
         return to_h.T @ Q @ to_h
+
+    def _roughly(self, h: FloatArray) -> FloatArray:
+        """``M^-1 h`` with the digits that a curvature needs."""
+        return self.solver.solve(h)
 
     def _whitened_directions(self, state: State) -> tuple[FloatArray, FloatArray]:
         """Columns ``h_i = Lambda^-1 g_i`` (q, m), and what a tangent vector is made of in them.
@@ -751,6 +755,17 @@ class ProfiledDeviance:
     def original(self, inner: FloatArray) -> FloatArray:
         """Theta of the model from that of `working`, (n_theta,)."""
         return inner
+
+    def anchored(self, inner: FloatArray) -> FloatArray:
+        """The same, whose last evaluation then answers for it."""
+        return inner
+
+    def carried(
+        self, theta: FloatArray, gammas: Sequence[FloatArray], hessian: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Gradient and Hessian in theta from those in the entries of `working`'s ``lambda_t``."""
+        inside = self.covariance.in_tangent
+        return self.covariance.chain(theta, gammas), hessian[np.ix_(inside, inside)]
 
     def rows(self, design: Design) -> Design:
         """The design with the columns that ``cross`` was made of."""

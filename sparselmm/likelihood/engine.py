@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -17,14 +18,19 @@ from sparselmm.design.terms import Design
 from sparselmm.factor.bases import cross_products
 from sparselmm.factor.centred import Centred
 from sparselmm.factor.crossprod import CrossProducts
+from sparselmm.factor.krylov.crossing import leading_term
+from sparselmm.factor.krylov.solver import KrylovSolver
 from sparselmm.factor.plan import Candidate, make_plan
 from sparselmm.factor.solver import BlockSolver, apply_lambda
 from sparselmm.factor.submodels import known_change, known_columns
 from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.deviance import ProfiledDeviance
+from sparselmm.likelihood.krylov.deviance import group_variance
+from sparselmm.likelihood.krylov.finish import KrylovDeviance
 from sparselmm.likelihood.moments import moment_start
 from sparselmm.likelihood.optimize import TOLERANCE, OptSummary, minimize
 from sparselmm.likelihood.rebased import RebasedDeviance
+from sparselmm.likelihood.term_covariance import lower_root
 
 REFINEMENTS = 2
 """Predictions are made again from what they left: the first ones have lost digits themselves."""
@@ -34,15 +40,23 @@ FEW_DIGITS = 1e-6
 
 
 def profiled_deviance(
-    cross: CrossProducts, covariance: Covariance, solver: BlockSolver, *, reml: bool,
+    cross: CrossProducts, covariance: Covariance, solver: Any, *, reml: bool,
     known_scale: float | None = None, centred: Centred | None = None,
 ) -> ProfiledDeviance:  # fmt: skip
     """The profiled deviance in the parameters of the model, whatever basis the engine works in."""
     own = cross if cross.bases is None else replace(cross, bases=None)
-    inner = ProfiledDeviance(
-        own, covariance, solver, reml=reml, known_scale=known_scale, centred=centred
-    )
+    kind = KrylovDeviance if isinstance(solver, KrylovSolver) else ProfiledDeviance
+    inner = kind(own, covariance, solver, reml=reml, known_scale=known_scale, centred=centred)
     return inner if cross.bases is None else RebasedDeviance(inner, cross)
+
+
+def working_factors(
+    cross: CrossProducts, covariance: Covariance, theta: FloatArray
+) -> list[FloatArray]:
+    """``lambda_t`` of a theta of the model in the columns the engine works with, (k, k) each."""
+    lams = covariance.factors(theta)
+    bases = cross.bases or (None,) * len(lams)
+    return [lam if F is None else lower_root(F @ lam) for F, lam in zip(bases, lams, strict=True)]
 
 
 def centred_at(
@@ -56,7 +70,7 @@ def centred_at(
         cross = inner.cross.shifted(rows, state.gamma)
         u = np.column_stack([state.K[:, :-1], state.u])
         b0 = apply_lambda(cross, state.lams, u, transpose=False)
-        inner = ProfiledDeviance(
+        inner = type(inner)(
             cross, inner.covariance, inner.solver, reml=inner.reml,
             known_scale=inner.known_scale, centred=Centred.of(rows, cross, b0),
         )  # fmt: skip
@@ -72,7 +86,7 @@ def solver_of(cross: CrossProducts, chosen: Candidate) -> BlockSolver:
 
 def solver_like(
     like: ProfiledDeviance, cross: CrossProducts | None = None, factor: CholeskyFactor | None = None
-) -> BlockSolver:
+) -> Any:
     """A solver with a factor of its own, by the strategy of another deviance.
 
     Parameters
@@ -83,11 +97,14 @@ def solver_like(
     factor : CholeskyFactor, optional
         Analysis of the remainder's pattern.
     """
+    own: Any = like.solver
+    if isinstance(own, KrylovSolver):
+        return own.like(cross)
     return BlockSolver(like.cross if cross is None else cross, like.solver.strategy, factor)
 
 
 def but(
-    like: ProfiledDeviance, solver: BlockSolver, *, cross: CrossProducts | None = None,
+    like: ProfiledDeviance, solver: Any, *, cross: CrossProducts | None = None,
     covariance: Covariance | None = None, reml: bool | None = None,
 ) -> ProfiledDeviance:  # fmt: skip
     """A deviance like another one, but with another solver and what else is given."""
@@ -102,7 +119,7 @@ def but(
 
 
 def with_known(
-    like: ProfiledDeviance, solver: BlockSolver, columns: Sequence[int], values: FloatArray,
+    like: ProfiledDeviance, solver: Any, columns: Sequence[int], values: FloatArray,
     reml: bool | None = None,
 ) -> ProfiledDeviance:  # fmt: skip
     """The deviance with some fixed effects known; see `known_columns`."""
@@ -118,9 +135,20 @@ def with_known(
 def submodel(
     cross: CrossProducts, covariance: Covariance, like: ProfiledDeviance
 ) -> ProfiledDeviance:
-    """The deviance of a submodel, factored in the cheapest way."""
+    """The deviance of a submodel, factored in the cheapest way, or with probes like the model's."""
+    probing = _probing_like(like, cross)
+    if probing is not None:
+        return but(like, probing, cross=cross, covariance=covariance)
     chosen = make_plan(cross, tuple(str(t) for t in range(len(cross.sizes)))).chosen
     return but(like, solver_of(cross, chosen), cross=cross, covariance=covariance)
+
+
+def _probing_like(like: ProfiledDeviance, cross: CrossProducts) -> KrylovSolver | None:
+    """A solver with the probes of another deviance, where that has some and this may have them."""
+    own: Any = like.solver
+    if not isinstance(own, KrylovSolver) or len(cross.sizes) < 2 or leading_term(cross) is None:
+        return None
+    return KrylovSolver(cross, own.settings)
 
 
 def of_design(
@@ -128,6 +156,9 @@ def of_design(
 ) -> ProfiledDeviance:  # fmt: skip
     """The deviance of other rows, levels or responses with the terms of a model."""
     cross = cross_products(design)
+    probing = _probing_like(like, cross)
+    if probing is not None:
+        return but(like, probing, cross=cross, reml=reml)
     names = tuple(term.name for term in design.terms)
     chosen = make_plan(cross, names, None, Covariance.of(design.terms)).chosen
     return but(like, solver_of(cross, chosen), cross=cross, reml=reml)
@@ -179,6 +210,36 @@ def fit_design(
         start = moment_start(other.cross, other.covariance, other.known_scale)
         found = minimized(other, design, start)
     return found
+
+
+def ratio_error(one: ProfiledDeviance, theta: FloatArray, other: ProfiledDeviance,
+                at: FloatArray) -> float:  # fmt: skip
+    """Standard error that probes leave in the difference of two deviances; 0 where both are exact.
+
+    Where both have the same probes their errors are much alike, and the differences probe by probe
+    tell how much.
+    """
+    pairs = [deviance.working(x) for deviance, x in ((one, theta), (other, at))]
+    found = [
+        (inner, inner.estimated(inside))
+        for inner, inside in pairs
+        if isinstance(inner, KrylovDeviance)
+    ]
+    if not found:
+        return 0.0
+    if len(found) == 2:
+        (a, first), (b, second) = found
+        if _same_probes(a.solver, b.solver):
+            draws = first.draws - second.draws
+            return float(np.sqrt(group_variance(a.solver, draws)))
+    return float(np.sqrt(sum(value.error**2 for _, value in found)))
+
+
+def _same_probes(a: KrylovSolver, b: KrylovSolver) -> bool:
+    """Whether two solvers drew the same numbers for the same columns."""
+    sizes = [[s.crossing.parts[t].stop - s.crossing.parts[t].start for t in s.big] for s in (a, b)]
+    one, other = a.settings, b.settings
+    return sizes[0] == sizes[1] and (one.seed, one.probes) == (other.seed, other.probes)
 
 
 def ml_minimum(deviance: ProfiledDeviance, theta: FloatArray) -> tuple[float, FloatArray]:

@@ -169,6 +169,13 @@ class OptSummary:
         Estimate of the rounding error of ``deviance``.
     unidentified : str
         Which variances the data cannot tell apart, in a sentence; empty when there are none.
+    mc_error : float
+        Largest Monte Carlo error of theta in standard errors, where its traces were estimated; 0
+        where ``deviance`` and ``gradient`` are exact.
+    mc_deviance : float
+        Standard error that the probes leave in ``deviance``.
+    probes : int
+        Random probes of every group of trailing columns; 0 where nothing was estimated.
     """
 
     theta: FloatArray
@@ -187,6 +194,9 @@ class OptSummary:
     n_optima: int = 1
     rounding: float = 0.0
     unidentified: str = ""
+    mc_error: float = 0.0
+    mc_deviance: float = 0.0
+    probes: int = 0
 
     @property
     def gradient_norm(self) -> float:
@@ -277,6 +287,10 @@ def minimize(
     """
     start = checked_start(deviance.covariance, start)
     inner, at = deviance.working(start)
+    own = getattr(inner, "minimized", None)
+    if own is not None and method is None:
+        found: OptSummary = own(deviance, start, callback)
+        return found
     search = Search.of(inner, method, max_iterations, tolerance, callback, options)
     return in_original(deviance, inner, search.certified(search.run(at)))
 
@@ -426,7 +440,7 @@ def _newton(
     for iteration in range(limit):
         basis = _basis(recorder, theta, gradient)
         slope, bend = basis.T @ gradient, basis.T @ model @ basis
-        promised = _expected_decrease(bend, slope)
+        promised = expected_decrease(bend, slope)
         if promised < tolerance:
             return End(theta, "converged: another step gains less than the tolerance", True)
         if known is not None and iteration and known.leads_nowhere(theta, value, promised):
@@ -435,7 +449,7 @@ def _newton(
         exact = exact and basis.shape[1] <= EXACT_PARAMETERS
         if exact:
             bend = exact_bend(recorder, theta, basis, bend)
-        step, predicted = _trust_region_step(bend, slope, radius.now)
+        step, predicted = trust_region_step(bend, slope, radius.now)
         within = bool(np.linalg.norm(step) < 0.99 * radius.now)
         stretch = _stretch(excess) if within and not exact and not secant else 1.0
         step, predicted = stretch * step, stretch * (2.0 - stretch) * predicted
@@ -567,7 +581,7 @@ def _basis(recorder: Recorder, theta: FloatArray, gradient: FloatArray) -> Float
     return block_diagonal(blocks)
 
 
-def _expected_decrease(model: FloatArray, gradient: FloatArray) -> float:
+def expected_decrease(model: FloatArray, gradient: FloatArray) -> float:
     """Decrease promised by a full Newton step on the model with its curvature made positive."""
     values, vectors = np.linalg.eigh(model)
     floor = 1e-10 * max(float(np.abs(values).max(initial=0.0)), 1e-300)
@@ -575,7 +589,7 @@ def _expected_decrease(model: FloatArray, gradient: FloatArray) -> float:
     return float(0.5 * np.sum(part**2 / np.maximum(np.abs(values), floor)))
 
 
-def _trust_region_step(
+def trust_region_step(
     model: FloatArray, gradient: FloatArray, radius: float
 ) -> tuple[FloatArray, float]:
     """Minimizer of ``g's + s'Hs / 2`` with ``|s| <= radius``, and the decrease it promises."""
@@ -688,9 +702,37 @@ def certify(
 ) -> OptSummary:
     """The record of an optimization that ended at theta, with the evidence that it is optimal."""
     deviance = recorder.deviance
-    covariance: Covariance = deviance.covariance
     value, gradient = recorder.value(theta), recorder.gradient(theta)
-    hessian = deviance.newton_matrix(theta)
+    hessian, rounding = deviance.newton_matrix(theta), deviance.rounding(theta)
+    found = Point(theta, value, gradient, hessian, rounding)
+    return evidence(recorder, found, method, message, finished, tolerance)
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """What is known of the deviance at one theta.
+
+    Attributes
+    ----------
+    theta, gradient : ndarray, (n_theta,)
+    value, rounding : float
+        The deviance, and its rounding error.
+    hessian : ndarray, (n_theta, n_theta)
+    """
+
+    theta: FloatArray
+    value: float
+    gradient: FloatArray
+    hessian: FloatArray
+    rounding: float
+
+
+def evidence(
+    recorder: Recorder, point: Point, method: str, message: str, finished: bool, tolerance: float
+) -> OptSummary:
+    """The record of an optimization that ended at a point, judged by what is known there."""
+    covariance: Covariance = recorder.deviance.covariance
+    theta, rounding = point.theta, point.rounding
     boundary = _boundary(covariance, theta)
     inner = ~boundary
     sizes = [
@@ -698,14 +740,13 @@ def certify(
         for term, part in zip(covariance.terms, covariance.slices, strict=True)
     ]
     scale = np.concatenate(sizes)
-    H = (hessian * np.outer(scale, scale))[np.ix_(inner, inner)]
-    g = (gradient * scale)[inner]
-    decrease = _expected_decrease(H, g) if inner.any() else 0.0
+    H = (point.hessian * np.outer(scale, scale))[np.ix_(inner, inner)]
+    g = (point.gradient * scale)[inner]
+    decrease = expected_decrease(H, g) if inner.any() else 0.0
     lowest = float(np.linalg.eigvalsh(H)[0]) if inner.any() else np.nan
     good = finished and decrease < max(1e-4, 10.0 * tolerance)
     if finished and not good:
         message += f"; but another step promises to lower the deviance by {decrease:.2g}"
-    rounding = deviance.rounding(theta)
     if not rounding < LOST_DIGITS:
         good = False
         message += (
@@ -713,10 +754,10 @@ def certify(
             "digits, or the likelihood is unbounded"
         )
     return OptSummary(
-        theta=theta, deviance=value, gradient=gradient, hessian=hessian, at_boundary=boundary,
-        expected_decrease=decrease, smallest_eigenvalue=lowest, method=method, message=message,
-        converged=good, n_evaluations=len(recorder.history), history=tuple(recorder.history),
-        rounding=rounding,
+        theta=theta, deviance=point.value, gradient=point.gradient, hessian=point.hessian,
+        at_boundary=boundary, expected_decrease=decrease, smallest_eigenvalue=lowest,
+        method=method, message=message, converged=good, n_evaluations=len(recorder.history),
+        history=tuple(recorder.history), rounding=rounding,
     )  # fmt: skip
 
 

@@ -129,6 +129,21 @@ class RebasedDeviance(ProfiledDeviance):
                 out[part] = lower_root(F @ term.factor(out[part]))[term.rows, term.cols]
         return out
 
+    def anchored(self, inner: FloatArray) -> FloatArray:
+        """Theta of the model from the engine's, whose last evaluation then answers for it."""
+        turned = self.turned(self.original(inner))
+        self._turned = replace(turned, inner=np.array(inner, dtype=float))
+        return turned.theta
+
+    def carried(
+        self, theta: FloatArray, gammas: Sequence[FloatArray], hessian: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Gradient and Hessian in theta from what the engine knows of its own, see `anchored`."""
+        at = self.turned(theta)
+        J, inside = self._steps(at), self.covariance.in_tangent
+        gradient = self.covariance.chain(theta, self._pulled(at, gammas))
+        return gradient, (J.T @ hessian @ J)[np.ix_(inside, inside)]
+
     def rows(self, design: Design) -> Design:
         """The design with the columns the engine works with."""
         return in_bases(design, self.bases)
@@ -175,6 +190,10 @@ class RebasedDeviance(ProfiledDeviance):
         return psi if F is None else np.asarray(F @ psi @ F.T)
 
     # -------------------------------------------------------------------------- the deviance
+
+    def value(self, theta: FloatArray) -> float:
+        """The engine's deviance."""
+        return self.inner.value(self.turned(theta).inner)
 
     def state_at(self, theta: FloatArray) -> State:
         """The engine's evaluation, in its coordinates."""

@@ -57,12 +57,13 @@ so does ours. Every other unknown keyword is an error."""
 
 FIT_ARGUMENTS = (
     "start_params", "reml", "niter_sa", "do_cg", "fe_pen", "cov_pen", "free", "full_output",
-    "method", "start_theta", "starts", "fix", "engine", "maxiter", "progress", "memory_limit",
+    "method", "start_theta", "starts", "fix", "engine", "probes", "mc_tolerance", "seed", "finish",
+    "scratch", "maxiter", "progress", "memory_limit",
     *ALLOWED,
 )  # fmt: skip
 """What ``MixedLM.fit`` takes."""
 
-ENGINES = ("sparse", "dense")
+ENGINES = ("auto", "sparse", "krylov", "dense")
 
 MOST_STARTS = 100_000
 """Most searches on request."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -35,7 +35,10 @@ from sparselmm.design import BuiltDesign, capture_env, from_arrays, from_formula
 from sparselmm.design.validate import aligned, check_counted_levels, need_white
 from sparselmm.factor.bases import cross_products
 from sparselmm.factor.crossprod import CrossProducts
+from sparselmm.factor.krylov.price import Rival
+from sparselmm.factor.krylov.solver import KrylovSolver, Settings
 from sparselmm.factor.plan import Candidate, FitPlan, make_plan
+from sparselmm.factor.solver import BlockSolver
 from sparselmm.inference.packing import MixedLMParams
 from sparselmm.likelihood.covariance import Covariance, singular_terms
 from sparselmm.likelihood.dense import DenseDeviance
@@ -61,6 +64,13 @@ from sparselmm.model.fit import (
     start_parameters,
     without_fixed,
 )
+from sparselmm.model.krylov import (
+    Probing,
+    fit_by_probes,
+    need_memory,
+    rival_of,
+    unsuited,
+)
 from sparselmm.model.regularized import RegularizedFits
 from sparselmm.model.residual import fit_residual
 from sparselmm.model.statsmodels.cloning import model_of, with_arrays, with_data
@@ -68,6 +78,7 @@ from sparselmm.model.statsmodels.interface import StatsmodelsInterface
 from sparselmm.model.statsmodels.penalized import Mask, PenalizedDeviance
 from sparselmm.results import MixedLMResults
 from sparselmm.results.given import Given
+from sparselmm.results.krylov import KrylovResults
 from sparselmm.results.print import short
 from sparselmm.results.tables.many import ManyResults, fit_many
 
@@ -344,8 +355,24 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
         limit = check_memory(memory_limit)
         if self.design.residual is not None:
             return residual_plan(ResidualDeviance(self.design, reml=True), limit)
+        probing = Probing("auto", Settings(), 0.01, None)
+        rival = None
+        if not unsuited(self.covariance, self.terms, self.cross, {}):
+            rival = self._rival(self.covariance, probing, self._moments)
+        return self._plan(limit, rival)
+
+    def _plan(self, limit: int | None, rival: Rival | None = None) -> FitPlan:
+        """The plan of exact factorizations, and of conjugate gradients where they may be used."""
         names = tuple(term.name for term in self.terms)
-        return make_plan(self.cross, names, limit, self._packing.covariance)
+        return make_plan(self.cross, names, limit, self._packing.covariance, rival)
+
+    def _rival(
+        self, covariance: Covariance, probing: Probing, start: Callable[[], FloatArray]
+    ) -> Rival:
+        return rival_of(self._products(covariance), covariance, probing.settings, start)
+
+    def _moments(self) -> FloatArray:
+        return moment_start(self.cross, self.covariance)
 
     def deviance(
         self, reml: bool = True, engine: str = "sparse", memory_limit: int | None = None
@@ -356,9 +383,10 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
         ----------
         reml : bool
             REML criterion instead of -2 log-likelihood.
-        engine : {"sparse", "dense"}
-            "dense" evaluates textbook formulas with the n x n covariance matrix: slow, and
-            independent of everything the sparse engine does.
+        engine : {"sparse", "auto", "krylov", "dense"}
+            "sparse" and "auto" are the exact engine. "krylov" estimates log determinants and
+            traces with 16 random probes. "dense" evaluates textbook formulas with the n x n
+            covariance matrix: slow, and independent of everything the sparse engine does.
         memory_limit : int, optional
             Bytes the factorization may use.
 
@@ -369,11 +397,16 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
         """
         reml = check_flag(reml, "reml")
         if self.design.residual is not None:
-            check_choice(engine, "engine", ("sparse",))
+            check_choice(engine, "engine", ("sparse", "auto"))
             return ResidualDeviance(self.design, reml=reml)
         if check_choice(engine, "engine", ENGINES) == "dense":
             return self._dense(reml, Held.of(None, self.covariance, ()))
-        return self._sparse(self.plan(memory_limit).chosen, reml)
+        if engine == "krylov":
+            Probing(engine, Settings(), 0.01, None).allowed(
+                unsuited(self.covariance, self.terms, self.cross, {})
+            )
+            return self._by(KrylovSolver(self.cross), reml, self.covariance, None)
+        return self._sparse(self._plan(check_memory(memory_limit)).chosen, reml)
 
     def _dense(self, reml: bool, held: Held) -> DenseDeviance:
         if self.nobs > DENSE_LIMIT:
@@ -387,12 +420,21 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
         self, chosen: Candidate, reml: bool, covariance: Covariance | None = None,
         known_scale: float | None = None,
     ) -> ProfiledDeviance:  # fmt: skip
-        own = covariance is None or covariance is self.covariance
-        cross = self.cross if own else self._plain_cross  # known entries belong to their columns
-        solver = solver_of(cross, chosen)
-        return profiled_deviance(
-            cross, covariance or self.covariance, solver, reml=reml, known_scale=known_scale
+        covariance = covariance or self.covariance
+        return self._by(
+            solver_of(self._products(covariance), chosen), reml, covariance, known_scale
         )
+
+    def _products(self, covariance: Covariance) -> CrossProducts:
+        """Cross-products for a covariance: known entries belong to the columns of the model."""
+        return self.cross if covariance is self.covariance else self._plain_cross
+
+    def _by(
+        self, solver: BlockSolver | KrylovSolver, reml: bool, covariance: Covariance,
+        known_scale: float | None,
+    ) -> ProfiledDeviance:  # fmt: skip
+        cross = self._products(covariance)
+        return profiled_deviance(cross, covariance, solver, reml=reml, known_scale=known_scale)
 
     # ------------------------------------------------------------------------------- fit
 
@@ -411,7 +453,12 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
         start_theta: FloatArray | None = None,
         starts: int | FloatArray | None = None,
         fix: Mapping[str, Any] | None = None,
-        engine: str = "sparse",
+        engine: str = "auto",
+        probes: int = 16,
+        mc_tolerance: float = 0.01,
+        seed: int = 0,
+        finish: str | None = None,
+        scratch: str | None = None,
         maxiter: int | None = None,
         progress: bool | None = None,
         memory_limit: int | None = None,
@@ -460,8 +507,30 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
             or in the units of the data as ``{"cov": Psi}`` or ``{"sd": ..., "corr": ...}``, for
             which sigma must be held as well. ``"theta"``: values of theta, NaN for those to
             estimate.
-        engine : {"sparse", "dense"}
-            "dense" fits with textbook formulas on the rows, to check the sparse engine.
+        engine : {"auto", "sparse", "krylov", "dense"}
+            "sparse": exact evaluations by sparse Cholesky factorization. "krylov": conjugate
+            gradients with traces estimated by random probes, for crossed designs whose factor is
+            dear or does not fit; fixed and random effects at a theta are exact, theta has a Monte
+            Carlo error that ``opt.mc_error`` and the summary state. "auto": sparse; where one
+            exact evaluation is much dearer than one by conjugate gradients, these search and one
+            exact evaluation finishes, with a result as exact as before; where no factorization
+            fits in memory, krylov. :meth:`plan` says which and why. "dense" fits with textbook
+            formulas on the rows, to check the sparse engine.
+        probes : int
+            Random probes to start with, at least 8, for every trailing factor; their number is
+            doubled until ``mc_tolerance`` holds, up to 256. For conjugate gradients only, like the
+            next three.
+        mc_tolerance : float
+            Largest Monte Carlo error of theta, in standard errors of theta.
+        seed : int
+            Of the probes: the same seed gives the same fit, whatever the number of threads.
+        finish : {"exact"}, optional
+            With "krylov", or where "auto" takes it: one exact evaluation at the end, so that the
+            result is exact. Where no factorization fits in memory it is made on disk, in panels;
+            :meth:`plan` says how much room and time that takes. It goes on after an interrupt
+            when the same fit is asked for again.
+        scratch : path, optional
+            Folder for such a factorization. Default: the system's for temporary files.
         maxiter : int, optional
             Iterations after which the optimizer gives up.
         progress : bool, optional
@@ -482,9 +551,12 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
         Raises
         ------
         MemoryLimitError
-            If no factorization of the model fits in ``memory_limit``.
+            If neither a factorization of the model nor conjugate gradients fit in
+            ``memory_limit``.
         ValueError
             If start values have the wrong length, a method is unknown or ``tol`` not positive.
+        DiskSpaceError
+            If a factorization on disk has no room, or the disk fails.
         DataError
             If ``starts`` is no count and no array of thetas, or ``fix`` cannot be
             understood, or a grouping factor has one level per row and sigma is not held.
@@ -514,9 +586,34 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
         start = start_parameters(self._packing, start_params, self.use_sqrt)
         mask = None if free is None else Mask.of(self._packing, free, start)
         held = self._held(fix, free, fe_pen, cov_pen)
+        probing = Probing.of(locals())
+        covariance = held.covariance if mask is None else mask.covariance
+        others = {
+            "free": free, "fe_pen": fe_pen, "cov_pen": cov_pen, "starts": starts,
+            "method": next((name for name in methods if name is not None), None),
+            "do_cg=False": None if do_cg else False,
+        }  # fmt: skip
+        limit = check_memory(memory_limit)
         with one_thread():
-            chosen = self.plan(memory_limit).chosen
             theta = self._start(start, start_params, start_theta, mask, do_cg, held)
+            rival = plan = None
+            if probing.may and probing.allowed(
+                unsuited(covariance, self.terms, self.cross, others)
+            ):
+                rival = self._rival(covariance, probing, lambda: theta)
+            if engine == "krylov" and finish is None:
+                assert rival is not None
+                need_memory(rival, limit)
+            else:
+                plan = self._plan(limit, rival)
+        route = probing.route(plan)
+        if route != "exact":
+            assert rival is not None
+            return self._fit_by_probes(
+                locals(), probing, plan, held, Progress(progress), keywords.get("tol")
+            )
+        assert plan is not None
+        chosen = plan.chosen
         entries = held.free if mask is None else np.ones(len(mask.theta), dtype=bool)
         starts = checked_starts(starts, entries)
         monitor = Progress(progress)
@@ -524,15 +621,14 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
             do_cg, self._packing, mask, methods, keywords, maxiter, monitor, chosen.seconds, starts
         )
         with chosen.threads():
-            inner = held.covariance if mask is None else mask.covariance
-            sparse = self._sparse(chosen, reml, inner, held.scale)
+            sparse = self._sparse(chosen, reml, covariance, held.scale)
             pen = penalties_of(self._packing, sparse, mask, start, fe_pen, cov_pen)
             objective: Any = sparse if pen is None else PenalizedDeviance(sparse, pen)
-            if engine != "sparse":
+            if engine == "dense":
                 objective = self.deviance(reml, engine) if fix is None else self._dense(reml, held)
             try:
                 opt = task.run(objective, theta)
-                if opt.rounding > FEW_DIGITS and engine == "sparse":
+                if opt.rounding > FEW_DIGITS and engine != "dense":
                     sparse = centred_at(sparse, self.design, opt.theta)
                     objective = sparse if pen is None else PenalizedDeviance(sparse, pen)
                     opt = joined(opt, task.run(objective, opt.theta))
@@ -558,6 +654,29 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
         return MixedLMResults(
             self, self.built, sparse, fit, opt, use_sqrt=self.use_sqrt, n_fixed=fixed,
             given=given, full_output=full_output,
+        )  # fmt: skip
+
+    def _fit_by_probes(
+        self, given: Mapping[str, Any], probing: Probing, plan: FitPlan | None, held: Held,
+        monitor: Progress, tolerance: float | None,
+    ) -> MixedLMResults:  # fmt: skip
+        """A fit whose search is by conjugate gradients."""
+        try:
+            found = fit_by_probes(self, given, probing, plan, held, monitor, tolerance)
+        except KeyboardInterrupt:
+            monitor.interrupted()
+            raise
+        finally:
+            monitor.close()
+        deviance, fit = found.deviance, found.fit
+        opt = replace(found.opt, unidentified=unidentified(deviance, found.opt, self.terms))
+        self._warn(opt, deviance)
+        kept = Given.of(None, given["fix"], None, None)
+        self._remember(given["reml"], kept, deviance)
+        results = MixedLMResults if found.factored else KrylovResults
+        return results(
+            self, self.built, deviance, fit, opt, use_sqrt=self.use_sqrt,
+            n_fixed=int(held.scale is not None), given=kept, full_output=given["full_output"],
         )  # fmt: skip
 
     def _held(self, fix: Any, *others: Any) -> Held:
@@ -683,7 +802,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
         need_white(self.design, "fit_many")
         reml = check_flag(reml, "reml")
         with one_thread():
-            chosen = self.plan(memory_limit).chosen
+            chosen = self._plan(check_memory(memory_limit)).chosen
         engine = self._sparse(chosen, reml)
         Y = aligned(Y, self.built.row_labels, "Y", "the rows of the model")
         return fit_many(self.built.design, engine, Y, names, missing, n_jobs, progress)
@@ -692,7 +811,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
         need_white(self.design, "loglike, score, hessian, get_fe_params or get_scale")
         engine = self._engines.get(reml)
         if engine is None:
-            engine = self._sparse(self.plan().chosen, reml)
+            engine = self._sparse(self._plan(None).chosen, reml)
             self._engines = {**self._engines, reml: engine}
         return engine
 

@@ -122,7 +122,7 @@ def _refuse(given: Mapping[str, Any]) -> None:
             raise ArgumentError(
                 f"{name} is not available for a model with residual= or dispersion="
             )
-    if given["engine"] != "sparse":
+    if given["engine"] not in ("auto", "sparse"):
         raise ArgumentError(
             f"engine={given['engine']!r} is not available for a model with residual= or "
             "dispersion=; use engine='sparse'"

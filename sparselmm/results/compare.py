@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from sparselmm.base.types import FloatArray
 from sparselmm.inference.hypotheses.comparison import boundary_pvalue, chi2_pvalue, variances_tested
 from sparselmm.results.general.base import GeneralBase
 from sparselmm.results.general.intervals import compare_general
+from sparselmm.results.krylov import ratio_errors, warn_of_ratio
 from sparselmm.results.methods.base import ResultsBase
 from sparselmm.results.plots.tables import criteria_plot
 
@@ -159,6 +161,9 @@ def compare(
         (_row(name, result, refit) for name, result in zip(given, results, strict=True)),
         key=lambda row: row.npar,
     )
+    for small, big in pairwise(rows):
+        error = ratio_errors(small.result, big.result)
+        warn_of_ratio(error, f"{small.name} and {big.name}")
     method = "ML" if refit else results[0].method
     return ModelComparison(
         _table(rows), method, refitted, {row.name: _formula(row.result) for row in rows}

@@ -197,6 +197,11 @@ class MixedLMResults(
         return -0.5 * self.pls.deviance
 
     @property
+    def llf_mc_se(self) -> float:
+        """Standard error that random probes leave in ``llf``; 0 where it is exact."""
+        return 0.5 * self.opt.mc_deviance
+
+    @property
     def n_parameters(self) -> int:
         """Estimated parameters: fixed effects, covariance parameters and sigma."""
         return self._est.n_parameters

@@ -74,7 +74,7 @@ RIGHT = frozenset((
     "plot_predictions", "plot_ranks", "plot_ranef_correlation", "plot_residual_correlation",
     "plot_shrinkage", "f_test", "fe_params",
     "fe_pen", "fittedvalues", "freepat", "glance", "k_constant", "k_fe", "k_re", "k_re2",
-    "k_vc", "llf", "load", "method", "mle_retvals", "n_parameters", "nobs",
+    "k_vc", "llf", "llf_mc_se", "load", "method", "mle_retvals", "n_parameters", "nobs",
     "normalized_cov_params", "param_names", "params", "params_object", "plot_ranef",
     "predict", "pvalues", "random_effects", "random_effects_cov", "ranef", "ranef_contrasts",
     "ranef_cov", "ranef_se", "ranef_var", "rank", "reml", "report", "resid", "save", "scale",

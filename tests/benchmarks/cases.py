@@ -101,7 +101,47 @@ def crossed(n: int, a: int, b: int, skew: float, seed: int = 7) -> pd.DataFrame:
     return pd.DataFrame({"y": y + rng.normal(size=n), "x": x, "user": user, "item": item})
 
 
+def ratings(n: int, users: int, items: int, seed: int = 8) -> pd.DataFrame:
+    """Ratings: users of very different activity, popular items, half of them in a user's genre.
+
+    A user rates an item once; the rows are fewer than ``n`` by the pairs that were drawn again.
+    """
+    rng = np.random.default_rng(seed)
+    genres = 20
+    activity = np.exp(rng.normal(0.0, 1.1, users))
+    user = np.repeat(np.arange(users), rng.multinomial(n, activity / activity.sum()))
+    popular = 1.0 / (np.arange(items) + 30.0) ** 1.05
+    genre = rng.integers(0, genres, items)
+    item = rng.choice(items, size=n, p=popular / popular.sum())
+    own = rng.integers(0, genres, users)[user]
+    inside = rng.random(n) < 0.5
+    for g in range(genres):
+        rows, members = np.flatnonzero(inside & (own == g)), np.flatnonzero(genre == g)
+        p = popular[members] / popular[members].sum()
+        item[rows] = rng.choice(members, size=len(rows), p=p)
+    pairs = np.unique(user.astype(np.int64) * items + item)
+    user, item = np.divmod(pairs, items)
+    x = rng.normal(size=len(pairs))
+    y = 3.5 + 0.1 * x + 0.45 * rng.normal(size=users)[user] + 0.55 * rng.normal(size=items)[item]
+    y += 0.85 * rng.normal(size=len(pairs))
+    return pd.DataFrame({"y": y, "x": x, "user": user, "item": item})
+
+
+def worker_firm(workers: int, firms: int, years: int, movers: float, seed: int = 9) -> pd.DataFrame:
+    """Workers in firms, some of whom move once: a graph that hangs together by few edges."""
+    rng = np.random.default_rng(seed)
+    first = rng.integers(0, firms, workers)
+    then = np.where(rng.random(workers) < movers, rng.integers(0, firms, workers), first)
+    worker, year = np.divmod(np.arange(workers * years), years)
+    firm = np.where(year < years // 2, first[worker], then[worker])
+    x = rng.normal(size=len(worker))
+    y = 1 + 0.1 * x + 0.8 * rng.normal(size=workers)[worker] + 0.5 * rng.normal(size=firms)[firm]
+    y += 0.6 * rng.normal(size=len(worker))
+    return pd.DataFrame({"y": y, "x": x, "worker": worker, "firm": firm})
+
+
 CROSSED = "y ~ x + (1|user) + (1|item)"
+WORKERS = "y ~ x + (1|worker) + (1|firm)"
 NESTED = "y ~ x + (x|school) + (1|school:cls)"
 MAXIMAL = "y ~ S + P + L + (1+S+P+L|subj) + (1+S+P+L|item)"
 
@@ -133,6 +173,14 @@ CASES = (
          lambda: crossed(1_000_000, 6040, 3706, 0.6), ("lme4",), {"lme4": 5.0}),
     Case("ratings_10m", "ratings, 10,000,000 rows", CROSSED,
          lambda: crossed(10_000_000, 70_000, 10_700, 0.6), (), {}, repeats=1),
+    Case("ratings_wide", "ratings, 20,000 x 8,000", CROSSED,
+         lambda: ratings(1_050_000, 20_000, 8_000), ("lme4",), {}),
+    Case("ratings_wide_10m", "ratings, 70,000 x 10,700", CROSSED,
+         lambda: ratings(10_500_000, 70_000, 10_700), (), {}, repeats=1),
+    Case("ratings_wide_32m", "ratings, 200,948 x 84,432", CROSSED,
+         lambda: ratings(34_000_000, 200_948, 84_432), (), {}, repeats=1),
+    Case("worker_firm", "workers and firms, 5 % movers", WORKERS,
+         lambda: worker_firm(200_000, 20_000, 8, 0.05), (), {}, repeats=1),
     Case("nested_10m", "nested, 10,000,000 rows", NESTED,
          lambda: nested(10_000_000, 20_000, 400_000), (), {}, repeats=1),
 )  # fmt: skip

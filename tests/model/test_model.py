@@ -54,7 +54,7 @@ def test_engine_must_be_known():
     model = model_of("Pastes")
     for call in (model.fit, model.deviance):
         with pytest.raises(
-            ValueError, match="'sparse' or 'dense', got 'spars'; did you mean 'sparse'"
+            ValueError, match="'krylov', 'dense', got 'spars'; did you mean 'sparse'"
         ):
             call(engine="spars")
     rng = np.random.default_rng(0)

@@ -151,6 +151,7 @@ KINDS = {
     "interval": CHOICE,
     "vtype": CHOICE,
     "ddf": NONE,
+    "finish": CHOICE | NONE,
     "absolute": FLAG,
     "calc_fe": FLAG,
     "do_cg": FLAG,

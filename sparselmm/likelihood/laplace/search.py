@@ -26,8 +26,8 @@ from sparselmm.likelihood.optimize import (
     SMALLEST_SCALE,
     SNAP,
     Evaluation,
-    _expected_decrease,
-    _trust_region_step,
+    expected_decrease,
+    trust_region_step,
 )
 
 TOLERANCE = 1e-9
@@ -172,13 +172,13 @@ class GeneralSearch:
             x, value, model = self._leapt(x, value, model)
             basis = self._basis(x, model)
             slope, bend = basis.T @ model.gradient, basis.T @ model.hessian @ basis
-            if _expected_decrease(bend, slope) < self.tolerance:
+            if expected_decrease(bend, slope) < self.tolerance:
                 return x, "converged: another step gains less than the tolerance", True
             if len(self.history) >= self.allowed:
                 break
             if PATIENCE <= iteration < PATIENCE + EXACT_LIMIT:
                 bend = self._exact(x, basis, bend)
-            part, predicted = _trust_region_step(bend, slope, region.radius)
+            part, predicted = trust_region_step(bend, slope, region.radius)
             step, length = basis @ part, float(np.linalg.norm(part))
             trial = deviance.parameters.retract(x, step)
             after = self.value(trial, self._guess(x, step, trial))
@@ -398,5 +398,5 @@ def certificate(
         boundary[place] = near or x[place] * sign > FAR
     free = ~boundary
     H = (hessian * np.outer(scale, scale))[np.ix_(free, free)]
-    decrease = _expected_decrease(H, (gradient * scale)[free]) if free.any() else 0.0
+    decrease = expected_decrease(H, (gradient * scale)[free]) if free.any() else 0.0
     return decrease, boundary, gradient, hessian

@@ -198,6 +198,11 @@ def _notes(est: Estimates, opt: OptSummary) -> tuple[str, ...]:
         f"Another step would lower the deviance by {opt.expected_decrease:.1g}; "
         f"smallest eigenvalue of its Hessian {opt.smallest_eigenvalue:.3g}",
     ]
+    if opt.probes:
+        notes.append(
+            f"Monte Carlo error: at most {opt.mc_error:.1g} SE of theta ({opt.probes} probes), "
+            f"{0.5 * opt.mc_deviance:.1g} in the log-likelihood"
+        )
     if not opt.converged:
         notes.append(f"The optimizer stopped: {opt.message}")
     if opt.unidentified:

@@ -1,0 +1,1 @@
+"""Conjugate gradients on the Schur complement, for designs whose factor is dear or does not fit."""

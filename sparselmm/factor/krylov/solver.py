@@ -1,0 +1,415 @@
+"""M at one theta after another by conjugate gradients, its traces from fixed probes.
+
+Solves are exact (to `EXACT` of the right-hand side). What needs the inverse itself, the sums of its
+diagonal blocks and ``log|M|``, is exact on a space V of some vectors and estimated off it, with
+Rademacher vectors z that are drawn once: for any orthonormal V and any F
+
+    trace F = sum_v v'Fv + E[z~'F z~],   z~ = (I - VV') z.
+
+V holds the unit vectors of small terms, whose traces are exact then, and approximate outliers of
+the spectrum of E. With ``x = (I - E)^-1 z``, and ``B(a, b) = sum_j (T^-T a)_j (T^-T b)_j'`` summed
+over the levels of a term, symmetrized,
+
+    trailing:  sum_j P_j^-1 + sum_v B(Ev, x_v - v) + mean_z B(Ez, x - z)
+    leading:   sum_l R_l'(I + sum_j Y_lj Y_lj')R_l + the same with (R_l'Y_l v), (R_l'Y_l (x_v - v))
+    log|M|:    sum log|D_l| + sum log|P_j| + sum_v (v'log(I - E)v + v'Ev) + mean_z (the same of z)
+
+in which the exact first terms are the diagonal blocks of the inverse to second order in E, and
+``B(Ez, x - z)``, in place of ``B(z, x - z - Ez)``, carries lambda_t on both sides, so that nothing
+is lost by dividing by a nearly singular lambda_t. Each trailing term with many columns has probes
+of its own, zero elsewhere.
+
+References: Hutchinson (1990); Meyer, Musco, Musco & Woodruff (2021); Ubaru, Chen & Saad (2017).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sparselmm.base.exceptions import ArgumentError, UnsupportedError
+from sparselmm.base.types import CSR, FloatArray, IntArray
+from sparselmm.factor.crossprod import CrossProducts
+from sparselmm.factor.krylov.crossing import Crossing, leading_term
+from sparselmm.factor.krylov.iterations import (
+    Coarse,
+    Iterated,
+    conjugate_gradients,
+    dots,
+    log_forms,
+)
+from sparselmm.factor.krylov.operator import ScaledComplement
+from sparselmm.factor.layout import Pair
+from sparselmm.factor.solver import apply_blocks, apply_lambda
+
+EXACT = 1e-10
+"""Residual of solves that count as exact, as a share of the right-hand side."""
+
+ROUGH = 1e-7
+"""The same where a few digits are enough."""
+
+PROBES = 1e-3
+"""The same of solves with probes: what they leave changes the estimate less than the probes do."""
+
+ITERATIONS = 6
+"""Products that turn first vectors into approximate outliers."""
+
+BATCH = 64
+"""Right-hand sides solved together."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is drawn, and how much of it.
+
+    Attributes
+    ----------
+    probes : int
+        Random vectors for every trailing term with many columns.
+    seed : int
+    vectors : int
+        Approximate outliers in V.
+    """
+
+    probes: int = 16
+    seed: int = 0
+    vectors: int = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Traced:
+    """Solutions for V and the probes, and what is made of them.
+
+    Attributes
+    ----------
+    fixed : dict
+        For every term, the part of the sum of the diagonal blocks of ``M^-1`` that is exact given
+        V, (k, k).
+    each : dict
+        What every probe adds, (probes, k, k).
+    W, EW, X : ndarray, (r, m)
+        V and the probes off it, their products with E, and their solutions.
+    """
+
+    fixed: dict[int, FloatArray]
+    each: dict[int, FloatArray]
+    W: FloatArray
+    EW: FloatArray
+    X: FloatArray
+
+
+class KrylovSolver:
+    """M at one theta after another; see the module's head.
+
+    Parameters
+    ----------
+    cross : CrossProducts
+    settings : Settings, optional
+    crossing : Crossing, optional
+        Of these cross-products, when it is known already.
+
+    Attributes
+    ----------
+    holds : object
+        Whatever the caller last said the operator belongs to; None after a new one.
+    frozen : bool
+        Whether V, once there is one, stays as it is, so that what the probes say is a smooth
+        function of theta.
+
+    Raises
+    ------
+    ArgumentError
+        If no term can lead, or nothing is left behind it.
+    """
+
+    def __init__(
+        self, cross: CrossProducts, settings: Settings | None = None,
+        crossing: Crossing | None = None,
+    ):  # fmt: skip
+        self.cross, self.settings = cross, settings or Settings()
+        if crossing is None:
+            lead = leading_term(cross)
+            if lead is None or len(cross.sizes) < 2:
+                raise ArgumentError(
+                    "conjugate gradients need two or more random-effects terms, one of them a "
+                    "grouping factor; use engine='sparse'"
+                )
+            crossing = Crossing.of(cross, lead)
+        self.crossing = crossing
+        sizes, small = cross.sizes, crossing.small(cross.sizes)
+        self.big = [t for t in crossing.trailing if t not in small]
+        columns = [np.arange(crossing.parts[t].start, crossing.parts[t].stop) for t in small]
+        self._units = np.concatenate(columns) if columns else np.zeros(0, dtype=np.int64)
+        self._sizes = sizes
+        self.holds: object = None
+        self.frozen = True
+        self.V: FloatArray | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        self.holds = None
+        self._lams: list[FloatArray] | None = None
+        self._scaled: ScaledComplement | None = None
+        self._coarse: Coarse | None = None
+        self._traced: Traced | None = None
+        self._warm: FloatArray | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The recipe and V, without which probes would answer otherwise; no operator."""
+        return {
+            "cross": self.cross, "settings": self.settings, "V": self.V, "frozen": self.frozen,
+        }  # fmt: skip
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        KrylovSolver.__init__(self, state["cross"], state["settings"])
+        self.V, self.frozen = state["V"], state["frozen"]
+
+    def twin(self) -> KrylovSolver:
+        """Another solver of the same M with the same probes and V."""
+        other = KrylovSolver(self.cross, self.settings, self.crossing)
+        other.V, other.frozen = self.V, self.frozen
+        return other
+
+    def like(self, cross: CrossProducts | None = None) -> KrylovSolver:
+        """A solver with the same probes, of other cross-products of the same pattern if given."""
+        other = self.twin()
+        if cross is not None:
+            other.cross = cross
+        return other
+
+    def reset(self, settings: Settings) -> None:
+        """Other probes or another V from the next factorization on."""
+        if settings.vectors != self.settings.vectors:
+            self.V = None
+        self.settings = settings
+        self._traced = self._lams = self.holds = None
+
+    @property
+    def n_groups(self) -> int:
+        """Trailing terms with probes of their own."""
+        return len(self.big)
+
+    @property
+    def group(self) -> IntArray:
+        """The group of every probe, (groups * probes,)."""
+        return np.repeat(np.arange(self.n_groups), self.settings.probes)
+
+    @property
+    def scaled(self) -> ScaledComplement:
+        """The scaled Schur complement of the last factorization."""
+        assert self._scaled is not None
+        return self._scaled
+
+    # ------------------------------------------------------------------------ factorize
+
+    def factorize(self, lams: Sequence[FloatArray]) -> float:
+        """Set up ``Lambda'A Lambda + I``; returns the exact part of its log determinant.
+
+        The rest, which `log_determinant` adds, does not matter to the gradient.
+
+        Raises
+        ------
+        NotPositiveDefiniteError
+            If rounding destroyed positive definiteness (theta far too large).
+        """
+        same = self._lams is not None and all(map(np.array_equal, lams, self._lams))
+        self.holds = None
+        if not same:
+            self._lams = self._coarse = self._traced = None
+            self._scaled = ScaledComplement.of(self.cross, self.crossing, lams)
+            self._coarse = self._space()
+            self._lams = list(lams)
+        return self.scaled.logdet
+
+    def _space(self) -> Coarse:
+        """V for the operator as it stands."""
+        E, r, n_units = self.scaled.E, self.crossing.n_trailing, len(self._units)
+        U = np.zeros((r, n_units))
+        U[self._units, np.arange(n_units)] = 1.0
+        if self.V is None or not self.frozen:
+            AU = U - E(U) if n_units else U
+            inverse = np.linalg.inv(AU[self._units]) if n_units else np.zeros((0, 0))
+
+            def left(v: FloatArray) -> FloatArray:
+                """E of the Schur complement after the small terms."""
+                out = E(v) + AU @ (inverse @ (AU.T @ v))
+                out[self._units] = 0.0
+                return out
+
+            if self.V is not None and self.V.shape[1] > n_units:  # warm: two more products
+                V = np.linalg.qr(left(left(self.V[:, n_units:])))[0]
+            else:
+                V = self._first_vectors()
+                for _ in range(ITERATIONS if V.shape[1] else 0):  # shifted to favour +1
+                    V = np.linalg.qr(V + left(V))[0]
+            self.V = np.hstack([U, V])
+        V = self.V
+        AV = V - E(V) if V.shape[1] else V
+        inverse = np.linalg.inv(V.T @ AV) if V.shape[1] else np.zeros((0, 0))
+        return Coarse(V, AV, np.asarray(inverse))
+
+    def _first_vectors(self) -> FloatArray:
+        """Nearly null directions, one for each trailing coefficient, and random vectors."""
+        r, out = self.crossing.n_trailing, []
+        most = min(self.settings.vectors, (r - len(self._units)) // 4)
+        for t in self.big:
+            part, k = self.crossing.parts[t], self._sizes[t][0]
+            for c in range(k):
+                one = np.zeros((r, 1))
+                one[part.start + c : part.stop : k] = 1.0
+                out.append(self.scaled.unscale(one, True))
+        rng = np.random.default_rng([self.settings.seed, len(self.big), r])
+        out.append(rng.normal(size=(r, max(most - len(out), 0))))
+        V = np.hstack(out)[:, :most]
+        V[self._units] = 0.0
+        return np.ascontiguousarray(V)
+
+    # ---------------------------------------------------------------------------- solve
+
+    def solve(self, rhs: FloatArray, tolerance: float = EXACT) -> FloatArray:
+        """``M^-1 rhs``, (q, m)."""
+        out = np.empty_like(rhs)
+        for start in range(0, rhs.shape[1], BATCH):
+            f, right = self.scaled.reduced(rhs[:, start : start + BATCH])
+            x = conjugate_gradients(self.scaled.E, right, tolerance, self._coarse).X
+            out[:, start : start + BATCH] = self.scaled.expanded(f, x)
+        return out
+
+    def project(self, lams: Sequence[FloatArray], B: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """``K = M^-1 Lambda'B`` (q, m) and ``B'Lambda K`` (m, m), for the factored ``lams``.
+
+        Iterations start from the last solution. What they leave, a residual ``rho``, is added to
+        the product, whose error is then of second order in it.
+        """
+        rhs = apply_lambda(self.cross, lams, B)
+        f, right = self.scaled.reduced(rhs)
+        x0 = None
+        if self._warm is not None and self._warm.shape == right.shape:
+            x0 = self.scaled.unscale(self._warm, True)
+        found = conjugate_gradients(self.scaled.E, right, EXACT, self._coarse, x0)
+        self._warm = self.scaled.scale(found.X, True)
+        K = self.scaled.expanded(f, found.X)
+        S = rhs.T @ K + found.X.T @ found.residual
+        return K, 0.5 * (S + S.T)
+
+    def quadratic_forms(self, H: CSR, batch: int) -> FloatArray:
+        """``h'M^-1 h`` of sparse rows h, (m,)."""
+        out = np.empty(H.shape[0])
+        for start in range(0, len(out), BATCH):
+            h = H[start : start + BATCH].toarray().T.copy()
+            out[start : start + BATCH] = dots(h, self.solve(h))
+        return out
+
+    def bilinear_forms(self, H: CSR, batch: int) -> FloatArray:
+        """``H M^-1 H'`` of sparse rows, (m, m)."""
+        out = np.empty((H.shape[0], H.shape[0]))
+        for start in range(0, len(out), BATCH):
+            h = H[start : start + BATCH].toarray().T.copy()
+            out[:, start : start + BATCH] = H @ self.solve(h)
+        return 0.5 * (out + out.T)
+
+    # --------------------------------------------------------------------------- traces
+
+    def _probes(self) -> FloatArray:
+        """Probes off V, (r, groups * probes); more of them leave the first as they are."""
+        n, seed = self.settings.probes, self.settings.seed
+        Z = np.zeros((self.crossing.n_trailing, self.n_groups * n))
+        for g, t in enumerate(self.big):
+            part = self.crossing.parts[t]
+            for i in range(n):
+                draw = np.random.default_rng([seed, g, i]).random(part.stop - part.start)
+                Z[part, g * n + i] = np.where(draw < 0.5, -1.0, 1.0)
+        V = self.space.V
+        return Z - V @ (V.T @ Z)
+
+    @property
+    def space(self) -> Coarse:
+        """V and what iterations need of it."""
+        assert self._coarse is not None
+        return self._coarse
+
+    def traced(self) -> Traced:
+        """What V and the probes say at the factored theta."""
+        if self._traced is None:
+            V = self.space.V
+            W = np.hstack([V, self._probes()])
+            self._traced = self._of_solutions(
+                W, conjugate_gradients(self.scaled.E, W, PROBES, self._coarse)
+            )
+        return self._traced
+
+    def _of_solutions(self, W: FloatArray, found: Iterated) -> Traced:
+        scaled, s = self.scaled, self.space.V.shape[1]
+        X = found.X + found.residual  # a free step of Richardson's iteration: z + E x
+        EW = np.zeros_like(W) if found.product is None else found.product
+        fixed, each = {}, {}
+        near, far = scaled.scale(EW, True), scaled.scale(X - W, True)
+        for t, part in self.crossing.parts.items():
+            k, l = self._sizes[t]
+            a, b = near[part], far[part]
+            if t not in self.big:  # exact, since V holds its unit vectors
+                a, b = scaled.scale(W, True)[part], scaled.scale(X - W - EW, True)[part]
+            blocks = _sums(a.reshape(l, k, -1), b.reshape(l, k, -1))
+            own = np.einsum("jba,jbc->ac", scaled.Ti[t], scaled.Ti[t])
+            fixed[t], each[t] = own + blocks[:s].sum(axis=0), blocks[s:]
+        lead, R = self.crossing.leading, scaled.R
+        up, more = (apply_blocks(R, scaled.up(v), transpose=True) for v in (W, X - W))
+        blocks = _sums(up, more)
+        own = np.einsum("lba,lbc,lcd->ad", R, scaled.leading_sum, R, optimize=True)
+        fixed[lead], each[lead] = own + blocks[:s].sum(axis=0), blocks[s:]
+        return Traced(fixed, each, W, EW, X)
+
+    def _mean(self, each: FloatArray) -> FloatArray:
+        """Sum over the groups of the means over their probes."""
+        return np.asarray(each.sum(axis=0) / self.settings.probes)
+
+    def inverse_sum(self, t: int) -> FloatArray:
+        """Estimate of the sum over the levels of term t of the diagonal blocks of ``M^-1``."""
+        traced = self.traced()
+        return np.asarray(traced.fixed[t] + self._mean(traced.each[t]))
+
+    def inverse_blocks(self, t: int) -> FloatArray:
+        """Estimate of the diagonal block of ``M^-1`` of every level of term t, (l, k, k)."""
+        traced, scaled = self.traced(), self.scaled
+        k, l = self._sizes[t]
+        W, X, EW = traced.W, traced.X, traced.EW
+        s = self.space.V.shape[1]
+        weight = np.append(np.ones(s), np.full(W.shape[1] - s, 1.0 / self.settings.probes))
+        if t == self.crossing.leading:
+            R = scaled.R
+            own = np.einsum("lba,lbc,lcd->lad", R, scaled.leading_sum, R, optimize=True)
+            a, b = (apply_blocks(R, scaled.up(v), transpose=True) for v in (W, X - W))
+        else:
+            part, own = (
+                self.crossing.parts[t],
+                np.einsum("jba,jbc->jac", scaled.Ti[t], scaled.Ti[t]),
+            )
+            a, b = (scaled.scale(v, True)[part].reshape(l, k, -1) for v in (W, X - W - EW))
+        blocks = (a * weight) @ b.transpose(0, 2, 1)
+        return np.asarray(own + 0.5 * (blocks + blocks.transpose(0, 2, 1)))
+
+    def inverse_on_pattern(self, pair: Pair) -> FloatArray:
+        """Refused: probes know diagonal blocks only."""
+        raise UnsupportedError(
+            "this needs the inverse between different levels, of which conjugate gradients know "
+            "single columns only; fit with engine='sparse', or finish='exact'"
+        )
+
+    def log_determinant(self) -> tuple[float, FloatArray]:
+        """``log|M|`` but for what the probes add on average, and what each adds, (probes,)."""
+        V = self.space.V
+        W = np.hstack([V, self._probes()])
+        found = conjugate_gradients(self.scaled.E, W, PROBES)
+        assert found.product is not None
+        forms = log_forms(found, W) + dots(W, found.product)
+        s = V.shape[1]
+        return self.scaled.logdet + float(forms[:s].sum()), forms[s:]
+
+
+def _sums(a: FloatArray, b: FloatArray) -> FloatArray:
+    """Symmetrized ``sum_j a_j b_j'`` of every column; a and b (l, k, m), out (m, k, k)."""
+    out = np.einsum("jam,jbm->mab", a, b, optimize=True)
+    return np.asarray(0.5 * (out + out.transpose(0, 2, 1)))

@@ -1,0 +1,1 @@
+"""The search on probes: a deviance whose traces are estimated, its minimum, and an exact finish."""

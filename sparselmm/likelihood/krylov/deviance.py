@@ -1,0 +1,198 @@
+"""The profiled deviance with traces from fixed probes, and the errors these leave.
+
+Fixed effects, random effects and the average information at a theta are those of the exact engine.
+The gradient has the traces of :mod:`sparselmm.factor.krylov.solver`; since the probes do not change
+it is a smooth function of theta, whose zero is as far from the minimum as the probes are few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sparselmm.base.smallmatrix import factor_of
+from sparselmm.base.types import FloatArray
+from sparselmm.factor.krylov.solver import ROUGH, KrylovSolver
+from sparselmm.likelihood.deviance import NEARLY_SINGULAR, PLSFit, ProfiledDeviance, State
+
+FLOOR = 2e-4
+"""Pivot of ``lambda_t``, in what counts as one, to which it is lifted: traces divide by it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Estimated:
+    """The deviance as probes tell it.
+
+    Attributes
+    ----------
+    value, error : float
+        The estimate and its standard error.
+    draws : ndarray, (groups * probes,)
+        What every probe adds; groups are summed, the probes of each averaged.
+    """
+
+    value: float
+    error: float
+    draws: FloatArray
+
+
+class Probed(ProfiledDeviance):
+    """`ProfiledDeviance` whose solver is a `KrylovSolver`.
+
+    ``state_at(theta).deviance`` lacks what probes add to ``log|M|``; `value` has it.
+
+    Attributes
+    ----------
+    shift : list of ndarray (k, k), or None
+        What is added to the derivative in every ``Psi_t``: the exact one less the estimated one
+        where both are known.
+    """
+
+    shift: list[FloatArray] | None = None
+    _valued: tuple[State, Estimated] | None = None
+
+    @property
+    def solver(self) -> KrylovSolver:  # type: ignore[override]
+        """The solver of the thread that asks."""
+        found: KrylovSolver = self._own.solver
+        return found
+
+    def forget(self) -> None:
+        """Evaluate anew, after other probes or another shift."""
+        self._own.state = self._own.gammas = self._own.tangent = None
+        self._valued = None
+
+    # ---------------------------------------------------------------------------- value
+
+    def estimated(self, theta: FloatArray) -> Estimated:
+        """The deviance and its standard error."""
+        state = self.state_at(theta)
+        if self._valued is None or self._valued[0] is not state:
+            exact, each = self.solver.log_determinant()
+            error = group_variance(self.solver, each)
+            rest = float(each.sum()) / self.solver.settings.probes
+            value = state.deviance - state.ldM + exact + rest
+            self._valued = state, Estimated(value, float(np.sqrt(error)), each)
+        return self._valued[1]
+
+    def value(self, theta: FloatArray) -> float:
+        """Deviance at theta, as the probes tell it."""
+        return self.estimated(theta).value
+
+    def at(self, theta: FloatArray) -> PLSFit:
+        """The penalized least-squares solution at theta."""
+        return self.completed(theta, self.estimated(theta).value)
+
+    def completed(self, theta: FloatArray, deviance: float) -> PLSFit:
+        """The solution at theta, whose deviance is known from elsewhere."""
+        fit = ProfiledDeviance.at(self, theta)
+        return replace(fit, deviance=deviance, ldL2=fit.ldL2 + deviance - fit.deviance)
+
+    # ------------------------------------------------------------------------- gradient
+
+    def _gamma_blocks(self, state: State) -> list[FloatArray]:
+        own = self.covariance
+        out = []
+        for t, (term, lam) in enumerate(zip(own.terms, state.lams, strict=True)):
+            if term.n_theta == 0 or self._pivot(t, lam) <= NEARLY_SINGULAR:
+                out.append(np.zeros_like(lam))
+                continue
+            gap = self.information_gap(state, t, state.residual, self._precision(state.pwrss))
+            out.append(2.0 * term.divide(lam, gap))
+        if self.shift is not None:
+            out = [G + 2.0 * d @ lam for G, d, lam in zip(out, self.shift, state.lams, strict=True)]
+        return out
+
+    def _roughly(self, h: FloatArray) -> FloatArray:
+        return self.solver.solve(h, ROUGH)
+
+    def gradient_covariance(self, theta: FloatArray) -> FloatArray:
+        """Covariance that the probes leave in the gradient, in tangent coordinates, (m, m)."""
+        state, solver = self.state_at(theta), self.solver
+        each = solver.traced().each
+        terms = list(enumerate(zip(self.covariance.terms, state.lams, strict=True)))
+        draws = np.empty((len(solver.group), self.covariance.n_tangent))
+        for i in range(len(draws)):
+            blocks = [
+                -2.0 * term.divide(lam, each[t][i]) if term.n_theta else np.zeros_like(lam)
+                for t, (term, lam) in terms
+            ]
+            draws[i] = self.covariance.tangent_vector(state.theta, blocks)
+        return group_covariance(solver, draws)
+
+    # ------------------------------------------------------------------------ geometry
+
+    def lifted(self, theta: FloatArray) -> FloatArray:
+        """Theta with every free ``lambda_t`` regular enough to divide by."""
+        lams = self.covariance.factors(theta)
+        out = theta.copy()
+        for t, (term, lam) in enumerate(zip(self.covariance.terms, lams, strict=True)):
+            part = self.covariance.slices[t]
+            if term.n_theta == 0 or term.pivot(lam, self.units[part]) >= FLOOR:
+                continue
+            unit = self.unit_roots[t] * FLOOR
+            if term.is_diagonal:
+                lam = np.diag(np.maximum(np.abs(np.diag(lam)), np.diag(unit)))
+            else:
+                lam = factor_of(lam @ lam.T + unit @ unit.T)
+            out[part] = term.coordinates(lam)
+        return out
+
+    def held(self, theta: FloatArray, gradient: FloatArray) -> list[FloatArray]:
+        """Columns of every ``lambda_t`` that stand at the floor and are pressed down, (k,) each."""
+        out = []
+        for t, lam, G in zip(
+            range(len(self.covariance.terms)),
+            self.covariance.factors(theta),
+            self.entries(gradient),
+            strict=True,
+        ):
+            out.append((self.column_sizes(theta, t) < 5.0 * FLOOR) & ((G * lam).sum(axis=0) > 0.0))
+        return out
+
+    def column_sizes(self, theta: FloatArray, t: int) -> FloatArray:
+        """Largest entry of every column of ``lambda_t``, in what counts as one, (k,)."""
+        term, part = self.covariance.terms[t], self.covariance.slices[t]
+        if term.n_theta == 0:
+            return np.full(term.k, np.inf)
+        return np.asarray(np.abs(term.factor(theta[part] / self.units[part])).max(axis=0))
+
+    def entries(self, tangent: FloatArray) -> list[FloatArray]:
+        """A gradient in tangent coordinates by the entries of every ``lambda_t``, (k, k) each."""
+        out = []
+        for term, at in zip(self.covariance.terms, self.covariance.tangent_slices, strict=True):
+            G = np.zeros((term.k, term.k))
+            G[term.tangent] = tangent[at]
+            out.append(G)
+        return out
+
+    def settled(self, theta: FloatArray) -> FloatArray:
+        """Theta with the columns of ``lambda_t`` at the floor exactly zero."""
+        out = theta.copy()
+        for term, part in zip(self.covariance.terms, self.covariance.slices, strict=True):
+            if term.n_theta:
+                out[part] = term.snapped(theta[part], self.units[part], 5.0 * FLOOR)
+        return out
+
+    def psi_slopes(self, gammas: Sequence[FloatArray], theta: FloatArray) -> list[FloatArray]:
+        """Derivatives in every ``Psi_t / sigma^2`` from those in ``lambda_t``, (k, k) each."""
+        lams, terms = self.covariance.factors(theta), self.covariance.terms
+        return [
+            0.5 * term.divide(lam, G.T).T if term.n_theta else np.zeros_like(lam)
+            for term, lam, G in zip(terms, lams, gammas, strict=True)
+        ]
+
+
+def group_covariance(solver: KrylovSolver, draws: FloatArray) -> FloatArray:
+    """Covariance of a sum over groups of means over probes, (m, m); draws (probes, m)."""
+    total, n = np.zeros((draws.shape[1], draws.shape[1])), solver.settings.probes
+    for g in range(solver.n_groups):
+        total += np.atleast_2d(np.cov(draws[solver.group == g].T)) / n
+    return total
+
+
+def group_variance(solver: KrylovSolver, draws: FloatArray) -> float:
+    """The same of one number, (probes,)."""
+    return float(group_covariance(solver, draws[:, None]).sum())

@@ -1,0 +1,287 @@
+"""What a search on probes ends in: an estimate with its error, or one exact evaluation and a proof.
+
+*Finish.* The exact gradient at the search's end differs from the estimated one by the error of the
+traces, which hardly changes nearby: added as a constant to the derivative in every ``Psi_t``, it
+lets the search go on to the exact optimum. Since the derivative there is zero, the deviance falls
+on the way by half of the exact slope along the straight step in the roots, and no second
+factorization is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from sparselmm.base.threads import one_thread
+from sparselmm.base.types import FloatArray
+from sparselmm.likelihood.deviance import PLSFit, ProfiledDeviance
+from sparselmm.likelihood.krylov.deviance import FLOOR, Probed
+from sparselmm.likelihood.krylov.search import DONE, LIMIT, Found, basis_at, search
+from sparselmm.likelihood.optimize import (
+    TOLERANCE,
+    Callback,
+    OptSummary,
+    Point,
+    Recorder,
+    checked_start,
+    evidence,
+    expected_decrease,
+    minimize,
+)
+
+AGAIN = 2e-6
+"""Promised decrease at the exact evaluation up to which one is enough: the end of the corrected
+search and the fall to it are right to about 3e-4 of it."""
+
+CLOSE = 1e-12
+"""Promised decrease at which the search with the exact gradient ends."""
+
+LAST = 8
+"""Evaluations of that search."""
+
+ROUNDS = 3
+"""Exact evaluations after which the probes are not believed."""
+
+MISLED = f"the probes still mislead after {ROUNDS} exact evaluations; use more of them, probes="
+
+
+class KrylovDeviance(Probed):
+    """`Probed` with a search of its own, by which all others that are asked to minimize it go.
+
+    Attributes
+    ----------
+    target : float
+        Largest Monte Carlo error of theta at the end of a search, in standard errors.
+    """
+
+    target: float = 0.01
+
+    def minimized(
+        self, whole: ProfiledDeviance, start: FloatArray, callback: Callback | None
+    ) -> OptSummary:
+        """The minimum of ``whole``, which works with this deviance."""
+        return minimize_by_probes(whole, start, target=self.target, callback=callback)
+
+
+@dataclass(frozen=True, eq=False)
+class Ended:
+    """The end of a fit.
+
+    Attributes
+    ----------
+    opt : OptSummary
+    fit : PLSFit
+    """
+
+    opt: OptSummary
+    fit: PLSFit
+
+    def failed(self, message: str) -> Ended:
+        """The same, not converged."""
+        return Ended(replace(self.opt, converged=False, message=message), self.fit)
+
+
+def minimize_by_probes(
+    deviance: ProfiledDeviance, start: FloatArray, *, target: float, limit: int = LIMIT,
+    tolerance: float = DONE, callback: Callback | None = None,
+) -> OptSummary:  # fmt: skip
+    """Minimize a deviance whose traces are estimated, with the error that remains.
+
+    Parameters
+    ----------
+    deviance : ProfiledDeviance
+        A `Probed`, or one that works with it.
+    start : ndarray, (n_theta,)
+    target : float
+        Largest Monte Carlo error of theta, in standard errors.
+    limit : int
+    tolerance : float
+        Promised decrease at which to stop.
+    callback : callable, optional
+        Called with every evaluation.
+    """
+    inner, recorder, found = _searched(deviance, start, target, limit, tolerance, callback)
+    gammas, hessian = (
+        inner.entries(inner.tangent_model(found.theta)[0]),
+        inner.tangent_model(found.theta)[1],
+    )
+    theta = inner.covariance.rectify(inner.settled(found.theta))
+    value, rounding = inner.estimated(theta), inner.rounding(theta)
+    message = found.message
+    finished = found.finished and found.error <= target
+    if found.finished and not finished:
+        message = (
+            f"the Monte Carlo error of theta is {found.error:.2g} standard errors with "
+            f"{inner.solver.settings.probes} probes, more than mc_tolerance={target:g}"
+        )
+    opt = _summary(
+        deviance, inner, recorder, theta, (gammas, hessian), value.value, rounding, message,
+        finished,
+    )  # fmt: skip
+    return replace(
+        opt, mc_error=found.error, mc_deviance=value.error, probes=inner.solver.settings.probes
+    )
+
+
+def minimize_certified(
+    deviance: ProfiledDeviance, exact: ProfiledDeviance, start: FloatArray, *, target: float,
+    callback: Callback | None = None,
+    threads: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> Ended:  # fmt: skip
+    """Search on probes, then one exact evaluation and the proof; the result is exact.
+
+    Parameters
+    ----------
+    deviance : ProfiledDeviance
+        With traces from probes.
+    exact : ProfiledDeviance
+        The same with an exact factorization.
+    start, target, callback
+        As in `minimize_by_probes`.
+    threads : callable
+        Makes the context in which exact evaluations run.
+    """
+    with one_thread():
+        inner, recorder, found = _searched(deviance, start, target, LIMIT, DONE, callback)
+        theta, level = _pressed(inner, found.theta), found.level
+    whole: ProfiledDeviance = getattr(exact, "inner", exact)
+    try:
+        for again in reversed(range(ROUNDS)):
+            with threads():
+                at = _exactly(whole, theta)
+            size = float(np.abs(at.gradient).max(initial=0.0))
+            recorder.record(theta, level, gradient_norm=size)
+            with one_thread():
+                inner.shift = _shift(inner, at)
+                inner.forget()
+                last = search(
+                    inner, theta, recorder, tolerance=CLOSE, target=None, limit=LAST, level=level
+                )
+                promised = _promised(inner, at)
+                if promised <= AGAIN or (not again and isinstance(whole, Probed)):
+                    ended = _certificate(deviance, recorder, at, last)
+                    return ended if promised <= AGAIN else ended.failed(MISLED)
+            theta, level = last.theta, last.level
+    finally:
+        inner.shift = None
+        inner.forget()
+    with threads():  # the probes mislead, and exact evaluations are within reach
+        opt = minimize(exact, exact.original(theta), callback=callback)
+        return Ended(opt, exact.at(opt.theta))
+
+
+def _exactly(whole: ProfiledDeviance, theta: FloatArray) -> Point:
+    """Value, gradient and model Hessian in tangent coordinates at a theta of the engine."""
+    value = whole.value(theta)
+    gradient, hessian = whole.tangent_model(theta)
+    return Point(theta, value, gradient, hessian, whole.rounding(theta))
+
+
+def _shift(inner: Probed, at: Point) -> list[FloatArray]:
+    """The exact derivative in every ``Psi_t`` less the estimated one."""
+    inner.shift = None
+    inner.forget()
+    rough = inner.entries(inner.tangent_gradient(at.theta))
+    pairs = (inner.psi_slopes(G, at.theta) for G in (inner.entries(at.gradient), rough))
+    return [a - b for a, b in zip(*pairs, strict=True)]
+
+
+def _promised(inner: Probed, at: Point) -> float:
+    """Decrease that a step from an exact evaluation promises."""
+    basis = basis_at(inner, at.theta, at.gradient)
+    if not basis.shape[1]:
+        return 0.0
+    return expected_decrease(basis.T @ at.hessian @ basis, basis.T @ at.gradient)
+
+
+def _certificate(deviance: ProfiledDeviance, recorder: Recorder, at: Point, last: Found) -> Ended:
+    """The end of the search that went on from an exact evaluation, and the solution there."""
+    inner = _engine_of(deviance)
+    gradient, hessian = inner.tangent_model(last.theta)
+    theta = inner.covariance.rectify(inner.settled(last.theta))
+    value = at.value + _drop(inner, at.theta, theta, inner.entries(at.gradient))
+    opt = _summary(
+        deviance, inner, recorder, theta, (inner.entries(gradient), hessian), value, at.rounding,
+        last.message, last.finished or last.promised < TOLERANCE,
+    )  # fmt: skip
+    fit = inner.completed(theta, value)
+    if deviance is not inner:
+        u, b = deviance.effects(opt.theta, fit.u)
+        fit = replace(fit, theta=opt.theta.copy(), u=u, b=b)
+    return Ended(opt, fit)
+
+
+def _searched(
+    deviance: ProfiledDeviance, start: FloatArray, target: float, limit: int, tolerance: float,
+    callback: Callback | None,
+) -> tuple[Probed, Recorder, Found]:  # fmt: skip
+    start = checked_start(deviance.covariance, start)
+    inner, (_, at) = _engine_of(deviance), deviance.working(start)
+    recorder = Recorder(inner, callback)
+    return (
+        inner,
+        recorder,
+        search(inner, at, recorder, target=target, limit=limit, tolerance=tolerance),
+    )
+
+
+def _engine_of(deviance: ProfiledDeviance) -> Probed:
+    """What works with probes."""
+    inner = getattr(deviance, "inner", deviance)
+    assert isinstance(inner, Probed)
+    return inner
+
+
+def _summary(
+    deviance: ProfiledDeviance, inner: Probed, recorder: Recorder, theta: FloatArray,
+    model: tuple[list[FloatArray], FloatArray], value: float, rounding: float, message: str,
+    finished: bool,
+) -> OptSummary:  # fmt: skip
+    """The record, in the coordinates of the model; entries at the boundary have no slope."""
+    lams = inner.covariance.factors(theta)
+    gammas = [np.where(lam.any(axis=0), G, 0.0) for lam, G in zip(lams, model[0], strict=True)]
+    inside = inner.covariance.in_tangent
+    gradient = inner.covariance.chain(theta, gammas)
+    point = Point(theta, value, gradient, model[1][np.ix_(inside, inside)], rounding)
+    opt = evidence(recorder, point, "newton on probes", message, finished, TOLERANCE)
+    offset = value - next(one.deviance for one in reversed(opt.history) if one.accepted)
+    history = tuple(
+        replace(one, theta=deviance.original(one.theta), deviance=one.deviance + offset)
+        for one in opt.history
+    )
+    at = deviance.anchored(theta)
+    gradient, hessian = deviance.carried(at, gammas, model[1])
+    return replace(opt, theta=at, gradient=gradient, hessian=hessian, history=history)
+
+
+def _pressed(deviance: Probed, theta: FloatArray) -> FloatArray:
+    """Columns of ``lambda_t`` at the floor that the gradient presses down, at its lowest end.
+
+    The exact deviance there differs from that at zero by ``Gamma theta / 2`` up to ``theta^4``, and
+    the sign of its gradient proves the zero.
+    """
+    out = theta.copy()
+    held = deviance.held(theta, deviance.tangent_model(theta)[0])
+    for t, (term, part) in enumerate(
+        zip(deviance.covariance.terms, deviance.covariance.slices, strict=True)
+    ):
+        if not held[t].any():
+            continue
+        size = np.maximum(deviance.column_sizes(theta, t), 1e-300)
+        lam = term.factor(theta[part]) * np.where(held[t], 1.2 * FLOOR / size, 1.0)
+        out[part] = lam[term.rows, term.cols]
+    return out
+
+
+def _drop(deviance: Probed, theta: FloatArray, end: FloatArray, gammas: list[FloatArray]) -> float:
+    """How much the deviance falls from theta to the end, where its derivative is zero."""
+    total = 0.0
+    ends = zip(deviance.covariance.factors(theta), deviance.covariance.factors(end), strict=True)
+    for (lam, other), G in zip(ends, gammas, strict=True):
+        U, _, Vt = np.linalg.svd(other.T @ lam)
+        total += 0.5 * float(np.sum(G * (other @ (U @ Vt) - lam)))
+    return total
