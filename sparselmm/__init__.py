@@ -15,6 +15,7 @@ from sparselmm.base.exceptions import (
     IdentifiabilityWarning,
     MemoryLimitError,
     MissingDataError,
+    MissingPackageError,
     ModelWarning,
     NoRandomEffectsError,
     ProviderError,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from sparselmm.model.mixedglm import MixedGLM, mixedglm
     from sparselmm.results.compare import ModelComparison, compare
     from sparselmm.results.general.core import MixedGLMResults
+    from sparselmm.results.print.polars import to_polars
     from sparselmm.results.tables.bootstrap import BootstrapResults
     from sparselmm.results.tables.many import ManyResults
     from sparselmm.results.tables.power import PowerResults
@@ -61,6 +63,7 @@ LATE = {
     "compare": "results.compare",
     "mixedglm": "model.mixedglm",
     "pedigree": "design.known_covariance",
+    "to_polars": "results.print.polars",
 }
 """Public names whose modules a fit does not need: loaded when first asked for."""
 
@@ -108,6 +111,7 @@ __all__ = [
     "ManyResults",
     "MemoryLimitError",
     "MissingDataError",
+    "MissingPackageError",
     "MixedGLM",
     "MixedGLMResults",
     "MixedLM",
@@ -136,4 +140,5 @@ __all__ = [
     "mmrm",
     "pedigree",
     "show_versions",
+    "to_polars",
 ]

@@ -18,7 +18,7 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
     "design": (
         "residual",
         "column_types exact_labels known_covariance terms",
-        "factors rows validate",
+        "factors rows sources validate",
         "formula",
         "kinds",
         "spec",

@@ -123,6 +123,10 @@ class ProviderError(SparseLMMError, ImportError):
     """A sparse factorization is needed, and no package that computes one can be had."""
 
 
+class MissingPackageError(SparseLMMError, ImportError):
+    """Data, or what was asked for, need a package that is not installed; the message names it."""
+
+
 class ModelWarning(UserWarning):
     """Base class of every warning of this package."""
 

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -44,6 +44,7 @@ from sparselmm.design.kinds.matrices import Built
 from sparselmm.design.kinds.residual import ResidualSpec, bar_codes, residual_rows
 from sparselmm.design.residual import ResidualRows
 from sparselmm.design.row_arguments import Given, group_crossing, make_grouping, rows_in_use
+from sparselmm.design.sources.recognised import read, source_of
 from sparselmm.design.spec import (
     BuiltDesign,
     DesignSpec,
@@ -58,6 +59,7 @@ from sparselmm.design.validate import (
     check_missing_argument,
     check_names,
     check_some_rows,
+    unknown_column,
 )
 
 
@@ -96,10 +98,11 @@ def from_formula(
     """
     check_missing_argument(missing)
     env = with_r_names(capture_env(1) if env is None else env)
-    frame = as_frame(data)
-    check_some_rows(len(frame), len(frame), "")
     plan = _plan(formula, groups, re_formula, vc_formula, further or {})
     plan = plan.with_residual(residual, dispersion)
+    named = [groups, weights, offset]
+    frame = _frame(data, plan, [*plan.codes, subset, *named, *plan.vc.values()], named, env)
+    check_some_rows(len(frame), len(frame), "")
     given = Given.of(frame, groups, weights, offset, z_terms)
     names, used_env = used_columns(plan.codes, frame, env)
     names += [name for name in given.columns if name not in names]
@@ -110,6 +113,21 @@ def from_formula(
     _check_response_column(plan.parsed.response, inner)
     space = Namespace(inner, used_env, rows, take_columns(inner, names, plan.read))
     return _assemble(plan, given, covariance, space, kept, generalized)
+
+
+def _frame(
+    data: Any, plan: _Plan, texts: Sequence[Any], named: Sequence[Any], env: EvalEnvironment
+) -> pd.DataFrame:
+    """The data; of what is read by columns those in use, once all are known to be there."""
+    source = None if isinstance(data, pd.DataFrame) else source_of(data)
+    if source is None:
+        return as_frame(data)
+    head = pd.DataFrame(columns=source.names)
+    used_columns(plan.codes, head, env)
+    for name in named:
+        if isinstance(name, str) and name not in source.names:
+            raise unknown_column(name, head.columns, "groups=, weights= or offset=")
+    return read(source, texts)
 
 
 @dataclass(frozen=True, eq=False)

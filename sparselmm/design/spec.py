@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -37,6 +37,7 @@ from sparselmm.design.formula.remembered import DesignInfo, EvalEnvironment
 from sparselmm.design.kinds.coded import NewRows, TermSpec, new_matrix
 from sparselmm.design.kinds.residual import ResidualSpec
 from sparselmm.design.residual import ResidualRows
+from sparselmm.design.sources.recognised import frame_with, is_source
 from sparselmm.design.terms import Design, RandomTerm, assemble_z
 from sparselmm.design.validate import (
     Rows,
@@ -277,6 +278,14 @@ class DesignSpec:
         outside = {} if self.env is None else self.env.namespace
         return tuple(name for name in names if name not in outside and name not in PATSY_NAMES)
 
+    def texts(self) -> list[str]:
+        """Whatever names columns of new data, for `as_frame`."""
+        memory = () if self.residual is None else self.residual.codes_used()
+        bar = None if self.residual is None else self.residual.bar
+        coords = () if bar is None else bar.coords
+        formula = [] if self.formula is None else [self.formula]
+        return [*formula, *self.variables(), *self.x_names, *memory, *coords]
+
     def residual_rows(self, data: Any) -> ResidualRows:
         """The covariance structure of the residuals on new data; unseen groups are -1."""
         assert self.env is not None and self.residual is not None
@@ -438,17 +447,23 @@ class BuiltDesign:
 
 def is_table(data: Any) -> bool:
     """Whether data have named columns: a data frame, a mapping, a list of mappings, records."""
-    if hasattr(data, "columns") or hasattr(data, "to_pandas") or isinstance(data, Mapping):
+    if is_source(data) or isinstance(data, Mapping):
+        return True
+    if hasattr(data, "columns") or hasattr(data, "to_pandas"):
         return True
     if isinstance(data, (list, tuple)):
         return len(data) > 0 and all(isinstance(row, Mapping) for row in data)
     return getattr(getattr(data, "dtype", None), "names", None) is not None
 
 
-def as_frame(data: Any) -> pd.DataFrame:
-    """The data as a DataFrame, without a copy when they are one."""
-    if isinstance(data, pd.DataFrame):
-        return data
+def as_frame(data: Any, texts: Iterable[Any] | None = None) -> pd.DataFrame:
+    """The data as a DataFrame, without a copy when they are one.
+
+    Of what is read by columns, such as files, only those that some of the ``texts`` mention.
+    """
+    frame = frame_with(data, texts)
+    if frame is not None:
+        return frame
     if hasattr(data, "to_pandas"):
         return as_frame(data.to_pandas())
     if isinstance(data, Mapping):

@@ -14,6 +14,7 @@ from sparselmm.base.arguments import check_flag, check_strings, wrong_type
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.hypotheses.comparison import boundary_pvalue, chi2_pvalue, variances_tested
+from sparselmm.results.print.polars import InPolars
 from sparselmm.results.general.base import GeneralBase
 from sparselmm.results.general.intervals import compare_general
 from sparselmm.results.methods.base import ResultsBase
@@ -30,7 +31,7 @@ FORMATS = {
 
 
 @dataclass(frozen=True, eq=False)
-class ModelComparison:
+class ModelComparison(InPolars):
     """Likelihood-ratio tests between fits of the same data; prints as a table.
 
     Attributes

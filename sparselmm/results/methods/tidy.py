@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from sparselmm.base.arguments import (
     wrong_type,
 )
 from sparselmm.base.exceptions import ArgumentError, DataError
-from sparselmm.design.spec import as_frame
+from sparselmm.design.spec import as_frame, is_table
 from sparselmm.design.terms import apart
 from sparselmm.design.validate import aligned
 from sparselmm.inference.effects import factor_tables
@@ -260,7 +260,7 @@ class TidyResults(ResultsBase):
             values = {design.y_name: design.y}
             values |= {name: design.X[:, j] for j, name in enumerate(design.x_names)}
             return pd.DataFrame(values, index=built.row_labels)
-        if not isinstance(data, (pd.DataFrame, Mapping)):
+        if not is_table(data):
             raise wrong_type("data", "a DataFrame with the rows of the fit", data)
         frame = as_frame(data)
         if len(frame) != n and built.kept is not None and len(frame) == len(built.kept):

@@ -22,6 +22,7 @@ from sparselmm.base.types import AnyArray, FloatArray, IntArray
 from sparselmm.inference.resampling import bootstrap
 from sparselmm.likelihood.optimize import Recorder, certify
 from sparselmm.results.print.notebook import frame_html
+from sparselmm.results.print.polars import InPolars
 
 SAME_FIT = 1e-8
 """Relative difference of deviances of one fit on two machines."""
@@ -32,7 +33,7 @@ standard error."""
 
 
 @dataclass(frozen=True, eq=False)
-class BootstrapResults:
+class BootstrapResults(InPolars):
     """Replicates of the estimates of a fit, made by :meth:`MixedLMResults.bootstrap`.
 
     Attributes

@@ -33,6 +33,7 @@ from sparselmm.inference.hypotheses.estimability import null_space
 from sparselmm.inference.wald import two_sided
 from sparselmm.results.print.notebook import frame_html
 from sparselmm.results.tables.hypotheses import ADJUSTMENTS, adjusted
+from sparselmm.results.print.polars import InPolars
 
 WEIGHTS = ("equal", "proportional")
 
@@ -202,7 +203,7 @@ def _counts(built: BuiltDesign, frame: pd.DataFrame, at: Mapping[str, Any]) -> F
 
 
 @dataclass(frozen=True, eq=False)
-class MarginalMeans:
+class MarginalMeans(InPolars):
     """Estimated marginal means of a fitted model.
 
     Attributes

@@ -12,10 +12,11 @@ from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.wald import Wald
 from sparselmm.results.print.notebook import MOST_ROWS, frame_html
+from sparselmm.results.print.polars import InPolars
 
 
 @dataclass(frozen=True, eq=False)
-class Prediction:
+class Prediction(InPolars):
     """Predicted means with their uncertainty; statsmodels' ``PredictionResults``.
 
     Attributes
