@@ -32,6 +32,7 @@ from sparselmm import __version__, datasets
 from sparselmm.base.arguments import suggestion
 from sparselmm.base.exceptions import ModelWarning, SparseLMMError, SpecificationWarning
 from sparselmm.base.providers import provider, show_versions, versions
+from sparselmm.design.sources.files import format_of
 from sparselmm.likelihood.optimize import SCIPY_METHODS
 from sparselmm.model.generalized_command import add_options, model_of, record_of, refused
 from sparselmm.model.mixedlm import DENSE_LIMIT, MixedLM
@@ -167,8 +168,11 @@ def _add_fit(commands: Any) -> None:
     )
     add = fit.add_argument
     add("formula", help="'y ~ x + (1|g) + (1|h)', or 'y ~ x' together with --groups")
-    add("data", help="file (.csv, .tsv, also compressed, .parquet or .arrow), folder or pattern "
-        "'dir/*.parquet' of files, or name of a data set")
+    add(
+        "data",
+        help="file (.csv, .tsv, also compressed, .parquet or .arrow), folder or pattern "
+        "'dir/*.parquet' of files, or name of a data set",
+    )
     add("--groups", metavar="COL", help="column of the grouping factor")
     add("--re", metavar="FORMULA", help="effects that vary between groups; default an intercept")
     add(
@@ -272,11 +276,11 @@ def read_data(source: str) -> pd.DataFrame | str:
     """
     path = Path(source)
     if not _is_file(path):
-        if _are_files(path, source):
-            return source
         known = datasets.names()
         if source.casefold() in map(str.casefold, known):
             return datasets.load(source)
+        if _are_files(path, source):
+            return source
         raise CommandError(
             f"there is no file {source!r}, nor a data set of that name (those are listed by "
             f"'sparselmm datasets'){suggestion(source, known)}"
@@ -312,9 +316,13 @@ def read_data(source: str) -> pd.DataFrame | str:
 
 
 def _are_files(path: Path, source: str) -> bool:
-    """Whether it is a folder, or a pattern that stands for files."""
+    """Whether it is a folder of files of one format, or a pattern that stands for files."""
     try:
-        return path.is_dir() or bool(set(source) & set("*?[") and glob.glob(source, recursive=True))
+        if path.is_dir():
+            inside = [*path.glob("*.*"), *path.glob("*=*/**/*.*")]
+            formats = {format_of(str(file)) for file in inside}
+            return len(formats) == 1 and None not in formats
+        return bool(set(source) & set("*?[")) and bool(glob.glob(source, recursive=True))
     except OSError:
         return False
 

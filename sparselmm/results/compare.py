@@ -14,10 +14,10 @@ from sparselmm.base.arguments import check_flag, check_strings, wrong_type
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.hypotheses.comparison import boundary_pvalue, chi2_pvalue, variances_tested
-from sparselmm.results.print.polars import InPolars
 from sparselmm.results.general.base import GeneralBase
 from sparselmm.results.general.intervals import compare_general
 from sparselmm.results.methods.base import ResultsBase
+from sparselmm.results.print.polars import InPolars
 
 if TYPE_CHECKING:
     from sparselmm.results.core import MixedLMResults

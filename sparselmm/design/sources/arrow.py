@@ -165,8 +165,10 @@ def united(columns: Iterable[pd.Series]) -> pd.Categorical:
     labels = columns[0].cat.categories
     for column in columns[1:]:
         labels = labels.append(column.cat.categories.difference(labels, sort=False))
-    codes = np.concatenate([
-        np.append(labels.get_indexer(column.cat.categories), -1)[column.cat.codes]
-        for column in columns
-    ])
+    codes = np.concatenate(
+        [
+            np.append(labels.get_indexer(column.cat.categories), -1)[column.cat.codes]
+            for column in columns
+        ]
+    )
     return pd.Categorical.from_codes(codes, labels)

@@ -64,9 +64,12 @@ def listed(given: Any) -> tuple[list[str], str]:
 
 def _matching(path: str) -> list[str]:
     if os.path.isdir(path):
-        inside = sorted(str(p) for p in Path(path).rglob("*") if p.is_file())
-        hidden = [p for p in inside if any(x[0] in "._" for x in Path(p).relative_to(path).parts)]
-        files = [p for p in inside if p not in set(hidden)]
+        files = sorted(
+            os.path.join(folder, name)
+            for folder, _, names in os.walk(path)
+            for name in names
+            if not (name.startswith((".", "_")) or _hidden(folder, path))
+        )
         if not files:
             raise DataError(f"data: the folder {path!r} holds no file")
         return files
@@ -77,6 +80,10 @@ def _matching(path: str) -> list[str]:
         missing = FileNotFoundError(2, "there is no such file, folder, or file of that pattern")
         raise FileError.of("data", path, missing)
     return files
+
+
+def _hidden(folder: str, path: str) -> bool:
+    return any(part[:1] in "._" for part in Path(folder).relative_to(path).parts)
 
 
 def dataset_of(given: Any) -> tuple[Any, str]:
@@ -123,9 +130,7 @@ def _text_format(ds: Any, first: str, separator: str) -> Any:
         for name, kind in whole.items()
         if compute.any(compute.match_substring_regex(head[name], LEADING_ZERO)).as_py()
     }
-    return ds.CsvFileFormat(
-        parse, convert_options=csv.ConvertOptions(**options, column_types=kept)
-    )
+    return ds.CsvFileFormat(parse, convert_options=csv.ConvertOptions(**options, column_types=kept))
 
 
 def _first_line(error: Exception) -> str:
@@ -206,7 +211,9 @@ def _row_groups(fragment: Any, schema: Any, name: str, rows: int) -> list[Part]:
         return [Fragment(fragment, schema, name)]
     return [
         Fragment(
-            fragment.subset(row_group_ids=run), schema, f"row groups {run[0]} to {run[-1]} of {name}"
+            fragment.subset(row_group_ids=run),
+            schema,
+            f"row groups {run[0]} to {run[-1]} of {name}",
         )
         for run in runs
     ]

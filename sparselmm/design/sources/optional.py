@@ -1,4 +1,4 @@
-"""Packages that read tables: imported when they are used, named by the error when they are not there."""
+"""Packages that read tables, imported when they are used and named by the error when missing."""
 
 from __future__ import annotations
 

@@ -32,24 +32,23 @@ class Part(Protocol):
 
 
 class Source(Protocol):
-    """A container of rows.
+    """A container of rows."""
 
-    Attributes
-    ----------
-    what : str
-        What messages call it.
-    names : list of str
-        Its columns.
-    in_memory : bool
-        Whether the rows are there already.
-    movable : bool
-        Whether its partitions can be read by other processes.
-    """
+    @property
+    def what(self) -> str:
+        """What messages call it."""
 
-    what: str
-    names: list[str]
-    in_memory: bool
-    movable: bool
+    @property
+    def names(self) -> list[str]:
+        """Its columns."""
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the rows are there already."""
+
+    @property
+    def movable(self) -> bool:
+        """Whether its partitions can be read by other processes."""
 
     def frame(self, columns: Columns) -> pd.DataFrame:
         """All rows."""
@@ -109,6 +108,7 @@ class Memory:
 
 def of_pandas(frame: pd.DataFrame) -> Memory:
     """A pandas frame."""
+
     def take(columns: Columns) -> pd.DataFrame:
         return frame if columns is None else frame[list(columns)]
 
@@ -117,6 +117,7 @@ def of_pandas(frame: pd.DataFrame) -> Memory:
 
 def of_table(table: Any, what: str) -> Memory:
     """A ``pyarrow.Table`` or record batch."""
+
     def take(columns: Columns) -> pd.DataFrame:
         return frame_of(table if columns is None else table.select(list(columns)))
 
@@ -125,6 +126,7 @@ def of_table(table: Any, what: str) -> Memory:
 
 def of_polars(data: Any) -> Memory:
     """A polars frame."""
+
     def take(columns: Columns) -> pd.DataFrame:
         return frame_of(table_of(data if columns is None else data.select(list(columns)), what))
 
@@ -139,8 +141,10 @@ def of_reader(reader: Any) -> Memory:
 
     def take(columns: Columns) -> pd.DataFrame:
         pa = package("pyarrow", what)
-        schema = reader.schema if columns is None else pa.schema(
-            [reader.schema.field(name) for name in columns]
+        schema = (
+            reader.schema
+            if columns is None
+            else pa.schema([reader.schema.field(name) for name in columns])
         )
         batches = [
             batch if columns is None else batch.select(list(columns)) for batch in _batches(reader)
@@ -156,8 +160,8 @@ def _batches(reader: Any) -> Iterator[Any]:
         yield from reader
     except (pa.ArrowException, ValueError) as error:
         raise DataError(
-            f"the rows of the RecordBatchReader cannot be read: {error}. A reader can be read once; "
-            "pass the table, or a function that makes a new reader"
+            f"the rows of the RecordBatchReader cannot be read: {error}. A reader can be read "
+            "once; pass the table, or a function that makes a new reader"
         ) from error
 
 
@@ -238,8 +242,12 @@ def of_duckdb(relation: Any) -> Stream:
     package("pyarrow", what)
 
     def start(columns: Columns, rows: int) -> Iterator[pd.DataFrame]:
-        chosen = relation if columns is None else relation.project(
-            ", ".join('"' + name.replace('"', '""') + '"' for name in columns)
+        chosen = (
+            relation
+            if columns is None
+            else relation.project(
+                ", ".join('"' + name.replace('"', '""') + '"' for name in columns)
+            )
         )
         reader = getattr(chosen, "to_arrow_reader", None) or chosen.fetch_arrow_reader
         for batch in reader(rows):

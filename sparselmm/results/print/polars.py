@@ -65,16 +65,24 @@ def to_polars(table: Any) -> Any:
 
 def _frame(table: Any) -> pd.DataFrame:
     if not isinstance(table, (pd.DataFrame, pd.Series)):
-        name = next((name for name in TABLES if hasattr(type(table), name) or
-                     name in getattr(table, "__dict__", ())), None)
+        name = next(
+            (
+                name
+                for name in TABLES
+                if hasattr(type(table), name) or name in getattr(table, "__dict__", ())
+            ),
+            None,
+        )
         if name is None:
             raise wrong_type("table", "a table of results", table)
         found = getattr(table, name)
         table = found() if callable(found) else found
     if isinstance(table, pd.Series):
         table = table.to_frame("value" if table.name is None else table.name)
-    counted = table.index.nlevels == 1 and table.index.name is None and table.index.equals(
-        pd.RangeIndex(len(table))
+    counted = (
+        table.index.nlevels == 1
+        and table.index.name is None
+        and table.index.equals(pd.RangeIndex(len(table)))
     )
     if counted:
         return table

@@ -32,8 +32,8 @@ from sparselmm.inference.hypotheses.ddf import DenominatorDF
 from sparselmm.inference.hypotheses.estimability import null_space
 from sparselmm.inference.wald import two_sided
 from sparselmm.results.print.notebook import frame_html
-from sparselmm.results.tables.hypotheses import ADJUSTMENTS, adjusted
 from sparselmm.results.print.polars import InPolars
+from sparselmm.results.tables.hypotheses import ADJUSTMENTS, adjusted
 
 WEIGHTS = ("equal", "proportional")
 
