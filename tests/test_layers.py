@@ -10,7 +10,7 @@ import pytest
 HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
     "base": (
         "exceptions types",
-        "arguments kernels progress smallmatrix storage threads",
+        "arguments kernels progress reduction smallmatrix storage threads",
         "kernels_families kernels_rows kernels_stacks other_names providers seeds",
         "cholesky",
     ),
@@ -24,11 +24,13 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
         "spec",
         "marginality new_rows responses row_arguments subsets",
         "arrays build",
+        "passes",
     ),
     "factor": (
         "basis",
         "crossprod",
         "bases centred coupling submodels",
+        "partitions",
         "layout",
         "remainders",
         "solver",
@@ -60,7 +62,7 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
         "compare",
     ),
     "model": (
-        "generalized_arguments statsmodels",
+        "cluster generalized_arguments partitions statsmodels",
         "fit mixedglm regularized residual",
         "generalized_command mixedlm",
         "mmrm",

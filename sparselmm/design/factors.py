@@ -84,6 +84,19 @@ def factorize(values: Any, *, sort: bool = False) -> Factor:
     return _coded(values, sort, True)
 
 
+def unordered(values: Any) -> Factor:
+    """As :func:`factorize`, with the levels in any order, which is quicker."""
+    return _coded(values, False, False)
+
+
+def first_rows(codes: IntArray, n_levels: int) -> IntArray:
+    """The first row of every level that has one, (l,) or fewer."""
+    first = np.full(n_levels + 1, len(codes))  # the last place is that of code -1
+    first[codes[::-1]] = np.arange(len(codes))[::-1]
+    first = first[:-1]
+    return first[first < len(codes)]
+
+
 def _coded(values: Any, sort: bool, ordered: bool) -> Factor:
     """Codes and labels; those of no Categorical are sorted when ``ordered``."""
     if isinstance(getattr(values, "dtype", None), pd.CategoricalDtype):

@@ -377,6 +377,37 @@ def total(parts: Sequence[FloatArray]) -> FloatArray | None:
 
 
 @dataclass(frozen=True, eq=False)
+class Streamed:
+    """What remains of rows that were read in partitions and not kept.
+
+    Attributes
+    ----------
+    n : int
+        Rows in use.
+    group_sizes : ndarray of int, (n_groups,), or None
+        Rows of every group of the ``groups`` argument.
+    k_constant : int
+        1 when X has a constant column, else 0.
+    counted_levels : tuple of int
+        Levels of every term that have rows of positive weight.
+    n_counted : int
+        Rows of positive weight.
+    weighted : bool
+        Whether there are prior weights.
+    recipe : Recipe
+        How rows are read again, see :mod:`sparselmm.design.passes.learned`.
+    """
+
+    n: int
+    group_sizes: IntArray | None
+    k_constant: int
+    counted_levels: tuple[int, ...]
+    n_counted: int
+    weighted: bool
+    recipe: Any
+
+
+@dataclass(frozen=True, eq=False)
 class BuiltDesign:
     """A design, the recipe to evaluate it again, and the rows it was built from.
 
@@ -396,6 +427,8 @@ class BuiltDesign:
         The rows kept; the user's own object when all are, until `owned`.
     further : dict
         Designs (n, c) of the predictors besides the mean's.
+    streamed : Streamed or None
+        What remains of rows that were read in partitions and not kept.
     """
 
     design: Design
@@ -405,6 +438,7 @@ class BuiltDesign:
     pandas: bool
     frame: pd.DataFrame | None
     further: dict[str, FloatArray] = field(default_factory=dict)
+    streamed: Streamed | None = None
 
     def owned(self) -> BuiltDesign:
         """The same with a response, weights, offset and frame that others do not change.
@@ -533,13 +567,8 @@ def _check_residual_weights(design: Design, rows: Rows) -> None:
         )
 
 
-def check_design(design: Design, rows: Rows, generalized: bool = False) -> None:
-    """Refuse a design that cannot be fitted; a ``generalized`` one has no residual variance."""
-    if not design.terms and design.residual is None:
-        raise NoRandomEffectsError(
-            "the model has no random effects; add a term such as '+ (1|g)' or groups=, or fit "
-            "ordinary least squares instead"
-        )
+def check_rows(design: Design, rows: Rows) -> None:
+    """Refuse rows that hold what no fit can use: missing or infinite values, negative weights."""
     check_finite(design.y, [design.y_name], "the response", rows)
     check_finite(design.X, design.x_names, "the fixed-effects column", rows)
     if design.offset is not None:
@@ -547,6 +576,19 @@ def check_design(design: Design, rows: Rows, generalized: bool = False) -> None:
     if design.weights is not None:
         check_finite(design.weights, ["weights"], "the argument", rows)
         check_weights(design.weights, rows)
+
+
+def check_design(design: Design, rows: Rows, generalized: bool = False) -> None:
+    """Refuse a design that cannot be fitted; a ``generalized`` one has no residual variance."""
+    if not design.terms and design.residual is None:
+        raise NoRandomEffectsError(
+            "the model has no random effects; add a term such as '+ (1|g)' or groups=, or fit "
+            "ordinary least squares instead"
+        )
+    check_rows(design, rows)
+    if design.weights is not None:
+        if not design.weights.any():
+            raise DataError("all weights are zero; at least some rows must count")
         _check_residual_weights(design, rows)
     if not generalized:
         check_response(design.y, design.y_name, design.offset)

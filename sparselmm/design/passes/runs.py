@@ -1,0 +1,79 @@
+"""Where the partitions of a pass are worked on: here, or on the workers of a cluster."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+from sparselmm.base.exceptions import DataError
+from sparselmm.base.progress import PATIENCE
+from sparselmm.base.reduction import Tree
+from sparselmm.design.sources.readers import Part
+
+T = TypeVar("T")
+
+
+class Runner(Protocol):
+    """Reduces a function of the partitions by a tree in the order of their numbers."""
+
+    def run(
+        self, function: Callable[[Part], T], parts: Sequence[Part],
+        merge: Callable[[Sequence[T]], T], title: str,
+    ) -> T:  # fmt: skip
+        """The function of all partitions, merged."""
+
+
+class Meter:
+    """A line on stderr: partitions done and the time left, where that can be seen."""
+
+    def __init__(self, title: str, total: int, wanted: bool | None) -> None:
+        interactive = sys.stderr.isatty() or "ipykernel" in sys.modules
+        self._after = 0.0 if wanted else PATIENCE if wanted is None and interactive else None
+        self._title, self._total, self._open = title, total, False
+        self._start = time.perf_counter()
+
+    def __call__(self, done: int, rows: int) -> None:
+        """Show how far it is."""
+        spent = time.perf_counter() - self._start
+        if self._after is None or spent < self._after or not done:
+            return
+        left = spent * (self._total - done) / done
+        line = f"{self._title}: {rows:,} rows, partition {done} of {self._total}"
+        sys.stderr.write(f"\r{line}, about {left:.0f} s left   ")
+        sys.stderr.flush()
+        self._open = True
+
+    def close(self) -> None:
+        """End the line."""
+        if self._open:
+            sys.stderr.write("\n")
+            self._open = False
+
+
+class Here:
+    """One partition after the other in this process."""
+
+    def __init__(self, progress: bool | None = None) -> None:
+        self._progress = progress
+
+    def run(
+        self, function: Callable[[Part], T], parts: Sequence[Part],
+        merge: Callable[[Sequence[T]], T], title: str,
+    ) -> T:  # fmt: skip
+        """The function of all partitions, merged."""
+        tree, rows = Tree(merge), 0
+        meter = Meter(title, len(parts), self._progress)
+        try:
+            for done, part in enumerate(parts, start=1):
+                found: Any = function(part)
+                rows += sum(read for read, _ in found.counts)
+                tree.add(found)
+                meter(done, rows)
+        finally:
+            meter.close()
+        result = tree.result()
+        if result is None:
+            raise DataError("the data have no partition at all; a fit needs at least two rows")
+        return result
