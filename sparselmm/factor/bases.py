@@ -46,7 +46,9 @@ def in_model_columns(cross: CrossProducts) -> CrossProducts:
     """The same in the columns of the model, ``Z_t'Z_t = F'Z~_t'Z~_t F``; digits may be lost."""
     if cross.bases is None:
         return cross
-    roots = [np.eye(k) if F is None else F for F, (k, _) in zip(cross.bases, cross.sizes, strict=True)]
+    roots = [
+        np.eye(k) if F is None else F for F, (k, _) in zip(cross.bases, cross.sizes, strict=True)
+    ]
     B = cross.B.copy()
     for F, part, (k, l) in zip(roots, cross.slices, cross.sizes, strict=True):
         B[part] = (F.T @ cross.B[part].reshape(l, k, -1)).reshape(l * k, -1)

@@ -25,7 +25,7 @@ from sparselmm.base.smallmatrix import upper_inverse
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design.rows import blocks, response
 from sparselmm.design.terms import Design, term_slices
-from sparselmm.factor.bases import WELL_CONDITIONED, terms_in_bases, term_basis
+from sparselmm.factor.bases import WELL_CONDITIONED, term_basis, terms_in_bases
 from sparselmm.factor.basis import Basis, independent_columns
 from sparselmm.factor.crossprod import (
     CrossProducts,
@@ -327,9 +327,7 @@ def _cross(
     C = (C + C.T) / 2.0
     check_residual(total.n, basis.rank, template.y_name, total.squares, float(C[-1, -1]))
     sizes = tuple((term.k, term.n_levels) for term in template.terms)
-    pairs = {
-        (s, t): _pair(total.pairs[s, t], sizes[s][1], sizes[t][1]) for s, t in total.pairs
-    }
+    pairs = {(s, t): _pair(total.pairs[s, t], sizes[s][1], sizes[t][1]) for s, t in total.pairs}
     bases = None if all(F is None for F in provisional.bases) else provisional.bases
     return CrossProducts(
         sizes, pairs, total.B @ change, C, basis, total.n, total.sum_log_w, bases

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from sparselmm.design.passes.runs import Here, Runner
-from sparselmm.design.sources.readers import Part, Source
+from sparselmm.design.sources.readers import Source
 
 T = TypeVar("T")
 

@@ -51,6 +51,7 @@ from sparselmm.likelihood.moments import moment_start
 from sparselmm.likelihood.optimize import OptSummary
 from sparselmm.likelihood.residual.deviance import ResidualDeviance
 from sparselmm.likelihood.residual.price import residual_plan
+from sparselmm.model.cluster import runner_of
 from sparselmm.model.fit import (
     ENGINES,
     HARDLY,
@@ -65,7 +66,6 @@ from sparselmm.model.fit import (
     start_parameters,
     without_fixed,
 )
-from sparselmm.model.cluster import runner_of
 from sparselmm.model.partitions import CHUNK_ROWS, Partitioned, build_partitioned, partitioned
 from sparselmm.model.regularized import RegularizedFits
 from sparselmm.model.residual import fit_residual

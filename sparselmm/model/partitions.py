@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from sparselmm.base.arguments import check_choice, check_count
-from sparselmm.base.reduction import Tree
 from sparselmm.base.exceptions import ArgumentError, DataError, SourceChangedError
+from sparselmm.base.reduction import Tree
 from sparselmm.design.build import Plan, columns_in_use, read_formulas
 from sparselmm.design.formula.memory import Memories
 from sparselmm.design.formula.namespace import (
@@ -194,7 +194,8 @@ def _learn(
         take_columns(head, reading.names, plan.read),
     )  # fmt: skip
     memories = Memories.of(plan.read, reading.env)
-    learn = FirstPass(reading, label_sets(plan, reading.groups, space), memories)
+    sets = label_sets(plan, reading.groups, space, memories)
+    learn = FirstPass(reading, sets, memories)
     first = runner.run(learn, parts, learn.merge, "first pass")
     memories.finish(first.memory, space.columns)
     for step in range(1, memories.passes):
@@ -298,4 +299,3 @@ def _streamed(total: Products, cross: CrossProducts, recipe: Recipe) -> Streamed
 def _check_whole(built: BuiltDesign, streamed: Streamed, total: Products) -> None:
     for term in built.design.terms:
         check_term(term, streamed.n, streamed.weighted)
-

@@ -9,16 +9,17 @@ constraints that depend on more than that are refused. A transform of a transfor
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from patsy import DesignInfo, EvalEnvironment
+from patsy import EvalEnvironment
 
 from sparselmm.base.exceptions import FormulaError, SparseLMMError
 from sparselmm.base.types import FloatArray
-from sparselmm.design.formula.checked import Expression
+from sparselmm.design.formula.checked import LEARNED, Expression
 
 Key = tuple[str, str]
 """An expression, and patsy's name of a transform in it."""
@@ -153,13 +154,14 @@ class Memories:
                 state["transforms"][name], seen[code, name], *given, code
             )
 
-    def carried(self, info: DesignInfo | None) -> None:
-        """Give a design, learned on a few of the rows, what was learned on all."""
-        if info is None:
-            return
-        for factor, memory in info.factor_infos.items():
-            if factor.code in self.states:
-                memory.state["transforms"].update(self.states[factor.code]["transforms"])
+    @contextmanager
+    def at_hand(self) -> Iterator[None]:
+        """Designs learned meanwhile, on any rows, have transforms with this memory."""
+        token = LEARNED.set(self.states)
+        try:
+            yield
+        finally:
+            LEARNED.reset(token)
 
 
 def _check_known(name: str, transform: Any, code: str) -> None:
@@ -198,5 +200,3 @@ def _finished(
     transform.memorize_chunk(np.array([seen.low[0], seen.high[0]]), *args, **keywords)
     transform.memorize_finish()
     return transform
-
-

@@ -131,7 +131,9 @@ class FirstPass:
         if not found:
             return First(counts, memory=memory)
         rows = joined([part.rows for part in found if part.rows is not None], "the partitions")
-        sample = joined([part.sample for part in found if part.sample is not None], "the partitions")
+        sample = joined(
+            [part.sample for part in found if part.sample is not None], "the partitions"
+        )
         while len(sample) > LARGEST_SAMPLE:
             sample = sample.iloc[::2]
         return First(counts, self._representatives(rows), sample.reset_index(drop=True), memory)
@@ -168,7 +170,9 @@ def _labels(code: str, space: Namespace) -> Any:
     return getattr(values, "data", values) if not hasattr(values, "dtype") else values
 
 
-def label_sets(plan: Plan, groups: str | None, head: Namespace) -> tuple[LabelSet, ...]:
+def label_sets(
+    plan: Plan, groups: str | None, head: Namespace, memories: Memories
+) -> tuple[LabelSet, ...]:
     """What representatives must show.
 
     Parameters
@@ -179,6 +183,8 @@ def label_sets(plan: Plan, groups: str | None, head: Namespace) -> tuple[LabelSe
         Column of the ``groups`` argument.
     head : Namespace
         Any rows.
+    memories : Memories
+        Expressions with stateful transforms, which give numbers.
     """
     sets = [_set_of(bar.factors, head) for bar in plan.bars]
     if groups is not None:
@@ -186,7 +192,8 @@ def label_sets(plan: Plan, groups: str | None, head: Namespace) -> tuple[LabelSe
         for text in plan.vc.values():
             labels = [c for c in codes_of(right_terms(text)) if _is_labels(c, head)]
             sets.append(_set_of((groups, *labels), head))
-    sets += [_set_of((code,), head) for code in plan.read if _is_labels(code, head)]
+    codes = [code for code in plan.read if code not in memories.states]
+    sets += [_set_of((code,), head) for code in codes if _is_labels(code, head)]
     return tuple(dict.fromkeys(sets))
 
 
@@ -209,8 +216,9 @@ def _set_of(crossed: tuple[str, ...], head: Namespace) -> LabelSet:
 
 
 def _gives_labels(value: Any) -> bool:
-    dtype = getattr(value, "dtype", None)
-    if dtype is None:
+    if isinstance(value, pd.DataFrame):
+        return False
+    if getattr(value, "dtype", None) is None:
         return True
     column = value if isinstance(value, pd.Series) else pd.Series(np.asarray(value).ravel())
     return kind_of(column) not in (NUMBERS, "booleans")

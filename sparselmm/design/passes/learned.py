@@ -9,7 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparselmm.base.exceptions import DataError, InputError, NoRandomEffectsError, SourceChangedError
+from sparselmm.base.exceptions import (
+    DataError,
+    InputError,
+    NoRandomEffectsError,
+    SourceChangedError,
+)
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design.build import Plan, assemble
 from sparselmm.design.column_types import as_float, check_numeric
@@ -19,14 +24,12 @@ from sparselmm.design.formula.memory import Memories
 from sparselmm.design.formula.namespace import (
     Namespace,
     learn,
-    rebuild,
     single_term,
     take_columns,
 )
-from sparselmm.design.formula.remembered import DesignInfo
 from sparselmm.design.passes.first import First
 from sparselmm.design.passes.reading import Reading, Taken, named
-from sparselmm.design.row_arguments import Given
+from sparselmm.design.row_arguments import Given, subset_mask
 from sparselmm.design.sources.arrow import joined
 from sparselmm.design.sources.readers import Part
 from sparselmm.design.spec import BuiltDesign, DesignSpec, check_rows
@@ -66,8 +69,8 @@ class Recipe:
         Without rows.
     response : str
         Expression of the response.
-    response_info : DesignInfo or None
-        patsy's memory of it, when it is more than a column.
+    response_spec : DesignSpec or None
+        Memory of it, when it is more than a column.
     """
 
     reading: Reading
@@ -124,7 +127,10 @@ class Recipe:
 
 
 def recipe_of(
-    plan: Plan, reading: Reading, first: First, memories: Memories,
+    plan: Plan,
+    reading: Reading,
+    first: First,
+    memories: Memories,
     covariance: Mapping[str, Any] | None,
 ) -> tuple[BuiltDesign, Recipe, pd.DataFrame]:
     """The built design without rows, the recipe of its rows, and the sample.
@@ -154,40 +160,25 @@ def recipe_of(
     given = Given.of(frame, reading.groups, reading.weights, reading.offset, None)
     columns = take_columns(frame, reading.names, plan.read)
     space = Namespace(frame, reading.env, Rows(len(frame)), columns)
-    built = assemble(plan, given, covariance, space, None, False, checked=False)
+    with memories.at_hand():
+        built = assemble(plan, given, covariance, space, None, False, checked=False)
+        response = _response_spec(plan, space, built.spec)
     if not built.design.terms:
         raise NoRandomEffectsError(
             "the model has no random effects; add a term such as '+ (1|g)' or groups="
         )
-    for info in _infos(built.spec):
-        memories.carried(info)
-    recipe = Recipe(
-        reading, built.spec, without_rows(built).design, plan.parsed.response,
-        _response_spec(plan, space, memories, built.spec),
-    )  # fmt: skip
+    bare = without_rows(built)
+    recipe = Recipe(reading, built.spec, bare.design, plan.parsed.response, response)
     _check_by_row(recipe, first.sample, reading)
-    return without_rows(built), recipe, first.sample
+    return bare, recipe, first.sample
 
 
-def _infos(spec: DesignSpec) -> list[DesignInfo | None]:
-    infos = [spec.design_info, *spec.further.values()]
-    for term in spec.terms:
-        inner = getattr(term, "inner", term)
-        effects = getattr(inner, "effects", None)
-        infos.append(None if isinstance(effects, tuple) else effects)
-        infos += list(getattr(inner, "infos", {}).values())
-    return infos
-
-
-def _response_spec(
-    plan: Plan, space: Namespace, memories: Memories, spec: DesignSpec
-) -> DesignSpec | None:
+def _response_spec(plan: Plan, space: Namespace, spec: DesignSpec) -> DesignSpec | None:
     """The response as a design of one column, when it is more than a column of the data."""
     code = plan.parsed.response
     if plain_column(code) is not None:
         return None
     (info,) = learn([single_term(code)], space)
-    memories.carried(info)
     return replace(
         spec, design_info=info, terms=(), groups=None, offsets=(), offset_column=None, further={},
         x_names=tuple(info.column_names),
@@ -198,6 +189,8 @@ def _check_by_row(recipe: Recipe, sample: pd.DataFrame, reading: Reading) -> Non
     """Refuse expressions whose value in a row depends on other rows, such as ``x - x.mean()``."""
     if len(sample) < 2:
         return
+    if reading.subset is not None and not subset_mask(sample, reading.subset, reading.env).all():
+        raise _other_rows(f"subset={reading.subset!r}", "the arguments")
     half = len(sample) // 2
     whole = recipe.of(_sampled(sample, reading))[0]
     parts = [
@@ -218,11 +211,15 @@ def _check_by_row(recipe: Recipe, sample: pd.DataFrame, reading: Reading) -> Non
         together = np.vstack(pieces)
         for j, name in enumerate(names):
             if not np.allclose(values[:, j], together[:, j], rtol=1e-9, atol=0.0, equal_nan=True):
-                raise DataError(
-                    f"{name!r} of {place} depends on other rows than its own (a mean, a rank, a "
-                    "difference from the row before), and the rows are read in partitions; use "
-                    "center() or standardize(), make the column beforehand, or pass keep_rows=True"
-                )
+                raise _other_rows(repr(name), place)
+
+
+def _other_rows(what: str, place: str) -> DataError:
+    return DataError(
+        f"{what} of {place} depends on other rows than its own (a mean, a rank, a difference from "
+        "the row before), and the rows are read in partitions; use center() or standardize(), make "
+        "the column beforehand, or pass keep_rows=True"
+    )
 
 
 def _sampled(sample: pd.DataFrame, reading: Reading) -> Taken:

@@ -97,9 +97,7 @@ class Reading:
         for name in self.names:
             count = int(missing_rows(frame[name]).sum())
             if count:
-                raise MissingDataError(
-                    f"column {name!r} has {count} missing value(s); {DROP_HINT}"
-                )
+                raise MissingDataError(f"column {name!r} has {count} missing value(s); {DROP_HINT}")
 
 
 def _thawed(frozen: bytes) -> Reading:

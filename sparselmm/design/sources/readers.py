@@ -99,10 +99,8 @@ class Memory:
         """Partitions of exactly that many rows, but for the last."""
         frame = self.take(None)
         pieces = sliced(frame, rows)
-        starts = range(0, max(len(frame), 1), rows)
         return [
-            Rows(piece, f"rows {start} to {start + len(piece) - 1} of {self.what}")
-            for start, piece in zip(starts, pieces, strict=True)
+            Rows(piece, f"partition {number} of {self.what}") for number, piece in enumerate(pieces)
         ]
 
 
