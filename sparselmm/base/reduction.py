@@ -1,4 +1,4 @@
-"""Reductions whose result does not depend on who finishes first: a tree by the number of the part."""
+"""Reductions by a fixed tree: the result does not depend on which part is finished first."""
 
 from __future__ import annotations
 

@@ -154,11 +154,14 @@ def build_partitioned(
     names, used_env = used_columns(
         plan.codes, pd.DataFrame(columns=given.source.names), with_r_names(env)
     )
-    columns = [whole(arguments[name], name) for name in ("groups", "weights", "offset")]
-    names += [name for name in columns if name is not None and name not in names]
+    groups, weights, offset = (
+        whole(arguments[name], name) for name in ("groups", "weights", "offset")
+    )
+    named = (groups, weights, offset)
+    names += [name for name in named if name is not None and name not in names]
     subset = whole(arguments["subset"], "subset")
     reading = Reading(
-        given.columns, names, *columns, subset, arguments["missing"],
+        given.columns, names, groups, weights, offset, subset, arguments["missing"],
         used_env if subset is None else with_r_names(env), given.rows,
     )  # fmt: skip
     parts = given.source.parts(given.rows)

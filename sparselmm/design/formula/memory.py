@@ -189,8 +189,8 @@ def _finished(
     bound = inspect.signature(transform.memorize_chunk).bind(None, *args, **keywords).arguments
     if bound.get("knots") is None:
         raise FormulaError(
-            f"{code!r} takes its knots from quantiles of all rows; with rows that are not kept give "
-            f"them, knots=[...], {KEEP}"
+            f"{code!r} takes its knots from quantiles of all rows; with rows that are not kept "
+            f"give them, knots=[...], {KEEP}"
         )
     if isinstance(bound.get("constraints"), str):
         raise FormulaError(

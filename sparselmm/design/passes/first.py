@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 
 from sparselmm.base.reduction import Tree
-from sparselmm.base.types import IntArray
 from sparselmm.design.build import Plan
 from sparselmm.design.column_types import CATEGORIES, NUMBERS, TEXT, kind_of
 from sparselmm.design.factors import Factor, cross, first_rows, unordered
@@ -146,7 +145,8 @@ class FirstPass:
             columns = self._columns(frame, codes)
             space = Namespace(frame, self.reading.env, space.rows, columns)
         seen: dict[str, Factor] = {}
-        chosen: list[IntArray] = [np.zeros(1, dtype=np.intp)]
+        chosen = np.zeros(len(frame), dtype=bool)
+        chosen[0] = True
         for one in self.sets:
             for name in one.columns:
                 if name not in seen:
@@ -155,8 +155,8 @@ class FirstPass:
                 if code not in seen:
                     seen[code] = unordered(_labels(code, space))
             crossing = cross([seen[name] for name in (*one.columns, *one.codes)])
-            chosen.append(first_rows(crossing.codes, len(crossing.table[0])))
-        return frame.iloc[np.unique(np.concatenate(chosen))].reset_index(drop=True)
+            chosen[first_rows(crossing.codes, len(crossing.table[0]))] = True
+        return frame.iloc[np.flatnonzero(chosen)].reset_index(drop=True)
 
     def _columns(self, frame: pd.DataFrame, codes: Iterable[str]) -> dict[str, Any]:
         """Columns that some expressions use, as patsy sees them."""

@@ -1,4 +1,4 @@
-"""From the representatives of all rows to the design they stand for, and the rows of a partition."""
+"""The design that representatives stand for, and the rows of a partition as part of it."""
 
 from __future__ import annotations
 
@@ -204,11 +204,10 @@ def _check_by_row(recipe: Recipe, sample: pd.DataFrame, reading: Reading) -> Non
         checks.append(("offset", whole.offset[:, None], [o[:, None] for o in offsets], ["offset"]))
     for t, term in enumerate(whole.terms):
         if term.values is not None:
-            pieces = [part.terms[t].values for part in parts]
-            checks.append((term.name, term.values, [p for p in pieces if p is not None],
-                           list(term.columns)))  # fmt: skip
-    for place, values, pieces, names in checks:
-        together = np.vstack(pieces)
+            pieces = [p for part in parts if (p := part.terms[t].values) is not None]
+            checks.append((term.name, term.values, pieces, list(term.columns)))
+    for place, values, halves, names in checks:
+        together = np.vstack(halves)
         for j, name in enumerate(names):
             if not np.allclose(values[:, j], together[:, j], rtol=1e-9, atol=0.0, equal_nan=True):
                 raise _other_rows(repr(name), place)
