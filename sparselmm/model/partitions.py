@@ -229,6 +229,11 @@ class SecondPass:
     recipe: Recipe
     provisional: Provisional
 
+    @property
+    def reading(self) -> Reading:
+        """How it takes rows."""
+        return self.recipe.reading
+
     def __call__(self, part: Part) -> Products:
         """Products of its rows."""
         tree = Tree(added)

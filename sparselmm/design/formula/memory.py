@@ -9,6 +9,7 @@ constraints that depend on more than that are refused. A transform of a transfor
 from __future__ import annotations
 
 import inspect
+import pickle
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from patsy import EvalEnvironment
 from sparselmm.base.exceptions import FormulaError, SparseLMMError
 from sparselmm.base.types import FloatArray
 from sparselmm.design.formula.checked import LEARNED, Expression
+from sparselmm.design.formula.pickling import dumps
 
 Key = tuple[str, str]
 """An expression, and patsy's name of a transform in it."""
@@ -93,6 +95,9 @@ class Memories:
     """
 
     states: dict[str, dict[str, Any]]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _thawed, (dumps(self.states),)
 
     @classmethod
     def of(cls, codes: Iterable[str], env: EvalEnvironment) -> Memories:
@@ -200,3 +205,7 @@ def _finished(
     transform.memorize_chunk(np.array([seen.low[0], seen.high[0]]), *args, **keywords)
     transform.memorize_finish()
     return transform
+
+
+def _thawed(frozen: bytes) -> Memories:
+    return Memories(pickle.loads(frozen))

@@ -34,13 +34,19 @@ class Meter:
         self._title, self._total, self._open = title, total, False
         self._start = time.perf_counter()
 
-    def __call__(self, done: int, rows: int) -> None:
+    @property
+    def shows(self) -> bool:
+        """Whether anything is ever shown."""
+        return self._after is not None
+
+    def __call__(self, done: int, rows: int | None = None) -> None:
         """Show how far it is."""
         spent = time.perf_counter() - self._start
         if self._after is None or spent < self._after or not done:
             return
         left = spent * (self._total - done) / done
-        line = f"{self._title}: {rows:,} rows, partition {done} of {self._total}"
+        seen = "" if rows is None else f"{rows:,} rows, "
+        line = f"{self._title}: {seen}partition {done} of {self._total}"
         sys.stderr.write(f"\r{line}, about {left:.0f} s left   ")
         sys.stderr.flush()
         self._open = True
