@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.linalg import lapack, solve_triangular
 
-from sparselmm.base.exceptions import DataError
 from sparselmm.base.smallmatrix import upper_inverse
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design.rows import blocks, response
@@ -41,6 +40,9 @@ NOTHING = 1e-12
 POOR = 1e-8
 """Smallest eigenvalue of the Gram matrix in the provisional basis, columns scaled to one length,
 from which its digits suffice."""
+
+SPANNED = 1e-10
+"""Square of the share of a column's length, left by those before it, that is nearly nothing."""
 
 LOST = 1e-9
 """Share of the sum of squares left by the provisional coefficients below which digits are lost."""
@@ -77,8 +79,8 @@ class Provisional:
         A column that the others span in the sample is only taken off them, not scaled.
         """
         X, y, w = sample.X, response(sample), sample.weights
-        root = np.ones(len(y)) if w is None else np.sqrt(w)
-        live = root > 0
+        root = np.ones(len(y)) if w is None else np.sqrt(np.maximum(w, 0.0))
+        live = (root > 0) & np.isfinite(y) & np.isfinite(X).all(axis=1)
         X, y, root = X[live], y[live], root[live]
         n, p = X.shape
         R, Q = np.zeros((p, p)), np.zeros((n, p))
@@ -262,7 +264,7 @@ def finished(total: Products, provisional: Provisional, template: Design) -> Fin
     live = norms > NOTHING * np.sqrt(total.sum_w)
     S = G[np.ix_(live, live)] / np.outer(norms[live], norms[live])
     poor = bool(len(S)) and float(np.linalg.eigvalsh(S)[0]) < POOR
-    R1 = _root(S + (1e-13 * len(S) * np.eye(len(S)) if poor else 0.0)) * norms[live]
+    R1 = _root(S) * norms[live]
     whole = np.diag(norms)
     whole[np.ix_(live, live)] = R1
     bases, off = _term_bases(total, provisional, template)
@@ -281,11 +283,18 @@ def finished(total: Products, provisional: Provisional, template: Design) -> Fin
 
 
 def _root(S: FloatArray) -> FloatArray:
-    """Upper Cholesky factor of a Gram matrix."""
-    R, info = lapack.dpotrf(S, lower=0)
-    if info:
-        raise DataError("the columns of the fixed effects cannot be told apart by their products")
-    return np.triu(R)
+    """Upper Cholesky factor of a Gram matrix of columns of length one.
+
+    A column that those before it nearly span is only taken off them, its length left as it is.
+    """
+    left, R = S.copy(), np.zeros_like(S)
+    for j in range(len(S)):
+        if left[j, j] > SPANNED:
+            R[j, j:] = left[j, j:] / np.sqrt(left[j, j])
+            left[j + 1 :, j + 1 :] -= np.outer(R[j, j + 1 :], R[j, j + 1 :])
+        else:
+            R[j, j] = 1.0
+    return R
 
 
 def _combined(

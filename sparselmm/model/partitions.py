@@ -23,9 +23,8 @@ from sparselmm.design.formula.namespace import (
 from sparselmm.design.formula.remembered import EvalEnvironment
 from sparselmm.design.passes.first import First, FirstPass, label_sets
 from sparselmm.design.passes.learned import Recipe, recipe_of
-from sparselmm.design.passes.reading import Reading, Taken, whole
+from sparselmm.design.passes.reading import Reading, whole
 from sparselmm.design.passes.runs import Runner
-from sparselmm.design.row_arguments import Given
 from sparselmm.design.sources.arrow import joined
 from sparselmm.design.sources.readers import Part, Source
 from sparselmm.design.sources.recognised import source_of
@@ -167,9 +166,11 @@ def build_partitioned(
     parts = given.source.parts(given.rows)
     first, memories = _learn(plan, reading, parts, runner)
     built, recipe, sample = recipe_of(plan, reading, first, memories, arguments["covariance"])
+    used = sum(count for _, count in first.counts)
+    for term in built.design.terms:
+        check_term(term, used, reading.weights is not None)
     total, cross = _multiply(recipe, sample, first, parts, runner)
     streamed = _streamed(total, cross, recipe)
-    _check_whole(built, streamed, total)
     return replace(built, streamed=streamed), cross
 
 
@@ -248,11 +249,7 @@ def _multiply(
     recipe: Recipe, sample: pd.DataFrame, first: First, parts: Sequence[Part], runner: Runner
 ) -> tuple[Products, CrossProducts]:
     """The second pass; again in a better basis where that of the sample loses digits."""
-    given = Given.of(
-        sample, recipe.reading.groups, recipe.reading.weights, recipe.reading.offset, None
-    )
-    taken = Taken(sample, given.groups, given.weights, len(sample))
-    provisional = Provisional.of(recipe.of(taken)[0])
+    provisional = Provisional.of(recipe.sampled(sample))
     for number in range(2, 2 + MOST_PASSES):
         total = runner.run(SecondPass(recipe, provisional), parts, added, f"pass {number}")
         _check_same(first.counts, total.counts, parts)
@@ -285,8 +282,8 @@ def _check_total(total: Products, recipe: Recipe) -> None:
     constant = recipe.reading.offset is None and not recipe.spec.offsets
     if constant and total.low == total.high:
         raise DataError(
-            f"the response {recipe.template.y_name!r} is constant ({total.low:g} in all rows); "
-            "there is no variation to explain"
+            f"the response {recipe.template.y_name!r} is constant ({total.low:g} in all "
+            f"{sum(used for _, used in total.counts)} rows); there is no variation to explain"
         )
 
 
@@ -302,8 +299,3 @@ def _streamed(total: Products, cross: CrossProducts, recipe: Recipe) -> Streamed
         k_constant=int(((low == high) & (low != 0)).any()), counted_levels=tuple(counted),
         n_counted=total.n, weighted=recipe.reading.weights is not None, recipe=recipe,
     )  # fmt: skip
-
-
-def _check_whole(built: BuiltDesign, streamed: Streamed, total: Products) -> None:
-    for term in built.design.terms:
-        check_term(term, streamed.n, streamed.weighted)

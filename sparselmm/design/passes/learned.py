@@ -88,8 +88,8 @@ class Recipe:
                 else:
                     yield Chunk(self.template, None, taken.read)
 
-    def of(self, taken: Taken) -> tuple[Design, IntArray | None]:
-        """Some rows as a design, and the rows of each group."""
+    def of(self, taken: Taken, checked: bool = True) -> tuple[Design, IntArray | None]:
+        """Some rows as a design, ``checked`` for what a fit can use, and the rows of each group."""
         frame, memory = taken.frame, self.spec.groups
         rows = Rows(len(frame), frame.index)
         try:
@@ -110,11 +110,18 @@ class Recipe:
             self.template, y=self._response(frame, rows), X=new.X, terms=new.terms,
             weights=taken.weights, offset=new.offset, groups=None,
         )  # fmt: skip
-        check_rows(design, rows)
+        if checked:
+            check_rows(design, rows)
         counts = None
         if memory is not None:
             counts = np.bincount(match(memory.labels, taken.groups), minlength=len(memory.labels))
         return design, counts
+
+    def sampled(self, sample: pd.DataFrame) -> Design:
+        """Rows of the sample as a design; where they are bad, the second pass says so."""
+        how = self.reading
+        given = Given.of(sample, how.groups, how.weights, how.offset, None)
+        return self.of(Taken(sample, given.groups, given.weights, len(sample)), checked=False)[0]
 
     def _response(self, frame: pd.DataFrame, rows: Rows) -> FloatArray:
         plain = plain_column(self.response)
@@ -192,9 +199,9 @@ def _check_by_row(recipe: Recipe, sample: pd.DataFrame, reading: Reading) -> Non
     if reading.subset is not None and not subset_mask(sample, reading.subset, reading.env).all():
         raise _other_rows(f"subset={reading.subset!r}", "the arguments")
     half = len(sample) // 2
-    whole = recipe.of(_sampled(sample, reading))[0]
+    whole = recipe.sampled(sample)
     parts = [
-        recipe.of(_sampled(part.reset_index(drop=True), reading))[0]
+        recipe.sampled(part.reset_index(drop=True))
         for part in (sample.iloc[:half], sample.iloc[half:])
     ]
     checks = [("the response", whole.y[:, None], [p.y[:, None] for p in parts], [whole.y_name])]
@@ -219,8 +226,3 @@ def _other_rows(what: str, place: str) -> DataError:
         "the row before), and the rows are read in partitions; use center() or standardize(), make "
         "the column beforehand, or pass keep_rows=True"
     )
-
-
-def _sampled(sample: pd.DataFrame, reading: Reading) -> Taken:
-    given = Given.of(sample, reading.groups, reading.weights, reading.offset, None)
-    return Taken(sample, given.groups, given.weights, len(sample))

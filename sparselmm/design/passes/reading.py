@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from sparselmm.base.exceptions import DataError, InputError, MissingDataError, SourceChangedError
+from sparselmm.base.exceptions import DataError, InputError, MissingDataError
 from sparselmm.base.types import FloatArray
 from sparselmm.design.formula.pickling import dumps
 from sparselmm.design.formula.remembered import EvalEnvironment
@@ -109,8 +109,6 @@ def named(where: str) -> Iterator[None]:
     """Errors about the data say in which partition."""
     try:
         yield
-    except SourceChangedError:
-        raise
     except InputError as error:
         if str(error).startswith("in "):
             raise

@@ -196,9 +196,10 @@ class Dataset:
 
 
 def _row_groups(fragment: Any, schema: Any, name: str, rows: int) -> list[Part]:
+    pa = package("pyarrow", name)
     try:
         sizes = [(group.id, group.num_rows) for group in fragment.row_groups]
-    except OSError as error:
+    except (pa.ArrowException, OSError) as error:
         raise DataError(f"{name} cannot be read: {_first_line(error)}") from error
     runs: list[list[int]] = []
     count = rows

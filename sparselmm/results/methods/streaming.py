@@ -14,6 +14,7 @@ import pandas as pd
 from sparselmm.base.arguments import wrong_type
 from sparselmm.base.exceptions import DataError, FileError, RemovedRowsError
 from sparselmm.base.types import FloatArray
+from sparselmm.design.passes.reading import named
 from sparselmm.design.sources.optional import package
 from sparselmm.design.sources.readers import Part
 from sparselmm.design.sources.recognised import source_of
@@ -72,7 +73,8 @@ def _frames(
         for taken in everything.reading.taken(part):
             if not len(taken.frame):
                 continue
-            design, _ = everything.of(taken)
+            with named(part.label):
+                design, _ = everything.of(taken)
             lev = leverage(est.deviance, design, est.pls.theta) if influence else None
             yield taken.frame.assign(**row_columns(replace(est, design=design), lev))
 
