@@ -188,7 +188,7 @@ class Dataset:
         for fragment in self.data.get_fragments():
             path = getattr(fragment, "path", None)
             name = f"fragment {len(found)} of {self.what}" if not path else f"the file {path!r}"
-            if hasattr(fragment, "row_groups"):
+            if type(fragment).__name__ == "ParquetFileFragment":
                 found += _row_groups(fragment, self.data.schema, name, rows)
             else:
                 found.append(Fragment(fragment, self.data.schema, name))
