@@ -16,9 +16,10 @@ import numpy as np
 import pandas as pd
 
 from sparselmm.base.reduction import Tree
+from sparselmm.base.types import IntArray
 from sparselmm.design.build import Plan
 from sparselmm.design.column_types import CATEGORIES, NUMBERS, TEXT, kind_of
-from sparselmm.design.factors import Factor, cross, first_rows, unordered
+from sparselmm.design.factors import Factor, first_rows, unordered
 from sparselmm.design.formula.expressions import names_in, plain_column
 from sparselmm.design.formula.memory import Key, Memories, Summary
 from sparselmm.design.formula.namespace import (
@@ -154,8 +155,9 @@ class FirstPass:
             for code in one.codes:
                 if code not in seen:
                     seen[code] = unordered(_labels(code, space))
-            crossing = cross([seen[name] for name in (*one.columns, *one.codes)])
-            chosen[first_rows(crossing.codes, len(crossing.table[0]))] = True
+            chosen[first_rows(*_crossed([seen[name] for name in (*one.columns, *one.codes)]))] = (
+                True
+            )
         return frame.iloc[np.flatnonzero(chosen)].reset_index(drop=True)
 
     def _columns(self, frame: pd.DataFrame, codes: Iterable[str]) -> dict[str, Any]:
@@ -163,6 +165,19 @@ class FirstPass:
         codes = list(codes)
         names = {name for code in codes for name in names_in(code)} & set(frame.columns)
         return take_columns(frame, sorted(names), codes)
+
+
+def _crossed(factors: Sequence[Factor]) -> tuple[IntArray, int]:
+    """Codes of the combinations of some factors, in any order, and their number."""
+    codes, count = factors[0].codes, len(factors[0].labels)
+    for factor in factors[1:]:
+        absent = (codes < 0) | (factor.codes < 0)
+        key = codes * np.int64(max(len(factor.labels), 1)) + factor.codes
+        codes, found = pd.factorize(np.where(absent, -1, key) if absent.any() else key)
+        count = len(found)
+        if absent.any():
+            codes = np.where(absent, -1, codes)
+    return codes, count
 
 
 def _labels(code: str, space: Namespace) -> Any:

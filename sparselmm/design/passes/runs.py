@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.progress import PATIENCE
 from sparselmm.base.reduction import Tree
+from sparselmm.base.threads import processors
 from sparselmm.design.sources.readers import Part
 
 T = TypeVar("T")
+
+MOST_THREADS = 2
+"""Partitions worked on at a time: each holds its rows in memory."""
 
 
 class Runner(Protocol):
@@ -59,7 +65,7 @@ class Meter:
 
 
 class Here:
-    """One partition after the other in this process."""
+    """Threads of this process, each with a partition; merged in the order of their numbers."""
 
     def __init__(self, progress: bool | None = None) -> None:
         self._progress = progress
@@ -72,8 +78,7 @@ class Here:
         tree, rows = Tree(merge), 0
         meter = Meter(title, len(parts), self._progress)
         try:
-            for done, part in enumerate(parts, start=1):
-                found: Any = function(part)
+            for done, found in enumerate(_in_order(function, parts), start=1):
                 rows += sum(read for read, _ in found.counts)
                 tree.add(found)
                 meter(done, rows)
@@ -83,3 +88,22 @@ class Here:
         if result is None:
             raise DataError("the data have no partition at all; a fit needs at least two rows")
         return result
+
+
+def _in_order(function: Callable[[Part], Any], parts: Sequence[Part]) -> Iterator[Any]:
+    """The function of each partition; a few are under way at a time."""
+    threads = min(processors(), MOST_THREADS, len(parts))
+    if threads < 2:
+        yield from map(function, parts)
+        return
+    pool = ThreadPoolExecutor(threads)
+    waiting: deque[Future[Any]] = deque()
+    try:
+        for part in parts:
+            waiting.append(pool.submit(function, part))
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
