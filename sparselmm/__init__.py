@@ -16,6 +16,7 @@ from sparselmm.base.exceptions import (
     IdentifiabilityWarning,
     MemoryLimitError,
     MissingDataError,
+    MissingPackageError,
     ModelWarning,
     MonteCarloWarning,
     NoRandomEffectsError,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from sparselmm.results.compare import ModelComparison, compare
     from sparselmm.results.general.core import MixedGLMResults
     from sparselmm.results.print.citation import citation
+    from sparselmm.results.print.polars import to_polars
     from sparselmm.results.tables.bootstrap import BootstrapResults
     from sparselmm.results.tables.many import ManyResults
     from sparselmm.results.tables.power import PowerResults
@@ -65,6 +67,7 @@ LATE = {
     "compare": "results.compare",
     "mixedglm": "model.mixedglm",
     "pedigree": "design.known_covariance",
+    "to_polars": "results.print.polars",
 }
 """Public names whose modules a fit does not need: loaded when first asked for."""
 
@@ -113,6 +116,7 @@ __all__ = [
     "ManyResults",
     "MemoryLimitError",
     "MissingDataError",
+    "MissingPackageError",
     "MixedGLM",
     "MixedGLMResults",
     "MixedLM",
@@ -143,4 +147,5 @@ __all__ = [
     "mmrm",
     "pedigree",
     "show_versions",
+    "to_polars",
 ]

@@ -12,6 +12,7 @@ What the user got wrong is one line on stderr and exit code 2; a traceback is a 
 from __future__ import annotations
 
 import argparse
+import glob
 import json
 import os
 import platform
@@ -31,6 +32,7 @@ from sparselmm import __version__, datasets
 from sparselmm.base.arguments import suggestion
 from sparselmm.base.exceptions import ModelWarning, SparseLMMError, SpecificationWarning
 from sparselmm.base.providers import provider, show_versions, versions
+from sparselmm.design.sources.files import format_of
 from sparselmm.likelihood.optimize import SCIPY_METHODS
 from sparselmm.model.generalized_command import add_options, model_of, record_of, refused
 from sparselmm.model.mixedlm import DENSE_LIMIT, MixedLM
@@ -40,6 +42,10 @@ from sparselmm.results.residual import ResidualResults
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 LIBRARIES = ("numpy", "scipy", "pandas", "patsy", "numba", "scikit-sparse", "cvxopt")
 PARQUET = (".parquet", ".pq")
+ARROW = (".arrow", ".feather", ".ipc")
+LARGE_FILE = 1 << 28
+"""Bytes of a Parquet file from which only the columns of the formula are read."""
+
 COMPRESSED = (".gz", ".bz2", ".xz", ".zip", ".zst")
 NO_VARIABLES = -2
 """``eval_env`` with which a formula sees the columns and R's functions, no variable of ours."""
@@ -162,7 +168,11 @@ def _add_fit(commands: Any) -> None:
     )
     add = fit.add_argument
     add("formula", help="'y ~ x + (1|g) + (1|h)', or 'y ~ x' together with --groups")
-    add("data", help="file (.csv, .tsv, also compressed, or .parquet), or name of a data set")
+    add(
+        "data",
+        help="file (.csv, .tsv, also compressed, .parquet or .arrow), folder or pattern "
+        "'dir/*.parquet' of files, or name of a data set",
+    )
     add("--groups", metavar="COL", help="column of the grouping factor")
     add("--re", metavar="FORMULA", help="effects that vary between groups; default an intercept")
     add(
@@ -248,19 +258,21 @@ def _check(arguments: argparse.Namespace) -> None:
 # -------------------------------------------------------------------------------------- data
 
 
-def read_data(source: str) -> pd.DataFrame:
+def read_data(source: str) -> pd.DataFrame | str:
     """Read a table from a file, or load a data set by its name.
 
     Parameters
     ----------
     source : str
         Path of a ``.csv``, ``.tsv`` (also compressed) or ``.parquet`` file, or a name of
-        :func:`sparselmm.datasets.names`. A file wins over a data set of the same name.
+        :func:`sparselmm.datasets.names`. A file wins over a data set of the same name. A folder of
+        files, a pattern such as ``"sales/*.parquet"`` and files of Arrow are read by Arrow.
 
     Returns
     -------
-    DataFrame
-        As pandas reads it, except that a column of whole numbers with leading zeros stays text.
+    DataFrame or str
+        As pandas reads it, except that a column of whole numbers with leading zeros stays text; of
+        what Arrow shall read, by the columns of the formula, the path.
 
     Raises
     ------
@@ -272,6 +284,8 @@ def read_data(source: str) -> pd.DataFrame:
         known = datasets.names()
         if source.casefold() in map(str.casefold, known):
             return datasets.load(source)
+        if _are_files(path, source):
+            return source
         raise CommandError(
             f"there is no file {source!r}, nor a data set of that name (those are listed by "
             f"'sparselmm datasets'){suggestion(source, known)}"
@@ -280,6 +294,9 @@ def read_data(source: str) -> pd.DataFrame:
     if endings and endings[-1] in COMPRESSED:
         endings.pop()
     ending = endings[-1] if endings else ""
+    large = ending in PARQUET and path.stat().st_size > LARGE_FILE
+    if large or ending in ARROW:
+        return source
     if ending not in (*SEPARATORS, *PARQUET):
         raise CommandError(
             f"{source}: cannot tell the format from the ending; it should be "
@@ -301,6 +318,18 @@ def read_data(source: str) -> pd.DataFrame:
         ) from error
     except Exception as error:  # every format has errors of its own for a damaged file
         raise CommandError(f"{source}: cannot be read: {_first_line(error)}") from error
+
+
+def _are_files(path: Path, source: str) -> bool:
+    """Whether it is a folder of files of one format, or a pattern that stands for files."""
+    try:
+        if path.is_dir():
+            inside = [*path.glob("*.*"), *path.glob("*=*/**/*.*")]
+            formats = {format_of(str(file)) for file in inside}
+            return len(formats) == 1 and None not in formats
+        return bool(set(source) & set("*?[")) and bool(glob.glob(source, recursive=True))
+    except OSError:
+        return False
 
 
 def _is_file(path: Path) -> bool:

@@ -10,7 +10,7 @@ import pytest
 HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
     "base": (
         "exceptions types",
-        "arguments kernels progress smallmatrix storage threads",
+        "arguments kernels progress reduction smallmatrix storage threads",
         "kernels_families kernels_krylov kernels_rows kernels_stacks other_names providers seeds",
         "cholesky",
     ),
@@ -18,17 +18,19 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
     "design": (
         "residual",
         "column_types exact_labels known_covariance terms",
-        "factors rows validate",
+        "factors rows sources validate",
         "formula",
         "kinds",
         "spec",
         "marginality new_rows responses row_arguments subsets",
         "arrays build",
+        "passes",
     ),
     "factor": (
         "basis",
         "crossprod",
         "bases centred coupling submodels",
+        "partitions",
         "layout",
         "remainders",
         "solver",
@@ -62,7 +64,7 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
         "compare",
     ),
     "model": (
-        "generalized_arguments statsmodels",
+        "cluster generalized_arguments partitions statsmodels",
         "fit mixedglm regularized residual",
         "generalized_command krylov",
         "mixedlm",

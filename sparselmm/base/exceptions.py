@@ -73,6 +73,10 @@ class MissingDataError(DataError):
     _theirs = (("statsmodels.tools.sm_exceptions", "MissingDataError"), ("patsy", "PatsyError"))
 
 
+class SourceChangedError(DataError):
+    """Rows that are read twice were others the second time; the message says where."""
+
+
 class NotGeneralizedError(DataError, AttributeError):
     """What was asked for exists for linear models only."""
 
@@ -85,8 +89,14 @@ class RemovedRowsError(DataError):
     """What was asked for is made of the rows of the fit, which ``remove_data()`` removed."""
 
     @classmethod
-    def of(cls, what: str) -> RemovedRowsError:
-        """The error for a method or property by its name."""
+    def of(cls, what: str, kept: bool = True) -> RemovedRowsError:
+        """The error for a method or property by its name; ``kept``: the model had its rows."""
+        if not kept:
+            return cls(
+                f"{what} is made of the rows, and the rows of this model were read in partitions "
+                "and not kept; make the model with keep_rows=True if they fit in memory, or stream "
+                "predictions and residuals with result.augment(source)"
+            )
         return cls(
             f"{what} is made of the rows, and the rows of the fit were removed by remove_data(); "
             "ask before that, or fit the model again"
@@ -129,6 +139,10 @@ class MemoryLimitError(SparseLMMError, MemoryError):
 
 class ProviderError(SparseLMMError, ImportError):
     """A sparse factorization is needed, and no package that computes one can be had."""
+
+
+class MissingPackageError(SparseLMMError, ImportError):
+    """Data, or what was asked for, need a package that is not installed; the message names it."""
 
 
 class ModelWarning(UserWarning):

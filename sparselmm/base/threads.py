@@ -80,6 +80,11 @@ def _available() -> int:
     return int(os.environ.get("NUMBA_NUM_THREADS", cores or 1))
 
 
+def processors() -> int:
+    """Threads that are worth having."""
+    return _available()
+
+
 @cache
 def _pool(process: int) -> ThreadPoolExecutor:
     """Threads of this process; one that was forked makes its own."""

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -44,6 +44,8 @@ from sparselmm.design.kinds.matrices import Built
 from sparselmm.design.kinds.residual import ResidualSpec, bar_codes, residual_rows
 from sparselmm.design.residual import ResidualRows
 from sparselmm.design.row_arguments import Given, group_crossing, make_grouping, rows_in_use
+from sparselmm.design.sources.readers import Source
+from sparselmm.design.sources.recognised import mentioned, source_of
 from sparselmm.design.spec import (
     BuiltDesign,
     DesignSpec,
@@ -58,6 +60,7 @@ from sparselmm.design.validate import (
     check_missing_argument,
     check_names,
     check_some_rows,
+    unknown_column,
 )
 
 
@@ -96,10 +99,10 @@ def from_formula(
     """
     check_missing_argument(missing)
     env = with_r_names(capture_env(1) if env is None else env)
-    frame = as_frame(data)
-    check_some_rows(len(frame), len(frame), "")
-    plan = _plan(formula, groups, re_formula, vc_formula, further or {})
+    plan = read_formulas(formula, groups, re_formula, vc_formula, further or {})
     plan = plan.with_residual(residual, dispersion)
+    frame = _frame(data, plan, subset, [groups, weights, offset], env)
+    check_some_rows(len(frame), len(frame), "")
     given = Given.of(frame, groups, weights, offset, z_terms)
     names, used_env = used_columns(plan.codes, frame, env)
     names += [name for name in given.columns if name not in names]
@@ -109,7 +112,42 @@ def from_formula(
     inner = frame if kept is None else frame[kept]
     _check_response_column(plan.parsed.response, inner)
     space = Namespace(inner, used_env, rows, take_columns(inner, names, plan.read))
-    return _assemble(plan, given, covariance, space, kept, generalized)
+    return assemble(plan, given, covariance, space, kept, generalized)
+
+
+def _frame(
+    data: Any, plan: Plan, subset: Any, named: Sequence[Any], env: EvalEnvironment
+) -> pd.DataFrame:
+    """The data; of what is read by columns those in use, once all are known to be there."""
+    source = None if isinstance(data, pd.DataFrame) else source_of(data)
+    if source is None:
+        return as_frame(data)
+    return source.frame(columns_in_use(source, plan, subset, named, env))
+
+
+def columns_in_use(
+    source: Source, plan: Plan, subset: Any, named: Sequence[Any], env: EvalEnvironment
+) -> list[str]:
+    """Columns of a source that a model reads, once all are known to be there.
+
+    Parameters
+    ----------
+    source : Source
+    plan : Plan
+        Of the formulas.
+    subset : Any
+        As in ``from_formula``.
+    named : sequence
+        The arguments that may be columns: ``groups``, ``weights``, ``offset``.
+    env : EvalEnvironment
+    """
+    head = pd.DataFrame(columns=source.names)
+    used_columns(plan.codes, head, env)
+    for name in named:
+        if isinstance(name, str) and name not in source.names:
+            raise unknown_column(name, head.columns, "groups=, weights= or offset=")
+    names = mentioned(source.names, [*plan.codes, subset, *named, *plan.vc.values()])
+    return names or source.names[:1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,20 +162,37 @@ class _BarTerm:
 
 
 @dataclass(frozen=True, eq=False)
-class _Plan:
-    """All formulas read, no data touched."""
+class Plan:
+    """All formulas read, no data touched.
+
+    Attributes
+    ----------
+    parsed : ParsedFormula
+    fixed, re : list of Term
+        Right sides of the formula and of ``re_formula``.
+    vc : dict
+        Name to right side of every variance component.
+    bars : list
+        Random-effects terms of the formula.
+    codes : dict
+        Every expression, and where it stands.
+    further : dict
+        Right sides of the predictors besides the mean's.
+    residual, dispersion
+        Covariance structure of the residuals.
+    """
 
     parsed: ParsedFormula
     fixed: list[Term]
     re: list[Term]
     vc: dict[str, str]
     bars: list[_BarTerm]
-    codes: dict[str, str]  # every expression, and where it stands
+    codes: dict[str, str]
     further: dict[str, list[Term]]
     residual: ResidualBar | None = None
     dispersion: list[Term] | None = None
 
-    def with_residual(self, residual: Any, dispersion: Any) -> _Plan:
+    def with_residual(self, residual: Any, dispersion: Any) -> Plan:
         """With a covariance structure of the residuals, or the same."""
         bar = None if residual is None else parse_residual(residual)
         terms = None
@@ -167,9 +222,10 @@ class _Plan:
         ]
 
 
-def _plan(
+def read_formulas(
     formula: str, groups: Any, re_formula: Any, vc_formula: Any, further: Mapping[str, str]
-) -> _Plan:
+) -> Plan:
+    """Read all formulas of a model; arguments as of :func:`from_formula`."""
     parsed = parse_formula(formula)
     vc = _component_formulas(vc_formula)
     if groups is None and (re_formula is not None or vc_formula is not None):
@@ -196,7 +252,7 @@ def _plan(
         {c: f"{name}=" for name, terms in others.items() for c in codes_of(terms)},
     ):
         codes.update(places)
-    return _Plan(parsed, fixed, re, vc, bars, codes, others)
+    return Plan(parsed, fixed, re, vc, bars, codes, others)
 
 
 def _component_formulas(vc_formula: Any) -> dict[str, str]:
@@ -223,14 +279,16 @@ def _expand(bar: Bar) -> Iterator[_BarTerm]:
             yield _BarTerm(name, factors, part, bar.text, bar.structure)
 
 
-def _assemble(
-    plan: _Plan,
+def assemble(
+    plan: Plan,
     given: Given,
     covariance: Mapping[str, Any] | None,
     space: Namespace,
     kept: BoolArray | None,
     generalized: bool,
+    checked: bool = True,
 ) -> BuiltDesign:
+    """The design of the rows in use, ``checked`` for what a fit needs of them."""
     matrices = _Matrices.of(plan, space)
     y, y_name = _response(plan.parsed.response, matrices, space)
     groups = None
@@ -252,7 +310,8 @@ def _assemble(
     terms = tuple(term for term, _ in built)
     residual, memory = _residual(plan, matrices, space)
     design = Design(y, X, x_names, terms, y_name, given.weights, offset, groups, residual)
-    check_design(design, space.rows, generalized)
+    if checked:
+        check_design(design, space.rows, generalized)
     others = {name: matrices.values(terms) for name, terms in plan.further.items()}
     for name, values in others.items():
         columns = matrices.info(plan.further[name]).column_names
@@ -276,7 +335,7 @@ def _assemble(
 
 
 def _residual(
-    plan: _Plan, matrices: _Matrices, space: Namespace
+    plan: Plan, matrices: _Matrices, space: Namespace
 ) -> tuple[ResidualRows | None, ResidualSpec | None]:
     """Covariance structure of the residuals, and its memory."""
     if plan.residual is None and plan.dispersion is None:
@@ -303,7 +362,7 @@ class _Matrices:
     built: dict[tuple[Term, ...], FloatArray]
 
     @classmethod
-    def of(cls, plan: _Plan, space: Namespace) -> _Matrices:
+    def of(cls, plan: Plan, space: Namespace) -> _Matrices:
         wanted = [plan.fixed, plan.re, *(bar.terms for bar in plan.bars), *plan.further.values()]
         wanted.append(plan.dispersion or [])
         if plain_column(plan.parsed.response) is None:
@@ -358,7 +417,7 @@ def _response(code: str, matrices: _Matrices, space: Namespace) -> tuple[FloatAr
 
 
 def _group_terms(
-    plan: _Plan, groups: Grouping, matrices: _Matrices, space: Namespace
+    plan: Plan, groups: Grouping, matrices: _Matrices, space: Namespace
 ) -> list[Built]:
     """The ``re_formula`` term, then the components in the order of their sorted names."""
     built: list[Built] = []

@@ -6,6 +6,7 @@ with booleans told apart from numbers.
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import numpy as np
@@ -133,8 +134,9 @@ def places(known: AnyArray, wanted: AnyArray) -> IntArray:
     """Position of each label among the known ones, -1 where it is not there; both `canonical`."""
     kinds = known.dtype.kind + wanted.dtype.kind
     if kinds in ("ii", "uu", "ff", "bb"):
-        return np.asarray(pd.Index(known).get_indexer(pd.Index(wanted)))
-    found = np.asarray(as_objects(known).get_indexer(as_objects(wanted)))
+        return np.asarray(_index_of(known).get_indexer(pd.Index(wanted)))
+    index = _index_of(known) if known.dtype == object else as_objects(known)
+    found = np.asarray(index.get_indexer(as_objects(wanted)))
     if "b" in kinds or "OO" in kinds:
         truth, ours = _booleans(wanted), _booleans(known)
         if truth.any() or ours.any():
@@ -142,6 +144,23 @@ def places(known: AnyArray, wanted: AnyArray) -> IntArray:
     if "f" in kinds:
         found = np.where(_beyond(known)[found] | _beyond(wanted), -1, found)
     return found
+
+
+_INDEXES: dict[int, tuple[Any, pd.Index]] = {}
+MANY_LABELS = 4_096
+"""Labels from which their hash table is kept as long as they are: every partition meets it."""
+
+
+def _index_of(labels: AnyArray) -> pd.Index:
+    """Labels as an Index, the same one for the same array."""
+    if len(labels) < MANY_LABELS:
+        return pd.Index(labels, tupleize_cols=False, dtype=labels.dtype)
+    key = id(labels)
+    kept, index = _INDEXES.get(key, (None, None))
+    if index is None or kept() is not labels:
+        index = pd.Index(labels, tupleize_cols=False, dtype=labels.dtype)
+        _INDEXES[key] = weakref.ref(labels, lambda _: _INDEXES.pop(key, None)), index
+    return index
 
 
 def _beyond(labels: AnyArray) -> BoolArray:

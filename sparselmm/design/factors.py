@@ -84,6 +84,19 @@ def factorize(values: Any, *, sort: bool = False) -> Factor:
     return _coded(values, sort, True)
 
 
+def unordered(values: Any) -> Factor:
+    """As :func:`factorize`, with the levels in any order, which is quicker."""
+    return _coded(values, False, False)
+
+
+def first_rows(codes: IntArray, n_levels: int) -> IntArray:
+    """The first row of every level that has one, (l,) or fewer."""
+    first = np.full(n_levels + 1, len(codes))  # the last place is that of code -1
+    first[codes[::-1]] = np.arange(len(codes))[::-1]
+    first = first[:-1]
+    return first[first < len(codes)]
+
+
 def _coded(values: Any, sort: bool, ordered: bool) -> Factor:
     """Codes and labels; those of no Categorical are sorted when ``ordered``."""
     if isinstance(getattr(values, "dtype", None), pd.CategoricalDtype):
@@ -212,9 +225,30 @@ def match(labels: Any, values: Any) -> IntArray:
     -------
     ndarray of int, (m,)
     """
+    found = _looked_up(labels, values)
+    if found is not None:
+        return found
     new = _coded(values, False, False)
     place = np.append(places(canonical(labels), new.labels), -1)
     return compact(place[new.codes], len(labels))
+
+
+def _looked_up(labels: Any, values: Any) -> IntArray | None:
+    """The same for whole numbers among whole numbers that lie close to each other."""
+    arrays = [readable(x) for x in (labels, values) if getattr(x, "dtype", None) is not None]
+    if len(arrays) < 2 or any(not isinstance(x, np.ndarray) or x.dtype.kind != "i" for x in arrays):
+        return None
+    known, new = arrays
+    if not len(known) or not len(new):
+        return None
+    low, high = int(known.min()), int(known.max())
+    if high - low >= SPREAD * (len(known) + len(new)):
+        return None
+    table = np.full(high - low + 2, -1, dtype=index_dtype(len(known)))  # the last: none of them
+    table[known - low] = np.arange(len(known))
+    inside = (new >= low) & (new <= high)
+    at = new.astype(np.int64, copy=False) - low
+    return table[at if inside.all() else np.where(inside, at, -1)]
 
 
 def match_crossed(table: Sequence[IntArray], codes: Sequence[IntArray]) -> IntArray:
@@ -231,6 +265,9 @@ def match_crossed(table: Sequence[IntArray], codes: Sequence[IntArray]) -> IntAr
     -------
     ndarray of int, (m,)
     """
+    nested = _match_nested(table, codes)
+    if nested is not None:
+        return nested
     known: IntArray = table[0].astype(np.int64)
     new: IntArray = codes[0].astype(np.int64)
     absent = new < 0
@@ -242,6 +279,26 @@ def match_crossed(table: Sequence[IntArray], codes: Sequence[IntArray]) -> IntAr
         absent |= missing
     place, missing = _position(known, new)
     return compact(np.where(absent | missing, -1, place), len(known))
+
+
+def _match_nested(table: Sequence[IntArray], codes: Sequence[IntArray]) -> IntArray | None:
+    """The same where the label of one factor alone tells the level, as of b in (1|a/b)."""
+    if not len(table[0]):
+        return None
+    for own, new in zip(table, codes, strict=True):
+        size = int(own.max()) + 1
+        if size != len(own):
+            continue
+        level = np.full(size + 1, -1)
+        level[own] = np.arange(len(own))
+        if (level[:-1] < 0).any():
+            continue
+        out = level[np.where(new < size, new, -1)]
+        for column, code in zip(table, codes, strict=True):
+            if column is not own:
+                out = np.where(column[out] == code, out, -1)
+        return compact(np.where(new < 0, -1, out), len(own))
+    return None
 
 
 def _position(ascending: IntArray, wanted: IntArray) -> tuple[IntArray, BoolArray]:

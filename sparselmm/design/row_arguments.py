@@ -146,7 +146,7 @@ def rows_in_use(
     env : EvalEnvironment
         Where ``@name`` in a query is looked up.
     """
-    kept = None if subset is None else _subset_mask(frame, subset, env)
+    kept = None if subset is None else subset_mask(frame, subset, env)
     n = len(frame)
     rows = kept_rows(n, frame.index, kept, "subset")
     if missing == "drop":
@@ -158,7 +158,7 @@ def rows_in_use(
     return rows, None if kept is None or kept.all() else kept
 
 
-def _subset_mask(frame: pd.DataFrame, subset: Any, env: EvalEnvironment) -> BoolArray:
+def subset_mask(frame: pd.DataFrame, subset: Any, env: EvalEnvironment) -> BoolArray:
     """Rows that ``subset`` keeps: a mask, a query, or index labels."""
     if isinstance(subset, str):
         return _query_mask(frame, subset, env)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -37,6 +37,7 @@ from sparselmm.design.formula.remembered import DesignInfo, EvalEnvironment
 from sparselmm.design.kinds.coded import NewRows, TermSpec, new_matrix
 from sparselmm.design.kinds.residual import ResidualSpec
 from sparselmm.design.residual import ResidualRows
+from sparselmm.design.sources.recognised import frame_with, is_source
 from sparselmm.design.terms import Design, RandomTerm, assemble_z
 from sparselmm.design.validate import (
     Rows,
@@ -282,6 +283,14 @@ class DesignSpec:
         outside = {} if self.env is None else self.env.namespace
         return tuple(name for name in names if name not in outside and name not in PATSY_NAMES)
 
+    def texts(self) -> list[str]:
+        """Whatever names columns of new data, for `as_frame`."""
+        memory = () if self.residual is None else self.residual.codes_used()
+        bar = None if self.residual is None else self.residual.bar
+        coords = () if bar is None else bar.coords
+        formula = [] if self.formula is None else [self.formula]
+        return [*formula, *self.variables(), *self.x_names, *memory, *coords]
+
     def residual_rows(self, data: Any) -> ResidualRows:
         """The covariance structure of the residuals on new data; unseen groups are -1."""
         assert self.env is not None and self.residual is not None
@@ -373,6 +382,37 @@ def total(parts: Sequence[FloatArray]) -> FloatArray | None:
 
 
 @dataclass(frozen=True, eq=False)
+class Streamed:
+    """What remains of rows that were read in partitions and not kept.
+
+    Attributes
+    ----------
+    n : int
+        Rows in use.
+    group_sizes : ndarray of int, (n_groups,), or None
+        Rows of every group of the ``groups`` argument.
+    k_constant : int
+        1 when X has a constant column, else 0.
+    counted_levels : tuple of int
+        Levels of every term that have rows of positive weight.
+    n_counted : int
+        Rows of positive weight.
+    weighted : bool
+        Whether there are prior weights.
+    recipe : Recipe
+        How rows are read again, see :mod:`sparselmm.design.passes.learned`.
+    """
+
+    n: int
+    group_sizes: IntArray | None
+    k_constant: int
+    counted_levels: tuple[int, ...]
+    n_counted: int
+    weighted: bool
+    recipe: Any
+
+
+@dataclass(frozen=True, eq=False)
 class BuiltDesign:
     """A design, the recipe to evaluate it again, and the rows it was built from.
 
@@ -392,6 +432,8 @@ class BuiltDesign:
         The rows kept; the user's own object when all are, until `owned`.
     further : dict
         Designs (n, c) of the predictors besides the mean's.
+    streamed : Streamed or None
+        What remains of rows that were read in partitions and not kept.
     """
 
     design: Design
@@ -401,6 +443,7 @@ class BuiltDesign:
     pandas: bool
     frame: pd.DataFrame | None
     further: dict[str, FloatArray] = field(default_factory=dict)
+    streamed: Streamed | None = None
 
     def owned(self) -> BuiltDesign:
         """The same with a response, weights, offset and frame that others do not change.
@@ -443,17 +486,23 @@ class BuiltDesign:
 
 def is_table(data: Any) -> bool:
     """Whether data have named columns: a data frame, a mapping, a list of mappings, records."""
-    if hasattr(data, "columns") or hasattr(data, "to_pandas") or isinstance(data, Mapping):
+    if is_source(data) or isinstance(data, Mapping):
+        return True
+    if hasattr(data, "columns") or hasattr(data, "to_pandas"):
         return True
     if isinstance(data, (list, tuple)):
         return len(data) > 0 and all(isinstance(row, Mapping) for row in data)
     return getattr(getattr(data, "dtype", None), "names", None) is not None
 
 
-def as_frame(data: Any) -> pd.DataFrame:
-    """The data as a DataFrame, without a copy when they are one."""
-    if isinstance(data, pd.DataFrame):
-        return data
+def as_frame(data: Any, texts: Iterable[Any] | None = None) -> pd.DataFrame:
+    """The data as a DataFrame, without a copy when they are one.
+
+    Of what is read by columns, such as files, only those that some of the ``texts`` mention.
+    """
+    frame = frame_with(data, texts)
+    if frame is not None:
+        return frame
     if hasattr(data, "to_pandas"):
         return as_frame(data.to_pandas())
     if isinstance(data, Mapping):
@@ -523,13 +572,8 @@ def _check_residual_weights(design: Design, rows: Rows) -> None:
         )
 
 
-def check_design(design: Design, rows: Rows, generalized: bool = False) -> None:
-    """Refuse a design that cannot be fitted; a ``generalized`` one has no residual variance."""
-    if not design.terms and design.residual is None:
-        raise NoRandomEffectsError(
-            "the model has no random effects; add a term such as '+ (1|g)' or groups=, or fit "
-            "ordinary least squares instead"
-        )
+def check_rows(design: Design, rows: Rows) -> None:
+    """Refuse rows that hold what no fit can use: missing or infinite values, negative weights."""
     check_finite(design.y, [design.y_name], "the response", rows)
     check_finite(design.X, design.x_names, "the fixed-effects column", rows)
     if design.offset is not None:
@@ -537,6 +581,19 @@ def check_design(design: Design, rows: Rows, generalized: bool = False) -> None:
     if design.weights is not None:
         check_finite(design.weights, ["weights"], "the argument", rows)
         check_weights(design.weights, rows)
+
+
+def check_design(design: Design, rows: Rows, generalized: bool = False) -> None:
+    """Refuse a design that cannot be fitted; a ``generalized`` one has no residual variance."""
+    if not design.terms and design.residual is None:
+        raise NoRandomEffectsError(
+            "the model has no random effects; add a term such as '+ (1|g)' or groups=, or fit "
+            "ordinary least squares instead"
+        )
+    check_rows(design, rows)
+    if design.weights is not None:
+        if not design.weights.any():
+            raise DataError("all weights are zero; at least some rows must count")
         _check_residual_weights(design, rows)
     if not generalized:
         check_response(design.y, design.y_name, design.offset)

@@ -222,15 +222,13 @@ def check_response(y: FloatArray, name: str, offset: FloatArray | None) -> None:
 
 
 def check_weights(weights: FloatArray, rows: Rows) -> None:
-    """Refuse negative and all-zero prior weights."""
+    """Refuse negative prior weights."""
     if (weights < 0).any():
         bad = np.flatnonzero(weights < 0)
         raise DataError(
             f"weights has {len(bad)} negative value(s), the first at {rows.where(int(bad[0]))}; "
             "weights are 1/variance up to a constant and cannot be negative"
         )
-    if not weights.any():
-        raise DataError("all weights are zero; at least some rows must count")
 
 
 def check_levels(term: RandomTerm, n: int) -> None:
@@ -252,9 +250,13 @@ def check_counted_levels(term: RandomTerm, weights: FloatArray | None) -> None:
     rows = term.codes >= 0 if weights is None else (term.codes >= 0) & (weights > 0)
     seen = np.zeros(term.n_levels, dtype=bool)
     seen[term.codes[rows]] = True
-    n, l = int(rows.sum()), int(seen.sum())
+    check_level_counts(term, int(rows.sum()), int(seen.sum()), weights is not None)
+
+
+def check_level_counts(term: RandomTerm, n: int, l: int, weighted: bool) -> None:
+    """The same from numbers of rows and levels."""
     what = f"{'component' if term.origin == 'vc' else 'grouping factor'} {term.name!r}"
-    counted = "" if weights is None else " of positive weight"
+    counted = " of positive weight" if weighted else ""
     if term.values is None and l >= n:
         raise DataError(
             f"{what} has {l} levels for {n} rows{counted}: one per row, "

@@ -42,6 +42,23 @@ def cross_products(design: Design) -> CrossProducts:
     return replace(CrossProducts.from_design(in_bases(design, bases)), bases=tuple(bases))
 
 
+def in_model_columns(cross: CrossProducts) -> CrossProducts:
+    """The same in the columns of the model, ``Z_t'Z_t = F'Z~_t'Z~_t F``; digits may be lost."""
+    if cross.bases is None:
+        return cross
+    roots = [
+        np.eye(k) if F is None else F for F, (k, _) in zip(cross.bases, cross.sizes, strict=True)
+    ]
+    B = cross.B.copy()
+    for F, part, (k, l) in zip(roots, cross.slices, cross.sizes, strict=True):
+        B[part] = (F.T @ cross.B[part].reshape(l, k, -1)).reshape(l * k, -1)
+    pairs = {
+        (s, t): replace(pair, data=roots[s].T @ pair.data @ roots[t])
+        for (s, t), pair in cross.pairs.items()
+    }
+    return replace(cross, pairs=pairs, B=B, bases=None)
+
+
 def in_bases(design: Design, bases: Sequence[FloatArray | None]) -> Design:
     """The design with the columns of its terms in their working bases."""
     return replace(design, terms=terms_in_bases(design.terms, bases))

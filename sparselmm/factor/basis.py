@@ -149,6 +149,17 @@ def _qr_factor(X: FloatArray, w: FloatArray | None) -> tuple[FloatArray, IntArra
         part = np.column_stack([X[rows], np.ones(len(X[rows]))])
         part = part if w is None else part * np.sqrt(w[rows, None])
         R = np.asarray(np.linalg.qr(np.vstack([R, part]), mode="r"))
+    return independent_columns(R)
+
+
+def independent_columns(R: FloatArray) -> tuple[FloatArray, IntArray]:
+    """Triangular factor of the independent columns of X, and which they are.
+
+    Parameters
+    ----------
+    R : ndarray, (m, p + 1)
+        Triangular factor of ``sqrt(W) [X, 1]``.
+    """
     kept, factor = _independent(R, RANK_TOLERANCE)
     rcond = _rcond(factor)
     for tolerance in (0.1, 0.01, 0.001) if rcond < POOR_RCOND else ():

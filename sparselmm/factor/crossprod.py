@@ -209,19 +209,21 @@ class CrossProducts(Snapshot):
             basis = working_basis(design.X, y, design.weights)
             B, C = _fixed_products(design, y, basis)
         w = design.weights
-        _check_residual(design, y, basis, float(C[-1, -1]))
         positive = None if w is None else w > 0
+        n = design.n if positive is None else int(positive.sum())
+        squares = float(y @ y if w is None else y @ (w * y))
+        check_residual(n, basis.rank, design.y_name, squares, float(C[-1, -1]))
         return cls(
             sizes=tuple((term.k, term.n_levels) for term in design.terms),
             pairs={
-                (s, t): _pair_blocks(design.terms[s], design.terms[t], w)
+                (s, t): pair_blocks(design.terms[s], design.terms[t], w)
                 for s in range(len(design.terms))
                 for t in range(s + 1)
             },
             B=B,
             C=C,
             basis=basis,
-            n=design.n if positive is None else int(positive.sum()),
+            n=n,
             sum_log_w=0.0 if w is None else float(np.log(w[positive]).sum()),
         )
 
@@ -238,19 +240,26 @@ def _to_bsr(blocks: PairBlocks) -> sp.bsr_array:
 # --------------------------------------------------------------------------- working basis
 
 
-def _check_residual(design: Design, y: FloatArray, basis: Basis, residual: float) -> None:
-    """Refuse a response that leaves nothing to estimate a variance from."""
-    w = design.weights
-    n = design.n if w is None else int((w > 0).sum())
-    if n <= basis.rank:
+def check_residual(n: int, rank: int, y_name: str, squares: float, residual: float) -> None:
+    """Refuse a response that leaves nothing to estimate a variance from.
+
+    Parameters
+    ----------
+    n, rank : int
+        Rows of positive weight and independent fixed effects.
+    y_name : str
+        Name of the response.
+    squares, residual : float
+        Its weighted sum of squares, and what the fixed effects leave of it.
+    """
+    if n <= rank:
         raise DataError(
-            f"{n} rows and {basis.rank} independent fixed effects leave no degrees of freedom for "
+            f"{n} rows and {rank} independent fixed effects leave no degrees of freedom for "
             "the residual variance; use fewer fixed effects or more rows"
         )
-    total = float(y @ y if w is None else y @ (w * y))
-    if residual <= (n * np.finfo(float).eps) ** 2 * total:
+    if residual <= (n * np.finfo(float).eps) ** 2 * squares:
         raise DataError(
-            f"the fixed effects explain the response {design.y_name!r} exactly: the residual "
+            f"the fixed effects explain the response {y_name!r} exactly: the residual "
             "variance is zero and no variance component can be estimated"
         )
 
@@ -287,7 +296,7 @@ def add_term_product(out: FloatArray, term: RandomTerm, rows: slice, weighted: F
         kernels.add_scaled_rows(term.codes[rows], values, weighted, out)
 
 
-def _pair_blocks(s: RandomTerm, t: RandomTerm, w: FloatArray | None) -> PairBlocks:
+def pair_blocks(s: RandomTerm, t: RandomTerm, w: FloatArray | None) -> PairBlocks:
     """``Z_s'WZ_t`` in blocks."""
     if s.codes is None or t.codes is None or len(s.codes) < SMALL_ROWS:
         return _pair_blocks_scipy(s, t, w)

@@ -21,6 +21,7 @@ from sparselmm.base.threads import one_thread
 from sparselmm.base.types import AnyArray, FloatArray, IntArray
 from sparselmm.design import BuiltDesign, capture_env, from_arrays, from_formula
 from sparselmm.design.responses import read_response
+from sparselmm.design.spec import as_frame
 from sparselmm.design.validate import check_levels
 from sparselmm.likelihood.laplace.chosen import TRIALS, base_of, check_family_response
 from sparselmm.likelihood.laplace.data import Further, GeneralData
@@ -207,6 +208,10 @@ class MixedGLM:
         """
         env = capture_env(eval_env, above=1)
         chosen = chosen_family(family, link, dispersion, zi, hurdle)
+        data = as_frame(data, [
+            formula, groups, re_formula, vc_formula, weights, offset, subset, trials, dispersion,
+            zi, hurdle,
+        ])  # fmt: skip
         response = read_response(formula, data, base_of(chosen).name, trials, env)
         formulas = {"dispersion": dispersion, "zi": zi, "hurdle": hurdle}
         built = from_formula(

@@ -32,8 +32,13 @@ from sparselmm.base.progress import Progress
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import FloatArray
 from sparselmm.design import BuiltDesign, capture_env, from_arrays, from_formula
-from sparselmm.design.validate import aligned, check_counted_levels, need_white
-from sparselmm.factor.bases import cross_products
+from sparselmm.design.validate import (
+    aligned,
+    check_counted_levels,
+    check_level_counts,
+    need_white,
+)
+from sparselmm.factor.bases import cross_products, in_model_columns
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.krylov.price import Rival
 from sparselmm.factor.krylov.solver import KrylovSolver, Settings
@@ -50,6 +55,7 @@ from sparselmm.likelihood.moments import moment_start
 from sparselmm.likelihood.optimize import OptSummary
 from sparselmm.likelihood.residual.deviance import ResidualDeviance
 from sparselmm.likelihood.residual.price import residual_plan
+from sparselmm.model.cluster import runner_of
 from sparselmm.model.fit import (
     ENGINES,
     HARDLY,
@@ -71,6 +77,7 @@ from sparselmm.model.krylov import (
     rival_of,
     unsuited,
 )
+from sparselmm.model.partitions import CHUNK_ROWS, Partitioned, build_partitioned, partitioned
 from sparselmm.model.regularized import RegularizedFits
 from sparselmm.model.residual import fit_residual
 from sparselmm.model.statsmodels.cloning import model_of, with_arrays, with_data
@@ -203,6 +210,10 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
         residual: str | None = None,
         dispersion: str | None = None,
         eval_env: Any = 0,
+        chunk_rows: int = CHUNK_ROWS,
+        keep_rows: bool | str = "auto",
+        client: Any = None,
+        progress: bool | None = None,
         **kwargs: Any,
     ) -> MixedLM:
         """Build a model from a formula and a data frame.
@@ -212,8 +223,11 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
         formula : str
             ``"y ~ x"`` together with ``groups``, or with lme4's bars:
             ``"y ~ x + (1 + x | subject) + (1 | item)"``.
-        data : DataFrame or mapping
-            One row per observation.
+        data : DataFrame, mapping, or another container of rows
+            One row per observation: pandas, polars (lazy too), Arrow tables, batches, readers and
+            datasets, whatever has ``__arrow_c_stream__``, DuckDB relations, Dask data frames; a
+            path, pattern, folder or list of files (Parquet, Arrow, delimited text); a function that
+            returns a fresh iterator of frames. Only columns in use are read.
         re_formula : str, optional
             Effects that vary between ``groups``. Default: an intercept, unless
             ``vc_formula`` is given.
@@ -247,6 +261,18 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
             for one of each group, ``"~ np.log(x)"`` for a power of x.
         eval_env : int or patsy.EvalEnvironment
             How many frames up the variables of the formula are looked up.
+        chunk_rows : int
+            Rows in memory at a time, when they are not kept.
+        keep_rows : {"auto", True, False}
+            Whether the model keeps its rows. False: they are read twice, partition by partition,
+            and memory does not grow with their number; predictions and residuals are then streamed
+            by ``result.augment(source)``, and what else is made of rows refuses by name. Default:
+            rows are kept when they are in memory already, or no more than ``chunk_rows``.
+        client : distributed.Client, optional
+            Workers that read the partitions. Default for a Dask data frame: the client in use.
+        progress : bool, optional
+            Show the passes over the rows on stderr. Default: only on a terminal or in a notebook,
+            and only when they take more than a few seconds.
 
         Returns
         -------
@@ -274,6 +300,10 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
             built = with_data(other, data)
         else:
             env = capture_env(eval_env, above=1)
+            given = partitioned(formula, data, locals(), env, chunk_rows, keep_rows)
+            if isinstance(given, Partitioned):
+                return cls._of_partitions(given, locals(), env, use_sqrt)
+            data = data if given is None else given
             built = from_formula(
                 formula, data, groups=groups, re_formula=re_formula, vc_formula=vc_formula,
                 weights=weights, offset=offset, z_terms=z_terms, covariance=covariance,
@@ -282,6 +312,21 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
             )  # fmt: skip
         model = cls.__new__(cls)
         model._set_up(built.owned(), use_sqrt)
+        return model
+
+    @classmethod
+    def _of_partitions(
+        cls, given: Partitioned, arguments: Mapping[str, Any], env: Any, use_sqrt: bool
+    ) -> MixedLM:
+        """A model of rows that are not kept."""
+        run = runner_of(arguments["client"], given.source, arguments["progress"])
+        with one_thread():
+            built, cross = build_partitioned(given, arguments, env, run)
+        assert built.streamed is not None
+        model = cls.__new__(cls)
+        model._set_up(built, use_sqrt)
+        model.__dict__.update(cross=cross, k_constant=built.streamed.k_constant)
+        model._warn_of_rank(cross, stacklevel=4)
         return model
 
     def _set_up(self, built: BuiltDesign, use_sqrt: bool) -> None:
@@ -322,6 +367,10 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
     def cross(self) -> CrossProducts:
         """Cross-products of the rows; computed at first use."""
         cross = cross_products(self.design)
+        self._warn_of_rank(cross, stacklevel=4)
+        return cross
+
+    def _warn_of_rank(self, cross: CrossProducts, stacklevel: int) -> None:
         if cross.basis.rank < cross.basis.p:
             kept = set(cross.basis.kept.tolist())
             dropped = [name for j, name in enumerate(self.exog_names) if j not in kept]
@@ -329,15 +378,17 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
                 f"the fixed-effects design has {cross.basis.p} columns but rank "
                 f"{cross.basis.rank}; dropped: {', '.join(dropped)} (coefficients are NaN)",
                 RankDeficiencyWarning,
-                stacklevel=3,
+                stacklevel=stacklevel,
             )
-        return cross
 
     @cached_property
     def _plain_cross(self) -> CrossProducts:
         """The same in the columns of the model, whatever their condition."""
         cross = self.cross
-        return cross if cross.bases is None else CrossProducts.from_design(self.design)
+        if cross.bases is None:
+            return cross
+        streamed = self.built.streamed is not None
+        return in_model_columns(cross) if streamed else CrossProducts.from_design(self.design)
 
     def plan(self, memory_limit: int | None = None) -> FitPlan:
         """Price every factorization of this model without doing any.
@@ -409,6 +460,8 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
         return self._sparse(self._plan(check_memory(memory_limit)).chosen, reml)
 
     def _dense(self, reml: bool, held: Held) -> DenseDeviance:
+        if self.built.streamed is not None:
+            self._need_rows("fit(engine='dense')")
         if self.nobs > DENSE_LIMIT:
             raise DataError(
                 f"engine='dense' needs {self.nobs}^2 numbers for {self.nobs} rows; it is meant "
@@ -574,7 +627,8 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
             If a keyword has no meaning here.
         """
         check_fit_arguments(locals())
-        self._need_rows("fit")
+        if self.built.streamed is None:
+            self._need_rows("fit")
         keywords = checked_keywords(fit_kwargs, niter_sa)
         methods = method_names(method)
         progress = True if progress is None and keywords.get("disp") else progress
@@ -628,7 +682,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
                 objective = self.deviance(reml, engine) if fix is None else self._dense(reml, held)
             try:
                 opt = task.run(objective, theta)
-                if opt.rounding > FEW_DIGITS and engine != "dense":
+                if opt.rounding > FEW_DIGITS and engine != "dense" and self.design.n:
                     sparse = centred_at(sparse, self.design, opt.theta)
                     objective = sparse if pen is None else PenalizedDeviance(sparse, pen)
                     opt = joined(opt, task.run(objective, opt.theta))
@@ -640,7 +694,8 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
             fit = objective.at(opt.theta)
             if do_cg:
                 opt = replace(opt, unidentified=unidentified(sparse, opt, self.terms))
-                if not reml and held.scale is None and pen is None and unbounded(self.design):
+                free_scale = not reml and held.scale is None and pen is None
+                if free_scale and self.design.n and unbounded(self.design):
                     opt = replace(opt, converged=False, message=UNBOUNDED)
                 self._warn(opt, sparse)
         if pen is not None and pen.held.any():
@@ -687,9 +742,19 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
             fix, self.covariance, [term.name for term in self.terms], self._coefficients()
         )
         if held.scale is None:
+            self._check_levels()
+        return held
+
+    def _check_levels(self) -> None:
+        """Refuse terms with a level per row."""
+        streamed = self.built.streamed
+        if streamed is None:
             for term in self.terms:
                 check_counted_levels(term, self.design.weights)
-        return held
+            return
+        for term, levels in zip(self.terms, streamed.counted_levels, strict=True):
+            if term.root is None:
+                check_level_counts(term, streamed.n_counted, levels, streamed.weighted)
 
     def _coefficients(self) -> list[list[Sequence[str]]]:
         """Names of the coefficients of every term: their columns, and as ``cov_re`` has them."""

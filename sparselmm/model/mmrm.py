@@ -82,6 +82,7 @@ def mmrm(
     model = MixedLM.from_formula(
         rest, data, residual=structure, dispersion=dispersion, weights=weights, offset=offset,
         subset=subset, missing=missing, eval_env=capture_env(eval_env, above=1),
+        keep_rows=True,
     )  # fmt: skip
     fit: Any = model.fit(reml=reml, **fit_arguments)
     out: MMRMResults = results_of(MMRMResults, model, fit.built, fit.joint)

@@ -20,6 +20,7 @@ from sparselmm.results.general.intervals import compare_general
 from sparselmm.results.krylov import ratio_errors, warn_of_ratio
 from sparselmm.results.methods.base import ResultsBase
 from sparselmm.results.plots.tables import criteria_plot
+from sparselmm.results.print.polars import InPolars
 
 if TYPE_CHECKING:
     from sparselmm.results.core import MixedLMResults
@@ -33,7 +34,7 @@ FORMATS = {
 
 
 @dataclass(frozen=True, eq=False)
-class ModelComparison:
+class ModelComparison(InPolars):
     """Likelihood-ratio tests between fits of the same data; prints as a table.
 
     Attributes

@@ -119,6 +119,8 @@ class MixedLMResults(
         self._est = Estimates.of(
             built.design, deviance, fit, built.spec.formula is None, psi_scale, n_fixed
         )
+        if built.streamed is not None:
+            self._est.__dict__["group_sizes"] = built.streamed.group_sizes
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy: other threads may compute what is cached while this one writes."""

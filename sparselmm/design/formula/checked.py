@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import ChainMap
+from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -25,9 +27,20 @@ from sparselmm.design.column_types import (
 )
 from sparselmm.design.formula.arithmetic import GUARDS, guarded
 
+LEARNED: ContextVar[Mapping[str, Mapping[str, Any]]] = ContextVar("LEARNED", default={})  # noqa: B039
+"""Expression to patsy's state of it, where its transforms have learned from other rows."""
+
 
 class Expression(EvalFactor):  # type: ignore[misc]
     """patsy's factor with exact arithmetic, whose values are numbers, booleans or labels."""
+
+    def memorize_passes_needed(self, state: dict[str, Any], eval_env: Any) -> int:
+        """Passes over the rows at hand that its transforms learn in."""
+        known = LEARNED.get().get(self.code)
+        if known is None:
+            return int(super().memorize_passes_needed(state, eval_env))
+        state.update(known)
+        return 0
 
     def _eval(self, code: str, memorize_state: Any, data: Any) -> Any:
         safe = guarded(code)

@@ -146,9 +146,12 @@ def predict(
     return out, new.row_labels
 
 
-def table(exog: Any) -> Any:
-    """New data with named columns as a data frame, anything else as it is."""
-    return as_frame(exog) if is_table(exog) else exog
+def table(exog: Any, texts: Sequence[str] | None = None) -> Any:
+    """New data with named columns as a data frame, anything else as it is.
+
+    Of what is read by columns, such as files, only those that some of the ``texts`` mention.
+    """
+    return as_frame(exog, texts) if is_table(exog) else exog
 
 
 def new_rows(built: BuiltDesign, exog: Any, transform: bool) -> Any:
@@ -162,7 +165,7 @@ def new_rows(built: BuiltDesign, exog: Any, transform: bool) -> Any:
     DataError
         When a Series is neither.
     """
-    exog = table(exog)
+    exog = table(exog, built.spec.texts())
     if hasattr(exog, "columns") or not (hasattr(exog, "to_frame") and hasattr(exog, "index")):
         return exog
     spec = built.spec

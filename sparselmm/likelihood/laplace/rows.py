@@ -18,7 +18,7 @@ from sparselmm.base import kernels_rows as loops
 from sparselmm.base.types import CSR, FloatArray, IntArray
 from sparselmm.design.terms import RandomTerm, assemble_z, term_slices
 from sparselmm.factor.basis import Basis
-from sparselmm.factor.crossprod import SMALL_ROWS, CrossProducts, PairBlocks, _pair_blocks
+from sparselmm.factor.crossprod import SMALL_ROWS, CrossProducts, PairBlocks, pair_blocks
 
 BLOCK = 8192
 """Rows that are taken through all passes together, so that what lies between stays in the cache."""
@@ -152,7 +152,7 @@ class RandomRows:
         structural = [_structural(term) for term in self.terms]
         for s in range(len(self.terms)):
             for t in range(s + 1):
-                own = _pair_blocks(structural[s], structural[t], None)
+                own = pair_blocks(structural[s], structural[t], None)
                 data = np.zeros(own.data.shape)
                 pairs[s, t] = PairBlocks(own.indptr, own.rows, data, own.n_rows)
                 fills[s, t] = self._fill(s, t, pairs[s, t])

@@ -108,7 +108,8 @@ class StatsmodelsInterface:
     @property
     def nobs(self) -> int:
         """Number of rows."""
-        return self.design.n
+        streamed = self.built.streamed
+        return self.design.n if streamed is None else streamed.n
 
     @property
     def k_fe(self) -> int:
@@ -118,7 +119,7 @@ class StatsmodelsInterface:
     def _need_rows(self, what: str) -> None:
         """Refuse for the model of results without rows."""
         if not self.built.design.n:
-            raise RemovedRowsError.of(f"model.{what}")
+            raise RemovedRowsError.of(f"model.{what}", self.built.streamed is None)
 
     # ------------------------------------------------------------------------- attributes
 
@@ -164,7 +165,7 @@ class StatsmodelsInterface:
     @property
     def n_totobs(self) -> int:
         """Number of rows."""
-        return self.built.design.n
+        return self.nobs
 
     @property
     def group_labels(self) -> list[Hashable]:

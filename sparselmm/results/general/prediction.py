@@ -16,7 +16,13 @@ from sparselmm.base.types import FloatArray
 from sparselmm.design import NewDesign
 from sparselmm.design.new_rows import level_labels, new_design
 from sparselmm.design.terms import RandomTerm, assemble_z
-from sparselmm.inference.prediction.means import check_unseen, masked, new_random_part, switches
+from sparselmm.inference.prediction.means import (
+    check_unseen,
+    masked,
+    new_random_part,
+    new_rows,
+    switches,
+)
 from sparselmm.inference.prediction.variance import conditional_forms, fixed_roots
 from sparselmm.likelihood.laplace import moments
 from sparselmm.likelihood.laplace.chosen import TRIALS, base_of
@@ -179,7 +185,7 @@ class PredictionResults(GeneralBase):
                             {k: v for k, v in built.further.items()})  # fmt: skip
             given: Any = None
         else:
-            given = exog
+            given = exog = new_rows(built, exog, True)
             new = new_design(built, exog, True, on, arrays, everything=kind == "average")
         X = new.X[:, numbers.kept]
         eta = X @ (self.deviance.fixed.basis.T @ numbers.parts[1])

@@ -59,7 +59,7 @@ class ResultsBase:
     def _need_rows(self, what: str) -> None:
         """Refuse after ``remove_data()``."""
         if not self.built.design.n:
-            raise RemovedRowsError.of(what)
+            raise RemovedRowsError.of(what, self.built.streamed is None)
 
     def _ddf(self, method: str) -> DenominatorDF:
         """Tests of the fixed effects with one method's degrees of freedom, computed once."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,15 +19,15 @@ from sparselmm.base.arguments import (
     wrong_type,
 )
 from sparselmm.base.exceptions import ArgumentError, DataError
-from sparselmm.design.spec import as_frame
+from sparselmm.design.spec import as_frame, is_table
 from sparselmm.design.terms import apart
 from sparselmm.design.validate import aligned
 from sparselmm.inference.effects import factor_tables
 from sparselmm.inference.hypotheses.ddf import DDF_METHODS, DenominatorDF
-from sparselmm.inference.prediction import means as prediction
 from sparselmm.inference.variances import VarianceRow
 from sparselmm.inference.wald import Wald, quantile
-from sparselmm.results.methods.base import ResultsBase, from_rows
+from sparselmm.results.methods.base import ResultsBase
+from sparselmm.results.methods.streaming import row_columns, streamed_rows, write_parquet
 from sparselmm.results.print import labels
 from sparselmm.results.print import model_table as tables
 
@@ -200,28 +200,36 @@ class TidyResults(ResultsBase):
         }
         return pd.DataFrame([values])
 
-    @from_rows
-    def augment(self, data: Any = None) -> pd.DataFrame:
+    def augment(self, data: Any = None, *, to: Any = None, influence: bool = True) -> Any:
         """The data with fitted values, residuals and influence, in broom.mixed's column names.
 
         Parameters
         ----------
-        data : DataFrame, optional
+        data : DataFrame or another container of rows, optional
             The data of the fit, when they were not given as a data frame or are wanted with other
-            columns. Rows that did not enter the fit are left out.
+            columns. Rows that did not enter the fit are left out. A model that did not keep its
+            rows needs them here, and reads them in partitions.
+        to : path, optional
+            A Parquet file to write the rows to.
+        influence : bool
+            Whether leverage and Cook's distance are wanted, which cost most.
 
         Returns
         -------
-        DataFrame, (n, ...)
+        DataFrame (n, ...), iterator of DataFrame, or path
             The columns of the data, then ``.fitted`` (random effects included), ``.resid``,
             ``.hat``, ``.cooksd``, ``.fixed`` (fixed effects and offset alone), ``.mu`` (the same
             as ``.fitted``), ``.offset``, ``.sqrtXwt`` and ``.sqrtrwt`` (roots of the weights),
-            ``.weights`` and ``.wtres`` (residual times the root of its weight).
+            ``.weights`` and ``.wtres`` (residual times the root of its weight). Frames of
+            ``chunk_rows`` rows at most from a model that did not keep its rows. The path of the
+            file, when there is one to write.
 
         Raises
         ------
         DataError
-            When the number of rows does not match.
+            When the number of rows does not match, or a level is unseen.
+        FileError
+            When ``to`` cannot be written.
 
         Examples
         --------
@@ -231,25 +239,15 @@ class TidyResults(ResultsBase):
         >>> fit.augment().loc[0, ["Reaction", ".fitted", ".fixed"]].astype(float).round(1).tolist()
         [249.6, 253.7, 251.4]
         """
-        design = self.built.design
-        w = np.ones(design.n) if design.weights is None else design.weights
-        fitted = prediction.fitted(self._est, True)
-        resid = design.y - fitted
-        columns = {
-            ".fitted": fitted,
-            ".resid": resid,
-            ".hat": np.asarray(self.hatvalues()),  # type: ignore[attr-defined]
-            ".cooksd": np.asarray(self.cooks_distance()),  # type: ignore[attr-defined]
-            ".fixed": prediction.fitted(self._est, False),
-            ".mu": fitted,
-            ".offset": np.zeros(design.n) if design.offset is None else design.offset,
-            ".sqrtXwt": np.sqrt(w),
-            ".sqrtrwt": np.sqrt(w),
-            ".weights": w,
-            ".wtres": np.sqrt(w) * resid,
-        }
-        frame = self._data_of_fit(data)
-        return frame.assign(**columns)
+        influence = check_flag(influence, "influence")
+        streamed = self.built.streamed
+        if streamed is not None:
+            frames = streamed_rows(self._est, streamed, data, influence)
+            return frames if to is None else write_parquet(frames, to)
+        self._need_rows("augment")
+        lev = self._leverage if influence else None  # type: ignore[attr-defined]
+        out = self._data_of_fit(data).assign(**row_columns(self._est, lev))
+        return out if to is None else write_parquet([out], to)
 
     def _data_of_fit(self, data: Any) -> pd.DataFrame:
         n, built = self.built.design.n, self.built
@@ -260,7 +258,7 @@ class TidyResults(ResultsBase):
             values = {design.y_name: design.y}
             values |= {name: design.X[:, j] for j, name in enumerate(design.x_names)}
             return pd.DataFrame(values, index=built.row_labels)
-        if not isinstance(data, (pd.DataFrame, Mapping)):
+        if not is_table(data):
             raise wrong_type("data", "a DataFrame with the rows of the fit", data)
         frame = as_frame(data)
         if len(frame) != n and built.kept is not None and len(frame) == len(built.kept):

@@ -23,6 +23,7 @@ from sparselmm.inference.resampling import bootstrap
 from sparselmm.likelihood.optimize import Recorder, certify
 from sparselmm.results.plots import tables as plots
 from sparselmm.results.print.notebook import frame_html
+from sparselmm.results.print.polars import InPolars
 
 SAME_FIT = 1e-8
 """Relative difference of deviances of one fit on two machines."""
@@ -33,7 +34,7 @@ standard error."""
 
 
 @dataclass(frozen=True, eq=False)
-class BootstrapResults:
+class BootstrapResults(InPolars):
     """Replicates of the estimates of a fit, made by :meth:`MixedLMResults.bootstrap`.
 
     Attributes

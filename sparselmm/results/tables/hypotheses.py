@@ -16,6 +16,7 @@ from sparselmm.base.types import FloatArray
 from sparselmm.inference.estimates import names_or
 from sparselmm.inference.wald import Wald, two_sided
 from sparselmm.results.print.grid import Grid
+from sparselmm.results.print.polars import InPolars
 
 DEPENDENT = 1e-10
 """Share of the largest singular value below which hypotheses count as dependent."""
@@ -25,7 +26,7 @@ CONTRADICTION = 1e-8
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ContrastResults:
+class ContrastResults(InPolars):
     """Tests of single linear hypotheses, one row each.
 
     Attributes
@@ -149,7 +150,7 @@ class WaldResults:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class TermTests:
+class TermTests(InPolars):
     """Wald tests of whole terms.
 
     Attributes

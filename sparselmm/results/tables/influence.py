@@ -13,12 +13,13 @@ from sparselmm.base.types import FloatArray
 from sparselmm.inference.diagnostics.influence import Influence
 from sparselmm.results.plots.tables import influence_plot
 from sparselmm.results.print.notebook import frame_html
+from sparselmm.results.print.polars import InPolars
 
 SHOWN = 10
 
 
 @dataclass(frozen=True, eq=False)
-class InfluenceResults:
+class InfluenceResults(InPolars):
     """What deleting each group, or each row, changes; from ``results.influence()``.
 
     Indexed by the labels of the groups or rows. NaN where the fixed effects cannot be estimated

@@ -36,13 +36,14 @@ from sparselmm.inference.wald import two_sided
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.identifiability import confounded_at, message
 from sparselmm.likelihood.many.responses import ResponseFits, ResponseFitter
+from sparselmm.results.print.polars import InPolars
 
 TASK_NUMBERS = 4_000_000
 """Numbers of Y in one task (32 MB)."""
 
 
 @dataclass(frozen=True, eq=False)
-class ManyResults:
+class ManyResults(InPolars):
     """Fits of many responses to one design, made by :meth:`MixedLM.fit_many`.
 
     Every table has one row per response, in the order given.

@@ -37,6 +37,7 @@ from sparselmm.inference.hypotheses.multiplicity import ADJUSTMENTS, JOINT, Fami
 from sparselmm.inference.wald import quantile
 from sparselmm.results.plots.means import interval_plot, means_plot
 from sparselmm.results.print.notebook import frame_html
+from sparselmm.results.print.polars import InPolars
 
 SIDES = {
     "two-sided": 0, "=": 0, "equivalence": 0, "less": -1, "<": -1, "nonsuperiority": -1,
@@ -151,7 +152,7 @@ class ContrastTable(pd.DataFrame):  # type: ignore[misc]
 
 
 @dataclass(frozen=True, eq=False)
-class MarginalMeans:
+class MarginalMeans(InPolars):
     """Estimated marginal means, or trends, of a fitted model.
 
     Attributes

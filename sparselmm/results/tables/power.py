@@ -11,10 +11,11 @@ import pandas as pd
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.resampling.power import clopper_pearson
 from sparselmm.results.plots.tables import power_plot
+from sparselmm.results.print.polars import InPolars
 
 
 @dataclass(frozen=True, eq=False)
-class PowerResults:
+class PowerResults(InPolars):
     """Simulated power, made by :meth:`MixedLMResults.power`.
 
     Attributes

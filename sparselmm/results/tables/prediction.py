@@ -13,6 +13,7 @@ from sparselmm.base.exceptions import ArgumentError, DataError, MemoryLimitError
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.wald import Wald, two_sided
 from sparselmm.results.print.notebook import MOST_ROWS, frame_html
+from sparselmm.results.print.polars import InPolars
 from sparselmm.results.tables.hypotheses import ContrastResults
 
 MOST_JOINT = 10_000
@@ -32,7 +33,7 @@ class JointPrediction(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Prediction:
+class Prediction(InPolars):
     """Predicted means with their uncertainty; statsmodels' ``PredictionResults``.
 
     Attributes

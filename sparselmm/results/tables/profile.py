@@ -15,10 +15,11 @@ from sparselmm.inference.intervals.profiles import Parameter, Point, Profiler
 from sparselmm.inference.wald import quantile
 from sparselmm.results.plots import profiles as plots
 from sparselmm.results.print.notebook import frame_html
+from sparselmm.results.print.polars import InPolars
 
 
 @dataclass(frozen=True, eq=False)
-class ProfileResults:
+class ProfileResults(InPolars):
     """Profile likelihoods of parameters.
 
     Attributes

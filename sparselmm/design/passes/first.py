@@ -1,0 +1,239 @@
+"""The first pass: counts, representative rows, and what transforms remember.
+
+Of every partition those rows are taken that show something not seen before: a level of a grouping
+factor, a combination of crossed ones, a label of a column. Merged over the partitions they are a
+small data set with the levels of all rows, whose design has the names, columns and levels of the
+whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sparselmm.base.reduction import Tree
+from sparselmm.base.types import IntArray
+from sparselmm.design.build import Plan
+from sparselmm.design.column_types import CATEGORIES, NUMBERS, TEXT, kind_of
+from sparselmm.design.factors import Factor, first_rows, unordered
+from sparselmm.design.formula.expressions import names_in, plain_column
+from sparselmm.design.formula.memory import Key, Memories, Summary
+from sparselmm.design.formula.namespace import (
+    Namespace,
+    codes_of,
+    right_terms,
+    take_columns,
+)
+from sparselmm.design.passes.reading import Reading, Taken, named
+from sparselmm.design.sources.arrow import joined
+from sparselmm.design.sources.readers import Part
+from sparselmm.design.validate import Rows
+
+SAMPLE = 256
+"""Rows of a partition that go into the sample, evenly spaced."""
+
+LARGEST_SAMPLE = 8_192
+"""Rows of the sample at most: every other one is left out when there are more."""
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """Expressions whose combinations of labels must all be among the representatives.
+
+    Attributes
+    ----------
+    columns : tuple of str
+        Columns read as labels.
+    codes : tuple of str
+        Other expressions that give labels.
+    """
+
+    columns: tuple[str, ...]
+    codes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class First:
+    """What the first pass learns of some rows.
+
+    Attributes
+    ----------
+    counts : tuple of (int, int)
+        Rows read and rows in use, of every partition.
+    rows : DataFrame or None
+        Representatives.
+    sample : DataFrame or None
+        Some rows from everywhere.
+    memory : dict
+        Of the arguments of stateful transforms.
+    """
+
+    counts: tuple[tuple[int, int], ...]
+    rows: pd.DataFrame | None = None
+    sample: pd.DataFrame | None = None
+    memory: dict[Key, Summary] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class FirstPass:
+    """The pass, as a function of a partition.
+
+    Attributes
+    ----------
+    reading : Reading
+    sets : tuple of LabelSet
+    memories : Memories
+        Stateful transforms.
+    step : int
+        Of the passes that transforms of transforms need; representatives are taken in the first.
+    """
+
+    reading: Reading
+    sets: tuple[LabelSet, ...]
+    memories: Memories
+    step: int = 0
+
+    def __call__(self, part: Part) -> First:
+        """Learn of one partition."""
+        tree = Tree(self.merge)
+        for taken in self.reading.taken(part):
+            with named(part.label):
+                tree.add(self.of(taken))
+        found = tree.result() or First(((0, 0),))
+        counts = np.sum(found.counts, axis=0)
+        return First(((int(counts[0]), int(counts[1])),), found.rows, found.sample, found.memory)
+
+    def of(self, taken: Taken) -> First:
+        """Learn of some rows."""
+        frame = taken.frame
+        counts = ((taken.read, len(frame)),)
+        if not len(frame):
+            return First(counts)
+        memory = self.memories.learn(self.step, self._columns(frame, self.memories.codes()))
+        if self.step:
+            return First(counts, memory=memory)
+        at = np.unique(np.linspace(0, len(frame) - 1, SAMPLE).astype(int))
+        sample = frame.iloc[at].reset_index(drop=True)
+        return First(counts, self._representatives(frame), sample, memory)
+
+    def merge(self, parts: Sequence[First]) -> First:
+        """What was learned of several partitions."""
+        counts = tuple(count for part in parts for count in part.counts)
+        memory: dict[Key, Summary] = {}
+        for part in parts:
+            for key, seen in part.memory.items():
+                memory[key] = memory[key].merged(seen) if key in memory else seen
+        found = [part for part in parts if part.rows is not None]
+        if not found:
+            return First(counts, memory=memory)
+        rows = joined([part.rows for part in found if part.rows is not None], "the partitions")
+        sample = joined(
+            [part.sample for part in found if part.sample is not None], "the partitions"
+        )
+        while len(sample) > LARGEST_SAMPLE:
+            sample = sample.iloc[::2]
+        return First(counts, self._representatives(rows), sample.reset_index(drop=True), memory)
+
+    def _representatives(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The first row of everything that the label sets tell apart."""
+        space = Namespace(frame, self.reading.env, Rows(len(frame), frame.index), {})
+        codes = [code for one in self.sets for code in one.codes]
+        if codes:
+            columns = self._columns(frame, codes)
+            space = Namespace(frame, self.reading.env, space.rows, columns)
+        seen: dict[str, Factor] = {}
+        chosen = np.zeros(len(frame), dtype=bool)
+        chosen[0] = True
+        for one in self.sets:
+            for name in one.columns:
+                if name not in seen:
+                    seen[name] = unordered(frame[name])
+            for code in one.codes:
+                if code not in seen:
+                    seen[code] = unordered(_labels(code, space))
+            chosen[first_rows(*_crossed([seen[name] for name in (*one.columns, *one.codes)]))] = (
+                True
+            )
+        return frame.iloc[np.flatnonzero(chosen)].reset_index(drop=True)
+
+    def _columns(self, frame: pd.DataFrame, codes: Iterable[str]) -> dict[str, Any]:
+        """Columns that some expressions use, as patsy sees them."""
+        codes = list(codes)
+        names = {name for code in codes for name in names_in(code)} & set(frame.columns)
+        return take_columns(frame, sorted(names), codes)
+
+
+def _crossed(factors: Sequence[Factor]) -> tuple[IntArray, int]:
+    """Codes of the combinations of some factors, in any order, and their number."""
+    codes, count = factors[0].codes, len(factors[0].labels)
+    for factor in factors[1:]:
+        absent = (codes < 0) | (factor.codes < 0)
+        key = codes * np.int64(max(len(factor.labels), 1)) + factor.codes
+        codes, found = pd.factorize(np.where(absent, -1, key) if absent.any() else key)
+        count = len(found)
+        if absent.any():
+            codes = np.where(absent, -1, codes)
+    return codes, count
+
+
+def _labels(code: str, space: Namespace) -> Any:
+    values = space.evaluate(code)
+    return getattr(values, "data", values) if not hasattr(values, "dtype") else values
+
+
+def label_sets(
+    plan: Plan, groups: str | None, head: Namespace, memories: Memories
+) -> tuple[LabelSet, ...]:
+    """What representatives must show.
+
+    Parameters
+    ----------
+    plan : Plan
+        Of the formulas.
+    groups : str or None
+        Column of the ``groups`` argument.
+    head : Namespace
+        Any rows.
+    memories : Memories
+        Expressions with stateful transforms, which give numbers.
+    """
+    sets = [_set_of(bar.factors, head) for bar in plan.bars]
+    if groups is not None:
+        sets.append(_set_of((groups,), head))
+        for text in plan.vc.values():
+            labels = [c for c in codes_of(right_terms(text)) if _is_labels(c, head)]
+            sets.append(_set_of((groups, *labels), head))
+    codes = [code for code in plan.read if code not in memories.states]
+    sets += [_set_of((code,), head) for code in codes if _is_labels(code, head)]
+    return tuple(dict.fromkeys(sets))
+
+
+def _is_labels(code: str, head: Namespace) -> bool:
+    plain = plain_column(code)
+    if plain is not None and plain[0] in head.frame.columns:
+        return bool(plain[1]) or kind_of(head.frame[plain[0]]) in (CATEGORIES, TEXT)
+    return _gives_labels(head.evaluate(code))
+
+
+def _set_of(crossed: tuple[str, ...], head: Namespace) -> LabelSet:
+    columns, codes = [], []
+    for code in crossed:
+        plain = plain_column(code)
+        if plain is not None and plain[0] in head.frame.columns:
+            columns.append(plain[0])
+        else:
+            codes.append(code)
+    return LabelSet(tuple(columns), tuple(codes))
+
+
+def _gives_labels(value: Any) -> bool:
+    if isinstance(value, pd.DataFrame):
+        return False
+    if getattr(value, "dtype", None) is None:
+        return True
+    column = value if isinstance(value, pd.Series) else pd.Series(np.asarray(value).ravel())
+    return kind_of(column) not in (NUMBERS, "booleans")

@@ -1,0 +1,228 @@
+"""The design that representatives stand for, and the rows of a partition as part of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sparselmm.base.exceptions import (
+    DataError,
+    InputError,
+    NoRandomEffectsError,
+    SourceChangedError,
+)
+from sparselmm.base.types import FloatArray, IntArray
+from sparselmm.design.build import Plan, assemble
+from sparselmm.design.column_types import as_float, check_numeric
+from sparselmm.design.factors import match
+from sparselmm.design.formula.expressions import plain_column
+from sparselmm.design.formula.memory import Memories
+from sparselmm.design.formula.namespace import (
+    Namespace,
+    learn,
+    single_term,
+    take_columns,
+)
+from sparselmm.design.passes.first import First
+from sparselmm.design.passes.reading import Reading, Taken, named
+from sparselmm.design.row_arguments import Given, subset_mask
+from sparselmm.design.sources.arrow import joined
+from sparselmm.design.sources.readers import Part
+from sparselmm.design.spec import BuiltDesign, DesignSpec, check_rows
+from sparselmm.design.subsets import without_rows
+from sparselmm.design.terms import Design
+from sparselmm.design.validate import Rows, check_some_rows
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """Some rows as a design.
+
+    Attributes
+    ----------
+    design : Design
+        With the levels of all rows.
+    group_counts : ndarray of int, (n_groups,), or None
+        Rows of each group.
+    read : int
+        Rows read, those left out included.
+    """
+
+    design: Design
+    group_counts: IntArray | None
+    read: int
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """How the rows of a partition become a design; can be sent to other processes.
+
+    Attributes
+    ----------
+    reading : Reading
+    spec : DesignSpec
+    template : Design
+        Without rows.
+    response : str
+        Expression of the response.
+    response_spec : DesignSpec or None
+        Memory of it, when it is more than a column.
+    """
+
+    reading: Reading
+    spec: DesignSpec
+    template: Design
+    response: str
+    response_spec: DesignSpec | None
+
+    def chunks(self, part: Part) -> Iterator[Chunk]:
+        """The rows of a partition as designs, those of a few at a time."""
+        for taken in self.reading.taken(part):
+            with named(part.label):
+                if len(taken.frame):
+                    yield Chunk(*self.of(taken), taken.read)
+                else:
+                    yield Chunk(self.template, None, taken.read)
+
+    def of(self, taken: Taken, checked: bool = True) -> tuple[Design, IntArray | None]:
+        """Some rows as a design, ``checked`` for what a fit can use, and the rows of each group."""
+        frame, memory = taken.frame, self.spec.groups
+        rows = Rows(len(frame), frame.index)
+        try:
+            new = self.spec.evaluate(frame, groups=taken.groups)
+        except InputError as error:
+            if "has not seen" in str(error):
+                raise SourceChangedError(
+                    f"the rows are others than in the first pass: {error}"
+                ) from error
+            raise
+        for term in new.terms:
+            if term.codes is not None and (term.codes < 0).any():
+                raise SourceChangedError(
+                    f"{term.name!r} has a level that did not occur in the first pass; the rows "
+                    "must be the same whenever they are read"
+                )
+        design = replace(
+            self.template, y=self._response(frame, rows), X=new.X, terms=new.terms,
+            weights=taken.weights, offset=new.offset, groups=None,
+        )  # fmt: skip
+        if checked:
+            check_rows(design, rows)
+        counts = None
+        if memory is not None:
+            counts = np.bincount(match(memory.labels, taken.groups), minlength=len(memory.labels))
+        return design, counts
+
+    def sampled(self, sample: pd.DataFrame) -> Design:
+        """Rows of the sample as a design; where they are bad, the second pass says so."""
+        how = self.reading
+        given = Given.of(sample, how.groups, how.weights, how.offset, None)
+        return self.of(Taken(sample, given.groups, given.weights, len(sample)), checked=False)[0]
+
+    def _response(self, frame: pd.DataFrame, rows: Rows) -> FloatArray:
+        plain = plain_column(self.response)
+        if plain is not None and plain[0] in frame.columns:
+            check_numeric(frame[plain[0]], f"the response {plain[0]!r}")
+            return as_float(frame[plain[0]])
+        assert self.response_spec is not None
+        X: FloatArray = self.response_spec.evaluate(frame, random=False).X
+        return X[:, 0]
+
+
+def recipe_of(
+    plan: Plan,
+    reading: Reading,
+    first: First,
+    memories: Memories,
+    covariance: Mapping[str, Any] | None,
+) -> tuple[BuiltDesign, Recipe, pd.DataFrame]:
+    """The built design without rows, the recipe of its rows, and the sample.
+
+    Parameters
+    ----------
+    plan : Plan
+        Of the formulas.
+    reading : Reading
+    first : First
+        What the first pass learned of all partitions.
+    memories : Memories
+        Finished.
+    covariance : mapping or None
+        As in ``from_formula``.
+
+    Raises
+    ------
+    DataError
+        When no rows are left, or an expression depends on other rows than its own.
+    """
+    read, used = np.sum(first.counts, axis=0)
+    step = "missing='drop'" if reading.missing == "drop" else "subset"
+    check_some_rows(int(used), int(read), step)
+    assert first.rows is not None and first.sample is not None
+    frame = joined([first.rows, first.sample], "the representatives")
+    given = Given.of(frame, reading.groups, reading.weights, reading.offset, None)
+    columns = take_columns(frame, reading.names, plan.read)
+    space = Namespace(frame, reading.env, Rows(len(frame)), columns)
+    with memories.at_hand():
+        built = assemble(plan, given, covariance, space, None, False, checked=False)
+        response = _response_spec(plan, space, built.spec)
+    if not built.design.terms:
+        raise NoRandomEffectsError(
+            "the model has no random effects; add a term such as '+ (1|g)' or groups="
+        )
+    bare = without_rows(built)
+    recipe = Recipe(reading, built.spec, bare.design, plan.parsed.response, response)
+    _check_by_row(recipe, first.sample, reading)
+    return bare, recipe, first.sample
+
+
+def _response_spec(plan: Plan, space: Namespace, spec: DesignSpec) -> DesignSpec | None:
+    """The response as a design of one column, when it is more than a column of the data."""
+    code = plan.parsed.response
+    if plain_column(code) is not None:
+        return None
+    (info,) = learn([single_term(code)], space)
+    return replace(
+        spec, design_info=info, terms=(), groups=None, offsets=(), offset_column=None, further={},
+        x_names=tuple(info.column_names),
+    )  # fmt: skip
+
+
+def _check_by_row(recipe: Recipe, sample: pd.DataFrame, reading: Reading) -> None:
+    """Refuse expressions whose value in a row depends on other rows, such as ``x - x.mean()``."""
+    if len(sample) < 2:
+        return
+    if reading.subset is not None and not subset_mask(sample, reading.subset, reading.env).all():
+        raise _other_rows(f"subset={reading.subset!r}", "the arguments")
+    half = len(sample) // 2
+    whole = recipe.sampled(sample)
+    parts = [
+        recipe.sampled(part.reset_index(drop=True))
+        for part in (sample.iloc[:half], sample.iloc[half:])
+    ]
+    checks = [("the response", whole.y[:, None], [p.y[:, None] for p in parts], [whole.y_name])]
+    checks.append(("the formula", whole.X, [p.X for p in parts], list(whole.x_names)))
+    if whole.offset is not None:
+        offsets = [np.zeros(0) if p.offset is None else p.offset for p in parts]
+        checks.append(("offset", whole.offset[:, None], [o[:, None] for o in offsets], ["offset"]))
+    for t, term in enumerate(whole.terms):
+        if term.values is not None:
+            pieces = [p for part in parts if (p := part.terms[t].values) is not None]
+            checks.append((term.name, term.values, pieces, list(term.columns)))
+    for place, values, halves, names in checks:
+        together = np.vstack(halves)
+        for j, name in enumerate(names):
+            if not np.allclose(values[:, j], together[:, j], rtol=1e-9, atol=0.0, equal_nan=True):
+                raise _other_rows(repr(name), place)
+
+
+def _other_rows(what: str, place: str) -> DataError:
+    return DataError(
+        f"{what} of {place} depends on other rows than its own (a mean, a rank, a difference from "
+        "the row before), and the rows are read in partitions; use center() or standardize(), make "
+        "the column beforehand, or pass keep_rows=True"
+    )

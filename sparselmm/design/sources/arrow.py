@@ -1,0 +1,174 @@
+"""Arrow tables as pandas frames: numbers without a copy, labels exactly, nothing cast on the way.
+
+Whole numbers and booleans with missing values become pandas' nullable ones, not floats; strings
+pandas' strings on Arrow's memory; dictionaries Categoricals in the order of their values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sparselmm.base.exceptions import DataError
+from sparselmm.design.sources.optional import package
+
+SAFE_DIGITS = 15
+"""Decimal digits that any double keeps."""
+
+
+def table_of(stream: Any, what: str) -> Any:
+    """A ``pyarrow.Table`` of whatever Arrow can read."""
+    pa = package("pyarrow", what)
+    try:
+        return pa.table(stream)
+    except pa.ArrowException as error:
+        raise DataError(f"{what} cannot be read through Arrow: {error}") from error
+
+
+def frame_of(table: Any) -> pd.DataFrame:
+    """A frame of a table or record batch; its rows are numbered.
+
+    Raises
+    ------
+    DataError
+        When a name occurs twice, or a column holds what has no meaning in a model.
+    """
+    names = table.schema.names
+    for name in names:
+        if names.count(name) > 1:
+            raise DataError(f"the data have several columns called {name!r}; keep one")
+    columns = {name: column_of(table.column(name), name) for name in names}
+    return pd.DataFrame(columns, index=pd.RangeIndex(table.num_rows), copy=False)
+
+
+def column_of(values: Any, name: str) -> Any:
+    """One column, (n,), of an Arrow array or chunked array."""
+    pa = package("pyarrow", "an Arrow column")
+    values = values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([values])
+    values = _plain(values)
+    kind, types = values.type, pa.types
+    if types.is_floating(kind) or (types.is_integer(kind) and not values.null_count):
+        return _numbers(values)
+    if types.is_dictionary(kind):
+        return _categorical(values, name)
+    if types.is_string(kind) or types.is_large_string(kind):
+        return values.to_pandas(types_mapper=lambda _: pd.StringDtype("pyarrow"))
+    if types.is_integer(kind) or types.is_boolean(kind):
+        return values.to_pandas(types_mapper=_nullable if values.null_count else None)
+    if types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind):
+        raise DataError(
+            f"column {name!r} holds bytes ({kind}), which are no numbers and no labels; decode "
+            "them to text, or leave the column out"
+        )
+    if types.is_decimal(kind):
+        _check_decimals(values, name)
+    return values.to_pandas()
+
+
+def _nullable(kind: Any) -> Any:
+    """Pandas' dtype for whole numbers or booleans of which some are missing."""
+    name = str(kind)
+    if name == "bool":
+        return pd.BooleanDtype()
+    return pd.api.types.pandas_dtype(name.replace("ui", "UI").replace("int", "Int"))
+
+
+def _plain(values: Any) -> Any:
+    """Without wrappings that mean nothing here: extensions, runs, views."""
+    pa = package("pyarrow", "an Arrow column")
+    kind = values.type
+    if isinstance(kind, pa.BaseExtensionType):
+        return _plain(pa.chunked_array([c.storage for c in values.chunks], kind.storage_type))
+    if pa.types.is_run_end_encoded(kind):
+        compute = package("pyarrow.compute", "an Arrow column")
+        chunks = [compute.run_end_decode(chunk) for chunk in values.chunks]
+        return _plain(pa.chunked_array(chunks, kind.value_type))
+    if kind == pa.string_view():
+        return values.cast(pa.large_string())
+    return values.cast(pa.large_binary()) if kind == pa.binary_view() else values
+
+
+def _numbers(values: Any) -> Any:
+    if values.num_chunks == 1 and not values.null_count:
+        return values.chunk(0).to_numpy()
+    return values.to_numpy()
+
+
+def _categorical(values: Any, name: str) -> Any:
+    """Codes and categories of a dictionary; plain values where it repeats or misses some."""
+    pa = package("pyarrow", "an Arrow column")
+    if not values.num_chunks:
+        values = pa.chunked_array([pa.array([], values.type)])
+    whole = values.unify_dictionaries().combine_chunks()
+    chunk = whole.chunk(0) if isinstance(whole, pa.ChunkedArray) else whole
+    labels = pd.Index(pd.Series(column_of(chunk.dictionary, name)))
+    if labels.hasnans or not labels.is_unique:
+        return column_of(chunk.cast(chunk.type.value_type), name)
+    codes = np.asarray(chunk.indices.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False))
+    if len(labels) < np.iinfo(np.int32).max:
+        codes = codes.astype(np.int32)
+    return pd.Categorical.from_codes(codes, labels, ordered=bool(chunk.type.ordered))
+
+
+def _check_decimals(values: Any, name: str) -> None:
+    """Refuse decimals that are no numbers of sixteen digits."""
+    if values.type.precision <= SAFE_DIGITS:
+        return
+    for value in values.drop_null().unique().to_pylist():
+        digits = value.normalize().as_tuple().digits
+        if len(digits) > SAFE_DIGITS:
+            raise DataError(
+                f"column {name!r} holds decimals ({values.type}) with more digits than numbers "
+                f"have, such as {value}; cast it to float64, or to text where it is a label"
+            )
+
+
+def joined(frames: Iterable[pd.DataFrame], what: str) -> pd.DataFrame:
+    """Frames one below the other, rows numbered anew; labels of Categoricals are put together.
+
+    Raises
+    ------
+    DataError
+        When their columns differ.
+    """
+    parts = [frame for frame in frames]
+    if not parts:
+        raise DataError(f"{what} gave no frame at all")
+    for number, part in enumerate(parts[1:], start=1):
+        if list(part.columns) != list(parts[0].columns):
+            raise DataError(
+                f"{what}: frame {number} has the columns {list(part.columns)}, the first one "
+                f"{list(parts[0].columns)}; give all frames the same columns"
+            )
+    if len(parts) == 1:
+        return parts[0]
+    with_rows = [part for part in parts if len(part)] or parts[:1]
+    together = pd.concat(with_rows, ignore_index=True)
+    for name in together.columns:
+        columns = [part[name] for part in with_rows]
+        if all(isinstance(c.dtype, pd.CategoricalDtype) for c in columns):
+            together[name] = united(columns)
+    return together
+
+
+def united(columns: Iterable[pd.Series]) -> pd.Categorical:
+    """Categoricals one below the other, their labels in the order of appearance."""
+    columns = list(columns)
+    first = columns[0].dtype
+    if all(c.cat.categories.equals(first.categories) for c in columns):
+        codes = np.concatenate([column.cat.codes for column in columns])
+        ordered = all(column.cat.ordered for column in columns)
+        return pd.Categorical.from_codes(codes, first.categories, ordered=ordered)
+    labels = columns[0].cat.categories
+    for column in columns[1:]:
+        labels = labels.append(column.cat.categories.difference(labels, sort=False))
+    codes = np.concatenate(
+        [
+            np.append(labels.get_indexer(column.cat.categories), -1)[column.cat.codes]
+            for column in columns
+        ]
+    )
+    return pd.Categorical.from_codes(codes, labels)

@@ -1,0 +1,220 @@
+"""Files of rows: Parquet, Arrow and delimited text, one or many, read by Arrow."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sparselmm.base.exceptions import DataError, FileError
+from sparselmm.design.sources.arrow import frame_of
+from sparselmm.design.sources.optional import package
+from sparselmm.design.sources.readers import Columns, Part
+
+FORMATS = {
+    ".parquet": "parquet", ".pq": "parquet", ".parq": "parquet", ".arrow": "ipc", ".feather": "ipc",
+    ".ipc": "ipc", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv",
+}  # fmt: skip
+"""Endings of files, and what is in them."""
+
+COMPRESSED = (".gz", ".bz2", ".zst", ".lz4")
+
+LEADING_ZERO = r"^\s*[+-]?0\d"
+"""Whole numbers whose text is lost when they are read as numbers: labels such as 007."""
+
+
+def format_of(path: str) -> str | None:
+    """What a file holds, by its ending; None for any other ending."""
+    stem = path.lower()
+    for ending in COMPRESSED:
+        stem = stem.removesuffix(ending)
+    return FORMATS.get(os.path.splitext(stem)[1])
+
+
+def listed(given: Any) -> tuple[list[str], str]:
+    """Files that a path, pattern, folder or list of paths stands for, sorted, and their format.
+
+    Raises
+    ------
+    DataError, FileError
+        When there are none, or of several formats, or of none that can be read.
+    """
+    if isinstance(given, (list, tuple)):
+        files = [os.fspath(path) for path in given]
+    else:
+        files = _matching(os.fspath(given))
+    for path in files:
+        if not os.path.isfile(path):
+            raise FileError.of("data", path, FileNotFoundError(2, "No such file or directory"))
+    formats = {format_of(path) for path in files}
+    if len(formats) != 1 or None in formats:
+        odd = next((path for path in files if format_of(path) is None), files[0])
+        seen = "of several formats" if None not in formats else f"such as {odd!r}"
+        raise DataError(
+            f"data: {given!r} stands for files {seen}; pass files of one format, by their endings "
+            f"{', '.join(FORMATS)}, or a pattern such as 'folder/*.parquet'"
+        )
+    return files, str(formats.pop())
+
+
+def _matching(path: str) -> list[str]:
+    if os.path.isdir(path):
+        files = sorted(
+            os.path.join(folder, name)
+            for folder, _, names in os.walk(path)
+            for name in names
+            if not (name.startswith((".", "_")) or _hidden(folder, path))
+        )
+        if not files:
+            raise DataError(f"data: the folder {path!r} holds no file")
+        return files
+    if os.path.isfile(path):
+        return [path]
+    files = sorted(p for p in glob.glob(path, recursive=True) if os.path.isfile(p))
+    if not files:
+        missing = FileNotFoundError(2, "there is no such file, folder, or file of that pattern")
+        raise FileError.of("data", path, missing)
+    return files
+
+
+def _hidden(folder: str, path: str) -> bool:
+    return any(part[:1] in "._" for part in Path(folder).relative_to(path).parts)
+
+
+def dataset_of(given: Any) -> tuple[Any, str]:
+    """A ``pyarrow.dataset`` of files, and what messages call it."""
+    files, kind = listed(given)
+    what = f"the file {files[0]!r}" if len(files) == 1 else f"the {len(files)} files of {given!r}"
+    ds = package("pyarrow.dataset", what)
+    pa = package("pyarrow", what)
+    try:
+        form: Any = kind
+        if kind in ("csv", "tsv"):
+            form = _text_format(ds, files[0], "," if kind == "csv" else "\t")
+        return ds.dataset(files, format=form, partitioning=_hive(ds, given)), what
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DataError(f"data: {what} cannot be read: {_first_line(error)}") from error
+
+
+def _hive(ds: Any, given: Any) -> Any:
+    """Columns from the names of folders, as in ``year=2020/``."""
+    folder = isinstance(given, (str, os.PathLike)) and os.path.isdir(given)
+    if not folder:
+        return None
+    return ds.partitioning(flavor="hive")
+
+
+def _text_format(ds: Any, first: str, separator: str) -> Any:
+    """How to read text: a column of whole numbers with leading zeros stays text."""
+    csv = package("pyarrow.csv", f"the file {first!r}")
+    compute = package("pyarrow.compute", f"the file {first!r}")
+    parse = csv.ParseOptions(delimiter=separator)
+    options: dict[str, Any] = {"strings_can_be_null": True}
+    plain = ds.CsvFileFormat(parse, convert_options=csv.ConvertOptions(**options))
+    pa = package("pyarrow", f"the file {first!r}")
+    schema = ds.dataset([first], format=plain).schema
+    whole = {f.name: pa.string() for f in schema if pa.types.is_integer(f.type)}
+    if not whole:
+        return plain
+    as_text = ds.CsvFileFormat(
+        parse, convert_options=csv.ConvertOptions(**options, column_types=whole)
+    )
+    head = ds.dataset([first], format=as_text).head(1 << 16, columns=list(whole))
+    kept = {
+        name: kind
+        for name, kind in whole.items()
+        if compute.any(compute.match_substring_regex(head[name], LEADING_ZERO)).as_py()
+    }
+    return ds.CsvFileFormat(parse, convert_options=csv.ConvertOptions(**options, column_types=kept))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Fragment:
+    """Some row groups of a file, or all of it."""
+
+    piece: Any
+    schema: Any
+    label: str
+
+    def frames(self, columns: Columns, rows: int) -> Iterator[pd.DataFrame]:
+        """Its rows in order, in frames of at most that many."""
+        pa = package("pyarrow", self.label)
+        names = None if columns is None else list(columns)
+        try:
+            batches = self.piece.to_batches(
+                self.schema, columns=names, batch_size=rows, batch_readahead=2, use_threads=False
+            )
+            for batch in batches:
+                if batch.num_rows:
+                    yield frame_of(batch)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{self.label} cannot be read: {_first_line(error)}") from error
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A ``pyarrow.dataset.Dataset``: files of any number."""
+
+    data: Any
+    what: str
+    in_memory: bool = False
+    movable: bool = True
+    names: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", list(self.data.schema.names))
+
+    def frame(self, columns: Columns) -> pd.DataFrame:
+        """All rows."""
+        pa = package("pyarrow", self.what)
+        names = None if columns is None else list(columns)
+        try:
+            return frame_of(self.data.to_table(columns=names))
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{self.what} cannot be read: {_first_line(error)}") from error
+
+    def parts(self, rows: int) -> Sequence[Part]:
+        """Row groups of Parquet, together up to ``rows`` rows of one file; else files."""
+        found: list[Part] = []
+        for fragment in self.data.get_fragments():
+            path = getattr(fragment, "path", None)
+            name = f"fragment {len(found)} of {self.what}" if not path else f"the file {path!r}"
+            if type(fragment).__name__ == "ParquetFileFragment":
+                found += _row_groups(fragment, self.data.schema, name, rows)
+            else:
+                found.append(Fragment(fragment, self.data.schema, name))
+        return found
+
+
+def _row_groups(fragment: Any, schema: Any, name: str, rows: int) -> list[Part]:
+    pa = package("pyarrow", name)
+    try:
+        sizes = [(group.id, group.num_rows) for group in fragment.row_groups]
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{name} cannot be read: {_first_line(error)}") from error
+    runs: list[list[int]] = []
+    count = rows
+    for number, size in sizes:
+        if count + size > rows:
+            runs, count = [*runs, []], 0
+        runs[-1].append(number)
+        count += size
+    if len(runs) == 1:
+        return [Fragment(fragment, schema, name)]
+    return [
+        Fragment(
+            fragment.subset(row_group_ids=run),
+            schema,
+            f"row groups {run[0]} to {run[-1]} of {name}",
+        )
+        for run in runs
+    ]

@@ -1,0 +1,377 @@
+"""Cross-products of rows that are never together: partition by partition, in a provisional basis.
+
+`Provisional` is learned on a sample: a triangular map of X that makes its columns nearly
+orthonormal there, coefficients that take the response off X, and working bases of the random
+coefficients. `Products` of partitions in it are added in a fixed order, and `finished` turns their
+sum into `CrossProducts`, by small algebra:
+
+    C = [Q0 e0]'W[Q0 e0] = the sum,  R1'R1 = C_QQ,  R = R1 R0 the triangular factor of X,
+    Q = X[:, kept] T = Q0 P,  e = e0 - Q (P'C_Qe).
+
+Where that loses digits, because the sample has shown too little of the rows, the basis of all rows
+becomes the provisional one of another pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.linalg import lapack, solve_triangular
+
+from sparselmm.base.smallmatrix import upper_inverse
+from sparselmm.base.types import FloatArray, IntArray
+from sparselmm.design.rows import blocks, response
+from sparselmm.design.terms import Design, term_slices
+from sparselmm.factor.bases import WELL_CONDITIONED, term_basis, terms_in_bases
+from sparselmm.factor.basis import Basis, independent_columns
+from sparselmm.factor.crossprod import (
+    CrossProducts,
+    PairBlocks,
+    add_term_product,
+    check_residual,
+    pair_blocks,
+)
+
+NOTHING = 1e-12
+"""Length of a column in the provisional basis, of one that has 1, that is rounding."""
+
+POOR = 1e-8
+"""Smallest eigenvalue of the Gram matrix in the provisional basis, columns scaled to one length,
+from which its digits suffice."""
+
+SPANNED = 1e-10
+"""Square of the share of a column's length, left by those before it, that is nearly nothing."""
+
+LOST = 1e-9
+"""Share of the sum of squares left by the provisional coefficients below which digits are lost."""
+
+
+@dataclass(frozen=True, eq=False)
+class Provisional:
+    """A basis to form products in.
+
+    Attributes
+    ----------
+    T, R : ndarray, (p, p)
+        ``Q0 = X T`` and ``R = T^-1``, upper triangular.
+    shift : ndarray, (p,)
+        ``e0 = y - X shift``.
+    bases : tuple of ndarray (k, k) or None
+        Working basis of every term.
+    """
+
+    T: FloatArray
+    R: FloatArray
+    shift: FloatArray
+    bases: tuple[FloatArray | None, ...]
+
+    @property
+    def basis(self) -> Basis:
+        """As a basis with all columns."""
+        return Basis(len(self.T), np.arange(len(self.T)), self.T, self.shift)
+
+    @classmethod
+    def of(cls, sample: Design) -> Provisional:
+        """From some rows.
+
+        A column that the others span in the sample is only taken off them, not scaled.
+        """
+        X, y, w = sample.X, response(sample), sample.weights
+        root = np.ones(len(y)) if w is None else np.sqrt(np.maximum(w, 0.0))
+        live = (root > 0) & np.isfinite(y) & np.isfinite(X).all(axis=1)
+        X, y, root = X[live], y[live], root[live]
+        n, p = X.shape
+        R, Q = np.zeros((p, p)), np.zeros((n, p))
+        size = max(float(np.sqrt(root @ root)), 1.0)
+        for j in range(p):
+            left = X[:, j] * root
+            before = float(np.linalg.norm(left))
+            for _ in range(2):
+                part = Q[:, :j].T @ left
+                left, R[:j, j] = left - Q[:, :j] @ part, R[:j, j] + part
+            norm = float(np.linalg.norm(left))
+            if norm > 1e-7 * before:
+                Q[:, j], R[j, j] = left / norm, norm
+            else:
+                R[j, j] = before if before > 0 else size
+        R /= size
+        T = upper_inverse(R)
+        shift = T @ (Q.T @ (y * root)) / size
+        return cls(T, R, shift, tuple(term_basis(term, w) for term in sample.terms))
+
+
+@dataclass(frozen=True, eq=False)
+class Products:
+    """Products of some rows, in a provisional basis.
+
+    Attributes
+    ----------
+    counts : tuple of (int, int)
+        Rows read and rows in use, of every partition.
+    n : int
+        Rows of positive weight.
+    sum_w, sum_log_w : float
+        Sums over them.
+    squares : float
+        ``y'Wy``, the offset taken off.
+    low, high : float
+        Smallest and largest response.
+    B : ndarray, (q, p + 1)
+    C : ndarray, (p + 1, p + 1)
+    ones : ndarray, (p + 1,)
+        ``[Q0 e0]'W 1``.
+    pairs : dict
+        Of every pair of terms: keys ``column * rows + row`` of its blocks, ascending, and blocks.
+    groups : ndarray of int, (n_groups,), or None
+        Rows of every group.
+    constant : ndarray, (2, p)
+        Smallest and largest value of the columns of X.
+    """
+
+    counts: tuple[tuple[int, int], ...]
+    n: int = 0
+    sum_w: float = 0.0
+    sum_log_w: float = 0.0
+    squares: float = 0.0
+    low: float = np.inf
+    high: float = -np.inf
+    B: FloatArray = field(default_factory=lambda: np.zeros((0, 0)))
+    C: FloatArray = field(default_factory=lambda: np.zeros((0, 0)))
+    ones: FloatArray = field(default_factory=lambda: np.zeros(0))
+    pairs: dict[tuple[int, int], tuple[IntArray, FloatArray]] = field(default_factory=dict)
+    groups: IntArray | None = None
+    constant: FloatArray = field(default_factory=lambda: np.zeros((2, 0)))
+
+
+def products(
+    design: Design, provisional: Provisional, groups: IntArray | None, read: int
+) -> Products:
+    """Products of some rows."""
+    counts = ((read, design.n),)
+    if not design.n:
+        return Products(counts)
+    basis, w, y = provisional.basis, design.weights, response(design)
+    terms = terms_in_bases(design.terms, provisional.bases)
+    B, C = np.zeros((design.q, design.p + 1)), np.zeros((design.p + 1, design.p + 1))
+    ones = np.zeros(design.p + 1)
+    parts = term_slices(design.terms)
+    for rows in blocks(design.n):
+        Qe = basis.apply(design.X[rows], y[rows])
+        weighted = Qe if w is None else Qe * w[rows, None]
+        C += Qe.T @ weighted
+        ones += weighted.sum(axis=0)
+        for term, part in zip(terms, parts, strict=True):
+            add_term_product(B[part], term, rows, weighted)
+    pairs = {
+        (s, t): _keyed(pair_blocks(terms[s], terms[t], w), s == t and terms[s].codes is not None)
+        for s in range(len(terms))
+        for t in range(s + 1)
+    }
+    live = np.ones(0) if w is None else w[w > 0]
+    return Products(
+        counts, n=design.n if w is None else len(live),
+        sum_w=float(design.n) if w is None else float(live.sum()),
+        sum_log_w=float(np.log(live).sum()),
+        squares=float(y @ y if w is None else y @ (w * y)), low=float(design.y.min()),
+        high=float(design.y.max()), B=B, C=C, ones=ones, pairs=pairs, groups=groups,
+        constant=np.vstack([design.X.min(axis=0), design.X.max(axis=0)]),
+    )  # fmt: skip
+
+
+def _keyed(pair: PairBlocks, diagonal: bool) -> tuple[IntArray, FloatArray]:
+    if diagonal:  # one block of every level, whether it has rows or not
+        return np.zeros(0, dtype=np.int64), pair.data
+    keys = pair.cols.astype(np.int64) * pair.n_rows + pair.rows
+    return keys, pair.data
+
+
+def added(parts: Sequence[Products]) -> Products:
+    """Products of the rows of several partitions."""
+    counts = tuple(count for part in parts for count in part.counts)
+    live = [part for part in parts if part.C.size]
+    if not live:
+        return Products(counts)
+    first, rest = live[0], live[1:]
+    B, C, ones, groups = first.B.copy(), first.C.copy(), first.ones.copy(), first.groups
+    for part in rest:
+        B += part.B
+        C += part.C
+        ones += part.ones
+        groups = part.groups if groups is None or part.groups is None else groups + part.groups
+    return Products(
+        counts, n=sum(part.n for part in live), sum_w=sum(part.sum_w for part in live),
+        sum_log_w=sum(part.sum_log_w for part in live), squares=sum(part.squares for part in live),
+        low=min(part.low for part in live), high=max(part.high for part in live), B=B, C=C,
+        ones=ones, pairs={at: _added([part.pairs[at] for part in live]) for at in first.pairs},
+        groups=groups,
+        constant=np.vstack([
+            np.min([part.constant[0] for part in live], axis=0),
+            np.max([part.constant[1] for part in live], axis=0),
+        ]),
+    )  # fmt: skip
+
+
+def _added(parts: list[tuple[IntArray, FloatArray]]) -> tuple[IntArray, FloatArray]:
+    """Blocks with equal keys added, from left to right."""
+    if len(parts) == 1:
+        return parts[0]
+    if not len(parts[0][0]) and all(d.shape == parts[0][1].shape for _, d in parts):
+        total = parts[0][1].copy()
+        for _, data in parts[1:]:
+            total += data
+        return parts[0][0], total
+    keys = np.concatenate([keys for keys, _ in parts])
+    order = np.argsort(keys, kind="stable")
+    keys = keys[order]
+    starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1])) if len(keys) else order
+    data = np.concatenate([data for _, data in parts])[order]
+    return keys[starts], np.add.reduceat(data, starts, axis=0) if len(starts) else data
+
+
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """What the products of all rows give.
+
+    Attributes
+    ----------
+    cross : CrossProducts or None
+        None when digits were lost.
+    again : Provisional
+        The basis to form them in then.
+    """
+
+    cross: CrossProducts | None
+    again: Provisional
+
+
+def finished(total: Products, provisional: Provisional, template: Design) -> Finished:
+    """Cross-products in the working basis of all rows.
+
+    Parameters
+    ----------
+    total : Products
+        Of all rows.
+    provisional : Provisional
+        The basis they are in.
+    template : Design
+        Names and terms of the design.
+    """
+    p = len(provisional.T)
+    G = total.C[:p, :p]
+    norms = np.sqrt(np.diag(G))
+    live = norms > NOTHING * np.sqrt(total.sum_w)
+    S = G[np.ix_(live, live)] / np.outer(norms[live], norms[live])
+    poor = bool(len(S)) and float(np.linalg.eigvalsh(S)[0]) < POOR
+    R1 = _root(S) * norms[live]
+    whole = np.diag(norms)
+    whole[np.ix_(live, live)] = R1
+    bases, off = _term_bases(total, provisional, template)
+    again = _combined(provisional, whole, live, total, bases)
+    if poor or off:
+        return Finished(None, again)
+    c = np.zeros(p)
+    c[live] = solve_triangular(R1, total.ones[:p][live], trans="T", check_finite=False)
+    corner = np.sqrt(max(total.sum_w - float(c @ c), 0.0))
+    full = np.vstack([np.column_stack([whole @ provisional.R, c]), np.append(np.zeros(p), corner)])
+    factor, kept = (full[:0, :0], np.zeros(0, int)) if not p else independent_columns(full)
+    cross = _cross(total, provisional, template, factor, kept)
+    if cross.C[-1, -1] < LOST * total.C[p, p]:
+        return Finished(None, again)
+    return Finished(cross, again)
+
+
+def _root(S: FloatArray) -> FloatArray:
+    """Upper Cholesky factor of a Gram matrix of columns of length one.
+
+    A column that those before it nearly span is only taken off them, its length left as it is.
+    """
+    left, R = S.copy(), np.zeros_like(S)
+    for j in range(len(S)):
+        if left[j, j] > SPANNED:
+            R[j, j:] = left[j, j:] / np.sqrt(left[j, j])
+            left[j + 1 :, j + 1 :] -= np.outer(R[j, j + 1 :], R[j, j + 1 :])
+        else:
+            R[j, j] = 1.0
+    return R
+
+
+def _combined(
+    old: Provisional, whole: FloatArray, live: IntArray, total: Products,
+    bases: tuple[FloatArray | None, ...],
+) -> Provisional:  # fmt: skip
+    """The provisional basis made better by the products of all rows."""
+    p = len(old.T)
+    size = np.sqrt(total.sum_w)
+    R1 = whole / size
+    R1[~live, ~live] = 1.0
+    T1 = upper_inverse(R1)
+    inner = np.zeros(p)
+    part = T1[np.ix_(live, live)]
+    inner[live] = part @ (part.T @ total.C[:p, p][live]) / total.sum_w
+    return Provisional(old.T @ T1, R1 @ old.R, old.shift + old.T @ inner, bases)
+
+
+def _cross(
+    total: Products, provisional: Provisional, template: Design, factor: FloatArray, kept: IntArray
+) -> CrossProducts:
+    p, r = len(provisional.T), len(kept)
+    T = upper_inverse(factor)
+    P = provisional.R[:, kept] @ T
+    G = total.C[:p, :p]
+    spanned = provisional.R @ provisional.shift
+    onto, delta = P.T @ (G @ spanned), P.T @ total.C[:p, p]
+    change = np.zeros((p + 1, r + 1))
+    change[:p, :r] = P
+    change[:p, r] = spanned - P @ (onto + delta)
+    change[p, r] = 1.0
+    if r == p:  # nothing is dropped: no difference of large numbers
+        change[:p, r] = -P @ delta
+        shift = provisional.shift + T @ delta
+    else:
+        shift = T @ (onto + delta)
+    basis = Basis(p, kept, T, shift)
+    C = change.T @ total.C @ change
+    C = (C + C.T) / 2.0
+    check_residual(total.n, basis.rank, template.y_name, total.squares, float(C[-1, -1]))
+    sizes = tuple((term.k, term.n_levels) for term in template.terms)
+    pairs = {(s, t): _pair(total.pairs[s, t], sizes[s][1], sizes[t][1]) for s, t in total.pairs}
+    bases = None if all(F is None for F in provisional.bases) else provisional.bases
+    return CrossProducts(
+        sizes, pairs, total.B @ change, C, basis, total.n, total.sum_log_w, bases
+    )  # fmt: skip
+
+
+def _pair(keyed: tuple[IntArray, FloatArray], n_rows: int, n_cols: int) -> PairBlocks:
+    keys, data = keyed
+    if len(keys) != len(data):
+        return PairBlocks(np.arange(n_cols + 1), np.arange(n_rows), data, n_rows)
+    cols, rows = np.divmod(keys, n_rows)
+    indptr = np.searchsorted(cols, np.arange(n_cols + 1))
+    return PairBlocks(indptr, rows, data, n_rows)
+
+
+def _term_bases(
+    total: Products, provisional: Provisional, template: Design
+) -> tuple[tuple[FloatArray | None, ...], bool]:
+    """Working bases of the random coefficients, and whether those of the sample were no good."""
+    out, off = [], False
+    for t, (term, F) in enumerate(zip(template.terms, provisional.bases, strict=True)):
+        better = F
+        if term.k > 1 and term.structure == "unstructured":
+            keys, data = total.pairs[t, t]
+            if len(keys) == len(data):
+                cols, rows = np.divmod(keys, term.n_levels)
+                data = data[cols == rows]
+            moments = data.sum(axis=0)
+            size = np.sqrt(np.diag(moments))
+            if (size > 0).all():
+                scaled = moments / np.outer(size, size)
+                if np.linalg.eigvalsh(scaled)[0] < WELL_CONDITIONED / 10.0:
+                    R, info = lapack.dpotrf(scaled, lower=0)
+                    if not info:
+                        R = np.triu(R) * size / np.sqrt(total.sum_w)
+                        better, off = R if F is None else R @ F, True
+        out.append(better)
+    return tuple(out), off

@@ -1,0 +1,301 @@
+"""A linear model of rows that are read in partitions: two passes, then no rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sparselmm.base.arguments import check_choice, check_count
+from sparselmm.base.exceptions import ArgumentError, DataError, SourceChangedError
+from sparselmm.base.reduction import Tree
+from sparselmm.design.build import Plan, columns_in_use, read_formulas
+from sparselmm.design.formula.memory import Memories
+from sparselmm.design.formula.namespace import (
+    Namespace,
+    take_columns,
+    used_columns,
+    with_r_names,
+)
+from sparselmm.design.formula.remembered import EvalEnvironment
+from sparselmm.design.passes.first import First, FirstPass, label_sets
+from sparselmm.design.passes.learned import Recipe, recipe_of
+from sparselmm.design.passes.reading import Reading, whole
+from sparselmm.design.passes.runs import Runner
+from sparselmm.design.sources.arrow import joined
+from sparselmm.design.sources.readers import Part, Source
+from sparselmm.design.sources.recognised import source_of
+from sparselmm.design.spec import BuiltDesign, Streamed
+from sparselmm.design.validate import (
+    Rows,
+    check_missing_argument,
+    check_some_rows,
+    check_term,
+)
+from sparselmm.factor.crossprod import CrossProducts
+from sparselmm.factor.partitions import Finished, Products, Provisional, added, finished, products
+
+CHUNK_ROWS = 262_144
+"""Rows read at a time."""
+
+KEEP_ROWS = ("auto", True, False)
+
+MOST_PASSES = 4
+"""Times the products are formed at most, each in a better basis."""
+
+
+@dataclass(frozen=True, eq=False)
+class Partitioned:
+    """A source whose rows are not kept.
+
+    Attributes
+    ----------
+    source : Source
+    plan : Plan
+        Of the formulas.
+    columns : list of str
+        Columns to read.
+    rows : int
+        Rows at a time.
+    """
+
+    source: Source
+    plan: Plan
+    columns: list[str]
+    rows: int
+
+
+def partitioned(
+    formula: str, data: Any, arguments: Mapping[str, Any], env: EvalEnvironment,
+    chunk_rows: Any, keep_rows: Any,
+) -> Partitioned | pd.DataFrame | None:  # fmt: skip
+    """Data whose rows shall not be kept; a frame of those that fit one chunk; None for others.
+
+    Parameters
+    ----------
+    formula : str
+    data : Any
+        As in ``from_formula``.
+    arguments : mapping
+        Its other arguments.
+    env : EvalEnvironment
+    chunk_rows, keep_rows
+        As in ``from_formula``.
+    """
+    rows = check_count(chunk_rows, "chunk_rows", least=1)
+    if not isinstance(keep_rows, (bool, np.bool_)):
+        check_choice(keep_rows, "keep_rows", KEEP_ROWS)
+    if keep_rows is True:
+        return None
+    if keep_rows == "auto" and isinstance(data, pd.DataFrame):
+        return None
+    source = source_of(data)
+    if source is None or (keep_rows == "auto" and source.in_memory):
+        if keep_rows is False:
+            raise ArgumentError(
+                "keep_rows=False needs data that can be read in partitions, such as a data frame, "
+                f"files, or a function that returns frames; got {type(data).__name__}"
+            )
+        return None
+    plan = read_formulas(
+        formula, arguments["groups"], arguments["re_formula"], arguments["vc_formula"], {}
+    )
+    plan = plan.with_residual(arguments["residual"], arguments["dispersion"])
+    named = [arguments[name] for name in ("groups", "weights", "offset")]
+    columns = columns_in_use(source, plan, arguments["subset"], named, with_r_names(env))
+    if keep_rows == "auto":
+        few = _few(source, columns, rows)
+        if few is not None:
+            return few
+    return Partitioned(source, plan, columns, rows)
+
+
+def _few(source: Source, columns: list[str], rows: int) -> pd.DataFrame | None:
+    """All rows, when they are no more than one chunk."""
+    frames, count = [], 0
+    for part in source.parts(rows):
+        for frame in part.frames(columns, rows + 1):
+            count += len(frame)
+            frames.append(frame)
+            if count > rows:
+                return None
+    return joined(frames, source.what) if frames else source.frame(columns)
+
+
+def build_partitioned(
+    given: Partitioned, arguments: Mapping[str, Any], env: EvalEnvironment, runner: Runner
+) -> tuple[BuiltDesign, CrossProducts]:
+    """The built design without rows, and its cross-products.
+
+    Parameters
+    ----------
+    given : Partitioned
+    arguments : mapping
+        Those of ``from_formula``.
+    env : EvalEnvironment
+        Variables besides the columns.
+    runner : Runner
+        Where the partitions are worked on.
+
+    Raises
+    ------
+    DataError
+        When an argument or the formula needs rows that are not kept; the message names it.
+    SourceChangedError
+        When the second pass reads other rows than the first.
+    """
+    plan = given.plan
+    _refuse(plan, arguments)
+    check_missing_argument(arguments["missing"])
+    names, used_env = used_columns(
+        plan.codes, pd.DataFrame(columns=given.source.names), with_r_names(env)
+    )
+    groups, weights, offset = (
+        whole(arguments[name], name) for name in ("groups", "weights", "offset")
+    )
+    named = (groups, weights, offset)
+    names += [name for name in named if name is not None and name not in names]
+    subset = whole(arguments["subset"], "subset")
+    reading = Reading(
+        given.columns, names, groups, weights, offset, subset, arguments["missing"],
+        used_env if subset is None else with_r_names(env), given.rows,
+    )  # fmt: skip
+    parts = given.source.parts(given.rows)
+    first, memories = _learn(plan, reading, parts, runner)
+    built, recipe, sample = recipe_of(plan, reading, first, memories, arguments["covariance"])
+    used = sum(count for _, count in first.counts)
+    for term in built.design.terms:
+        check_term(term, used, reading.weights is not None)
+    total, cross = _multiply(recipe, sample, first, parts, runner)
+    streamed = _streamed(total, cross, recipe)
+    return replace(built, streamed=streamed), cross
+
+
+def _refuse(plan: Plan, arguments: Mapping[str, Any]) -> None:
+    if plan.residual is not None or plan.dispersion is not None:
+        name = "residual" if plan.residual is not None else "dispersion"
+        raise DataError(
+            f"{name}= needs all rows of a group together, and the rows are read in partitions; "
+            "pass keep_rows=True"
+        )
+    if arguments["z_terms"] is not None:
+        raise DataError(
+            "z_terms are as long as the data, and the rows are read in partitions; pass "
+            "keep_rows=True"
+        )
+
+
+def _learn(
+    plan: Plan, reading: Reading, parts: Sequence[Part], runner: Runner
+) -> tuple[First, Memories]:
+    """The first pass, and those that transforms of transforms need."""
+    head = _head(reading, parts)
+    space = Namespace(
+        head, reading.env, Rows(len(head), head.index),
+        take_columns(head, reading.names, plan.read),
+    )  # fmt: skip
+    memories = Memories.of(plan.read, reading.env)
+    sets = label_sets(plan, reading.groups, space, memories)
+    learn = FirstPass(reading, sets, memories)
+    first = runner.run(learn, parts, learn.merge, "first pass")
+    memories.finish(first.memory, space.columns)
+    for step in range(1, memories.passes):
+        more = replace(learn, step=step)
+        seen = runner.run(more, parts, more.merge, f"pass {step + 1} of the transforms")
+        _check_same(first.counts, seen.counts, parts)
+        memories.finish(seen.memory, space.columns)
+    return first, memories
+
+
+def _head(reading: Reading, parts: Sequence[Part]) -> pd.DataFrame:
+    """Some rows in use."""
+    read = 0
+    for part in parts:
+        for taken in reading.taken(part):
+            read += taken.read
+            if len(taken.frame):
+                return taken.frame
+    step = "missing='drop'" if reading.missing == "drop" else "subset"
+    check_some_rows(0, read, step)
+    raise AssertionError
+
+
+@dataclass(frozen=True, eq=False)
+class SecondPass:
+    """Products of a partition."""
+
+    recipe: Recipe
+    provisional: Provisional
+
+    @property
+    def reading(self) -> Reading:
+        """How it takes rows."""
+        return self.recipe.reading
+
+    def __call__(self, part: Part) -> Products:
+        """Products of its rows."""
+        tree = Tree(added)
+        for chunk in self.recipe.chunks(part):
+            tree.add(products(chunk.design, self.provisional, chunk.group_counts, chunk.read))
+        total = tree.result() or Products(((0, 0),))
+        counts = np.sum(total.counts, axis=0)
+        return replace(total, counts=((int(counts[0]), int(counts[1])),))
+
+
+def _multiply(
+    recipe: Recipe, sample: pd.DataFrame, first: First, parts: Sequence[Part], runner: Runner
+) -> tuple[Products, CrossProducts]:
+    """The second pass; again in a better basis where that of the sample loses digits."""
+    provisional = Provisional.of(recipe.sampled(sample))
+    for number in range(2, 2 + MOST_PASSES):
+        total = runner.run(SecondPass(recipe, provisional), parts, added, f"pass {number}")
+        _check_same(first.counts, total.counts, parts)
+        _check_total(total, recipe)
+        done: Finished = finished(total, provisional, recipe.template)
+        if done.cross is not None:
+            return total, done.cross
+        provisional = done.again
+    raise DataError(
+        "the columns of the fixed effects are too nearly dependent for products of partitions; "
+        "centre or rescale the covariates, or pass keep_rows=True"
+    )
+
+
+def _check_same(
+    first: tuple[tuple[int, int], ...], now: tuple[tuple[int, int], ...], parts: Sequence[Part]
+) -> None:
+    """Refuse rows that were others before."""
+    for before, after, part in zip(first, now, parts, strict=True):
+        if before != after:
+            raise SourceChangedError(
+                f"{part.label} had {before[0]} rows ({before[1]} in use) in the first pass and has "
+                f"{after[0]} ({after[1]} in use) now; the data must not change while they are read"
+            )
+
+
+def _check_total(total: Products, recipe: Recipe) -> None:
+    if not total.n:
+        raise DataError("all weights are zero; at least some rows must count")
+    constant = recipe.reading.offset is None and not recipe.spec.offsets
+    if constant and total.low == total.high:
+        raise DataError(
+            f"the response {recipe.template.y_name!r} is constant ({total.low:g} in all "
+            f"{sum(used for _, used in total.counts)} rows); there is no variation to explain"
+        )
+
+
+def _streamed(total: Products, cross: CrossProducts, recipe: Recipe) -> Streamed:
+    counted = []
+    for t in range(len(cross.sizes)):
+        pair = cross.pairs[t, t]
+        rows = np.abs(pair.data).sum(axis=(1, 2)) > 0
+        counted.append(len(np.unique(pair.cols[rows & (pair.rows == pair.cols)])))
+    low, high = total.constant
+    return Streamed(
+        n=sum(used for _, used in total.counts), group_sizes=total.groups,
+        k_constant=int(((low == high) & (low != 0)).any()), counted_levels=tuple(counted),
+        n_counted=total.n, weighted=recipe.reading.weights is not None, recipe=recipe,
+    )  # fmt: skip

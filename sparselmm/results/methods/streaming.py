@@ -1,0 +1,114 @@
+"""Fitted values, residuals and leverage of rows that a fit did not keep, some at a time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sparselmm.base.arguments import wrong_type
+from sparselmm.base.exceptions import DataError, FileError, RemovedRowsError
+from sparselmm.base.types import FloatArray
+from sparselmm.design.passes.reading import named
+from sparselmm.design.sources.optional import package
+from sparselmm.design.sources.readers import Part
+from sparselmm.design.sources.recognised import source_of
+from sparselmm.design.spec import Streamed
+from sparselmm.inference.diagnostics import residuals as numbers
+from sparselmm.inference.diagnostics.leverage import Leverage, leverage
+from sparselmm.inference.estimates import Estimates
+from sparselmm.inference.prediction import means as prediction
+
+
+def row_columns(est: Estimates, lev: Leverage | None) -> dict[str, FloatArray]:
+    """The columns of ``augment`` for the rows of ``est.design``; leverage where it is given."""
+    design = est.design
+    w = np.ones(design.n) if design.weights is None else design.weights
+    fitted = prediction.fitted(est, True)
+    resid = design.y - fitted
+    columns = {".fitted": fitted, ".resid": resid}
+    if lev is not None:
+        columns |= {".hat": lev.total, ".cooksd": numbers.cooks_distance(est, resid, lev)}
+    return columns | {
+        ".fixed": prediction.fitted(est, False),
+        ".mu": fitted,
+        ".offset": np.zeros(design.n) if design.offset is None else design.offset,
+        ".sqrtXwt": np.sqrt(w),
+        ".sqrtrwt": np.sqrt(w),
+        ".weights": w,
+        ".wtres": np.sqrt(w) * resid,
+    }
+
+
+def streamed_rows(
+    est: Estimates, streamed: Streamed, data: Any, influence: bool
+) -> Iterator[pd.DataFrame]:
+    """Frames of ``augment`` for rows read in partitions.
+
+    Raises
+    ------
+    DataError
+        When the data cannot be read, or rows have levels that the fit has not seen.
+    """
+    recipe = streamed.recipe
+    source = None if data is None else source_of(data)
+    if data is None:
+        raise RemovedRowsError.of("augment() without data", kept=False)
+    if source is None:
+        raise wrong_type("data", "a data frame, files, or another container of rows", data)
+    parts = source.parts(recipe.reading.rows)
+    return _frames(est, recipe, list(source.names), parts, influence)
+
+
+def _frames(
+    est: Estimates, recipe: Any, names: list[str], parts: Iterable[Part], influence: bool
+) -> Iterator[pd.DataFrame]:
+    everything = replace(recipe, reading=replace(recipe.reading, columns=names))
+    for part in parts:
+        for taken in everything.reading.taken(part):
+            if not len(taken.frame):
+                continue
+            with named(part.label):
+                design, _ = everything.of(taken)
+            lev = leverage(est.deviance, design, est.pls.theta) if influence else None
+            yield taken.frame.assign(**row_columns(replace(est, design=design), lev))
+
+
+def write_parquet(frames: Iterable[pd.DataFrame], to: Any) -> Path:
+    """Write frames to one Parquet file, which is there when all are; its path.
+
+    Raises
+    ------
+    FileError
+        When the file cannot be written.
+    """
+    if not isinstance(to, (str, os.PathLike)):
+        raise wrong_type("to", "the path of a Parquet file", to)
+    pa = package("pyarrow", "augment(to=)")
+    parquet = package("pyarrow.parquet", "augment(to=)")
+    path = Path(to)
+    unfinished = path.with_name(path.name + ".unfinished")
+    writer: Any = None
+    try:
+        for frame in frames:
+            schema = None if writer is None else writer.schema
+            table = pa.Table.from_pandas(frame, schema, preserve_index=False)
+            if writer is None:
+                writer = parquet.ParquetWriter(unfinished, table.schema)
+            writer.write_table(table)
+        if writer is None:
+            raise DataError("augment(to=): no row is in use, there is nothing to write")
+        writer.close()
+        unfinished.replace(path)
+    except OSError as error:
+        raise FileError.of("to", str(path), error) from error
+    finally:
+        if writer is not None:
+            writer.close()
+        unfinished.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,516 @@
+"""Rows read in partitions and not kept give the model of rows in memory."""
+
+import hashlib
+import os
+import pickle
+import signal
+import threading
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sparselmm.exceptions import (
+    ArgumentError,
+    DataError,
+    FormulaError,
+    MissingDataError,
+    RankDeficiencyWarning,
+    RemovedRowsError,
+    SourceChangedError,
+)
+
+import sparselmm
+from sparselmm.base.reduction import reduced
+from sparselmm.design.sources.recognised import source_of
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+
+
+def rows(seed=0, n=300):
+    rng = np.random.default_rng(seed)
+    g, h = rng.integers(0, 14, n), rng.integers(0, 6, n)
+    x = rng.normal(size=n)
+    y = x + rng.normal(size=14)[g] * (1 + x / 3) + rng.normal(size=6)[h] + rng.normal(size=n)
+    return pd.DataFrame({
+        "y": y,
+        "x": x,
+        "z": rng.uniform(0, 5, n),
+        "year": 1990 + rng.integers(0, 30, n),
+        "w": np.where(np.arange(n) % 17 == 3, 0.0, rng.uniform(0.5, 2.0, n)),
+        "o": rng.normal(size=n),
+        "g": [f"g{j:02}" for j in g],
+        "h": h * 10,
+        "inner": g * 100 + h % 2,
+        "flag": rng.random(n) < 0.5,
+        "kind": pd.Categorical.from_codes(rng.integers(0, 3, n), ["low", "mid", "high"]),
+    })  # fmt: skip
+
+
+LEVELS = [f"g{j:02}" for j in range(14)]
+pytestmark = pytest.mark.filterwarnings("ignore::sparselmm.exceptions.BoundaryWarning")
+KNOWN = sparselmm.KnownCovariance(np.eye(14) + 0.4, LEVELS, kind="covariance")
+
+MODELS = {
+    "intercept": ("y ~ x + (1 | g)", {}),
+    "slopes": ("y ~ x + (1 + x | g)", {}),
+    "far origin": ("y ~ year + (1 + year | g) + (1 | h)", {}),
+    "double bar": ("y ~ x + (x || g) + (1 | h)", {}),
+    "nested": ("y ~ kind * x + flag + (1 | g/h)", {}),
+    "crossed": ("y ~ C(h) + (1 | g) + (1 | kind:flag)", {}),
+    "categorical effects": ("y ~ x + (0 + kind | g)", {}),
+    "patterned": ("y ~ x + cs(0 + kind | g)", {}),
+    "transforms": (
+        "y ~ center(x) + standardize(o) + bs(z, knots=[1, 3]) + (1 + center(x) | g)", {}
+    ),
+    "natural splines": ("y ~ 0 + cr(z, knots=[1, 2, 4]) + (1 | g)", {}),
+    "transform of a transform": ("y ~ bs(center(z), knots=[0]) + (1 | g)", {}),
+    "response": ("np.log(y + 30) ~ I(x**2) + np.exp(x) + (1 | g)", {}),
+    "expressions": ("y ~ C(h > 20) + (1 | C(year % 7)) + (1 | g)", {}),
+    "arguments": (
+        "y ~ x", {"groups": "g", "re_formula": "~ z", "vc_formula": {"inner": "0 + C(inner)"},
+                  "weights": "w", "offset": "o"},
+    ),
+    "per group": (
+        "y ~ x", {"groups": "g", "vc_formula": {"a": "0 + C(inner) + x"}},
+    ),
+    "weights": ("y ~ x + offset(o) + (1 | g) + (1 | h)", {"weights": "w"}),
+    "subset": ("y ~ x + (1 | g)", {"subset": "year > 1995 and g != 'g03'"}),
+    "known": ("y ~ x + (1 + x | g) + (1 | h)", {"covariance": {"g": KNOWN}}),
+}  # fmt: skip
+
+
+def same_model(whole, parts, tolerance=1e-10):
+    """Names, levels and, at some theta, the deviance, coefficients and effects are the same."""
+    assert whole.exog_names == parts.exog_names
+    for one, other in zip(whole.terms, parts.terms, strict=True):
+        assert (one.name, one.columns, one.structure) == (
+            other.name,
+            other.columns,
+            other.structure,
+        )
+        for left, right in zip(one.levels.parts, other.levels.parts, strict=True):
+            assert left.tolist() == right.tolist()
+    assert whole.nobs == parts.nobs
+    assert whole.cross.n == parts.cross.n
+    assert whole.cross.basis.kept.tolist() == parts.cross.basis.kept.tolist()
+    one, other = whole.deviance(), parts.deviance()
+    theta = 0.6 * one.units
+    a, b = one.at(theta), other.at(theta)
+    assert a.deviance == pytest.approx(b.deviance, rel=tolerance)
+    scale = np.sqrt(np.diag(a.vcov_unscaled)) * a.sigma
+    assert np.abs(a.beta - b.beta).max() < 1e-7 * scale.min()
+    assert np.allclose(a.b, b.b, rtol=0, atol=1e-7 * a.sigma)
+
+
+def made(formula, data, **arguments):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", sparselmm.SpecificationWarning)
+        return sparselmm.mixedlm(formula, data, **arguments)
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 37, 299, 300, 5000])
+@pytest.mark.parametrize("name", MODELS)
+def test_every_kind_of_term_in_partitions(name, chunk_rows):
+    formula, arguments = MODELS[name]
+    if chunk_rows == 1 and name in ("per group",):
+        pytest.skip("300 times 14 designs")
+    data = rows()
+    parts = made(formula, data, keep_rows=False, chunk_rows=chunk_rows, **arguments)
+    same_model(made(formula, data, **arguments), parts)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.sampled_from([name for name in MODELS if name != "per group"]), st.integers(0, 50),
+    st.integers(5, 400), st.sampled_from([None, "sorted", "late"]), st.booleans(),
+)  # fmt: skip
+def test_partitions_do_not_matter(name, seed, chunk_rows, order, gaps):
+    formula, arguments = MODELS[name]
+    data = rows(seed, 250)
+    if order == "sorted":
+        data = data.sort_values(["g", "year"], ignore_index=True)
+    if order == "late":  # the last level is met in the last rows alone
+        data = data.sort_values("g", ignore_index=True)
+    if gaps:
+        for column in ("y", "x", "g"):
+            data.loc[np.random.default_rng(seed).random(250) < 0.05, column] = None
+        arguments = {**arguments, "missing": "drop"}
+    parts = made(formula, data, keep_rows=False, chunk_rows=chunk_rows, **arguments)
+    same_model(made(formula, data, **arguments), parts)
+
+
+def containers(data, folder):
+    pl, dd = pytest.importorskip("polars"), pytest.importorskip("dask.dataframe")
+    duckdb = pytest.importorskip("duckdb")
+    table = pa.Table.from_pandas(data)
+    (folder / "parts").mkdir()
+    for j, start in enumerate(range(0, len(data), 100)):
+        part = pa.Table.from_pandas(data[start : start + 100])
+        pq.write_table(part, folder / "parts" / f"{j}.parquet", row_group_size=40)
+    data.to_csv(folder / "rows.csv", index=False)
+    return {
+        "table": table,
+        "polars": pl.from_pandas(data),
+        "lazy": pl.from_pandas(data).lazy(),
+        "duckdb": duckdb.from_arrow(table),
+        "dask": dd.from_pandas(data, npartitions=5),
+        "folder": folder / "parts",
+        "csv": folder / "rows.csv",
+        "function": lambda: (data[start : start + 33] for start in range(0, len(data), 33)),
+    }
+
+
+def test_containers_in_partitions(tmp_path):
+    data = rows().drop(columns="kind")
+    formula = "y ~ x + flag + (1 + x | g) + (1 | h)"
+    whole = made(formula, data, weights="w")
+    for name, source in containers(data, tmp_path).items():
+        parts = made(formula, source, weights="w", chunk_rows=50, keep_rows=False)
+        assert parts.built.streamed is not None, name
+        same_model(whole, parts)
+        result = parts.fit()
+        assert result.llf == pytest.approx(whole.fit().llf, rel=1e-10)
+        frames = list(result.augment(source))
+        assert max(map(len, frames)) <= 100
+        resid = np.concatenate([frame[".resid"] for frame in frames])
+        assert np.allclose(resid, whole.fit().resid, atol=1e-6)
+
+
+def digest(model):
+    """All bits of the cross-products."""
+    cross, found = model.cross, hashlib.sha256()
+    arrays = [cross.B, cross.C, cross.basis.T, cross.basis.shift]
+    arrays += [a for p in cross.pairs.values() for a in (p.indptr, p.rows, p.data)]
+    for array in arrays:
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
+
+
+def test_the_same_partitions_give_the_same_bits(tmp_path):
+    data = rows()
+    formula = "y ~ x + (1 + x | g) + (1 | h)"
+    first = made(formula, data, keep_rows=False, chunk_rows=50)
+    table = made(formula, pa.Table.from_pandas(data), keep_rows=False, chunk_rows=50)
+    assert digest(first) == digest(table)
+    (tmp_path / "parts").mkdir()
+    for j in range(6):
+        part = pa.Table.from_pandas(data[50 * j : 50 * j + 50])
+        pq.write_table(part, tmp_path / "parts" / f"{j}.parquet")
+    assert digest(first) == digest(made(formula, tmp_path / "parts", chunk_rows=50))
+
+
+def test_which_rows_are_kept(tmp_path):
+    data = rows()
+    data.to_parquet(tmp_path / "rows.parquet")
+    formula = "y ~ x + (1 | g)"
+    for given_rows in (data, pa.Table.from_pandas(data), tmp_path / "rows.parquet"):
+        assert made(formula, given_rows).built.streamed is None  # in memory, or few
+    few = made(formula, tmp_path / "rows.parquet", chunk_rows=300)
+    assert few.fit().resid.shape == (300,)
+    assert made(formula, tmp_path / "rows.parquet", chunk_rows=299).built.streamed is not None
+    kept = made(formula, tmp_path / "rows.parquet", chunk_rows=10, keep_rows=True)
+    assert kept.built.streamed is None
+    with pytest.raises(ArgumentError, match="keep_rows"):
+        made(formula, data, keep_rows="never")
+    with pytest.raises(ArgumentError, match="chunk_rows"):
+        made(formula, data, chunk_rows=0)
+    with pytest.raises(ArgumentError, match="keep_rows=False needs data that can be read"):
+        made(formula, dict(data), keep_rows=False)
+
+
+def test_what_needs_rows_refuses_by_name_and_the_rest_works():
+    data = rows()
+    model = made("y ~ x + (1 + x | g)", data, keep_rows=False, chunk_rows=64)
+    result, whole = model.fit(), made("y ~ x + (1 + x | g)", data).fit()
+    for name in ("resid", "fittedvalues"):
+        with pytest.raises(RemovedRowsError, match=f"{name} is made of the rows.*augment"):
+            getattr(result, name)
+    for name in ("hatvalues", "cooks_distance", "influence", "bootstrap", "check", "augment"):
+        with pytest.raises(RemovedRowsError, match="read in partitions and not kept"):
+            getattr(result, name)()
+    with pytest.raises(RemovedRowsError, match="fit_many"):
+        model.fit_many(data[["y"]])
+    with pytest.raises(RemovedRowsError, match="engine='dense'"):
+        model.fit(engine="dense")
+    assert result.nobs == whole.nobs == model.nobs
+    assert str(result.summary()) == str(whole.summary())
+    assert np.allclose(result.predict(data), whole.predict(data), atol=1e-7)
+    assert np.allclose(
+        result.get_prediction(data[:9], interval="confidence").summary_frame(),
+        whole.get_prediction(data[:9], interval="confidence").summary_frame(), atol=1e-6,
+    )  # fmt: skip
+    assert np.allclose(result.bse, whole.bse, rtol=1e-6, equal_nan=True)
+    assert np.allclose(result.profile().conf_int(), whole.profile().conf_int(), rtol=1e-4)
+    ml = model.fit(reml=False)
+    assert ml.llf == pytest.approx(made("y ~ x + (1 + x | g)", data).fit(reml=False).llf)
+    fixed = model.fit(fix={"sigma": 1.0})
+    assert fixed.sigma == 1.0
+    again = pickle.loads(pickle.dumps(result))
+    assert np.allclose(again.fe_params, result.fe_params)
+    assert np.allclose(pd.concat(again.augment(data))[".resid"], whole.resid, atol=1e-6)
+
+
+def test_augment_streams_every_column(tmp_path):
+    data = rows()
+    data.loc[[3, 250], "x"] = np.nan
+    arguments = {"weights": "w", "offset": "o", "missing": "drop"}
+    whole = made("y ~ x + (1 + year | g) + (1 | h)", data, **arguments).fit()
+    result = made(
+        "y ~ x + (1 + year | g) + (1 | h)", data, keep_rows=False, chunk_rows=70, **arguments
+    ).fit()
+    wanted, frames = whole.augment(), list(result.augment(data))
+    assert [len(frame) for frame in frames] == [69, 70, 70, 69, 20]
+    found = pd.concat(frames)
+    assert list(found.columns) == list(wanted.columns)
+    for name in wanted.columns:
+        if name.startswith("."):
+            assert np.allclose(found[name], wanted[name], rtol=1e-5, atol=1e-7), name
+    path = result.augment(data, to=tmp_path / "out.parquet", influence=False)
+    written = pd.read_parquet(path)
+    assert ".hat" not in written
+    assert np.array_equal(written[".resid"], found[".resid"])
+    half = data.copy()
+    half.loc[299, "g"] = "new"
+    with pytest.raises(DataError, match=r"partition 4.*'g' has a level that did not occur"):
+        result.augment(half, to=tmp_path / "other.parquet")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.parquet"]
+
+
+REFUSED = {
+    "y ~ bs(x, df=5) + (1 | g)": (FormulaError, "quantiles of all rows.*knots="),
+    "y ~ cr(x, df=4) + (1 | g)": (FormulaError, "quantiles of all rows"),
+    "y ~ cr(x, knots=[0], constraints='center') + (1 | g)": (FormulaError, "constraints='center'"),
+    "y ~ te(cr(x, df=4), cr(z, df=4)) + (1 | g)": (FormulaError, "learns from all rows|quantiles"),
+    "y ~ I(x - x.mean()) + (1 | g)": (DataError, r"'I\(x - x.mean\(\)\)'.*other rows than its own"),
+    "y ~ shifted(x) + (1 | g)": (DataError, "'shifted.x.' of the formula depends on other rows"),
+    "I(y - y.mean()) ~ x + (1 | g)": (DataError, "of the response depends on other rows"),
+    "y ~ x + (0 + I(z / z.max()) | g)": (DataError, "of g depends on other rows"),
+}
+
+
+def shifted(x):
+    return x - x.shift(1).fillna(0)
+
+
+@pytest.mark.parametrize("formula", REFUSED)
+def test_expressions_that_look_at_other_rows(formula):
+    error, message = REFUSED[formula]
+    with pytest.raises(error, match=message):
+        made(formula, rows(), keep_rows=False, chunk_rows=50)
+
+
+def test_arguments_that_need_all_rows():
+    data = rows()
+    formula = "y ~ x + (1 | g)"
+    for arguments, message in (
+        ({"weights": data["w"]}, "weights is as long as the data"),
+        ({"offset": data["o"].to_numpy()}, "offset is as long as the data"),
+        ({"groups": data["h"]}, "groups is as long as the data"),
+        ({"subset": data["flag"]}, "subset is as long as the data"),
+        ({"subset": "x > x.mean()"}, "subset='x > x.mean.*depends on other rows"),
+        ({"z_terms": {"a": np.ones((300, 2))}}, "z_terms are as long as the data"),
+        ({"residual": "ar1(year | g)"}, "residual= needs all rows of a group together"),
+        ({"dispersion": "~ flag"}, "dispersion= needs all rows"),
+    ):
+        with pytest.raises(DataError, match=message):
+            made(formula, data, keep_rows=False, chunk_rows=50, **arguments)
+
+
+def test_bad_rows_are_named_by_their_partition(tmp_path):
+    data = rows()
+    formula = "y ~ x + (1 | g)"
+    bad = data.copy()
+    bad.loc[260, "x"] = np.nan
+    with pytest.raises(MissingDataError, match=r"partition 5 of the data frame.*'x' has 1 missing"):
+        made(formula, bad, keep_rows=False, chunk_rows=50)
+    bad = data.copy()
+    bad.loc[260, "w"] = -1.0
+    with pytest.raises(DataError, match=r"partition 5.*negative"):
+        made(formula, bad, keep_rows=False, chunk_rows=50, weights="w")
+    bad.loc[260, "y"] = np.inf
+    with pytest.raises(DataError, match=r"partition 5.*'y'"):
+        made(formula, bad, keep_rows=False, chunk_rows=50)
+    for j in range(3):
+        data[100 * j : 100 * j + 100].to_parquet(tmp_path / f"{j}.parquet")
+    (tmp_path / "2.parquet").write_bytes((tmp_path / "1.parquet").read_bytes()[:-2000])
+    with pytest.raises(DataError, match=r"2\.parquet"):
+        made(formula, tmp_path, chunk_rows=50)
+    data[200:].assign(x="text").to_parquet(tmp_path / "2.parquet")
+    with pytest.raises(DataError, match=r"2\.parquet"):
+        made(formula, tmp_path, chunk_rows=50)
+    with pytest.raises(DataError, match="none of 300 rows"):
+        made(formula, data, subset="x > 100", keep_rows=False, chunk_rows=50)
+
+
+def test_a_source_that_changes_is_found(tmp_path):
+    data = rows()
+    calls = []
+
+    def changing():
+        calls.append(len(calls))
+        later = len(calls) > 3  # names, the first rows, the first pass
+        yield data[:200]
+        yield data[200:299] if later else data[200:]
+
+    with pytest.raises(SourceChangedError, match=r"had 300 rows .300 in use. in the first pass"):
+        made("y ~ x + (1 | g)", changing, chunk_rows=64, keep_rows=False)
+    calls.clear()
+
+    def other_levels():
+        calls.append(len(calls))
+        yield data.assign(g=data["g"] + "!") if len(calls) > 3 else data
+
+    with pytest.raises(SourceChangedError, match="level that did not occur in the first pass"):
+        made("y ~ x + (1 | g)", other_levels, chunk_rows=64, keep_rows=False)
+
+
+def test_what_cannot_be_fitted_is_said_as_with_rows():
+    data = rows()
+    for frame, formula in (
+        (data.assign(y=1.0), "y ~ x + (1 | g)"),
+        (data.assign(one=1), "y ~ x + (1 | one)"),
+        (data.assign(each=range(300)), "y ~ x + (1 | each)"),
+        (data.assign(y=2 * data["x"] + 1), "y ~ x + (1 | g)"),
+        (data, "y ~ x"),
+        (data[:2], "y ~ x + (1 | g)"),
+    ):
+        messages = []
+        for arguments in ({}, {"keep_rows": False, "chunk_rows": 50}):
+            with pytest.raises(DataError if "(" in formula else FormulaError) as caught:
+                made(formula, frame, **arguments).fit()
+            messages.append(str(caught.value)[:45])
+        assert messages[0] == messages[1]
+
+
+def test_dependent_columns_and_bad_samples():
+    data = rows(n=2000)
+    data["twice"] = 2 * data["x"] - 3
+    data["rare"] = (np.arange(2000) == 1999).astype(float)
+    data["rarer"] = (np.arange(2000) == 1998).astype(float)
+    data["both"] = data["rare"] + data["rarer"]
+    formula = "y ~ x + twice + rare + rarer + both + kind + (1 | g)"
+    with pytest.warns(RankDeficiencyWarning, match="twice, both"):
+        (whole := made(formula, data)).plan()
+    with pytest.warns(RankDeficiencyWarning, match="twice, both"):
+        parts = made(formula, data, keep_rows=False, chunk_rows=700)
+    same_model(whole, parts)
+
+
+def test_rows_sorted_by_time_lose_no_digits():
+    n = 20_000
+    rng = np.random.default_rng(0)
+    t = 1.7e9 + np.sort(rng.random(n)) * 3e8
+    g = rng.integers(0, 40, n)
+    y = 1e6 + 3e-7 * (t - 1.8e9) + rng.normal(size=40)[g] + rng.normal(size=n)
+    data = pd.DataFrame({"y": y, "t": t, "g": g})
+    formula = "y ~ t + I(t**2 / 1e9) + (1 + t | g)"
+    whole, parts = (
+        made(formula, data, **arguments)
+        for arguments in ({}, {"keep_rows": False, "chunk_rows": 999})
+    )
+    a, b = whole.deviance(), parts.deviance()
+    theta = np.array([0.5, 0.0, 1e-10])
+    assert a.value(theta) == pytest.approx(b.value(theta), rel=1e-10)
+
+
+def test_the_tree_does_not_depend_on_how_parts_come():
+    merge = tuple
+    for n in range(1, 90):
+        level = list(range(n))
+        while len(level) > 1:
+            fours = [level[i : i + 4] for i in range(0, len(level), 4)]
+            level = [merge(four) if len(four) > 1 else four[0] for four in fours]
+        assert reduced(range(n), merge) == level[0]
+    assert reduced([], merge) is None
+
+
+def test_progress_of_the_passes(capsys):
+    made("y ~ x + (1 | g)", rows(), keep_rows=False, chunk_rows=60, progress=True)
+    shown = capsys.readouterr().err
+    assert "first pass: 300 rows, partition 5 of 5" in shown
+    assert "s left" in shown
+
+
+def test_partitions_of_parquet_are_row_groups(tmp_path):
+    data = rows()
+    pq.write_table(pa.Table.from_pandas(data), tmp_path / "a.parquet", row_group_size=30)
+    source = source_of(tmp_path / "a.parquet")
+    sizes = [sum(map(len, p.frames(["y"], 100))) for p in source.parts(100)]
+    assert sizes == [90, 90, 90, 30]
+    assert [len(f) for f in source.parts(100)[0].frames(["y"], 45)] in ([30, 30, 30], [45, 45])
+
+
+# ------------------------------------------------------------------------------- a cluster
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    distributed = pytest.importorskip("distributed")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with (
+            distributed.LocalCluster(
+                n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+            ) as workers,
+            distributed.Client(workers) as client,
+        ):
+            yield client
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    data = rows(n=6000)
+    for j in range(12):
+        data[500 * j : 500 * j + 500].to_parquet(folder / f"{j:02}.parquet")
+    return folder
+
+
+FORMULA = "y ~ center(x) + kind + (1 + x | g) + (1 | h)"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_cluster_has_the_bits_of_one_process(cluster, files):
+    dd = pytest.importorskip("dask.dataframe")
+    one = made(FORMULA, files, chunk_rows=500, keep_rows=False)
+    two = made(FORMULA, files, chunk_rows=500, keep_rows=False, client=cluster)
+    assert digest(one) == digest(two)
+    frame = dd.from_map(pd.read_parquet, sorted(files.glob("*.parquet")))
+    assert digest(one) == digest(made(FORMULA, frame, chunk_rows=500))  # the client in use
+    assert two.fit().llf == one.fit().llf
+    with pytest.raises(ArgumentError, match="other processes can read"):
+        made(FORMULA, lambda: [rows()], keep_rows=False, client=cluster)
+    bad = rows()
+    bad.loc[200, "x"] = np.nan
+    with pytest.raises(MissingDataError, match=r"partition 4"):
+        made(FORMULA, bad, chunk_rows=50, keep_rows=False, client=cluster)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_worker_killed_in_a_pass_changes_no_bit(cluster, files):
+    one = made(FORMULA, files, chunk_rows=500, keep_rows=False)
+    for passes in (0, 12):  # in the first pass, in the second
+        before = cluster.run(os.getpid)
+        victim = min(before.values())
+        counted = threading.Event()
+
+        def kill(victim=victim, passes=passes, counted=counted):
+            while cluster.cluster.scheduler.tasks and not counted.is_set():
+                done = sum(t.state == "memory" for t in cluster.cluster.scheduler.tasks.values())
+                if done > passes:
+                    os.kill(victim, signal.SIGKILL)
+                    return
+
+        timer = threading.Timer(0.05, kill)
+        timer.start()
+        two = made(FORMULA, files, chunk_rows=500, keep_rows=False, client=cluster)
+        counted.set()
+        timer.join()
+        assert digest(one) == digest(two)
+        cluster.wait_for_workers(2)
