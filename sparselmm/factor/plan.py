@@ -359,7 +359,7 @@ def need_memory(needed: float, what: str, instead: str) -> None:
     if needed < LITTLE or needed <= (limit := available_memory()):
         return
     raise MemoryLimitError(
-        f"{what} takes about {_bytes(needed)} of memory, and {_bytes(limit)} are available; "
+        f"{what} takes about {size_text(needed)} of memory, and {size_text(limit)} are available; "
         f"{instead}"
     )
 
@@ -536,7 +536,7 @@ def _search(cross: CrossProducts, covariance: Parameters | None) -> tuple[int, f
     return memory, flops / RATE["dense"]
 
 
-def _innersize_text(cross: CrossProducts, lead: int | None) -> int:
+def _inner_bytes(cross: CrossProducts, lead: int | None) -> int:
     """Bytes to place the blocks of A between trailing terms in a dense matrix."""
     return 32 * sum(p.data.size for pair, p in cross.pairs.items() if lead not in pair)
 
@@ -549,7 +549,7 @@ def _dense(cross: CrossProducts) -> Candidate:
         Strategy(None, "dense"),
         nnz=q * (q + 1) // 2,
         flops=q**3 / 3.0,
-        memory=memory + 16 * q * q + _innersize_text(cross, None),
+        memory=memory + 16 * q * q + _inner_bytes(cross, None),
         seconds=seconds + _dense_seconds(q),
         n_trailing=q,
     )
@@ -598,7 +598,7 @@ def _then_dense(cross: CrossProducts, lead: _Leading) -> Candidate:
     n, cost = lead.cost.n_trailing, lead.cost
     if n == 0:
         return cost
-    memory = 16 * n * n + _innersize_text(cross, cost.strategy.leading)
+    memory = 16 * n * n + _inner_bytes(cross, cost.strategy.leading)
     return _with_rest(cost, cost.strategy, n * (n + 1) // 2, n**3 / 3.0, memory, _dense_seconds(n))
 
 
