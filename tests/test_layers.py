@@ -68,7 +68,7 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
         "fit mixedglm regularized residual",
         "generalized_command krylov",
         "mixedlm",
-        "mmrm regressor",
+        "marginal_effects mmrm pymmeans_info regressor",
     ),
 }
 HOMES = {  # where these packages may be imported; every other package may be imported anywhere
@@ -77,6 +77,8 @@ HOMES = {  # where these packages may be imported; every other package may be im
     "numba": "base.kernels base.kernels_families base.kernels_rows base.kernels_stacks",
     "patsy": "design.formula",
     "sklearn": "model.regressor",
+    "marginaleffects": "model.marginal_effects",
+    "pymmeans": "model.pymmeans_info",
     "pandas": "datasets design results model __main__",
 }
 APART = {"diagnostics", "hypotheses", "intervals", "prediction", "resampling"}  # of inference
@@ -87,8 +89,8 @@ FILES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
     for path in sorted(PACKAGE.rglob("*.py"))
 }
-ENTRANCES = {"__init__", "__main__", "sklearn", *(f"{wing}.__init__" for wing in HOUSE)}
-WINGS = [*HOUSE, "__init__", "__main__", "sklearn"]
+ENTRANCES = {"__init__", "__main__", "sklearn", "adapters", *(f"{wing}.__init__" for wing in HOUSE)}
+WINGS = [*HOUSE, "__init__", "__main__", "sklearn", "adapters"]
 FLOOR = {
     f"{wing}.{room}": floor
     for wing, floors in HOUSE.items()
