@@ -3,9 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import optimize
 
 from sparselmm import SpecificationWarning, mixedlm
-from sparselmm.base.exceptions import DataError
+from sparselmm.base.exceptions import DataError, FormulaError
 from sparselmm.likelihood.covariance import term_covariance
 
 TIMES = [1, 2, 3, 7, 8]
@@ -91,3 +92,50 @@ def test_alphabetical_times(data):
     rows = data.assign(t=[f"w{v + 3}" for v in data["t"]])
     with pytest.warns(SpecificationWarning, match="alphabetical"):
         mixedlm("y ~ 1 + ar1(0 + t | g)", rows)
+
+
+@pytest.mark.parametrize("effects", ["C(t):C(v)", "v:C(t)", "C(t)*v", "C(t) + v"])
+def test_a_series_over_two_factors_is_refused(effects):
+    """Which of their levels are neighbours would depend on how the product is written."""
+    rng = np.random.default_rng(0)
+    data = pd.DataFrame({"t": np.tile([1, 2, 3], 40), "g": np.repeat(np.arange(20), 6)})
+    data["v"], data["y"] = np.tile(["a", "a", "a", "b", "b", "b"], 20), rng.normal(size=120)
+    with pytest.raises(FormulaError, match=r"one series.*Number the combinations"):
+        mixedlm(f"y ~ 1 + ar1(0 + {effects} | g)", data)
+
+
+@pytest.mark.parametrize("hom", [True, False])
+@pytest.mark.parametrize("reml", [True, False])
+def test_uneven_positions_against_an_n_by_n_matrix(hom, reml):
+    """The criterion of a whole search on the textbook's matrix, coefficients in any order."""
+    times = np.array([7.0, 1.0, 2.0, 4.5])
+    rng = np.random.default_rng(3)
+    l, repeats = 14, 2
+    data = pd.DataFrame({"t": np.tile(np.repeat(times, repeats), l)})
+    data["g"] = np.repeat(np.arange(l), len(times) * repeats)
+    V = 0.6 ** (2.0 * np.abs(times[:, None] - times))
+    b = rng.multivariate_normal(np.zeros(4), 2.0 * V, size=l)
+    data["y"] = np.repeat(b.ravel(), repeats) + rng.normal(size=len(data)) + 3.0
+    fit = mixedlm(f"y ~ t + ar1(0 + C(t) | g, hom={hom})", data).fit(reml=reml)
+    X, y = np.column_stack([np.ones(len(data)), data.t]), data.y.to_numpy()
+    same = data.g.to_numpy()[:, None] == data.g.to_numpy()
+    lag = 2.0 * np.abs(data.t.to_numpy()[:, None] - data.t.to_numpy())
+    place = np.searchsorted(np.sort(times), data.t)
+
+    def criterion(x):
+        sd = np.exp(x[:-2])[place if len(x) > 3 else np.zeros(len(data), int)]
+        corr = np.sign(np.tanh(x[-2])) ** lag * np.abs(np.tanh(x[-2])) ** lag
+        S = np.outer(sd, sd) * corr * same + np.exp(2 * x[-1]) * np.eye(len(y))
+        Si = np.linalg.inv(S)
+        XSX = X.T @ Si @ X
+        r = y - X @ np.linalg.solve(XSX, X.T @ Si @ y)
+        value = np.linalg.slogdet(S)[1] + r @ Si @ r + (len(y) - 2 * reml) * np.log(2 * np.pi)
+        return value + reml * np.linalg.slogdet(XSX)[1]
+
+    start = np.append(np.zeros(1 if hom else 4), [0.5, 0.0])
+    best = optimize.minimize(criterion, start, method="BFGS", options={"gtol": 1e-7})
+    assert fit.converged
+    assert -2.0 * fit.llf == pytest.approx(best.fun, abs=1e-6)
+    assert fit.sigma == pytest.approx(np.exp(best.x[-1]), rel=1e-3)
+    corr = fit.varcorr.query("var2 == var2").sdcor.to_numpy()
+    assert np.isclose(np.abs(corr), np.tanh(best.x[-2]) ** 2, rtol=1e-3).any()  # 1 and 2

@@ -14,7 +14,7 @@ import pandas as pd
 from patsy import DesignInfo
 
 from sparselmm.base.arguments import shown
-from sparselmm.base.exceptions import DataError, SpecificationWarning, warn_user
+from sparselmm.base.exceptions import DataError, FormulaError, SpecificationWarning, warn_user
 from sparselmm.design.factors import match
 from sparselmm.design.formula.expressions import plain_column
 from sparselmm.design.formula.namespace import Namespace
@@ -43,7 +43,10 @@ def positions(info: DesignInfo, space: Namespace, text: str) -> tuple[int, ...] 
     ------
     DataError
         When the levels have no common step.
+    FormulaError
+        When columns belong to the levels of several factors, whose order is not said.
     """
+    _refuse_several(info, text)
     code = _only_factor(info)
     if code is None:
         return None
@@ -62,6 +65,24 @@ def positions(info: DesignInfo, space: Namespace, text: str) -> tuple[int, ...] 
         values = [Fraction(int(j)) for j in match(categories, pd.Index(labels, dtype=object))]
         return tuple(int(v - min(values)) for v in values)  # type: ignore[operator, type-var]
     return _in_steps([v for v in values if v is not None], labels, text)
+
+
+def _refuse_several(info: DesignInfo, text: str) -> None:
+    """Refuse a series over two factors: which of their levels are neighbours is not said."""
+    names = [f.code for f, memory in info.factor_infos.items() if memory.type == "categorical"]
+    if len(names) > 1:
+        raise FormulaError(
+            f"{text}: an autoregressive covariance is that of one series, and its columns here are "
+            f"levels of {' and '.join(names)}, in no order of their own. Number the combinations "
+            "in one column and write ar1(0 + C(column) | group), or let one factor be part of the "
+            f"group, ar1(0 + {names[0]} | group:{_plain_name(names[-1])})"
+        )
+
+
+def _plain_name(code: str) -> str:
+    """The column inside C(), the code itself where it is none."""
+    plain = plain_column(code)
+    return code if plain is None else str(plain[0])
 
 
 def _only_factor(info: DesignInfo) -> str | None:
