@@ -8,8 +8,6 @@ computes the same bits. Arrays in, arrays out, as in :mod:`sparselmm.base.kernel
 
 from __future__ import annotations
 
-import numpy as np
-
 from sparselmm.base.kernels import compiled
 from sparselmm.base.types import FloatArray, IntArray
 
