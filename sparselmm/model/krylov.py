@@ -78,9 +78,7 @@ class Probing:
         if finish is not None:
             finish = check_choice(finish, "finish", FINISHES)
             if given["engine"] == "dense":
-                raise ArgumentError(
-                    "finish= is for conjugate gradients; drop it with engine='dense'"
-                )
+                raise ArgumentError("finish is for conjugate gradients; drop engine='dense'")
         scratch = given["scratch"]
         if scratch is not None:
             scratch = check_folder(scratch, "scratch")
