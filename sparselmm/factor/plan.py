@@ -627,23 +627,32 @@ def _then_sparse(
 def _density(cross: CrossProducts, lead: int) -> float:
     """Share of nonzeros in the Schur complement of a leading term, from a sample of its columns."""
     others = _others(cross, lead)
-    to = {s: cross.pair(s, lead) for s in others}
     met, n = 0.0, 0
     for t in others:
         k, l = cross.sizes[t]
-        back = cross.pair(lead, t)
         sample = np.unique(np.linspace(0, l - 1, SAMPLE).astype(np.int64))
         for level in sample:
-            via = back.rows[back.indptr[level] : back.indptr[level + 1]]
+            via = _neighbours(cross, lead, t, np.array([level]))
             via = via[:: 1 + len(via) // (5 * SAMPLE)]  # a level of so many links joins all anyway
-            for s, pair in to.items():
-                ends = zip(pair.indptr[via], pair.indptr[via + 1], strict=True)
+            for s in others:
                 seen = np.zeros(cross.sizes[s][1], dtype=bool)
-                for begin, end in ends:
-                    seen[pair.rows[begin:end]] = True
+                seen[_neighbours(cross, s, lead, via)] = True
                 met += k * l / len(sample) * cross.sizes[s][0] * seen.sum()
         n += k * l
     return met / n**2
+
+
+def _neighbours(cross: CrossProducts, s: int, t: int, levels: IntArray) -> IntArray:
+    """Levels of s that some levels of t meet, one after the other; no pair is transposed."""
+    if s > t:
+        pair = cross.pairs[s, t]
+        ends = zip(pair.indptr[levels], pair.indptr[levels + 1], strict=True)
+        return np.concatenate([pair.rows[begin:end] for begin, end in ends] or [levels[:0]])
+    pair = cross.pairs[t, s]
+    wanted = np.zeros(pair.n_rows, dtype=bool)
+    wanted[levels] = True
+    entries = np.flatnonzero(wanted[pair.rows])
+    return np.searchsorted(pair.indptr, entries, side="right") - 1
 
 
 def _all_sparse(cross: CrossProducts, best: float, budget: _Budget) -> list[Candidate]:

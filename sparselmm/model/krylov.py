@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from os.path import isdir
 from typing import Any, Literal
@@ -41,7 +41,7 @@ from sparselmm.model.fit import joined
 FEWEST_PROBES = 8
 """With fewer the error that is stated would itself be in error."""
 
-FINISHES = (None, "exact")
+FINISHES = ("exact", "value")
 
 Route = Literal["exact", "certified", "krylov"]
 
@@ -56,7 +56,7 @@ class Probing:
     settings : Settings
     target : float
         Largest Monte Carlo error of theta, in standard errors.
-    finish : {None, "exact"}
+    finish : {None, "exact", "value"}
     scratch : str or None
         Folder for a factorization that does not fit in memory.
     """
@@ -76,9 +76,9 @@ class Probing:
         target = check_number(given["mc_tolerance"], "mc_tolerance", wanted, low=1e-4, high=1.0)
         finish = given["finish"]
         if finish is not None:
-            finish = check_choice(finish, "finish", FINISHES[1:])
+            finish = check_choice(finish, "finish", FINISHES)
             if given["engine"] == "dense":
-                raise ArgumentError("finish='exact' is what engine='dense' does by itself; drop it")
+                raise ArgumentError("finish is for conjugate gradients; drop engine='dense'")
         scratch = given["scratch"]
         if scratch is not None:
             scratch = check_folder(scratch, "scratch")
@@ -104,7 +104,9 @@ class Probing:
     def route(self, plan: FitPlan | None) -> Route:
         """How the fit goes, by its plan."""
         route = "krylov" if self.engine == "krylov" or plan is None else plan.route
-        return "certified" if route == "krylov" and self.finish == "exact" else route
+        if self.finish is None or route == "exact":
+            return route
+        return "certified" if self.finish == "exact" else "krylov"
 
 
 def unsuited(
@@ -176,6 +178,18 @@ def check_folder(value: Any, name: str) -> str:
     return path
 
 
+def _exact(
+    model: Any, given: Mapping[str, Any], probing: Probing, plan: FitPlan, held: Held,
+    deviance: ProfiledDeviance,
+) -> tuple[ProfiledDeviance, Callable[[], AbstractContextManager[Any]]]:  # fmt: skip
+    """The exact deviance, in memory or on disk, and the context in which it is asked."""
+    chosen = plan.fitting
+    if chosen is None:
+        return on_disk(deviance, plan, probing.scratch), one_thread
+    exact = model._sparse(chosen, given["reml"], given["covariance"], held.scale)
+    return exact, chosen.threads
+
+
 def solver_for(cross: CrossProducts, plan: FitPlan | None, settings: Settings) -> KrylovSolver:
     """A solver with these settings; that of the plan where it priced one of these products."""
     if plan is not None and plan.krylov is not None and plan.krylov.solver.cross is cross:
@@ -226,22 +240,26 @@ def fit_by_probes(
             if opt.rounding > FEW_DIGITS:
                 deviance = centred_at(deviance, model.design, opt.theta)
                 opt = joined(opt, searched(deviance, opt.theta))
-            return Fitted(deviance, opt, deviance.at(opt.theta), False)
+            fit = deviance.at(opt.theta)
+        if probing.finish == "value":
+            assert plan is not None
+            exact, threads = _exact(model, given, probing, plan, held, deviance)
+            with threads():
+                value = exact.value(opt.theta)
+            rise = value - fit.deviance
+            fit = replace(fit, deviance=value, ldL2=fit.ldL2 + rise)
+            opt = replace(opt, deviance=value, mc_deviance=0.0, n_evaluations=opt.n_evaluations + 1)
+        return Fitted(deviance, opt, fit, False)
     assert plan is not None
-    chosen = plan.fitting
-    if chosen is None:
-        exact = on_disk(deviance, plan, probing.scratch)
-        ended = minimize_certified(
-            deviance, exact, theta, target=probing.target, callback=callback, threads=nullcontext
-        )
-        return Fitted(deviance, ended.opt, ended.fit, False)
-    exact = model._sparse(chosen, given["reml"], covariance, held.scale)
+    exact, threads = _exact(model, given, probing, plan, held, deviance)
     ended = minimize_certified(
-        deviance, exact, theta, target=probing.target, callback=callback, threads=chosen.threads
+        deviance, exact, theta, target=probing.target, callback=callback, threads=threads
     )
+    if plan.fitting is None:
+        return Fitted(deviance, ended.opt, ended.fit, False)
     if not ended.opt.rounding > FEW_DIGITS:
         return Fitted(exact, ended.opt, ended.fit, True)
-    with chosen.threads():
+    with threads():
         exact = centred_at(exact, model.design, ended.opt.theta)
         opt = joined(ended.opt, minimize(exact, ended.opt.theta, callback=callback))
         return Fitted(exact, opt, exact.at(opt.theta), True)

@@ -577,11 +577,12 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
             Largest Monte Carlo error of theta, in standard errors of theta.
         seed : int
             Of the probes: the same seed gives the same fit, whatever the number of threads.
-        finish : {"exact"}, optional
+        finish : {"exact", "value"}, optional
             With "krylov", or where "auto" takes it: one exact evaluation at the end, so that the
-            result is exact. Where no factorization fits in memory it is made on disk, in panels;
-            :meth:`plan` says how much room and time that takes. It goes on after an interrupt
-            when the same fit is asked for again.
+            result is exact; or its value alone, so that the log-likelihood is. Where no
+            factorization fits in memory it is made on disk, in panels; :meth:`plan` says how much
+            room and time that takes. It goes on after an interrupt when the same fit is asked for
+            again.
         scratch : path, optional
             Folder for such a factorization. Default: the system's for temporary files.
         maxiter : int, optional
