@@ -172,7 +172,7 @@ def derived(array: AnyArray, name: str, make: Callable[[AnyArray], D]) -> D:
     if kept is None or kept() is not array:
         value = make(array)
         _DERIVED[key] = weakref.ref(array, lambda _: _DERIVED.pop(key, None)), value
-    return value  # type: ignore[return-value]
+    return value
 
 
 def _hashed(labels: AnyArray) -> pd.Index:

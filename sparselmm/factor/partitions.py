@@ -131,8 +131,8 @@ class Products:
     pairs : Pairs
     groups : ndarray of int, (n_groups,), or None
         Rows of every group.
-    constant : ndarray, (2, p)
-        Smallest and largest value of the columns of X.
+    constant : ndarray, (p,)
+        The value of the columns of X that have one; NaN for the others.
     """
 
     counts: tuple[tuple[int, int], ...]
@@ -147,7 +147,7 @@ class Products:
     ones: FloatArray = field(default_factory=lambda: np.zeros(0))
     pairs: Pairs = field(default_factory=dict)
     groups: IntArray | None = None
-    constant: FloatArray = field(default_factory=lambda: np.zeros((2, 0)))
+    constant: FloatArray = field(default_factory=lambda: np.zeros(0))
 
 
 class Accumulator:
@@ -218,8 +218,17 @@ def _totals(design: Design, y: FloatArray, groups: IntArray | None, read: int) -
         sum_log_w=float(np.log(live).sum()),
         squares=float(y @ y if w is None else y @ (w * y)), low=float(design.y.min()),
         high=float(design.y.max()), groups=groups,
-        constant=np.vstack([design.X.min(axis=0), design.X.max(axis=0)]),
+        constant=_constants(design.X),
     )  # fmt: skip
+
+
+def _constants(X: FloatArray) -> FloatArray:
+    """The value of the columns that have one, NaN for the others, (p,)."""
+    out = np.where((X[:64] == X[0]).all(axis=0), X[0], np.nan)
+    for j in np.flatnonzero(~np.isnan(out)):
+        if (X[:, j] != out[j]).any():
+            out[j] = np.nan
+    return out
 
 
 def _keyed(pair: PairBlocks) -> tuple[IntArray, FloatArray]:
@@ -245,13 +254,13 @@ def added(parts: Sequence[Products]) -> Products:
         C += part.C
         ones += part.ones
         groups = part.groups if groups is None or part.groups is None else groups + part.groups
-    low, high = (np.stack([part.constant[end] for part in live]) for end in (0, 1))
+    constants = np.stack([part.constant for part in live])
     return Products(
         counts, n=sum(part.n for part in live), sum_w=sum(part.sum_w for part in live),
         sum_log_w=sum(part.sum_log_w for part in live), squares=sum(part.squares for part in live),
         low=min(part.low for part in live), high=max(part.high for part in live), B=B, C=C,
         ones=ones, pairs=_pairs_added([part.pairs for part in live]), groups=groups,
-        constant=np.vstack([low.min(axis=0), high.max(axis=0)]),
+        constant=np.where((constants == constants[0]).all(axis=0), constants[0], np.nan),
     )  # fmt: skip
 
 

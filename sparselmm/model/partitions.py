@@ -297,9 +297,8 @@ def _streamed(total: Products, cross: CrossProducts, recipe: Recipe) -> Streamed
         pair = cross.pairs[t, t]
         rows = np.abs(pair.data).sum(axis=(1, 2)) > 0
         counted.append(len(np.unique(pair.cols[rows & (pair.rows == pair.cols)])))
-    low, high = total.constant
     return Streamed(
         n=sum(used for _, used in total.counts), group_sizes=total.groups,
-        k_constant=int(((low == high) & (low != 0)).any()), counted_levels=tuple(counted),
+        k_constant=int((np.nan_to_num(total.constant) != 0).any()), counted_levels=tuple(counted),
         n_counted=total.n, weighted=recipe.reading.weights is not None, recipe=recipe,
     )  # fmt: skip
