@@ -7,13 +7,16 @@ with booleans told apart from numbers.
 from __future__ import annotations
 
 import weakref
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import AnyArray, BoolArray, IntArray
+
+D = TypeVar("D")
 
 _TO_TEXT = ".astype(str)"
 
@@ -134,8 +137,8 @@ def places(known: AnyArray, wanted: AnyArray) -> IntArray:
     """Position of each label among the known ones, -1 where it is not there; both `canonical`."""
     kinds = known.dtype.kind + wanted.dtype.kind
     if kinds in ("ii", "uu", "ff", "bb"):
-        return np.asarray(_index_of(known).get_indexer(pd.Index(wanted)))
-    index = _index_of(known) if known.dtype == object else as_objects(known)
+        return np.asarray(derived(known, "hashed", _hashed).get_indexer(pd.Index(wanted)))
+    index = derived(known, "hashed", _hashed) if known.dtype == object else as_objects(known)
     found = np.asarray(index.get_indexer(as_objects(wanted)))
     if "b" in kinds or "OO" in kinds:
         truth, ours = _booleans(wanted), _booleans(known)
@@ -146,21 +149,34 @@ def places(known: AnyArray, wanted: AnyArray) -> IntArray:
     return found
 
 
-_INDEXES: dict[int, tuple[Any, pd.Index]] = {}
+_DERIVED: dict[tuple[int, str], tuple[Any, Any]] = {}
 MANY_LABELS = 4_096
 """Labels from which their hash table is kept as long as they are: every partition meets it."""
 
 
-def _index_of(labels: AnyArray) -> pd.Index:
-    """Labels as an Index, the same one for the same array."""
-    if len(labels) < MANY_LABELS:
-        return pd.Index(labels, tupleize_cols=False, dtype=labels.dtype)
-    key = id(labels)
-    kept, index = _INDEXES.get(key, (None, None))
-    if index is None or kept() is not labels:
-        index = pd.Index(labels, tupleize_cols=False, dtype=labels.dtype)
-        _INDEXES[key] = weakref.ref(labels, lambda _: _INDEXES.pop(key, None)), index
-    return index
+def derived(array: AnyArray, name: str, make: Callable[[AnyArray], D]) -> D:
+    """What is made of an array that does not change, kept as long as the array when that is long.
+
+    Parameters
+    ----------
+    array : ndarray, (l,)
+    name : str
+        Of what is made.
+    make : callable
+        Makes it of the array.
+    """
+    if len(array) < MANY_LABELS:
+        return make(array)
+    key = id(array), name
+    kept, value = _DERIVED.get(key, (None, None))
+    if kept is None or kept() is not array:
+        value = make(array)
+        _DERIVED[key] = weakref.ref(array, lambda _: _DERIVED.pop(key, None)), value
+    return value
+
+
+def _hashed(labels: AnyArray) -> pd.Index:
+    return pd.Index(labels, tupleize_cols=False, dtype=labels.dtype)
 
 
 def _beyond(labels: AnyArray) -> BoolArray:

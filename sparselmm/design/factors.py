@@ -16,7 +16,7 @@ import pandas as pd
 
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import AnyArray, BoolArray, IntArray, index_dtype
-from sparselmm.design.exact_labels import canonical, places, readable
+from sparselmm.design.exact_labels import canonical, derived, places, readable
 from sparselmm.design.terms import Levels
 
 SPREAD = 4
@@ -241,14 +241,22 @@ def _looked_up(labels: Any, values: Any) -> IntArray | None:
     known, new = arrays
     if not len(known) or not len(new):
         return None
-    low, high = int(known.min()), int(known.max())
-    if high - low >= SPREAD * (len(known) + len(new)):
+    low, table = derived(known, "table", _table)
+    if table is None:
         return None
-    table = np.full(high - low + 2, -1, dtype=index_dtype(len(known)))  # the last: none of them
-    table[known - low] = np.arange(len(known))
-    inside = (new >= low) & (new <= high)
+    inside = (new >= low) & (new < low + len(table) - 1)
     at = new.astype(np.int64, copy=False) - low
     return table[at if inside.all() else np.where(inside, at, -1)]
+
+
+def _table(known: IntArray) -> tuple[int, IntArray | None]:
+    """The smallest of some whole numbers, and the place of each from there on; the last is none."""
+    low, high = int(known.min()), int(known.max())
+    if high - low >= SPREAD * len(known) + 1024:
+        return low, None
+    table: IntArray = np.full(high - low + 2, -1, dtype=index_dtype(len(known)))
+    table[known - low] = np.arange(len(known))
+    return low, table
 
 
 def match_crossed(table: Sequence[IntArray], codes: Sequence[IntArray]) -> IntArray:
@@ -286,19 +294,25 @@ def _match_nested(table: Sequence[IntArray], codes: Sequence[IntArray]) -> IntAr
     if not len(table[0]):
         return None
     for own, new in zip(table, codes, strict=True):
-        size = int(own.max()) + 1
-        if size != len(own):
+        level = derived(own, "inverse", _inverse)
+        if level is None:
             continue
-        level = np.full(size + 1, -1)
-        level[own] = np.arange(len(own))
-        if (level[:-1] < 0).any():
-            continue
+        size = len(own)
         out = level[np.where(new < size, new, -1)]
         for column, code in zip(table, codes, strict=True):
             if column is not own:
                 out = np.where(column[out] == code, out, -1)
         return compact(np.where(new < 0, -1, out), len(own))
     return None
+
+
+def _inverse(codes: IntArray) -> IntArray | None:
+    """Where each code stands, (l + 1,), the last nowhere; None when one is missing or repeats."""
+    if int(codes.max()) + 1 != len(codes):
+        return None
+    place: IntArray = np.full(len(codes) + 1, -1, dtype=index_dtype(len(codes)))
+    place[codes] = np.arange(len(codes))
+    return None if (place[:-1] < 0).any() else place
 
 
 def _position(ascending: IntArray, wanted: IntArray) -> tuple[IntArray, BoolArray]:

@@ -15,15 +15,16 @@ becomes the provisional one of another pass.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.linalg import lapack, solve_triangular
 
+from sparselmm.base.reduction import Tree
 from sparselmm.base.smallmatrix import upper_inverse
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design.rows import blocks, response
-from sparselmm.design.terms import Design, term_slices
+from sparselmm.design.terms import Design, RandomTerm, term_slices
 from sparselmm.factor.bases import WELL_CONDITIONED, term_basis, terms_in_bases
 from sparselmm.factor.basis import Basis, independent_columns
 from sparselmm.factor.crossprod import (
@@ -46,6 +47,11 @@ SPANNED = 1e-10
 
 LOST = 1e-9
 """Share of the sum of squares left by the provisional coefficients below which digits are lost."""
+
+
+Pairs = dict[tuple[int, int], tuple[IntArray, FloatArray]]
+"""Of pairs of terms: keys ``column * rows + row`` of their blocks, ascending, and the blocks; no
+keys where there is one block of every level."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,12 +128,11 @@ class Products:
     C : ndarray, (p + 1, p + 1)
     ones : ndarray, (p + 1,)
         ``[Q0 e0]'W 1``.
-    pairs : dict
-        Of every pair of terms: keys ``column * rows + row`` of its blocks, ascending, and blocks.
+    pairs : Pairs
     groups : ndarray of int, (n_groups,), or None
         Rows of every group.
-    constant : ndarray, (2, p)
-        Smallest and largest value of the columns of X.
+    constant : ndarray, (p,)
+        The value of the columns of X that have one; NaN for the others.
     """
 
     counts: tuple[tuple[int, int], ...]
@@ -140,57 +145,106 @@ class Products:
     B: FloatArray = field(default_factory=lambda: np.zeros((0, 0)))
     C: FloatArray = field(default_factory=lambda: np.zeros((0, 0)))
     ones: FloatArray = field(default_factory=lambda: np.zeros(0))
-    pairs: dict[tuple[int, int], tuple[IntArray, FloatArray]] = field(default_factory=dict)
+    pairs: Pairs = field(default_factory=dict)
     groups: IntArray | None = None
-    constant: FloatArray = field(default_factory=lambda: np.zeros((2, 0)))
+    constant: FloatArray = field(default_factory=lambda: np.zeros(0))
 
 
-def products(
-    design: Design, provisional: Provisional, groups: IntArray | None, read: int
-) -> Products:
-    """Products of some rows."""
-    counts = ((read, design.n),)
-    if not design.n:
-        return Products(counts)
-    basis, w, y = provisional.basis, design.weights, response(design)
-    terms = terms_in_bases(design.terms, provisional.bases)
-    B, C = np.zeros((design.q, design.p + 1)), np.zeros((design.p + 1, design.p + 1))
-    ones = np.zeros(design.p + 1)
-    parts = term_slices(design.terms)
-    for rows in blocks(design.n):
-        Qe = basis.apply(design.X[rows], y[rows])
-        weighted = Qe if w is None else Qe * w[rows, None]
-        C += Qe.T @ weighted
-        ones += weighted.sum(axis=0)
-        for term, part in zip(terms, parts, strict=True):
-            add_term_product(B[part], term, rows, weighted)
-    pairs = {
-        (s, t): _keyed(pair_blocks(terms[s], terms[t], w), s == t and terms[s].codes is not None)
-        for s in range(len(terms))
-        for t in range(s + 1)
-    }
+class Accumulator:
+    """Products of the rows of one partition, some rows after the others."""
+
+    def __init__(self, template: Design, provisional: Provisional) -> None:
+        self._provisional, self._basis = provisional, provisional.basis
+        self._parts = term_slices(template.terms)
+        p, q = len(provisional.T), template.q
+        self._B, self._C, self._ones = (
+            np.zeros((q, p + 1)),
+            np.zeros((p + 1, p + 1)),
+            np.zeros(p + 1),
+        )
+        self._totals: list[Products] = []
+        self._diagonals: dict[tuple[int, int], FloatArray] = {}
+        self._pairs: Tree[Pairs] = Tree(_pairs_added)
+
+    def add(self, design: Design, groups: IntArray | None, read: int) -> None:
+        """Add the products of some rows."""
+        if not design.n:
+            self._totals.append(Products(((read, 0),)))
+            return
+        w, y = design.weights, response(design)
+        terms = terms_in_bases(design.terms, self._provisional.bases)
+        for rows in blocks(design.n):
+            Qe = self._basis.apply(design.X[rows], y[rows])
+            weighted = Qe if w is None else Qe * w[rows, None]
+            self._C += Qe.T @ weighted
+            self._ones += weighted.sum(axis=0)
+            for term, part in zip(terms, self._parts, strict=True):
+                add_term_product(self._B[part], term, rows, weighted)
+        self._add_pairs(terms, w)
+        self._totals.append(_totals(design, y, groups, read))
+
+    def _add_pairs(self, terms: Sequence[RandomTerm], w: FloatArray | None) -> None:
+        keyed: Pairs = {}
+        for s in range(len(terms)):
+            for t in range(s + 1):
+                pair = pair_blocks(terms[s], terms[t], w)
+                if s == t and terms[s].codes is not None:  # one block of every level
+                    held = self._diagonals.setdefault((s, t), np.zeros_like(pair.data))
+                    held += pair.data
+                else:
+                    keyed[s, t] = _keyed(pair)
+        self._pairs.add(keyed)
+
+    def result(self) -> Products:
+        """The products of all rows added."""
+        total = added(self._totals) if self._totals else Products(((0, 0),))
+        counts = np.sum(total.counts, axis=0)
+        counted = ((int(counts[0]), int(counts[1])),)
+        if not counted[0][1]:
+            return Products(counted)
+        none: IntArray = np.zeros(0, dtype=np.int64)
+        pairs: Pairs = {at: (none, data) for at, data in self._diagonals.items()}
+        pairs |= self._pairs.result() or {}
+        return replace(total, counts=counted, B=self._B, C=self._C, ones=self._ones, pairs=pairs)
+
+
+def _totals(design: Design, y: FloatArray, groups: IntArray | None, read: int) -> Products:
+    """Sums over some rows, but for their products."""
+    w = design.weights
     live = np.ones(0) if w is None else w[w > 0]
     return Products(
-        counts, n=design.n if w is None else len(live),
+        ((read, design.n),), n=design.n if w is None else len(live),
         sum_w=float(design.n) if w is None else float(live.sum()),
         sum_log_w=float(np.log(live).sum()),
         squares=float(y @ y if w is None else y @ (w * y)), low=float(design.y.min()),
-        high=float(design.y.max()), B=B, C=C, ones=ones, pairs=pairs, groups=groups,
-        constant=np.vstack([design.X.min(axis=0), design.X.max(axis=0)]),
+        high=float(design.y.max()), groups=groups,
+        constant=_constants(design.X),
     )  # fmt: skip
 
 
-def _keyed(pair: PairBlocks, diagonal: bool) -> tuple[IntArray, FloatArray]:
-    if diagonal:  # one block of every level, whether it has rows or not
-        return np.zeros(0, dtype=np.int64), pair.data
+def _constants(X: FloatArray) -> FloatArray:
+    """The value of the columns that have one, NaN for the others, (p,)."""
+    out = np.where((X[:64] == X[0]).all(axis=0), X[0], np.nan)
+    for j in np.flatnonzero(~np.isnan(out)):
+        if (X[:, j] != out[j]).any():
+            out[j] = np.nan
+    return out
+
+
+def _keyed(pair: PairBlocks) -> tuple[IntArray, FloatArray]:
     keys = pair.cols.astype(np.int64) * pair.n_rows + pair.rows
     return keys, pair.data
+
+
+def _pairs_added(parts: Sequence[Pairs]) -> Pairs:
+    """The blocks of all pairs of terms added."""
+    return {at: _added([part[at] for part in parts]) for at in parts[0]}
 
 
 def added(parts: Sequence[Products]) -> Products:
     """Products of the rows of several partitions."""
     counts = tuple(count for part in parts for count in part.counts)
-    live = [part for part in parts if part.C.size]
+    live = [part for part in parts if part.low <= part.high]
     if not live:
         return Products(counts)
     first, rest = live[0], live[1:]
@@ -200,16 +254,13 @@ def added(parts: Sequence[Products]) -> Products:
         C += part.C
         ones += part.ones
         groups = part.groups if groups is None or part.groups is None else groups + part.groups
+    constants = np.stack([part.constant for part in live])
     return Products(
         counts, n=sum(part.n for part in live), sum_w=sum(part.sum_w for part in live),
         sum_log_w=sum(part.sum_log_w for part in live), squares=sum(part.squares for part in live),
         low=min(part.low for part in live), high=max(part.high for part in live), B=B, C=C,
-        ones=ones, pairs={at: _added([part.pairs[at] for part in live]) for at in first.pairs},
-        groups=groups,
-        constant=np.vstack([
-            np.min([part.constant[0] for part in live], axis=0),
-            np.max([part.constant[1] for part in live], axis=0),
-        ]),
+        ones=ones, pairs=_pairs_added([part.pairs for part in live]), groups=groups,
+        constant=np.where((constants == constants[0]).all(axis=0), constants[0], np.nan),
     )  # fmt: skip
 
 

@@ -11,7 +11,6 @@ import pandas as pd
 
 from sparselmm.base.arguments import check_choice, check_count
 from sparselmm.base.exceptions import ArgumentError, DataError, SourceChangedError
-from sparselmm.base.reduction import Tree
 from sparselmm.design.build import Plan, columns_in_use, read_formulas
 from sparselmm.design.formula.memory import Memories
 from sparselmm.design.formula.namespace import (
@@ -36,7 +35,14 @@ from sparselmm.design.validate import (
     check_term,
 )
 from sparselmm.factor.crossprod import CrossProducts
-from sparselmm.factor.partitions import Finished, Products, Provisional, added, finished, products
+from sparselmm.factor.partitions import (
+    Accumulator,
+    Finished,
+    Products,
+    Provisional,
+    added,
+    finished,
+)
 
 CHUNK_ROWS = 262_144
 """Rows read at a time."""
@@ -237,12 +243,10 @@ class SecondPass:
 
     def __call__(self, part: Part) -> Products:
         """Products of its rows."""
-        tree = Tree(added)
+        sums = Accumulator(self.recipe.template, self.provisional)
         for chunk in self.recipe.chunks(part):
-            tree.add(products(chunk.design, self.provisional, chunk.group_counts, chunk.read))
-        total = tree.result() or Products(((0, 0),))
-        counts = np.sum(total.counts, axis=0)
-        return replace(total, counts=((int(counts[0]), int(counts[1])),))
+            sums.add(chunk.design, chunk.group_counts, chunk.read)
+        return sums.result()
 
 
 def _multiply(
@@ -293,9 +297,8 @@ def _streamed(total: Products, cross: CrossProducts, recipe: Recipe) -> Streamed
         pair = cross.pairs[t, t]
         rows = np.abs(pair.data).sum(axis=(1, 2)) > 0
         counted.append(len(np.unique(pair.cols[rows & (pair.rows == pair.cols)])))
-    low, high = total.constant
     return Streamed(
         n=sum(used for _, used in total.counts), group_sizes=total.groups,
-        k_constant=int(((low == high) & (low != 0)).any()), counted_levels=tuple(counted),
+        k_constant=int((np.nan_to_num(total.constant) != 0).any()), counted_levels=tuple(counted),
         n_counted=total.n, weighted=recipe.reading.weights is not None, recipe=recipe,
     )  # fmt: skip

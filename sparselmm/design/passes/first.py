@@ -171,6 +171,11 @@ def _crossed(factors: Sequence[Factor]) -> tuple[IntArray, int]:
     """Codes of the combinations of some factors, in any order, and their number."""
     codes, count = factors[0].codes, len(factors[0].labels)
     for factor in factors[1:]:
+        if _tells(factor.codes, len(factor.labels), codes):
+            codes, count = factor.codes, len(factor.labels)
+            continue
+        if _tells(codes, count, factor.codes):
+            continue
         absent = (codes < 0) | (factor.codes < 0)
         key = codes * np.int64(max(len(factor.labels), 1)) + factor.codes
         codes, found = pd.factorize(np.where(absent, -1, key) if absent.any() else key)
@@ -178,6 +183,15 @@ def _crossed(factors: Sequence[Factor]) -> tuple[IntArray, int]:
         if absent.any():
             codes = np.where(absent, -1, codes)
     return codes, count
+
+
+def _tells(inner: IntArray, count: int, outer: IntArray) -> bool:
+    """Whether the level of one factor alone tells that of another, none of them missing."""
+    if not len(inner) or int(inner.min()) < 0 or int(outer.min()) < 0:
+        return False
+    told = np.empty(count, dtype=outer.dtype)
+    told[inner] = outer
+    return bool((told[inner] == outer).all())
 
 
 def _labels(code: str, space: Namespace) -> Any:
@@ -209,7 +223,8 @@ def label_sets(
             sets.append(_set_of((groups, *labels), head))
     codes = [code for code in plan.read if code not in memories.states]
     sets += [_set_of((code,), head) for code in codes if _is_labels(code, head)]
-    return tuple(dict.fromkeys(sets))
+    names = {one: {*one.columns, *one.codes} for one in dict.fromkeys(sets)}
+    return tuple(s for s in names if not any(names[s] < other for other in names.values()))
 
 
 def _is_labels(code: str, head: Namespace) -> bool:

@@ -218,7 +218,11 @@ def of_lazy(data: Any) -> Stream:
     def start(columns: Columns, rows: int) -> Iterator[pd.DataFrame]:
         chosen = data if columns is None else data.select(list(columns))
         try:
-            for batch in chosen.collect_batches(chunk_size=rows, maintain_order=True):
+            if hasattr(chosen, "collect_batches"):
+                batches = chosen.collect_batches(chunk_size=rows, maintain_order=True)
+            else:  # polars before 1.34 collects as a whole
+                batches = chosen.collect().iter_slices(rows)
+            for batch in batches:
                 yield frame_of(table_of(batch, what))
         except _polars_errors() as error:
             raise DataError(f"{what} cannot be collected: {error}") from error
@@ -247,7 +251,8 @@ def of_duckdb(relation: Any) -> Stream:
                 ", ".join('"' + name.replace('"', '""') + '"' for name in columns)
             )
         )
-        reader = getattr(chosen, "to_arrow_reader", None) or chosen.fetch_arrow_reader
+        names = ("to_arrow_reader", "fetch_arrow_reader", "fetch_record_batch")
+        reader = next(getattr(chosen, name) for name in names if hasattr(chosen, name))
         for batch in reader(rows):
             yield frame_of(batch)
 

@@ -260,8 +260,11 @@ def in_parallel(function: Callable[[T], R], tasks: Iterable[T], n_jobs: int) -> 
         return map(function, tasks)
     # processes: the numeric factor inside a deviance belongs to one thread at a time
     import joblib
+    from joblib.parallel import get_active_backend
 
-    parallel = joblib.Parallel(n_jobs=n_jobs, backend="loky", return_as="generator")
+    cluster = type(get_active_backend()[0]).__name__ == "DaskDistributedBackend"
+    backend = None if cluster else "loky"  # threads are no choice
+    parallel = joblib.Parallel(n_jobs=n_jobs, backend=backend, return_as="generator")
     results: Iterator[R] = parallel(joblib.delayed(function)(task) for task in tasks)
     return results
 
