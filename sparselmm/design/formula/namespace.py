@@ -290,8 +290,9 @@ def _no_function(name: str, code: str, frame: pd.DataFrame, place: str) -> Formu
 
 def _refuse_both(columns: Iterable[str], others: set[str], codes: Iterable[str]) -> None:
     """Refuse a name that is a column in one place and a function in another."""
+    called = others.union(*(functions_in(code) for code in codes))
     for name in columns:
-        if name in others or any(name in functions_in(code) for code in codes):
+        if name in called:
             raise FormulaError(
                 f"{name!r} is a column of the data and a function that the formula calls; rename "
                 "the column"
