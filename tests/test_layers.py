@@ -40,7 +40,7 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
         "covariance expected",
         "deviance held moments",
         "dense optimize rebased",
-        "engine identifiability multistart residual",
+        "engine identifiability multistart residual special_directions",
         "laplace many",
     ),
     "inference": (
