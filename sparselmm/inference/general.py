@@ -75,9 +75,12 @@ class GeneralEstimates(Snapshot):
         at = np.flatnonzero(self.free)
         if not len(at):
             return out
-        H, units = self.hessian[np.ix_(at, at)], np.ones(len(self.opt.x))
-        units[self._slices[0]] = self.deviance.units
-        size = 1.0 / np.sqrt(np.maximum(np.diag(H), LEAST_CURVATURE / units[at] ** 2))
+        H, least = self.hessian[np.ix_(at, at)], np.zeros(len(self.opt.x))
+        least[self._slices[0]] = LEAST_CURVATURE / self.deviance.units**2
+        curvature = np.maximum(np.diag(H), least[at])
+        if not (curvature > 0.0).all():
+            return out
+        size = 1.0 / np.sqrt(curvature)
         values, vectors = np.linalg.eigh(H * np.outer(size, size))
         flat = values < FLAT
         taking = np.sum(vectors[:, flat] ** 2, axis=1) > INVOLVED
