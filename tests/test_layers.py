@@ -44,7 +44,7 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
         "deviance held moments",
         "dense optimize rebased",
         "krylov",
-        "engine identifiability multistart residual",
+        "engine identifiability multistart residual special_directions",
         "laplace many",
     ),
     "inference": (

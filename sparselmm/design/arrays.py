@@ -181,6 +181,8 @@ def _matrix(
 
 def _covariates(exog_re: Any, n: int, index: pd.Index | None) -> tuple[FloatArray, tuple[str, ...]]:
     values, names = _matrix(aligned(exog_re, index, "exog_re"), n, "exog_re", "x_re")
+    if not values.shape[1]:
+        raise DataError("exog_re has no columns; leave it out for a random intercept")
     if names is None:
         names = tuple(f"x_re{j}" for j in range(1, values.shape[1] + 1))
     if len(set(names)) < len(names):

@@ -17,6 +17,15 @@ from sparselmm.likelihood.laplace.deviance import LaplaceDeviance
 from sparselmm.likelihood.laplace.fit import difference_hessian
 from sparselmm.likelihood.laplace.search import Optimum
 
+FLAT = 1e-4
+"""Curvature, scaled to a unit diagonal, that is zero but for the error of differences."""
+
+LEAST_CURVATURE = 1e-2
+"""Curvature per unit of theta that counts as one at least when the diagonal is scaled."""
+
+INVOLVED = 1e-4
+"""Share of a flat direction from which a parameter takes part in it."""
+
 
 @dataclass(frozen=True, eq=False)
 class GeneralEstimates(Snapshot):
@@ -56,17 +65,30 @@ class GeneralEstimates(Snapshot):
 
     @cached_property
     def covariance(self) -> FloatArray:
-        """Covariance of theta, gamma, phi; NaN at the boundary, or where there is none."""
+        """Covariance of theta, gamma, phi; NaN at the boundary, or where there is none.
+
+        A singular ``lambda_t`` that is not zero can be turned without changing its covariance:
+        along such directions of theta the deviance is flat. What lies in them has no standard
+        error, and everything else has the one it has with them held.
+        """
         out = np.full(self.hessian.shape, np.nan)
         at = np.flatnonzero(self.free)
         if not len(at):
             return out
-        H = self.hessian[np.ix_(at, at)]
-        try:
-            np.linalg.cholesky(H)
-            out[np.ix_(at, at)] = 2.0 * np.linalg.inv(H)
-        except np.linalg.LinAlgError:  # no maximum in these coordinates
+        H, least = self.hessian[np.ix_(at, at)], np.zeros(len(self.opt.x))
+        least[self._slices[0]] = LEAST_CURVATURE / self.deviance.units**2
+        curvature = np.maximum(np.diag(H), least[at])
+        if not (curvature > 0.0).all():
             return out
+        size = 1.0 / np.sqrt(curvature)
+        values, vectors = np.linalg.eigh(H * np.outer(size, size))
+        flat = values < FLAT
+        taking = np.sum(vectors[:, flat] ** 2, axis=1) > INVOLVED
+        if values[0] < -FLAT * values[-1] or taking[at >= self._slices[0].stop].any():
+            return out  # no maximum in these coordinates
+        root = size[:, None] * vectors[:, ~flat] * np.sqrt(2.0 / values[~flat])
+        out[np.ix_(at, at)] = root @ root.T
+        out[at[taking]] = out[:, at[taking]] = np.nan
         return out
 
     @cached_property

@@ -55,6 +55,7 @@ from sparselmm.likelihood.moments import moment_start
 from sparselmm.likelihood.optimize import OptSummary
 from sparselmm.likelihood.residual.deviance import ResidualDeviance
 from sparselmm.likelihood.residual.price import residual_plan
+from sparselmm.likelihood.special_directions import ENDLESS, rises_without_end
 from sparselmm.model.cluster import runner_of
 from sparselmm.model.fit import (
     ENGINES,
@@ -695,9 +696,14 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
             fit = objective.at(opt.theta)
             if do_cg:
                 opt = replace(opt, unidentified=unidentified(sparse, opt, self.terms))
-                free_scale = not reml and held.scale is None and pen is None
-                if free_scale and self.design.n and unbounded(self.design):
-                    opt = replace(opt, converged=False, message=UNBOUNDED)
+                endless = ""
+                if held.scale is None and pen is None and self.design.n:
+                    endless = UNBOUNDED if not reml and unbounded(self.design) else ""
+                    if not endless and mask is None and fix is None:
+                        without_end = rises_without_end(self.design, self.covariance, reml)
+                        endless = ENDLESS if without_end else ""
+                if endless:
+                    opt = replace(opt, converged=False, message=endless)
                 self._warn(opt, sparse)
         if pen is not None and pen.held.any():
             fit = without_fixed(fit, pen.held)

@@ -119,3 +119,20 @@ def test_one_sided_errors(text, message):
 @pytest.mark.parametrize("text", ["1 + x", "~1 + x", " ~ 1+x"])
 def test_one_sided(text):
     assert parse_one_sided(text, "re_formula") == "1+x"
+
+
+@pytest.mark.parametrize("effects", ["(1 | a)", "x + (1 | a)", "x * (1 | a)", "1 + (x | a):x"])
+@pytest.mark.parametrize("wrap", ["({} | g)", "cs({} | g)", "({} || g)"])
+def test_a_bar_within_a_bar_is_no_bitwise_or(effects, wrap):
+    with pytest.raises(FormulaError, match="bar within a bar"):
+        parse_formula(f"y ~ x + {wrap.format(effects)}")
+    assert parse_formula("y ~ x + (I(a | b) | g)").bars[0].effects == "I(a|b)"
+
+
+@pytest.mark.parametrize(
+    "right", ["y", "x + y", "x:y", "x + (y | g)", "x + (1 | y)", "x + (1 | g/y)", "cs(0 + y | g)"]
+)
+def test_the_response_is_no_covariate(right):
+    with pytest.raises(FormulaError, match=r"response 'y'.*explains exactly"):
+        parse_formula(f"y ~ {right} + (1 | h)")
+    assert parse_formula("y ~ lag(y) + yy + (1 | g)").fixed == "lag(y) + yy"

@@ -101,3 +101,10 @@ def test_a_likelihood_without_end_is_not_called_converged():
         result = model.fit(reml=False)
     assert not result.converged
     assert sparselmm.mixedlm("y ~ x0 + (1 | g)", data).fit(reml=False).converged
+
+
+def test_a_likelihood_that_rises_along_one_direction_is_not_called_converged():
+    """Perfectly correlated effects can be turned until they reproduce all 14 responses."""
+    verdict = judge(579)
+    assert verdict.what == "not converged"
+    assert "along some combination of the random coefficients" in verdict.facts["opt"].message

@@ -772,7 +772,9 @@ def test_responses_none_of_which_can_be_fitted():
 def test_the_response_among_the_covariates_has_an_error_of_ours():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = sparselmm.mixedlm("y ~ x + (0 + y | g)", data())
+        with pytest.raises(SparseLMMError, match="among the covariates or grouping factors"):
+            sparselmm.mixedlm("y ~ x + (0 + y | g)", data())
+        model = sparselmm.mixedlm("y ~ x + (0 + copy | g)", data().assign(copy=data().y))
         assert not model.fit().converged
         with pytest.raises(SparseLMMError, match="explains the response exactly"):
             model.deviance().at(np.array([1e9]))

@@ -9,8 +9,13 @@ import pandas as pd
 import pytest
 from reference_fits import INFERENCE_IDS, reference_fit, reference_inference
 
-from sparselmm import MixedLM, datasets
-from sparselmm.base.exceptions import DataError, MemoryLimitError, RankDeficiencyWarning
+from sparselmm import MixedLM, datasets, mixedglm, mixedlm
+from sparselmm.base.exceptions import (
+    DataError,
+    MemoryLimitError,
+    ModelWarning,
+    RankDeficiencyWarning,
+)
 from sparselmm.inference.hypotheses import multiplicity
 from sparselmm.inference.wald import two_sided
 from sparselmm.results.tables import emmeans
@@ -206,3 +211,31 @@ def test_it_prints():
     means = fit.emmeans("Type", ddf="kenward-roger")
     assert "kenward-roger" in str(means)
     assert "<table" in means._repr_html_()
+
+
+@pytest.mark.parametrize("kind", ["linear", "poisson"])
+@pytest.mark.parametrize("random", ["(age | g)", "(0 + age | g)", "(age > 9 | g)", "(1 | age:g)"])
+def test_a_factor_that_is_a_number_elsewhere(kind, random):
+    """``C(age)`` next to a random slope on age: one level of it is still a level of four."""
+    rng = np.random.default_rng(0)
+    n = 240
+    data = pd.DataFrame({"g": np.arange(n) % 20, "age": np.repeat([8, 10, 12, 14], n // 4)})
+    data["sex"] = np.tile(["F", "M"], n // 2)
+    data["y"] = rng.poisson(np.exp(0.1 * data.age + 0.3 * rng.normal(size=20)[data.g]))
+    formula = f"y ~ C(age) + sex + {random}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ModelWarning)
+        if kind == "linear":
+            fit = mixedlm(formula, data).fit()
+        else:
+            fit = mixedglm(formula, data, family="poisson").fit()
+    whole = fit.emmeans(["age", "sex"]).frame.query("age == 14").drop(columns="age")
+    for means in (fit.emmeans("sex", at={"age": 14}), fit.emmeans("sex", at={"age": [14]})):
+        pd.testing.assert_frame_equal(means.frame, whole.reset_index(drop=True), rtol=1e-6)
+    by = fit.emmeans("sex", by="age", at={"age": [14, 8]}).frame.query("age == 14")
+    pd.testing.assert_frame_equal(
+        by.drop(columns="age").reset_index(drop=True), whole.reset_index(drop=True), rtol=1e-6
+    )
+    new = pd.DataFrame({"age": [14, 14], "sex": ["F", "M"], "g": [3, 4]})
+    both = pd.concat([new, new.assign(age=8)], ignore_index=True)
+    np.testing.assert_allclose(fit.predict(new), fit.predict(both)[:2])

@@ -1,6 +1,7 @@
 """Results of generalized models: what is printed, predicted, simulated and tested."""
 
 import pickle
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -436,3 +437,19 @@ def test_files(fit, tmp_path):
     again = sparselmm.MixedGLMResults.load(tmp_path / "fit")
     assert again.llf == fit.llf
     np.testing.assert_allclose(again.predict(), fit.predict())
+
+
+def test_standard_errors_at_a_singular_covariance():
+    """An intercept without variance next to a slope: those of the model without the intercept."""
+    rng = np.random.default_rng(0)
+    n = 240
+    data = pd.DataFrame({"g": np.arange(n) % 20, "age": np.repeat([8, 10, 12, 14], n // 4)})
+    data["m"] = np.tile([0.0, 1.0], n // 2)
+    rng.normal(size=n + 20 + n)
+    data["k"] = rng.poisson(np.exp(0.1 * data.age))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", sparselmm.exceptions.ModelWarning)
+        fit = sparselmm.mixedglm("k ~ age + m + (m | g)", data, family="poisson").fit()
+        less = sparselmm.mixedglm("k ~ age + m + (0 + m | g)", data, family="poisson").fit()
+    assert fit.varcorr.sdcor[0] < 1e-4 < less.varcorr.sdcor[0]
+    np.testing.assert_allclose(fit.bse, less.bse, rtol=1e-3)

@@ -7,7 +7,7 @@ because ``(1 | g)`` is also Python for a bitwise "or" of two integer columns.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from sparselmm.base.exceptions import FormulaError
@@ -126,6 +126,7 @@ def parse_formula(text: str) -> ParsedFormula:
         raise FormulaError(f"the formula must be a string, not {type(text).__name__}")
     tokens = tokenize(text)
     response, right = _sides(text, tokens)
+    _refuse_response(response, right, text)
     fixed: list[str] = []
     bars: list[Bar] = []
     offsets: list[str] = []
@@ -234,6 +235,10 @@ def parse_bar(term: Tokens) -> Bar:
     if len(at) > 1:
         raise FormulaError(f"{_shown(inside)} has more than one '|'; write one bar per bracket")
     effects, grouping = inside[: at[0]], inside[at[0] + 1 :]
+    if _has_bar(effects) or _has_bar(grouping):
+        raise FormulaError(
+            f"{text} has a bar within a bar; write a term of its own for each, '+ (1|a) + (1|b)'"
+        )
     if not effects:
         raise FormulaError(
             f"{text} has nothing before the bar; write (1|{render(grouping)}) for an intercept "
@@ -419,17 +424,33 @@ def _is_structured(term: Tokens) -> bool:
     return any(token in _BARS for _, token, depth in _with_depth(term[2:-1]) if depth == 0)
 
 
-def _has_bar(term: Tokens) -> bool:
-    """Whether a bar stands outside every call and index (inside one it is Python's "or")."""
+def _refuse_response(response: Tokens, right: Tokens, text: str) -> None:
+    """Refuse a column on both sides; inside a call (a lag of it) it may stand."""
+    if len(response) != 1 or not _is_word(response[0]):
+        return
+    if response[0] in _outside_calls(right, STRUCTURES):
+        raise FormulaError(
+            f"the response {response[0]!r} of {text!r} is among the covariates or grouping factors "
+            "too, which it explains exactly; leave it out there"
+        )
+
+
+def _outside_calls(tokens: Tokens, but: Collection[str] = ()) -> Iterator[str]:
+    """Tokens that stand outside every call and index, calls of some names excepted."""
     calls: list[bool] = []
-    for before, token in zip(("", *term), term, strict=False):
+    for before, token in zip(("", *tokens), tokens, strict=False):
         if token in _OPENING:
-            calls.append(token != "(" or _is_word(before) or before in _CLOSING)
+            called = token != "(" or _is_word(before) or before in _CLOSING
+            calls.append(called and before not in but)
         elif token in _CLOSING:
             calls.pop()
-        elif token in _BARS and not any(calls):
-            return True
-    return False
+        elif not any(calls):
+            yield token
+
+
+def _has_bar(term: Tokens) -> bool:
+    """Whether a bar stands outside every call and index (inside one it is Python's "or")."""
+    return any(token in _BARS for token in _outside_calls(term))
 
 
 def _is_call(term: Tokens, name: str) -> bool:

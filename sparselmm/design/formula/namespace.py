@@ -320,7 +320,8 @@ def take_columns(
     codes : iterable of str
         Every expression that uses them, but for plain grouping factors.
     categories : mapping, optional
-        Labels learned before, for new data; labels not among them become missing.
+        Labels learned before, for new data; labels not among them become missing. Other columns
+        were no factors then and are none now, however few expressions are evaluated this time.
 
     Returns
     -------
@@ -341,7 +342,7 @@ def take_columns(
             column = numbers(column)
         if categories is not None and name in categories:
             column = recoded(column, categories[name])
-        elif _serves_as_factor(kind, here):
+        elif categories is None and _serves_as_factor(kind, here):
             factors.append(name)
         elif here:
             column = for_patsy(column, kind)

@@ -12,6 +12,7 @@ from scipy.special import ndtri
 
 from sparselmm.base.arguments import check_level
 from sparselmm.base.exceptions import DataError
+from sparselmm.base.seeds import generator
 from sparselmm.base.types import FloatArray
 from sparselmm.design import NewDesign
 from sparselmm.design.new_rows import level_labels, new_design
@@ -351,7 +352,7 @@ class PredictionResults(GeneralBase):
         return self._series(np.sign(y - expected) * np.sqrt(np.maximum(terms, 0.0)))
 
     def _quantile(self, eta: FloatArray, seed: Any) -> FloatArray:
-        rng = np.random.default_rng(seed)
+        rng = generator(seed)
         y, m = self.deviance.data.y, self._trials()
         if base_of(self.family).name == "ordinal":
             p = moments.categories(self.family, eta, self.numbers.parts[2])

@@ -9,6 +9,7 @@ import pandas as pd
 
 from sparselmm.base.arguments import check_level
 from sparselmm.base.exceptions import DataError
+from sparselmm.base.seeds import generator
 from sparselmm.base.types import FloatArray
 from sparselmm.factor.plan import need_memory
 from sparselmm.likelihood.laplace import moments
@@ -66,7 +67,7 @@ class SimulationResults(GeneralBase):
             16.0 * n * engine.data.n, f"drawing n={n:,} responses of {engine.data.n:,} rows",
             "draw fewer at a time",
         )  # fmt: skip
-        rng = np.random.default_rng(seed)
+        rng = generator(seed)
         fixed = engine.fixed.effects(numbers.parts[1], engine.data.offset)
         further, m = self._further(), self._trials()
         ordinal = base_of(self.family).name == "ordinal"

@@ -168,6 +168,8 @@ def _given_levels(given: Any, argument: str) -> list[Any]:
         raise ArgumentError(f"{argument} is empty; give at least one value")
     if any(pd.isna(value) for value in values):
         raise ArgumentError(f"{argument} has a missing value; say where the means are wanted")
+    if any(isinstance(value, (float, np.floating)) and np.isinf(value) for value in values):
+        raise ArgumentError(f"{argument} has an infinite value; the means there do not exist")
     if len(set(values)) < len(values):
         raise ArgumentError(f"{argument} has a value twice: {shown(given)}")
     return values
