@@ -25,7 +25,7 @@ from sparselmm.design.passes.learned import Recipe, recipe_of
 from sparselmm.design.passes.reading import Reading, whole
 from sparselmm.design.passes.runs import Runner
 from sparselmm.design.sources.arrow import joined
-from sparselmm.design.sources.readers import Part, Source
+from sparselmm.design.sources.readers import Part, Source, readable
 from sparselmm.design.sources.recognised import source_of
 from sparselmm.design.spec import BuiltDesign, Streamed
 from sparselmm.design.validate import (
@@ -123,11 +123,12 @@ def _few(source: Source, columns: list[str], rows: int) -> pd.DataFrame | None:
     """All rows, when they are no more than one chunk."""
     frames, count = [], 0
     for part in source.parts(rows):
-        for frame in part.frames(columns, rows + 1):
-            count += len(frame)
-            frames.append(frame)
-            if count > rows:
-                return None
+        with readable(part.label):
+            for frame in part.frames(columns, rows + 1):
+                count += len(frame)
+                frames.append(frame)
+                if count > rows:
+                    return None
     return joined(frames, source.what) if frames else source.frame(columns)
 
 

@@ -226,6 +226,9 @@ def test_what_needs_rows_refuses_by_name_and_the_rest_works():
     data = rows()
     model = made("y ~ x + (1 + x | g)", data, keep_rows=False, chunk_rows=64)
     result, whole = model.fit(), made("y ~ x + (1 + x | g)", data).fit()
+    assert "300 observations" in repr(model)
+    with pytest.raises(RemovedRowsError, match=r"model.endog is made of the rows"):
+        _ = model.endog
     for name in ("resid", "fittedvalues"):
         with pytest.raises(RemovedRowsError, match=f"{name} is made of the rows.*augment"):
             getattr(result, name)
@@ -346,6 +349,57 @@ def test_bad_rows_are_named_by_their_partition(tmp_path):
         made(formula, data, subset="x > 100", keep_rows=False, chunk_rows=50)
 
 
+def test_a_source_that_breaks_is_named(tmp_path):
+    data = rows()
+
+    def breaking():
+        yield data[:200]
+        raise OSError("the tape is torn")
+
+    for keep_rows in (False, True):
+        with pytest.raises(
+            DataError, match=r"breaking.* cannot be read: OSError: the tape is torn"
+        ):
+            made("y ~ x + (1 | g)", breaking, chunk_rows=50, keep_rows=keep_rows)
+    duckdb = pytest.importorskip("duckdb")
+    relation = duckdb.sql("select 1.0 as y, error('no such row') as g from range(3000)")
+    with pytest.raises(DataError, match=r"DuckDB relation cannot be read.*no such row"):
+        made("y ~ 1 + (1 | g)", relation, chunk_rows=50)
+    dd = pytest.importorskip("dask.dataframe")
+    gone = tmp_path / "gone.csv"
+    data.drop(columns="kind").to_csv(gone, index=False)
+    frame = dd.read_csv(gone, blocksize=4000)
+    gone.unlink()
+    with pytest.raises(DataError, match=r"Dask DataFrame cannot be read|partition 0 of the Dask"):
+        made("y ~ x + (1 | g)", frame, chunk_rows=50)
+
+
+def test_partitions_of_different_types():
+    """Missing integers in one partition, other categories or decimals in another."""
+    data = rows()
+    data["h"] = data["h"].astype("Int64")
+    data.loc[[20, 150], "h"] = None
+    data["kind"] = data["kind"].astype(str)
+
+    def parts():
+        for start in range(0, 300, 60):
+            part = data[start : start + 60].copy()
+            if part["h"].notna().all():
+                part["h"] = part["h"].astype(np.int64)
+            part["kind"] = pd.Categorical(
+                part["kind"], sorted(set(part["kind"]), reverse=start > 0)
+            )
+            if start == 120:
+                part = part.astype({"x": object})
+            yield part
+
+    arguments = {"missing": "drop", "chunk_rows": 25}
+    model = made("y ~ x + (1 | h) + (1 | g)", parts, keep_rows=False, **arguments)
+    same_model(made("y ~ x + (1 | h) + (1 | g)", data, missing="drop"), model)
+    ordered = made("y ~ x + kind + (1 | g)", parts, keep_rows=False, **arguments)
+    same_model(made("y ~ x + kind + (1 | g)", parts, keep_rows=True, **arguments), ordered)
+
+
 def test_a_source_that_changes_is_found(tmp_path):
     data = rows()
     calls = []
@@ -433,6 +487,8 @@ def test_progress_of_the_passes(capsys):
     shown = capsys.readouterr().err
     assert "first pass: 300 rows, partition 5 of 5" in shown
     assert "s left" in shown
+    made("y ~ x + (1 | g)", lambda: [rows()], keep_rows=False, chunk_rows=60, progress=True)
+    assert "first pass: 240 rows" in capsys.readouterr().err
 
 
 def test_partitions_of_parquet_are_row_groups(tmp_path):

@@ -24,6 +24,7 @@ from sparselmm.design.sources.readers import (
     of_polars,
     of_reader,
     of_table,
+    readable,
 )
 
 
@@ -144,4 +145,5 @@ def read(source: Source, texts: Iterable[Any] | None) -> pd.DataFrame:
     columns: Columns = None if texts is None else mentioned(source.names, texts)
     if texts is not None and not columns:
         columns = source.names[:1]  # the number of rows
-    return source.frame(columns)
+    with readable(source.what):
+        return source.frame(columns)
