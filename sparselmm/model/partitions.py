@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -168,7 +169,7 @@ def build_partitioned(
     subset = whole(arguments["subset"], "subset")
     reading = Reading(
         given.columns, names, groups, weights, offset, subset, arguments["missing"],
-        used_env if subset is None else with_r_names(env), given.rows,
+        _env_of(used_env, with_r_names(env), subset), given.rows,
     )  # fmt: skip
     parts = given.source.parts(given.rows)
     first, memories = _learn(plan, reading, parts, runner)
@@ -179,6 +180,13 @@ def build_partitioned(
     total, cross = _multiply(recipe, sample, first, parts, runner)
     streamed = _streamed(total, cross, recipe)
     return replace(built, streamed=streamed), cross
+
+
+def _env_of(used: EvalEnvironment, env: EvalEnvironment, subset: str | None) -> EvalEnvironment:
+    """The variables in use, those of a query (``@name``) among them."""
+    known = env.namespace
+    wanted = [name for name in re.findall(r"@(\w+)", subset or "") if name in known]
+    return used.with_outer_namespace({name: known[name] for name in wanted}) if wanted else used
 
 
 def _refuse(plan: Plan, arguments: Mapping[str, Any]) -> None:

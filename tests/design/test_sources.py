@@ -469,3 +469,16 @@ def test_the_command_line_reads_folders_and_patterns(tmp_path, capsys):
     for given in (tmp_path / "parts", tmp_path / "parts" / "*.parquet", feather(data, tmp_path)):
         assert main(["fit", "y ~ x + (1 | name)", str(given), "--json", "-"]) == 0
         assert json.loads(capsys.readouterr().out)["loglik"] == pytest.approx(wanted, rel=1e-12)
+
+
+@pytest.mark.parametrize("take", ["polars", "arrow"])
+def test_arrays_of_the_same_package(take, tmp_path):
+    data = rows().drop(columns="unused")
+    given = polars(data, tmp_path) if take == "polars" else table(data, tmp_path)
+    for argument, column in (
+        ("weights", "w"), ("offset", "o"), ("groups", "number"), ("subset", "flag"),
+    ):  # fmt: skip
+        a, b = (
+            from_formula("y ~ x + (1 | name)", d, **{argument: d[column]}) for d in (given, data)
+        )
+        same(a, b)

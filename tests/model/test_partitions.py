@@ -306,6 +306,15 @@ def test_expressions_that_look_at_other_rows(formula):
         made(formula, rows(), keep_rows=False, chunk_rows=50)
 
 
+def test_a_query_with_a_variable():
+    data, first = rows(), 1995
+    model = sparselmm.mixedlm(
+        "y ~ x + (1 | g)", data, subset="year > @first", keep_rows=False, chunk_rows=50
+    )
+    assert model.nobs == int((data["year"] > first).sum())
+    assert "data" not in dir(model.built.streamed.recipe.reading.env.namespace)
+
+
 def test_arguments_that_need_all_rows():
     data = rows()
     formula = "y ~ x + (1 | g)"
