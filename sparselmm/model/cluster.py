@@ -105,11 +105,10 @@ class OnWorkers:
 
     def _tasks(self, function: Any, parts: Sequence[Part]) -> list[Any]:
         sent = self._sent(function)
-        columns = function.reading.columns
         tasks = []
         for part in parts:
             if isinstance(part, Partition):
-                (piece,) = part.piece[list(columns)].to_delayed()
+                (piece,) = part.piece[list(function.reading_of(part).columns)].to_delayed()
                 delayed = package("dask", "client=").delayed
                 tasks.append(self._client.compute(delayed(_of_frame)(sent, piece, part.label)))
             else:

@@ -13,6 +13,7 @@ import pandas as pd
 from sparselmm.base.arguments import check_choice, check_count
 from sparselmm.base.exceptions import ArgumentError, DataError, SourceChangedError
 from sparselmm.design.build import Plan, columns_in_use, read_formulas
+from sparselmm.design.formula.expressions import names_in, plain_column
 from sparselmm.design.formula.memory import Memories
 from sparselmm.design.formula.namespace import (
     Namespace,
@@ -21,7 +22,7 @@ from sparselmm.design.formula.namespace import (
     with_r_names,
 )
 from sparselmm.design.formula.remembered import EvalEnvironment
-from sparselmm.design.passes.first import First, FirstPass, label_sets
+from sparselmm.design.passes.first import First, FirstPass, label_columns, label_sets
 from sparselmm.design.passes.learned import Recipe, recipe_of
 from sparselmm.design.passes.reading import Reading, whole
 from sparselmm.design.passes.runs import Runner
@@ -49,6 +50,9 @@ CHUNK_ROWS = 262_144
 """Rows read at a time."""
 
 KEEP_ROWS = ("auto", True, False)
+
+MOST_SAMPLED = 5
+"""Partitions that the sample is taken from, where only labels are read of the others."""
 
 MOST_PASSES = 4
 """Times the products are formed at most, each in a better basis."""
@@ -214,7 +218,7 @@ def _learn(
     )  # fmt: skip
     memories = Memories.of(plan.read, reading.env)
     sets = label_sets(plan, reading.groups, space, memories)
-    learn = FirstPass(reading, sets, memories)
+    learn = _quick(FirstPass(reading, sets, memories), plan, parts)
     first = runner.run(learn, parts, learn.merge, "first pass")
     memories.finish(first.memory, space.columns)
     for step in range(1, memories.passes):
@@ -223,6 +227,22 @@ def _learn(
         _check_same(first.counts, seen.counts, parts)
         memories.finish(seen.memory, space.columns)
     return first, memories
+
+
+def _quick(learn: FirstPass, plan: Plan, parts: Sequence[Part]) -> FirstPass:
+    """The first pass, only labels read of most partitions where nothing else matters there."""
+    reading = learn.reading
+    labels = label_columns(learn.sets, reading.columns)
+    mixed = [
+        code for code in plan.read if plain_column(code) is None and {*names_in(code)} & {*labels}
+    ]
+    everything = reading.missing == "drop" or reading.subset is not None or learn.memories.states
+    if everything or mixed or len(parts) <= MOST_SAMPLED:
+        return learn
+    names = [name for name in reading.names if name in labels]
+    few = replace(reading, columns=labels, names=names, weights=None, offset=None)
+    at = np.linspace(0, len(parts) - 1, MOST_SAMPLED).astype(int)
+    return replace(learn, labels_only=few, sampled=frozenset(parts[i].label for i in at))
 
 
 def _head(reading: Reading, parts: Sequence[Part]) -> pd.DataFrame:
@@ -245,9 +265,8 @@ class SecondPass:
     recipe: Recipe
     provisional: Provisional
 
-    @property
-    def reading(self) -> Reading:
-        """How it takes rows."""
+    def reading_of(self, part: Part) -> Reading:
+        """How the rows of a partition are taken."""
         return self.recipe.reading
 
     def __call__(self, part: Part) -> Products:
