@@ -333,6 +333,24 @@ def test_leading_zeros_of_text_files_stay(tmp_path):
     assert frame["k"].tolist() == [1, 2, 1, 2]
 
 
+def test_text_that_changes_its_type_is_refused(tmp_path):
+    head = "".join(f"{j % 7}.5,{j % 5},{j % 3}\n" for j in range(250_000))
+    path = tmp_path / "rows.csv"
+    path.write_text("y,g,k\n" + head + "1.5,007,2\n")
+    assert as_frame(path)["g"].iloc[[1, -1]].tolist() == ["1", "007"]
+    with pytest.raises(DataError, match=r"'g' of the file .*rows.csv' has numbers with leading"):
+        sparselmm.mixedlm("y ~ 1 + (1 | g)", path, chunk_rows=50_000)
+    path.write_text("y,g,k\n" + head + "1.5,1,2\n1.5,2,two\n")
+    with pytest.raises(DataError, match=r"'k' of the file .*rows.csv' holds text"):
+        sparselmm.mixedlm("y ~ k + (1 | g)", path, chunk_rows=50_000)
+    path.write_text("y,g,k\n" + head + "1.5,1,2.5\n")
+    kept, parts = (
+        sparselmm.mixedlm("y ~ k + (1 | g)", path, chunk_rows=50_000, keep_rows=keep)
+        for keep in (True, False)
+    )
+    assert kept.fit().llf == pytest.approx(parts.fit().llf, rel=1e-12)
+
+
 def test_folders_of_hive_are_columns(tmp_path):
     data = rows().drop(columns=["unused", "kind"])
     for number, part in data.groupby("number"):

@@ -78,7 +78,7 @@ def _opener(data: Any) -> Callable[[Any], Source] | None:
 
 
 def _files(paths: Any) -> Source:
-    return Dataset(*dataset_of(paths))
+    return dataset_of(paths)
 
 
 def _dataset(data: Any) -> Source:
