@@ -99,6 +99,12 @@ def partitioned(
     rows = check_count(chunk_rows, "chunk_rows", least=1)
     if not isinstance(keep_rows, (bool, np.bool_)):
         check_choice(keep_rows, "keep_rows", KEEP_ROWS)
+    if arguments.get("client") is not None:
+        if keep_rows is True:
+            raise ArgumentError(
+                "client= shares the passes over rows that are not kept; leave out keep_rows=True"
+            )
+        keep_rows = False
     if keep_rows is True:
         return None
     if keep_rows == "auto" and isinstance(data, pd.DataFrame):
