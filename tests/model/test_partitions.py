@@ -564,7 +564,7 @@ def test_a_cluster_has_the_bits_of_one_process(cluster, files):
 def test_a_client_is_never_ignored():
     with pytest.raises(ArgumentError, match="leave out keep_rows=True"):
         made("y ~ x + (1 | g)", rows(), client=object(), keep_rows=True)
-    with pytest.raises(ArgumentError, match="client must be a distributed.Client"):
+    with pytest.raises(ArgumentError, match=r"client must be a distributed.Client"):
         made("y ~ x + (1 | g)", rows(), client=object())
 
 
