@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparselmm.base.arguments import check_choice, check_count
+from sparselmm.base.arguments import check_choice, check_count, check_flag
 from sparselmm.base.exceptions import ArgumentError, DataError, SourceChangedError
 from sparselmm.design.build import Plan, columns_in_use, read_formulas
 from sparselmm.design.formula.expressions import names_in, plain_column
@@ -25,7 +25,7 @@ from sparselmm.design.formula.remembered import EvalEnvironment
 from sparselmm.design.passes.first import First, FirstPass, label_columns, label_sets
 from sparselmm.design.passes.learned import Recipe, recipe_of
 from sparselmm.design.passes.reading import Reading, whole
-from sparselmm.design.passes.runs import Runner
+from sparselmm.design.passes.runs import Runner, check_client
 from sparselmm.design.sources.arrow import joined
 from sparselmm.design.sources.readers import Part, Source, readable
 from sparselmm.design.sources.recognised import source_of
@@ -99,7 +99,10 @@ def partitioned(
     rows = check_count(chunk_rows, "chunk_rows", least=1)
     if not isinstance(keep_rows, (bool, np.bool_)):
         check_choice(keep_rows, "keep_rows", KEEP_ROWS)
-    if arguments.get("client") is not None:
+    if arguments["progress"] is not None:
+        check_flag(arguments["progress"], "progress")
+    if arguments["client"] is not None:
+        check_client(arguments["client"])
         if keep_rows is True:
             raise ArgumentError(
                 "client= shares the passes over rows that are not kept; leave out keep_rows=True"

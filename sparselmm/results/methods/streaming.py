@@ -91,7 +91,7 @@ def write_parquet(frames: Iterable[pd.DataFrame], to: Any) -> Path:
     FileError
         When the file cannot be written.
     """
-    if not isinstance(to, (str, os.PathLike)):
+    if not isinstance(to, (str, os.PathLike)) or not Path(to).name:
         raise wrong_type("to", "the path of a Parquet file", to)
     pa = package("pyarrow", "augment(to=)")
     parquet = package("pyarrow.parquet", "augment(to=)")
