@@ -44,7 +44,7 @@ from sparselmm.design.kinds.matrices import Built
 from sparselmm.design.kinds.residual import ResidualSpec, bar_codes, residual_rows
 from sparselmm.design.residual import ResidualRows
 from sparselmm.design.row_arguments import Given, group_crossing, make_grouping, rows_in_use
-from sparselmm.design.sources.readers import Source
+from sparselmm.design.sources.readers import Source, readable
 from sparselmm.design.sources.recognised import mentioned, source_of
 from sparselmm.design.spec import (
     BuiltDesign,
@@ -122,7 +122,9 @@ def _frame(
     source = None if isinstance(data, pd.DataFrame) else source_of(data)
     if source is None:
         return as_frame(data)
-    return source.frame(columns_in_use(source, plan, subset, named, env))
+    columns = columns_in_use(source, plan, subset, named, env)
+    with readable(source.what):
+        return source.frame(columns)
 
 
 def columns_in_use(

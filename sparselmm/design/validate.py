@@ -22,6 +22,7 @@ from sparselmm.base.exceptions import (
 )
 from sparselmm.base.types import AnyArray, BoolArray, FloatArray, IntArray
 from sparselmm.design.column_types import as_float
+from sparselmm.design.sources.recognised import values_of
 from sparselmm.design.terms import Design, RandomTerm
 
 MISSING_CHOICES = ("none", "drop", "raise")
@@ -125,6 +126,7 @@ def aligned(values: Any, index: pd.Index | None, argument: str, against: str = "
     DataError
         When the index is another one, or labels occur more than once in another order.
     """
+    values = values_of(values)
     own = values.index if isinstance(values, (pd.Series, pd.DataFrame)) else None
     if own is None or index is None or own is index or own.equals(index):
         return values

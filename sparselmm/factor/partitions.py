@@ -22,7 +22,7 @@ from scipy.linalg import lapack, solve_triangular
 
 from sparselmm.base.reduction import Tree
 from sparselmm.base.smallmatrix import upper_inverse
-from sparselmm.base.types import FloatArray, IntArray
+from sparselmm.base.types import FloatArray, IntArray, index_dtype
 from sparselmm.design.rows import blocks, response
 from sparselmm.design.terms import Design, RandomTerm, term_slices
 from sparselmm.factor.bases import WELL_CONDITIONED, term_basis, terms_in_bases
@@ -387,7 +387,7 @@ def _cross(
     C = (C + C.T) / 2.0
     check_residual(total.n, basis.rank, template.y_name, total.squares, float(C[-1, -1]))
     sizes = tuple((term.k, term.n_levels) for term in template.terms)
-    pairs = {(s, t): _pair(total.pairs[s, t], sizes[s][1], sizes[t][1]) for s, t in total.pairs}
+    pairs = {at: _pair(total.pairs[at], *(sizes[t][1] for t in at)) for at in sorted(total.pairs)}
     bases = None if all(F is None for F in provisional.bases) else provisional.bases
     return CrossProducts(
         sizes, pairs, total.B @ change, C, basis, total.n, total.sum_log_w, bases
@@ -400,7 +400,7 @@ def _pair(keyed: tuple[IntArray, FloatArray], n_rows: int, n_cols: int) -> PairB
         return PairBlocks(np.arange(n_cols + 1), np.arange(n_rows), data, n_rows)
     cols, rows = np.divmod(keys, n_rows)
     indptr = np.searchsorted(cols, np.arange(n_cols + 1))
-    return PairBlocks(indptr, rows, data, n_rows)
+    return PairBlocks(indptr, rows.astype(index_dtype(n_rows)), data, n_rows)
 
 
 def _term_bases(

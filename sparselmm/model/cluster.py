@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from sparselmm.base.arguments import wrong_type
 from sparselmm.base.exceptions import ArgumentError, DataError
 from sparselmm.base.reduction import WIDTH
 from sparselmm.base.threads import one_thread
@@ -47,8 +46,6 @@ def runner_of(client: Any, source: Source, progress: bool | None) -> Runner:
     if client is None:
         client = _in_use() if isinstance(source, DaskFrame) else None
         return Here(progress) if client is None else OnWorkers(client, progress)
-    if not all(hasattr(client, name) for name in ("submit", "compute", "gather")):
-        raise wrong_type("client", "a distributed.Client", client)
     if not source.movable:
         raise ArgumentError(
             f"client= needs partitions that other processes can read, and {source.what} can only "
@@ -105,11 +102,10 @@ class OnWorkers:
 
     def _tasks(self, function: Any, parts: Sequence[Part]) -> list[Any]:
         sent = self._sent(function)
-        columns = function.reading.columns
         tasks = []
         for part in parts:
             if isinstance(part, Partition):
-                (piece,) = part.piece[list(columns)].to_delayed()
+                (piece,) = part.piece[list(function.reading_of(part).columns)].to_delayed()
                 delayed = package("dask", "client=").delayed
                 tasks.append(self._client.compute(delayed(_of_frame)(sent, piece, part.label)))
             else:

@@ -270,7 +270,8 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
             by ``result.augment(source)``, and what else is made of rows refuses by name. Default:
             rows are kept when they are in memory already, or no more than ``chunk_rows``.
         client : distributed.Client, optional
-            Workers that read the partitions. Default for a Dask data frame: the client in use.
+            Workers that read the partitions of rows that are not kept then. Default for a Dask
+            data frame: the client in use.
         progress : bool, optional
             Show the passes over the rows on stderr. Default: only on a terminal or in a notebook,
             and only when they take more than a few seconds.

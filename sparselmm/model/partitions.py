@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparselmm.base.arguments import check_choice, check_count
+from sparselmm.base.arguments import check_choice, check_count, check_flag
 from sparselmm.base.exceptions import ArgumentError, DataError, SourceChangedError
 from sparselmm.design.build import Plan, columns_in_use, read_formulas
+from sparselmm.design.formula.expressions import names_in, plain_column
 from sparselmm.design.formula.memory import Memories
 from sparselmm.design.formula.namespace import (
     Namespace,
@@ -20,12 +22,12 @@ from sparselmm.design.formula.namespace import (
     with_r_names,
 )
 from sparselmm.design.formula.remembered import EvalEnvironment
-from sparselmm.design.passes.first import First, FirstPass, label_sets
+from sparselmm.design.passes.first import First, FirstPass, label_columns, label_sets
 from sparselmm.design.passes.learned import Recipe, recipe_of
 from sparselmm.design.passes.reading import Reading, whole
-from sparselmm.design.passes.runs import Runner
+from sparselmm.design.passes.runs import Runner, check_client
 from sparselmm.design.sources.arrow import joined
-from sparselmm.design.sources.readers import Part, Source
+from sparselmm.design.sources.readers import Part, Source, readable
 from sparselmm.design.sources.recognised import source_of
 from sparselmm.design.spec import BuiltDesign, Streamed
 from sparselmm.design.validate import (
@@ -48,6 +50,9 @@ CHUNK_ROWS = 262_144
 """Rows read at a time."""
 
 KEEP_ROWS = ("auto", True, False)
+
+MOST_SAMPLED = 5
+"""Partitions that the sample is taken from, where only labels are read of the others."""
 
 MOST_PASSES = 4
 """Times the products are formed at most, each in a better basis."""
@@ -94,6 +99,15 @@ def partitioned(
     rows = check_count(chunk_rows, "chunk_rows", least=1)
     if not isinstance(keep_rows, (bool, np.bool_)):
         check_choice(keep_rows, "keep_rows", KEEP_ROWS)
+    if arguments["progress"] is not None:
+        check_flag(arguments["progress"], "progress")
+    if arguments["client"] is not None:
+        check_client(arguments["client"])
+        if keep_rows is True:
+            raise ArgumentError(
+                "client= shares the passes over rows that are not kept; leave out keep_rows=True"
+            )
+        keep_rows = False
     if keep_rows is True:
         return None
     if keep_rows == "auto" and isinstance(data, pd.DataFrame):
@@ -123,11 +137,12 @@ def _few(source: Source, columns: list[str], rows: int) -> pd.DataFrame | None:
     """All rows, when they are no more than one chunk."""
     frames, count = [], 0
     for part in source.parts(rows):
-        for frame in part.frames(columns, rows + 1):
-            count += len(frame)
-            frames.append(frame)
-            if count > rows:
-                return None
+        with readable(part.label):
+            for frame in part.frames(columns, rows + 1):
+                count += len(frame)
+                frames.append(frame)
+                if count > rows:
+                    return None
     return joined(frames, source.what) if frames else source.frame(columns)
 
 
@@ -167,7 +182,7 @@ def build_partitioned(
     subset = whole(arguments["subset"], "subset")
     reading = Reading(
         given.columns, names, groups, weights, offset, subset, arguments["missing"],
-        used_env if subset is None else with_r_names(env), given.rows,
+        _env_of(used_env, with_r_names(env), subset), given.rows,
     )  # fmt: skip
     parts = given.source.parts(given.rows)
     first, memories = _learn(plan, reading, parts, runner)
@@ -178,6 +193,13 @@ def build_partitioned(
     total, cross = _multiply(recipe, sample, first, parts, runner)
     streamed = _streamed(total, cross, recipe)
     return replace(built, streamed=streamed), cross
+
+
+def _env_of(used: EvalEnvironment, env: EvalEnvironment, subset: str | None) -> EvalEnvironment:
+    """The variables in use, those of a query (``@name``) among them."""
+    known = env.namespace
+    wanted = [name for name in re.findall(r"@(\w+)", subset or "") if name in known]
+    return used.with_outer_namespace({name: known[name] for name in wanted}) if wanted else used
 
 
 def _refuse(plan: Plan, arguments: Mapping[str, Any]) -> None:
@@ -205,7 +227,7 @@ def _learn(
     )  # fmt: skip
     memories = Memories.of(plan.read, reading.env)
     sets = label_sets(plan, reading.groups, space, memories)
-    learn = FirstPass(reading, sets, memories)
+    learn = _quick(FirstPass(reading, sets, memories), plan, parts)
     first = runner.run(learn, parts, learn.merge, "first pass")
     memories.finish(first.memory, space.columns)
     for step in range(1, memories.passes):
@@ -214,6 +236,22 @@ def _learn(
         _check_same(first.counts, seen.counts, parts)
         memories.finish(seen.memory, space.columns)
     return first, memories
+
+
+def _quick(learn: FirstPass, plan: Plan, parts: Sequence[Part]) -> FirstPass:
+    """The first pass, only labels read of most partitions where nothing else matters there."""
+    reading = learn.reading
+    labels = label_columns(learn.sets, reading.columns)
+    mixed = [
+        code for code in plan.read if plain_column(code) is None and {*names_in(code)} & {*labels}
+    ]
+    everything = reading.missing == "drop" or reading.subset is not None or learn.memories.states
+    if everything or mixed or len(parts) <= MOST_SAMPLED:
+        return learn
+    names = [name for name in reading.names if name in labels]
+    few = replace(reading, columns=labels, names=names, weights=None, offset=None)
+    at = np.linspace(0, len(parts) - 1, MOST_SAMPLED).astype(int)
+    return replace(learn, labels_only=few, sampled=frozenset(parts[i].label for i in at))
 
 
 def _head(reading: Reading, parts: Sequence[Part]) -> pd.DataFrame:
@@ -236,9 +274,8 @@ class SecondPass:
     recipe: Recipe
     provisional: Provisional
 
-    @property
-    def reading(self) -> Reading:
-        """How it takes rows."""
+    def reading_of(self, part: Part) -> Reading:
+        """How the rows of a partition are taken."""
         return self.recipe.reading
 
     def __call__(self, part: Part) -> Products:

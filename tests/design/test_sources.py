@@ -333,6 +333,25 @@ def test_leading_zeros_of_text_files_stay(tmp_path):
     assert frame["k"].tolist() == [1, 2, 1, 2]
 
 
+def test_text_that_changes_its_type_is_refused(tmp_path):
+    head = "".join(f"{j % 7}.5,{j % 5},{j % 3}\n" for j in range(250_000))
+    path = tmp_path / "rows.csv"
+    path.write_text("y,g,k\n" + head + "1.5,007,2\n")
+    assert as_frame(path)["g"].iloc[[1, -1]].tolist() == ["1", "007"]
+    with pytest.raises(DataError, match=r"'g' of the file .*rows.csv' has numbers with leading"):
+        sparselmm.mixedlm("y ~ 1 + (1 | g)", path, chunk_rows=50_000)
+    path.write_text("y,g,k\n" + head + "1.5,1,2\n1.5,2,two\n")
+    with pytest.raises(DataError, match=r"'k' of the file .*rows.csv' holds text"):
+        sparselmm.mixedlm("y ~ k + (1 | g)", path, chunk_rows=50_000)
+    path.write_text("y,g,k\n" + head + "1.5,1,2.5\n")
+    kept, parts = (
+        sparselmm.mixedlm("y ~ k + (1 | g)", path, chunk_rows=50_000, keep_rows=keep)
+        for keep in (True, False)
+    )
+    value = kept.deviance().value(np.array([0.5]))
+    assert value == pytest.approx(parts.deviance().value(np.array([0.5])), rel=1e-12)
+
+
 def test_folders_of_hive_are_columns(tmp_path):
     data = rows().drop(columns=["unused", "kind"])
     for number, part in data.groupby("number"):
@@ -469,3 +488,16 @@ def test_the_command_line_reads_folders_and_patterns(tmp_path, capsys):
     for given in (tmp_path / "parts", tmp_path / "parts" / "*.parquet", feather(data, tmp_path)):
         assert main(["fit", "y ~ x + (1 | name)", str(given), "--json", "-"]) == 0
         assert json.loads(capsys.readouterr().out)["loglik"] == pytest.approx(wanted, rel=1e-12)
+
+
+@pytest.mark.parametrize("take", ["polars", "arrow"])
+def test_arrays_of_the_same_package(take, tmp_path):
+    data = rows().drop(columns="unused")
+    given = polars(data, tmp_path) if take == "polars" else table(data, tmp_path)
+    for argument, column in (
+        ("weights", "w"), ("offset", "o"), ("groups", "number"), ("subset", "flag"),
+    ):  # fmt: skip
+        a, b = (
+            from_formula("y ~ x + (1 | name)", d, **{argument: d[column]}) for d in (given, data)
+        )
+        same(a, b)

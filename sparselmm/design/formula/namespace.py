@@ -38,7 +38,7 @@ from sparselmm.design.column_types import (
     refuse,
 )
 from sparselmm.design.exact_labels import readable
-from sparselmm.design.factors import Factor, factorize, match
+from sparselmm.design.factors import Factor, factorize, match, unordered
 from sparselmm.design.formula import remembered
 from sparselmm.design.formula.arithmetic import GUARDS, guarded
 from sparselmm.design.formula.bars import balanced
@@ -342,6 +342,9 @@ def take_columns(
             column = numbers(column)
         if categories is not None and name in categories:
             column = recoded(column, categories[name])
+        elif categories is not None and not here and kind == TEXT:
+            out[name] = coded_labels(column)  # a grouping factor, matched to known labels later
+            continue
         elif categories is None and _serves_as_factor(kind, here):
             factors.append(name)
         elif here:
@@ -399,6 +402,13 @@ def categorical(column: Any) -> pd.Series:
     labels: Any = pd.Index(seen.labels)
     values = pd.Categorical.from_codes(seen.codes, labels, ordered=ordered)
     return _ready(values, column.index)
+
+
+def coded_labels(column: pd.Series) -> pd.Series:
+    """A column as a Categorical of the labels seen, in any order."""
+    seen = unordered(column)
+    labels = pd.Index(seen.labels, tupleize_cols=False)
+    return pd.Series(pd.Categorical.from_codes(seen.codes, labels), index=column.index, copy=False)
 
 
 def _all_used(values: Any) -> bool:

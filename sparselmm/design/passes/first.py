@@ -90,17 +90,29 @@ class FirstPass:
         Stateful transforms.
     step : int
         Of the passes that transforms of transforms need; representatives are taken in the first.
+    labels_only : Reading or None
+        How to read partitions of which nothing but labels is wanted.
+    sampled : frozenset of str
+        Labels of the partitions that are read in full then.
     """
 
     reading: Reading
     sets: tuple[LabelSet, ...]
     memories: Memories
     step: int = 0
+    labels_only: Reading | None = None
+    sampled: frozenset[str] = frozenset()
+
+    def reading_of(self, part: Part) -> Reading:
+        """How the rows of a partition are taken."""
+        if self.labels_only is None or part.label in self.sampled:
+            return self.reading
+        return self.labels_only
 
     def __call__(self, part: Part) -> First:
         """Learn of one partition."""
         tree = Tree(self.merge)
-        for taken in self.reading.taken(part):
+        for taken in self.reading_of(part).taken(part):
             with named(part.label):
                 tree.add(self.of(taken))
         found = tree.result() or First(((0, 0),))
@@ -116,8 +128,10 @@ class FirstPass:
         memory = self.memories.learn(self.step, self._columns(frame, self.memories.codes()))
         if self.step:
             return First(counts, memory=memory)
-        at = np.unique(np.linspace(0, len(frame) - 1, SAMPLE).astype(int))
-        sample = frame.iloc[at].reset_index(drop=True)
+        sample = None
+        if set(self.reading.columns) <= set(frame.columns):
+            at = np.unique(np.linspace(0, len(frame) - 1, SAMPLE).astype(int))
+            sample = frame.iloc[at].reset_index(drop=True)
         return First(counts, self._representatives(frame), sample, memory)
 
     def merge(self, parts: Sequence[First]) -> First:
@@ -131,12 +145,11 @@ class FirstPass:
         if not found:
             return First(counts, memory=memory)
         rows = joined([part.rows for part in found if part.rows is not None], "the partitions")
-        sample = joined(
-            [part.sample for part in found if part.sample is not None], "the partitions"
-        )
-        while len(sample) > LARGEST_SAMPLE:
-            sample = sample.iloc[::2]
-        return First(counts, self._representatives(rows), sample.reset_index(drop=True), memory)
+        samples = [part.sample for part in found if part.sample is not None]
+        sample = joined(samples, "the partitions") if samples else None
+        while sample is not None and len(sample) > LARGEST_SAMPLE:
+            sample = sample.iloc[::2].reset_index(drop=True)
+        return First(counts, self._representatives(rows), sample, memory)
 
     def _representatives(self, frame: pd.DataFrame) -> pd.DataFrame:
         """The first row of everything that the label sets tell apart."""
@@ -158,13 +171,34 @@ class FirstPass:
             chosen[first_rows(*_crossed([seen[name] for name in (*one.columns, *one.codes)]))] = (
                 True
             )
-        return frame.iloc[np.flatnonzero(chosen)].reset_index(drop=True)
+        names = label_columns(self.sets, frame.columns)
+        return frame[names].iloc[np.flatnonzero(chosen)].reset_index(drop=True)
 
     def _columns(self, frame: pd.DataFrame, codes: Iterable[str]) -> dict[str, Any]:
         """Columns that some expressions use, as patsy sees them."""
         codes = list(codes)
         names = {name for code in codes for name in names_in(code)} & set(frame.columns)
         return take_columns(frame, sorted(names), codes)
+
+
+def label_columns(sets: Iterable[LabelSet], columns: Iterable[str]) -> list[str]:
+    """Those of some columns that the label sets look at."""
+    used = {name for one in sets for name in one.columns}
+    used |= {name for one in sets for code in one.codes for name in names_in(code)}
+    return [name for name in columns if name in used]
+
+
+def completed(first: First) -> pd.DataFrame:
+    """Representatives with values of the sample in the columns that hold no labels, and the sample.
+
+    All such values of a row come from the same row.
+    """
+    assert first.rows is not None and first.sample is not None
+    rows, sample = first.rows, first.sample
+    others = [name for name in sample.columns if name not in rows.columns]
+    values = sample[others].iloc[np.arange(len(rows)) % len(sample)].reset_index(drop=True)
+    together = pd.concat([rows, values], axis=1)[list(sample.columns)]
+    return joined([together, sample], "the representatives")
 
 
 def _crossed(factors: Sequence[Factor]) -> tuple[IntArray, int]:

@@ -27,10 +27,9 @@ from sparselmm.design.formula.namespace import (
     single_term,
     take_columns,
 )
-from sparselmm.design.passes.first import First
+from sparselmm.design.passes.first import First, completed
 from sparselmm.design.passes.reading import Reading, Taken, named
 from sparselmm.design.row_arguments import Given, subset_mask
-from sparselmm.design.sources.arrow import joined
 from sparselmm.design.sources.readers import Part
 from sparselmm.design.spec import BuiltDesign, DesignSpec, check_rows
 from sparselmm.design.subsets import without_rows
@@ -163,7 +162,7 @@ def recipe_of(
     step = "missing='drop'" if reading.missing == "drop" else "subset"
     check_some_rows(int(used), int(read), step)
     assert first.rows is not None and first.sample is not None
-    frame = joined([first.rows, first.sample], "the representatives")
+    frame = completed(first)
     given = Given.of(frame, reading.groups, reading.weights, reading.offset, None)
     columns = take_columns(frame, reading.names, plan.read)
     space = Namespace(frame, reading.env, Rows(len(frame)), columns)

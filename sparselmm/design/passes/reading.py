@@ -15,7 +15,7 @@ from sparselmm.base.types import FloatArray
 from sparselmm.design.formula.pickling import dumps
 from sparselmm.design.formula.remembered import EvalEnvironment
 from sparselmm.design.row_arguments import Given, complete_rows, subset_mask
-from sparselmm.design.sources.readers import Part
+from sparselmm.design.sources.readers import Part, readable
 from sparselmm.design.validate import DROP_HINT, missing_rows
 
 
@@ -75,8 +75,12 @@ class Reading:
 
     def taken(self, part: Part) -> Iterator[Taken]:
         """The rows of a partition, some at a time."""
-        start = 0
-        for frame in part.frames(self.columns, self.rows):
+        start, frames = 0, part.frames(self.columns, self.rows)
+        while True:
+            with readable(part.label):
+                frame = next(frames, None)
+            if frame is None:
+                return
             with named(f"{part.label}, rows {start} to {start + len(frame) - 1}"):
                 taken = self._of(frame)
             yield taken

@@ -9,11 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
+import pandas as pd
+
+from sparselmm.base.arguments import wrong_type
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.progress import PATIENCE
 from sparselmm.base.reduction import Tree
 from sparselmm.base.threads import processors
-from sparselmm.design.sources.readers import Part
+from sparselmm.design.sources.readers import Columns, Part
 
 T = TypeVar("T")
 
@@ -29,6 +32,12 @@ class Runner(Protocol):
         merge: Callable[[Sequence[T]], T], title: str,
     ) -> T:  # fmt: skip
         """The function of all partitions, merged."""
+
+
+def check_client(client: Any) -> None:
+    """Refuse what is no client of a cluster."""
+    if not all(hasattr(client, name) for name in ("submit", "compute", "gather")):
+        raise wrong_type("client", "a distributed.Client", client)
 
 
 class Meter:
@@ -57,6 +66,13 @@ class Meter:
         sys.stderr.flush()
         self._open = True
 
+    def rows(self, count: int) -> None:
+        """Show how many rows of a stream were read."""
+        if self._after is not None and time.perf_counter() - self._start >= self._after:
+            sys.stderr.write(f"\r{self._title}: {count:,} rows   ")
+            sys.stderr.flush()
+            self._open = True
+
     def close(self) -> None:
         """End the line."""
         if self._open:
@@ -78,6 +94,8 @@ class Here:
         tree, rows = Tree(merge), 0
         meter = Meter(title, len(parts), self._progress)
         try:
+            if len(parts) == 1 and meter.shows:
+                parts = [_Counted(parts[0], meter)]
             for done, found in enumerate(_in_order(function, parts), start=1):
                 rows += sum(read for read, _ in found.counts)
                 tree.add(found)
@@ -88,6 +106,26 @@ class Here:
         if result is None:
             raise DataError("the data have no partition at all; a fit needs at least two rows")
         return result
+
+
+class _Counted:
+    """A stream whose rows are counted on the meter as they come."""
+
+    def __init__(self, part: Part, meter: Meter) -> None:
+        self._part, self._meter = part, meter
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return self._part.label
+
+    def frames(self, columns: Columns, rows: int) -> Iterator[pd.DataFrame]:
+        """Its rows in order, in frames of at most that many."""
+        count = 0
+        for frame in self._part.frames(columns, rows):
+            count += len(frame)
+            self._meter.rows(count)
+            yield frame
 
 
 def _in_order(function: Callable[[Part], Any], parts: Sequence[Part]) -> Iterator[Any]:

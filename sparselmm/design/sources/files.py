@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,9 @@ FORMATS = {
     ".ipc": "ipc", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv",
 }  # fmt: skip
 """Endings of files, and what is in them."""
+
+HEAD_ROWS = 65_536
+"""Rows of text in which leading zeros are looked for before it is read in partitions."""
 
 COMPRESSED = (".gz", ".bz2", ".zst", ".lz4")
 
@@ -86,17 +89,18 @@ def _hidden(folder: str, path: str) -> bool:
     return any(part[:1] in "._" for part in Path(folder).relative_to(path).parts)
 
 
-def dataset_of(given: Any) -> tuple[Any, str]:
-    """A ``pyarrow.dataset`` of files, and what messages call it."""
+def dataset_of(given: Any) -> Dataset:
+    """Files as a dataset."""
     files, kind = listed(given)
     what = f"the file {files[0]!r}" if len(files) == 1 else f"the {len(files)} files of {given!r}"
     ds = package("pyarrow.dataset", what)
     pa = package("pyarrow", what)
     try:
         form: Any = kind
+        whole: tuple[str, ...] = ()
         if kind in ("csv", "tsv"):
-            form = _text_format(ds, files[0], "," if kind == "csv" else "\t")
-        return ds.dataset(files, format=form, partitioning=_hive(ds, given)), what
+            form, whole = _text_format(ds, files[0], "," if kind == "csv" else "\t")
+        return Dataset(ds.dataset(files, format=form, partitioning=_hive(ds, given)), what, whole)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"data: {what} cannot be read: {_first_line(error)}") from error
 
@@ -109,28 +113,72 @@ def _hive(ds: Any, given: Any) -> Any:
     return ds.partitioning(flavor="hive")
 
 
-def _text_format(ds: Any, first: str, separator: str) -> Any:
-    """How to read text: a column of whole numbers with leading zeros stays text."""
+def _text_format(ds: Any, first: str, separator: str) -> tuple[Any, tuple[str, ...]]:
+    """How to read text, and its columns of whole numbers, which are read as text at first."""
     csv = package("pyarrow.csv", f"the file {first!r}")
-    compute = package("pyarrow.compute", f"the file {first!r}")
+    pa = package("pyarrow", f"the file {first!r}")
     parse = csv.ParseOptions(delimiter=separator)
     options: dict[str, Any] = {"strings_can_be_null": True}
     plain = ds.CsvFileFormat(parse, convert_options=csv.ConvertOptions(**options))
-    pa = package("pyarrow", f"the file {first!r}")
     schema = ds.dataset([first], format=plain).schema
-    whole = {f.name: pa.string() for f in schema if pa.types.is_integer(f.type)}
-    if not whole:
-        return plain
-    as_text = ds.CsvFileFormat(
-        parse, convert_options=csv.ConvertOptions(**options, column_types=whole)
-    )
-    head = ds.dataset([first], format=as_text).head(1 << 16, columns=list(whole))
-    kept = {
-        name: kind
-        for name, kind in whole.items()
-        if compute.any(compute.match_substring_regex(head[name], LEADING_ZERO)).as_py()
+    whole = [f.name for f in schema if pa.types.is_integer(f.type)]
+    options["column_types"] = dict.fromkeys(whole, pa.string())
+    return ds.CsvFileFormat(parse, convert_options=csv.ConvertOptions(**options)), tuple(whole)
+
+
+def numbered(table: Any, whole: Sequence[str], kept: Collection[str], what: str) -> Any:
+    """A table of text with its whole numbers as numbers.
+
+    Parameters
+    ----------
+    table : Table or RecordBatch
+    whole : sequence of str
+        Columns that began with whole numbers, read as text.
+    kept : collection of str
+        Those of them that stay text: labels such as 007.
+    what : str
+        For messages.
+
+    Raises
+    ------
+    DataError
+        When a column holds something else here than where it began.
+    """
+    pa, compute = package("pyarrow", what), package("pyarrow.compute", what)
+    for name in whole:
+        if name not in table.schema.names or name in kept:
+            continue
+        text = compute.utf8_trim_whitespace(table.column(name))
+        if compute.any(compute.match_substring_regex(text, LEADING_ZERO)).as_py():
+            raise DataError(
+                f"column {name!r} of {what} has numbers with leading zeros, such as 007, which it "
+                "had not where it began; make it text, in Parquet for example"
+            )
+        numbers = None
+        for kind in (pa.int64(), pa.float64()):
+            try:
+                numbers = text.cast(kind)
+                break
+            except pa.ArrowInvalid:
+                continue
+        if numbers is None:
+            raise DataError(
+                f"column {name!r} of {what} holds text, and whole numbers where it began; make it "
+                "one type, in Parquet for example"
+            )
+        table = table.set_column(table.schema.get_field_index(name), name, numbers)
+    return table
+
+
+def with_zeros(table: Any, whole: Sequence[str], what: str) -> set[str]:
+    """Columns with whole numbers whose text is lost when they are read as numbers."""
+    compute = package("pyarrow.compute", what)
+    return {
+        name
+        for name in whole
+        if name in table.schema.names
+        and compute.any(compute.match_substring_regex(table[name], LEADING_ZERO)).as_py()
     }
-    return ds.CsvFileFormat(parse, convert_options=csv.ConvertOptions(**options, column_types=kept))
 
 
 def _first_line(error: Exception) -> str:
@@ -144,6 +192,8 @@ class Fragment:
     piece: Any
     schema: Any
     label: str
+    whole: tuple[str, ...] = ()
+    kept: frozenset[str] = frozenset()
 
     def frames(self, columns: Columns, rows: int) -> Iterator[pd.DataFrame]:
         """Its rows in order, in frames of at most that many."""
@@ -155,7 +205,7 @@ class Fragment:
             )
             for batch in batches:
                 if batch.num_rows:
-                    yield frame_of(batch)
+                    yield frame_of(numbered(batch, self.whole, self.kept, self.label))
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{self.label} cannot be read: {_first_line(error)}") from error
 
@@ -166,6 +216,7 @@ class Dataset:
 
     data: Any
     what: str
+    whole: tuple[str, ...] = ()
     in_memory: bool = False
     movable: bool = True
     names: list[str] = field(init=False)
@@ -178,20 +229,27 @@ class Dataset:
         pa = package("pyarrow", self.what)
         names = None if columns is None else list(columns)
         try:
-            return frame_of(self.data.to_table(columns=names))
+            table = self.data.to_table(columns=names)
+            kept = with_zeros(table, self.whole, self.what)
+            return frame_of(numbered(table, self.whole, kept, self.what))
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{self.what} cannot be read: {_first_line(error)}") from error
 
     def parts(self, rows: int) -> Sequence[Part]:
         """Row groups of Parquet, together up to ``rows`` rows of one file; else files."""
         found: list[Part] = []
+        kept: set[str] = set()
+        if self.whole:
+            head = self.data.head(HEAD_ROWS, columns=list(self.whole))
+            kept = with_zeros(head, self.whole, self.what)
         for fragment in self.data.get_fragments():
             path = getattr(fragment, "path", None)
             name = f"fragment {len(found)} of {self.what}" if not path else f"the file {path!r}"
             if type(fragment).__name__ == "ParquetFileFragment":
                 found += _row_groups(fragment, self.data.schema, name, rows)
             else:
-                found.append(Fragment(fragment, self.data.schema, name))
+                schema = self.data.schema
+                found.append(Fragment(fragment, schema, name, self.whole, frozenset(kept)))
         return found
 
 

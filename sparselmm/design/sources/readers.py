@@ -7,12 +7,13 @@ has one partition, which only the process that holds it can read.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import pandas as pd
 
-from sparselmm.base.exceptions import DataError
+from sparselmm.base.exceptions import DataError, SparseLMMError
 from sparselmm.design.sources.arrow import frame_of, joined, table_of
 from sparselmm.design.sources.optional import package
 
@@ -29,6 +30,24 @@ class Part(Protocol):
 
     def frames(self, columns: Columns, rows: int) -> Iterator[pd.DataFrame]:
         """Its rows in order, in frames of at most that many."""
+
+
+@contextmanager
+def readable(label: str) -> Iterator[None]:
+    """Errors of whatever reads rows, a file, a data base or the user's function, say which rows.
+
+    Raises
+    ------
+    DataError
+        In place of any error that is not of this package.
+    """
+    try:
+        yield
+    except (SparseLMMError, MemoryError):
+        raise
+    except Exception as error:
+        lines = str(error).splitlines() or [""]
+        raise DataError(f"{label} cannot be read: {type(error).__name__}: {lines[0]}") from error
 
 
 class Source(Protocol):

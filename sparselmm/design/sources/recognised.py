@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 
 from sparselmm.base.exceptions import DataError
-from sparselmm.design.sources.arrow import table_of
+from sparselmm.design.sources.arrow import column_of, table_of
 from sparselmm.design.sources.dask import DaskFrame
 from sparselmm.design.sources.files import Dataset, dataset_of
-from sparselmm.design.sources.optional import origins
+from sparselmm.design.sources.optional import origins, package
 from sparselmm.design.sources.readers import (
     Columns,
     Source,
@@ -24,6 +24,7 @@ from sparselmm.design.sources.readers import (
     of_polars,
     of_reader,
     of_table,
+    readable,
 )
 
 
@@ -77,7 +78,7 @@ def _opener(data: Any) -> Callable[[Any], Source] | None:
 
 
 def _files(paths: Any) -> Source:
-    return Dataset(*dataset_of(paths))
+    return dataset_of(paths)
 
 
 def _dataset(data: Any) -> Source:
@@ -144,4 +145,16 @@ def read(source: Source, texts: Iterable[Any] | None) -> pd.DataFrame:
     columns: Columns = None if texts is None else mentioned(source.names, texts)
     if texts is not None and not columns:
         columns = source.names[:1]  # the number of rows
-    return source.frame(columns)
+    with readable(source.what):
+        return source.frame(columns)
+
+
+def values_of(values: Any) -> Any:
+    """A polars Series or an Arrow array as pandas or NumPy has it; anything else as it is."""
+    homes = origins(values)
+    if "polars" in homes and type(values).__name__ == "Series":
+        package("pyarrow", "a polars Series")
+        return column_of(values.to_arrow(), str(values.name))
+    if "pyarrow" in homes and hasattr(values, "null_count") and hasattr(values, "type"):
+        return column_of(values, "an Arrow array")
+    return values

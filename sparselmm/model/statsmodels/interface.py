@@ -77,16 +77,19 @@ class StatsmodelsInterface:
     @property
     def endog(self) -> FloatArray:
         """Response, (n,)."""
+        self._need_kept("endog")
         return self.design.y
 
     @property
     def exog(self) -> FloatArray:
         """Fixed-effects design, (n, p)."""
+        self._need_kept("exog")
         return self.design.X
 
     @property
     def Z(self) -> CSR:
         """Random-effects design, sparse (n, q)."""
+        self._need_kept("Z")
         return self.design.Z
 
     @property
@@ -120,6 +123,11 @@ class StatsmodelsInterface:
         """Refuse for the model of results without rows."""
         if not self.built.design.n:
             raise RemovedRowsError.of(f"model.{what}", self.built.streamed is None)
+
+    def _need_kept(self, what: str) -> None:
+        """Refuse what would be empty because rows were read in partitions."""
+        if self.built.streamed is not None:
+            self._need_rows(what)
 
     # ------------------------------------------------------------------------- attributes
 

@@ -19,6 +19,7 @@ from sparselmm.design.sources.optional import package
 from sparselmm.design.sources.readers import Part
 from sparselmm.design.sources.recognised import source_of
 from sparselmm.design.spec import Streamed
+from sparselmm.design.validate import unknown_column
 from sparselmm.inference.diagnostics import residuals as numbers
 from sparselmm.inference.diagnostics.leverage import Leverage, leverage
 from sparselmm.inference.estimates import Estimates
@@ -61,6 +62,9 @@ def streamed_rows(
         raise RemovedRowsError.of("augment() without data", kept=False)
     if source is None:
         raise wrong_type("data", "a data frame, files, or another container of rows", data)
+    absent = [name for name in recipe.reading.columns if name not in source.names]
+    if absent:
+        raise unknown_column(absent[0], source.names, "the fit, in the data of augment")
     parts = source.parts(recipe.reading.rows)
     return _frames(est, recipe, list(source.names), parts, influence)
 
@@ -87,7 +91,7 @@ def write_parquet(frames: Iterable[pd.DataFrame], to: Any) -> Path:
     FileError
         When the file cannot be written.
     """
-    if not isinstance(to, (str, os.PathLike)):
+    if not isinstance(to, (str, os.PathLike)) or not Path(to).name:
         raise wrong_type("to", "the path of a Parquet file", to)
     pa = package("pyarrow", "augment(to=)")
     parquet = package("pyarrow.parquet", "augment(to=)")

@@ -16,7 +16,8 @@ def what(built: BuiltDesign, kind: str) -> list[str]:
     design = built.design
     text = built.spec.formula or f"{design.y_name}, {design.p} fixed effects"
     sizes = "; ".join(f"{term.name}, {term.n_levels}" for term in design.terms)
-    return [f"{kind}: {text}", f"{len(design.y)} observations; levels: {sizes}"]
+    n = design.n if built.streamed is None else built.streamed.n
+    return [f"{kind}: {text}", f"{n} observations; levels: {sizes}"]
 
 
 def fitted(est: Estimates, opt: OptSummary, formula: str | None) -> list[str]:
