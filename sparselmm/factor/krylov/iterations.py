@@ -47,7 +47,7 @@ class Iterated:
     X, residual : ndarray, (r, m)
         The solution and what it leaves of the right-hand sides.
     product : ndarray or None, (r, m)
-        ``E B``; None after a warm start.
+        ``E B``, where it was given or came about by the way.
     alphas, betas : ndarray, (iterations, m)
         The coefficients, zero in a column that was done.
     """
@@ -71,8 +71,8 @@ def dots(a: FloatArray, b: FloatArray) -> FloatArray:
 
 def conjugate_gradients(
     E: Callable[[FloatArray], FloatArray], B: FloatArray, tolerance: float,
-    coarse: Coarse | None = None, x0: FloatArray | None = None, most: int = MOST,
-    must: bool = True,
+    coarse: Coarse | None = None, x0: FloatArray | None = None, product: FloatArray | None = None,
+    most: int = MOST, must: bool = True,
 ) -> Iterated:  # fmt: skip
     """Solve ``(I - E) X = B``.
 
@@ -86,6 +86,8 @@ def conjugate_gradients(
     coarse : Coarse, optional
     x0 : ndarray, (r, m), optional
         Where to start.
+    product : ndarray, (r, m), optional
+        ``E B`` where it is known, which spares the first product with a coarse space.
     most : int
         Iterations at most.
     must : bool
@@ -99,16 +101,19 @@ def conjugate_gradients(
     X = np.zeros_like(B) if x0 is None else x0 * (dots(B, B) > 0.0)
     R = B.copy() if x0 is None else B - (X - E(X))
     plain = coarse is None or coarse.V.shape[1] == 0
+    first: FloatArray | None = None  # E P of the first step, from E B
+    P = R
     if not plain:
         assert coarse is not None
         c = coarse.inverse @ (coarse.V.T @ R)
         X += coarse.V @ c
         R -= coarse.AV @ c
-    P, rr = R.copy(), dots(R, R)
-    if not plain:
-        P -= _along(coarse, R)
+        d = coarse.inverse @ (coarse.AV.T @ R)
+        if product is not None and x0 is None:
+            first = product - E(coarse.AV) @ c - (coarse.V - coarse.AV) @ d
+        P = R - coarse.V @ d
+    P, rr = P.copy(), dots(R, R)
     size = np.maximum(dots(B, B), 1e-300)
-    EB = None if x0 is not None or plain else E(B)
     alphas: list[FloatArray] = []
     betas: list[FloatArray] = []
     for count in range(most + 1):
@@ -119,9 +124,10 @@ def conjugate_gradients(
             if must:
                 raise NotPositiveDefiniteError(f"no end of conjugate gradients in {most} steps")
             break
-        EP = E(P)
+        EP = E(P) if first is None else first
+        first = None
         if count == 0 and plain and x0 is None:
-            EB = EP
+            product = EP
         AP = P - EP
         live = rr > 1e-30 * size
         a = np.where(live, rr / np.where(live, dots(P, AP), 1.0), 0.0)
@@ -141,7 +147,7 @@ def conjugate_gradients(
         betas.append(b)
     empty = np.zeros((0, B.shape[1]))
     steps = np.array(alphas) if alphas else empty
-    return Iterated(X, R, EB, steps, np.array(betas) if betas else empty)
+    return Iterated(X, R, product, steps, np.array(betas) if betas else empty)
 
 
 def _along(coarse: Coarse | None, R: FloatArray) -> FloatArray:

@@ -334,17 +334,19 @@ class KrylovSolver:
     def traced(self) -> Traced:
         """What V and the probes say at the factored theta."""
         if self._traced is None:
-            V = self.space.V
-            W = np.hstack([V, self._probes()])
+            V, Z = self.space.V, self._probes()
+            EW = np.hstack([V - self.space.AV, self.scaled.E(Z)])
+            W = np.hstack([V, Z])
             self._traced = self._of_solutions(
-                W, conjugate_gradients(self.scaled.E, W, PROBES, self._coarse)
+                W, conjugate_gradients(self.scaled.E, W, PROBES, self._coarse, product=EW)
             )
         return self._traced
 
     def _of_solutions(self, W: FloatArray, found: Iterated) -> Traced:
         scaled, s = self.scaled, self.space.V.shape[1]
         X = found.X + found.residual  # a free step of Richardson's iteration: z + E x
-        EW = np.zeros_like(W) if found.product is None else found.product
+        assert found.product is not None
+        EW = found.product
         fixed, each = {}, {}
         near, far = scaled.scale(EW, True), scaled.scale(X - W, True)
         for t, part in self.crossing.parts.items():

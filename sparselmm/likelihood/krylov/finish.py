@@ -20,7 +20,7 @@ from sparselmm.base.threads import one_thread
 from sparselmm.base.types import FloatArray
 from sparselmm.likelihood.deviance import PLSFit, ProfiledDeviance
 from sparselmm.likelihood.krylov.deviance import FLOOR, Probed
-from sparselmm.likelihood.krylov.search import DONE, LIMIT, Found, basis_at, search
+from sparselmm.likelihood.krylov.search import DONE, FAILURES, LIMIT, Found, basis_at, search
 from sparselmm.likelihood.optimize import (
     TOLERANCE,
     Callback,
@@ -145,11 +145,12 @@ def minimize_certified(
     threads : callable
         Makes the context in which exact evaluations run.
     """
-    with one_thread():
-        inner, recorder, found = _searched(deviance, start, target, LIMIT, DONE, callback)
-        theta, level = _pressed(inner, found.theta), found.level
     whole: ProfiledDeviance = getattr(exact, "inner", exact)
+    inner, theta = _engine_of(deviance), deviance.working(start)[1]
     try:
+        with one_thread():
+            inner, recorder, found = _searched(deviance, start, target, LIMIT, DONE, callback)
+            theta, level = _pressed(inner, found.theta), found.level
         for again in reversed(range(ROUNDS)):
             with threads():
                 at = _exactly(whole, theta)
@@ -166,6 +167,9 @@ def minimize_certified(
                     ended = _certificate(deviance, recorder, at, last)
                     return ended if promised <= AGAIN else ended.failed(MISLED)
             theta, level = last.theta, last.level
+    except FAILURES:
+        if isinstance(whole, Probed):
+            raise
     finally:
         inner.shift = None
         inner.forget()

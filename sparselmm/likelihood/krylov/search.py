@@ -78,7 +78,8 @@ class Found:
 
 def search(
     deviance: Probed, start: FloatArray, recorder: Recorder, *,
-    tolerance: float = DONE, target: float | None = 0.01, limit: int = LIMIT, level: float = 0.0,
+    tolerance: float = DONE, target: float | None = 0.01, limit: int = LIMIT,
+    level: float | None = None,
 ) -> Found:  # fmt: skip
     """Find the zero of the gradient from ``start``.
 
@@ -87,18 +88,19 @@ def search(
     deviance : Probed
     start : ndarray, (n_theta,)
     recorder : Recorder
-        Keeps the record; its deviances are relative to the first one.
+        Keeps the record.
     tolerance : float
         Promised decrease at which to stop.
     target : float or None
         Largest error of theta in standard errors; None leaves probes and V as they are.
     limit : int
-    level : float
-        What the record counts the deviance from.
+    level : float, optional
+        Deviance at the start, for the record; None for an estimate.
     """
     if target is not None:
         deviance.solver.frozen = False
     theta, model = _first(deviance, start)
+    level = deviance.rough_value(theta) if level is None else level
     radius, last, count = Radius(), np.inf, 1
     recorder.record(theta, level, gradient_norm=float(np.abs(model[0]).max(initial=0.0)))
     for _ in range(limit):
