@@ -60,7 +60,6 @@ class Found:
         Decrease that another step promises.
     error : float
         Largest Monte Carlo error of theta, in standard errors.
-    evaluations : int
     finished : bool
     message : str
     level : float
@@ -70,7 +69,6 @@ class Found:
     theta: FloatArray
     promised: float
     error: float
-    evaluations: int
     finished: bool
     message: str
     level: float
@@ -101,8 +99,8 @@ def search(
         deviance.solver.frozen = False
     theta, model = _first(deviance, start)
     level = deviance.rough_value(theta) if level is None else level
-    radius, last, count = Radius(), np.inf, 1
-    recorder.record(theta, level, gradient_norm=float(np.abs(model[0]).max(initial=0.0)))
+    radius, last = Radius(), np.inf
+    recorder.record(theta, level, gradient_norm=_largest(model[0]))
     for _ in range(limit):
         basis = basis_at(deviance, theta, model[0])
         slope, bend = basis.T @ model[0], basis.T @ model[1] @ basis
@@ -112,11 +110,12 @@ def search(
             error = monte_carlo_error(deviance, theta, basis, bend)
             settings = None if target is None else _more(deviance, error, last, target)
             if settings is None:
-                return Found(theta, promised, error, count, True, "converged", level)
+                return Found(theta, promised, error, True, "converged", level)
             last = error if settings.vectors > deviance.solver.settings.vectors else 0.0
             deviance.solver.reset(settings)
             deviance.forget()
-            model, count = deviance.tangent_model(theta), count + 1
+            model = deviance.tangent_model(theta)
+            recorder.record(theta, level, gradient_norm=_largest(model[0]))
             continue
         step, predicted = trust_region_step(bend, slope, radius.now)
         length, move = float(np.linalg.norm(step)), basis @ step
@@ -127,14 +126,13 @@ def search(
             radius.now = 0.25 * length
             recorder.record(theta, np.inf, step=length, radius=radius.now, accepted=False)
             continue
-        count += 1
         end = deviance.covariance.carried_back(theta, move, trial, after[0])
         gain = -0.5 * float((model[0] + end) @ move)
         ratio = gain / predicted
         good = ratio > 1e-4 or promised < ALWAYS
         recorder.record(
-            trial, level - gain, gradient_norm=float(np.abs(after[0]).max()), step=length,
-            ratio=ratio, radius=radius.now, accepted=good,
+            trial, level - gain, gradient_norm=_largest(after[0]), step=length, ratio=ratio,
+            radius=radius.now, accepted=good,
         )  # fmt: skip
         radius.update(ratio, length)
         if good:
@@ -143,7 +141,11 @@ def search(
             break
     error = monte_carlo_error(deviance, theta, basis, bend)
     message = f"no convergence in {limit} iterations"
-    return Found(theta, promised, error, count, False, message, level)
+    return Found(theta, promised, error, False, message, level)
+
+
+def _largest(gradient: FloatArray) -> float:
+    return float(np.abs(gradient).max(initial=0.0))
 
 
 def _first(deviance: Probed, start: FloatArray) -> tuple[FloatArray, tuple[FloatArray, FloatArray]]:
