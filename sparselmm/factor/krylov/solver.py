@@ -358,7 +358,11 @@ class KrylovSolver:
             own = np.einsum("jba,jbc->ac", scaled.Ti[t], scaled.Ti[t])
             fixed[t], each[t] = own + blocks[:s].sum(axis=0), blocks[s:]
         lead, R = self.crossing.leading, scaled.R
-        up, more = (apply_blocks(R, scaled.up(v), transpose=True) for v in (W, X - W))
+        up, more = scaled.up(W), scaled.up(X - W)
+        if R.shape[1] == 1:
+            up *= R**2
+        else:
+            up, more = (apply_blocks(R, v, transpose=True) for v in (up, more))
         blocks = _sums(up, more)
         own = np.einsum("lba,lbc,lcd->ad", R, scaled.leading_sum, R, optimize=True)
         fixed[lead], each[lead] = own + blocks[:s].sum(axis=0), blocks[s:]
@@ -413,5 +417,9 @@ class KrylovSolver:
 
 def _sums(a: FloatArray, b: FloatArray) -> FloatArray:
     """Symmetrized ``sum_j a_j b_j'`` of every column; a and b (l, k, m), out (m, k, k)."""
-    out = np.einsum("jam,jbm->mab", a, b, optimize=True)
-    return np.asarray(0.5 * (out + out.transpose(0, 2, 1)))
+    k, m = a.shape[1:]
+    out = np.empty((m, k, k))
+    for i in range(k):
+        for j in range(k):
+            out[:, i, j] = dots(a[:, i], b[:, j])
+    return out if k == 1 else np.asarray(0.5 * (out + out.transpose(0, 2, 1)))
