@@ -256,7 +256,8 @@ class FitPlan:
             return "exact"
         if self.fitting is None:
             return "krylov"
-        return "certified" if self.krylov.pays(self.fitting.seconds) else "exact"
+        both = self.krylov.memory + self.fitting.memory <= self.memory_limit
+        return "certified" if both and self.krylov.pays(self.fitting.seconds) else "exact"
 
     def _reason(self) -> str:
         """Why the search takes the way it takes, where there was a choice."""

@@ -8,7 +8,7 @@ import warnings
 
 import numpy as np
 import pytest
-from support.krylov_cases import CASES
+from support.krylov_cases import CASES, scalar
 
 from sparselmm import exceptions
 from sparselmm.factor import plan as planning
@@ -123,7 +123,7 @@ def test_same_seed_same_fit_and_another_one():
 THREADS = """
 import numpy as np, sys
 sys.path.insert(0, "tests")
-from support.krylov_cases import CASES
+from support.krylov_cases import CASES, scalar
 from sparselmm.model.mixedlm import MixedLM
 make, formula, keywords = CASES["slopes"]
 fit = MixedLM.from_formula(formula, make(n=20000), **keywords).fit(engine="krylov")
@@ -216,6 +216,20 @@ def test_auto_searches_by_probes_where_exact_evaluations_are_dear(dear, monkeypa
     assert own.converged
     exact = model.fit(engine="sparse", tol=1e-13)
     assert own.opt.deviance == pytest.approx(exact.opt.deviance, abs=1e-9)
+
+
+def test_an_exact_value_is_enough_where_probes_tell_the_gradient_as_well(dear, monkeypatch):
+    model = MixedLM.from_formula("y ~ x + (1|f) + (1|g)", scalar(9, 60000, 1000, 600))
+    exact = model.fit(engine="sparse", tol=1e-13)
+    monkeypatch.setattr(ProfiledDeviance, "_gamma_blocks", None)
+    own = model.fit()
+    assert own.converged
+    assert 0.0 < own.opt.mc_error < 5e-6
+    assert own.llf_mc_se == 0.0
+    assert own.opt.deviance == pytest.approx(exact.opt.deviance, abs=1e-9)
+    off = np.abs(own.theta - exact.theta) / standard_errors(exact.opt)
+    assert off.max() < 5.0 * own.opt.mc_error
+    assert own.deviance.value(own.theta) == own.opt.deviance  # its factor is at hand
 
 
 def test_auto_is_krylov_where_no_factor_fits():

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 
 
 def _data(seed, n, a, b, c=0):
@@ -45,6 +46,14 @@ def far_slopes(seed=4, n=6000, a=300, b=150):
     return d
 
 
+def _membership():
+    """Every row belongs to two levels of a term given as a matrix."""
+    rng = np.random.default_rng(77)
+    rows = np.repeat(np.arange(4000), 2)
+    shape = (4000, 200)
+    return sp.csr_array((np.ones(8000), (rows, rng.integers(0, 200, 8000))), shape=shape)
+
+
 CASES = {
     "scalar": (scalar, "y ~ x + (1|f) + (1|g)", {}),
     "slopes": (slopes, "y ~ x + (x|f) + (x|g)", {}),
@@ -54,5 +63,6 @@ CASES = {
     "zero": (lambda: scalar(5, sd=(0.7, 0.0)), "y ~ x + (1|f) + (1|g)", {}),
     "zero_slope": (lambda: scalar(6), "y ~ x + (z|f) + (1|g)", {}),
     "far": (far_slopes, "y ~ t + (t|f) + (1|g)", {}),
+    "membership": (scalar, "y ~ x + (1|f)", {"z_terms": {"m": _membership()}}),
     "nested": (three, "y ~ x + (1|f) + (1|g) + (1|f:h)", {}),
 }

@@ -47,7 +47,7 @@ class Iterated:
     X, residual : ndarray, (r, m)
         The solution and what it leaves of the right-hand sides.
     product : ndarray or None, (r, m)
-        ``E B``; None after a warm start.
+        ``E B``, where it was given or came about by the way.
     alphas, betas : ndarray, (iterations, m)
         The coefficients, zero in a column that was done.
     """
@@ -71,8 +71,8 @@ def dots(a: FloatArray, b: FloatArray) -> FloatArray:
 
 def conjugate_gradients(
     E: Callable[[FloatArray], FloatArray], B: FloatArray, tolerance: float,
-    coarse: Coarse | None = None, x0: FloatArray | None = None, most: int = MOST,
-    must: bool = True,
+    coarse: Coarse | None = None, x0: FloatArray | None = None, product: FloatArray | None = None,
+    most: int = MOST, must: bool = True,
 ) -> Iterated:  # fmt: skip
     """Solve ``(I - E) X = B``.
 
@@ -86,6 +86,8 @@ def conjugate_gradients(
     coarse : Coarse, optional
     x0 : ndarray, (r, m), optional
         Where to start.
+    product : ndarray, (r, m), optional
+        ``E B`` where it is known, which spares the first product with a coarse space.
     most : int
         Iterations at most.
     must : bool
@@ -98,30 +100,26 @@ def conjugate_gradients(
     """
     X = np.zeros_like(B) if x0 is None else x0 * (dots(B, B) > 0.0)
     R = B.copy() if x0 is None else B - (X - E(X))
-    plain = coarse is None or coarse.V.shape[1] == 0
-    if not plain:
+    deflated = coarse is not None and coarse.V.shape[1] > 0
+    first: FloatArray | None = None  # E P of the first step, from E B
+    if deflated:
         assert coarse is not None
-        c = coarse.inverse @ (coarse.V.T @ R)
-        X += coarse.V @ c
-        R -= coarse.AV @ c
-    P, rr = R.copy(), dots(R, R)
-    if not plain:
-        P -= _along(coarse, R)
-    size = np.maximum(dots(B, B), 1e-300)
-    EB = None if x0 is not None or plain else E(B)
+        first = _coarse_step(E, X, R, coarse, product if x0 is None else None)
+        P = R - _along(coarse, R)
+    else:
+        P = R.copy()
+    rr, size = dots(R, R), np.maximum(dots(B, B), 1e-300)
     alphas: list[FloatArray] = []
     betas: list[FloatArray] = []
-    for count in range(most + 1):
-        done = bool((rr <= tolerance**2 * size).all())
-        if done and (count > 0 or x0 is not None or not plain):
-            break
-        if count == most:
+    while not (rr <= tolerance**2 * size).all() or (not alphas and x0 is None and not deflated):
+        if len(alphas) == most:
             if must:
                 raise NotPositiveDefiniteError(f"no end of conjugate gradients in {most} steps")
             break
-        EP = E(P)
-        if count == 0 and plain and x0 is None:
-            EB = EP
+        EP = E(P) if first is None else first
+        if not alphas and x0 is None and not deflated:
+            product = EP
+        first = None
         AP = P - EP
         live = rr > 1e-30 * size
         a = np.where(live, rr / np.where(live, dots(P, AP), 1.0), 0.0)
@@ -130,23 +128,35 @@ def conjugate_gradients(
         X += P * a
         AP *= a
         R -= AP
-        new = dots(R, R)
-        b = np.where(live, new / np.where(live, rr, 1.0), 0.0)
+        rr, last = dots(R, R), rr
+        b = np.where(live, rr / np.where(live, last, 1.0), 0.0)
         P *= b
         P += R
-        if not plain:
+        if deflated:
+            assert coarse is not None
             P -= _along(coarse, R)
-        rr = new
         alphas.append(a)
         betas.append(b)
-    empty = np.zeros((0, B.shape[1]))
-    steps = np.array(alphas) if alphas else empty
-    return Iterated(X, R, EB, steps, np.array(betas) if betas else empty)
+    steps = np.array([*alphas, *betas]).reshape(2, len(alphas), B.shape[1])
+    return Iterated(X, R, product, steps[0], steps[1])
 
 
-def _along(coarse: Coarse | None, R: FloatArray) -> FloatArray:
+def _coarse_step(
+    E: Callable[[FloatArray], FloatArray], X: FloatArray, R: FloatArray, coarse: Coarse,
+    product: FloatArray | None,
+) -> FloatArray | None:  # fmt: skip
+    """Solve in the coarse space, in place; E of the first direction, from E of the right side."""
+    c = coarse.inverse @ (coarse.V.T @ R)
+    X += coarse.V @ c
+    R -= coarse.AV @ c
+    if product is None:
+        return None
+    d = coarse.inverse @ (coarse.AV.T @ R)
+    return np.asarray(product - E(coarse.AV) @ c - (coarse.V - coarse.AV) @ d)
+
+
+def _along(coarse: Coarse, R: FloatArray) -> FloatArray:
     """The part of a residual that its direction leaves to the coarse space."""
-    assert coarse is not None
     return np.asarray(coarse.V @ (coarse.inverse @ (coarse.AV.T @ R)))
 
 

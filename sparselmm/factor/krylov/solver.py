@@ -334,17 +334,19 @@ class KrylovSolver:
     def traced(self) -> Traced:
         """What V and the probes say at the factored theta."""
         if self._traced is None:
-            V = self.space.V
-            W = np.hstack([V, self._probes()])
+            V, Z = self.space.V, self._probes()
+            EW = np.hstack([V - self.space.AV, self.scaled.E(Z)])
+            W = np.hstack([V, Z])
             self._traced = self._of_solutions(
-                W, conjugate_gradients(self.scaled.E, W, PROBES, self._coarse)
+                W, conjugate_gradients(self.scaled.E, W, PROBES, self._coarse, product=EW)
             )
         return self._traced
 
     def _of_solutions(self, W: FloatArray, found: Iterated) -> Traced:
         scaled, s = self.scaled, self.space.V.shape[1]
         X = found.X + found.residual  # a free step of Richardson's iteration: z + E x
-        EW = np.zeros_like(W) if found.product is None else found.product
+        assert found.product is not None
+        EW = found.product
         fixed, each = {}, {}
         near, far = scaled.scale(EW, True), scaled.scale(X - W, True)
         for t, part in self.crossing.parts.items():
@@ -356,7 +358,11 @@ class KrylovSolver:
             own = np.einsum("jba,jbc->ac", scaled.Ti[t], scaled.Ti[t])
             fixed[t], each[t] = own + blocks[:s].sum(axis=0), blocks[s:]
         lead, R = self.crossing.leading, scaled.R
-        up, more = (apply_blocks(R, scaled.up(v), transpose=True) for v in (W, X - W))
+        up, more = scaled.up(W), scaled.up(X - W)
+        if R.shape[1] == 1:
+            up *= R**2
+        else:
+            up, more = (apply_blocks(R, v, transpose=True) for v in (up, more))
         blocks = _sums(up, more)
         own = np.einsum("lba,lbc,lcd->ad", R, scaled.leading_sum, R, optimize=True)
         fixed[lead], each[lead] = own + blocks[:s].sum(axis=0), blocks[s:]
@@ -411,5 +417,9 @@ class KrylovSolver:
 
 def _sums(a: FloatArray, b: FloatArray) -> FloatArray:
     """Symmetrized ``sum_j a_j b_j'`` of every column; a and b (l, k, m), out (m, k, k)."""
-    out = np.einsum("jam,jbm->mab", a, b, optimize=True)
-    return np.asarray(0.5 * (out + out.transpose(0, 2, 1)))
+    k, m = a.shape[1:]
+    out = np.empty((m, k, k))
+    for i in range(k):
+        for j in range(k):
+            out[:, i, j] = dots(a[:, i], b[:, j])
+    return out if k == 1 else np.asarray(0.5 * (out + out.transpose(0, 2, 1)))

@@ -20,7 +20,7 @@ from sparselmm.base.threads import one_thread
 from sparselmm.base.types import FloatArray
 from sparselmm.likelihood.deviance import PLSFit, ProfiledDeviance
 from sparselmm.likelihood.krylov.deviance import FLOOR, Probed
-from sparselmm.likelihood.krylov.search import DONE, LIMIT, Found, basis_at, search
+from sparselmm.likelihood.krylov.search import DONE, FAILURES, LIMIT, Found, basis_at, search
 from sparselmm.likelihood.optimize import (
     TOLERANCE,
     Callback,
@@ -36,6 +36,13 @@ from sparselmm.likelihood.optimize import (
 AGAIN = 2e-6
 """Promised decrease at the exact evaluation up to which one is enough: the end of the corrected
 search and the fall to it are right to about 3e-4 of it."""
+
+TRUSTED = 5e-6
+"""Monte Carlo error of theta, in standard errors, up to which the estimated gradient leads as near
+to the optimum as an exact one: five times as much raises the deviance by 6e-10."""
+
+MANY_PROBES = 512
+"""Probes beyond which their memory is not spent on it."""
 
 CLOSE = 1e-12
 """Promised decrease at which the search with the exact gradient ends."""
@@ -130,7 +137,7 @@ def minimize_by_probes(
 def minimize_certified(
     deviance: ProfiledDeviance, exact: ProfiledDeviance, start: FloatArray, *, target: float,
     callback: Callback | None = None,
-    threads: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    threads: Callable[[], AbstractContextManager[Any]] = nullcontext, affordable: float = 0.0,
 ) -> Ended:  # fmt: skip
     """Search on probes, then one exact evaluation and the proof; the result is exact.
 
@@ -144,12 +151,19 @@ def minimize_certified(
         As in `minimize_by_probes`.
     threads : callable
         Makes the context in which exact evaluations run.
+    affordable : float
+        Evaluations on probes that may take the place of an exact gradient where they tell it as
+        well, see `TRUSTED`; 0 for none.
     """
-    with one_thread():
-        inner, recorder, found = _searched(deviance, start, target, LIMIT, DONE, callback)
-        theta, level = _pressed(inner, found.theta), found.level
     whole: ProfiledDeviance = getattr(exact, "inner", exact)
+    inner, theta = _engine_of(deviance), deviance.working(start)[1]
     try:
+        with one_thread():
+            inner, recorder, found = _searched(deviance, start, target, LIMIT, DONE, callback)
+            sure = _surely(inner, recorder, found, affordable)
+            theta, level = _pressed(inner, found.theta), found.level
+        if sure is not None:
+            return _with_value(deviance, exact, recorder, sure, threads)
         for again in reversed(range(ROUNDS)):
             with threads():
                 at = _exactly(whole, theta)
@@ -166,12 +180,60 @@ def minimize_certified(
                     ended = _certificate(deviance, recorder, at, last)
                     return ended if promised <= AGAIN else ended.failed(MISLED)
             theta, level = last.theta, last.level
+    except FAILURES:
+        if isinstance(whole, Probed):
+            raise
     finally:
         inner.shift = None
         inner.forget()
     with threads():  # the probes mislead, and exact evaluations are within reach
         opt = minimize(exact, exact.original(theta), callback=callback)
         return Ended(opt, exact.at(opt.theta))
+
+
+def _surely(
+    inner: Probed, recorder: Recorder, found: Found, affordable: float
+) -> Found | None:  # fmt: skip
+    """The search gone on until its end is as good as an exact one; None where that is dear.
+
+    Where a variance is zero an exact gradient must say that it is.
+    """
+    old = inner.solver.settings
+    wanted = 2 ** int(np.ceil(np.log2(max(old.probes * (found.error / TRUSTED) ** 2, old.probes))))
+    dear = 2.0 * wanted / old.probes > affordable or wanted > MANY_PROBES
+    settled = np.array_equal(inner.settled(found.theta), found.theta)
+    if dear or not found.finished or not settled or not inner.solver.n_groups:
+        return None
+    if wanted > old.probes:
+        inner.solver.reset(replace(old, probes=wanted))
+        inner.forget()
+    last = search(
+        inner, found.theta, recorder, tolerance=CLOSE, target=None, limit=LAST, level=found.level
+    )
+    good = last.error <= TRUSTED and last.promised < TOLERANCE
+    return last if good and np.array_equal(inner.settled(last.theta), last.theta) else None
+
+
+def _with_value(
+    deviance: ProfiledDeviance, exact: ProfiledDeviance, recorder: Recorder, last: Found,
+    threads: Callable[[], AbstractContextManager[Any]],
+) -> Ended:  # fmt: skip
+    """The end of a search that may be trusted, with its exact value."""
+    inner = _engine_of(deviance)
+    with one_thread():
+        gradient, hessian = inner.tangent_model(last.theta)
+        theta = inner.covariance.rectify(last.theta)
+        rounding = inner.rounding(theta)
+    whole: ProfiledDeviance = getattr(exact, "inner", exact)
+    with threads():
+        value = whole.value(theta)
+        fit = exact.at(exact.anchored(theta))
+    recorder.record(theta, last.level)
+    opt = _summary(
+        deviance, inner, recorder, theta, (inner.entries(gradient), hessian), value, rounding,
+        last.message, True,
+    )  # fmt: skip
+    return Ended(replace(opt, mc_error=last.error, probes=inner.solver.settings.probes), fit)
 
 
 def _exactly(whole: ProfiledDeviance, theta: FloatArray) -> Point:

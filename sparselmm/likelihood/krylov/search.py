@@ -60,7 +60,6 @@ class Found:
         Decrease that another step promises.
     error : float
         Largest Monte Carlo error of theta, in standard errors.
-    evaluations : int
     finished : bool
     message : str
     level : float
@@ -70,7 +69,6 @@ class Found:
     theta: FloatArray
     promised: float
     error: float
-    evaluations: int
     finished: bool
     message: str
     level: float
@@ -78,7 +76,8 @@ class Found:
 
 def search(
     deviance: Probed, start: FloatArray, recorder: Recorder, *,
-    tolerance: float = DONE, target: float | None = 0.01, limit: int = LIMIT, level: float = 0.0,
+    tolerance: float = DONE, target: float | None = 0.01, limit: int = LIMIT,
+    level: float | None = None,
 ) -> Found:  # fmt: skip
     """Find the zero of the gradient from ``start``.
 
@@ -87,20 +86,21 @@ def search(
     deviance : Probed
     start : ndarray, (n_theta,)
     recorder : Recorder
-        Keeps the record; its deviances are relative to the first one.
+        Keeps the record.
     tolerance : float
         Promised decrease at which to stop.
     target : float or None
         Largest error of theta in standard errors; None leaves probes and V as they are.
     limit : int
-    level : float
-        What the record counts the deviance from.
+    level : float, optional
+        Deviance at the start, for the record; None for an estimate.
     """
     if target is not None:
         deviance.solver.frozen = False
     theta, model = _first(deviance, start)
-    radius, last, count = Radius(), np.inf, 1
-    recorder.record(theta, level, gradient_norm=float(np.abs(model[0]).max(initial=0.0)))
+    level = deviance.rough_value(theta) if level is None else level
+    radius, last = Radius(), np.inf
+    recorder.record(theta, level, gradient_norm=_largest(model[0]))
     for _ in range(limit):
         basis = basis_at(deviance, theta, model[0])
         slope, bend = basis.T @ model[0], basis.T @ model[1] @ basis
@@ -110,11 +110,12 @@ def search(
             error = monte_carlo_error(deviance, theta, basis, bend)
             settings = None if target is None else _more(deviance, error, last, target)
             if settings is None:
-                return Found(theta, promised, error, count, True, "converged", level)
+                return Found(theta, promised, error, True, "converged", level)
             last = error if settings.vectors > deviance.solver.settings.vectors else 0.0
             deviance.solver.reset(settings)
             deviance.forget()
-            model, count = deviance.tangent_model(theta), count + 1
+            model = deviance.tangent_model(theta)
+            recorder.record(theta, level, gradient_norm=_largest(model[0]))
             continue
         step, predicted = trust_region_step(bend, slope, radius.now)
         length, move = float(np.linalg.norm(step)), basis @ step
@@ -125,14 +126,13 @@ def search(
             radius.now = 0.25 * length
             recorder.record(theta, np.inf, step=length, radius=radius.now, accepted=False)
             continue
-        count += 1
         end = deviance.covariance.carried_back(theta, move, trial, after[0])
         gain = -0.5 * float((model[0] + end) @ move)
         ratio = gain / predicted
         good = ratio > 1e-4 or promised < ALWAYS
         recorder.record(
-            trial, level - gain, gradient_norm=float(np.abs(after[0]).max()), step=length,
-            ratio=ratio, radius=radius.now, accepted=good,
+            trial, level - gain, gradient_norm=_largest(after[0]), step=length, ratio=ratio,
+            radius=radius.now, accepted=good,
         )  # fmt: skip
         radius.update(ratio, length)
         if good:
@@ -141,7 +141,11 @@ def search(
             break
     error = monte_carlo_error(deviance, theta, basis, bend)
     message = f"no convergence in {limit} iterations"
-    return Found(theta, promised, error, count, False, message, level)
+    return Found(theta, promised, error, False, message, level)
+
+
+def _largest(gradient: FloatArray) -> float:
+    return float(np.abs(gradient).max(initial=0.0))
 
 
 def _first(deviance: Probed, start: FloatArray) -> tuple[FloatArray, tuple[FloatArray, FloatArray]]:
