@@ -94,7 +94,7 @@ def from_formula(
     >>> built.design.Z.toarray().tolist()
     [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]
     """
-    check_missing_argument(missing)
+    missing = check_missing_argument(missing)
     env = with_r_names(capture_env(1) if env is None else env)
     frame = as_frame(data)
     check_some_rows(len(frame), len(frame), "")

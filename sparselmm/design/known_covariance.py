@@ -116,7 +116,8 @@ class KnownCovariance:
     _root: CSR | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        check_choice(self.kind, "kind", ("covariance", "precision"))
+        kind = check_choice(self.kind, "kind", ("covariance", "precision"))
+        object.__setattr__(self, "kind", kind)
         matrix = _real(self.matrix, "matrix")
         labels = _labels_of(self.matrix, self.labels)
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:

@@ -368,7 +368,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
         """
         reml = check_flag(reml, "reml")
         if self.design.residual is not None:
-            check_choice(engine, "engine", ("sparse",))
+            engine = check_choice(engine, "engine", ("sparse",))
             return ResidualDeviance(self.design, reml=reml)
         if check_choice(engine, "engine", ENGINES) == "dense":
             return self._dense(reml, Held.of(None, self.covariance, ()))
@@ -500,14 +500,14 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
         FutureWarning
             If a keyword has no meaning here.
         """
-        check_fit_arguments(locals())
+        reml, engine = check_fit_arguments(locals())
         self._need_rows("fit")
         keywords = checked_keywords(fit_kwargs, niter_sa)
         methods = method_names(method)
         progress = True if progress is None and keywords.get("disp") else progress
         if self.design.residual is not None:
             return fit_residual(
-                self, locals(), methods, keywords, check_flag(reml, "reml"), maxiter,
+                self, locals(), methods, keywords, reml, maxiter,
                 Progress(progress), full_output,
             )  # fmt: skip
         start = start_parameters(self._packing, start_params, self.use_sqrt)

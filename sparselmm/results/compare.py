@@ -81,8 +81,7 @@ class ModelComparison:
         names = check_strings(criteria, "criteria")
         if not names:
             raise ArgumentError("criteria names none; use aic, bic or deviance")
-        for name in names:
-            check_choice(name, "criteria", ("aic", "bic", "deviance"))
+        names = [check_choice(name, "criteria", ("aic", "bic", "deviance")) for name in names]
         return criteria_plot(self.table, names, ax)
 
     def _repr_html_(self) -> str:

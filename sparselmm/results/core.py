@@ -309,7 +309,7 @@ class MixedLMResults(
         [0.6336, 1.1821]
         """
         alpha = check_level(alpha)
-        check_choice(method, "method", tuple(CI_OPTIONS))
+        method = check_choice(method, "method", tuple(CI_OPTIONS))
         check_keywords(options, CI_OPTIONS[method], f"conf_int(method={method!r})")
         if method == "profile":
             return self._profile_conf_int(alpha, **options)
@@ -404,7 +404,7 @@ class MixedLMResults(
                 check_text(text, name)
         alpha = check_level(alpha)
         if ddf is not None:
-            check_choice(ddf, "ddf", DDF_METHODS)
+            ddf = check_choice(ddf, "ddf", DDF_METHODS)
         return summary.summarize(
             self._est, self.opt, yname or self.built.design.y_name, xname_fe, xname_re,
             summary.TITLE if title is None else title, alpha,

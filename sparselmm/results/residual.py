@@ -168,7 +168,7 @@ class ResidualResults(ResidualPrediction, ResidualSimulation, MixedLMResults):
             When ``ci`` is unknown, or profiles are wanted of ``us`` or ``toep``.
         """
         alpha = check_level(alpha)
-        check_choice(ci, "ci", ("wald", "profile"))
+        ci = check_choice(ci, "ci", ("wald", "profile"))
         structure, phi = self.joint.deviance.structure, self.joint.phi
         estimate = structure.natural(phi, self.scale)
         slopes = structure.natural_slopes(phi)
@@ -274,8 +274,8 @@ class ResidualResults(ResidualPrediction, ResidualSimulation, MixedLMResults):
         -------
         Series or ndarray, (n,)
         """
-        check_choice(kind, "kind", KINDS)
-        check_choice(level, "level", ("conditional", "marginal"))
+        kind = check_choice(kind, "kind", KINDS)
+        level = check_choice(level, "level", ("conditional", "marginal"))
         scaled = check_flag(scaled, "scaled")
         e = self._raw(level)
         if kind == "response":
@@ -305,7 +305,7 @@ class ResidualResults(ResidualPrediction, ResidualSimulation, MixedLMResults):
         return results_of(type(self), self.model._copy(built), built, joint)
 
     def _robust(self, kind: str, groups: Any, contrasts: FloatArray | None) -> ClusterRobust:
-        check_choice(kind, "kind", robust.KINDS)
+        kind = check_choice(kind, "kind", robust.KINDS)
         clusters = self._clusters(groups)
         return cluster_robust_rows(
             self.joint, self.built.design, clusters, kind, contrasts  # type: ignore[arg-type]
@@ -324,7 +324,7 @@ class ResidualResults(ResidualPrediction, ResidualSimulation, MixedLMResults):
         **options
             ``n`` and ``seed`` of the bootstrap.
         """
-        check_choice(method, "method", ("wald", "bootstrap"))
+        method = check_choice(method, "method", ("wald", "bootstrap"))
         if method == "bootstrap":
             return self.bootstrap(**options).conf_int(check_level(alpha))
         return super().conf_int(alpha, method, **options)

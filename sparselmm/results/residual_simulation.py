@@ -62,7 +62,7 @@ class ResidualSimulation(ResultsBase):
         _refuse_others("simulate", {"newdata": newdata, **arrays})
         self._need_rows("simulate")
         n = check_count(n, "n")
-        check_choice(re, "re", ("resample", "conditional"))
+        re = check_choice(re, "re", ("resample", "conditional"))
         Y = self._drawn(re, seed_sequence(seed), range(n))
         return pd.DataFrame(Y, index=self.built.row_labels) if self.built.pandas else Y
 
@@ -134,7 +134,7 @@ class ResidualSimulation(ResultsBase):
         BootstrapResults
         """
         n, progress = check_count(n, "n"), check_progress(progress)
-        check_choice(kind, "kind", ("parametric",))
+        kind = check_choice(kind, "kind", ("parametric",))
         n_jobs, jackknife = check_jobs(n_jobs), check_flag(jackknife, "jackknife")
         others = {
             "statistic": statistic, "checkpoint": checkpoint, "by": by, "resume": resume,

@@ -249,7 +249,7 @@ def parse_bar(term: Tokens) -> Bar:
 
 def parse_structured(term: Tokens) -> Bar:
     """Read ``cs(effects | grouping, hom=True)`` and its like."""
-    text, name = render(term), term[0]
+    text, name = render(term), term[0].lower()
     inside, *options = _split_at(term[2:-1], ",")
     bar = parse_bar(("(", *inside, ")"))
     if bar.double:
@@ -414,7 +414,7 @@ def _is_bar(term: Tokens) -> bool:
 
 def _is_structured(term: Tokens) -> bool:
     """Whether the term is a bar inside one of `STRUCTURES`."""
-    if len(term) < 4 or term[0] not in STRUCTURES or not _is_wrapped(term[1:]):
+    if len(term) < 4 or term[0].lower() not in STRUCTURES or not _is_wrapped(term[1:]):
         return False
     return any(token in _BARS for _, token, depth in _with_depth(term[2:-1]) if depth == 0)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import scipy.stats as st
 
-from sparselmm.base.arguments import check_level
+from sparselmm.base.arguments import check_choice, check_level
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import FloatArray
@@ -57,8 +57,7 @@ class IntervalResults(GeneralBase):
         >>> fit.confint("sd herd", method="profile").round(2).to_numpy().tolist()
         [[0.64, 0.35, 1.1]]
         """
-        if method not in METHODS:
-            raise DataError(f"method must be one of {METHODS}, got {method!r}")
+        method = check_choice(method, "method", METHODS)
         check_level(alpha)
         held = self._profiled()
         wanted = [which] if isinstance(which, str) else list(held) if which is None else list(which)

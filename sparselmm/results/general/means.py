@@ -69,7 +69,7 @@ class MeanResults(GeneralBase):
         >>> fit.emmeans("period").frame.response.round(3).tolist()
         [0.198, 0.084, 0.074, 0.048]
         """
-        check_choice(type, "type", TYPES)
+        type = check_choice(type, "type", TYPES)
         scale = self._mean_scale()
         if type == "response" and scale is None:
             raise DataError(

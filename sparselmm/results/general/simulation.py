@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparselmm.base.arguments import check_level
+from sparselmm.base.arguments import check_choice, check_level
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray
 from sparselmm.likelihood.laplace import moments
@@ -58,8 +58,7 @@ class SimulationResults(GeneralBase):
 
     def _draws(self, n: int, seed: int | np.random.Generator | None, random: str) -> FloatArray:
         """Responses as they are modelled, (nobs, n)."""
-        if random not in ("new", "conditional"):
-            raise DataError(f"random must be 'new' or 'conditional', got {random!r}")
+        random = check_choice(random, "random", ("new", "conditional"))
         rng = np.random.default_rng(seed)
         engine, numbers = self.deviance, self.numbers
         fixed = engine.fixed.effects(numbers.parts[1], engine.data.offset)

@@ -267,7 +267,7 @@ class RanefResults(ResultsBase):
         """
         est, alpha = self._est, check_level(alpha)
         fixed_uncertainty = check_flag(fixed_uncertainty, "fixed_uncertainty")
-        check_choice(adjust, "adjust", ("none", *ADJUSTMENTS))
+        adjust = check_choice(adjust, "adjust", ("none", *ADJUSTMENTS))
         table = effects.factor_table(est.terms, term)
         column = coefficient_columns(table, est.terms, coefficient)
         names, rows = contrast_rows(table, contrasts, pairs)
@@ -350,7 +350,7 @@ class RanefResults(ResultsBase):
         l = len(column)
         if method is None:
             method = "joint" if l <= blup_contrasts.EXACT_LEVELS else "marginal"
-        check_choice(method, "method", RANK_METHODS)
+        method = check_choice(method, "method", RANK_METHODS)
         ascending = check_flag(ascending, "ascending")
         top = None if top is None else check_count(top, "top", most=l)
         seed = check_count(seed, "seed", 0)
@@ -450,7 +450,7 @@ def _coefficient_place(table: FactorTable, coefficient: str | None) -> int:
         raise DataError(f"say which coefficient of {table.name!r}: {', '.join(names)}")
     if coefficient is None:
         coefficient = names[0] if len(names) == 1 else "Intercept"
-    check_choice(coefficient, "coefficient", names, "coefficient")
+    coefficient = check_choice(coefficient, "coefficient", names, "coefficient")
     return names.index(coefficient)
 
 

@@ -132,7 +132,7 @@ class RobustResults(ResultsBase):
         return frame
 
     def _robust(self, kind: str, groups: Any, contrasts: FloatArray | None) -> ClusterRobust:
-        check_choice(kind, "kind", KINDS)
+        kind = check_choice(kind, "kind", KINDS)
         self._check_plain("a cluster-robust covariance")
         design = self.built.design
         clusters = self._clusters(groups)

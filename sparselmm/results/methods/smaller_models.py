@@ -127,8 +127,8 @@ class ComparisonResults(RobustResults):
         >>> fit.drop1().loc["Days", ["df", "lrt"]].round(4).tolist()
         [1.0, 23.5365]
         """
-        check_choice(test, "test", ("chisq", "f"))
-        check_choice(ddf, "ddf", DDF_METHODS)
+        test = check_choice(test, "test", ("chisq", "f"))
+        ddf = check_choice(ddf, "ddf", DDF_METHODS)
         columns = self._droppable()
         if test == "f":
             return self._drop1_f(columns, ddf)
@@ -318,7 +318,7 @@ class ComparisonResults(RobustResults):
                 f"pass term=, one of {names}: the model has {len(terms)} random effects"
             )
         if term is not None:
-            check_choice(term, "term", names, "random effect")
+            term = check_choice(term, "term", names, "random effect")
         t = 0 if term is None else names.index(term)
         if terms[t].k != 1:
             raise DataError(
@@ -414,7 +414,7 @@ class ComparisonResults(RobustResults):
         >>> fit.profile("sigma").conf_int().round(3).loc["sigma"].tolist()
         [22.898, 28.858]
         """
-        check_choice(scale, "scale", SCALES)
+        scale = check_choice(scale, "scale", SCALES)
         check_level(alpha_max, "alpha_max", "0.01 reaches the ends of 99 % intervals")
         check_count(n_points, "n_points", most=MOST_POINTS)
         chosen = self._profile_parameters(which)
@@ -423,7 +423,7 @@ class ComparisonResults(RobustResults):
         )
 
     def _profile_conf_int(self, alpha: float, which: Any = None, scale: str = "sd") -> pd.DataFrame:
-        check_choice(scale, "scale", SCALES)
+        scale = check_choice(scale, "scale", SCALES)
         return limits(self._profiler(), self._profile_parameters(which), alpha, scale)
 
     def _profiler(self) -> Profiler:

@@ -222,7 +222,7 @@ class InferenceResults(ResultsBase):
         2  0.486  0.629
         """
         check_level(alpha)
-        check_choice(ci, "ci", ("wald", "profile"))
+        ci = check_choice(ci, "ci", ("wald", "profile"))
         found = variance_intervals(self._est, alpha)
         ends = found.ends if ci == "wald" else self._profile_ends(alpha)
         order = [*entry_order(self._est), len(found.se) - 1]
@@ -298,7 +298,7 @@ class InferenceResults(ResultsBase):
         all terms  0.418  0.112  0.804
         """
         check_level(alpha)
-        check_choice(ci, "ci", ("delta", "bootstrap"))
+        ci = check_choice(ci, "ci", ("delta", "bootstrap"))
         n = check_count(n, "n")
         if "statistic" in bootstrap_options:
             raise ArgumentError(

@@ -154,7 +154,7 @@ class BootstrapResults:
         >>> boot.conf_int().loc["Intercept"].round(1).tolist()
         [21.1, 24.5]
         """
-        check_choice(kind, "kind", bootstrap.KINDS)
+        kind = check_choice(kind, "kind", bootstrap.KINDS)
         check_level(alpha)
         if kind == "bca" and self.jackknife is None:
             raise DataError("BCa intervals need a jackknife: call bootstrap(..., jackknife=True)")
@@ -191,8 +191,8 @@ class BootstrapResults:
         -------
         matplotlib.figure.Figure
         """
-        check_choice(kind, "kind", ("density", "ridge"))
-        check_choice(interval, "interval", bootstrap.KINDS)
+        kind = check_choice(kind, "kind", ("density", "ridge"))
+        interval = check_choice(interval, "interval", bootstrap.KINDS)
         estimate = pd.Series(self.estimate, list(self.names), dtype=float)
         if (ax if kind == "density" else figure) is not None:
             raise ArgumentError("densities take figure=, a panel per parameter; ridges take ax=")

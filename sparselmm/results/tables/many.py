@@ -201,7 +201,7 @@ def fit_many(
     n_jobs: int, progress: bool | None,
 ) -> ManyResults:  # fmt: skip
     """Fit every column of Y; arguments as of :meth:`MixedLM.fit_many`."""
-    check_choice(missing, "missing", ("raise", "drop"))
+    missing = check_choice(missing, "missing", ("raise", "drop"))
     n_jobs, progress = check_jobs(n_jobs), check_progress(progress)
     if Y is None or isinstance(Y, (str, bytes, Mapping)):
         raise wrong_type("Y", "a table of responses, one per column", Y)

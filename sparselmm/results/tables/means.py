@@ -319,9 +319,9 @@ class MarginalMeans:
                           contrast  estimate     SE
         0  first two less last two       0.5  0.367
         """
-        name = OTHER_NAMES.get(method, method) if isinstance(method, str) else "custom"
+        name = family_name(method, "method") if isinstance(method, str) else "custom"
         method = name if isinstance(method, str) else method
-        check_choice(side, "side", tuple(SIDES))
+        side = check_choice(side, "side", tuple(SIDES))
         delta, null = check_number(delta, "delta"), check_number(null, "null")
         if delta < 0 or (side in WITH_DELTA) != (delta > 0):
             raise ArgumentError(
@@ -330,7 +330,7 @@ class MarginalMeans:
             )
         if adjust is None:
             adjust = "none" if interaction is not False else DEFAULT_ADJUST.get(name, "none")
-        check_choice(adjust, "adjust", ("none", *JOINT, *ADJUSTMENTS))
+        adjust = check_choice(adjust, "adjust", ("none", *JOINT, *ADJUSTMENTS))
         if adjust == "tukey" and (DEFAULT_ADJUST.get(name) != "tukey" or interaction):
             raise ArgumentError("adjust='tukey' is for pairs of means; use 'mvt' or 'sidak'")
         interaction = self._interaction(interaction, method)
@@ -354,10 +354,7 @@ class MarginalMeans:
                 f"interaction has {len(methods)} methods for the {len(self.specs)} variables of "
                 f"specs, {', '.join(self.specs)}"
             )
-        methods = [OTHER_NAMES.get(name, name) for name in methods]
-        for name in methods:
-            check_choice(name, "interaction", FAMILIES)
-        return methods
+        return [family_name(name, "interaction") for name in methods]
 
     def _weights(
         self, rows: IntArray, method: Any, ref: Any, interaction: Any
@@ -442,7 +439,7 @@ class MarginalMeans:
           contrast  t.ratio  p.value
         0       T1   -0.772    0.452
         """
-        check_choice(adjust, "adjust", ("none", *JOINT, *ADJUSTMENTS))
+        adjust = check_choice(adjust, "adjust", ("none", *JOINT, *ADJUSTMENTS))
         return self.contrast("identity", adjust, side=side, delta=delta, null=null)
 
     def joint_test(self) -> pd.DataFrame:
@@ -491,7 +488,7 @@ class MarginalMeans:
         ['T1 a', 'T4 a', 'T3 b', 'T2 c']
         """
         alpha = self.alpha if alpha is None else check_level(alpha)
-        check_choice(adjust, "adjust", ("none", *JOINT, *ADJUSTMENTS))
+        adjust = check_choice(adjust, "adjust", ("none", *JOINT, *ADJUSTMENTS))
         frame, parts = self.frame, []
         value = frame.columns[list(frame.columns).index("SE") - 1]
         for rows in self._families():
@@ -541,7 +538,7 @@ class MarginalMeans:
         matplotlib.figure.Figure
         """
         comparisons = check_flag(comparisons, "comparisons")
-        check_choice(adjust, "adjust", ("none", *JOINT, *ADJUSTMENTS))
+        adjust = check_choice(adjust, "adjust", ("none", *JOINT, *ADJUSTMENTS))
         frame = self.frame
         at = list(frame.columns).index("SE") - 1
         value, limits = frame.columns[at], self._limit_names
@@ -629,15 +626,16 @@ def _tests(
     return t, group.pvalues(t, found.df, adjust, alpha, side)
 
 
+def family_name(given: str, argument: str) -> str:
+    """The family of contrasts, under any of its names."""
+    name = check_choice(given, argument, (*FAMILIES, *OTHER_NAMES))
+    return OTHER_NAMES.get(name, str(name))
+
+
 def contrast_weights(method: Any, labels: list[str], ref: Any = 0) -> tuple[list[str], FloatArray]:
     """Labels and weights of some contrasts of k means."""
     k = len(labels)
     if isinstance(method, str):
-        if method not in FAMILIES:
-            raise ArgumentError(
-                f"method: unknown contrasts {method!r}; use {FAMILIES}, or weights of your own"
-                f"{suggestion(method, FAMILIES)}"
-            )
         return marginal_means.family(method, labels, _place(ref, labels))
     names = None
     if isinstance(method, Mapping):
