@@ -162,6 +162,7 @@ class MixedGLM:
         offset: Any = None,
         z_terms: Mapping[str, Any] | None = None,
         covariance: Mapping[str, Any] | None = None,
+        contrasts: Mapping[str, Any] | None = None,
         eval_env: Any = 0,
     ) -> MixedGLM:
         """Build a model from a formula and a data frame.
@@ -182,7 +183,7 @@ class MixedGLM:
             Numbers of trials of a binomial response of counts.
         dispersion, zi, hurdle : str, optional
             Formulas such as ``"~ x"`` of the dispersion (log scale) and of excess zeros (logit).
-        groups, weights, offset, z_terms, covariance, eval_env
+        groups, weights, offset, z_terms, covariance, contrasts, eval_env
             As in :meth:`MixedLM.from_formula`; see the constructor for what weights mean.
 
         Returns
@@ -213,6 +214,7 @@ class MixedGLM:
             response.formula, response.frame, groups=groups, re_formula=re_formula,
             vc_formula=vc_formula, weights=weights, offset=offset, z_terms=z_terms,
             covariance=covariance, subset=subset, missing=missing, env=env, generalized=True,
+            contrasts=contrasts,
             further={name: one_formula(name, text) for name, text in formulas.items() if text},
         )  # fmt: skip
         built = replace(

@@ -190,6 +190,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
         covariance: Mapping[str, Any] | None = None,
         residual: str | None = None,
         dispersion: str | None = None,
+        contrasts: Mapping[str, Any] | None = None,
         eval_env: Any = 0,
         **kwargs: Any,
     ) -> MixedLM:
@@ -233,6 +234,10 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
         dispersion : str, optional
             Right side of a formula for the log standard deviation of the residuals: ``"~ sex"``
             for one of each group, ``"~ np.log(x)"`` for a power of x.
+        contrasts : dict, optional
+            Name of a factor to its coding wherever the formula has it: ``"treatment"`` (default),
+            ``"sum"``, ``"helmert"``, ``"poly"``, ``"diff"``, ``"SAS"``, R's ``"contr.sum"``, a
+            coding of patsy such as ``Treatment("b")``, or a matrix with a row for each level.
         eval_env : int or patsy.EvalEnvironment
             How many frames up the variables of the formula are looked up.
 
@@ -266,7 +271,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
                 formula, data, groups=groups, re_formula=re_formula, vc_formula=vc_formula,
                 weights=weights, offset=offset, z_terms=z_terms, covariance=covariance,
                 subset=subset, missing=missing, env=env, residual=residual,
-                dispersion=dispersion,
+                dispersion=dispersion, contrasts=contrasts,
             )  # fmt: skip
         model = cls.__new__(cls)
         model._set_up(built.owned(), use_sqrt)

@@ -23,7 +23,7 @@ from sparselmm.design.spec import as_frame, check_design
 from sparselmm.design.validate import Rows, aligned, check_length
 
 ARGUMENTS = (
-    "covariance", "data", "dispersion", "endog", "eval_env", "exog", "exog_re",
+    "contrasts", "covariance", "data", "dispersion", "endog", "eval_env", "exog", "exog_re",
     "exog_vc", "formula", "groups", "missing", "offset", "re_formula", "residual", "subset",
     "use_sparse", "use_sqrt", "vc_formula", "weights", "z_terms",
 )  # fmt: skip
