@@ -11,7 +11,7 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
     "base": (
         "exceptions types",
         "arguments kernels progress smallmatrix storage threads",
-        "kernels_families kernels_rows kernels_stacks other_names providers seeds",
+        "grid kernels_families kernels_rows kernels_stacks other_names providers seeds",
         "cholesky",
     ),
     "datasets": (),

@@ -10,6 +10,7 @@ docs/design.md); only their ratios matter for the choice.
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ import numpy as np
 
 from sparselmm.base.cholesky import CholeskyFactor, Mode, Ordering, Pattern, dense_root
 from sparselmm.base.exceptions import MemoryLimitError
+from sparselmm.base.grid import Grid
 from sparselmm.base.providers import instructions, provider
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import IntArray, index_dtype
@@ -227,13 +229,28 @@ class FitPlan:
         )
 
     def __str__(self) -> str:
-        head = (
+        head = "\n".join(textwrap.wrap(self._head, 80))
+        tail = f"\n{self.residuals}" if self.residuals else ""
+        return head + ("\n" + self._table(self.chosen) if self.q or not tail else "") + tail
+
+    @property
+    def _head(self) -> str:
+        return (
             f"n = {self.n:,} rows, p = {self.p}, q = {self.q:,} random effects, "
             f"nnz(Z'WZ) = {self.nnz_a:,}, memory limit {_bytes(self.memory_limit)}, "
             f"sparse factors: {provider()}"
         )
-        tail = f"\n{self.residuals}" if self.residuals else ""
-        return head + ("\n" + self._table(self.chosen) if self.q or not tail else "") + tail
+
+    def _repr_html_(self) -> str:
+        chosen = self.chosen
+        rows = [
+            ["*" if c is chosen else "", c.describe(self.names), f"{c.nnz:,}",
+             f"{c.flops / 1e9:.3g}", _bytes(c.memory), f"{c.seconds:.2g}"]
+            for c in self.candidates
+        ]  # fmt: skip
+        grid = Grid([rows], "llrrrr", ["", "factorization", "nnz(L)", "Gflop", "memory", "s/eval"])
+        notes = [self.residuals] if self.residuals else []
+        return grid.html("sparselmm-table", stubs=False, caption=self._head, notes=notes)
 
     def _table(self, chosen: Candidate | None) -> str:
         lines = [

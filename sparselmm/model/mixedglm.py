@@ -17,11 +17,13 @@ from sparselmm.base.exceptions import (
     RankDeficiencyWarning,
     warn_user,
 )
+from sparselmm.base.other_names import MODEL, NamesOthers
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import AnyArray, FloatArray, IntArray
 from sparselmm.design import BuiltDesign, capture_env, from_arrays, from_formula
 from sparselmm.design.responses import read_response
 from sparselmm.design.validate import check_levels
+from sparselmm.likelihood.covariance import boundary_message, singular_words
 from sparselmm.likelihood.laplace.chosen import TRIALS, base_of, check_family_response
 from sparselmm.likelihood.laplace.data import Further, GeneralData
 from sparselmm.likelihood.laplace.deviance import LaplaceDeviance
@@ -40,12 +42,13 @@ from sparselmm.model.generalized_arguments import (
     without_constant,
 )
 from sparselmm.results.general.core import MixedGLMResults
+from sparselmm.results.print import short
 
 FURTHER = ("dispersion", "zi", "hurdle")
 """Arguments that give a further predictor a formula or a design."""
 
 
-class MixedGLM:
+class MixedGLM(NamesOthers):
     """Generalized linear mixed model ``g(E y) = X beta + Z b`` for a family of responses.
 
     The likelihood is the integral over the random effects by Laplace's approximation, with the
@@ -402,10 +405,12 @@ class MixedGLM:
         if not opt.converged:
             warn_user(f"MixedGLM: {opt.message}", ConvergenceWarning)
         elif results.singular:
-            terms = ", ".join(results.singular_terms)
+            words = singular_words(
+                results.deviance, results.deviance.covariance, results.numbers.parts[0],
+                self.built.design.terms,
+            )  # fmt: skip
             warn_user(
-                "The MLE may be on the boundary of the parameter space. Zero variance or a "
-                f"correlation of one in: {terms}",
+                "The MLE may be on the boundary of the parameter space. " + boundary_message(words),
                 BoundaryWarning,
             )
 
@@ -435,6 +440,18 @@ class MixedGLM:
         if base_of(self.family).name == "ordinal":
             new.further = thresholds(new._y, self.categories)
         return new
+
+    _other_names = MODEL
+
+    def __repr__(self) -> str:
+        return "\n".join(short.what(self.built, self._kind))
+
+    def _repr_html_(self) -> str:
+        return short.html_lines(short.what(self.built, self._kind))
+
+    @property
+    def _kind(self) -> str:
+        return f"MixedGLM, {self.family.name}, link {self.family.link}"
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "data"}

@@ -36,7 +36,7 @@ from sparselmm.factor.bases import cross_products
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.plan import Candidate, FitPlan, make_plan
 from sparselmm.inference.packing import MixedLMParams
-from sparselmm.likelihood.covariance import Covariance, singular_terms
+from sparselmm.likelihood.covariance import Covariance, boundary_message, singular_words
 from sparselmm.likelihood.dense import DenseDeviance
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.engine import FEW_DIGITS, centred_at, profiled_deviance, solver_of
@@ -595,25 +595,17 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
             warn_user(
                 f"the optimizer did not converge: {opt.message}", catchable(ConvergenceWarning)
             )
-        flags = singular_terms(self.cross, deviance.covariance, opt.theta)
-        free = [term.n_theta > 0 for term in deviance.covariance.terms]
-        flags = flags & np.array(free, dtype=bool)
-        singular = [term.name for term, flag in zip(self.terms, flags, strict=True) if flag]
+        singular = singular_words(self.cross, deviance.covariance, opt.theta, self.terms)
         near = nearly_zero(deviance, opt, [term.name for term in self.terms])
         if near and not singular:
             warn_user(
                 f"{BOUNDARY} The random effects covariance matrix is nearly singular: the variance "
                 f"of {', '.join(near)} can hardly be told from zero (the deviance would rise by "
-                f"less than {HARDLY}).",
+                f"less than {HARDLY}). To simplify, leave that term out.",
                 catchable(BoundaryWarning),
             )
         if singular:
-            warn_user(
-                f"{BOUNDARY} The random effects covariance matrix is singular: a variance of "
-                f"{', '.join(singular)} is estimated as zero or a correlation as +-1. The "
-                "estimate is valid; the data do not support all of its parameters.",
-                catchable(BoundaryWarning),
-            )
+            warn_user(f"{BOUNDARY} {boundary_message(singular)}", catchable(BoundaryWarning))
 
     def fit_many(
         self, Y: Any, names: Sequence[Any] | None = None, *, reml: bool = True,

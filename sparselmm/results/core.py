@@ -36,6 +36,7 @@ from sparselmm.results.methods.statsmodels import ResultsInterface
 from sparselmm.results.methods.tidy import TidyResults
 from sparselmm.results.methods.variances import InferenceResults
 from sparselmm.results.print import labels, short, summary
+from sparselmm.results.print.notebook import as_table
 
 CI_OPTIONS: dict[str, tuple[str, ...]] = {
     "wald": (),
@@ -317,7 +318,7 @@ class MixedLMResults(
             kind = options.pop("kind", "percentile")
             if "resampling" in options:
                 options["kind"] = options.pop("resampling")
-            return self.bootstrap(**options).conf_int(alpha, kind)
+            return self.bootstrap(**options).conf_int(alpha, kind).set_axis([0, 1], axis=1)
         ends = self._est.wald.interval(alpha)
         return pd.DataFrame(ends, index=self._est.names) if self.built.pandas else ends
 
@@ -343,6 +344,7 @@ class MixedLMResults(
         return np.array([self._est.psi[t][0, 0] for t in self._est.layout.components])
 
     @property
+    @as_table
     def varcorr(self) -> pd.DataFrame:
         """Variance components as lme4's ``as.data.frame(VarCorr(fit))``.
 

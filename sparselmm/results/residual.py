@@ -38,6 +38,7 @@ from sparselmm.inference.residual_rows import block, row_sd, whitened
 from sparselmm.likelihood.residual.structure import Structured
 from sparselmm.results.core import MixedLMResults
 from sparselmm.results.methods.base import Matrix, Vector, from_rows
+from sparselmm.results.print.notebook import as_table
 from sparselmm.results.print.summary import Summary
 from sparselmm.results.residual_prediction import ResidualPrediction
 from sparselmm.results.residual_simulation import ResidualSimulation
@@ -143,6 +144,7 @@ class ResidualResults(ResidualPrediction, ResidualSimulation, MixedLMResults):
 
     # ------------------------------------------------------------------------- parameters
 
+    @as_table
     def residual_params(self, alpha: float = 0.05, ci: str = "wald") -> pd.DataFrame:
         """Parameters of the residual covariance on their natural scale.
 
@@ -326,7 +328,7 @@ class ResidualResults(ResidualPrediction, ResidualSimulation, MixedLMResults):
         """
         method = check_choice(method, "method", ("wald", "bootstrap"))
         if method == "bootstrap":
-            return self.bootstrap(**options).conf_int(check_level(alpha))
+            return self.bootstrap(**options).conf_int(check_level(alpha)).set_axis([0, 1], axis=1)
         return super().conf_int(alpha, method, **options)
 
     def summary(self, *args: Any, **kwargs: Any) -> Summary:

@@ -66,7 +66,10 @@ def C(data: Any, contrast: Any = None, levels: Any = None) -> Any:
 
     patsy reads a contrast from the attribute of that name.
     """
-    contrast = getattr(data, "contrast", None) if contrast is None else coding(contrast, "contrast")
+    if contrast is not None:
+        contrast = coding(contrast, "contrast")
+    elif isinstance(data, pd.Series):
+        contrast = vars(data).get("contrast")
     if levels is not None or not getattr(data, "attrs", {}).get(_READY):
         return patsy_builtins.C(data, contrast, levels)
     marked = data.copy(deep=False)

@@ -24,6 +24,7 @@ from sparselmm.inference.prediction import variance as prediction_variance
 from sparselmm.inference.prediction.variance import Targets
 from sparselmm.results.methods.base import Vector
 from sparselmm.results.methods.ranef import RanefResults
+from sparselmm.results.print.notebook import as_table
 from sparselmm.results.tables.emmeans import (
     Options,
     estimated_means,
@@ -368,6 +369,7 @@ class PredictionResults(RanefResults):
         fixed = self._fixed_effects(ddf)
         return estimated_trends(fixed, self.built, var, specs, by, at, options)
 
+    @as_table
     def joint_tests(
         self, by: Any = None, at: Mapping[str, Any] | None = None, *, ddf: str = "satterthwaite",
         weights: str = "equal",

@@ -38,6 +38,7 @@ from sparselmm.inference.prediction import variance as prediction_variance
 from sparselmm.inference.wald import Wald
 from sparselmm.results.methods.base import ResultsBase
 from sparselmm.results.print import labels
+from sparselmm.results.print.notebook import as_table
 
 RANK_METHODS = ("joint", "marginal")
 
@@ -210,6 +211,7 @@ class RanefResults(ResultsBase):
         )
         return pd.DataFrame(cov, index, index)
 
+    @as_table
     def ranef_contrasts(
         self, term: str, contrasts: Any = None, *, pairs: Any = None,
         coefficient: str | None = None, fixed_uncertainty: bool = True, adjust: str = "none",
@@ -284,6 +286,7 @@ class RanefResults(ResultsBase):
         values = np.column_stack([wald.estimate, wald.se, wald.statistic, p, wald.interval(alpha)])
         return pd.DataFrame(values, names, columns)
 
+    @as_table
     def rank(
         self, term: str, coefficient: str | None = None, *, method: str | None = None,
         fixed_uncertainty: bool = True, alpha: float = 0.05, ascending: bool = True,

@@ -16,6 +16,7 @@ from sparselmm.design.validate import aligned
 from sparselmm.inference.hypotheses.robust import KINDS, ClusterRobust, cluster_robust
 from sparselmm.inference.wald import Wald
 from sparselmm.results.methods.base import Matrix, ResultsBase, from_rows
+from sparselmm.results.print.notebook import as_table
 
 
 class RobustResults(ResultsBase):
@@ -70,6 +71,7 @@ class RobustResults(ResultsBase):
         return self._matrix(self._full_matrix(found.vcov), self.built.design.x_names)
 
     @from_rows
+    @as_table
     def robust_tests(
         self, r_matrix: Any = None, kind: str = "CR2", groups: Any = None, alpha: float = 0.05
     ) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from sparselmm.inference.hypotheses.rlrt import ExactTest, NullSpectrum, exact_t
 from sparselmm.inference.intervals.profiles import Parameter, Profiler, parameters, theta_parameters
 from sparselmm.likelihood.covariance import Covariance
 from sparselmm.results.methods.robust import RobustResults
+from sparselmm.results.print.notebook import as_table
 from sparselmm.results.tables.profile import ProfileResults, limits, profiled
 
 SCALES = ("sd", "variance")
@@ -35,6 +36,7 @@ class ComparisonResults(RobustResults):
 
     # -------------------------------------------------------------------- deletion of terms
 
+    @as_table
     def ranova(self) -> pd.DataFrame:
         """Test every random effect by refitting the model without it.
 
@@ -92,6 +94,7 @@ class ComparisonResults(RobustResults):
     def _specs(self) -> Sequence[Any]:
         return self.built.spec.terms
 
+    @as_table
     def drop1(self, test: str = "chisq", ddf: str = "satterthwaite") -> pd.DataFrame:
         """Test every fixed-effects term that marginality lets go.
 

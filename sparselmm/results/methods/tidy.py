@@ -30,6 +30,7 @@ from sparselmm.inference.wald import Wald, quantile
 from sparselmm.results.methods.base import ResultsBase, from_rows
 from sparselmm.results.print import labels
 from sparselmm.results.print import model_table as tables
+from sparselmm.results.print.notebook import as_table
 
 EFFECTS = ("fixed", "ran_pars", "ran_vals", "ran_coefs")
 COLUMNS = (
@@ -49,6 +50,7 @@ MOST_DIGITS = 17
 class TidyResults(ResultsBase):
     """Part of :class:`sparselmm.MixedLMResults`."""
 
+    @as_table
     def tidy(
         self, effects: str | Sequence[str] = ("fixed", "ran_pars"), *, conf_int: bool = False,
         conf_level: float = 0.95, ddf: str | None = None, scale: str = "sdcor",
@@ -168,6 +170,7 @@ class TidyResults(ResultsBase):
                     rows.append(_random_row("ran_coefs", name, label, term, b))
         return rows
 
+    @as_table
     def glance(self) -> pd.DataFrame:
         """The fit in one row, with the column names of R's broom.mixed.
 

@@ -32,6 +32,7 @@ from sparselmm.inference.intervals.variance_components import (
 from sparselmm.inference.resampling import bootstrap
 from sparselmm.results.methods.base import ResultsBase, from_rows
 from sparselmm.results.print.labels import varcorr_frame
+from sparselmm.results.print.notebook import as_table
 
 BOOTSTRAP_OPTIONS = ("kind", "n_jobs", "progress", "checkpoint", "by", "jackknife", "resume")
 """Arguments of the bootstrap that ``icc`` passes on."""
@@ -43,6 +44,7 @@ class InferenceResults(ResultsBase):
     # ------------------------------------------------------------------- fixed effects
 
     @from_rows
+    @as_table
     def anova(self, type: int | str = 3, ddf: str = "satterthwaite") -> pd.DataFrame:
         """Analysis of variance of the terms of the formula, with F tests.
 
@@ -147,6 +149,7 @@ class InferenceResults(ResultsBase):
 
     # -------------------------------------------------------------- variance components
 
+    @as_table
     def variance_components(self, alpha: float = 0.05, ci: str = "wald") -> pd.DataFrame:
         """Variance components with standard errors, confidence intervals and shares.
 
@@ -243,6 +246,7 @@ class InferenceResults(ResultsBase):
         return profile_ends(self._est, parameters, limits)
 
     @from_rows
+    @as_table
     def icc(
         self, ci: str = "delta", alpha: float = 0.05, n: int = 1000, seed: Any = None,
         **bootstrap_options: Any,

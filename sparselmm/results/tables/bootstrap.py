@@ -22,7 +22,7 @@ from sparselmm.base.types import AnyArray, FloatArray, IntArray
 from sparselmm.inference.resampling import bootstrap
 from sparselmm.likelihood.optimize import Recorder, certify
 from sparselmm.results.plots import tables as plots
-from sparselmm.results.print.notebook import frame_html
+from sparselmm.results.print.notebook import frame_html, frame_text
 
 SAME_FIT = 1e-8
 """Relative difference of deviances of one fit on two machines."""
@@ -159,7 +159,7 @@ class BootstrapResults:
         if kind == "bca" and self.jackknife is None:
             raise DataError("BCa intervals need a jackknife: call bootstrap(..., jackknife=True)")
         ends = bootstrap.intervals(self.estimate, self.values, alpha, kind, self.jackknife)
-        return pd.DataFrame(ends, index=list(self.names))
+        return pd.DataFrame(ends, index=list(self.names), columns=["lower", "upper"])
 
     def summary(self, alpha: float = 0.05, kind: str = "percentile") -> pd.DataFrame:
         """Estimate, bias, standard error and interval of everything, (c, 5)."""
@@ -222,7 +222,7 @@ class BootstrapResults:
     def __repr__(self) -> str:
         failed = f", {self.n_failed} failed" if self.n_failed else ""
         what = f"{len(self)} {self.kind} replicates of {len(self.names)} numbers"
-        return f"<BootstrapResults: {what}{failed}>"
+        return f"BootstrapResults: {what}{failed}\n{frame_text(self.summary())}"
 
 
 def labelled(value: Any, argument: str = "statistic") -> tuple[tuple[str, ...], FloatArray]:

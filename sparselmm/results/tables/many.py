@@ -36,6 +36,7 @@ from sparselmm.inference.wald import two_sided
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.identifiability import confounded_at, message
 from sparselmm.likelihood.many.responses import ResponseFits, ResponseFitter
+from sparselmm.results.print.notebook import frame_html
 
 TASK_NUMBERS = 4_000_000
 """Numbers of Y in one task (32 MB)."""
@@ -183,6 +184,9 @@ class ManyResults:
         bad = int((~self.fits.converged).sum())
         method = "REML" if self.reml else "ML"
         return f"<ManyResults: {len(self)} responses by {method}, {bad} without a converged fit>"
+
+    def _repr_html_(self) -> str:
+        return frame_html(self.fe_params, repr(self).strip("<>"))
 
 
 class _Tasks:

@@ -35,7 +35,7 @@ from sparselmm.inference.hypotheses.marginal_means import (
 from sparselmm.inference.hypotheses.multiplicity import ADJUSTMENTS, JOINT, Family
 from sparselmm.inference.wald import quantile
 from sparselmm.results.plots.means import interval_plot, means_plot
-from sparselmm.results.print.notebook import frame_html
+from sparselmm.results.print.notebook import Table, frame_html, frame_text
 
 SIDES = {
     "two-sided": 0, "=": 0, "equivalence": 0, "less": -1, "<": -1, "nonsuperiority": -1,
@@ -107,7 +107,7 @@ def response_scale(response: str | None) -> Scale | None:
 # ------------------------------------------------------------------------------- contrasts
 
 
-class ContrastTable(pd.DataFrame):  # type: ignore[misc]
+class ContrastTable(Table):
     """A DataFrame of contrasts that draws its intervals with :meth:`plot`."""
 
     _metadata = ("limits", "note")
@@ -602,8 +602,7 @@ class MarginalMeans:
         return f"Degrees of freedom: {self.ddf}; confidence level {1 - self.alpha:g}"
 
     def __str__(self) -> str:
-        text = self.frame.to_string(index=False, float_format=lambda v: f"{v:.4f}")
-        return f"{text}\n{self._note}"
+        return f"{frame_text(self.frame, index=False)}\n{self._note}"
 
     __repr__ = __str__
 
@@ -628,8 +627,14 @@ def _tests(
 
 def family_name(given: str, argument: str) -> str:
     """The family of contrasts, under any of its names."""
-    name = check_choice(given, argument, (*FAMILIES, *OTHER_NAMES))
-    return OTHER_NAMES.get(name, str(name))
+    try:
+        name = str(check_choice(given, argument, (*FAMILIES, *OTHER_NAMES)))
+    except ArgumentError as error:
+        raise ArgumentError(
+            f"{argument}: unknown contrasts {given!r}; use {FAMILIES}, or weights of your own"
+            f"{suggestion(given, FAMILIES)}"
+        ) from error
+    return OTHER_NAMES.get(name, name)
 
 
 def contrast_weights(method: Any, labels: list[str], ref: Any = 0) -> tuple[list[str], FloatArray]:

@@ -11,7 +11,7 @@ from sparselmm.base.arguments import check_flag, check_level
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.wald import Wald
-from sparselmm.results.print.notebook import MOST_ROWS, frame_html
+from sparselmm.results.print.notebook import MOST_ROWS, frame_html, frame_text
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +103,7 @@ class Prediction:
         return len(self.predicted_mean)
 
     def __repr__(self) -> str:
-        text = self.summary_frame().head(MOST_ROWS).to_string()
+        text = frame_text(self.summary_frame().head(MOST_ROWS))
         rest = len(self) - MOST_ROWS
         return text + (f"\n... and {rest:,} more" if rest > 0 else "")
 
