@@ -11,7 +11,8 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
     "base": (
         "exceptions types",
         "arguments kernels progress reduction smallmatrix storage threads",
-        "kernels_families kernels_krylov kernels_rows kernels_stacks other_names providers seeds",
+        "grid kernels_families kernels_krylov kernels_rows kernels_stacks "
+        "other_names providers seeds",
         "cholesky",
     ),
     "datasets": (),

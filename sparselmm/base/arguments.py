@@ -68,10 +68,19 @@ def check_flag(value: Any, name: str) -> bool:
 def check_choice(
     value: Any, name: str, options: Collection[Any], lacking: str = "", those: str = ""
 ) -> Any:
-    """One of some options, the option itself; ``lacking`` says what there is none of."""
+    """One of some options, the option itself; ``lacking`` says what there is none of.
+
+    Case, spaces, hyphens and dots do not matter where one option alone is meant, nor whether it
+    is named as elsewhere (`OTHER_VALUES`); names of the user's own, of which something is
+    lacking, are taken literally.
+    """
+    value = value.item() if isinstance(value, np.generic) else value
     for option in options:
         if type(value) is type(option) and value == option:
             return option
+    meant = [] if lacking or not isinstance(value, str) else _meant(value, options)
+    if len(meant) == 1:
+        return meant[0]
     among = f"one of {', '.join(map(repr, options)) or 'nothing: there are none'}"
     if len(options) in (2, 3):
         *first, last = map(repr, options)
@@ -83,6 +92,36 @@ def check_choice(
         hint = suggestion(value, options)
         raise ArgumentError(f"{name}: no {lacking} {shown(value)}; there are {those}{listed}{hint}")
     raise ArgumentError(f"{name} must be {among}, got {shown(value)}{suggestion(value, options)}")
+
+
+OTHER_VALUES = {
+    "kr": "kenward-roger", "kenward": "kenward-roger", "kenrog": "kenward-roger",
+    "kenwardroger2": "kenward-roger", "sat": "satterthwaite", "satterth": "satterthwaite",
+    "satterwaite": "satterthwaite", "satterthwait": "satterthwaite", "asymptotic": "z",
+    "asymp": "z", "normal": "z", "wald": "z", "inf": "z",
+    "deletion": "deleted", "boot": "bootstrap", "prof": "profile",
+    "bonf": "bonferroni", "benjaminihochberg": "fdr_bh", "benjaminiyekutieli": "fdr_by",
+    "dunnett": "dunnettx", "chisquare": "chisq", "chisquared": "chisq", "chi2": "chisq",
+    "x2": "chisq", "lrt": "lr", "twosided": "two-sided", "greaterthan": "greater",
+    "lessthan": "less", "omit": "drop", "naomit": "drop", "exclude": "drop", "fail": "raise",
+    "nafail": "raise", "error": "raise", "new": "resample", "var": "variance", "stddev": "sd",
+    "std": "sd", "perc": "percentile",
+    "autocorrelation": "acf", "variogram": "semivariogram", "i": 1, "ii": 2, "iii": 3,
+}  # fmt: skip
+"""What other packages call some options, as `plain_name` leaves it: ours."""
+
+
+def plain_name(text: str) -> str:
+    """Letters and digits alone, in lower case; signs alone stay."""
+    return "".join(c for c in text.casefold() if c.isalnum()) or text.strip()
+
+
+def _meant(value: str, options: Collection[Any]) -> list[Any]:
+    """Options a text may stand for, but for how it is written."""
+    plain = plain_name(value)
+    found = [option for option in options if plain_name(str(option)) == plain]
+    other = OTHER_VALUES.get(plain)
+    return found or [option for option in options if option == other]
 
 
 def check_text(value: Any, name: str) -> str:

@@ -22,6 +22,7 @@ import pandas as pd
 
 from sparselmm.base.arguments import shown
 from sparselmm.base.exceptions import DataError
+from sparselmm.base.grid import Grid
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable  # Python >= 3.11
@@ -86,6 +87,13 @@ class Dataset:
                 f"Taken from {self.package}, licence {self.licence}",
             ]
         )
+
+    def _repr_html_(self) -> str:
+        """Return what notebooks show: the columns as a table."""
+        rows = [list(pair) for pair in self.columns.items()]
+        caption = f"{self.name}: {self.n:,} rows, {len(self.columns)} columns. {self.description}"
+        notes = (f"Source: {self.source}", f"Taken from {self.package}, licence {self.licence}")
+        return Grid([rows], "ll").html("sparselmm-table", caption=caption, notes=notes)
 
     def __repr__(self) -> str:
         """Return the text of ``str()``, so that the interactive prompt shows the description."""

@@ -63,7 +63,7 @@ def from_arrays(
     >>> built.design.terms[0].levels.labels().tolist()
     ['a', 'b']
     """
-    check_missing_argument(missing)
+    missing = check_missing_argument(missing)
     y, y_name, index = _response(endog)
     n = len(y)
     check_some_rows(n, n, "")

@@ -19,6 +19,7 @@ from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.design.column_types import as_float, check_numeric, kinds_of
 from sparselmm.design.formula import remembered
 from sparselmm.design.formula.bars import Bar, ParsedFormula, parse_formula, parse_one_sided
+from sparselmm.design.formula.contrasts import with_contrasts
 from sparselmm.design.formula.expressions import names_in, plain_column
 from sparselmm.design.formula.namespace import (
     Namespace,
@@ -82,6 +83,7 @@ def from_formula(
     generalized: bool = False,
     residual: str | None = None,
     dispersion: str | None = None,
+    contrasts: Mapping[str, Any] | None = None,
 ) -> BuiltDesign:
     """Build a design from a formula and a data frame; arguments as of `MixedLM.from_formula`.
 
@@ -97,7 +99,7 @@ def from_formula(
     >>> built.design.Z.toarray().tolist()
     [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]
     """
-    check_missing_argument(missing)
+    missing = check_missing_argument(missing)
     env = with_r_names(capture_env(1) if env is None else env)
     plan = read_formulas(formula, groups, re_formula, vc_formula, further or {})
     plan = plan.with_residual(residual, dispersion)
@@ -111,7 +113,8 @@ def from_formula(
         given = given.kept(kept)
     inner = frame if kept is None else frame[kept]
     _check_response_column(plan.parsed.response, inner)
-    space = Namespace(inner, used_env, rows, take_columns(inner, names, plan.read))
+    columns = with_contrasts(take_columns(inner, names, plan.read), plan.read, contrasts)
+    space = Namespace(inner, used_env, rows, columns)
     return assemble(plan, given, covariance, space, kept, generalized)
 
 

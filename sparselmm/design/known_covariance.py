@@ -115,8 +115,16 @@ class KnownCovariance:
     kind: Kind = "covariance"
     _root: CSR | None = field(default=None, repr=False)
 
+    def __repr__(self) -> str:
+        of = f"{self.matrix.shape[0]:,} levels, {self.matrix.nnz:,} entries"
+        return f"KnownCovariance: a {self.kind} of {of}"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{self!r}</p>"
+
     def __post_init__(self) -> None:
-        check_choice(self.kind, "kind", ("covariance", "precision"))
+        kind = check_choice(self.kind, "kind", ("covariance", "precision"))
+        object.__setattr__(self, "kind", kind)
         matrix = _real(self.matrix, "matrix")
         labels = _labels_of(self.matrix, self.labels)
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:

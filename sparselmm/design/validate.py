@@ -75,9 +75,9 @@ class Rows:
         return Rows(self.n_all, self.index, positions)
 
 
-def check_missing_argument(missing: str) -> None:
-    """Refuse anything but the three choices."""
-    check_choice(missing, "missing", MISSING_CHOICES)
+def check_missing_argument(missing: str) -> str:
+    """One of the three choices."""
+    return str(check_choice(missing, "missing", MISSING_CHOICES))
 
 
 def unknown_column(name: str, columns: Iterable[object], used_in: str) -> UnknownColumnError:

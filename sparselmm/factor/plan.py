@@ -10,6 +10,7 @@ docs/design.md); only their ratios matter for the choice.
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ import numpy as np
 
 from sparselmm.base.cholesky import CholeskyFactor, Mode, Ordering, Pattern, dense_root
 from sparselmm.base.exceptions import MemoryLimitError
+from sparselmm.base.grid import Grid
 from sparselmm.base.providers import instructions, provider
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import IntArray, index_dtype
@@ -284,15 +286,19 @@ class FitPlan:
         )
 
     def __str__(self) -> str:
-        head = (
-            f"n = {self.n:,} rows, p = {self.p}, q = {self.q:,} random effects, "
-            f"nnz(Z'WZ) = {self.nnz_a:,}, memory limit {size_text(self.memory_limit)}, "
-            f"sparse factors: {provider()}"
-        )
+        head = "\n".join(textwrap.wrap(self._head, 80))
         tail = f"\n{self.residuals}" if self.residuals else ""
         chosen = self.fitting if self.route == "krylov" else self.chosen
         table = "\n" + self._table(chosen) if self.q or not tail else ""
         return head + table + self._reason() + tail
+
+    @property
+    def _head(self) -> str:
+        return (
+            f"n = {self.n:,} rows, p = {self.p}, q = {self.q:,} random effects, "
+            f"nnz(Z'WZ) = {self.nnz_a:,}, memory limit {size_text(self.memory_limit)}, "
+            f"sparse factors: {provider()}"
+        )
 
     def _on_disk(self) -> str:
         """What a factorization on disk takes."""
@@ -301,6 +307,17 @@ class FitPlan:
         panels = Panels.of(self.krylov.solver.crossing.n_trailing, left)
         minutes = panels.seconds / 60.0
         return f"{size_text(panels.bytes)}, about {max(minutes, 0.1):.2g} core-minutes"
+
+    def _repr_html_(self) -> str:
+        chosen = self.fitting if self.route == "krylov" else self.chosen
+        rows = [
+            ["*" if c is chosen else "", c.describe(self.names), f"{c.nnz:,}",
+             f"{c.flops / 1e9:.3g}", size_text(c.memory), f"{c.seconds:.2g}"]
+            for c in self.candidates
+        ]  # fmt: skip
+        grid = Grid([rows], "llrrrr", ["", "factorization", "nnz(L)", "Gflop", "memory", "s/eval"])
+        notes = [note for note in (self._reason().strip(), self.residuals) if note]
+        return grid.html("sparselmm-table", stubs=False, caption=self._head, notes=notes)
 
     def _table(self, chosen: Candidate | None) -> str:
         lines = [

@@ -70,6 +70,14 @@ class MixedLMParams:
     [1.0, 2.0, 0.0, 2.0]
     """
 
+    def __repr__(self) -> str:
+        parts = {"fe_params": self.fe_params, "cov_re": self.cov_re, "vcomp": self.vcomp}
+        texts = {name: np.array2string(v, precision=5, threshold=12) for name, v in parts.items()}
+        return "\n".join(["MixedLMParams", *(f"{name} {text}" for name, text in texts.items())])
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{self!r}</pre>"
+
     def __init__(self, k_fe: int, k_re: int, k_vc: int):
         self.k_fe = k_fe = check_count(k_fe, "k_fe", least=0, most=MOST_PARAMETERS)
         self.k_re = k_re = check_count(k_re, "k_re", least=0, most=MOST_COEFFICIENTS)

@@ -220,6 +220,48 @@ def singular_terms(cross: Sizes, covariance: Covariance, theta: FloatArray) -> B
     return out
 
 
+def singular_words(
+    cross: Sizes, covariance: Covariance, theta: FloatArray, terms: Sequence[RandomTerm]
+) -> list[tuple[str, str]]:
+    """Which variances are zero and which correlations one in size, and one thing to try for each.
+
+    Theta and the terms are in the order of ``covariance.terms``.
+    """
+    out = []
+    flags = singular_terms(cross, covariance, theta)
+    for t, lam in enumerate(covariance.factors(theta)):
+        term = terms[t]
+        if not flags[t] or not covariance.terms[t].n_theta:
+            continue
+        if cross.bases is not None and (F := cross.bases[t]) is not None:
+            lam = F @ lam
+        sd = np.linalg.norm(lam, axis=1)
+        none = sd * cross.rms(t) < SINGULAR_TOLERANCE
+        for name in [term.columns[j] for j in np.flatnonzero(none)]:
+            effects = " + ".join(term.columns)
+            one = f"({'1' if effects == 'Intercept' else effects} | {term.name})"
+            less = f"leave {one} out" if len(sd) == 1 else f"leave {name} out of {one}"
+            out.append((f"the variance of {name} by {term.name} is estimated as zero", less))
+        inside = np.flatnonzero(~none)
+        if len(inside) > 1 and (none.sum() == 0 or len(inside) > none.sum()):
+            corr = lam[inside] @ lam[inside].T / np.outer(sd[inside], sd[inside])
+            i, j = np.unravel_index(np.argmax(np.abs(np.tril(corr, -1))), corr.shape)
+            a, b = term.columns[inside[j]], term.columns[inside[i]]
+            if np.linalg.eigvalsh(corr)[0] < SINGULAR_TOLERANCE**2 or not none.any():
+                out.append((f"the correlation of {a} and {b} by {term.name} is {corr[i, j]:+.3f}",
+                            f"write ({b} || {term.name}) for uncorrelated effects"))  # fmt: skip
+    return out
+
+
+def boundary_message(words: Sequence[tuple[str, str]]) -> str:
+    """The end of a warning: what is singular, and one thing to try."""
+    seen = "; ".join(what for what, _ in words)
+    return (
+        f"The random effects covariance matrix is singular: {seen}. The estimate is valid; the "
+        f"data do not support all of its parameters. To simplify, {words[0][1]}."
+    )
+
+
 def mixed_covariance(covariance: Covariance, t: int, m: int) -> Covariance:
     """Covariance parameters after `mixed_columns` left m coefficients in term t.
 

@@ -33,6 +33,8 @@ import scipy
 
 from sparselmm.base.cholesky import NotPositiveDefiniteError
 from sparselmm.base.exceptions import ArgumentError, DataError
+from sparselmm.base.grid import pairs_html, pairs_text
+from sparselmm.base.providers import provider
 from sparselmm.base.smallmatrix import block_diagonal
 from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.likelihood.covariance import Covariance
@@ -203,6 +205,29 @@ class OptSummary:
         """Largest absolute entry of the gradient off the boundary."""
         inner = self.gradient[~self.at_boundary]
         return float(np.abs(inner).max()) if len(inner) else 0.0
+
+    @property
+    def _pairs(self) -> list[tuple[str, str]]:
+        held, why = int(self.at_boundary.sum()), self.message.removeprefix("converged: ")
+        return [
+            ("converged", f"{'yes' if self.converged else 'NO'}; {why}"),
+            ("method", self.method), ("deviance", f"{self.deviance:.6f}"),
+            ("theta", np.array2string(self.theta, precision=5, threshold=8)),
+            ("held at zero", f"{held} of {len(self.theta)}"),
+            ("evaluations", f"{self.n_evaluations}"),
+            ("starts", f"{self.n_starts}, with {self.n_optima} different ends"),
+            ("largest gradient entry", f"{self.gradient_norm:.2g}"),
+            ("another step would gain", f"{self.expected_decrease:.1g}"),
+            ("smallest eigenvalue of the Hessian", f"{self.smallest_eigenvalue:.3g}"),
+            ("sparse factors by", str(provider())),
+            *([("not identified", self.unidentified)] if self.unidentified else []),
+        ]  # fmt: skip
+
+    def __repr__(self) -> str:
+        return pairs_text(self._pairs, "OptSummary")
+
+    def _repr_html_(self) -> str:
+        return pairs_html(self._pairs, "Search of the optimum")
 
 
 Callback = Callable[[Evaluation], None]

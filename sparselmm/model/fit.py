@@ -21,6 +21,7 @@ from sparselmm.base.arguments import (
     check_positive,
     check_progress,
     in_order,
+    plain_name,
     suggestion,
     unlabelled,
     wrong_type,
@@ -84,6 +85,9 @@ HARDLY = 0.01
 DEFAULT_METHODS = ("newton", "ncg", "minimize")
 """Names that stand for the default method: what they ask for, second derivatives, it uses."""
 
+LIKELIHOODS = ("ml", "reml")
+"""What ``method`` means in nlme and SAS."""
+
 OPTIONS: dict[str, dict[str, str]] = {
     "BFGS": {"gtol": "gtol"},
     "CG": {"gtol": "gtol"},
@@ -127,13 +131,16 @@ def _option(name: str, value: Any) -> Any:
     return check_number(value, name, "a number between 0 and 1", low=0.0, high=1.0)
 
 
-def check_fit_arguments(arguments: Mapping[str, Any]) -> None:
-    """The arguments of ``MixedLM.fit`` that need no model to be judged."""
+def check_fit_arguments(arguments: Mapping[str, Any]) -> tuple[bool, str]:
+    """The arguments of ``MixedLM.fit`` that need no model to be judged; ``reml`` and ``engine``.
+
+    ``method="ML"`` and ``"REML"``, as in nlme and SAS, say which likelihood and leave the search.
+    """
     for name in ("reml", "do_cg", "full_output"):
         check_flag(arguments[name], name)
     for name in ("fe_pen", "cov_pen"):
         check_methods(arguments[name], name, ("func", "deriv"))
-    check_choice(arguments["engine"], "engine", ENGINES)
+    engine = check_choice(arguments["engine"], "engine", ENGINES)
     if arguments["maxiter"] is not None:
         check_count(arguments["maxiter"], "maxiter")
     check_progress(arguments["progress"])
@@ -141,6 +148,12 @@ def check_fit_arguments(arguments: Mapping[str, Any]) -> None:
     free = arguments["free"]
     if free is not None and not all(hasattr(free, name) for name in PARTS):
         raise wrong_type("free", "a MixedLMParams of zeros and ones", free)
+    method, reml = arguments["method"], check_flag(arguments["reml"], "reml")
+    if isinstance(method, str) and method.lower() in LIKELIHOODS:
+        if method.lower() == "reml" and not reml:
+            raise ArgumentError(f"method={method!r} and reml=False contradict each other")
+        reml = method.lower() == "reml"
+    return reml, str(engine)
 
 
 def method_names(method: str | Sequence[str] | None) -> list[str | None]:
@@ -156,11 +169,13 @@ def method_names(method: str | Sequence[str] | None) -> list[str | None]:
     names: Any = [method] if one else check_list(method, "method", wanted)
     if not names:
         raise wrong_value("method", wanted, method)
+    spelled = {plain_name(name): name for name in SCIPY_METHODS}
     out: list[str | None] = []
     for name in names:
         if name is not None and not isinstance(name, str):
             raise wrong_type("method", wanted, name)
-        if name is None or name.lower() in DEFAULT_METHODS:
+        name = name if name is None else spelled.get(plain_name(name), name)
+        if name is None or name.lower() in (*DEFAULT_METHODS, *(LIKELIHOODS if one else ())):
             out.append(None)
         elif name.lower() in SCIPY_METHODS:
             out.append(name.lower())

@@ -17,12 +17,14 @@ from sparselmm.base.exceptions import (
     RankDeficiencyWarning,
     warn_user,
 )
+from sparselmm.base.other_names import MODEL, NamesOthers
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import AnyArray, FloatArray, IntArray
 from sparselmm.design import BuiltDesign, capture_env, from_arrays, from_formula
 from sparselmm.design.responses import read_response
 from sparselmm.design.spec import as_frame
 from sparselmm.design.validate import check_levels
+from sparselmm.likelihood.covariance import boundary_message, singular_words
 from sparselmm.likelihood.laplace.chosen import TRIALS, base_of, check_family_response
 from sparselmm.likelihood.laplace.data import Further, GeneralData
 from sparselmm.likelihood.laplace.deviance import LaplaceDeviance
@@ -41,12 +43,13 @@ from sparselmm.model.generalized_arguments import (
     without_constant,
 )
 from sparselmm.results.general.core import MixedGLMResults
+from sparselmm.results.print import short
 
 FURTHER = ("dispersion", "zi", "hurdle")
 """Arguments that give a further predictor a formula or a design."""
 
 
-class MixedGLM:
+class MixedGLM(NamesOthers):
     """Generalized linear mixed model ``g(E y) = X beta + Z b`` for a family of responses.
 
     The likelihood is the integral over the random effects by Laplace's approximation, with the
@@ -163,6 +166,7 @@ class MixedGLM:
         offset: Any = None,
         z_terms: Mapping[str, Any] | None = None,
         covariance: Mapping[str, Any] | None = None,
+        contrasts: Mapping[str, Any] | None = None,
         eval_env: Any = 0,
     ) -> MixedGLM:
         """Build a model from a formula and a data frame.
@@ -183,7 +187,7 @@ class MixedGLM:
             Numbers of trials of a binomial response of counts.
         dispersion, zi, hurdle : str, optional
             Formulas such as ``"~ x"`` of the dispersion (log scale) and of excess zeros (logit).
-        groups, weights, offset, z_terms, covariance, eval_env
+        groups, weights, offset, z_terms, covariance, contrasts, eval_env
             As in :meth:`MixedLM.from_formula`; see the constructor for what weights mean.
 
         Returns
@@ -218,6 +222,7 @@ class MixedGLM:
             response.formula, response.frame, groups=groups, re_formula=re_formula,
             vc_formula=vc_formula, weights=weights, offset=offset, z_terms=z_terms,
             covariance=covariance, subset=subset, missing=missing, env=env, generalized=True,
+            contrasts=contrasts,
             further={name: one_formula(name, text) for name, text in formulas.items() if text},
         )  # fmt: skip
         built = replace(
@@ -405,10 +410,12 @@ class MixedGLM:
         if not opt.converged:
             warn_user(f"MixedGLM: {opt.message}", ConvergenceWarning)
         elif results.singular:
-            terms = ", ".join(results.singular_terms)
+            words = singular_words(
+                results.deviance, results.deviance.covariance, results.numbers.parts[0],
+                self.built.design.terms,
+            )  # fmt: skip
             warn_user(
-                "The MLE may be on the boundary of the parameter space. Zero variance or a "
-                f"correlation of one in: {terms}",
+                "The MLE may be on the boundary of the parameter space. " + boundary_message(words),
                 BoundaryWarning,
             )
 
@@ -438,6 +445,18 @@ class MixedGLM:
         if base_of(self.family).name == "ordinal":
             new.further = thresholds(new._y, self.categories)
         return new
+
+    _other_names = MODEL
+
+    def __repr__(self) -> str:
+        return "\n".join(short.what(self.built, self._kind))
+
+    def _repr_html_(self) -> str:
+        return short.html_lines(short.what(self.built, self._kind))
+
+    @property
+    def _kind(self) -> str:
+        return f"MixedGLM, {self.family.name}, link {self.family.link}"
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "data"}

@@ -45,7 +45,7 @@ from sparselmm.factor.krylov.solver import KrylovSolver, Settings
 from sparselmm.factor.plan import Candidate, FitPlan, make_plan
 from sparselmm.factor.solver import BlockSolver
 from sparselmm.inference.packing import MixedLMParams
-from sparselmm.likelihood.covariance import Covariance, singular_terms
+from sparselmm.likelihood.covariance import Covariance, boundary_message, singular_words
 from sparselmm.likelihood.dense import DenseDeviance
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.engine import FEW_DIGITS, centred_at, profiled_deviance, solver_of
@@ -210,6 +210,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
         covariance: Mapping[str, Any] | None = None,
         residual: str | None = None,
         dispersion: str | None = None,
+        contrasts: Mapping[str, Any] | None = None,
         eval_env: Any = 0,
         chunk_rows: int = CHUNK_ROWS,
         keep_rows: bool | str = "auto",
@@ -260,6 +261,10 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
         dispersion : str, optional
             Right side of a formula for the log standard deviation of the residuals: ``"~ sex"``
             for one of each group, ``"~ np.log(x)"`` for a power of x.
+        contrasts : dict, optional
+            Name of a factor to its coding wherever the formula has it: ``"treatment"`` (default),
+            ``"sum"``, ``"helmert"``, ``"poly"``, ``"diff"``, ``"SAS"``, R's ``"contr.sum"``, a
+            coding of patsy such as ``Treatment("b")``, or a matrix with a row for each level.
         eval_env : int or patsy.EvalEnvironment
             How many frames up the variables of the formula are looked up.
         chunk_rows : int
@@ -310,7 +315,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
                 formula, data, groups=groups, re_formula=re_formula, vc_formula=vc_formula,
                 weights=weights, offset=offset, z_terms=z_terms, covariance=covariance,
                 subset=subset, missing=missing, env=env, residual=residual,
-                dispersion=dispersion,
+                dispersion=dispersion, contrasts=contrasts,
             )  # fmt: skip
         model = cls.__new__(cls)
         model._set_up(built.owned(), use_sqrt)
@@ -450,7 +455,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
         """
         reml = check_flag(reml, "reml")
         if self.design.residual is not None:
-            check_choice(engine, "engine", ("sparse", "auto"))
+            engine = check_choice(engine, "engine", ("sparse", "auto"))
             return ResidualDeviance(self.design, reml=reml)
         if check_choice(engine, "engine", ENGINES) == "dense":
             return self._dense(reml, Held.of(None, self.covariance, ()))
@@ -629,7 +634,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
         FutureWarning
             If a keyword has no meaning here.
         """
-        check_fit_arguments(locals())
+        reml, engine = check_fit_arguments(locals())
         if self.built.streamed is None:
             self._need_rows("fit")
         keywords = checked_keywords(fit_kwargs, niter_sa)
@@ -637,7 +642,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
         progress = True if progress is None and keywords.get("disp") else progress
         if self.design.residual is not None:
             return fit_residual(
-                self, locals(), methods, keywords, check_flag(reml, "reml"), maxiter,
+                self, locals(), methods, keywords, reml, maxiter,
                 Progress(progress), full_output,
             )  # fmt: skip
         start = start_parameters(self._packing, start_params, self.use_sqrt)
@@ -796,25 +801,17 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
             warn_user(
                 f"the optimizer did not converge: {opt.message}", catchable(ConvergenceWarning)
             )
-        flags = singular_terms(self.cross, deviance.covariance, opt.theta)
-        free = [term.n_theta > 0 for term in deviance.covariance.terms]
-        flags = flags & np.array(free, dtype=bool)
-        singular = [term.name for term, flag in zip(self.terms, flags, strict=True) if flag]
+        singular = singular_words(self.cross, deviance.covariance, opt.theta, self.terms)
         near = nearly_zero(deviance, opt, [term.name for term in self.terms])
         if near and not singular:
             warn_user(
                 f"{BOUNDARY} The random effects covariance matrix is nearly singular: the variance "
                 f"of {', '.join(near)} can hardly be told from zero (the deviance would rise by "
-                f"less than {HARDLY}).",
+                f"less than {HARDLY}). To simplify, leave that term out.",
                 catchable(BoundaryWarning),
             )
         if singular:
-            warn_user(
-                f"{BOUNDARY} The random effects covariance matrix is singular: a variance of "
-                f"{', '.join(singular)} is estimated as zero or a correlation as +-1. The "
-                "estimate is valid; the data do not support all of its parameters.",
-                catchable(BoundaryWarning),
-            )
+            warn_user(f"{BOUNDARY} {boundary_message(singular)}", catchable(BoundaryWarning))
 
     def fit_many(
         self, Y: Any, names: Sequence[Any] | None = None, *, reml: bool = True,

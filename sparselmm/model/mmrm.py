@@ -21,6 +21,7 @@ def mmrm(
     offset: Any = None,
     subset: Any = None,
     missing: str = "drop",
+    contrasts: Any = None,
     eval_env: Any = 0,
     **fit_arguments: Any,
 ) -> MMRMResults:
@@ -48,6 +49,8 @@ def mmrm(
         Rows to use.
     missing : {"drop", "none", "raise"}
         "drop" (default, as in SAS and mmrm) leaves out visits with a missing value in use.
+    contrasts : dict, optional
+        As of :meth:`MixedLM.from_formula`.
     eval_env : int or patsy.EvalEnvironment
         How many frames up the variables of the formula are looked up.
     **fit_arguments
@@ -81,8 +84,8 @@ def mmrm(
     rest, structure = split_structure(formula)
     model = MixedLM.from_formula(
         rest, data, residual=structure, dispersion=dispersion, weights=weights, offset=offset,
-        subset=subset, missing=missing, eval_env=capture_env(eval_env, above=1),
-        keep_rows=True,
+        subset=subset, missing=missing, contrasts=contrasts,
+        eval_env=capture_env(eval_env, above=1), keep_rows=True,
     )  # fmt: skip
     fit: Any = model.fit(reml=reml, **fit_arguments)
     out: MMRMResults = results_of(MMRMResults, model, fit.built, fit.joint)

@@ -17,7 +17,7 @@ from sparselmm.base.exceptions import (
 )
 from sparselmm.base.threads import one_thread
 from sparselmm.inference.residual import JointFit
-from sparselmm.likelihood.covariance import singular_terms
+from sparselmm.likelihood.covariance import boundary_message, singular_words
 from sparselmm.likelihood.optimize import TOLERANCE, OptSummary, minimize
 from sparselmm.likelihood.residual.deviance import ResidualDeviance
 from sparselmm.likelihood.residual.identifiability import confounded_terms
@@ -137,13 +137,9 @@ def _warn(model: Any, joint: JointFit) -> None:
     if limit:
         warn_user(limit, catchable(SpecificationWarning))
     frozen = joint.frozen
-    flags = singular_terms(frozen.cross, frozen.covariance, joint.theta)
-    names = [term.name for term, flag in zip(model.terms, flags, strict=True) if flag]
-    if names:
+    words = singular_words(frozen.cross, frozen.covariance, joint.theta, model.terms)
+    if words:
         warn_user(
-            "The MLE may be on the boundary of the parameter space. The random effects covariance "
-            f"matrix is singular: a variance of {', '.join(names)} is estimated as zero or a "
-            "correlation as +-1. The estimate is valid; the data do not support all of its "
-            "parameters.",
+            "The MLE may be on the boundary of the parameter space. " + boundary_message(words),
             catchable(BoundaryWarning),
         )

@@ -13,6 +13,7 @@ import pandas as pd
 
 from sparselmm.base.arguments import check_choice, check_flag, check_strings, wrong_type
 from sparselmm.base.exceptions import ArgumentError, DataError
+from sparselmm.base.grid import p_text
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.hypotheses.comparison import boundary_pvalue, chi2_pvalue, variances_tested
 from sparselmm.results.general.base import GeneralBase
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
 FORMATS = {
     **dict.fromkeys(("aic", "bic", "llf", "deviance"), "{:.2f}".format),
-    **dict.fromkeys(("chisq", "pvalue", "pvalue_boundary"), "{:.5g}".format),
+    "chisq": "{:.5g}".format,
+    **dict.fromkeys(("pvalue", "pvalue_boundary"), p_text),
     "df": "{:.0f}".format,
 }
 """How the table is printed: differences of criteria matter, so these have decimals."""
@@ -84,8 +86,7 @@ class ModelComparison(InPolars):
         names = check_strings(criteria, "criteria")
         if not names:
             raise ArgumentError("criteria names none; use aic, bic or deviance")
-        for name in names:
-            check_choice(name, "criteria", ("aic", "bic", "deviance"))
+        names = [check_choice(name, "criteria", ("aic", "bic", "deviance")) for name in names]
         return criteria_plot(self.table, names, ax)
 
     def _repr_html_(self) -> str:

@@ -38,6 +38,7 @@ from sparselmm.results.methods.tidy import TidyResults
 from sparselmm.results.methods.validation import ValidationResults
 from sparselmm.results.methods.variances import InferenceResults
 from sparselmm.results.print import labels, short, summary
+from sparselmm.results.print.notebook import as_table
 
 CI_OPTIONS: dict[str, tuple[str, ...]] = {
     "wald": (),
@@ -319,7 +320,7 @@ class MixedLMResults(
         [0.6336, 1.1821]
         """
         alpha = check_level(alpha)
-        check_choice(method, "method", tuple(CI_OPTIONS))
+        method = check_choice(method, "method", tuple(CI_OPTIONS))
         check_keywords(options, CI_OPTIONS[method], f"conf_int(method={method!r})")
         if method == "profile":
             return self._profile_conf_int(alpha, **options)
@@ -327,7 +328,7 @@ class MixedLMResults(
             kind = options.pop("kind", "percentile")
             if "resampling" in options:
                 options["kind"] = options.pop("resampling")
-            return self.bootstrap(**options).conf_int(alpha, kind)
+            return self.bootstrap(**options).conf_int(alpha, kind).set_axis([0, 1], axis=1)
         ends = self._est.wald.interval(alpha)
         return pd.DataFrame(ends, index=self._est.names) if self.built.pandas else ends
 
@@ -353,6 +354,7 @@ class MixedLMResults(
         return np.array([self._est.psi[t][0, 0] for t in self._est.layout.components])
 
     @property
+    @as_table
     def varcorr(self) -> pd.DataFrame:
         """Variance components as lme4's ``as.data.frame(VarCorr(fit))``.
 
@@ -414,7 +416,7 @@ class MixedLMResults(
                 check_text(text, name)
         alpha = check_level(alpha)
         if ddf is not None:
-            check_choice(ddf, "ddf", DDF_METHODS)
+            ddf = check_choice(ddf, "ddf", DDF_METHODS)
         return summary.summarize(
             self._est, self.opt, yname or self.built.design.y_name, xname_fe, xname_re,
             summary.TITLE if title is None else title, alpha,

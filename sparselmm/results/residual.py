@@ -38,6 +38,7 @@ from sparselmm.inference.residual_rows import block, row_sd, whitened
 from sparselmm.likelihood.residual.structure import Structured
 from sparselmm.results.core import MixedLMResults
 from sparselmm.results.methods.base import Matrix, Vector, from_rows
+from sparselmm.results.print.notebook import as_table
 from sparselmm.results.print.summary import Summary
 from sparselmm.results.residual_prediction import ResidualPrediction
 from sparselmm.results.residual_simulation import ResidualSimulation
@@ -144,6 +145,7 @@ class ResidualResults(ResidualPrediction, ResidualSimulation, MixedLMResults):
 
     # ------------------------------------------------------------------------- parameters
 
+    @as_table
     def residual_params(self, alpha: float = 0.05, ci: str = "wald") -> pd.DataFrame:
         """Parameters of the residual covariance on their natural scale.
 
@@ -169,7 +171,7 @@ class ResidualResults(ResidualPrediction, ResidualSimulation, MixedLMResults):
             When ``ci`` is unknown, or profiles are wanted of ``us`` or ``toep``.
         """
         alpha = check_level(alpha)
-        check_choice(ci, "ci", ("wald", "profile"))
+        ci = check_choice(ci, "ci", ("wald", "profile"))
         structure, phi = self.joint.deviance.structure, self.joint.phi
         estimate = structure.natural(phi, self.scale)
         slopes = structure.natural_slopes(phi)
@@ -275,8 +277,8 @@ class ResidualResults(ResidualPrediction, ResidualSimulation, MixedLMResults):
         -------
         Series or ndarray, (n,)
         """
-        check_choice(kind, "kind", KINDS)
-        check_choice(level, "level", ("conditional", "marginal"))
+        kind = check_choice(kind, "kind", KINDS)
+        level = check_choice(level, "level", ("conditional", "marginal"))
         scaled = check_flag(scaled, "scaled")
         e = self._raw(level)
         if kind == "response":
@@ -309,7 +311,7 @@ class ResidualResults(ResidualPrediction, ResidualSimulation, MixedLMResults):
         return results_of(type(self), self.model._copy(built), built, joint)
 
     def _robust(self, kind: str, groups: Any, contrasts: FloatArray | None) -> ClusterRobust:
-        check_choice(kind, "kind", robust.KINDS)
+        kind = check_choice(kind, "kind", robust.KINDS)
         clusters = self._clusters(groups)
         return cluster_robust_rows(
             self.joint, self.built.design, clusters, kind, contrasts  # type: ignore[arg-type]
@@ -328,9 +330,9 @@ class ResidualResults(ResidualPrediction, ResidualSimulation, MixedLMResults):
         **options
             ``n`` and ``seed`` of the bootstrap.
         """
-        check_choice(method, "method", ("wald", "bootstrap"))
+        method = check_choice(method, "method", ("wald", "bootstrap"))
         if method == "bootstrap":
-            return self.bootstrap(**options).conf_int(check_level(alpha))
+            return self.bootstrap(**options).conf_int(check_level(alpha)).set_axis([0, 1], axis=1)
         return super().conf_int(alpha, method, **options)
 
     def summary(self, *args: Any, **kwargs: Any) -> Summary:

@@ -52,12 +52,12 @@ class ResidualPrediction(ResultsBase):
         est: Any = self._est
         me: Any = self
         on = prediction.switches(est.terms, re)
-        check_options(interval, ddf, on)
+        interval, ddf = check_options(interval, ddf, on)
         if ddf != "z" and (re is not False or interval != "confidence"):
             raise UnsupportedError(
                 f"ddf={ddf!r} with residual= is available for re=False and interval='confidence'"
             )
-        prediction.check_unseen(unseen)
+        unseen = prediction.check_unseen(unseen)
         arrays = {
             "groups": groups, "exog_re": exog_re, "exog_vc": exog_vc, "offset": offset,
             "z_terms": z_terms,

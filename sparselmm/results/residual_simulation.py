@@ -64,7 +64,7 @@ class ResidualSimulation(ResultsBase):
         _refuse_others("simulate", {"newdata": newdata, **arrays})
         self._need_rows("simulate")
         n = check_count(n, "n")
-        check_choice(re, "re", ("resample", "conditional"))
+        re = check_choice(re, "re", ("resample", "conditional"))
         need_memory(
             DRAWN * float(n) * sum(self.built.design.Z.shape),
             f"drawing n={n:,} responses of {self.built.design.n:,} rows", "draw fewer at a time",
@@ -140,7 +140,7 @@ class ResidualSimulation(ResultsBase):
         BootstrapResults
         """
         n, progress = check_count(n, "n"), check_progress(progress)
-        check_choice(kind, "kind", ("parametric",))
+        kind = check_choice(kind, "kind", ("parametric",))
         n_jobs, jackknife = check_jobs(n_jobs), check_flag(jackknife, "jackknife")
         others = {
             "statistic": statistic, "checkpoint": checkpoint, "by": by, "resume": resume,

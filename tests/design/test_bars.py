@@ -72,8 +72,8 @@ ERRORS = [
     ("y ~ x + (|g)", r"nothing before the bar; write \(1\|g\)"),
     ("y ~ x + (1|)", "no grouping factor after the bar"),
     ("y ~ (1|a|b)", "more than one '|'"),
-    ("y ~ (1|a + b)", r"\(1\|a\) \+ \(1\|b\)"),
-    ("y ~ (1|a*b)", r"\(1\|a:b\)"),
+    ("y ~ (1|a - b)", r"\(1\|a\) \+ \(1\|b\)"),
+    ("y ~ (1|a*b/c)", r"\(1\|a:b\)"),
     ("y ~ (1|a/)", "grouping factor is missing"),
     ("y ~ (1|a/(b/c))", "not one factor"),
     ("y ~ (x|a)*f", "part of a larger term"),
@@ -83,7 +83,6 @@ ERRORS = [
     ("y ~ x + + ", "operand is missing"),
     ("y ~ (x", r"'\)' is missing"),
     ("y ~ x)", r"unexpected '\)'"),
-    ("y ~ `a b` + (1|g)", r"Q\('a b'\)"),
 ]
 
 

@@ -405,7 +405,7 @@ def test_refusals():
     with pytest.raises(ValueError, match="fit again with reml=True"):
         fit.summary(ddf="kenward-roger")
     with pytest.raises(ValueError, match="ddf must be one of"):
-        fit.summary(ddf="kr")
+        fit.summary(ddf="kenwood")
     with pytest.raises(ValueError, match="involve variances"):
         fit.wald_test("Subject Var = 0", ddf="satterthwaite")
     with pytest.raises(ValueError, match="use_t or ddf"):

@@ -113,8 +113,8 @@ def test_reml_in_capitals_is_answered_by_fit(fit):
 
 @pytest.mark.parametrize(
     ("call", "ours"),
-    [("relevel(Subject, '308')", "Treatment"), ("poly(Days, 2)", "beforehand"),
-     ("interaction(Subject, Days)", "f:g"), ("nosuch(Days)", "define it in Python")],
+    [("cut(Days, 3)", "beforehand"), ("s(Days)", "ns"),
+     ("nosuch(Days)", "define it in Python")],
 )  # fmt: skip
 def test_an_unknown_function_is_called_one(call, ours):
     with pytest.raises(FormulaError, match=f"unknown function .*{ours}"):

@@ -19,7 +19,7 @@ from sparselmm.results.print.summary import (
 )
 
 # Printed by statsmodels 0.15.0, but for the standard error of the variance, which it scales by
-# sqrt(scale) instead of scale and prints as 2.149.
+# sqrt(scale) instead of scale and prints as 2.149, and the p-values, 0.000 there.
 STATSMODELS = """\
          Mixed Linear Model Regression Results
 ========================================================
@@ -32,8 +32,8 @@ Mean group size:  12.0
 --------------------------------------------------------
              Coef.  Std.Err.    z    P>|z| [0.025 0.975]
 --------------------------------------------------------
-Intercept    15.724    0.788  19.952 0.000 14.179 17.268
-Time          6.943    0.033 207.939 0.000  6.877  7.008
+Intercept    15.724    0.788  19.952 <.001 14.179 17.268
+Time          6.943    0.033 207.939 <.001  6.877  7.008
 Pig Var      40.394    6.939                            
 ========================================================
 """  # noqa: W291
@@ -71,9 +71,9 @@ def test_variance_table_follows():
             vc_formula={"cask": "0 + C(cask)"},
         ).fit()  # fmt: skip
     text = fit.summary().as_text()
-    assert VARIANCES in text
-    assert "Converged: Yes; " in text
-    assert "Another step would lower the deviance by" in text
+    assert VARIANCES.rstrip() in text
+    assert "Another step" not in text
+    assert text.endswith("-----")
 
 
 def test_correlations_stand_beside_the_later_coefficient():
@@ -189,6 +189,6 @@ def test_variance_table_numbers():
         VarianceRow("Residual", None, None, 1.0, 1.0),
     ]
     table = variance_table(rows)
-    assert table.Corr.tolist() == ["", "NaN", "0.25 NaN", ""]
+    assert table.Corr.tolist() == ["", "-", "0.25 -", ""]
     assert table.Variance.tolist() == ["1.5000", "0", "1e-08", "1.0000"]
     assert isinstance(table, pd.DataFrame)

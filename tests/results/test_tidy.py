@@ -115,7 +115,7 @@ def test_effects_are_the_same_in_any_order():
         "std.error",
         "statistic",
     ]
-    with pytest.raises(ValueError, match="effects must be some of"):
+    with pytest.raises(ValueError, match="effects must be"):
         fit.tidy("random")
     with pytest.raises(ValueError, match="conf_level"):
         fit.tidy(conf_level=95)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
+from keyword import iskeyword
 
 from sparselmm.base.exceptions import FormulaError
 from sparselmm.design.terms import Structure
@@ -206,16 +208,26 @@ def _sum(terms: Sequence[str]) -> list[str]:
 
 
 def tokenize(text: str) -> Tokens:
-    """Tokens of a formula; R's ``^`` comes out as ``**``."""
-    tokens = tuple(
-        "**" if match.group(1) == "^" else match.group(1) for match in _TOKEN.finditer(text)
-    )
-    for token in tokens:
+    """Tokens of a formula; R's ``^`` comes out as ``**``, names in backticks as ``Q("name")``."""
+    tokens: list[str] = []
+    for match in _TOKEN.finditer(text):
+        token = match.group(1)
         if token.startswith("`"):
-            name = token.strip("`")
-            raise FormulaError(f"backticks are not understood; write Q({name!r}) for {token}")
-    _check_nesting(tokens, text)
-    return tokens
+            tokens += _quoted(token, text)
+        else:
+            tokens.append("**" if token == "^" else token)
+    _check_nesting(tuple(tokens), text)
+    return tuple(tokens)
+
+
+def _quoted(token: str, text: str) -> Tokens:
+    """R's name in backticks: the name, or patsy's ``Q("name")`` where it is none in Python."""
+    name = token[1:-1]
+    if len(token) < 3 or not token.endswith("`"):
+        raise FormulaError(f"a backtick without another, or around nothing, in {text!r}")
+    if name.isidentifier() and not iskeyword(name):
+        return (name,)
+    return ("Q", "(", f'"{name}"' if '"' not in name else repr(name), ")")
 
 
 def render(tokens: Sequence[str]) -> str:
@@ -246,7 +258,7 @@ def parse_bar(term: Tokens) -> Bar:
         )
     if not grouping:
         raise FormulaError(f"{text} has no grouping factor after the bar; write {text[:-1]}g)")
-    factors = _nested(grouping, text)
+    factors = [one for part in _crossed(grouping) for one in _nested(part, text)]
     names = tuple(name for name, _ in factors)
     groupings = tuple(parts for _, parts in factors)
     return Bar(_shown(inside), render(effects), groupings, names, inside[at[0]] == "||")
@@ -254,7 +266,7 @@ def parse_bar(term: Tokens) -> Bar:
 
 def parse_structured(term: Tokens) -> Bar:
     """Read ``cs(effects | grouping, hom=True)`` and its like."""
-    text, name = render(term), term[0]
+    text, name = render(term), term[0].lower()
     inside, *options = _split_at(term[2:-1], ",")
     bar = parse_bar(("(", *inside, ")"))
     if bar.double:
@@ -278,6 +290,24 @@ def parse_structured(term: Tokens) -> Bar:
 def _shown(inside: Tokens) -> str:
     at = next(i for i, token, depth in _with_depth(inside) if depth == 0 and token in _BARS)
     return f"({render(inside[:at])} {inside[at]} {render(inside[at + 1 :])})"
+
+
+def _crossed(grouping: Tokens) -> list[Tokens]:
+    """Grouping ``a + b`` as ``a`` and ``b``, ``a * b`` as ``a``, ``b`` and ``a:b``.
+
+    So glmmTMB and lme4 since 1.1-36 read them; earlier lme4 has no meaning for either.
+    """
+    out: list[Tokens] = []
+    for part in _split_at(grouping, "+"):
+        factors = _split_at(part, "*")
+        if len(factors) > 1 and any("/" in factor for factor in factors):
+            return [grouping]  # refused below
+        for size in range(1, len(factors) + 1):
+            for chosen in combinations(factors, size):
+                out.append(
+                    tuple(t for i, f in enumerate(chosen) for t in ((":",) if i else ()) + f)
+                )
+    return out
 
 
 def _nested(tokens: Tokens, text: str) -> list[tuple[str, Tokens]]:
@@ -419,7 +449,7 @@ def _is_bar(term: Tokens) -> bool:
 
 def _is_structured(term: Tokens) -> bool:
     """Whether the term is a bar inside one of `STRUCTURES`."""
-    if len(term) < 4 or term[0] not in STRUCTURES or not _is_wrapped(term[1:]):
+    if len(term) < 4 or term[0].lower() not in STRUCTURES or not _is_wrapped(term[1:]):
         return False
     return any(token in _BARS for _, token, depth in _with_depth(term[2:-1]) if depth == 0)
 

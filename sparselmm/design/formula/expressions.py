@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterable
 from functools import lru_cache
 
 from sparselmm.base.exceptions import FormulaError
@@ -103,6 +104,17 @@ def plain_column(code: str) -> tuple[str, str] | None:
         return inner, node.func.id
     takes_levels = len(node.args) > 2 or any(k.arg != "contrast" for k in node.keywords)
     return None if takes_levels else (inner, "coded")
+
+
+def uses_of(codes: Iterable[str]) -> dict[str, set[str]]:
+    """Wrappings of each name, ``"other"`` where it is more than a plain column."""
+    uses: dict[str, set[str]] = {}
+    for code in codes:
+        plain = plain_column(code)
+        for name in names_in(code):
+            wrapping = plain[1] if plain is not None and plain[0] == name else "other"
+            uses.setdefault(name, set()).add(wrapping)
+    return uses
 
 
 def _bare(node: ast.AST) -> str | None:

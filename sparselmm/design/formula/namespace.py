@@ -43,8 +43,16 @@ from sparselmm.design.formula import remembered
 from sparselmm.design.formula.arithmetic import GUARDS, guarded
 from sparselmm.design.formula.bars import balanced
 from sparselmm.design.formula.checked import Expression, Kept, Missing
-from sparselmm.design.formula.expressions import dotted_names, functions_in, names_in, plain_column
+from sparselmm.design.formula.contrasts import R_CODINGS, coding
+from sparselmm.design.formula.expressions import (
+    dotted_names,
+    functions_in,
+    names_in,
+    plain_column,
+    uses_of,
+)
 from sparselmm.design.formula.plain_designs import plain_design
+from sparselmm.design.formula.transforms import TRANSFORMS
 from sparselmm.design.validate import DROP_HINT, Rows, aligned, missing_rows, unknown_column
 
 MANY_ROWS = 100_000
@@ -58,6 +66,10 @@ def C(data: Any, contrast: Any = None, levels: Any = None) -> Any:
 
     patsy reads a contrast from the attribute of that name.
     """
+    if contrast is not None:
+        contrast = coding(contrast, "contrast")
+    elif isinstance(data, pd.Series):
+        contrast = vars(data).get("contrast")
     if levels is not None or not getattr(data, "attrs", {}).get(_READY):
         return patsy_builtins.C(data, contrast, levels)
     marked = data.copy(deep=False)
@@ -79,6 +91,10 @@ R_NAMES: dict[str, Any] = {
     "tan": np.tan,
     "abs": np.abs,
     "pi": np.pi,
+    "TRUE": True,
+    "FALSE": False,
+    "contr": R_CODINGS,
+    **TRANSFORMS,
 }
 PATSY_NAMES: dict[str, Any] = {
     name: getattr(patsy_builtins, name) for name in patsy_builtins.__all__
@@ -263,10 +279,12 @@ def used_columns(
 
 
 OTHER_FUNCTIONS = {
-    "relevel": "write C(f, Treatment('level')) for another reference level",
-    "interaction": "write f:g",
-    "poly": "write x + I(x**2), or make the columns beforehand",
-    "ns": "write cr(x, df=...) for a natural cubic spline",
+    "c": "write a list, [1, 2]",
+    "cut": "make the column beforehand with pandas.cut",
+    "ordered": "make the column beforehand: pandas.Categorical(..., ordered=True)",
+    "as": "write factor(f)",
+    "s": "write ns(x, df=...) or cr(x, df=...) for a smooth curve",
+    "droplevels": "levels without rows are left out anyway",
 }
 """Functions of R's formulas: what to write here."""
 
@@ -328,7 +346,7 @@ def take_columns(
     dict
         Name to Series.
     """
-    uses = _uses(codes)
+    uses = uses_of(codes)
     out, factors = {}, []
     for name in names:
         column: Any = frame[name]
@@ -370,18 +388,7 @@ def _is_unusual(dtype: np.dtype[Any]) -> bool:
 
 def used_columns_of(codes: Iterable[str], space: Namespace) -> dict[str, pd.Series]:
     """Columns that some expressions use."""
-    return {name: space.columns[name] for name in _uses(codes) if name in space.columns}
-
-
-def _uses(codes: Iterable[str]) -> dict[str, set[str]]:
-    """Wrappings of each name, ``"other"`` where it is more than a plain column."""
-    uses: dict[str, set[str]] = {}
-    for code in codes:
-        plain = plain_column(code)
-        for name in names_in(code):
-            wrapping = plain[1] if plain is not None and plain[0] == name else "other"
-            uses.setdefault(name, set()).add(wrapping)
-    return uses
+    return {name: space.columns[name] for name in uses_of(codes) if name in space.columns}
 
 
 def _serves_as_factor(kind: str, uses: set[str]) -> bool:
@@ -502,7 +509,7 @@ def _build(infos: Sequence[DesignInfo], action: NAAction, space: Namespace) -> l
 
 def _as_arrays(infos: Sequence[DesignInfo], columns: Mapping[str, Any]) -> dict[str, Any]:
     """Numeric columns that only occur by themselves as arrays, which patsy copies faster."""
-    uses = _uses({code for info in infos for code in remembered.expressions(info)})
+    uses = uses_of({code for info in infos for code in remembered.expressions(info)})
     return {
         name: column.to_numpy()
         if uses.get(name) == {""} and getattr(column.dtype, "kind", "") in "fiu"
@@ -545,7 +552,7 @@ def _patsy_errors(space: Namespace, codes: Iterable[str]) -> Iterator[None]:
 def describe_missing(space: Namespace, codes: Iterable[str]) -> MissingDataError:
     """The error that names the first column, or else expression, with missing values."""
     codes = list(codes)
-    uses = _uses(codes)
+    uses = uses_of(codes)
     names = [name for name in uses if name in space.columns]
     for name in sorted(names, key=lambda name: uses[name] == {"other"}):
         bad = np.flatnonzero(missing_rows(space.columns[name]))

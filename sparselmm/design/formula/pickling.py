@@ -21,15 +21,28 @@ from patsy.eval import EvalFactor
 
 from sparselmm.base.exceptions import FormulaError
 from sparselmm.design.formula.checked import Expression
-from sparselmm.design.formula.namespace import PATSY_NAMES
+from sparselmm.design.formula.namespace import PATSY_NAMES, R_NAMES
+from sparselmm.design.formula.transforms import CLASSES
 
 _TRANSFORMS = tuple(
     value.__patsy_stateful_transform__
     for value in PATSY_NAMES.values()
     if hasattr(value, "__patsy_stateful_transform__")
 )
+KNOWN = {**R_NAMES, **PATSY_NAMES}
+"""Functions saved by their names in formulas."""
+
 _FACTORS = (EvalFactor, Expression)
-_PLAIN = (DesignInfo, FactorInfo, SubtermInfo, ContrastMatrix, Term, *_FACTORS, *_TRANSFORMS)
+_PLAIN = (
+    DesignInfo,
+    FactorInfo,
+    SubtermInfo,
+    ContrastMatrix,
+    Term,
+    *_FACTORS,
+    *_TRANSFORMS,
+    *CLASSES,
+)
 
 
 class Lost:
@@ -76,7 +89,7 @@ def _saved(name: str, value: Any) -> tuple[str, Any]:
     """How a variable is saved: a kind and what that kind needs."""
     if isinstance(value, types.ModuleType):
         return "module", value.__name__
-    for known, function in PATSY_NAMES.items():
+    for known, function in KNOWN.items():
         if value is function:
             return "patsy", known
     try:
@@ -89,7 +102,7 @@ def _loaded(kind: str, what: Any) -> Any:
     if kind == "module":
         return importlib.import_module(what)
     if kind == "patsy":
-        return PATSY_NAMES[what]
+        return KNOWN[what]
     return pickle.loads(what) if kind == "pickle" else Lost(what)
 
 

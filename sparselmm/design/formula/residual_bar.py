@@ -72,7 +72,7 @@ def parse_residual(text: str) -> ResidualBar:
             f"residual = {text!r} is not understood; write a structure of times within groups, "
             f"'ar1(time | subject)', with one of {', '.join(KINDS)}"
         )
-    kind = HETEROGENEOUS.get(name, name)
+    kind = HETEROGENEOUS.get(name.lower(), name.lower())
     if kind not in KINDS:
         known = [*KINDS, *HETEROGENEOUS]
         raise FormulaError(
@@ -91,7 +91,7 @@ def parse_residual(text: str) -> ResidualBar:
             f"residual = {text!r} must have one '|' and one group; write {name}(time | a:b) for "
             "groups nested in others"
         )
-    settings: dict[str, object] = {"hom": name == kind, "nugget": False, "by": None}
+    settings: dict[str, object] = {"hom": name.lower() == kind, "nugget": False, "by": None}
     for option in options:
         _read_option(option, settings, text)
     coords = tuple(render(term) for _, term in _split_terms(tokenize(bar.effects)))
@@ -158,7 +158,7 @@ def split_structure(formula: str) -> tuple[str, str]:
         raise FormulaError(f"no '~' in the formula {formula!r}; write 'response ~ predictors'")
     kept, found = [], []
     for sign, term in _split_terms(tokenize(right)):
-        known = bool(term) and (term[0] in KINDS or term[0] in HETEROGENEOUS)
+        known = bool(term) and term[0].lower() in (*KINDS, *HETEROGENEOUS)
         if known and len(term) > 3 and _is_wrapped(term[1:]) and "|" in term:
             found.append(render(term))
         else:

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg as sla
 
+from sparselmm.base.grid import pairs_html, pairs_text
 from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.factor.solver import apply_lambda
 from sparselmm.likelihood.deviance import ProfiledDeviance, State
@@ -35,7 +36,7 @@ POLISH = 2
 """Newton steps after the optimizer stopped."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ConditionalAIC:
     """Conditional Akaike information and its parts.
 
@@ -56,6 +57,21 @@ class ConditionalAIC:
     llf: float
     df: float
     df_known_variances: float
+
+    @property
+    def _pairs(self) -> list[tuple[str, str]]:
+        return [
+            ("conditional AIC", f"{self.caic:.4f}"),
+            ("conditional log-likelihood", f"{self.llf:.4f}"),
+            ("effective number of parameters", f"{self.df:.4f}"),
+            ("with known variances", f"{self.df_known_variances:.4f}"),
+        ]
+
+    def __repr__(self) -> str:
+        return pairs_text(self._pairs)
+
+    def _repr_html_(self) -> str:
+        return pairs_html(self._pairs, "Conditional Akaike information")
 
 
 def conditional_aic(deviance: ProfiledDeviance, theta: FloatArray) -> ConditionalAIC:

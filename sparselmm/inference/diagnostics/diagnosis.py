@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from sparselmm.base.exceptions import UnknownNameError
+from sparselmm.base.grid import Grid
 
 Severity = Literal["problem", "warning", "note"]
 
 ORDER: tuple[Severity, ...] = ("problem", "warning", "note")
 """Severities, the gravest first."""
+
+
+WIDTH = 80
+WHOLE: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
 
 
 @dataclass(frozen=True)
@@ -72,8 +78,16 @@ class Diagnosis:
     def __repr__(self) -> str:
         if self.ok:
             return "Nothing to report: none of the checks found anything."
-        lines = []
+        lines: list[str] = []
         for finding in self.findings:
-            lines.append(f"{finding.severity.upper()} [{finding.code}] {finding.seen}")
-            lines.append(f"    -> {finding.advice}")
+            seen = f"{finding.severity.upper()} [{finding.code}] {finding.seen}"
+            lines += textwrap.wrap(seen, WIDTH, subsequent_indent="    ", **WHOLE)
+            advice = f"    -> {finding.advice}"
+            lines += textwrap.wrap(advice, WIDTH, subsequent_indent="       ", **WHOLE)
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        if self.ok:
+            return f"<p>{self!r}</p>"
+        rows = [[f.severity, f.code, f.seen, f.advice] for f in self.findings]
+        return Grid([rows], "llll", ["", "", "seen", "advice"]).html("sparselmm-table")

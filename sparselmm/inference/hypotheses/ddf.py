@@ -36,7 +36,7 @@ def denominator_df(est: Estimates, method: str, like: DenominatorDF | None = Non
         When the method is unknown, or needs a REML fit (Kenward-Roger) or freely estimated
         variances and gets none.
     """
-    check_choice(method, "ddf", DDF_METHODS)
+    method = check_choice(method, "ddf", DDF_METHODS)
     if method == "z":
         return Asymptotic(est)
     kind = Satterthwaite if method == "satterthwaite" else KenwardRoger

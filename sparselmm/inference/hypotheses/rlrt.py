@@ -23,6 +23,7 @@ import scipy.linalg as sla
 
 from sparselmm.base.arguments import check_count
 from sparselmm.base.exceptions import DataError
+from sparselmm.base.grid import p_text, pairs_html
 from sparselmm.base.seeds import generator
 from sparselmm.base.types import FloatArray
 from sparselmm.factor.crossprod import CrossProducts
@@ -67,6 +68,13 @@ class ExactTest:
             f"<ExactTest: statistic {self.statistic:.4f}, p = {self.pvalue:.4g} "
             f"(+- {self.stderr:.1g} from {self.nsim} simulations)>"
         )
+
+    def _repr_html_(self) -> str:
+        pairs = [
+            ("likelihood ratio", f"{self.statistic:.4f}"), ("p-value", p_text(self.pvalue)),
+            ("its Monte Carlo error", f"{self.stderr:.1g}"), ("simulations", f"{self.nsim:,}"),
+        ]  # fmt: skip
+        return pairs_html(pairs, "Exact test of a variance")
 
 
 def exact_test(

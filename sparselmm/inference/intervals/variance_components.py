@@ -27,6 +27,7 @@ import numpy as np
 import scipy
 
 from sparselmm.base.exceptions import RemovedRowsError
+from sparselmm.base.grid import pairs_html, pairs_text
 from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.design.terms import RandomTerm
 from sparselmm.inference.estimates import Estimates
@@ -272,7 +273,7 @@ def icc_delta(est: Estimates, alpha: float) -> ICC:
     return ICC(r, se, ends)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RSquared:
     """Shares of the variance of the response explained by the model.
 
@@ -291,6 +292,22 @@ class RSquared:
     var_fixed: float
     var_random: float
     var_residual: float
+
+    @property
+    def _pairs(self) -> list[tuple[str, str]]:
+        return [
+            ("marginal R2 (fixed effects)", f"{self.marginal:.4f}"),
+            ("conditional R2 (fixed and random effects)", f"{self.conditional:.4f}"),
+            ("variance of the fixed part", f"{self.var_fixed:.5g}"),
+            ("variance of the random part", f"{self.var_random:.5g}"),
+            ("residual variance", f"{self.var_residual:.5g}"),
+        ]
+
+    def __repr__(self) -> str:
+        return pairs_text(self._pairs)
+
+    def _repr_html_(self) -> str:
+        return pairs_html(self._pairs, "Variance explained")
 
 
 def r_squared(est: Estimates) -> RSquared:

@@ -273,19 +273,20 @@ def _unseen_message(term: RandomTerm, rows: BoolArray, labels: Sequence[Any]) ->
     )
 
 
-def check_unseen(unseen: str) -> None:
-    """Refuse an unknown policy."""
-    check_choice(unseen, "unseen", UNSEEN)
+def check_unseen(unseen: str) -> str:
+    """One of the policies."""
+    return str(check_choice(unseen, "unseen", UNSEEN))
 
 
-def check_arguments(random: bool, unseen: str, arrays: Mapping[str, Any]) -> None:
-    """Refuse an unknown policy, and arrays that would be passed over."""
-    check_unseen(unseen)
+def check_arguments(random: bool, unseen: str, arrays: Mapping[str, Any]) -> str:
+    """The policy, refusing arrays that would be passed over."""
+    unseen = check_unseen(unseen)
     useless = [name for name, value in arrays.items() if value is not None]
     if useless and not random:
         raise ArgumentTypeError(
             f"predict() uses {', '.join(useless)} for random effects only; pass re=True as well"
         )
+    return unseen
 
 
 def refuse_useless(arrays: Mapping[str, Any], rows: str = "exog") -> None:

@@ -81,7 +81,7 @@ def choose_family(family: Any, link: Any = None) -> Any:
 def _named(family: Any) -> tuple[str, str | None]:
     """Name and link of what was given as ``family``."""
     if isinstance(family, str):
-        name = family.strip().lower()
+        name = family.strip().lower().replace(" ", "_").replace("-", "_")
         return ALIASES.get(name, name), None
     kind = family if isinstance(family, type) else type(family)
     if kind.__module__.startswith("statsmodels."):
@@ -110,6 +110,7 @@ def _link(kind: Any, link: Any) -> str:
     if link is None:
         return str(default)
     name = str(link if isinstance(link, str) else _link_name(link)).strip().lower()
+    name = name.replace(" ", "_").replace("-", "_")
     name = LINK_ALIASES.get(name, name)
     if name in kind.links:
         return name

@@ -23,8 +23,8 @@ from sparselmm.design.spec import as_frame, check_design
 from sparselmm.design.validate import Rows, aligned, check_length
 
 ARGUMENTS = (
-    "chunk_rows", "client", "covariance", "data", "dispersion", "endog", "eval_env", "exog",
-    "exog_re", "exog_vc", "formula", "groups", "keep_rows", "missing", "offset", "progress",
+    "chunk_rows", "client", "contrasts", "covariance", "data", "dispersion", "endog", "eval_env",
+    "exog", "exog_re", "exog_vc", "formula", "groups", "keep_rows", "missing", "offset", "progress",
     "re_formula", "residual", "subset",
     "use_sparse", "use_sqrt", "vc_formula", "weights", "z_terms",
 )  # fmt: skip

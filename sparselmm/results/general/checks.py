@@ -15,6 +15,7 @@ from sparselmm.likelihood.laplace.chosen import COUNTS, TRIALS, base_of
 from sparselmm.likelihood.laplace.mixtures import CustomFamily
 from sparselmm.likelihood.laplace.separation import pure_levels
 from sparselmm.results.general.base import GeneralBase
+from sparselmm.results.print.notebook import as_table
 
 DRAWS = 250
 """Simulated responses."""
@@ -28,6 +29,7 @@ SIGNIFICANT = 0.05
 class CheckResults(GeneralBase):
     """Part of :class:`sparselmm.MixedGLMResults`."""
 
+    @as_table
     def simulated_checks(self, n: int = DRAWS, seed: int | np.random.Generator = 0) -> pd.DataFrame:
         """Dispersion, zeros and outliers, compared with responses simulated from the fit.
 

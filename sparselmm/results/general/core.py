@@ -32,6 +32,8 @@ from sparselmm.results.general.simulation import SimulationResults
 from sparselmm.results.methods.ranef import RanefResults
 from sparselmm.results.methods.reports import GeneralReportResults
 from sparselmm.results.print import labels
+from sparselmm.results.print.notebook import as_table
+from sparselmm.results.print.short import fitted_general
 
 NOT_HERE = {
     "satterthwaite": "degrees of freedom by Satterthwaite are for linear models; tests here are by "
@@ -286,6 +288,7 @@ class MixedGLMResults(
         ends = Wald(self.params.to_numpy(), self.bse.to_numpy()).interval(alpha)
         return pd.DataFrame(ends, self.params.index)
 
+    @as_table
     def ratios(self, alpha: float = 0.05) -> pd.DataFrame:
         """Exponentials of the fixed effects: odds ratios, rate ratios, ratios of means.
 
@@ -321,11 +324,13 @@ class MixedGLMResults(
     # ------------------------------------------------------------------ variance parameters
 
     @cached_property
+    @as_table
     def varcorr(self) -> pd.DataFrame:
         """Variances and covariances of the random effects, lme4's ``VarCorr``."""
         rows = variance_rows(self.built.design.terms, self.numbers.psi, 1.0)
         return labels.varcorr_frame(rows[:-1])
 
+    @as_table
     def variance_components(self, alpha: float = 0.05) -> pd.DataFrame:
         """Variance parameters with standard errors and intervals.
 
@@ -394,9 +399,13 @@ class MixedGLMResults(
         check_level(alpha)
         return summarize(self, alpha)
 
+    def __repr__(self) -> str:
+        return "\n".join(fitted_general(self))
+
     def _repr_html_(self) -> str:
         return str(self.summary().as_html())
 
+    @as_table
     def tidy(self, alpha: float = 0.05, exponentiate: bool = False) -> pd.DataFrame:
         """One row per coefficient and variance parameter, in the columns of R's broom.
 
@@ -437,6 +446,7 @@ class MixedGLMResults(
         })  # fmt: skip
         return pd.concat([fixed.astype({"group": object}), random], ignore_index=True)
 
+    @as_table
     def glance(self) -> pd.DataFrame:
         """Facts about the fit, one row."""
         facts = {

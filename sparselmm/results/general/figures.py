@@ -71,7 +71,7 @@ class GeneralFigureResults(FigureResults, GeneralBase):
         return np.asarray(variance)
 
     def _interval_ends(self, alpha: float, method: str, names: Sequence[str]) -> FloatArray:
-        check_choice(method, "method", ("wald", "profile", "bootstrap"))
+        method = check_choice(method, "method", ("wald", "profile", "bootstrap"))
         if method == "wald":
             table = self.conf_int(alpha)  # type: ignore[attr-defined]
         elif method == "profile":

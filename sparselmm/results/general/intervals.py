@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 import scipy.stats as st
 
-from sparselmm.base.arguments import check_level
+from sparselmm.base.arguments import check_choice, check_level
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import FloatArray
 from sparselmm.likelihood.laplace.profile import Held, Profile, way_of
 from sparselmm.results.general.base import GeneralBase
+from sparselmm.results.print.notebook import as_table
 
 METHODS = ("wald", "profile")
 
@@ -22,6 +23,7 @@ METHODS = ("wald", "profile")
 class IntervalResults(GeneralBase):
     """Part of :class:`sparselmm.MixedGLMResults`."""
 
+    @as_table
     def confint(
         self, which: str | Sequence[str] | None = None, method: str = "wald", alpha: float = 0.05
     ) -> pd.DataFrame:
@@ -57,8 +59,7 @@ class IntervalResults(GeneralBase):
         >>> fit.confint("sd herd", method="profile").round(2).to_numpy().tolist()
         [[0.64, 0.35, 1.1]]
         """
-        if method not in METHODS:
-            raise DataError(f"method must be one of {METHODS}, got {method!r}")
+        method = check_choice(method, "method", METHODS)
         check_level(alpha)
         held = self._profiled()
         wanted = [which] if isinstance(which, str) else list(held) if which is None else list(which)
@@ -119,6 +120,7 @@ class IntervalResults(GeneralBase):
                 out[f"sd {term.name}"] = held(row, 0.0)
         return out
 
+    @as_table
     def lrt(self, other: Any) -> pd.DataFrame:
         """Likelihood-ratio test of this fit against a smaller or larger one of the same rows.
 
@@ -139,6 +141,7 @@ class IntervalResults(GeneralBase):
         """
         return compare_general([self, other], ["this", "other"])
 
+    @as_table
     def drop1(self) -> pd.DataFrame:
         """Likelihood-ratio tests of the columns of X, one at a time, by refits without them.
 

@@ -17,6 +17,7 @@ from sparselmm.likelihood.laplace.chosen import base_of
 from sparselmm.likelihood.laplace.mixtures import CustomFamily, Hurdle, ZeroInflated
 from sparselmm.results.general.base import GeneralBase
 from sparselmm.results.general.prediction import marginal_variance
+from sparselmm.results.print.notebook import Numbers, as_table
 from sparselmm.results.tables.emmeans import (
     TYPES,
     Options,
@@ -69,7 +70,7 @@ class MeanResults(GeneralBase):
         >>> fit.emmeans("period").frame.response.round(3).tolist()
         [0.198, 0.084, 0.074, 0.048]
         """
-        check_choice(type, "type", TYPES)
+        type = check_choice(type, "type", TYPES)
         scale = self._mean_scale()
         if type == "response" and scale is None:
             raise DataError(
@@ -97,6 +98,7 @@ class MeanResults(GeneralBase):
         fixed = self._fixed_effects()
         return estimated_trends(fixed, self.built, var, specs, by, at, options)
 
+    @as_table
     def joint_tests(
         self, by: Any = None, at: Mapping[str, Any] | None = None, *, weights: str = "equal"
     ) -> pd.DataFrame:
@@ -182,7 +184,7 @@ class MeanResults(GeneralBase):
             for term, psi in zip(engine.data.terms, numbers.psi, strict=True)
         ]
         total = sum(own) + self._latent_residual()
-        return pd.Series([v / total for v in own], [t.name for t in self.built.design.terms])
+        return Numbers([v / total for v in own], [t.name for t in self.built.design.terms])
 
     def r2(self) -> pd.Series:
         """Marginal and conditional R-squared on the latent scale (Nakagawa et al. 2017).
@@ -194,4 +196,4 @@ class MeanResults(GeneralBase):
         """
         fixed, random, rest = self._variance_parts()
         total = fixed + random + rest
-        return pd.Series({"marginal": fixed / total, "conditional": (fixed + random) / total})
+        return Numbers({"marginal": fixed / total, "conditional": (fixed + random) / total})

@@ -10,7 +10,7 @@ import pandas as pd
 import scipy.sparse as sp
 from scipy.special import ndtri
 
-from sparselmm.base.arguments import check_level
+from sparselmm.base.arguments import check_choice, check_level
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.seeds import generator
 from sparselmm.base.types import FloatArray
@@ -147,9 +147,8 @@ class PredictionResults(GeneralBase):
         [0.216, 0.097]
         """
         kind = self._random_kind(random)
-        if type not in TYPES:
-            raise DataError(f"type must be one of {TYPES}, got {type!r}")
-        check_unseen(unseen)
+        type = check_choice(type, "type", TYPES)
+        unseen = check_unseen(unseen)
         check_level(alpha)
         arrays = {"groups": groups, "exog_re": exog_re, "exog_vc": exog_vc, "offset": offset,
                   "z_terms": z_terms}  # fmt: skip
@@ -169,9 +168,7 @@ class PredictionResults(GeneralBase):
     def _random_kind(self, random: str | bool) -> str:
         if isinstance(random, (bool, np.bool_)):
             return "conditional" if random else "population"
-        if random not in RANDOM:
-            raise DataError(f"random must be one of {RANDOM}, got {random!r}")
-        return random
+        return str(check_choice(random, "random", RANDOM))
 
     def _labelled(self, values: Any, index: Any) -> Any:
         return pd.Series(values, index) if self.built.pandas else values
@@ -333,8 +330,7 @@ class PredictionResults(GeneralBase):
         over-state the fit: their sum of squares over the degrees of freedom is no test of
         dispersion. :meth:`check` simulates instead.
         """
-        if kind not in RESIDUALS:
-            raise DataError(f"kind must be one of {RESIDUALS}, got {kind!r}")
+        kind = check_choice(kind, "kind", RESIDUALS)
         eta, further, m = self._eta(), self._further(), self._trials()
         y, name = self.deviance.data.y, base_of(self.family).name
         if kind == "quantile":

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparselmm.base.arguments import check_level
+from sparselmm.base.arguments import check_choice, check_level
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.seeds import generator
 from sparselmm.base.types import FloatArray
@@ -16,6 +16,7 @@ from sparselmm.likelihood.laplace import moments
 from sparselmm.likelihood.laplace.chosen import base_of
 from sparselmm.results.general.base import GeneralBase
 from sparselmm.results.plots.tables import density_plot
+from sparselmm.results.print.notebook import frame_html, frame_text
 
 
 class SimulationResults(GeneralBase):
@@ -60,8 +61,7 @@ class SimulationResults(GeneralBase):
 
     def _draws(self, n: int, seed: int | np.random.Generator | None, random: str) -> FloatArray:
         """Responses as they are modelled, (nobs, n)."""
-        if random not in ("new", "conditional"):
-            raise DataError(f"random must be 'new' or 'conditional', got {random!r}")
+        random = check_choice(random, "random", ("new", "conditional"))
         engine, numbers = self.deviance, self.numbers
         need_memory(
             16.0 * n * engine.data.n, f"drawing n={n:,} responses of {engine.data.n:,} rows",
@@ -184,7 +184,8 @@ class GeneralBootstrap:
         """
         a = self.alpha if alpha is None else alpha
         check_level(a)
-        return self.replicates.quantile([a / 2, 1 - a / 2]).T.set_axis([0, 1], axis=1)
+        ends = self.replicates.quantile([a / 2, 1 - a / 2]).T
+        return ends.set_axis(["ci_lower", "ci_upper"], axis=1)
 
     def plot(self, alpha: float | None = None, *, figure: Any = None) -> Any:
         """Densities of the replicates with the estimates and their intervals.
@@ -202,11 +203,17 @@ class GeneralBootstrap:
         """
         return density_plot(self.replicates, self.estimate, self.conf_int(alpha), figure)
 
+    @property
+    def _head(self) -> str:
+        return f"Parametric bootstrap, {len(self.replicates)} replicates, {self.n_failed} failed"
+
+    @property
+    def _table(self) -> pd.DataFrame:
+        own = {"estimate": self.estimate, "bias": self.bias, "se": self.se}
+        return pd.DataFrame(own).join(self.conf_int())
+
     def __repr__(self) -> str:
-        ends = self.conf_int()
-        table = pd.DataFrame({
-            "estimate": self.estimate, "bias": self.bias, "se": self.se,
-            "ci_lower": ends[0], "ci_upper": ends[1],
-        })  # fmt: skip
-        head = f"Parametric bootstrap, {len(self.replicates)} replicates, {self.n_failed} failed"
-        return f"{head}\n{table}"
+        return f"{self._head}\n{frame_text(self._table)}"
+
+    def _repr_html_(self) -> str:
+        return frame_html(self._table, self._head)

@@ -63,7 +63,7 @@ class ResultsBase:
 
     def _ddf(self, method: str) -> DenominatorDF:
         """Tests of the fixed effects with one method's degrees of freedom, computed once."""
-        check_choice(method, "ddf", DDF_METHODS)
+        method = check_choice(method, "ddf", DDF_METHODS)
         cache: dict[str, DenominatorDF] = self.__dict__.setdefault("_ddf_cache", {})
         if method not in cache:
             if self.given.penalized and method in DDF_METHODS and method != "z":

@@ -90,8 +90,8 @@ class DiagnosticResults(ResultsBase):
         >>> float(fit.residuals("studentized").abs().max().round(2))
         5.53
         """
-        check_choice(kind, "kind", numbers.KINDS)
-        check_choice(level, "level", numbers.LEVELS)
+        kind = check_choice(kind, "kind", numbers.KINDS)
+        level = check_choice(level, "level", numbers.LEVELS)
         scaled = check_flag(scaled, "scaled")
         if kind == "deleted" and level == "marginal":
             raise ArgumentError("deleted residuals exist at the conditional level only")

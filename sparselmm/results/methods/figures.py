@@ -102,8 +102,8 @@ class FigureResults:
         >>> figure.axes[0].get_xlabel()
         'Time'
         """
-        check_choice(bands, "bands", BANDS)
-        check_choice(data, "data", DATA)
+        bands = check_choice(bands, "bands", BANDS)
+        data = check_choice(data, "data", DATA)
         alpha = check_level(alpha)
         frame = self._figure_frame("plot_predictions")
         names = self._drawn_variables(variables, frame, groups is not None)

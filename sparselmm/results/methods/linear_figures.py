@@ -166,7 +166,7 @@ class LinearFigureResults(FigureResults, ResultsBase):
         >>> fit.plot_residual_correlation("Time").axes[0].get_xlabel()
         'lag'
         """
-        check_choice(kind, "kind", KINDS)
+        kind = check_choice(kind, "kind", KINDS)
         lags = check_count(lags, "lags")
         frame = self._figure_frame("plot_residual_correlation")
         _, (_, codes) = self._factor_rows(factor)
@@ -222,7 +222,7 @@ class LinearFigureResults(FigureResults, ResultsBase):
             return np.asarray(self.pls.scale / (one if weights is None else weights))
 
     def _interval_ends(self, alpha: float, method: str, names: Sequence[str]) -> FloatArray:
-        check_choice(method, "method", ("wald", "profile", "bootstrap"))
+        method = check_choice(method, "method", ("wald", "profile", "bootstrap"))
         options = {"which": [n for n in names if n not in self.dropped]} if (  # type: ignore[attr-defined]
             method == "profile"
         ) else {}  # fmt: skip

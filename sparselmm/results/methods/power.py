@@ -130,7 +130,7 @@ class PowerMethods(ResultsBase):
         )
         alpha = check_level(alpha, "alpha", "the level of the test")
         if not callable(test) or isinstance(test, type):
-            check_choice(test, "test", ("wald", "lr"))
+            test = check_choice(test, "test", ("wald", "lr"))
         names, columns = self._effects(effect)
         sizes = _sizes(n_groups)
         if by is not None:

@@ -25,6 +25,7 @@ from sparselmm.inference.prediction import variance as prediction_variance
 from sparselmm.inference.prediction.variance import Targets
 from sparselmm.results.methods.base import Vector
 from sparselmm.results.methods.ranef import RanefResults
+from sparselmm.results.print.notebook import as_table
 from sparselmm.results.tables.emmeans import (
     Options,
     estimated_means,
@@ -108,7 +109,7 @@ class PredictionResults(RanefResults):
         arrays = {"groups": groups, "exog_re": exog_re, "exog_vc": exog_vc, "z_terms": z_terms}
         transform = check_flag(transform, "transform")
         on = prediction.switches(self._est.terms, re)
-        prediction.check_arguments(any_on(on), unseen, arrays)
+        unseen = prediction.check_arguments(any_on(on), unseen, arrays)
         arrays["offset"] = offset
         if exog is None:
             self._need_rows("predict without new data")
@@ -189,8 +190,8 @@ class PredictionResults(RanefResults):
         """
         est, transform = self._est, check_flag(transform, "transform")
         on = prediction.switches(est.terms, re)
-        check_options(interval, ddf, on)
-        prediction.check_unseen(unseen)
+        interval, ddf = check_options(interval, ddf, on)
+        unseen = prediction.check_unseen(unseen)
         observed = interval == "prediction"
         arrays = {
             "groups": groups, "exog_re": exog_re, "exog_vc": exog_vc, "offset": offset,
@@ -375,6 +376,7 @@ class PredictionResults(RanefResults):
         fixed = self._fixed_effects(ddf)
         return estimated_trends(fixed, self.built, var, specs, by, at, options)
 
+    @as_table
     def joint_tests(
         self, by: Any = None, at: Mapping[str, Any] | None = None, *, ddf: str = "satterthwaite",
         weights: str = "equal",
@@ -450,10 +452,10 @@ class _Joint:
         return L @ mean, se[0], df[0]
 
 
-def check_options(interval: str, ddf: str, on: Switches) -> None:
-    """Refuse unknown options and combinations without a method."""
-    check_choice(interval, "interval", INTERVALS)
-    check_choice(ddf, "ddf", DDF_METHODS)
+def check_options(interval: str, ddf: str, on: Switches) -> tuple[str, str]:
+    """The options, refusing combinations without a method."""
+    interval = check_choice(interval, "interval", INTERVALS)
+    ddf = check_choice(ddf, "ddf", DDF_METHODS)
     if interval == "prediction" and any(part.any() and not part.all() for part in on):
         raise DataError(
             "an observation has all coefficients of a term, so some of them alone give no "
@@ -464,3 +466,4 @@ def check_options(interval: str, ddf: str, on: Switches) -> None:
             "ddf='kenward-roger' is a method for fixed effects; pass re=False and "
             "interval='confidence', or use ddf='satterthwaite'"
         )
+    return interval, ddf

@@ -38,6 +38,7 @@ from sparselmm.inference.prediction import variance as prediction_variance
 from sparselmm.inference.wald import Wald
 from sparselmm.results.methods.base import ResultsBase
 from sparselmm.results.print import labels
+from sparselmm.results.print.notebook import as_table
 
 RANK_METHODS = ("joint", "marginal")
 
@@ -210,6 +211,7 @@ class RanefResults(ResultsBase):
         )
         return pd.DataFrame(cov, index, index)
 
+    @as_table
     def ranef_contrasts(
         self, term: str, contrasts: Any = None, *, pairs: Any = None,
         coefficient: str | None = None, fixed_uncertainty: bool = True, adjust: str = "none",
@@ -267,7 +269,7 @@ class RanefResults(ResultsBase):
         """
         est, alpha = self._est, check_level(alpha)
         fixed_uncertainty = check_flag(fixed_uncertainty, "fixed_uncertainty")
-        check_choice(adjust, "adjust", ("none", *ADJUSTMENTS))
+        adjust = check_choice(adjust, "adjust", ("none", *ADJUSTMENTS))
         table = effects.factor_table(est.terms, term)
         column = coefficient_columns(table, est.terms, coefficient)
         names, rows = contrast_rows(table, contrasts, pairs)
@@ -284,6 +286,7 @@ class RanefResults(ResultsBase):
         values = np.column_stack([wald.estimate, wald.se, wald.statistic, p, wald.interval(alpha)])
         return pd.DataFrame(values, names, columns)
 
+    @as_table
     def rank(
         self, term: str, coefficient: str | None = None, *, method: str | None = None,
         fixed_uncertainty: bool = True, alpha: float = 0.05, ascending: bool = True,
@@ -350,7 +353,7 @@ class RanefResults(ResultsBase):
         l = len(column)
         if method is None:
             method = "joint" if l <= blup_contrasts.EXACT_LEVELS else "marginal"
-        check_choice(method, "method", RANK_METHODS)
+        method = check_choice(method, "method", RANK_METHODS)
         ascending = check_flag(ascending, "ascending")
         top = None if top is None else check_count(top, "top", most=l)
         seed = check_count(seed, "seed", 0)
@@ -450,7 +453,7 @@ def _coefficient_place(table: FactorTable, coefficient: str | None) -> int:
         raise DataError(f"say which coefficient of {table.name!r}: {', '.join(names)}")
     if coefficient is None:
         coefficient = names[0] if len(names) == 1 else "Intercept"
-    check_choice(coefficient, "coefficient", names, "coefficient")
+    coefficient = check_choice(coefficient, "coefficient", names, "coefficient")
     return names.index(coefficient)
 
 

@@ -22,6 +22,7 @@ from sparselmm.design.validate import aligned
 from sparselmm.inference.hypotheses.robust import KINDS, ClusterRobust, cluster_robust
 from sparselmm.inference.wald import Wald
 from sparselmm.results.methods.base import Matrix, ResultsBase, from_rows
+from sparselmm.results.print.notebook import as_table
 
 
 class RobustResults(ResultsBase):
@@ -76,6 +77,7 @@ class RobustResults(ResultsBase):
         return self._matrix(self._full_matrix(found.vcov), self.built.design.x_names)
 
     @from_rows
+    @as_table
     def robust_tests(
         self, r_matrix: Any = None, kind: str = "CR2", groups: Any = None, alpha: float = 0.05
     ) -> pd.DataFrame:
@@ -139,7 +141,7 @@ class RobustResults(ResultsBase):
         return frame
 
     def _robust(self, kind: str, groups: Any, contrasts: FloatArray | None) -> ClusterRobust:
-        check_choice(kind, "kind", KINDS)
+        kind = check_choice(kind, "kind", KINDS)
         self._check_plain("a cluster-robust covariance")
         design = self.built.design
         clusters = self._clusters(groups)

@@ -113,7 +113,7 @@ class SimulationResults(PowerMethods):
         (180, 3)
         """
         n = check_count(n, "n")
-        check_choice(re, "re", RANDOM)
+        re = check_choice(re, "re", RANDOM)
         arrays = {
             "groups": groups, "exog_re": exog_re, "exog_vc": exog_vc, "offset": offset,
             "z_terms": z_terms,
@@ -370,7 +370,7 @@ class SimulationResults(PowerMethods):
         """
         self._check_plain("bootstrap")
         n, n_jobs, progress = check_count(n, "n"), check_jobs(n_jobs), check_progress(progress)
-        check_choice(kind, "kind", ("parametric", "case"))
+        kind = check_choice(kind, "kind", ("parametric", "case"))
         jackknife = check_flag(jackknife, "jackknife")
         if statistic is not None:
             check_callable(statistic, "statistic")
@@ -447,7 +447,7 @@ class SimulationResults(PowerMethods):
                 "several grouping factors: say by which one groups are drawn, by=... one of "
                 f"{sorted(factors)}"
             )
-        check_choice(by, "by", sorted(factors), "grouping factor")
+        by = check_choice(by, "by", sorted(factors), "grouping factor")
         codes = factors[by].codes
         assert codes is not None
         return Groups(design, codes), by

@@ -18,6 +18,7 @@ from sparselmm.inference.hypotheses.rlrt import ExactTest, NullSpectrum, exact_t
 from sparselmm.inference.intervals.profiles import Parameter, Profiler, parameters, theta_parameters
 from sparselmm.likelihood.covariance import Covariance
 from sparselmm.results.methods.robust import RobustResults
+from sparselmm.results.print.notebook import as_table
 from sparselmm.results.tables.profile import ProfileResults, limits, profiled
 
 SCALES = ("sd", "variance")
@@ -35,6 +36,7 @@ class ComparisonResults(RobustResults):
 
     # -------------------------------------------------------------------- deletion of terms
 
+    @as_table
     def ranova(self) -> pd.DataFrame:
         """Test every random effect by refitting the model without it.
 
@@ -92,6 +94,7 @@ class ComparisonResults(RobustResults):
     def _specs(self) -> Sequence[Any]:
         return self.built.spec.terms
 
+    @as_table
     def drop1(self, test: str = "chisq", ddf: str = "satterthwaite") -> pd.DataFrame:
         """Test every fixed-effects term that marginality lets go.
 
@@ -127,8 +130,8 @@ class ComparisonResults(RobustResults):
         >>> fit.drop1().loc["Days", ["df", "lrt"]].round(4).tolist()
         [1.0, 23.5365]
         """
-        check_choice(test, "test", ("chisq", "f"))
-        check_choice(ddf, "ddf", DDF_METHODS)
+        test = check_choice(test, "test", ("chisq", "f"))
+        ddf = check_choice(ddf, "ddf", DDF_METHODS)
         columns = self._droppable()
         if test == "f":
             return self._drop1_f(columns, ddf)
@@ -318,7 +321,7 @@ class ComparisonResults(RobustResults):
                 f"pass term=, one of {names}: the model has {len(terms)} random effects"
             )
         if term is not None:
-            check_choice(term, "term", names, "random effect")
+            term = check_choice(term, "term", names, "random effect")
         t = 0 if term is None else names.index(term)
         if terms[t].k != 1:
             raise DataError(
@@ -414,7 +417,7 @@ class ComparisonResults(RobustResults):
         >>> fit.profile("sigma").conf_int().round(3).loc["sigma"].tolist()
         [22.898, 28.858]
         """
-        check_choice(scale, "scale", SCALES)
+        scale = check_choice(scale, "scale", SCALES)
         check_level(alpha_max, "alpha_max", "0.01 reaches the ends of 99 % intervals")
         check_count(n_points, "n_points", most=MOST_POINTS)
         chosen = self._profile_parameters(which)
@@ -423,7 +426,7 @@ class ComparisonResults(RobustResults):
         )
 
     def _profile_conf_int(self, alpha: float, which: Any = None, scale: str = "sd") -> pd.DataFrame:
-        check_choice(scale, "scale", SCALES)
+        scale = check_choice(scale, "scale", SCALES)
         return limits(self._profiler(), self._profile_parameters(which), alpha, scale)
 
     def _profiler(self) -> Profiler:

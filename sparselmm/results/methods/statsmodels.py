@@ -416,7 +416,7 @@ class ResultsInterface(ResultsBase):
         terms = self._term_columns()
         columns = terms[check_choice(term_name, "term_name", tuple(terms))]
         alpha = check_level(alpha)
-        check_choice(method, "method", ADJUSTMENTS)
+        method = check_choice(method, "method", ADJUSTMENTS)
         names = [self.built.spec.x_names[j] for j in columns]
         labels = self._factor_labels(term_name, names)
         if factor_labels is not None:
@@ -477,7 +477,7 @@ class ResultsInterface(ResultsBase):
         ValueError
             When ``vtype`` is unknown or ``dist_low`` leads to a negative variance.
         """
-        check_choice(vtype, "vtype", ("re", "vc"))
+        vtype = check_choice(vtype, "vtype", ("re", "vc"))
         num_low = check_count(num_low, "num_low", least=0, most=MOST_POINTS)
         num_high = check_count(num_high, "num_high", least=0, most=MOST_POINTS)
         dist_low, dist_high = (

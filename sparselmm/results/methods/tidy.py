@@ -30,6 +30,7 @@ from sparselmm.results.methods.base import ResultsBase
 from sparselmm.results.methods.streaming import row_columns, streamed_rows, write_parquet
 from sparselmm.results.print import labels
 from sparselmm.results.print import model_table as tables
+from sparselmm.results.print.notebook import as_table
 
 EFFECTS = ("fixed", "ran_pars", "ran_vals", "ran_coefs")
 COLUMNS = (
@@ -49,6 +50,7 @@ MOST_DIGITS = 17
 class TidyResults(ResultsBase):
     """Part of :class:`sparselmm.MixedLMResults`."""
 
+    @as_table
     def tidy(
         self, effects: str | Sequence[str] = ("fixed", "ran_pars"), *, conf_int: bool = False,
         conf_level: float = 0.95, ddf: str | None = None, scale: str = "sdcor",
@@ -97,15 +99,15 @@ class TidyResults(ResultsBase):
         >>> fit.tidy()[["term", "estimate"]].round(2).to_dict("split")["data"][2:4]
         [['sd__Intercept', 24.74], ['cor__Intercept.Days', 0.07]]
         """
-        wanted = tuple(check_strings(effects, "effects"))
-        unknown = [effect for effect in wanted if effect not in EFFECTS]
-        if unknown or not wanted:
+        given = check_strings(effects, "effects")
+        wanted = tuple(check_choice(effect, "effects", EFFECTS) for effect in given)
+        if not wanted:
             raise ArgumentError(f"effects must be some of {EFFECTS}, got {list(wanted)}")
         conf_int = check_flag(conf_int, "conf_int")
         conf_level = check_level(conf_level, "conf_level", "0.95 makes 95 % intervals")
-        check_choice(scale, "scale", ("sdcor", "vcov"))
+        scale = check_choice(scale, "scale", ("sdcor", "vcov"))
         if ddf is not None:
-            check_choice(ddf, "ddf", DDF_METHODS)
+            ddf = check_choice(ddf, "ddf", DDF_METHODS)
         parts = {
             "fixed": lambda: self._tidy_fixed(conf_level, None if ddf is None else self._ddf(ddf)),
             "ran_pars": lambda: _tidy_variances(self._est.variance_rows, scale),
@@ -168,6 +170,7 @@ class TidyResults(ResultsBase):
                     rows.append(_random_row("ran_coefs", name, label, term, b))
         return rows
 
+    @as_table
     def glance(self) -> pd.DataFrame:
         """The fit in one row, with the column names of R's broom.mixed.
 

@@ -32,6 +32,7 @@ from sparselmm.inference.intervals.variance_components import (
 from sparselmm.inference.resampling import bootstrap
 from sparselmm.results.methods.base import ResultsBase, from_rows
 from sparselmm.results.print.labels import varcorr_frame
+from sparselmm.results.print.notebook import as_table
 
 BOOTSTRAP_OPTIONS = ("kind", "n_jobs", "progress", "checkpoint", "by", "jackknife", "resume")
 """Arguments of the bootstrap that ``icc`` passes on."""
@@ -43,6 +44,7 @@ class InferenceResults(ResultsBase):
     # ------------------------------------------------------------------- fixed effects
 
     @from_rows
+    @as_table
     def anova(self, type: int | str = 3, ddf: str = "satterthwaite") -> pd.DataFrame:
         """Analysis of variance of the terms of the formula, with F tests.
 
@@ -147,6 +149,7 @@ class InferenceResults(ResultsBase):
 
     # -------------------------------------------------------------- variance components
 
+    @as_table
     def variance_components(self, alpha: float = 0.05, ci: str = "wald") -> pd.DataFrame:
         """Variance components with standard errors, confidence intervals and shares.
 
@@ -222,7 +225,7 @@ class InferenceResults(ResultsBase):
         2  0.486  0.629
         """
         check_level(alpha)
-        check_choice(ci, "ci", ("wald", "profile"))
+        ci = check_choice(ci, "ci", ("wald", "profile"))
         found = variance_intervals(self._est, alpha)
         ends = found.ends if ci == "wald" else self._profile_ends(alpha)
         order = [*entry_order(self._est), len(found.se) - 1]
@@ -243,6 +246,7 @@ class InferenceResults(ResultsBase):
         return profile_ends(self._est, parameters, limits)
 
     @from_rows
+    @as_table
     def icc(
         self, ci: str = "delta", alpha: float = 0.05, n: int = 1000, seed: Any = None,
         **bootstrap_options: Any,
@@ -298,7 +302,7 @@ class InferenceResults(ResultsBase):
         all terms  0.418  0.112  0.804
         """
         check_level(alpha)
-        check_choice(ci, "ci", ("delta", "bootstrap"))
+        ci = check_choice(ci, "ci", ("delta", "bootstrap"))
         n = check_count(n, "n")
         if "statistic" in bootstrap_options:
             raise ArgumentError(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from sparselmm.base.exceptions import MemoryLimitError
+from sparselmm.base.exceptions import ArgumentTypeError, MemoryLimitError
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design.exact_labels import label_index
 from sparselmm.design.rows import mixed
@@ -72,10 +72,24 @@ def _labelled(units: Units, several: bool) -> Iterator[tuple[Any, pd.Index, slic
         yield ((units.factor, label) if several else label), made[own], slice(start, end)
 
 
-def mode_tables(est: Estimates, tables: Sequence[FactorTable]) -> dict[str, pd.DataFrame]:
+class LevelTables(dict[str, pd.DataFrame]):
+    """Tables by factor, which may also be called, as lme4's ``ranef()`` is."""
+
+    def __call__(self, *args: Any, **options: Any) -> LevelTables:
+        """The tables themselves."""
+        if args or options:
+            raise ArgumentTypeError(
+                "ranef takes no arguments: ranef['factor'] is a table, ranef_var has conditional "
+                "variances, ranef_se() standard errors and tidy('ran_vals') one row per effect"
+            )
+        return self
+
+
+def mode_tables(est: Estimates, tables: Sequence[FactorTable]) -> LevelTables:
     """Conditional means by factor, levels by coefficients."""
     b = mixed(est.terms, est.pls.b)
-    return {t.name: _level_frame(est, t, table_modes(t, est.terms, b)) for t in tables}
+    frames = ((t.name, _level_frame(est, t, table_modes(t, est.terms, b))) for t in tables)
+    return LevelTables(frames)
 
 
 def variance_tables(est: Estimates, tables: Sequence[FactorTable]) -> dict[str, pd.DataFrame]:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from sparselmm.base.arguments import check_text
-from sparselmm.results.print.grid import Grid, tex
+from sparselmm.base.grid import Grid, tex
 
 STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
 LEGEND = "* p < 0.05, ** p < 0.01, *** p < 0.001"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from sparselmm.base.grid import Grid
 from sparselmm.design import BuiltDesign
 from sparselmm.inference.estimates import Estimates
 from sparselmm.likelihood.optimize import OptSummary
-from sparselmm.results.print.grid import Grid
 
 MOST_NAMES = 6
 """Most fixed effects shown."""
@@ -17,7 +19,8 @@ def what(built: BuiltDesign, kind: str) -> list[str]:
     text = built.spec.formula or f"{design.y_name}, {design.p} fixed effects"
     sizes = "; ".join(f"{term.name}, {term.n_levels}" for term in design.terms)
     n = design.n if built.streamed is None else built.streamed.n
-    return [f"{kind}: {text}", f"{n} observations; levels: {sizes}"]
+    levels = f"; levels: {sizes}" if sizes else ""
+    return [f"{kind}: {text}", f"{n} observations{levels}"]
 
 
 def fitted(est: Estimates, opt: OptSummary, formula: str | None) -> list[str]:
@@ -34,8 +37,33 @@ def fitted(est: Estimates, opt: OptSummary, formula: str | None) -> list[str]:
     sds = [" ".join(filter(None, (row.group, row.first, f"{row.sdcor:.4g}"))) for row in rows]
     return [
         f"MixedLM by {method}: {formula or f'{len(names)} fixed effects'}",
-        f"{est.nobs} observations; levels: {sizes}",
+        f"{est.nobs} observations" + (f"; levels: {sizes}" if sizes else ""),
         f"Log-likelihood {-0.5 * est.pls.deviance:.4f}; {state}{singular}",
+        f"Fixed effects: {', '.join(pairs)}{more}",
+        f"Std.Dev.: {', '.join(sds)}",
+    ]
+
+
+def fitted_general(results: Any) -> list[str]:
+    """The same of a generalized model."""
+    terms, opt = results.built.design.terms, results.opt
+    sizes = "; ".join(dict.fromkeys(f"{term.name}, {term.n_levels}" for term in terms))
+    state = "converged" if results.converged else f"NOT converged: {opt.message}"
+    singular = "; singular" if results.singular else ""
+    beta = results.fe_params
+    pairs = [f"{n} {b:.4g}" for n, b in beta.items()][:MOST_NAMES]
+    rest = len(beta) - len(pairs)
+    more = f" and {rest} more" if rest else ""
+    rows = results.varcorr
+    rows = rows[[v is None or v != v for v in rows.var2]]
+    sds = [
+        f"{g} {name} {sd:.4g}" for g, name, sd in zip(rows.grp, rows.var1, rows.sdcor, strict=True)
+    ]
+    return [
+        f"MixedGLM, {results.family.name}, link {results.family.link}: "
+        f"{results.built.spec.formula or f'{len(beta)} fixed effects'}",
+        f"{results.nobs} observations; levels: {sizes}",
+        f"Log-likelihood {results.llf:.4f}; {state}{singular}",
         f"Fixed effects: {', '.join(pairs)}{more}",
         f"Std.Dev.: {', '.join(sds)}",
     ]

@@ -11,11 +11,13 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import pandas as pd
 
 from sparselmm.base.arguments import check_text
+from sparselmm.base.grid import Grid, p_text, tex
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.inference.effects import factor_tables
 from sparselmm.inference.estimates import Estimates, names_or
@@ -23,7 +25,6 @@ from sparselmm.inference.hypotheses.hypotheses import DenominatorDF
 from sparselmm.inference.variances import VarianceRow
 from sparselmm.inference.wald import Wald
 from sparselmm.likelihood.optimize import OptSummary
-from sparselmm.results.print.grid import Grid, tex
 
 TITLE = "Mixed Linear Model Regression Results"
 VARIANCE_COLUMNS = ("Groups", "Name", "Variance", "Std.Dev.", "Corr")
@@ -81,7 +82,7 @@ class Summary:
             _info_grid(info).html("simpletable", stubs=False),
             _coefficient_grid(coefficients).html("simpletable"),
             _variance_grid(variances).html("simpletable", stubs=False),
-            *(f"<p>{html.escape(note)}</p>" for note in self.notes),
+            *_notes_html(self.notes),
         ]
         return "\n".join(parts)
 
@@ -192,19 +193,20 @@ def _facts(est: Estimates, opt: OptSummary, yname: str) -> tuple[Facts, Facts]:
 
 
 def _notes(est: Estimates, opt: OptSummary) -> tuple[str, ...]:
-    notes = [
-        f"Converged: {'Yes' if opt.converged else 'No'}; {opt.n_evaluations} evaluations; "
-        f"largest gradient entry {opt.gradient_norm:.2g}",
-        f"Another step would lower the deviance by {opt.expected_decrease:.1g}; "
-        f"smallest eigenvalue of its Hessian {opt.smallest_eigenvalue:.3g}",
-    ]
+    notes = []
+    if not opt.converged:  # a search that ended well is told of in ``opt``
+        notes += [
+            f"Converged: No; {opt.n_evaluations} evaluations; "
+            f"largest gradient entry {opt.gradient_norm:.2g}",
+            f"Another step would lower the deviance by {opt.expected_decrease:.1g}; "
+            f"smallest eigenvalue of its Hessian {opt.smallest_eigenvalue:.3g}",
+            f"The optimizer stopped: {opt.message}",
+        ]
     if opt.probes:
         notes.append(
             f"Monte Carlo error: at most {opt.mc_error:.1g} SE of theta ({opt.probes} probes), "
             f"{0.5 * opt.mc_deviance:.1g} in the log-likelihood"
         )
-    if not opt.converged:
-        notes.append(f"The optimizer stopped: {opt.message}")
     if opt.unidentified:
         notes.append(opt.unidentified[0].upper() + opt.unidentified[1:] + ".")
     if est.singular:
@@ -243,7 +245,11 @@ def coefficient_table(
     """
     middle = ["df", "t", "P>|t|"] if with_df else ["z", "P>|z|"]
     columns = ["Coef.", "Std.Err.", *middle, f"[{alpha / 2}", f"{1 - alpha / 2}]"]
-    text = [[f"{x:.3f}" if np.isfinite(x) else "" for x in row] for row in values]
+    at = columns.index(middle[-1])
+    text = [
+        [p_text(x) if j == at else f"{x:.3f}" if np.isfinite(x) else "" for j, x in enumerate(row)]
+        for row in values
+    ]
     return pd.DataFrame(text, index=list(names), columns=columns, dtype=object)
 
 
@@ -260,7 +266,7 @@ def variance_table(rows: Sequence[VarianceRow]) -> pd.DataFrame:
             continue
         group, last = row.group if row.group != last else "", row.group
         corr = correlations.get((row.group, row.first), [])
-        text = " ".join(f"{x:.2f}" if np.isfinite(x) else "NaN" for x in corr)
+        text = " ".join(f"{x:.2f}" if np.isfinite(x) else "-" for x in corr)
         lines.append([group, row.first or "", _number(row.vcov), _number(row.sdcor), text])
     return pd.DataFrame(lines, columns=list(VARIANCE_COLUMNS), dtype=object)
 
@@ -316,6 +322,17 @@ def _statsmodels_text(info: pd.DataFrame, coefficients: pd.DataFrame, title: str
 def _variance_text(table: pd.DataFrame) -> str:
     lines = _variance_grid(table, "llrrl").lines()
     return "\n".join([*(line.rstrip() for line in lines), "-" * len(lines[1])])
+
+
+def _notes_html(notes: Sequence[str]) -> list[str]:
+    """Paragraphs; lines of a table, in which there are wide gaps, keep them."""
+    out: list[str] = []
+    for is_table, lines in groupby(notes, lambda note: "  " in note):
+        if is_table:
+            out.append(f"<pre>{html.escape(chr(10).join(lines))}</pre>")
+        else:
+            out += [f"<p>{html.escape(line)}</p>" for line in lines]
+    return out
 
 
 def _wrapped(note: str) -> str:

@@ -22,7 +22,7 @@ from sparselmm.base.types import AnyArray, FloatArray, IntArray
 from sparselmm.inference.resampling import bootstrap
 from sparselmm.likelihood.optimize import Recorder, certify
 from sparselmm.results.plots import tables as plots
-from sparselmm.results.print.notebook import frame_html
+from sparselmm.results.print.notebook import frame_html, frame_text
 from sparselmm.results.print.polars import InPolars
 
 SAME_FIT = 1e-8
@@ -155,12 +155,12 @@ class BootstrapResults(InPolars):
         >>> boot.conf_int().loc["Intercept"].round(1).tolist()
         [21.1, 24.5]
         """
-        check_choice(kind, "kind", bootstrap.KINDS)
+        kind = check_choice(kind, "kind", bootstrap.KINDS)
         check_level(alpha)
         if kind == "bca" and self.jackknife is None:
             raise DataError("BCa intervals need a jackknife: call bootstrap(..., jackknife=True)")
         ends = bootstrap.intervals(self.estimate, self.values, alpha, kind, self.jackknife)
-        return pd.DataFrame(ends, index=list(self.names))
+        return pd.DataFrame(ends, index=list(self.names), columns=["lower", "upper"])
 
     def summary(self, alpha: float = 0.05, kind: str = "percentile") -> pd.DataFrame:
         """Estimate, bias, standard error and interval of everything, (c, 5)."""
@@ -192,8 +192,8 @@ class BootstrapResults(InPolars):
         -------
         matplotlib.figure.Figure
         """
-        check_choice(kind, "kind", ("density", "ridge"))
-        check_choice(interval, "interval", bootstrap.KINDS)
+        kind = check_choice(kind, "kind", ("density", "ridge"))
+        interval = check_choice(interval, "interval", bootstrap.KINDS)
         estimate = pd.Series(self.estimate, list(self.names), dtype=float)
         if (ax if kind == "density" else figure) is not None:
             raise ArgumentError("densities take figure=, a panel per parameter; ridges take ax=")
@@ -223,7 +223,7 @@ class BootstrapResults(InPolars):
     def __repr__(self) -> str:
         failed = f", {self.n_failed} failed" if self.n_failed else ""
         what = f"{len(self)} {self.kind} replicates of {len(self.names)} numbers"
-        return f"<BootstrapResults: {what}{failed}>"
+        return f"BootstrapResults: {what}{failed}\n{frame_text(self.summary())}"
 
 
 def labelled(value: Any, argument: str = "statistic") -> tuple[tuple[str, ...], FloatArray]:

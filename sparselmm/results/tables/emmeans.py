@@ -24,6 +24,7 @@ from sparselmm.base.exceptions import ArgumentError, DataError, MemoryLimitError
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design import BuiltDesign
 from sparselmm.inference.hypotheses import marginal_means
+from sparselmm.inference.hypotheses.ddf import DDF_METHODS
 from sparselmm.inference.hypotheses.marginal_means import FixedEffects
 from sparselmm.results.tables.means import TRENDS, MarginalMeans, Scale
 
@@ -309,8 +310,9 @@ class Options:
     scale: Scale | None = None
 
     def __post_init__(self) -> None:
-        check_choice(self.weights, "weights", WEIGHTS)
-        check_choice(self.type, "type", TYPES)
+        known = {"ddf": DDF_METHODS, "weights": WEIGHTS, "type": TYPES}
+        for name, options in known.items():
+            object.__setattr__(self, name, check_choice(getattr(self, name), name, options))
         check_level(self.alpha)
 
 

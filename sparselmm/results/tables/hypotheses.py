@@ -12,10 +12,11 @@ import scipy
 
 from sparselmm.base.arguments import check_level, check_text
 from sparselmm.base.exceptions import ArgumentError, ValueWarning, catchable, warn_user
+from sparselmm.base.grid import Grid, p_text, pairs_html
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.estimates import names_or
 from sparselmm.inference.wald import Wald, two_sided
-from sparselmm.results.print.grid import Grid
+from sparselmm.results.print.notebook import frame_html, frame_text
 from sparselmm.results.print.polars import InPolars
 
 DEPENDENT = 1e-10
@@ -103,6 +104,9 @@ class ContrastResults(InPolars):
     def __str__(self) -> str:
         return self.summary()
 
+    def _repr_html_(self) -> str:
+        return frame_html(self.summary_frame(), "Test for Constraints")
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class WaldResults:
@@ -148,6 +152,13 @@ class WaldResults:
     def __repr__(self) -> str:
         return self.summary()
 
+    def _repr_html_(self) -> str:
+        of = f"F({self.df_num:g}, {self.df_denom:.4g})"
+        name = of if self.distribution == "F" else f"chi2({self.df_num:g})"
+        value = float(np.squeeze(self.statistic))
+        pairs = [(name, f"{value:.4f}"), ("p-value", p_text(float(self.pvalue)))]
+        return pairs_html(pairs, "Wald test")
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TermTests(InPolars):
@@ -168,10 +179,13 @@ class TermTests(InPolars):
         return self.table.rename(columns=lambda name: names.get(name, name.replace("df_", "df ")))
 
     def __repr__(self) -> str:
-        return str(self.summary_frame().to_string())
+        return frame_text(self.summary_frame())
+
+    def _repr_html_(self) -> str:
+        return frame_html(self.summary_frame(), "Wald tests of terms")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PairwiseResults:
     """Differences between the levels of a factor.
 
@@ -184,6 +198,12 @@ class PairwiseResults:
 
     contrasts: ContrastResults
     result_frame: pd.DataFrame
+
+    def __repr__(self) -> str:
+        return frame_text(self.result_frame)
+
+    def _repr_html_(self) -> str:
+        return frame_html(self.result_frame, "Differences between the levels")
 
 
 def t_tests(

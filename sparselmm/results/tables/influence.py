@@ -12,7 +12,7 @@ from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.diagnostics.influence import Influence
 from sparselmm.results.plots.tables import influence_plot
-from sparselmm.results.print.notebook import frame_html
+from sparselmm.results.print.notebook import frame_html, frame_text
 from sparselmm.results.print.polars import InPolars
 
 SHOWN = 10
@@ -165,4 +165,4 @@ class InfluenceResults(InPolars):
         if self.numbers.theta is None:
             how = "variances held"
         head = f"Influence of {len(self.labels)} deletions, {how}; the largest Cook's distances:"
-        return f"{head}\n{self.to_frame().head(SHOWN).to_string()}"
+        return f"{head}\n{frame_text(self.to_frame().head(SHOWN))}"

@@ -36,6 +36,7 @@ from sparselmm.inference.wald import two_sided
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.identifiability import confounded_at, message
 from sparselmm.likelihood.many.responses import ResponseFits, ResponseFitter
+from sparselmm.results.print.notebook import frame_html
 from sparselmm.results.print.polars import InPolars
 
 TASK_NUMBERS = 4_000_000
@@ -185,6 +186,9 @@ class ManyResults(InPolars):
         method = "REML" if self.reml else "ML"
         return f"<ManyResults: {len(self)} responses by {method}, {bad} without a converged fit>"
 
+    def _repr_html_(self) -> str:
+        return frame_html(self.fe_params, repr(self).strip("<>"))
+
 
 class _Tasks:
     """Fits of blocks of columns of Y."""
@@ -202,7 +206,7 @@ def fit_many(
     n_jobs: int, progress: bool | None,
 ) -> ManyResults:  # fmt: skip
     """Fit every column of Y; arguments as of :meth:`MixedLM.fit_many`."""
-    check_choice(missing, "missing", ("raise", "drop"))
+    missing = check_choice(missing, "missing", ("raise", "drop"))
     n_jobs, progress = check_jobs(n_jobs), check_progress(progress)
     if Y is None or isinstance(Y, (str, bytes, Mapping)):
         raise wrong_type("Y", "a table of responses, one per column", Y)

@@ -36,7 +36,7 @@ from sparselmm.inference.hypotheses.marginal_means import (
 from sparselmm.inference.hypotheses.multiplicity import ADJUSTMENTS, JOINT, Family
 from sparselmm.inference.wald import quantile
 from sparselmm.results.plots.means import interval_plot, means_plot
-from sparselmm.results.print.notebook import frame_html
+from sparselmm.results.print.notebook import Table, frame_html, frame_text
 from sparselmm.results.print.polars import InPolars
 
 SIDES = {
@@ -109,7 +109,7 @@ def response_scale(response: str | None) -> Scale | None:
 # ------------------------------------------------------------------------------- contrasts
 
 
-class ContrastTable(pd.DataFrame):  # type: ignore[misc]
+class ContrastTable(Table):
     """A DataFrame of contrasts that draws its intervals with :meth:`plot`."""
 
     _metadata = ("limits", "note")
@@ -321,9 +321,9 @@ class MarginalMeans(InPolars):
                           contrast  estimate     SE
         0  first two less last two       0.5  0.367
         """
-        name = OTHER_NAMES.get(method, method) if isinstance(method, str) else "custom"
+        name = family_name(method, "method") if isinstance(method, str) else "custom"
         method = name if isinstance(method, str) else method
-        check_choice(side, "side", tuple(SIDES))
+        side = check_choice(side, "side", tuple(SIDES))
         delta, null = check_number(delta, "delta"), check_number(null, "null")
         if delta < 0 or (side in WITH_DELTA) != (delta > 0):
             raise ArgumentError(
@@ -332,7 +332,7 @@ class MarginalMeans(InPolars):
             )
         if adjust is None:
             adjust = "none" if interaction is not False else DEFAULT_ADJUST.get(name, "none")
-        check_choice(adjust, "adjust", ("none", *JOINT, *ADJUSTMENTS))
+        adjust = check_choice(adjust, "adjust", ("none", *JOINT, *ADJUSTMENTS))
         if adjust == "tukey" and (DEFAULT_ADJUST.get(name) != "tukey" or interaction):
             raise ArgumentError("adjust='tukey' is for pairs of means; use 'mvt' or 'sidak'")
         interaction = self._interaction(interaction, method)
@@ -356,10 +356,7 @@ class MarginalMeans(InPolars):
                 f"interaction has {len(methods)} methods for the {len(self.specs)} variables of "
                 f"specs, {', '.join(self.specs)}"
             )
-        methods = [OTHER_NAMES.get(name, name) for name in methods]
-        for name in methods:
-            check_choice(name, "interaction", FAMILIES)
-        return methods
+        return [family_name(name, "interaction") for name in methods]
 
     def _weights(
         self, rows: IntArray, method: Any, ref: Any, interaction: Any
@@ -445,7 +442,7 @@ class MarginalMeans(InPolars):
           contrast  t.ratio  p.value
         0       T1   -0.772    0.452
         """
-        check_choice(adjust, "adjust", ("none", *JOINT, *ADJUSTMENTS))
+        adjust = check_choice(adjust, "adjust", ("none", *JOINT, *ADJUSTMENTS))
         return self.contrast("identity", adjust, side=side, delta=delta, null=null)
 
     def joint_test(self) -> pd.DataFrame:
@@ -494,7 +491,7 @@ class MarginalMeans(InPolars):
         ['T1 a', 'T4 a', 'T3 b', 'T2 c']
         """
         alpha = self.alpha if alpha is None else check_level(alpha)
-        check_choice(adjust, "adjust", ("none", *JOINT, *ADJUSTMENTS))
+        adjust = check_choice(adjust, "adjust", ("none", *JOINT, *ADJUSTMENTS))
         frame, parts = self.frame, []
         value = frame.columns[list(frame.columns).index("SE") - 1]
         for rows in self._families():
@@ -544,7 +541,7 @@ class MarginalMeans(InPolars):
         matplotlib.figure.Figure
         """
         comparisons = check_flag(comparisons, "comparisons")
-        check_choice(adjust, "adjust", ("none", *JOINT, *ADJUSTMENTS))
+        adjust = check_choice(adjust, "adjust", ("none", *JOINT, *ADJUSTMENTS))
         frame = self.frame
         at = list(frame.columns).index("SE") - 1
         value, limits = frame.columns[at], self._limit_names
@@ -613,8 +610,7 @@ class MarginalMeans(InPolars):
         return f"Degrees of freedom: {self.ddf}; confidence level {1 - self.alpha:g}"
 
     def __str__(self) -> str:
-        text = self.frame.to_string(index=False, float_format=lambda v: f"{v:.4f}")
-        return f"{text}\n{self._note}"
+        return f"{frame_text(self.frame, index=False)}\n{self._note}"
 
     __repr__ = __str__
 
@@ -637,17 +633,24 @@ def _tests(
     return t, group.pvalues(t, found.df, adjust, alpha, side)
 
 
+def family_name(given: str, argument: str) -> str:
+    """The family of contrasts, under any of its names."""
+    try:
+        name = str(check_choice(given, argument, (*FAMILIES, *OTHER_NAMES)))
+    except ArgumentError as error:
+        raise ArgumentError(
+            f"{argument}: unknown contrasts {given!r}; use {FAMILIES}, or weights of your own"
+            f"{suggestion(given, FAMILIES)}"
+        ) from error
+    return OTHER_NAMES.get(name, name)
+
+
 def contrast_weights(
     method: Any, labels: list[str], ref: Any = 0, values: list[str] | None = None
 ) -> tuple[list[str], FloatArray]:
     """Labels and weights of some contrasts of k means, labelled or called by their values."""
     k = len(labels)
     if isinstance(method, str):
-        if method not in FAMILIES:
-            raise ArgumentError(
-                f"method: unknown contrasts {method!r}; use {FAMILIES}, or weights of your own"
-                f"{suggestion(method, FAMILIES)}"
-            )
         return marginal_means.family(method, labels, _place(ref, labels))
     names, values = None, labels if values is None else values
     if isinstance(method, Mapping):

@@ -11,6 +11,7 @@ import pandas as pd
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.resampling.power import clopper_pearson
 from sparselmm.results.plots.tables import power_plot
+from sparselmm.results.print.notebook import frame_html, frame_text
 from sparselmm.results.print.polars import InPolars
 
 
@@ -71,4 +72,7 @@ class PowerResults(InPolars):
         return power_plot(table, x, ["test"] if table["test"].nunique() > 1 else [], ax)
 
     def __repr__(self) -> str:
-        return self.table.to_string(index=False)
+        return frame_text(self.table, index=False)
+
+    def _repr_html_(self) -> str:
+        return frame_html(self.table, f"Power at the level {self.alpha:g}")

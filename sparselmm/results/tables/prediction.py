@@ -12,7 +12,7 @@ from sparselmm.base.arguments import check_flag, check_level, check_numbers
 from sparselmm.base.exceptions import ArgumentError, DataError, MemoryLimitError
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.wald import Wald, two_sided
-from sparselmm.results.print.notebook import MOST_ROWS, frame_html
+from sparselmm.results.print.notebook import MOST_ROWS, frame_html, frame_text
 from sparselmm.results.print.polars import InPolars
 from sparselmm.results.tables.hypotheses import ContrastResults
 
@@ -197,7 +197,7 @@ class Prediction(InPolars):
         return len(self.predicted_mean)
 
     def __repr__(self) -> str:
-        text = self.summary_frame().head(MOST_ROWS).to_string()
+        text = frame_text(self.summary_frame().head(MOST_ROWS))
         rest = len(self) - MOST_ROWS
         return text + (f"\n... and {rest:,} more" if rest > 0 else "")
 

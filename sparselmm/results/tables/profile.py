@@ -14,7 +14,7 @@ from sparselmm.base.exceptions import DataError
 from sparselmm.inference.intervals.profiles import Parameter, Point, Profiler
 from sparselmm.inference.wald import quantile
 from sparselmm.results.plots import profiles as plots
-from sparselmm.results.print.notebook import frame_html
+from sparselmm.results.print.notebook import frame_html, frame_text
 from sparselmm.results.print.polars import InPolars
 
 
@@ -66,19 +66,17 @@ class ProfileResults(InPolars):
         >>> data = sparselmm.datasets.load("Dyestuff")
         >>> fit = sparselmm.mixedlm("Yield ~ 1 + (1 | Batch)", data).fit()
         >>> fit.profile("sigma").conf_int().round(2)
-                   0      1
+               lower  upper
         sigma  38.23  67.66
         """
-        return limits(self._profiler, self._parameters, alpha, self.scale)
+        found = limits(self._profiler, self._parameters, alpha, self.scale)
+        return found.set_axis(["lower", "upper"], axis=1)
 
     def __repr__(self) -> str:
-        return f"Profile intervals of 95 %\n{self._limits().to_string()}"
+        return f"Profile intervals of 95 %\n{frame_text(self.conf_int())}"
 
     def _repr_html_(self) -> str:
-        return frame_html(self._limits(), "Profile intervals of 95 %")
-
-    def _limits(self) -> pd.DataFrame:
-        return self.conf_int().set_axis(["lower", "upper"], axis=1)
+        return frame_html(self.conf_int(), "Profile intervals of 95 %")
 
     def plot(
         self, parameters: Sequence[str] | None = None, absolute: bool = False, figure: Any = None

@@ -132,6 +132,25 @@ class Grid:
         return "\n".join([*lines, r"\end{tabular}"])
 
 
+def p_text(p: float) -> str:
+    """A p-value as people print it; blank where there is none."""
+    if p != p:
+        return ""
+    return "<.001" if p < 0.001 else f"{p:.3f}"
+
+
+def pairs_html(pairs: Sequence[tuple[str, str]], caption: str = "") -> str:
+    """Names and values as a small table."""
+    rows = [list(pair) for pair in pairs]
+    return Grid([rows], "lr").html("sparselmm-table", caption=caption)
+
+
+def pairs_text(pairs: Sequence[tuple[str, str]], title: str = "") -> str:
+    """Names and values, one line each."""
+    lines = Grid([[list(pair) for pair in pairs]], "ll").lines(2)
+    return "\n".join([*([title] if title else []), *(line.rstrip() for line in lines)])
+
+
 def tex(text: str) -> str:
     """The text with the characters that mean something to LaTeX escaped."""
     return "".join(_TEX_SPECIAL.get(character, character) for character in text)
