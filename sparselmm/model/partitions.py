@@ -102,11 +102,11 @@ def partitioned(
     if arguments["progress"] is not None:
         check_flag(arguments["progress"], "progress")
     if arguments["client"] is not None:
-        check_client(arguments["client"])
         if keep_rows is True:
             raise ArgumentError(
                 "client= shares the passes over rows that are not kept; leave out keep_rows=True"
             )
+        check_client(arguments["client"])
         keep_rows = False
     if keep_rows is True:
         return None
