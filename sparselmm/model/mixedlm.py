@@ -574,6 +574,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
             If a keyword has no meaning here.
         """
         check_fit_arguments(locals())
+        probing = Probing.of(locals())
         self._need_rows("fit")
         keywords = checked_keywords(fit_kwargs, niter_sa)
         methods = method_names(method)
@@ -586,7 +587,6 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
         start = start_parameters(self._packing, start_params, self.use_sqrt)
         mask = None if free is None else Mask.of(self._packing, free, start)
         held = self._held(fix, free, fe_pen, cov_pen)
-        probing = Probing.of(locals())
         covariance = held.covariance if mask is None else mask.covariance
         others = {
             "free": free, "fe_pen": fe_pen, "cov_pen": cov_pen, "starts": starts,

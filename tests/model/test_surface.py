@@ -109,6 +109,7 @@ KINDS = {
     "vtype": CHOICE,
     "ddf": NONE,
     "finish": CHOICE | NONE,
+    "scratch": NONE,
     "absolute": FLAG,
     "calc_fe": FLAG,
     "do_cg": FLAG,
