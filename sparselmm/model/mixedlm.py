@@ -45,6 +45,7 @@ from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.engine import FEW_DIGITS, centred_at, profiled_deviance, solver_of
 from sparselmm.likelihood.held import Held
 from sparselmm.likelihood.identifiability import UNBOUNDED, unbounded, unidentified
+from sparselmm.likelihood.krylov.finish import CLOSE
 from sparselmm.likelihood.moments import moment_start
 from sparselmm.likelihood.optimize import OptSummary
 from sparselmm.likelihood.residual.deviance import ResidualDeviance
@@ -593,6 +594,9 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
             "method": next((name for name in methods if name is not None), None),
             "do_cg=False": None if do_cg else False,
         }  # fmt: skip
+        if engine == "auto":  # its search has a limit and a tolerance of its own
+            tol = keywords.get("tol")
+            others |= {"maxiter": maxiter, "tol": tol if tol and tol < CLOSE else None}
         limit = check_memory(memory_limit)
         with one_thread():
             theta = self._start(start, start_params, start_theta, mask, do_cg, held)
