@@ -337,17 +337,10 @@ def _pressed(deviance: Probed, theta: FloatArray) -> FloatArray:
     The exact deviance there differs from that at zero by ``Gamma theta / 2`` up to ``theta^4``, and
     the sign of its gradient proves the zero.
     """
-    out = theta.copy()
     held = deviance.held(theta, deviance.tangent_model(theta)[0])
-    for t, (term, part) in enumerate(
-        zip(deviance.covariance.terms, deviance.covariance.slices, strict=True)
-    ):
-        if not held[t].any():
-            continue
-        size = np.maximum(deviance.column_sizes(theta, t), 1e-300)
-        lam = term.factor(theta[part]) * np.where(held[t], 1.2 * FLOOR / size, 1.0)
-        out[part] = lam[term.rows, term.cols]
-    return out
+    return deviance.scaled(
+        theta, lambda t, sizes: np.where(held[t][1], 1.2 * FLOOR / np.maximum(sizes, 1e-300), 1.0)
+    )
 
 
 def _drop(deviance: Probed, theta: FloatArray, end: FloatArray, gammas: list[FloatArray]) -> float:
