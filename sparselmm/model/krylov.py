@@ -265,9 +265,10 @@ def fit_by_probes(
     )  # fmt: skip
     if plan.fitting is None:
         return Fitted(deviance, ended.opt, ended.fit, False)
-    if not ended.opt.rounding > FEW_DIGITS:
+    few = ended.opt.rounding > FEW_DIGITS
+    if ended.opt.converged and not few:
         return Fitted(exact, ended.opt, ended.fit, True)
-    with threads():
-        exact = centred_at(exact, model.design, ended.opt.theta)
+    with threads():  # exact evaluations go on where digits are few, or the search found no end
+        exact = centred_at(exact, model.design, ended.opt.theta) if few else exact
         opt = joined(ended.opt, minimize(exact, ended.opt.theta, callback=callback))
         return Fitted(exact, opt, exact.at(opt.theta), True)

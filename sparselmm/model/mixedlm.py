@@ -51,6 +51,7 @@ from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.engine import FEW_DIGITS, centred_at, profiled_deviance, solver_of
 from sparselmm.likelihood.held import Held
 from sparselmm.likelihood.identifiability import UNBOUNDED, unbounded, unidentified
+from sparselmm.likelihood.krylov.finish import CLOSE
 from sparselmm.likelihood.moments import moment_start
 from sparselmm.likelihood.optimize import OptSummary
 from sparselmm.likelihood.residual.deviance import ResidualDeviance
@@ -635,6 +636,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
             If a keyword has no meaning here.
         """
         reml, engine = check_fit_arguments(locals())
+        probing = Probing.of(locals())
         if self.built.streamed is None:
             self._need_rows("fit")
         keywords = checked_keywords(fit_kwargs, niter_sa)
@@ -648,13 +650,15 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
         start = start_parameters(self._packing, start_params, self.use_sqrt)
         mask = None if free is None else Mask.of(self._packing, free, start)
         held = self._held(fix, free, fe_pen, cov_pen)
-        probing = Probing.of(locals())
         covariance = held.covariance if mask is None else mask.covariance
         others = {
             "free": free, "fe_pen": fe_pen, "cov_pen": cov_pen, "starts": starts,
             "method": next((name for name in methods if name is not None), None),
             "do_cg=False": None if do_cg else False,
         }  # fmt: skip
+        if engine == "auto":  # its search has a limit and a tolerance of its own
+            tol = keywords.get("tol")
+            others |= {"maxiter": maxiter, "tol": tol if tol and tol < CLOSE else None}
         limit = check_memory(memory_limit)
         with one_thread():
             theta = self._start(start, start_params, start_theta, mask, do_cg, held)

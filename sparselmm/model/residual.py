@@ -28,7 +28,8 @@ LONG = 16
 """Evaluations after which a search leaves doubt."""
 
 REFUSED = (
-    "start_params", "fe_pen", "cov_pen", "free", "start_theta", "starts", "fix",
+    "start_params", "fe_pen", "cov_pen", "free", "start_theta", "starts", "fix", "finish",
+    "scratch",
 )  # fmt: skip
 """Arguments of ``fit`` that go with independent residuals alone."""
 

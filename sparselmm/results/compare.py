@@ -122,6 +122,11 @@ def compare(
         fixed effects, or ML and REML are mixed, and ``refit`` is false; when a fit has penalties
         or parameters held fixed.
 
+    Warns
+    -----
+    MonteCarloWarning
+        When random probes (``engine="krylov"``) leave a standard error above 0.1 in a statistic.
+
     Notes
     -----
     A REML criterion is the likelihood of contrasts of the response that the fixed effects do not

@@ -192,6 +192,18 @@ def test_what_does_not_apply_is_refused_by_name(formula, keywords, said):
         model.fit(**keywords)  # auto: the exact engine
 
 
+@pytest.mark.parametrize("reml", [True, False])
+def test_terms_that_cannot_be_told_apart(reml):
+    data = scalar(1).assign(f2=lambda d: d.f)
+    model = MixedLM.from_formula("y ~ x + (1|f) + (1|g) + (1|f2)", data)
+    with pytest.warns(exceptions.IdentifiabilityWarning, match="'f2' and 'f'"):
+        own = model.fit(reml=reml, engine="krylov", finish="exact")
+    with pytest.warns(exceptions.IdentifiabilityWarning):
+        exact = model.fit(reml=reml, engine="sparse", tol=1e-13)
+    assert own.converged
+    assert own.opt.deviance == pytest.approx(exact.opt.deviance, abs=1e-9)
+
+
 @pytest.fixture
 def dear(monkeypatch):
     """A machine on which exact evaluations cost a thousand times as much."""

@@ -152,6 +152,7 @@ KINDS = {
     "vtype": CHOICE,
     "ddf": NONE,
     "finish": CHOICE | NONE,
+    "scratch": NONE,
     "absolute": FLAG,
     "calc_fe": FLAG,
     "chunk_rows": COUNT,

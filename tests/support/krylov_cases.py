@@ -62,6 +62,7 @@ CASES = {
     "weights": (three, "y ~ x + (1|f) + (x|g) + (1|h)", {"weights": "w"}),
     "zero": (lambda: scalar(5, sd=(0.7, 0.0)), "y ~ x + (1|f) + (1|g)", {}),
     "zero_slope": (lambda: scalar(6), "y ~ x + (z|f) + (1|g)", {}),
+    "zero_slopes": (lambda: scalar(6), "y ~ x + (x + z|f) + (x|g)", {}),
     "far": (far_slopes, "y ~ t + (t|f) + (1|g)", {}),
     "membership": (scalar, "y ~ x + (1|f)", {"z_terms": {"m": _membership()}}),
     "nested": (three, "y ~ x + (1|f) + (1|g) + (1|f:h)", {}),

@@ -7,15 +7,15 @@ it is a smooth function of theta, whose zero is as far from the minimum as the p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sparselmm.base.smallmatrix import factor_of
-from sparselmm.base.types import FloatArray
+from sparselmm.base.smallmatrix import root_of_sum, solve_triangular
+from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.factor.krylov.solver import ROUGH, KrylovSolver
-from sparselmm.likelihood.deviance import NEARLY_SINGULAR, PLSFit, ProfiledDeviance, State
+from sparselmm.likelihood.deviance import PLSFit, ProfiledDeviance, State
 
 FLOOR = 2e-4
 """Pivot of ``lambda_t``, in what counts as one, to which it is lifted: traces divide by it."""
@@ -104,7 +104,8 @@ class Probed(ProfiledDeviance):
         own = self.covariance
         out = []
         for t, (term, lam) in enumerate(zip(own.terms, state.lams, strict=True)):
-            if term.n_theta == 0 or self._pivot(t, lam) <= NEARLY_SINGULAR:
+            smallest = self.turned(state.theta, t)[1].min(initial=np.inf)
+            if term.n_theta == 0 or smallest < 0.5 * FLOOR:
                 out.append(np.zeros_like(lam))
                 continue
             gap = self.information_gap(state, t, state.residual, self._precision(state.pwrss))
@@ -132,40 +133,44 @@ class Probed(ProfiledDeviance):
 
     # ------------------------------------------------------------------------ geometry
 
+    def turned(self, theta: FloatArray, t: int) -> tuple[FloatArray, FloatArray]:
+        """A rotation V that makes columns of ``lambda_t V`` orthogonal, and their sizes, (k,).
+
+        In what counts as one. A singular direction is a small column then, whatever the triangle
+        makes of it. Independent coefficients are left as they are.
+        """
+        term, lam = self.covariance.terms[t], self.covariance.factors(theta)[t]
+        if term.n_theta == 0:
+            return np.eye(term.k), np.full(term.k, np.inf)
+        if term.is_diagonal:
+            return np.eye(term.k), np.abs(np.diag(lam)) / np.diag(self.unit_roots[t])
+        _, sizes, turn = np.linalg.svd(solve_triangular(self.unit_roots[t], lam, lower=True))
+        return np.asarray(turn.T), np.asarray(sizes)
+
     def lifted(self, theta: FloatArray) -> FloatArray:
         """Theta with every free ``lambda_t`` regular enough to divide by."""
         lams = self.covariance.factors(theta)
         out = theta.copy()
         for t, (term, lam) in enumerate(zip(self.covariance.terms, lams, strict=True)):
-            part = self.covariance.slices[t]
-            if term.n_theta == 0 or term.pivot(lam, self.units[part]) >= FLOOR:
+            if self.turned(theta, t)[1].min(initial=np.inf) >= FLOOR:
                 continue
             unit = self.unit_roots[t] * FLOOR
             if term.is_diagonal:
                 lam = np.diag(np.maximum(np.abs(np.diag(lam)), np.diag(unit)))
             else:
-                lam = factor_of(lam @ lam.T + unit @ unit.T)
-            out[part] = term.coordinates(lam)
+                lam = root_of_sum(lam, unit)
+            out[self.covariance.slices[t]] = term.coordinates(lam)
         return out
 
-    def held(self, theta: FloatArray, gradient: FloatArray) -> list[FloatArray]:
-        """Columns of every ``lambda_t`` that stand at the floor and are pressed down, (k,) each."""
+    def held(self, theta: FloatArray, gradient: FloatArray) -> list[tuple[FloatArray, BoolArray]]:
+        """V of every term, and which columns of ``lambda_t V`` are pressed to the floor, (k,)."""
         out = []
-        for t, lam, G in zip(
-            range(len(self.covariance.terms)),
-            self.covariance.factors(theta),
-            self.entries(gradient),
-            strict=True,
-        ):
-            out.append((self.column_sizes(theta, t) < 5.0 * FLOOR) & ((G * lam).sum(axis=0) > 0.0))
+        lams = self.covariance.factors(theta)
+        for t, (lam, G) in enumerate(zip(lams, self.entries(gradient), strict=True)):
+            V, sizes = self.turned(theta, t)
+            pressed = ((G @ V) * (lam @ V)).sum(axis=0) > 0.0
+            out.append((V, (sizes < 5.0 * FLOOR) & pressed))
         return out
-
-    def column_sizes(self, theta: FloatArray, t: int) -> FloatArray:
-        """Largest entry of every column of ``lambda_t``, in what counts as one, (k,)."""
-        term, part = self.covariance.terms[t], self.covariance.slices[t]
-        if term.n_theta == 0:
-            return np.full(term.k, np.inf)
-        return np.asarray(np.abs(term.factor(theta[part] / self.units[part])).max(axis=0))
 
     def entries(self, tangent: FloatArray) -> list[FloatArray]:
         """A gradient in tangent coordinates by the entries of every ``lambda_t``, (k, k) each."""
@@ -177,11 +182,22 @@ class Probed(ProfiledDeviance):
         return out
 
     def settled(self, theta: FloatArray) -> FloatArray:
-        """Theta with the columns of ``lambda_t`` at the floor exactly zero."""
-        out = theta.copy()
-        for term, part in zip(self.covariance.terms, self.covariance.slices, strict=True):
-            if term.n_theta:
-                out[part] = term.snapped(theta[part], self.units[part], 5.0 * FLOOR)
+        """Theta with the columns of every ``lambda_t V`` at the floor exactly zero."""
+        return self.scaled(theta, lambda t, sizes: np.where(sizes < 5.0 * FLOOR, 0.0, 1.0))
+
+    def scaled(
+        self, theta: FloatArray, factors: Callable[[int, FloatArray], FloatArray]
+    ) -> FloatArray:
+        """Theta with the columns of every ``lambda_t V`` times something, made of their sizes."""
+        out, lams = theta.copy(), self.covariance.factors(theta)
+        for t, (term, lam) in enumerate(zip(self.covariance.terms, lams, strict=True)):
+            V, sizes = self.turned(theta, t)
+            by = factors(t, sizes)
+            if term.n_theta and (by != 1.0).any():
+                root = (lam @ V) * by
+                if not by.any():
+                    root[...] = 0.0
+                out[self.covariance.slices[t]] = term.retract(root)
         return out
 
     def psi_slopes(self, gammas: Sequence[FloatArray], theta: FloatArray) -> list[FloatArray]:

@@ -177,7 +177,7 @@ def minimize_certified(
                 )
                 promised = _promised(inner, at)
                 if promised <= AGAIN or (not again and isinstance(whole, Probed)):
-                    ended = _certificate(deviance, recorder, at, last)
+                    ended = _certificate(deviance, whole, recorder, at, last)
                     return ended if promised <= AGAIN else ended.failed(MISLED)
             theta, level = last.theta, last.level
     except FAILURES:
@@ -260,12 +260,23 @@ def _promised(inner: Probed, at: Point) -> float:
     return expected_decrease(basis.T @ at.hessian @ basis, basis.T @ at.gradient)
 
 
-def _certificate(deviance: ProfiledDeviance, recorder: Recorder, at: Point, last: Found) -> Ended:
-    """The end of the search that went on from an exact evaluation, and the solution there."""
+def _certificate(
+    deviance: ProfiledDeviance, whole: ProfiledDeviance, recorder: Recorder, at: Point, last: Found
+) -> Ended:
+    """The end of the search that went on from an exact evaluation, and the solution there.
+
+    Where columns of ``lambda_t`` went from the floor to zero the way is not straight, and the value
+    is computed again unless that takes a disk.
+    """
     inner = _engine_of(deviance)
     gradient, hessian = inner.tangent_model(last.theta)
     theta = inner.covariance.rectify(inner.settled(last.theta))
-    value = at.value + _drop(inner, at.theta, theta, inner.entries(at.gradient))
+    straight = np.array_equal(inner.settled(last.theta), last.theta)
+    if straight or isinstance(whole, Probed):
+        value = at.value + _drop(inner, at.theta, theta, inner.entries(at.gradient))
+    else:
+        value = whole.value(theta)
+        recorder.record(theta, last.level)
     opt = _summary(
         deviance, inner, recorder, theta, (inner.entries(gradient), hessian), value, at.rounding,
         last.message, last.finished or last.promised < TOLERANCE,
@@ -326,17 +337,10 @@ def _pressed(deviance: Probed, theta: FloatArray) -> FloatArray:
     The exact deviance there differs from that at zero by ``Gamma theta / 2`` up to ``theta^4``, and
     the sign of its gradient proves the zero.
     """
-    out = theta.copy()
     held = deviance.held(theta, deviance.tangent_model(theta)[0])
-    for t, (term, part) in enumerate(
-        zip(deviance.covariance.terms, deviance.covariance.slices, strict=True)
-    ):
-        if not held[t].any():
-            continue
-        size = np.maximum(deviance.column_sizes(theta, t), 1e-300)
-        lam = term.factor(theta[part]) * np.where(held[t], 1.2 * FLOOR / size, 1.0)
-        out[part] = lam[term.rows, term.cols]
-    return out
+    return deviance.scaled(
+        theta, lambda t, sizes: np.where(held[t][1], 1.2 * FLOOR / np.maximum(sizes, 1e-300), 1.0)
+    )
 
 
 def _drop(deviance: Probed, theta: FloatArray, end: FloatArray, gammas: list[FloatArray]) -> float:

@@ -185,14 +185,15 @@ def basis_at(
     ):
         unit = deviance.unit_roots[t]
         basis = term.steps(theta[part], unit, SMALLEST_SCALE, gradient[at])
-        if held[t].any():
-            basis = basis.copy()
-            basis[held[t][term.tangent[1]]] = 0.0
-            if term.is_diagonal:
-                basis = basis[:, np.abs(basis).max(axis=0) > 0.0]
-            else:
-                U, w, _ = np.linalg.svd(basis, full_matrices=False)
-                basis = (U * w)[:, w > max(1e-6 * w.max(initial=0.0), 1e-12)]
+        V, low = held[t]
+        if low.any() and term.is_diagonal:
+            basis = basis[:, ~low]
+        elif low.any():  # what is left of a step when it may not move those columns
+            free = (V * ~low) @ V.T
+            moves = basis.reshape(term.k, term.k, -1)
+            basis = np.einsum("ijm,jl->ilm", moves, free).reshape(basis.shape)
+            U, w, _ = np.linalg.svd(basis, full_matrices=False)
+            basis = (U * w)[:, w > max(1e-6 * w.max(initial=0.0), 1e-12)]
         out.append(basis)
     return block_diagonal(out)
 
