@@ -63,7 +63,7 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
         "generalized_arguments statsmodels",
         "fit mixedglm regularized residual",
         "generalized_command mixedlm",
-        "mmrm",
+        "command_parts mmrm warming",
     ),
 }
 HOMES = {  # where these packages may be imported; every other package may be imported anywhere
