@@ -96,9 +96,13 @@ def _tell_of_compiling() -> None:
         told = False
 
         def on_start(self, event: Any) -> None:
+            left = TELL_AFTER - self.spent
             if self.timer is None and not self.told:
+                if left <= 0.0:
+                    self.tell()
+                    return
                 self.since = time.perf_counter()
-                self.timer = threading.Timer(max(0.0, TELL_AFTER - self.spent), self.tell)
+                self.timer = threading.Timer(left, self.tell)
                 self.timer.daemon = True
                 self.timer.start()
 
