@@ -2,8 +2,10 @@
 
     python -m sparselmm fit "y ~ service + (1|s) + (1|d)" ratings.csv
     python -m sparselmm fit "score ~ ses" pupils --groups school --vc "class=0 + C(classroom)"
+    python -m sparselmm predict "y ~ x + (1|g)" old.csv new.csv --random
     python -m sparselmm datasets
     python -m sparselmm info
+    python -m sparselmm warm
     python -m sparselmm demo
 
 What the user got wrong is one line on stderr and exit code 2; a traceback is a defect here.
@@ -13,6 +15,8 @@ from __future__ import annotations
 
 import argparse
 import glob
+import gzip
+import io
 import json
 import os
 import platform
@@ -34,8 +38,18 @@ from sparselmm.base.exceptions import ModelWarning, SparseLMMError, Specificatio
 from sparselmm.base.providers import provider, show_versions, versions
 from sparselmm.design.sources.files import format_of
 from sparselmm.likelihood.optimize import SCIPY_METHODS
+from sparselmm.model.command_parts import (
+    add_predict_options,
+    check_ddf,
+    check_file,
+    draw,
+    predicted,
+    size_of,
+    telling,
+)
 from sparselmm.model.generalized_command import add_options, model_of, record_of, refused
 from sparselmm.model.mixedlm import DENSE_LIMIT, MixedLM
+from sparselmm.model.warming import warm
 from sparselmm.results import MixedLMResults
 from sparselmm.results.residual import ResidualResults
 
@@ -52,6 +66,15 @@ NO_VARIABLES = -2
 
 LEADING_ZERO = r"[+-]?0\d+"
 """Whole numbers whose text is lost when they are read as numbers: labels such as 007."""
+
+EXAMPLES = """\
+examples:
+  python -m sparselmm fit "Reaction ~ Days + (Days | Subject)" sleepstudy --ddf KR
+  python -m sparselmm fit "r2 ~ Anger + (1 | id) + (1 | item)" VerbAgg --family binomial
+  python -m sparselmm predict "Yield ~ nitro + (1 | Block)" Oats Oats --interval confidence
+A table may come from a pipe: cat table.csv | python -m sparselmm fit "y ~ x + (1 | g)" -
+"""
+"""What ``--help`` shows; the commands run as they stand."""
 
 DEMO = {
     "insteval_3re_reml": (
@@ -144,15 +167,24 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> _Parser:
-    parser = _Parser(prog="sparselmm", description="Fit linear mixed models.", allow_abbrev=False)
+    parser = _Parser(
+        prog="sparselmm",
+        description="Fit linear and generalized linear mixed models to tables.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument("--version", action="version", version=f"sparselmm {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_fit(commands)
+    _add_predict(commands)
     listing = commands.add_parser("datasets", help="list the data sets, or describe one")
     listing.add_argument("name", nargs="?", help="data set to describe")
     listing.set_defaults(run=_list_datasets)
     info = commands.add_parser("info", help="print versions, for reports of faults")
     info.set_defaults(run=_info)
+    warm = commands.add_parser("warm", help="compile what large models need, once")
+    warm.set_defaults(run=_warm)
     demo = commands.add_parser("demo", help="fit two models and compare them with lme4")
     demo.set_defaults(run=_demo)
     return parser
@@ -166,12 +198,43 @@ def _add_fit(commands: Any) -> None:
         epilog="Text files are read as pandas does, with one exception: a column of whole numbers "
         "with leading zeros (007) stays text. Text columns are factors.",
     )
+    _add_model(fit)
+    add = fit.add_argument
+    add("--ddf", metavar="METHOD", help="t tests: satterthwaite or kenward-roger (KR)")
+    add("--json", metavar="OUT", help="write the estimates to a file; '-' prints them instead")
+    add("--plot", metavar="FILE", help="draw predictions, or random effects, as .png, .pdf, .svg")
+    add("--plan", action="store_true", help="show what the fit would cost, and stop")
+    _add_progress(fit)
+    fit.set_defaults(run=_fit)
+
+
+def _add_predict(commands: Any) -> None:
+    predict = commands.add_parser(
+        "predict",
+        help="fit a model and predict the rows of another table",
+        allow_abbrev=False,
+        epilog="Writes the new rows as CSV with the columns predicted, lower_95 and upper_95.",
+    )
+    _add_model(predict)
+    predict.add_argument("new", help="table of the rows to predict, as data")
+    add_predict_options(predict.add_argument)
+    _add_progress(predict)
+    predict.set_defaults(run=_predict, json=None, plan=False, ddf=None, plot=None)
+
+
+def _add_progress(parser: _Parser) -> None:
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("--progress", action="store_true", help="show every evaluation on stderr")
+    shown.add_argument("--quiet", action="store_true", help="never show progress")
+
+
+def _add_model(fit: _Parser) -> None:
     add = fit.add_argument
     add("formula", help="'y ~ x + (1|g) + (1|h)', or 'y ~ x' together with --groups")
     add(
         "data",
         help="file (.csv, .tsv, also compressed, .parquet or .arrow), folder or pattern "
-        "'dir/*.parquet' of files, or name of a data set",
+        "'dir/*.parquet' of files, '-' for standard input, or name of a data set",
     )
     add("--groups", metavar="COL", help="column of the grouping factor")
     add("--re", metavar="FORMULA", help="effects that vary between groups; default an intercept")
@@ -215,13 +278,7 @@ def _add_fit(commands: Any) -> None:
         default="auto",
         help="krylov: conjugate gradients, for huge crossed designs; dense: slow, for checks",
     )
-    add("--json", metavar="OUT", help="write the estimates to a file; '-' prints them instead")
-    add("--plan", action="store_true", help="show what the fit would cost, and stop")
     add_options(fit)
-    shown = fit.add_mutually_exclusive_group()
-    shown.add_argument("--progress", action="store_true", help="show every evaluation on stderr")
-    shown.add_argument("--quiet", action="store_true", help="never show progress")
-    fit.set_defaults(run=_fit)
 
 
 def _component(text: str) -> tuple[str, str]:
@@ -248,6 +305,10 @@ def _check(arguments: argparse.Namespace) -> None:
     wrong = refused(arguments)
     if wrong is not None:
         raise CommandError(wrong)
+    arguments.ddf = check_ddf(arguments.ddf)
+    check_file(arguments.plot, "--plot")
+    if arguments.plot is not None and arguments.plan:
+        raise CommandError("--plan fits nothing, so that --plot has nothing to draw")
     if arguments.json is not None:
         if arguments.plan:
             raise CommandError("--plan fits nothing, so that --json has nothing to write")
@@ -279,6 +340,8 @@ def read_data(source: str) -> pd.DataFrame | str:
     CommandError
         If it cannot be read; one line that names the file.
     """
+    if source == "-":
+        return _read_pipe()
     path = Path(source)
     if not _is_file(path):
         known = datasets.names()
@@ -332,6 +395,24 @@ def _are_files(path: Path, source: str) -> bool:
         return False
 
 
+def _read_pipe() -> pd.DataFrame:
+    """A table from standard input: commas or tabs, also compressed by gzip, or Parquet."""
+    try:
+        raw = sys.stdin.buffer.read()
+    except (OSError, ValueError, AttributeError) as error:
+        raise CommandError(f"-: standard input cannot be read: {_first_line(error)}") from error
+    try:
+        raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+        if raw[:4] == b"PAR1":
+            return _read_parquet(io.BytesIO(raw))
+        first = raw.partition(b"\n")[0]
+        return _read_text(io.BytesIO(raw), "\t" if first.count(b"\t") > first.count(b",") else ",")
+    except pd.errors.EmptyDataError as error:
+        raise CommandError("-: standard input is empty") from error
+    except Exception as error:  # every format has errors of its own
+        raise CommandError(f"-: standard input cannot be read: {_first_line(error)}") from error
+
+
 def _is_file(path: Path) -> bool:
     """Whether there is a file of that name; a name too long for one is none."""
     try:
@@ -346,17 +427,19 @@ def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-def _read_parquet(path: Path) -> pd.DataFrame:
+def _read_parquet(path: Path | io.BytesIO) -> pd.DataFrame:
     data: pd.DataFrame = pd.read_parquet(path)
     return data
 
 
-def _read_text(path: Path, separator: str) -> pd.DataFrame:
+def _read_text(path: Path | io.BytesIO, separator: str) -> pd.DataFrame:
     """Delimited text; a second look at columns of whole numbers finds leading zeros."""
     options: Any = {"sep": separator, "low_memory": False}
     data: pd.DataFrame = pd.read_csv(path, **options)
     whole = [name for name in data.columns if _is_whole(data[name])]
     if whole:
+        if isinstance(path, io.BytesIO):
+            path.seek(0)
         text = pd.read_csv(path, **options, dtype=dict.fromkeys(whole, str))
         for name in whole:
             if text[name].str.strip().str.fullmatch(LEADING_ZERO).any():
@@ -389,18 +472,50 @@ def _fit(arguments: argparse.Namespace) -> None:
     result = _result(arguments, model)
     seconds = time.perf_counter() - start
     if arguments.json != "-":
-        print(result.summary())
+        print(result.summary(ddf=arguments.ddf))
+    if arguments.plot is not None:
+        draw(result, arguments.plot)
     if arguments.json is not None:
-        _write_json(arguments.json, {"data": arguments.data, **record(result, seconds)})
+        content = record(result, seconds, arguments.ddf)
+        _write_json(arguments.json, {"data": arguments.data, **content})
+
+
+def _predict(arguments: argparse.Namespace) -> None:
+    _check(arguments)
+    check_file(arguments.out, "--out")
+    if arguments.data == arguments.new == "-":
+        raise CommandError("standard input holds one table; give a file for the other")
+    new = read_data(arguments.new)
+    if arguments.family is not None:
+        result: Any = _general_result(arguments)[0]
+    else:
+        result = _result(arguments, _model(arguments))
+    table = predicted(result, new, arguments)
+    if arguments.out == "-":
+        table.to_csv(sys.stdout, index=False)
+        return
+    try:
+        table.to_csv(arguments.out, index=False)
+    except (OSError, ValueError) as error:
+        raise CommandError(f"--out {arguments.out}: {_first_line(error)}") from error
+
+
+def _general_result(arguments: argparse.Namespace) -> tuple[Any, float]:
+    """The fit of a generalized model, and its seconds."""
+    with telling(f"reading {arguments.data}", arguments):
+        model = model_of(arguments, read_data(arguments.data), NO_VARIABLES)
+    start = time.perf_counter()
+    with telling(size_of(model, linear=False), arguments):
+        result = model.fit()
+    return result, time.perf_counter() - start
 
 
 def _fit_general(arguments: argparse.Namespace) -> None:
-    model = model_of(arguments, read_data(arguments.data), NO_VARIABLES)
-    start = time.perf_counter()
-    result = model.fit()
-    seconds = time.perf_counter() - start
+    result, seconds = _general_result(arguments)
     if arguments.json != "-":
         print(result.summary())
+    if arguments.plot is not None:
+        draw(result, arguments.plot)
     if arguments.json is not None:
         content = record_of(result, seconds, _versions())
         _write_json(arguments.json, {"data": arguments.data, **content})
@@ -416,9 +531,11 @@ def _versions() -> dict[str, str]:
 
 
 def _model(arguments: argparse.Namespace) -> MixedLM:
+    with telling(f"reading {arguments.data}", arguments):
+        data = read_data(arguments.data)
     return MixedLM.from_formula(
         arguments.formula,
-        read_data(arguments.data),
+        data,
         re_formula=arguments.re,
         vc_formula=dict(arguments.vc) or None,
         subset=arguments.subset,
@@ -438,15 +555,16 @@ def _result(arguments: argparse.Namespace, model: MixedLM) -> MixedLMResults:
             f"--engine dense is meant for checks on at most {DENSE_LIMIT} rows; the data have "
             f"{model.nobs}"
         )
-    return model.fit(
-        reml=not arguments.ml,
-        method=arguments.method,
-        engine=arguments.engine,
-        progress=True if arguments.progress else False if arguments.quiet else None,
-    )
+    with telling(size_of(model, linear=True), arguments):
+        return model.fit(
+            reml=not arguments.ml,
+            method=arguments.method,
+            engine=arguments.engine,
+            progress=True if arguments.progress else False if arguments.quiet else None,
+        )
 
 
-def record(result: MixedLMResults, seconds: float) -> dict[str, Any]:
+def record(result: MixedLMResults, seconds: float, ddf: str | None = None) -> dict[str, Any]:
     """What ``--json`` writes: estimates, how they were found, and with which versions.
 
     Parameters
@@ -455,6 +573,8 @@ def record(result: MixedLMResults, seconds: float) -> dict[str, Any]:
         A fit of a formula.
     seconds : float
         Time of the fit.
+    ddf : str, optional
+        Method of the degrees of freedom of the tests of fixed effects.
 
     Returns
     -------
@@ -475,10 +595,18 @@ def record(result: MixedLMResults, seconds: float) -> dict[str, Any]:
         }
     )
     fixed = parameters.iloc[: result.k_fe]
+    if ddf is not None:
+        names = {
+            "estimate": "estimate", "std.error": "se", "df": "df", "statistic": "t",
+            "p.value": "p", "conf.low": "lower_95", "conf.high": "upper_95",
+        }  # fmt: skip
+        tests = result.tidy("fixed", conf_int=True, ddf=ddf).set_index("term")
+        fixed = tests[[name for name in names if name in tests]].rename(columns=names)
     variances = result.params.iloc[result.k_fe :] * result.scale
     return {
         "formula": result.model.formula,
         "method": result.method,
+        "ddf": ddf,
         "nobs": result.nobs,
         "df_resid": result.df_resid,
         "terms": [
@@ -557,6 +685,12 @@ def _plain(value: Any) -> Any:
 
 def _info(arguments: argparse.Namespace) -> None:
     show_versions()
+
+
+def _warm(arguments: argparse.Namespace) -> None:
+    start = time.perf_counter()
+    where = warm()
+    print(f"compiled in {time.perf_counter() - start:.1f} s; kept in {where}")
 
 
 def _list_datasets(arguments: argparse.Namespace) -> None:

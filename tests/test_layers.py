@@ -69,7 +69,7 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
         "fit mixedglm regularized residual",
         "generalized_command krylov",
         "mixedlm",
-        "marginal_effects mmrm pymmeans_info regressor",
+        "command_parts marginal_effects mmrm pymmeans_info regressor warming",
     ),
 }
 HOMES = {  # where these packages may be imported; every other package may be imported anywhere

@@ -15,6 +15,9 @@ coefficients ``V[:, e]`` of that trailing column.
 from __future__ import annotations
 
 import functools
+import sys
+import threading
+import time
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
@@ -31,24 +34,90 @@ PANEL = 64
 LEVELS = 1024
 """Levels whose products are summed up together."""
 
+TELL_AFTER = 1.0
+"""Seconds of compiling after which that is said."""
+
+COMPILING = (
+    "sparselmm: compiling loops for large models, once; 'python -m sparselmm warm' does it ahead\n"
+)
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 def compiled(function: Callable[P, R]) -> Callable[P, R]:
-    """Compile with numba at the first call, caching on disk."""
+    """Compile with numba at the first call, caching on disk where that can be written."""
     jitted: list[Callable[..., Any]] = []
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         if not jitted:
-            import numba  # loaded late: a fit that needs no kernel does not pay for it
-
-            jitted.append(numba.njit(cache=True, nogil=True, fastmath=RELAXED)(function))
-        result: R = jitted[0](*args, **kwargs)
+            jitted.append(_dispatcher(function))
+            _MADE[function.__name__] = jitted
+        try:
+            result: R = jitted[0](*args, **kwargs)
+        except OSError:  # the cache, such as a disk that is full
+            jitted[0] = _dispatcher(function, cache=False)
+            result = jitted[0](*args, **kwargs)
         return result
 
     return call
+
+
+_MADE: dict[str, list[Callable[..., Any]]] = {}
+
+
+def compiled_functions() -> dict[str, Callable[..., Any]]:
+    """Numba's functions so far, by the names of the kernels."""
+    return {name: made[0] for name, made in _MADE.items()}
+
+
+def _dispatcher(function: Callable[..., Any], cache: bool = True) -> Callable[..., Any]:
+    """Numba's function, which compiles when it meets arguments of new types."""
+    import numba  # loaded late: a fit that needs no kernel does not pay for it
+
+    _tell_of_compiling()
+    options: dict[str, Any] = {"nogil": True, "fastmath": RELAXED}
+    if cache:
+        try:
+            return numba.njit(cache=True, **options)(function)
+        except (RuntimeError, OSError):  # neither NUMBA_CACHE_DIR nor any other folder
+            pass
+    return numba.njit(**options)(function)
+
+
+@functools.cache
+def _tell_of_compiling() -> None:
+    """Have one line on stderr once compiling has taken a second, in whatever pieces."""
+    from numba.core import event
+
+    class Watch(event.Listener):
+        spent, since, timer = 0.0, 0.0, None
+        told = False
+
+        def on_start(self, event: Any) -> None:
+            left = TELL_AFTER - self.spent
+            if self.timer is None and not self.told:
+                if left <= 0.0:
+                    self.tell()
+                    return
+                self.since = time.perf_counter()
+                self.timer = threading.Timer(left, self.tell)
+                self.timer.daemon = True
+                self.timer.start()
+
+        def on_end(self, event: Any) -> None:
+            if self.timer is not None:
+                self.timer.cancel()
+                self.timer = None
+                self.spent += time.perf_counter() - self.since
+
+        def tell(self) -> None:
+            self.told = True
+            sys.stderr.write(COMPILING)
+            sys.stderr.flush()
+
+    event.register("numba:compile", Watch())  # type: ignore[no-untyped-call]
 
 
 # ------------------------------------------------------------------------ cross-products

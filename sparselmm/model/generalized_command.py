@@ -9,7 +9,8 @@ from typing import Any
 from sparselmm.model.mixedglm import MixedGLM
 from sparselmm.results.general.core import MixedGLMResults
 
-ONLY_LINEAR = {"ml": False, "method": None, "engine": "auto", "plan": False, "residual": None}
+ONLY_LINEAR = {"ml": False, "method": None, "engine": "auto", "plan": False, "residual": None,
+               "ddf": None}  # fmt: skip
 """Options without a meaning for generalized models, and their values when not given."""
 
 ONLY_GENERAL = ("link", "trials", "dispersion", "zi", "hurdle", "nagq")

@@ -110,7 +110,7 @@ def test_only_singular_terms_are_named():
     with pytest.warns(sparselmm.SingularMatrixWarning) as seen:
         MixedLM.from_formula("effort ~ Type + (1 | Subject) + (1 | Type)", data).fit(reml=False)
     (warning,) = seen
-    assert "variance of Type is" in str(warning.message)
+    assert "the variance of Intercept by Type is" in str(warning.message)
     assert warning.filename == __file__
 
 

@@ -1,0 +1,133 @@
+"""Parts of the command line: what takes long, pictures, and the command ``predict``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sparselmm.base.arguments import check_choice
+from sparselmm.base.exceptions import ArgumentError, DataError
+from sparselmm.inference.hypotheses.ddf import DDF_METHODS
+from sparselmm.inference.prediction.means import UNSEEN
+
+PATIENCE = 1.0
+"""Seconds after which the command says what it is doing."""
+
+INTERVALS = ("none", "confidence", "prediction")
+
+
+@contextmanager
+def telling(what: str, arguments: argparse.Namespace) -> Iterator[None]:
+    """Say on stderr what is being done once it takes longer than a second."""
+    quiet = getattr(arguments, "quiet", False)
+    wanted = getattr(arguments, "progress", False) or sys.stderr.isatty()
+    if quiet or not wanted:
+        yield
+        return
+    if getattr(arguments, "progress", False):
+        print(f"sparselmm: {what}", file=sys.stderr)
+        yield
+        return
+    timer = threading.Timer(PATIENCE, print, [f"sparselmm: {what}"], {"file": sys.stderr})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def size_of(model: Any, linear: bool) -> str:
+    """Rows, random effects and, of a linear model, what the plan expects of one evaluation."""
+    design = model.built.design
+    q = sum(term.q for term in design.terms)
+    text = f"fitting {len(design.y):,} rows, {q:,} random effects"
+    if linear and design.residual is None:
+        chosen = model.plan().chosen
+        text += f"; about {chosen.seconds:.2g} s an evaluation, some 10 of them"
+    return text
+
+
+def check_ddf(value: str | None) -> str | None:
+    """The method for degrees of freedom, however it is written."""
+    return None if value is None else str(check_choice(value, "--ddf", DDF_METHODS))
+
+
+def draw(result: Any, file: str) -> None:
+    """Write a picture: predictions over the variables, or the random effects where there are none.
+
+    Raises
+    ------
+    ArgumentError
+        When the file cannot be written or its ending is no format of pictures.
+    """
+    try:
+        figure = result.plot_predictions()
+    except DataError:
+        terms = list(getattr(result, "ranef", {}))
+        if not terms:
+            raise
+        figure = result.plot_ranef(terms[0])
+    try:
+        figure.savefig(file, bbox_inches="tight")
+    except (OSError, ValueError) as error:
+        raise ArgumentError(f"--plot {file}: {error}") from error
+
+
+def check_file(value: str | None, option: str) -> None:
+    """Refuse a file in a folder that does not exist."""
+    if value not in (None, "-") and not Path(str(value)).parent.is_dir():
+        raise ArgumentError(f"{option} {value}: the folder does not exist")
+
+
+def add_predict_options(add: Any) -> None:
+    """Options of ``predict`` besides those of the model."""
+    add("--random", action="store_true", help="with the random effects of known levels")
+    add(
+        "--unseen",
+        choices=UNSEEN,
+        default="error",
+        help="levels that the fit has not seen: an error, predicted at the mean, or blank",
+    )
+    add("--interval", choices=INTERVALS, default="none", help="add ends of 95 %% intervals")
+    add("--out", metavar="FILE", default="-", help="CSV file to write; default standard output")
+
+
+def predicted(result: Any, new: pd.DataFrame, arguments: argparse.Namespace) -> pd.DataFrame:
+    """The new rows with their predictions in the columns that follow.
+
+    Raises
+    ------
+    ArgumentError
+        When an interval is asked for that the model has no method for.
+    """
+    if arguments.family is not None:
+        if arguments.interval == "prediction":
+            raise ArgumentError("--interval prediction is for linear models; use 'confidence'")
+        kind = "conditional" if arguments.random else "population"
+        found = result.predict(
+            new, random=kind, interval=arguments.interval != "none", unseen=arguments.unseen
+        )
+    elif arguments.interval == "none":
+        found = result.predict(new, re=arguments.random, unseen=arguments.unseen)
+    else:
+        frame = result.get_prediction(
+            new, re=arguments.random, unseen=arguments.unseen, interval=arguments.interval
+        ).summary_frame()
+        kind = "obs" if arguments.interval == "prediction" else "mean"
+        found = frame[["mean", f"{kind}_ci_lower", f"{kind}_ci_upper"]]
+        found = found.set_axis(["predicted", "lower_95", "upper_95"], axis=1)
+    if isinstance(found, pd.Series):
+        found = found.to_frame("predicted")
+    found = pd.DataFrame(found).rename(
+        columns={"mean": "predicted", "ci_lower": "lower_95", "ci_upper": "upper_95"}
+    )
+    found.columns = [f"{name}_of_fit" if name in new else name for name in found.columns]
+    return pd.concat([new.reset_index(drop=True), found.reset_index(drop=True)], axis=1)
