@@ -216,10 +216,15 @@ def test_a_place_to_draw():
 
 
 def test_shown_once_in_a_notebook(monkeypatch):
-    monkeypatch.setattr(plt, "get_backend", lambda: "module://matplotlib_inline.backend_inline")
-    before = plt.get_fignums()
-    fit("sleep").plot_ranef()
-    assert plt.get_fignums() == before
+    """As the value of a cell it is displayed and taken from pyplot; otherwise pyplot has it."""
+    display = pytest.importorskip("IPython.display")
+    shown = []
+    monkeypatch.setattr(display, "display", lambda data, raw: shown.append(data))
+    figure = fit("sleep").plot_ranef()
+    assert plt.fignum_exists(figure.number)
+    figure._ipython_display_()
+    assert not plt.fignum_exists(figure.number)
+    assert [sorted(data) for data in shown] == [["image/png", "text/plain"]]
 
 
 def test_what_cannot_be_drawn_is_named():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import io
+from functools import cache
 from typing import Any
 
 from sparselmm.base.exceptions import ArgumentError
@@ -32,10 +35,28 @@ def pyplot() -> Any:
     return plt
 
 
+@cache
+def _shown_once() -> Any:
+    """A Figure that a notebook shows once: as the value of a cell, or else at its end."""
+    plt = pyplot()
+
+    class Figure(plt.Figure):  # type: ignore[name-defined,misc]
+        def _ipython_display_(self) -> None:
+            from IPython.display import display
+
+            buffer = io.BytesIO()
+            self.savefig(buffer, format="png")
+            plt.close(self)  # or pyplot would show it again when the cell ends
+            png = base64.b64encode(buffer.getvalue()).decode("ascii")
+            display(  # type: ignore[no-untyped-call]
+                {"image/png": png, "text/plain": repr(self)}, raw=True
+            )
+
+    return Figure
+
+
 def panels(rows: int, columns: int, size: tuple[float, float], figure: Any = None, **share: Any):  # type: ignore[no-untyped-def]
     """A figure and its axes, (rows, columns): the one given, or a new one of some size in inches.
-
-    In a notebook a new figure is not left to pyplot, which would show it a second time.
 
     Raises
     ------
@@ -44,13 +65,8 @@ def panels(rows: int, columns: int, size: tuple[float, float], figure: Any = Non
     """
     plt = pyplot()
     if figure is None:
-        figure, axes = plt.subplots(
-            rows, columns, figsize=size, squeeze=False, layout="constrained", **share
-        )
-        if "inline" in plt.get_backend().lower():
-            plt.close(figure)
-        return figure, axes
-    if not hasattr(figure, "subplots"):
+        figure = plt.figure(FigureClass=_shown_once(), figsize=size, layout="constrained")
+    elif not hasattr(figure, "subplots"):
         raise ArgumentError(f"figure must be a matplotlib Figure, got {type(figure).__name__}")
     return figure, figure.subplots(rows, columns, squeeze=False, **share)
 
