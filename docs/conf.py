@@ -11,7 +11,6 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.mathjax",
-    "sphinx-mathjax-offline",  # formulas without a network
 ]
 exclude_patterns = ["_build"]
 
@@ -33,7 +32,6 @@ html_theme = "furo"
 html_title = f"{project} {release}"
 html_static_path = ["_static"]
 html_css_files = ["tables.css"]
-html_extra_path = ["extra"]
 
 # Shapes in type fields, such as (k_re, k_re), look like references to attributes of two classes.
 suppress_warnings = ["ref.python"]
