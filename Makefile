@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 TESTFLAGS ?= -n 2 --dist loadfile
 PYTEST = OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help install demo test test-fast test-providers trixie check format docs bench clean distclean
+.PHONY: help install demo test test-fast test-providers trixie check format docs linkcheck bench clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,9 +42,10 @@ test-providers: $(STAMP) ## run models and reference fits with cvxopt's CHOLMOD,
 trixie: ## run demo and tests in a Debian 13 built in the folder ROOT; needs root and debootstrap
 	tools/debian13.sh "$(ROOT)"
 
-check: $(STAMP) ## lint, formatting and types
+check: $(STAMP) ## lint, formatting, spelling and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 
 format: $(STAMP) ## rewrite the files as `make check` wants them
@@ -53,6 +54,9 @@ format: $(STAMP) ## rewrite the files as `make check` wants them
 
 docs: $(STAMP) ## build the documentation, executing every page
 	$(BIN)/python -m sphinx -E -W --keep-going -b html docs docs/_build/html
+
+linkcheck: $(STAMP) ## visit the addresses the documentation links to; runs no page
+	$(BIN)/python -m sphinx -E -q -b linkcheck -D nb_execution_mode=off docs docs/_build/linkcheck
 
 bench: $(STAMP) ## run the benchmarks
 	PYTHONPATH=tests $(BIN)/python -m benchmarks

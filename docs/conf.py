@@ -11,6 +11,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.mathjax",
+    "sphinx-mathjax-offline",  # MathJax comes with the pages: formulas need no network
 ]
 exclude_patterns = ["_build"]
 
@@ -31,7 +32,12 @@ napoleon_use_ivar = True  # attributes as fields: autodoc lists properties once,
 html_theme = "furo"
 html_title = f"{project} {release}"
 html_static_path = ["_static"]
-html_css_files = ["tables.css"]
+html_css_files = ["tables.css", "pages.css"]
+html_extra_path = ["llms.txt"]
+
+# `make linkcheck`: addresses that answer machines otherwise than people.
+linkcheck_timeout = 20
+linkcheck_ignore = [r"https://doi\.org/.*"]
 
 # Shapes in type fields, such as (k_re, k_re), look like references to attributes of two classes.
 suppress_warnings = ["ref.python"]
