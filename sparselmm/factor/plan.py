@@ -229,8 +229,9 @@ class FitPlan:
         )
 
     def __str__(self) -> str:
-        head = "\n".join(textwrap.wrap(self._head, 80))
+        head = "\n".join(textwrap.wrap(self._head.replace(" ", "\0").replace(",\0", ", "), 80))
         tail = f"\n{self.residuals}" if self.residuals else ""
+        head = head.replace("\0", " ")
         return head + ("\n" + self._table(self.chosen) if self.q or not tail else "") + tail
 
     @property
