@@ -64,6 +64,8 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
+_WATCHING: list[Any] = []
+
 _MADE: dict[str, list[Callable[..., Any]]] = {}
 
 
@@ -86,10 +88,12 @@ def _dispatcher(function: Callable[..., Any], cache: bool = True) -> Callable[..
     return numba.njit(**options)(function)
 
 
-@functools.cache
 def _tell_of_compiling() -> None:
     """Have one line on stderr once compiling has taken a second, in whatever pieces."""
     from numba.core import event
+
+    if _WATCHING:
+        return
 
     class Watch(event.Listener):
         spent, since, timer = 0.0, 0.0, None
@@ -117,7 +121,8 @@ def _tell_of_compiling() -> None:
             sys.stderr.write(COMPILING)
             sys.stderr.flush()
 
-    event.register("numba:compile", Watch())  # type: ignore[no-untyped-call]
+    _WATCHING.append(Watch())
+    event.register("numba:compile", _WATCHING[0])  # type: ignore[no-untyped-call]
 
 
 # ------------------------------------------------------------------------ cross-products

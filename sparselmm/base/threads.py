@@ -39,6 +39,12 @@ def libraries_changed() -> None:
     _controller.cache_clear()
 
 
+def _libraries() -> list[Any]:
+    """What has a number of threads: threadpoolctl's dictionaries of them cost more than that."""
+    found: list[Any] = _controller().lib_controllers
+    return found
+
+
 class _Limit(AbstractContextManager[None]):
     """One limit for all threads of the process, as the libraries have one setting.
 
@@ -48,19 +54,24 @@ class _Limit(AbstractContextManager[None]):
 
     def __init__(self) -> None:
         self.lock, self.inside = threading.Lock(), 0
-        self.limiter: Any = None
+        self.before: list[tuple[Any, Any]] = []
 
     def __enter__(self) -> None:
         with self.lock:
             if self.inside == 0:
-                self.limiter = _controller().limit(limits=1)
+                self.before = [(lib, lib.get_num_threads()) for lib in _libraries()]
+                for lib, n in self.before:
+                    if n != 1:
+                        lib.set_num_threads(1)
             self.inside += 1
 
     def __exit__(self, *error: object) -> None:
         with self.lock:
             self.inside -= 1
             if self.inside == 0:
-                self.limiter.restore_original_limits()
+                for lib, n in self.before:
+                    if n != 1:
+                        lib.set_num_threads(n)
 
 
 _LIMIT = _Limit()

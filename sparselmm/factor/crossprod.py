@@ -17,6 +17,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -25,7 +26,7 @@ from sparselmm.base import kernels
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import CSR, FloatArray, IntArray, Snapshot
-from sparselmm.design.rows import GroupRows, blocks, coded_z, response, term_z
+from sparselmm.design.rows import GroupRows, blocks, response, term_z
 from sparselmm.design.terms import Design, RandomTerm, term_slices
 from sparselmm.factor.basis import Basis, working_basis
 
@@ -37,6 +38,9 @@ DENSE_CHUNK = 8_000_000
 
 FEW_COEFFICIENTS = 6
 """Coefficients per level up to which products row by row beat a matrix product per level."""
+
+TABLE, TABLE_FROM = 4, 4096
+"""Pairs of levels, by row and at least, up to which all of them are counted in a table."""
 
 SMALL_ROWS = 20_000
 """Below this many rows SciPy's products are quick enough and no compiled kernel is loaded."""
@@ -150,9 +154,15 @@ class CrossProducts(Snapshot):
 
     def second_moments(self, t: int) -> FloatArray:
         """Weighted mean over the rows of the covariates' products of term t, (k, k)."""
-        pair = self.pairs[t, t]
-        total: FloatArray = pair.data[pair.rows == pair.cols].sum(axis=0)
-        return total / max(self.n, 1)
+        return self.diagonal_sums[t] / max(self.n, 1)
+
+    @cached_property
+    def diagonal_sums(self) -> list[FloatArray]:
+        """Sums of the diagonal blocks of every ``Z_t'WZ_t``, (k, k)."""
+        pairs = [self.pairs[t, t] for t in range(len(self.sizes))]
+        return [
+            (p.data if p.is_block_diagonal else p.data[p.rows == p.cols]).sum(axis=0) for p in pairs
+        ]
 
     def rms(self, t: int) -> FloatArray:
         """Weighted root mean square over the rows of each covariate of term t, (k,)."""
@@ -289,11 +299,31 @@ def add_term_product(out: FloatArray, term: RandomTerm, rows: slice, weighted: F
     assert term.codes is not None
     values = None if term.values is None else term.values[rows]
     if len(term.codes) < SMALL_ROWS:
-        out += coded_z(term.codes[rows], values, term.k, term.n_levels).T @ weighted
+        out += _counted(term.codes[rows], values, weighted, out.shape)
     elif values is None:
         kernels.add_rows(term.codes[rows], weighted, out)
     else:
         kernels.add_scaled_rows(term.codes[rows], values, weighted, out)
+
+
+def _counted(
+    codes: IntArray, values: FloatArray | None, weighted: FloatArray, shape: tuple[int, ...]
+) -> FloatArray:
+    """``Z_t' weighted`` of some rows, (l * k, m), summed in the order of the rows."""
+    size, m = shape
+    if codes.min(initial=0) < 0:
+        present = codes >= 0
+        codes, weighted = codes[present], weighted[present]
+        values = None if values is None else values[present]
+    codes = codes.astype(np.int64)
+    if values is None:
+        place, terms = codes[:, None] * m + np.arange(m), weighted
+    else:
+        k = values.shape[1]
+        place = (codes * (k * m))[:, None] + np.arange(k * m)
+        terms = values[:, :, None] * weighted[:, None, :]
+    sums: Any = np.bincount(place.ravel(), terms.ravel(), size * m)
+    return np.asarray(sums, dtype=float).reshape(size, m)
 
 
 def pair_blocks(s: RandomTerm, t: RandomTerm, w: FloatArray | None) -> PairBlocks:
@@ -323,6 +353,8 @@ def _pair_blocks_scipy(s: RandomTerm, t: RandomTerm, w: FloatArray | None) -> Pa
     """The same without compiled kernels: user-made blocks and small data."""
     if s is t and s.codes is not None:
         return _diagonal_blocks_numpy(s, w)
+    if s.codes is not None and t.codes is not None and _is_small_table(s, t, len(s.codes)):
+        return _pair_table(s, t, w)
     Zt = term_z(t)
     if w is not None:
         Zt = sp.csr_array(Zt.multiply(w[:, None]))
@@ -333,6 +365,31 @@ def _pair_blocks_scipy(s: RandomTerm, t: RandomTerm, w: FloatArray | None) -> Pa
     product.sort_indices()
     data = np.ascontiguousarray(product.data.transpose(0, 2, 1))
     return PairBlocks(product.indptr, product.indices, data, s.n_levels)
+
+
+def _is_small_table(s: RandomTerm, t: RandomTerm, n: int) -> bool:
+    return s.k == t.k == 1 and s.n_levels * t.n_levels <= TABLE_FROM + TABLE * n
+
+
+def _pair_table(s: RandomTerm, t: RandomTerm, w: FloatArray | None) -> PairBlocks:
+    """``Z_s'WZ_t`` of two terms of one coefficient, by counting."""
+    assert s.codes is not None and t.codes is not None
+    l_s, l_t = s.n_levels, t.n_levels
+    key = t.codes.astype(np.int64) * l_s + s.codes
+    factors = [v for v in (s.values, t.values) if v is not None]
+    values = None if w is None else w
+    for v in factors:
+        values = v[:, 0] if values is None else values * v[:, 0]
+    if s.codes.min(initial=0) < 0 or t.codes.min(initial=0) < 0:
+        present = (s.codes >= 0) & (t.codes >= 0)
+        key = key[present]
+        values = None if values is None else values[present]
+    counts = np.bincount(key, minlength=l_s * l_t)
+    met = counts.nonzero()[0]
+    data = (counts if values is None else np.bincount(key, values, l_s * l_t))[met]
+    indptr = np.zeros(l_t + 1, dtype=np.int64)
+    np.cumsum(np.count_nonzero(counts.reshape(l_t, l_s), axis=1), out=indptr[1:])
+    return PairBlocks(indptr, met % l_s, data.astype(float).reshape(-1, 1, 1), l_s)
 
 
 def _products(left: CSR, right: CSR) -> CSR:
@@ -368,5 +425,7 @@ def _diagonal_blocks_numpy(term: RandomTerm, w: FloatArray | None) -> PairBlocks
         for level, rows in enumerate(GroupRows.of(term.codes, term.n_levels)):
             data[level] = v[rows].T @ weighted[rows]
     else:
-        np.add.at(data, term.codes[present], (v[:, :, None] * weighted[:, None, :])[present])
+        products = (v[:, :, None] * weighted[:, None, :]).reshape(len(v), -1)
+        shape = (term.n_levels, term.k**2)
+        data = _counted(term.codes, None, products, shape).reshape(data.shape)
     return PairBlocks(np.arange(term.n_levels + 1), levels, data, term.n_levels)

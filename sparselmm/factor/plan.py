@@ -286,8 +286,9 @@ class FitPlan:
         )
 
     def __str__(self) -> str:
-        head = "\n".join(textwrap.wrap(self._head, 80))
+        head = "\n".join(textwrap.wrap(self._head.replace(" ", "\0").replace(",\0", ", "), 80))
         tail = f"\n{self.residuals}" if self.residuals else ""
+        head = head.replace("\0", " ")
         chosen = self.fitting if self.route == "krylov" else self.chosen
         table = "\n" + self._table(chosen) if self.q or not tail else ""
         return head + table + self._reason() + tail

@@ -37,10 +37,7 @@ the deviance is stationary."""
 STRONGEST = 0.99
 """Largest correlation to start from."""
 
-MANY_EQUATIONS = 200
-"""Moment equations from which a Cholesky factorization is tried before least squares."""
-
-REGULAR = 1e-4
+REGULAR = 1e-3
 """Smallest diagonal of the factor of scaled equations that count as regular."""
 
 GRAM_NUMBERS = 2_000_000
@@ -99,6 +96,13 @@ def moment_starts(
     theta = np.zeros((len(s), covariance.n_theta))
     roots = covariance.unit_roots([cross.second_moments(t) for t in range(len(psis))])
     for t, (term, part) in enumerate(zip(covariance.terms, covariance.slices, strict=True)):
+        if term.k == 1:  # no correlations: the floor is all there is
+            variance = psis[t][:, 0, 0] / residual / roots[t][0, 0] ** 2
+            sd = roots[t][0, 0] * np.sqrt(np.maximum(variance, SMALLEST**2))
+            F = None if cross.bases is None else cross.bases[t]
+            sd = sd if F is None else sd / F[0, 0]
+            theta[:, part] = [term.coordinates(lam) for lam in np.abs(sd)[:, None, None]]
+            continue
         back = solve_triangular(roots[t], np.eye(term.k), lower=True)
         whitened = back @ (psis[t] / residual[:, None, None]) @ back.T
         lams = roots[t] @ np.linalg.cholesky(_inside_cone(whitened))
@@ -166,13 +170,13 @@ def _size(cross: CrossProducts, t: int) -> FloatArray:
 
 def _solve(T: FloatArray, right: FloatArray, sizes: list[FloatArray]) -> FloatArray:
     """Solutions of the scaled moment equations; what X explains entirely comes out as zero."""
-    diagonal = np.diag(T)
+    diagonal = T.diagonal()
     confounded = np.append(diagonal[:-1] <= 1e-9 * np.concatenate(sizes), False)
     scale = np.sqrt(np.where(confounded | (diagonal <= 0), np.inf, diagonal))[:, None]
     T, right = T / scale / scale.T, right / scale
-    if len(T) > MANY_EQUATIONS and not confounded.any():
+    if not confounded.any() and diagonal.min() > 0.0:
         R, indefinite = lapack.dpotrf(T)
-        regular = not indefinite and np.diag(R).min() > REGULAR
+        regular = not indefinite and R.diagonal().min() > REGULAR
         if regular:
             return np.asarray(lapack.dpotrs(R, right)[0] / scale, dtype=float)
     return np.asarray(np.linalg.lstsq(T, right, rcond=1e-10)[0] / scale, dtype=float)

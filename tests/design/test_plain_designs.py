@@ -1,5 +1,7 @@
 """Designs of plain columns in blocks of rows against patsy's."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -35,15 +37,32 @@ def test_the_same_matrix(formula, monkeypatch):
         made.append(plain_designs.plain_design(*arguments) is not None)
         return plain_designs.plain_design(*arguments)
 
-    monkeypatch.setattr("sparselmm.design.formula.namespace.plain_design", spy)
+    def patsys(*arguments):
+        return None
+
     designs = []
-    for rows in 10**9, 7:
+    for function, rows in (patsys, 10**9), (spy, 7), (spy, 10**9):
+        monkeypatch.setattr("sparselmm.design.formula.namespace.plain_design", function)
         monkeypatch.setattr(plain_designs, "BLOCK_ROWS", rows)
         designs.append(sparselmm.MixedLM.from_formula(f"y ~ {formula} + (1 | g)", DATA))
-    theirs, ours = designs
-    assert ours.exog_names == theirs.exog_names
-    np.testing.assert_array_equal(ours.exog, theirs.exog)
-    assert made == [False, formula in PLAIN]
+    theirs, *ours = designs
+    for one in ours:
+        assert one.exog_names == theirs.exog_names
+        np.testing.assert_array_equal(one.exog, theirs.exog)
+    assert made == [formula in PLAIN] * 2
+
+
+def test_what_is_learned_goes_by_types_and_labels():
+    """1, 1.0 and True are equal; a design of one is none of another."""
+    y, g = [1.0, 3.0, 2.0, 5.0, 4.0, 7.0] * 2, list("aabbccaabbcc")
+    names = []
+    for values in ([1, 0], [1.0, 0.0], ["1", "0"], [True, False]):
+        data = pd.DataFrame({"y": y, "g": g, "f": pd.Categorical(values * 6)})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for _ in range(2):
+                names.append(sparselmm.mixedlm("y ~ f + (1 | g)", data).exog_names[1])
+    assert names == ["f[T.1]"] * 2 + ["f[T.1.0]"] * 2 + ["f[T.1]"] * 2 + ["f[T.True]"] * 2
 
 
 @pytest.mark.parametrize("column", ["x", "a"])

@@ -67,7 +67,7 @@ FORMULAS = [
         ["two random-effects terms are called 'a'"],
     ),
     ("y ~ x + (1|g)", {"z_terms": {"g": np.eye(N)}}, FormulaError, ["called 'g'; rename"]),
-    ("y ~ x + (1|g)", {"missing": "keep"}, DataError, ["missing must be one of", "'keep'"]),
+    ("y ~ x + (1|g)", {"missing": "leave"}, DataError, ["missing must be one of", "'leave'"]),
     ("y ~ x + (1|g)", {"weights": ONE[1:]}, DataError, ["weights has 39 rows but data has 40"]),
     ("y ~ x + (1|g)", {"offset": ONE[1:]}, DataError, ["offset has 39 rows"]),
     ("y ~ x", {"groups": G[1:]}, DataError, ["groups has 39 rows"]),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import combinations
 from keyword import iskeyword
 
@@ -126,6 +127,11 @@ def parse_formula(text: str) -> ParsedFormula:
     """
     if not isinstance(text, str):
         raise FormulaError(f"the formula must be a string, not {type(text).__name__}")
+    return _parsed(text)
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str) -> ParsedFormula:
     tokens = tokenize(text)
     response, right = _sides(text, tokens)
     _refuse_response(response, right, text)

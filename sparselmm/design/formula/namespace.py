@@ -474,12 +474,54 @@ def learn(termlists: Sequence[list[Term]], space: Namespace) -> list[DesignInfo]
             "a column is called 'Intercept' like the intercept that the formula has too; rename "
             "the column, or leave the intercept out with '0 + ...'"
         )
+    key = _plain_key(termlists, codes, space.columns)
+    found = None if key is None else _LEARNED.get(key)
+    if found is not None:
+        return list(found)
     with _patsy_errors(space, codes):
-        return list(
+        infos = list(
             design_matrix_builders(
                 termlists, lambda: iter([space.columns]), space.env, NA_action=Missing()
             )
         )
+    if key is not None:
+        if len(_LEARNED) >= MANY_DESIGNS:
+            _LEARNED.clear()
+        _LEARNED[key] = tuple(infos)
+    return infos
+
+
+_LEARNED: dict[Any, tuple[DesignInfo, ...]] = {}
+"""What patsy learned of designs of plain columns, which follows from their types and labels."""
+
+MANY_DESIGNS, MANY_LABELS = 128, 200
+
+
+def _plain_key(
+    termlists: Sequence[list[Term]], codes: Iterable[str], columns: Mapping[str, Any]
+) -> Any:
+    """What a design of plain columns follows from; None where there is more to it.
+
+    1, 1.0 and True are equal but no equal labels, so that types are part of it.
+    """
+    parts: list[Any] = []
+    for code in dict.fromkeys(codes):
+        name, wrapping = plain_column(code) or ("", "other")
+        column: Any = columns.get(name)
+        dtype = getattr(column, "dtype", None)
+        if wrapping or dtype is None or np.ndim(column) != 1:
+            return None
+        if isinstance(dtype, pd.CategoricalDtype):
+            labels = tuple(dtype.categories)
+            if len(labels) > MANY_LABELS or "contrast" in vars(column):
+                return None
+            parts.append((code, dtype.ordered, labels, tuple(map(type, labels))))
+        elif getattr(dtype, "kind", "") in "fiu":
+            parts.append((code, dtype.str))
+        else:
+            return None
+    shape = tuple(tuple(tuple(f.code for f in t.factors) for t in terms) for terms in termlists)
+    return shape, tuple(parts)
 
 
 def build(infos: Sequence[DesignInfo], space: Namespace) -> list[FloatArray]:

@@ -39,8 +39,6 @@ def plain_design(info: DesignInfo, columns: Mapping[str, Any], n: int) -> FloatA
     n : int
         Rows.
     """
-    if n <= BLOCK_ROWS:
-        return None
     values = {}
     for factor, about in info.factor_infos.items():
         found = _values(factor, about, columns)
