@@ -22,7 +22,8 @@ help: ## list the targets
 	@echo "ROOT=...      folder for make trixie; MIRROR=... where its packages come from"
 	@echo "TESTFLAGS=... options for pytest, e.g. TESTFLAGS='-x -k cholesky'"
 
-install: $(STAMP) ## set up .venv with the package and all its extras
+install: $(STAMP) ## set up .venv with the package and all its extras, and compile its loops
+	$(BIN)/python -m sparselmm warm
 
 demo: $(STAMP) ## fit two models from the command line
 	$(BIN)/python -m sparselmm demo
