@@ -218,7 +218,8 @@ def same(a, b):
     if isinstance(a, Exception):
         return type(a) is type(b) and str(a) == str(b)
     if isinstance(a, (pd.DataFrame, pd.Series)):
-        tested = getattr(pd.testing, f"assert_{type(a).__name__.lower().replace('data', '')}_equal")
+        kind = "frame" if isinstance(a, pd.DataFrame) else type(a).__name__.lower()
+        tested = getattr(pd.testing, f"assert_{kind}_equal")
         tested(a, b, rtol=1e-9, atol=1e-12)
         return True
     if isinstance(a, dict):
