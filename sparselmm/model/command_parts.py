@@ -16,6 +16,7 @@ from sparselmm.base.arguments import check_choice
 from sparselmm.base.exceptions import ArgumentError, DataError
 from sparselmm.inference.hypotheses.ddf import DDF_METHODS
 from sparselmm.inference.prediction.means import UNSEEN
+from sparselmm.results.plots.figure import pyplot
 
 PATIENCE = 1.0
 """Seconds after which the command says what it is doing."""
@@ -79,6 +80,8 @@ def draw(result: Any, file: str) -> None:
         figure.savefig(file, bbox_inches="tight")
     except (OSError, ValueError) as error:
         raise ArgumentError(f"--plot {file}: {error}") from error
+    finally:
+        pyplot().close(figure)
 
 
 def check_file(value: str | None, option: str) -> None:
