@@ -98,7 +98,7 @@ def partitioned(
     """
     rows = check_count(chunk_rows, "chunk_rows", least=1)
     if not isinstance(keep_rows, (bool, np.bool_)):
-        check_choice(keep_rows, "keep_rows", KEEP_ROWS)
+        keep_rows = check_choice(keep_rows, "keep_rows", KEEP_ROWS)
     if arguments["progress"] is not None:
         check_flag(arguments["progress"], "progress")
     if arguments["client"] is not None:
