@@ -104,7 +104,7 @@ class MixedLMRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             raise ArgumentError(
                 "MixedLMRegressor requires y to be passed, but the target y is None"
             )
-        check_choice(self.unseen, "unseen", UNSEEN)
+        self._unseen = check_choice(self.unseen, "unseen", UNSEEN)
         check_flag(self.random, "random")
         self.result_: Any = None
         if self.formula is not None:
@@ -170,7 +170,7 @@ class MixedLMRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     def _predicted(self, frame: pd.DataFrame, labelled: bool) -> FloatArray:
         if not (self.random and labelled):
             return np.asarray(self.result_.predict(frame))
-        return np.asarray(self.result_.predict(frame, re=True, unseen=self.unseen))
+        return np.asarray(self.result_.predict(frame, re=True, unseen=self._unseen))
 
     # ------------------------------------------------------------------------- the data
 
