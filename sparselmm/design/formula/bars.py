@@ -301,7 +301,7 @@ def _shown(inside: Tokens) -> str:
 def _crossed(grouping: Tokens) -> list[Tokens]:
     """Grouping ``a + b`` as ``a`` and ``b``, ``a * b`` as ``a``, ``b`` and ``a:b``.
 
-    So glmmTMB and lme4 since 1.1-36 read them; earlier lme4 has no meaning for either.
+    lme4 1.1-31 has no meaning for either.
     """
     out: list[Tokens] = []
     for part in _split_at(grouping, "+"):
