@@ -42,7 +42,7 @@ class Summary:
         indexed by parameter names, ``[2]`` variance components as strings.
     title : str
     notes : tuple of str
-        Lines below the tables.
+        Lines below the tables; one of several lines is laid out already.
     """
 
     tables: list[pd.DataFrame]
@@ -81,7 +81,7 @@ class Summary:
             _info_grid(info).html("simpletable", stubs=False),
             _coefficient_grid(coefficients).html("simpletable"),
             _variance_grid(variances).html("simpletable", stubs=False),
-            *(f"<p>{html.escape(note)}</p>" for note in self.notes),
+            *map(_html_note, self.notes),
         ]
         return "\n".join(parts)
 
@@ -107,7 +107,7 @@ class Summary:
             _variance_grid(variances).latex(),
             r"\end{table}",
             r"\bigskip",
-            " \\newline \n".join(map(tex, self.notes)),
+            " \\newline \n".join(tex(line) for note in self.notes for line in note.split("\n")),
         ]
         return "\n".join(lines)
 
@@ -314,4 +314,9 @@ def _variance_text(table: pd.DataFrame) -> str:
 
 
 def _wrapped(note: str) -> str:
-    return "\n".join(textwrap.wrap(note, NOTE_WIDTH))
+    return note if "\n" in note else "\n".join(textwrap.wrap(note, NOTE_WIDTH))
+
+
+def _html_note(note: str) -> str:
+    tag = "pre" if "\n" in note else "p"
+    return f"<{tag}>{html.escape(note)}</{tag}>"
