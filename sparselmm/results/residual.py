@@ -345,7 +345,7 @@ class ResidualResults(ResidualPrediction, ResidualSimulation, MixedLMResults):
             part for part in (rows.text, "dispersion" if self._has_dispersion else "") if part
         )
         text = table.to_string(float_format=lambda x: f"{x:.4f}")
-        notes = (head, *text.splitlines(), *out.notes)
+        notes = (f"{head}\n{text}", *out.notes)
         return Summary(out.tables, out.title, notes)
 
     @property

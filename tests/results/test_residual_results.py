@@ -232,6 +232,10 @@ def test_summary_and_tidy_hold_the_parameters():
     assert "Residuals: ar1(Days|Subject), dispersion" in text
     assert "log_sd(Days)" in text
     assert "rho" in text
+    parameters = sleep().residual_params().to_string(float_format=lambda x: f"{x:.4f}")
+    page = sleep().summary().as_html()
+    assert f"<pre>Residuals: ar1(Days|Subject), dispersion\n{parameters}</pre>" in page
+    assert r" \newline" in sleep().summary().as_latex()
     rows = sleep().tidy("resid_pars", conf_int=True)
     assert rows.term.tolist() == ["log_sd(Days)", "rho"]
     assert rows["std.error"].notna().all()

@@ -43,7 +43,7 @@ class Summary:
         indexed by parameter names, ``[2]`` variance components as strings.
     title : str
     notes : tuple of str
-        Lines below the tables.
+        Lines below the tables; one of several lines is laid out already.
     """
 
     tables: list[pd.DataFrame]
@@ -108,7 +108,7 @@ class Summary:
             _variance_grid(variances).latex(),
             r"\end{table}",
             r"\bigskip",
-            " \\newline \n".join(map(tex, self.notes)),
+            " \\newline \n".join(tex(line) for note in self.notes for line in note.split("\n")),
         ]
         return "\n".join(lines)
 
@@ -327,7 +327,7 @@ def _variance_text(table: pd.DataFrame) -> str:
 def _notes_html(notes: Sequence[str]) -> list[str]:
     """Paragraphs; lines of a table, in which there are wide gaps, keep them."""
     out: list[str] = []
-    for is_table, lines in groupby(notes, lambda note: "  " in note):
+    for is_table, lines in groupby(notes, lambda note: "  " in note or "\n" in note):
         if is_table:
             out.append(f"<pre>{html.escape(chr(10).join(lines))}</pre>")
         else:
@@ -336,4 +336,4 @@ def _notes_html(notes: Sequence[str]) -> list[str]:
 
 
 def _wrapped(note: str) -> str:
-    return "\n".join(textwrap.wrap(note, NOTE_WIDTH))
+    return note if "\n" in note else "\n".join(textwrap.wrap(note, NOTE_WIDTH))
