@@ -424,7 +424,7 @@ def test_errors_name_what_is_wrong(tmp_path):
     with pytest.raises(DataError, match=r"bad\.parquet"):
         from_formula(formula, tmp_path / "bad.parquet")
     with pytest.raises(UnknownColumnError, match="did you mean 'name'"):
-        from_formula("y ~ x + (1 | nane)", pa.Table.from_pandas(rows()))
+        from_formula("y ~ x + (1 | namee)", pa.Table.from_pandas(rows()))
     with pytest.raises(UnknownColumnError, match="weights"):
         from_formula(formula, pa.Table.from_pandas(rows()), weights="ww")
     with pytest.raises(DataError, match="must return an iterator of frames"):
