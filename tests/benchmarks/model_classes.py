@@ -113,7 +113,7 @@ CASES = {
         {"sparselmm": linear("y ~ tf * arm", residual="us(tf | g)")},
         {
             "glmmTMB": "glmmTMB(y ~ tf * arm + us(tf + 0 | g), d, dispformula = ~0, REML = TRUE)",
-            "gls": "gls(y ~ tf * arm, d, correlation = corSymm(form = ~ t + 0 | g), "
+            "gls": "gls(y ~ tf * arm, d, correlation = corSymm(form = ~ 1 | g), "
             "weights = varIdent(form = ~ 1 | tf))",
         },
     ),
