@@ -19,27 +19,20 @@ from sparselmm.inference.estimates import Estimates
 from sparselmm.inference.hypotheses.ddf import DenominatorDF, FTest
 from sparselmm.inference.hypotheses.estimability import estimable, null_space
 from sparselmm.inference.hypotheses.hypotheses import f_test_of
+from sparselmm.inference.wald import Wald
 
 
 @dataclass(frozen=True, eq=False)
-class LinearEstimates:
+class LinearEstimates(Wald):
     """Estimates of ``L beta + offset``; NaN where not estimable.
 
     Attributes
     ----------
-    estimate, se, df : ndarray, (m,)
-        df is inf for the normal distribution.
+    df : ndarray, (m,)
+        inf for the normal distribution.
     """
 
-    estimate: FloatArray
-    se: FloatArray
     df: FloatArray
-
-    @property
-    def statistic(self) -> FloatArray:
-        """``estimate / se``, (m,)."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.asarray(self.estimate / self.se)
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,8 +32,7 @@ class GeneralFigureResults(FigureResults, GeneralBase):
             table = self.predict(  # type: ignore[attr-defined]
                 new, "probability", kind, unseen="population"
             ).reset_index(drop=True)
-            long = table.melt(var_name="category", value_name="mean")
-            return long
+            return table.melt(var_name="category", value_name="mean")
         found = self.predict(  # type: ignore[attr-defined]
             new, "response", kind, interval=bands != "none", alpha=alpha, unseen="population"
         )
@@ -56,10 +55,9 @@ class GeneralFigureResults(FigureResults, GeneralBase):
         return left + np.asarray(self.fittedvalues)  # type: ignore[attr-defined]
 
     def _response_label(self, categories: bool) -> str:
-        name = str(self.built.design.y_name)
-        if categories:
+        if categories or base_of(self.family).name == "binomial":
             return "probability"
-        return "probability" if base_of(self.family).name == "binomial" else name
+        return str(self.built.design.y_name)
 
     def _working_residual(self) -> FloatArray:
         population = self.predict(random="population")  # type: ignore[attr-defined]

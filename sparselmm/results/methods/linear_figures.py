@@ -11,6 +11,7 @@ import pandas as pd
 from sparselmm.base.arguments import check_choice, check_count, shown
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray, IntArray
+from sparselmm.design.rows import GroupRows
 from sparselmm.results.methods.base import ResultsBase
 from sparselmm.results.methods.figures import FigureResults, _is_number
 from sparselmm.results.plots import curves, levels, tables
@@ -81,8 +82,7 @@ class LinearFigureResults(FigureResults, ResultsBase):
         Z = np.column_stack(
             [np.ones(len(frame)) if c == "Intercept" else frame[c].to_numpy(float) for c in columns]
         )
-        for j in range(len(index)):
-            rows = np.flatnonzero(codes == j)
+        for j, rows in enumerate(GroupRows.of(codes, len(index))):
             if len(rows) and np.linalg.matrix_rank(Z[rows]) == len(columns):
                 own[j] = np.linalg.lstsq(Z[rows], rest[rows], rcond=None)[0]
         fixed = self.fe_params  # type: ignore[attr-defined]
@@ -192,13 +192,12 @@ class LinearFigureResults(FigureResults, ResultsBase):
     # --------------------------------------------------------------------------- parts
 
     def _curve(self, new: pd.DataFrame, groups: bool, bands: str, alpha: float) -> pd.DataFrame:
-        re = groups
         if bands == "none":
-            mean = self.predict(new, re=re, unseen="population")  # type: ignore[attr-defined]
+            mean = self.predict(new, re=groups, unseen="population")  # type: ignore[attr-defined]
             return pd.DataFrame({"mean": np.asarray(mean)})
         interval = "confidence" if bands == "confidence" else "prediction"
         found = self.get_prediction(  # type: ignore[attr-defined]
-            new, re=re, unseen="population", interval=interval
+            new, re=groups, unseen="population", interval=interval
         )
         table = found.summary_frame(alpha).reset_index(drop=True)
         out = {"mean": table["mean"]}
@@ -287,9 +286,7 @@ def _semivariances(
 
 def _pairs(codes: IntArray) -> tuple[IntArray, IntArray]:
     """Pairs of rows of one group; of groups drawn at random where there are too many."""
-    order = np.argsort(codes, kind="stable")
-    bounds = np.flatnonzero(np.diff(codes[order])) + 1
-    groups = [g for g in np.split(order, bounds) if len(g) > 1 and codes[g[0]] >= 0]
+    groups = [g for g in GroupRows.of(codes, int(codes.max(initial=-1)) + 1) if len(g) > 1]
     if not groups:
         raise DataError("no group has two rows: there is no correlation within groups to draw")
     left, right, total = [], [], 0

@@ -241,7 +241,7 @@ class LinearReportResults(ReportResults):
     def _in_mathematics(self) -> list[str]:
         design = self.built.design
         name = f"<i>{design.y_name}</i>"
-        lines = equation(str(design.y_name), self.built.spec.x_names, self._random_parts(), name,
+        lines = equation(self.built.spec.x_names, self._random_parts(), name,
                          "&epsilon;")  # fmt: skip
         return [*lines, "&epsilon; ~ N(0, &sigma;&sup2;)"]
 
@@ -269,4 +269,4 @@ class GeneralReportResults(ReportResults):
         me: Any = self
         name = self.built.design.y_name
         left = f"{me.family.link}(E <i>{name}</i>)"
-        return equation(str(name), self.built.spec.x_names, self._random_parts(), left, "")
+        return equation(self.built.spec.x_names, self._random_parts(), left, "")

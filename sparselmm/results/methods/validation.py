@@ -9,6 +9,7 @@ import pandas as pd
 
 from sparselmm.base.arguments import check_count, check_flag
 from sparselmm.base.exceptions import ArgumentError
+from sparselmm.design.rows import GroupRows
 from sparselmm.inference.prediction import cross_validation
 from sparselmm.results.methods.base import ResultsBase, from_rows
 from sparselmm.results.tables.cross_validation import CrossValidation
@@ -83,9 +84,8 @@ class ValidationResults(ResultsBase):
         if by is None and folds is None and not refit:
             found = cross_validation.rows_left_out(self._est, self._leverage.total)  # type: ignore[attr-defined]
         else:
-            order = np.argsort(codes, kind="stable")
-            order = order[np.searchsorted(codes[order], 0) :]
-            parts = np.split(order, np.flatnonzero(np.diff(codes[order])) + 1)
+            groups = GroupRows.of(codes, int(codes.max()) + 1)
+            parts = [rows for rows in groups if len(rows)]
             found = cross_validation.left_out(self._est, parts, refit)
         columns = {
             "observed": design.y, "predicted": design.y - found.error, "se": found.se,

@@ -105,7 +105,7 @@ def influence_plot(
         )  # fmt: skip
     left.set(xlabel="deleted", ylabel="Cook's distance", ylim=(0.0, None))
     values = shift.to_numpy(dtype=float)
-    for j, name in enumerate(shift):
+    for j in range(shift.shape[1]):
         own = values[:, j]
         right.plot(own, np.full(n, -j), "|", color="0.4", markersize=9, alpha=0.7)
         i = int(np.argmax(np.nan_to_num(np.abs(own))))
@@ -114,7 +114,6 @@ def influence_plot(
             str(labels[i]), (own[i], -j), (0, 6), textcoords="offset points", ha="center",
             fontsize="x-small",
         )  # fmt: skip
-        del name
     right.axvline(0.0, color="0.6", linewidth=0.8, zorder=0)
     right.set_yticks([-float(j) for j in range(shift.shape[1])], list(shift), fontsize="small")
     right.set(xlabel="change of the coefficient in standard errors")

@@ -181,14 +181,13 @@ def _png(figure: Any) -> str:
 
 
 def equation(
-    response: str, fixed: Sequence[str], random: Sequence[tuple[str, Sequence[str]]], left: str,
+    fixed: Sequence[str], random: Sequence[tuple[str, Sequence[str]]], left: str,
     error: str,
 ) -> list[str]:  # fmt: skip
     """The model as lines of HTML.
 
     Parameters
     ----------
-    response : str
     fixed : sequence of str
         Names of the columns of X.
     random : sequence of (factor, coefficients)
@@ -197,7 +196,6 @@ def equation(
     error : str
         Term at the end, empty for generalized models.
     """
-    del response
     parts = [_product(f"&beta;<sub>{i}</sub>", name) for i, name in enumerate(fixed)]
     lines = []
     for j, (factor, columns) in enumerate(random):

@@ -34,7 +34,6 @@ from sparselmm.inference.hypotheses.marginal_means import (
     LinearEstimates,
 )
 from sparselmm.inference.hypotheses.multiplicity import ADJUSTMENTS, JOINT, Family
-from sparselmm.inference.wald import quantile
 from sparselmm.results.plots.means import interval_plot, means_plot
 from sparselmm.results.print.notebook import Table, frame_html, frame_text
 from sparselmm.results.print.polars import InPolars
@@ -45,6 +44,8 @@ SIDES = {
 }  # fmt: skip
 
 WITH_DELTA = ("equivalence", "noninferiority", "nonsuperiority")
+
+ALL_ADJUSTMENTS = ("none", *JOINT, *ADJUSTMENTS)
 
 TRENDS = "trend"
 
@@ -197,8 +198,7 @@ class MarginalMeans(InPolars):
         the data cannot tell.
         """
         found = self._estimates(self.L, self.offset)
-        half = found.se * quantile(self.alpha, found.df)
-        low, high = found.estimate - half, found.estimate + half
+        low, high = found.interval(self.alpha).T
         name, value, se = self.name, found.estimate, found.se
         if self.type == "response":
             name, value, se, low, high = "response", *self._back(value, se, low, high)
@@ -332,7 +332,7 @@ class MarginalMeans(InPolars):
             )
         if adjust is None:
             adjust = "none" if interaction is not False else DEFAULT_ADJUST.get(name, "none")
-        adjust = check_choice(adjust, "adjust", ("none", *JOINT, *ADJUSTMENTS))
+        adjust = check_choice(adjust, "adjust", ALL_ADJUSTMENTS)
         if adjust == "tukey" and (DEFAULT_ADJUST.get(name) != "tukey" or interaction):
             raise ArgumentError("adjust='tukey' is for pairs of means; use 'mvt' or 'sidak'")
         interaction = self._interaction(interaction, method)
@@ -442,7 +442,7 @@ class MarginalMeans(InPolars):
           contrast  t.ratio  p.value
         0       T1   -0.772    0.452
         """
-        adjust = check_choice(adjust, "adjust", ("none", *JOINT, *ADJUSTMENTS))
+        adjust = check_choice(adjust, "adjust", ALL_ADJUSTMENTS)
         return self.contrast("identity", adjust, side=side, delta=delta, null=null)
 
     def joint_test(self) -> pd.DataFrame:
@@ -491,7 +491,7 @@ class MarginalMeans(InPolars):
         ['T1 a', 'T4 a', 'T3 b', 'T2 c']
         """
         alpha = self.alpha if alpha is None else check_level(alpha)
-        adjust = check_choice(adjust, "adjust", ("none", *JOINT, *ADJUSTMENTS))
+        adjust = check_choice(adjust, "adjust", ALL_ADJUSTMENTS)
         frame, parts = self.frame, []
         value = frame.columns[list(frame.columns).index("SE") - 1]
         for rows in self._families():
@@ -541,7 +541,7 @@ class MarginalMeans(InPolars):
         matplotlib.figure.Figure
         """
         comparisons = check_flag(comparisons, "comparisons")
-        adjust = check_choice(adjust, "adjust", ("none", *JOINT, *ADJUSTMENTS))
+        adjust = check_choice(adjust, "adjust", ALL_ADJUSTMENTS)
         frame = self.frame
         at = list(frame.columns).index("SE") - 1
         value, limits = frame.columns[at], self._limit_names
