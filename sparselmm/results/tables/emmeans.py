@@ -342,7 +342,7 @@ def _averaged(
         share = share * np.bincount(other, grid.counts)[other]
     there = np.flatnonzero(np.bincount(cell, share > 0, n_cells) > 0) if nests else None
     average = marginal_means.averaging_matrix(cell, share, n_cells)
-    first = np.array([int(np.flatnonzero(cell == c)[0]) for c in range(n_cells)], dtype=int)
+    first = np.unique(cell, return_index=True)[1]
     cells = grid.frame.iloc[first][list(kept)]
     L, offset = np.asarray(average @ rows[0]), np.asarray(average @ rows[1])
     if there is not None:
@@ -373,16 +373,12 @@ def nested_factors(built: BuiltDesign, grid: ReferenceGrid) -> dict[str, tuple[s
 
 def _nested_shares(grid: ReferenceGrid, nests: Mapping[str, tuple[str, ...]]) -> FloatArray:
     """Weights of the rows of the grid: levels of a nested factor share that of their nest."""
-    share: FloatArray = np.ones(len(grid.frame))
     if not nests:
-        return share
-    share[grid.counts <= 0] = 0.0
+        return np.ones(len(grid.frame))
     involved = [*nests, *dict.fromkeys(o for outer in nests.values() for o in outer)]
-    free = [n for n in grid.levels if n not in involved]
     filled = grid.frame.assign(_n=grid.counts).groupby(involved, observed=True)["_n"].sum()
     some = grid.frame[involved].merge(filled.reset_index(), "left", involved)["_n"].to_numpy() > 0
-    if free:  # empty cells of crossed factors stay: their means cannot be told, or can by the model
-        share = some.astype(float)
+    share: FloatArray = some.astype(float)  # empty cells of crossed factors stay
     for name, outer in nests.items():
         levels = grid.frame[some].groupby(list(outer), observed=True)[name].nunique()
         counts = grid.frame[list(outer)].merge(levels.reset_index(), "left", list(outer))[name]
