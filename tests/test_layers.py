@@ -10,7 +10,7 @@ import pytest
 HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
     "base": (
         "exceptions types",
-        "arguments kernels progress reduction smallmatrix storage threads",
+        "arguments kernels memory progress reduction smallmatrix storage threads",
         "grid kernels_families kernels_krylov kernels_rows kernels_stacks "
         "other_names providers seeds",
         "cholesky",
@@ -35,14 +35,15 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
         "layout",
         "remainders",
         "solver",
-        "krylov",
+        "candidates krylov",
         "plan",
     ),
     "likelihood": (
         "term_covariance",
         "patterned",
         "covariance expected",
-        "deviance held moments",
+        "curvature evaluations held moments",
+        "deviance",
         "dense optimize rebased",
         "krylov",
         "engine identifiability multistart residual special_directions",

@@ -24,7 +24,8 @@ from sparselmm.inference.variances import (
 )
 from sparselmm.inference.wald import Wald
 from sparselmm.likelihood.covariance import singular_terms
-from sparselmm.likelihood.deviance import PLSFit, ProfiledDeviance
+from sparselmm.likelihood.deviance import ProfiledDeviance
+from sparselmm.likelihood.evaluations import PLSFit
 
 SLOPE_STEP = 1e-5
 """Relative step of central differences in theta: eps^(1/3) balances truncation and rounding."""

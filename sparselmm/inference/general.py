@@ -11,7 +11,7 @@ from sparselmm.base.types import BoolArray, FloatArray, IntArray, Snapshot
 from sparselmm.design.terms import Design
 from sparselmm.inference.estimates import Estimates
 from sparselmm.inference.variances import VarianceLayout, psi_jacobian
-from sparselmm.likelihood.deviance import PLSFit
+from sparselmm.likelihood.evaluations import PLSFit
 from sparselmm.likelihood.laplace.conditional import ConditionalEngine
 from sparselmm.likelihood.laplace.deviance import LaplaceDeviance
 from sparselmm.likelihood.laplace.fit import difference_hessian

@@ -19,7 +19,8 @@ from sparselmm.inference.variances import (
     psi_jacobian,
 )
 from sparselmm.likelihood.covariance import singular_terms
-from sparselmm.likelihood.deviance import PLSFit, ProfiledDeviance
+from sparselmm.likelihood.deviance import ProfiledDeviance
+from sparselmm.likelihood.evaluations import PLSFit
 from sparselmm.likelihood.optimize import OptSummary, minimize
 from sparselmm.likelihood.residual.deviance import ResidualDeviance
 

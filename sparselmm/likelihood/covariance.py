@@ -281,3 +281,9 @@ def mixed_theta(covariance: Covariance, theta: FloatArray, t: int, C: FloatArray
         new = mixed_covariance(covariance, t, C.shape[1]).terms[t]
         middle = new.retract(np.linalg.pinv(C) @ term.factor(theta[part]))
     return np.concatenate([theta[: part.start], middle, theta[part.stop :]])
+
+
+def theta_units(covariance: Covariance, rms: Sequence[FloatArray]) -> FloatArray:
+    """One over the root mean square of the covariate each entry of theta belongs to."""
+    units = [term.units(size) for term, size in zip(covariance.terms, rms, strict=True)]
+    return np.concatenate(units) if units else np.zeros(0)

@@ -16,8 +16,9 @@ import scipy.linalg as sla
 from sparselmm.base.types import FloatArray
 from sparselmm.design.terms import Design
 from sparselmm.factor.basis import working_basis
-from sparselmm.likelihood.covariance import Covariance
-from sparselmm.likelihood.deviance import PLSFit, add_root_curvature, residual_part, theta_units
+from sparselmm.likelihood.covariance import Covariance, theta_units
+from sparselmm.likelihood.curvature import add_root_curvature
+from sparselmm.likelihood.evaluations import PLSFit, residual_part
 
 
 class DenseDeviance:

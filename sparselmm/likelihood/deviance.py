@@ -29,10 +29,8 @@ variance.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cache, cached_property
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -51,9 +49,10 @@ from sparselmm.design.terms import Design, RandomTerm
 from sparselmm.factor.centred import Centred
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.solver import BlockSolver, apply_lambda, congruence
-from sparselmm.likelihood.covariance import Covariance
+from sparselmm.likelihood.covariance import Covariance, theta_units
+from sparselmm.likelihood.curvature import add_root_curvature, difference_hessian, symmetric_units
+from sparselmm.likelihood.evaluations import PLSFit, Projected, State, residual_part
 from sparselmm.likelihood.expected import expected_information, parts
-from sparselmm.likelihood.patterned import Patterned
 
 NEARLY_SINGULAR = 1e-4
 """Below this share of its row (or of one over the covariate's root mean square) a diagonal of
@@ -68,181 +67,6 @@ SMALLEST_PIVOT = 1e-6
 
 MAX_BATCH = 256
 """Right-hand sides solved together; more gain nothing."""
-
-HESSIAN_STEP = 1e-5
-"""Step of central differences of the exact gradient: eps^(1/3) balances truncation and rounding."""
-
-
-@dataclass(frozen=True, eq=False)
-class PLSFit:
-    """The penalized least-squares solution at one theta: the model as it stands there.
-
-    Attributes
-    ----------
-    theta : ndarray, (n_theta,)
-    beta : ndarray, (r,)
-        Fixed effects of the independent columns of X, in the units of X and y.
-    vcov_unscaled : ndarray, (r, r)
-        ``(X'V^-1X)^-1``; times ``sigma**2`` it is the covariance of ``beta``.
-    u, b : ndarray, (q,)
-        Conditional modes of the spherical and of the original random effects.
-    ldL2, ldRX2 : float
-        ``log det M`` and ``log det X'V^-1X``.
-    pwrss : float
-        Penalized weighted residual sum of squares.
-    deviance : float
-        -2 log-likelihood, or the REML criterion.
-    df : int
-        ``n - r`` (REML) or ``n`` (ML).
-    reml : bool
-    known_scale : float or None
-        Residual variance, where it was given and not estimated.
-    """
-
-    theta: FloatArray
-    beta: FloatArray
-    vcov_unscaled: FloatArray
-    u: FloatArray
-    b: FloatArray
-    ldL2: float
-    ldRX2: float
-    pwrss: float
-    deviance: float
-    df: int
-    reml: bool
-    known_scale: float | None = None
-
-    @property
-    def scale(self) -> float:
-        """Residual variance ``sigma**2``: ``pwrss / df`` unless it is known."""
-        return self.pwrss / self.df if self.known_scale is None else self.known_scale
-
-    @property
-    def sigma(self) -> float:
-        """Residual standard deviation."""
-        return float(np.sqrt(self.scale))
-
-
-class Deviance(Protocol):
-    """What the sparse engine and its dense twin have in common."""
-
-    @property
-    def covariance(self) -> Covariance:
-        """Map from theta to Lambda."""
-
-    @property
-    def units(self) -> FloatArray:
-        """What counts as one in each entry of theta, (n_theta,)."""
-
-    @property
-    def unit_roots(self) -> list[FloatArray]:
-        """What counts as one in each ``lambda_t``, see `Covariance.unit_roots`."""
-
-    def value(self, theta: FloatArray) -> float:
-        """Deviance."""
-
-    def gradient(self, theta: FloatArray) -> FloatArray:
-        """Its derivative in theta, (n_theta,)."""
-
-    def tangent_model(self, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Gradient and model Hessian in all entries of every ``lambda_t``."""
-
-    def tangent_gradient(self, theta: FloatArray) -> FloatArray:
-        """The gradient of `tangent_model` alone."""
-
-    @property
-    def model_is_exact(self) -> bool:
-        """Whether the model Hessian is the Hessian itself."""
-
-    @property
-    def df(self) -> int:
-        """Rows, less the fixed effects for REML."""
-
-    @property
-    def levels(self) -> list[int]:
-        """Number of levels of every term."""
-
-    def rounding(self, theta: FloatArray) -> float:
-        """Estimate of the rounding error of `value`."""
-
-    def newton_matrix(self, theta: FloatArray) -> FloatArray:
-        """The model Hessian in theta, (n_theta, n_theta)."""
-
-    def at(self, theta: FloatArray) -> PLSFit:
-        """The model as it stands at theta."""
-
-    def working(self, theta: FloatArray) -> tuple[Deviance, FloatArray]:
-        """The deviance and theta in the coordinates the engine works in."""
-
-    def original(self, inner: FloatArray) -> FloatArray:
-        """Theta of the model from that of `working`."""
-
-
-@dataclass(frozen=True, eq=False)
-class Projected:
-    """The part of an evaluation that is linear algebra with M.
-
-    Attributes
-    ----------
-    K : ndarray, (q, r + 1)
-        ``M^-1 Lambda'B``.
-    solved : ndarray, (q, r + 1)
-        What M was solved for: K, or what predictions leave of it.
-    S : ndarray, (r + 1, r + 1)
-    sizes : ndarray, (r + 1,)
-        What the diagonal of S is the difference of.
-    """
-
-    K: FloatArray
-    solved: FloatArray
-    S: FloatArray
-    sizes: FloatArray
-
-
-@dataclass(frozen=True, eq=False)
-class State:
-    """Everything the value needed, kept for the gradient at the same theta.
-
-    Attributes
-    ----------
-    theta : ndarray, (n_theta,)
-    lams : list of ndarray, (k, k)
-    found : Projected
-    Rxx : ndarray, (r, r)
-        Upper Cholesky factor of ``S_xx``.
-    gamma : ndarray, (r,)
-        Fixed effects in the working basis.
-    ldM, pwrss, deviance : float
-    """
-
-    theta: FloatArray
-    lams: list[FloatArray]
-    found: Projected
-    Rxx: FloatArray
-    gamma: FloatArray
-    ldM: float
-    pwrss: float
-    deviance: float
-
-    @property
-    def K(self) -> FloatArray:
-        """``M^-1 Lambda'B``, (q, r + 1)."""
-        return self.found.K
-
-    @cached_property
-    def residual(self) -> FloatArray:
-        """``(-gamma, 1)``: what turns columns [Q, y] into residuals."""
-        return np.append(-self.gamma, 1.0)
-
-    @cached_property
-    def u(self) -> FloatArray:
-        """Conditional modes of the spherical random effects, (q,)."""
-        return self.K @ self.residual
-
-    @cached_property
-    def Kx(self) -> FloatArray:
-        """``K_x S_xx^-1/2``, (q, r)."""
-        return self.K[:, :-1] @ upper_inverse(self.Rxx)
 
 
 class _Own(threading.local):
@@ -803,64 +627,3 @@ class ProfiledDeviance:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._own = _Own(state["_own"], threading.get_ident())
-
-
-@cache
-def symmetric_units(k: int) -> FloatArray:
-    """The symmetric k x k matrices with one or two ones, in the order of `lower_triangle`."""
-    rows, cols = lower_triangle(k)
-    units = np.zeros((len(rows), k, k))
-    each = np.arange(len(rows))
-    units[each, rows, cols] = units[each, cols, rows] = 1.0
-    return units
-
-
-def residual_part(pwrss: float, df: int, known_scale: float | None) -> float:
-    """``df log(2 pi sigma^2) + pwrss / sigma^2`` at the estimate of sigma^2, or at its value."""
-    if known_scale is None:
-        return float(df * (1.0 + np.log(2.0 * np.pi * pwrss / df)))
-    return float(df * np.log(2.0 * np.pi * known_scale) + pwrss / known_scale)
-
-
-def add_root_curvature(
-    H: FloatArray, covariance: Covariance, t: int, psi: FloatArray, theta: FloatArray,
-    gamma: FloatArray,
-) -> None:  # fmt: skip
-    """Add the curvature of ``theta -> Psi_t`` to a Hessian in tangent coordinates, in place.
-
-    ``psi`` (k, k) is the derivative of the deviance in ``Psi_t / sigma^2`` and ``gamma`` the one in
-    the entries of ``lambda_t``; along ``dlambda`` the second derivative of ``lambda lambda'`` is
-    ``2 dlambda dlambda'``, to which comes that of ``lambda_t`` itself where theta bends it.
-    """
-    term, at = covariance.terms[t], covariance.tangent_slices[t]
-    own = theta[covariance.slices[t]]
-    if isinstance(term, Patterned):
-        H[at, at] += term.inner(own, psi + psi.T)
-        bends = term.bends(own, gamma)
-        if bends is not None:
-            H[at, at] += bends
-        return
-    rows, cols = term.tangent
-    same = cols[:, None] == cols[None, :]
-    H[at, at] += np.where(same, (psi + psi.T)[np.ix_(rows, rows)], 0.0)
-
-
-def difference_hessian(
-    gradient: Callable[[FloatArray], FloatArray], theta: FloatArray, sizes: FloatArray
-) -> FloatArray:
-    """Hessian by central differences of an exact gradient, (n_theta, n_theta).
-
-    ``sizes`` are changes of each entry of theta that matter.
-    """
-    H = np.empty((len(theta), len(theta)))
-    for i in range(len(theta)):
-        step = np.zeros(len(theta))
-        step[i] = HESSIAN_STEP * sizes[i]
-        H[i] = (gradient(theta + step) - gradient(theta - step)) / (2.0 * step[i])
-    return 0.5 * (H + H.T)
-
-
-def theta_units(covariance: Covariance, rms: Sequence[FloatArray]) -> FloatArray:
-    """One over the root mean square of the covariate each entry of theta belongs to."""
-    units = [term.units(size) for term, size in zip(covariance.terms, rms, strict=True)]
-    return np.concatenate(units) if units else np.zeros(0)

@@ -16,11 +16,12 @@ from sparselmm.base.cholesky import CholeskyFactor
 from sparselmm.base.types import FloatArray
 from sparselmm.design.terms import Design
 from sparselmm.factor.bases import cross_products
+from sparselmm.factor.candidates import Candidate
 from sparselmm.factor.centred import Centred
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.krylov.crossing import leading_term
 from sparselmm.factor.krylov.solver import KrylovSolver
-from sparselmm.factor.plan import Candidate, make_plan
+from sparselmm.factor.plan import make_plan
 from sparselmm.factor.solver import BlockSolver, apply_lambda
 from sparselmm.factor.submodels import known_change, known_columns
 from sparselmm.likelihood.covariance import Covariance

@@ -21,7 +21,7 @@ from sparselmm.base.cholesky import NotPositiveDefiniteError
 from sparselmm.base.smallmatrix import root_of_sum
 from sparselmm.base.types import FloatArray
 from sparselmm.likelihood.covariance import Covariance
-from sparselmm.likelihood.deviance import Deviance
+from sparselmm.likelihood.evaluations import Deviance
 from sparselmm.likelihood.optimize import (
     EXACT_LIMIT,
     PATIENCE,

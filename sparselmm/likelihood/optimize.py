@@ -38,7 +38,7 @@ from sparselmm.base.providers import provider
 from sparselmm.base.smallmatrix import block_diagonal
 from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.likelihood.covariance import Covariance
-from sparselmm.likelihood.deviance import Deviance
+from sparselmm.likelihood.evaluations import Deviance
 
 TOLERANCE = 1e-9
 """Stop when the Newton step promises less than this decrease of the deviance (absolute: the

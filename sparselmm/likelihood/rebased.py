@@ -25,13 +25,10 @@ from sparselmm.design.terms import Design, RandomTerm
 from sparselmm.factor.bases import in_bases, terms_in_bases
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.solver import BlockSolver, congruence
-from sparselmm.likelihood.deviance import (
-    PLSFit,
-    ProfiledDeviance,
-    State,
-    difference_hessian,
-    theta_units,
-)
+from sparselmm.likelihood.covariance import theta_units
+from sparselmm.likelihood.curvature import difference_hessian
+from sparselmm.likelihood.deviance import ProfiledDeviance
+from sparselmm.likelihood.evaluations import PLSFit, State
 from sparselmm.likelihood.term_covariance import lower_root
 
 

@@ -36,7 +36,8 @@ from sparselmm.base.exceptions import (
 )
 from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.inference.packing import MixedLMParams, Packing
-from sparselmm.likelihood.deviance import Deviance, PLSFit, ProfiledDeviance
+from sparselmm.likelihood.deviance import ProfiledDeviance
+from sparselmm.likelihood.evaluations import Deviance, PLSFit
 from sparselmm.likelihood.multistart import minimize_globally
 from sparselmm.likelihood.optimize import SCIPY_METHODS, Callback, OptSummary, Recorder, certify
 from sparselmm.model.statsmodels.penalized import (

@@ -19,6 +19,7 @@ from sparselmm.base.arguments import (
     wrong_value,
 )
 from sparselmm.base.exceptions import ArgumentError, MemoryLimitError
+from sparselmm.base.memory import available_memory, size_text
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import FloatArray
 from sparselmm.design.terms import RandomTerm
@@ -27,10 +28,11 @@ from sparselmm.factor.krylov.crossing import leading_term
 from sparselmm.factor.krylov.price import Rival
 from sparselmm.factor.krylov.solver import KrylovSolver, Settings
 from sparselmm.factor.krylov.tiles import TiledSolver
-from sparselmm.factor.plan import FitPlan, available_memory, size_text
+from sparselmm.factor.plan import FitPlan
 from sparselmm.likelihood.covariance import Covariance
-from sparselmm.likelihood.deviance import PLSFit, ProfiledDeviance
+from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.engine import FEW_DIGITS, but, centred_at, working_factors
+from sparselmm.likelihood.evaluations import PLSFit
 from sparselmm.likelihood.held import FixedEntries, Held
 from sparselmm.likelihood.krylov.finish import minimize_by_probes, minimize_certified
 from sparselmm.likelihood.krylov.search import DONE, LIMIT

@@ -39,10 +39,11 @@ from sparselmm.design.validate import (
     need_white,
 )
 from sparselmm.factor.bases import cross_products, in_model_columns
+from sparselmm.factor.candidates import Candidate
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.krylov.price import Rival
 from sparselmm.factor.krylov.solver import KrylovSolver, Settings
-from sparselmm.factor.plan import Candidate, FitPlan, make_plan
+from sparselmm.factor.plan import FitPlan, make_plan
 from sparselmm.factor.solver import BlockSolver
 from sparselmm.inference.packing import MixedLMParams
 from sparselmm.likelihood.covariance import Covariance, boundary_message, singular_words

@@ -22,7 +22,7 @@ from sparselmm.base.types import FloatArray
 from sparselmm.design import BuiltDesign
 from sparselmm.design.validate import need_white
 from sparselmm.factor.crossprod import CrossProducts
-from sparselmm.likelihood.deviance import PLSFit
+from sparselmm.likelihood.evaluations import PLSFit
 from sparselmm.model.statsmodels.packed_likelihood import fit_at
 from sparselmm.results import MixedLMResults
 

@@ -23,7 +23,8 @@ from sparselmm.design import BuiltDesign
 from sparselmm.inference.estimates import Estimates
 from sparselmm.inference.hypotheses.ddf import DDF_METHODS
 from sparselmm.inference.prediction import means as prediction
-from sparselmm.likelihood.deviance import PLSFit, ProfiledDeviance
+from sparselmm.likelihood.deviance import ProfiledDeviance
+from sparselmm.likelihood.evaluations import PLSFit
 from sparselmm.likelihood.optimize import OptSummary
 from sparselmm.results.given import Given
 from sparselmm.results.methods.base import Matrix, Vector, from_rows

@@ -23,11 +23,11 @@ from sparselmm.base.exceptions import (
     catchable,
     warn_user,
 )
+from sparselmm.base.memory import need_memory
 from sparselmm.base.progress import progress_bar
 from sparselmm.base.seeds import Seed, seed_sequence
 from sparselmm.base.types import FloatArray
 from sparselmm.design.validate import aligned
-from sparselmm.factor.plan import need_memory
 from sparselmm.inference.resampling.simulate import DRAWN
 from sparselmm.inference.residual import JointFit, ResidualEstimates
 from sparselmm.inference.residual_rows import coloured

@@ -12,9 +12,9 @@ from registry import Model, design, term
 
 from sparselmm.base.cholesky import CholeskyFactor, NotPositiveDefiniteError, Pattern
 from sparselmm.base.providers import provider, silence
+from sparselmm.factor.candidates import _analysed
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.layout import Layout
-from sparselmm.factor.plan import _analysed
 from sparselmm.factor.solver import BlockSolver
 
 ALL_ORDERINGS = provider().name == "scikit-sparse"

@@ -10,11 +10,13 @@ import scipy.sparse as sp
 from registry import MODELS, Model, block, design, term
 
 import sparselmm
+from sparselmm.base import memory
 from sparselmm.base.cholesky import CholeskyFactor
-from sparselmm.factor import plan
+from sparselmm.base.memory import available_memory
+from sparselmm.factor import candidates, plan
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.layout import Layout
-from sparselmm.factor.plan import available_memory, make_plan
+from sparselmm.factor.plan import make_plan
 from sparselmm.factor.solver import BlockSolver
 from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.deviance import ProfiledDeviance
@@ -39,7 +41,8 @@ def crossed(n, *levels):
 def price_everything(monkeypatch):
     """Small models, too, get every candidate."""
     monkeypatch.setattr(plan, "SMALL", 3)
-    monkeypatch.setattr(plan, "_worth_analysing", lambda *_: True, raising=False)
+    monkeypatch.setattr(candidates, "SMALL", 3)
+    monkeypatch.setattr(candidates, "_worth_analysing", lambda *_: True)
     monkeypatch.setattr(plan, "FULL", np.inf)
 
 
@@ -175,9 +178,9 @@ def test_a_container_limits_the_memory(tmp_path, monkeypatch):
     """Control groups of both versions, ours and those above it; caches can be given back."""
     info, groups = tmp_path / "meminfo", tmp_path / "groups"
     info.write_text("MemTotal: 9000000 kB\nMemAvailable:    8000000 kB\n")
-    monkeypatch.setattr(plan, "MEMINFO", str(info))
-    monkeypatch.setattr(plan, "GROUPS", str(groups))
-    monkeypatch.setattr(plan, "CGROUP", str(tmp_path))
+    monkeypatch.setattr(memory, "MEMINFO", str(info))
+    monkeypatch.setattr(memory, "GROUPS", str(groups))
+    monkeypatch.setattr(memory, "CGROUP", str(tmp_path))
     assert available_memory() == 8_000_000 * 1024  # no control groups at all
     pod = tmp_path / "kube" / "pod"
     pod.mkdir(parents=True)
@@ -200,9 +203,9 @@ def test_a_container_limits_the_memory(tmp_path, monkeypatch):
 def test_a_system_that_does_not_say(monkeypatch, tmp_path):
     """Windows has neither /proc nor os.sysconf."""
     for name in ("MEMINFO", "GROUPS"):
-        monkeypatch.setattr(plan, name, str(tmp_path / "absent"))
+        monkeypatch.setattr(memory, name, str(tmp_path / "absent"))
     monkeypatch.delattr("os.sysconf")
-    assert available_memory() == plan.UNKNOWN_MEMORY
+    assert available_memory() == memory.UNKNOWN_MEMORY
 
 
 def priced():

@@ -9,9 +9,9 @@ from scipy.stats import binom, chi2
 from scipy.stats import t as student
 
 import sparselmm
+from sparselmm.base import memory
 from sparselmm.base.seeds import seed_sequence
 from sparselmm.design.subsets import Groups
-from sparselmm.factor import plan
 from sparselmm.inference.resampling.power import clopper_pearson
 from sparselmm.inference.resampling.simulate import Simulator
 from sparselmm.results.methods import power as power_methods
@@ -246,7 +246,7 @@ def test_power_refuses(sleep):
 
 def test_what_does_not_fit_is_refused(sleep, monkeypatch):
     """Before anything is made: designs of more groups, and responses of every kind of model."""
-    monkeypatch.setattr(plan, "available_memory", lambda: 10**9)
+    monkeypatch.setattr(memory, "available_memory", lambda: 10**9)
     with pytest.raises(sparselmm.MemoryLimitError, match=r"100,000,000 rows.*GB of memory"):
         sleep.power({"Days": 5.0}, n_groups=[20, 10**7])
     with pytest.raises(sparselmm.MemoryLimitError, match="draw fewer"):

@@ -11,7 +11,7 @@ import pytest
 from support.krylov_cases import CASES, scalar
 
 from sparselmm import exceptions
-from sparselmm.factor import plan as planning
+from sparselmm.factor import candidates
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.model.mixedlm import MixedLM
 
@@ -207,7 +207,7 @@ def test_terms_that_cannot_be_told_apart(reml):
 @pytest.fixture
 def dear(monkeypatch):
     """A machine on which exact evaluations cost a thousand times as much."""
-    monkeypatch.setattr(planning, "RATE", {k: v / 1e5 for k, v in planning.RATE.items()})
+    monkeypatch.setattr(candidates, "RATE", {k: v / 1e5 for k, v in candidates.RATE.items()})
 
 
 def test_auto_searches_by_probes_where_exact_evaluations_are_dear(dear, monkeypatch):

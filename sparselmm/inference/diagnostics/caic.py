@@ -30,7 +30,8 @@ import scipy.linalg as sla
 from sparselmm.base.grid import pairs_html, pairs_text
 from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.factor.solver import apply_lambda
-from sparselmm.likelihood.deviance import ProfiledDeviance, State
+from sparselmm.likelihood.deviance import ProfiledDeviance
+from sparselmm.likelihood.evaluations import State
 
 POLISH = 2
 """Newton steps after the optimizer stopped."""

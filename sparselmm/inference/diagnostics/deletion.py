@@ -39,8 +39,9 @@ from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.solver import apply_lambda
 from sparselmm.inference.diagnostics.leverage import Leverage, block_places, whitened_rows
 from sparselmm.likelihood.covariance import Covariance
-from sparselmm.likelihood.deviance import ProfiledDeviance, State
+from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.engine import but, solver_like
+from sparselmm.likelihood.evaluations import State
 
 RANK_LOST = 1e-12
 """Share of the largest eigenvalue of X'V^-1X below which a deletion has cost X a rank."""

@@ -27,7 +27,8 @@ from sparselmm.design.rows import Entries, blocks, response, times_z
 from sparselmm.design.terms import Design
 from sparselmm.factor.crossprod import PairBlocks
 from sparselmm.factor.solver import apply_lambda
-from sparselmm.likelihood.deviance import ProfiledDeviance, State
+from sparselmm.likelihood.deviance import ProfiledDeviance
+from sparselmm.likelihood.evaluations import State
 
 GATHERED = 1_000_000
 """Numbers of the blocks of some rows (8 MB)."""

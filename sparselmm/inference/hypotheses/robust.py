@@ -40,7 +40,8 @@ from sparselmm.design.rows import GroupRows, blocks
 from sparselmm.design.terms import Design, RandomTerm
 from sparselmm.factor.basis import Basis
 from sparselmm.factor.solver import apply_lambda
-from sparselmm.likelihood.deviance import ProfiledDeviance, State
+from sparselmm.likelihood.deviance import ProfiledDeviance
+from sparselmm.likelihood.evaluations import State
 
 Kind = Literal["CR0", "CR1", "CR2"]
 KINDS = ("CR0", "CR1", "CR2")

@@ -30,7 +30,8 @@ from sparselmm.inference.intervals.constrained import (
     constrained,
 )
 from sparselmm.inference.variances import is_component
-from sparselmm.likelihood.deviance import ProfiledDeviance, difference_hessian
+from sparselmm.likelihood.curvature import difference_hessian
+from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.engine import ml_minimum, with_criterion
 from sparselmm.likelihood.patterned import PATTERNED
 

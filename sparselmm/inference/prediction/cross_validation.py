@@ -25,8 +25,9 @@ from sparselmm.design.terms import Design, assemble_z
 from sparselmm.inference.estimates import Estimates
 from sparselmm.inference.prediction.means import fixed_part
 from sparselmm.inference.prediction.variance import fixed_roots, joint_forms
-from sparselmm.likelihood.deviance import PLSFit, ProfiledDeviance
+from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.engine import fit_design
+from sparselmm.likelihood.evaluations import PLSFit
 
 MOST_ROWS = 20_000
 """Most rows left out together: their covariance is formed (3.2 GB)."""

@@ -15,7 +15,8 @@ import numpy as np
 from sparselmm.base.smallmatrix import root_of_sum, solve_triangular
 from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.factor.krylov.solver import ROUGH, KrylovSolver
-from sparselmm.likelihood.deviance import PLSFit, ProfiledDeviance, State
+from sparselmm.likelihood.deviance import ProfiledDeviance
+from sparselmm.likelihood.evaluations import PLSFit, State
 
 FLOOR = 2e-4
 """Pivot of ``lambda_t``, in what counts as one, to which it is lifted: traces divide by it."""

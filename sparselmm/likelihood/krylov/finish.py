@@ -18,7 +18,8 @@ import numpy as np
 
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import FloatArray
-from sparselmm.likelihood.deviance import PLSFit, ProfiledDeviance
+from sparselmm.likelihood.deviance import ProfiledDeviance
+from sparselmm.likelihood.evaluations import PLSFit
 from sparselmm.likelihood.krylov.deviance import FLOOR, Probed
 from sparselmm.likelihood.krylov.search import DONE, FAILURES, LIMIT, Found, basis_at, search
 from sparselmm.likelihood.optimize import (

@@ -14,7 +14,8 @@ from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.factor.basis import Basis
 from sparselmm.factor.crossprod import CrossProducts, PairBlocks
 from sparselmm.factor.solver import BlockSolver, apply_lambda
-from sparselmm.likelihood.deviance import ProfiledDeviance, Projected, State
+from sparselmm.likelihood.deviance import ProfiledDeviance
+from sparselmm.likelihood.evaluations import Projected, State
 from sparselmm.likelihood.laplace.deviance import LaplaceDeviance
 
 

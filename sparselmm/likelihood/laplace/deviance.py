@@ -31,8 +31,9 @@ from sparselmm.base.smallmatrix import block_diagonal
 from sparselmm.base.types import FloatArray
 from sparselmm.factor.plan import FitPlan, make_plan
 from sparselmm.factor.solver import apply_lambda, congruence
-from sparselmm.likelihood.covariance import Covariance
-from sparselmm.likelihood.deviance import SMALLEST_PIVOT, add_root_curvature, theta_units
+from sparselmm.likelihood.covariance import Covariance, theta_units
+from sparselmm.likelihood.curvature import add_root_curvature
+from sparselmm.likelihood.deviance import SMALLEST_PIVOT
 from sparselmm.likelihood.engine import solver_of
 from sparselmm.likelihood.laplace.data import FixedRows, GeneralData, Passes
 from sparselmm.likelihood.laplace.modes import Mode, ModeFinder

@@ -29,14 +29,10 @@ from sparselmm.factor.layout import Strategy
 from sparselmm.factor.plan import make_plan
 from sparselmm.factor.solver import BlockSolver, apply_lambda
 from sparselmm.likelihood.covariance import Covariance
-from sparselmm.likelihood.deviance import (
-    NEARLY_SINGULAR,
-    Deviance,
-    PLSFit,
-    ProfiledDeviance,
-    difference_hessian,
-)
+from sparselmm.likelihood.curvature import difference_hessian
+from sparselmm.likelihood.deviance import NEARLY_SINGULAR, ProfiledDeviance
 from sparselmm.likelihood.engine import profiled_deviance
+from sparselmm.likelihood.evaluations import Deviance, PLSFit
 from sparselmm.likelihood.moments import moment_start
 from sparselmm.likelihood.residual.blocks import Blocks
 from sparselmm.likelihood.residual.markov import Markov

@@ -29,7 +29,8 @@ from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.inference.packing import MixedLMParams, Packing
 from sparselmm.inference.variances import VarianceLayout
 from sparselmm.likelihood.covariance import Covariance
-from sparselmm.likelihood.deviance import PLSFit, ProfiledDeviance
+from sparselmm.likelihood.deviance import ProfiledDeviance
+from sparselmm.likelihood.evaluations import PLSFit
 from sparselmm.model.statsmodels.holders import ComponentMatrices, Distribution, ModelData
 from sparselmm.model.statsmodels.packed_likelihood import (
     add_packed,

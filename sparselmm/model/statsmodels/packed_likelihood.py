@@ -25,7 +25,8 @@ from sparselmm.base.exceptions import ArgumentError
 from sparselmm.base.smallmatrix import factor_of, solve_triangular
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.packing import Packing
-from sparselmm.likelihood.deviance import PLSFit, ProfiledDeviance, residual_part
+from sparselmm.likelihood.deviance import ProfiledDeviance
+from sparselmm.likelihood.evaluations import PLSFit, residual_part
 from sparselmm.likelihood.patterned import Patterned
 
 LIFT = 1e-4

@@ -25,7 +25,9 @@ from sparselmm.base.smallmatrix import factor_of
 from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.inference.packing import MixedLMParams, Packing
 from sparselmm.likelihood.covariance import Covariance
-from sparselmm.likelihood.deviance import PLSFit, ProfiledDeviance, difference_hessian
+from sparselmm.likelihood.curvature import difference_hessian
+from sparselmm.likelihood.deviance import ProfiledDeviance
+from sparselmm.likelihood.evaluations import PLSFit
 from sparselmm.likelihood.held import FixedEntries
 from sparselmm.likelihood.patterned import Patterned
 from sparselmm.likelihood.term_covariance import TermCovariance

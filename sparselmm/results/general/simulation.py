@@ -9,9 +9,9 @@ import pandas as pd
 
 from sparselmm.base.arguments import check_choice, check_level
 from sparselmm.base.exceptions import DataError
+from sparselmm.base.memory import need_memory
 from sparselmm.base.seeds import generator
 from sparselmm.base.types import FloatArray
-from sparselmm.factor.plan import need_memory
 from sparselmm.likelihood.laplace import moments
 from sparselmm.likelihood.laplace.chosen import base_of
 from sparselmm.results.general.base import GeneralBase

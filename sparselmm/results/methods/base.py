@@ -14,8 +14,9 @@ from sparselmm.base.types import FloatArray
 from sparselmm.design import BuiltDesign
 from sparselmm.inference.estimates import Estimates
 from sparselmm.inference.hypotheses.ddf import DDF_METHODS, DenominatorDF, denominator_df
-from sparselmm.likelihood.deviance import PLSFit, ProfiledDeviance
+from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.engine import ml_minimum
+from sparselmm.likelihood.evaluations import PLSFit
 from sparselmm.likelihood.optimize import OptSummary
 from sparselmm.results.given import Given
 

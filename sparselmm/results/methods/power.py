@@ -19,11 +19,11 @@ from sparselmm.base.arguments import (
     check_text,
 )
 from sparselmm.base.exceptions import ArgumentError, DataError
+from sparselmm.base.memory import available_memory, need_memory
 from sparselmm.base.progress import progress_bar
 from sparselmm.base.seeds import Seed, seed_sequence, stream
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design.subsets import Groups
-from sparselmm.factor.plan import available_memory, need_memory
 from sparselmm.inference.resampling import bootstrap
 from sparselmm.inference.resampling.power import (
     LikelihoodRatioTest,

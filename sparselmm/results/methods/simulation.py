@@ -29,6 +29,7 @@ from sparselmm.base.exceptions import (
     catchable,
     warn_user,
 )
+from sparselmm.base.memory import need_memory
 from sparselmm.base.seeds import Seed, seed_sequence
 from sparselmm.base.storage import check_path
 from sparselmm.base.threads import one_thread
@@ -38,7 +39,6 @@ from sparselmm.design.rows import term_z, unseen_rows
 from sparselmm.design.subsets import Groups
 from sparselmm.design.terms import Design
 from sparselmm.design.validate import aligned
-from sparselmm.factor.plan import need_memory
 from sparselmm.inference.prediction import means as prediction
 from sparselmm.inference.resampling import bootstrap
 from sparselmm.inference.resampling.simulate import DRAWN, Simulator, noise_sizes, with_unseen
