@@ -68,9 +68,9 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
     "model": (
         "cluster generalized_arguments partitions statsmodels",
         "fit mixedglm regularized residual",
-        "generalized_command krylov",
+        "krylov",
         "mixedlm",
-        "command_parts marginal_effects mmrm pymmeans_info regressor warming",
+        "command marginal_effects mmrm pymmeans_info regressor warming",
     ),
 }
 HOMES = {  # where these packages may be imported; every other package may be imported anywhere

@@ -18,7 +18,9 @@ import pytest
 from reference_fits import reference_fit
 
 from sparselmm import datasets
-from sparselmm.__main__ import DEMO, _digits, main, read_data
+from sparselmm.__main__ import main
+from sparselmm.model.command.demo import DEMO
+from sparselmm.model.command.tables import read_data
 
 ROOT = str(Path(__file__).parents[2])
 SLEEP = "Reaction ~ Days + (Days | Subject)"
@@ -354,7 +356,7 @@ def test_the_demo_knows_the_reference_fits():
     ("value", "other", "digits"), [(1.0, 1.0, 15), (1.002, 1.0, 2), (2.0, 1.0, 0), (-1.0, 1.0, 0)]
 )
 def test_digits(value, other, digits):
-    assert _digits(value, other) == digits
+    assert digits(value, other) == digits
 
 
 def test_as_a_program(folder):

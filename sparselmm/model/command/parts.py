@@ -13,7 +13,10 @@ from typing import Any
 import pandas as pd
 
 from sparselmm.base.arguments import check_choice
-from sparselmm.base.exceptions import ArgumentError, DataError
+from sparselmm.base.exceptions import (
+    ArgumentError,
+    DataError,
+)
 from sparselmm.inference.hypotheses.ddf import DDF_METHODS
 from sparselmm.inference.prediction.means import UNSEEN
 from sparselmm.results.plots.figure import pyplot
@@ -134,3 +137,21 @@ def predicted(result: Any, new: pd.DataFrame, arguments: argparse.Namespace) -> 
     )
     found.columns = [f"{name}_of_fit" if name in new else name for name in found.columns]
     return pd.concat([new.reset_index(drop=True), found.reset_index(drop=True)], axis=1)
+
+
+class CommandError(Exception):
+    """The command cannot be carried out as given."""
+
+
+def say(kind: str, message: object) -> None:
+    """One line on stderr: of a message that holds a table, its first line and its last."""
+    lines = str(message).splitlines() or [type(message).__name__]
+    text = lines[0] if len(lines) == 1 else f"{lines[0].rstrip(': ')}. {lines[-1]}"
+    print(f"sparselmm: {kind}: {text}", file=sys.stderr)
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return (str(error) or type(error).__name__).splitlines()[0]
