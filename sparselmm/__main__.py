@@ -45,7 +45,8 @@ from sparselmm.model.command.parts import (
 )
 from sparselmm.model.command.record import own_versions, record, write_json
 from sparselmm.model.command.tables import read_data
-from sparselmm.model.mixedlm import DENSE_LIMIT, MixedLM
+from sparselmm.model.linear import DENSE_LIMIT
+from sparselmm.model.mixedlm import MixedLM
 from sparselmm.model.warming import warm
 from sparselmm.results import MixedLMResults
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
@@ -52,6 +54,17 @@ class Progress:
             sys.stderr.write(f"\r{line:<70s}")
             sys.stderr.flush()
             self._open = True
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Show what is evaluated inside; an interrupt says where it stood."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.interrupted()
+            raise
+        finally:
+            self.close()
 
     def interrupted(self) -> None:
         """Say where the optimization stood."""

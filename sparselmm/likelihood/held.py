@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ UNIT = 1e-8
 
 @dataclass(frozen=True, eq=False)
 class Held:
-    """Covariance parameters held at given values.
+    """Parameters held at given values, whichever argument of a fit gave them.
 
     Attributes
     ----------
@@ -43,11 +43,26 @@ class Held:
         Which entries of the model's theta these are.
     scale : float or None
         Residual variance, None when it is estimated.
+    start : ndarray or None
+        Start values of the free entries, where what is held came with some.
+    psi : list of ndarray of bool (k, k), or None
+        Entries of every ``Psi_t`` that are free, where theta cannot lose the others: they need
+        equality constraints.
+    fixed : ndarray of bool (p,), or None
+        Fixed effects held at their start values.
     """
 
     covariance: Covariance
     free: BoolArray
-    scale: float | None
+    scale: float | None = None
+    start: FloatArray | None = None
+    psi: list[BoolArray] | None = None
+    fixed: BoolArray | None = None
+
+    @classmethod
+    def nothing(cls, covariance: Covariance) -> Held:
+        """All parameters are free."""
+        return cls(covariance, np.ones(covariance.n_theta, dtype=bool))
 
     @classmethod
     def of(
@@ -72,39 +87,72 @@ class Held:
             When a key or a value cannot be understood.
         """
         fix = {} if fix is None else fix
-        check_mapping(fix, "fix", "{'sigma': 1.0}")
-        unknown = [key for key in fix if key not in ("sigma", "theta", *names)]
-        if unknown:
-            raise DataError(
-                f"fix names {unknown[0]!r}; it takes 'sigma', 'theta' and the terms of the model, "
-                f"{', '.join(map(repr, names))}{suggestion(str(unknown[0]), names)}"
-            )
-        both = [key for key in fix if key not in ("sigma", "theta")]
-        if "theta" in fix and both:
-            raise DataError(
-                f"fix holds both 'theta' and {both[0]!r}, a part of it; give one of them"
-            )
+        _check_keys(fix, names)
         scale = None if "sigma" not in fix else _positive(fix["sigma"]) ** 2
         terms = list(covariance.terms)
         if "theta" in fix:
             terms = _held_theta(fix["theta"], covariance)
-        free = [np.ones(term.n_theta, dtype=bool) for term in covariance.terms]
-        for t, (old, new) in enumerate(zip(covariance.terms, terms, strict=True)):
-            if new is not old:
-                places = set(zip(new.rows.tolist(), new.cols.tolist(), strict=True))
-                entries = zip(old.rows.tolist(), old.cols.tolist(), strict=True)
-                free[t] = np.array([entry in places for entry in entries], dtype=bool)
         for t, name in enumerate(names):
-            if name not in fix or name in ("sigma", "theta"):
-                continue
-            lam = factor_of(_held_psi(name, fix[name], terms[t].k, scale, coefficients[t]))
-            none = np.zeros(0, dtype=np.intp)
-            terms[t] = FixedEntries(terms[t].k, none, none, lam)
-            free[t] = np.zeros(len(free[t]), dtype=bool)
-        every = np.concatenate(free) if free else np.zeros(0, dtype=bool)
-        if every.all():
-            return cls(covariance, every, scale)
-        return cls(Covariance(tuple(terms)), every, scale)
+            if name in fix and name not in ("sigma", "theta"):
+                lam = factor_of(_held_psi(name, fix[name], terms[t].k, scale, coefficients[t]))
+                none = np.zeros(0, dtype=np.intp)
+                terms[t] = FixedEntries(terms[t].k, none, none, lam)
+        return cls(*_reduced(covariance, terms), scale)
+
+    @classmethod
+    def by_masks(
+        cls, covariance: Covariance, masks: Sequence[BoolArray], psi: Sequence[FloatArray]
+    ) -> Held:
+        """Hold entries of every ``Psi_t / sigma^2``; without `start` where theta keeps them all.
+
+        Parameters
+        ----------
+        covariance : Covariance
+            The model's.
+        masks : sequence of ndarray of bool, (k, k)
+            True for an entry to estimate.
+        psi : sequence of ndarray, (k, k)
+            Values of those held and start values of the others.
+        """
+        terms, starts = [], []
+        for old, mask, block in zip(covariance.terms, masks, psi, strict=True):
+            block = _within(mask, block)
+            lam = factor_of(block)
+            pattern = _factor_pattern(np.tril(mask), block)
+            if pattern is None:
+                return replace(cls.nothing(covariance), psi=list(masks))
+            term = _term(old, pattern, np.where(pattern, 0.0, lam))
+            terms.append(term)
+            starts.append(lam[term.rows, term.cols])
+        start = np.concatenate(starts) if starts else np.zeros(0)
+        return cls(*_reduced(covariance, terms), start=start)
+
+
+def _reduced(
+    covariance: Covariance, terms: Sequence[TermCovariance]
+) -> tuple[Covariance, BoolArray]:
+    """The covariance with what is left of its terms, and which entries of its theta are free."""
+    free = []
+    for old, new in zip(covariance.terms, terms, strict=True):
+        places = set(zip(new.rows.tolist(), new.cols.tolist(), strict=True))
+        entries = zip(old.rows.tolist(), old.cols.tolist(), strict=True)
+        free.append(np.array([new is old or entry in places for entry in entries], dtype=bool))
+    every = np.concatenate(free) if free else np.zeros(0, dtype=bool)
+    return covariance if every.all() else Covariance(tuple(terms)), every
+
+
+def _check_keys(fix: Any, names: Sequence[str]) -> None:
+    """Refuse keys of ``fix`` that mean nothing, or the same twice."""
+    check_mapping(fix, "fix", "{'sigma': 1.0}")
+    unknown = [key for key in fix if key not in ("sigma", "theta", *names)]
+    if unknown:
+        raise DataError(
+            f"fix names {unknown[0]!r}; it takes 'sigma', 'theta' and the terms of the model, "
+            f"{', '.join(map(repr, names))}{suggestion(str(unknown[0]), names)}"
+        )
+    both = [key for key in fix if key not in ("sigma", "theta")]
+    if "theta" in fix and both:
+        raise DataError(f"fix holds both 'theta' and {both[0]!r}, a part of it; give one of them")
 
 
 def _positive(sigma: Any) -> float:
@@ -235,6 +283,52 @@ class FixedEntries(TermCovariance):
         """All entries, known or not, while they are few or most are free; else the variances."""
         many = self.k > MOMENT_ORDER and len(self.rows) <= self.k
         return TermCovariance.diagonal(self.k) if many else TermCovariance.unstructured(self.k)
+
+
+def _within(mask: BoolArray, block: FloatArray) -> FloatArray:
+    """Start values; free covariances become zero when the matrix is not a covariance matrix."""
+    try:
+        factor_of(block)
+    except ValueError:
+        return np.where(mask & ~np.eye(len(block), dtype=bool), 0.0, block)
+    return block
+
+
+def _factor_pattern(lower: BoolArray, block: FloatArray) -> BoolArray | None:
+    """Free entries of ``lambda_t`` when that is what the mask means, else None."""
+    k = len(lower)
+    full: BoolArray = np.asarray(np.tril(np.ones((k, k))) != 0)
+    held: BoolArray = np.asarray(full & ~lower)
+    rows: BoolArray = np.asarray(held.any(axis=1))
+    m = int(rows.sum())
+    if held.sum() == full[:m].sum() and rows[:m].all():  # nothing, or leading rows, held
+        return lower
+    off = np.tril(full, -1)
+    if (lower & off).any():
+        zero_pattern = not (held & ~off).any() and not block[held].any()
+        return lower if zero_pattern and not _fills(lower) else None
+    return lower if not block[off].any() else None  # independent coefficients
+
+
+def _fills(pattern: BoolArray) -> bool:
+    """Whether the Cholesky factor of a matrix has entries outside the matrix's pattern."""
+    k = len(pattern)
+    return any(
+        pattern[i, j] and pattern[h, j] and not pattern[i, h]
+        for j in range(k)
+        for h in range(j + 1, k)
+        for i in range(h + 1, k)
+    )
+
+
+def _term(old: TermCovariance, pattern: BoolArray, known: FloatArray) -> TermCovariance:
+    """A plain term when nothing but zeros is known off a full triangle or diagonal."""
+    cols, rows = np.nonzero(pattern.T)
+    if len(rows) == len(old.rows) and not known.any():
+        return old
+    if not known.any() and np.array_equal(rows, cols) and len(rows) == old.k:
+        return TermCovariance(old.k, rows, cols)
+    return FixedEntries(old.k, rows, cols, known)
 
 
 def _psi_of_sd(

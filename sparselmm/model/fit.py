@@ -38,11 +38,12 @@ from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.inference.packing import MixedLMParams, Packing
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.evaluations import Deviance, PLSFit
+from sparselmm.likelihood.held import Held
 from sparselmm.likelihood.multistart import minimize_globally
 from sparselmm.likelihood.optimize import SCIPY_METHODS, Callback, OptSummary, Recorder, certify
+from sparselmm.model.probing import ENGINES
 from sparselmm.model.statsmodels.penalized import (
     CheckedPenalty,
-    Mask,
     Penalties,
     minimize_constrained,
 )
@@ -65,7 +66,6 @@ FIT_ARGUMENTS = (
 )  # fmt: skip
 """What ``MixedLM.fit`` takes."""
 
-ENGINES = ("auto", "sparse", "krylov", "dense")
 
 MOST_STARTS = 100_000
 """Most searches on request."""
@@ -245,20 +245,20 @@ def checked_starts(starts: Any, free: BoolArray) -> int | FloatArray | None:
 def penalties_of(
     packing: Packing,
     deviance: ProfiledDeviance,
-    mask: Mask | None,
+    held: Held,
     start: MixedLMParams,
     fe_pen: Any,
     cov_pen: Any,
 ) -> Penalties | None:
     """Penalties and held fixed effects, None when there are none."""
     kept = deviance.cross.basis.kept
-    held = np.zeros(len(kept), dtype=bool) if mask is None else ~mask.fe[kept]
-    if fe_pen is None and cov_pen is None and not held.any():
+    fixed = np.zeros(len(kept), dtype=bool) if held.fixed is None else held.fixed[kept]
+    if fe_pen is None and cov_pen is None and not fixed.any():
         return None
     inner = Packing(packing.layout, deviance.covariance, packing.x_names)
     values = np.asarray(start.fe_params, dtype=float)[kept]
     fe_pen, cov_pen = CheckedPenalty.of(fe_pen, "fe_pen"), CheckedPenalty.of(cov_pen, "cov_pen")
-    return Penalties(inner, fe_pen, cov_pen, held, values)
+    return Penalties(inner, fe_pen, cov_pen, fixed, values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -270,7 +270,7 @@ class Task:
     optimize : bool
         False: nothing, the model at its start values.
     packing : Packing
-    mask : Mask or None
+    held : Held
     methods : list of str or None
         Optimizers to try in turn.
     keywords : dict
@@ -284,7 +284,7 @@ class Task:
 
     optimize: bool
     packing: Packing
-    mask: Mask | None
+    held: Held
     methods: list[str | None]
     keywords: Mapping[str, Any]
     maxiter: int | None
@@ -297,18 +297,14 @@ class Task:
         if not self.optimize or not len(start):
             reason = "nothing to optimize" if self.optimize else "not optimized: do_cg=False"
             return not_optimized(objective, start, reason, fine=self.optimize)
-        if self.mask is not None and self.mask.constrained:
-            return constrained(objective, self.packing, self.mask, self.maxiter)
-        methods = self.methods
-        if self.mask is not None and not self.mask.newton:
-            methods = [name or "bfgs" for name in methods]
-        return self._search(objective, start, methods)
+        if self.held.psi is not None:
+            return constrained(objective, self.packing, self.held, self.maxiter)
+        return self._search(objective, start)
 
-    def _search(
-        self, objective: Deviance, start: FloatArray, methods: Sequence[str | None]
-    ) -> OptSummary:
+    def _search(self, objective: Deviance, start: FloatArray) -> OptSummary:
         """Try one optimizer after the other until one converges."""
         opt = None
+        methods = self.methods
         for place, method in enumerate(methods):
             opt = minimize_globally(
                 objective, start, seconds=self.seconds, starts=self.starts, method=method,
@@ -360,9 +356,9 @@ def not_optimized(objective: Deviance, theta: FloatArray, message: str, fine: bo
     )  # fmt: skip
 
 
-def constrained(objective: Any, packing: Packing, mask: Mask, maxiter: int | None) -> OptSummary:
+def constrained(objective: Any, packing: Packing, held: Held, maxiter: int | None) -> OptSummary:
     """Search with equality constraints."""
-    theta, message, fine = minimize_constrained(objective, packing, mask, maxiter or 500)
+    theta, message, fine = minimize_constrained(objective, packing, held, maxiter or 500)
     return replace(not_optimized(objective, theta, message, fine), method="slsqp")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,12 +16,15 @@ from sparselmm.base.exceptions import (
     warn_user,
 )
 from sparselmm.base.threads import one_thread
+from sparselmm.base.types import FloatArray
 from sparselmm.inference.residual import JointFit
 from sparselmm.likelihood.covariance import boundary_message, singular_words
 from sparselmm.likelihood.optimize import TOLERANCE, OptSummary, minimize
 from sparselmm.likelihood.residual.deviance import ResidualDeviance
 from sparselmm.likelihood.residual.identifiability import confounded_terms
 from sparselmm.likelihood.residual.limits import at_a_limit
+from sparselmm.model.linear import LinearModel
+from sparselmm.model.request import BOUNDARY, Request
 from sparselmm.results.residual import ResidualResults, results_of
 
 LONG = 16
@@ -34,62 +37,43 @@ REFUSED = (
 """Arguments of ``fit`` that go with independent residuals alone."""
 
 
-def fit_residual(
-    model: Any, given: Mapping[str, Any], methods: Sequence[str | None],
-    keywords: Mapping[str, Any], reml: bool, maxiter: int | None, monitor: Any, full_output: bool,
-) -> ResidualResults:  # fmt: skip
-    """Estimate theta and phi together.
-
-    Parameters
-    ----------
-    model : MixedLM
-    given : mapping
-        Arguments of ``fit``.
-    methods, keywords, reml, maxiter, monitor, full_output
-        The same, checked.
-    """
-    _refuse(given)
+def fit_residual(model: LinearModel, request: Request) -> ResidualResults:
+    """Estimate theta and phi together."""
+    _refuse(request.given)
     design = model.design
     with one_thread():
         cross = model.cross  # warns of dependent columns
-        deviance = ResidualDeviance(design, reml=reml)
+        deviance = ResidualDeviance(design, reml=request.reml)
         found = confounded_terms(design)
         if found:
             raise DataError(found)
         x = deviance.start(cross)
-        try:
-            opt = _search(deviance, x, methods, keywords, maxiter, monitor, given["do_cg"])
-        except KeyboardInterrupt:
-            monitor.interrupted()
-            raise
-        finally:
-            monitor.close()
+        with request.monitor.watching():
+            opt = _search(deviance, x, request)
         joint = JointFit.of(deviance, opt)
     _warn(model, joint)
-    results = results_of(ResidualResults, model, model.built, joint, full_output=full_output)
-    model.reml = reml
-    return results
+    full_output = request.given["full_output"]
+    return results_of(ResidualResults, model, model.built, joint, full_output=full_output)
 
 
-def _search(
-    deviance: ResidualDeviance, x: Any, methods: Sequence[str | None],
-    keywords: Mapping[str, Any], maxiter: int | None, monitor: Any, optimize: bool,
-) -> OptSummary:  # fmt: skip
+def _search(deviance: ResidualDeviance, x: FloatArray, request: Request) -> OptSummary:
     """The first method that converges."""
+    methods, maxiter = request.methods, request.given["maxiter"]
+    optimize, tolerance = request.given["do_cg"], request.keywords.get("tol", TOLERANCE)
     if not optimize:
         maxiter, methods = 0, [None]
     opt = None
     for method in methods:
         opt = minimize(
-            deviance, x, method=method, max_iterations=maxiter, callback=monitor,
-            tolerance=keywords.get("tol", TOLERANCE),
+            deviance, x, method=method, max_iterations=maxiter, callback=request.monitor,
+            tolerance=tolerance,
         )  # fmt: skip
         if opt.converged:
             break
         x = opt.theta
     assert opt is not None
     if optimize and maxiter is None and list(methods) == [None] and _doubtful(deviance, opt):
-        return _from_elsewhere(deviance, opt, keywords.get("tol", TOLERANCE))
+        return _from_elsewhere(deviance, opt, tolerance)
     return opt
 
 
@@ -130,7 +114,7 @@ def _refuse(given: Mapping[str, Any]) -> None:
         )
 
 
-def _warn(model: Any, joint: JointFit) -> None:
+def _warn(model: LinearModel, joint: JointFit) -> None:
     opt = joint.opt
     if not opt.converged:
         warn_user(f"the optimizer did not converge: {opt.message}", catchable(ConvergenceWarning))
@@ -141,6 +125,6 @@ def _warn(model: Any, joint: JointFit) -> None:
     words = singular_words(frozen.cross, frozen.covariance, joint.theta, model.terms)
     if words:
         warn_user(
-            "The MLE may be on the boundary of the parameter space. " + boundary_message(words),
+            f"{BOUNDARY} {boundary_message(words)}",
             catchable(BoundaryWarning),
         )

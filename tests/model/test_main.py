@@ -19,6 +19,7 @@ from reference_fits import reference_fit
 
 from sparselmm import datasets
 from sparselmm.__main__ import main
+from sparselmm.model.command import demo
 from sparselmm.model.command.demo import DEMO
 from sparselmm.model.command.tables import read_data
 
@@ -356,7 +357,7 @@ def test_the_demo_knows_the_reference_fits():
     ("value", "other", "digits"), [(1.0, 1.0, 15), (1.002, 1.0, 2), (2.0, 1.0, 0), (-1.0, 1.0, 0)]
 )
 def test_digits(value, other, digits):
-    assert digits(value, other) == digits
+    assert demo.digits(value, other) == digits
 
 
 def test_as_a_program(folder):

@@ -9,6 +9,7 @@ import pytest
 
 import sparselmm
 from sparselmm import MixedLM
+from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.optimize import TOLERANCE
 
 
@@ -162,7 +163,7 @@ def test_progress(capsys):
 def test_an_interrupted_fit_leaves_the_model_usable(monkeypatch, capsys):
     model = model_of("sleepstudy")
     expected = model.fit(start_theta=np.array([5.0, 0.0, 5.0]))
-    tangent_model = sparselmm.model.mixedlm.ProfiledDeviance.tangent_model
+    tangent_model = ProfiledDeviance.tangent_model
     calls = []
 
     def interrupted(self, theta):
@@ -172,7 +173,7 @@ def test_an_interrupted_fit_leaves_the_model_usable(monkeypatch, capsys):
         return tangent_model(self, theta)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sparselmm.model.mixedlm.ProfiledDeviance, "tangent_model", interrupted)
+        patch.setattr(ProfiledDeviance, "tangent_model", interrupted)
         with pytest.raises(KeyboardInterrupt):
             model.fit(start_theta=np.array([5.0, 0.0, 5.0]))
     message = capsys.readouterr().err

@@ -17,20 +17,16 @@ from sparselmm.base.arguments import (
     wrong_type,
 )
 from sparselmm.base.cholesky import NotPositiveDefiniteError
-from sparselmm.base.exceptions import ArgumentError, RemovedRowsError, UnsupportedError
+from sparselmm.base.exceptions import ArgumentError, UnsupportedError
 from sparselmm.base.smallmatrix import factor_of
 from sparselmm.base.types import CSR, AnyArray, FloatArray, IntArray
-from sparselmm.design import BuiltDesign, VCSpec
+from sparselmm.design import VCSpec
 from sparselmm.design.column_types import as_array, float_matrix
 from sparselmm.design.rows import GroupRows, times_z
-from sparselmm.design.terms import Design, RandomTerm
 from sparselmm.design.validate import aligned, need_white
-from sparselmm.factor.crossprod import CrossProducts
-from sparselmm.inference.packing import MixedLMParams, Packing
-from sparselmm.inference.variances import VarianceLayout
-from sparselmm.likelihood.covariance import Covariance
-from sparselmm.likelihood.deviance import ProfiledDeviance
+from sparselmm.inference.packing import MixedLMParams
 from sparselmm.likelihood.evaluations import PLSFit
+from sparselmm.model.linear import LinearModel
 from sparselmm.model.statsmodels.holders import ComponentMatrices, Distribution, ModelData
 from sparselmm.model.statsmodels.packed_likelihood import (
     add_packed,
@@ -42,7 +38,7 @@ from sparselmm.model.statsmodels.packed_likelihood import (
 )
 
 
-class StatsmodelsInterface:
+class StatsmodelsInterface(LinearModel):
     """Attributes and methods statsmodels' ``MixedLM`` offers, for :class:`sparselmm.MixedLM`.
 
     Packed parameters and :class:`MixedLMParams` are in profile units: variances are divided by the
@@ -53,27 +49,13 @@ class StatsmodelsInterface:
     last fit there as in statsmodels. Neither fits nor results ever read them.
     """
 
-    built: BuiltDesign
-    covariance: Covariance
-    use_sqrt: bool
     reml: bool
     fe_pen: Any
     cov_pen: Any
     re_pen: Any
     _freepat: MixedLMParams | None
-    _engines: dict[bool, ProfiledDeviance]
 
     # ----------------------------------------------------------------------- description
-
-    @property
-    def design(self) -> Design:
-        """Response, fixed and random design of the rows in use."""
-        return self.built.design
-
-    @property
-    def terms(self) -> tuple[RandomTerm, ...]:
-        """Random-effects terms in the order of their columns of Z."""
-        return self.design.terms
 
     @property
     def endog(self) -> FloatArray:
@@ -99,31 +81,15 @@ class StatsmodelsInterface:
         return self.design.y_name
 
     @property
-    def exog_names(self) -> list[str]:
-        """Names of the columns of X."""
-        return list(self.design.x_names)
-
-    @property
     def groups(self) -> AnyArray | None:
         """Group label of every row, (n,), when the model was written with ``groups``."""
         grouping = self.design.groups
         return None if grouping is None else grouping.labels[grouping.codes]
 
     @property
-    def nobs(self) -> int:
-        """Number of rows."""
-        streamed = self.built.streamed
-        return self.design.n if streamed is None else streamed.n
-
-    @property
     def k_fe(self) -> int:
         """Number of fixed effects."""
         return self.design.p
-
-    def _need_rows(self, what: str) -> None:
-        """Refuse for the model of results without rows."""
-        if not self.built.design.n:
-            raise RemovedRowsError.of(f"model.{what}", self.built.streamed is None)
 
     def _need_kept(self, what: str) -> None:
         """Refuse what would be empty because rows were read in partitions."""
@@ -131,14 +97,6 @@ class StatsmodelsInterface:
             self._need_rows(what)
 
     # ------------------------------------------------------------------------- attributes
-
-    @cached_property
-    def _layout(self) -> VarianceLayout:
-        return VarianceLayout.of(self.built.design.terms)
-
-    @property
-    def _packing(self) -> Packing:
-        return Packing(self._layout, self.covariance, self.built.design.x_names)
 
     @property
     def data(self) -> ModelData:
@@ -258,14 +216,6 @@ class StatsmodelsInterface:
         return None if parts is None else [Z.T @ Z for Z in parts]
 
     # ------------------------------------------------------------------------- likelihood
-
-    def _engine(self, reml: bool) -> ProfiledDeviance:
-        raise NotImplementedError
-
-    @property
-    def cross(self) -> CrossProducts:
-        """Cross-products of the rows."""
-        raise NotImplementedError
 
     def _params(self, params: Any, has_fe: bool) -> MixedLMParams:
         if all(hasattr(params, name) for name in ("fe_params", "cov_re", "vcomp")):

@@ -21,145 +21,45 @@ import scipy
 
 from sparselmm.base.arguments import check_numbers, wrong_value
 from sparselmm.base.exceptions import ArgumentError
-from sparselmm.base.smallmatrix import factor_of
-from sparselmm.base.types import BoolArray, FloatArray
+from sparselmm.base.types import BoolArray, FloatArray, IntArray
 from sparselmm.inference.packing import MixedLMParams, Packing
-from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.curvature import difference_hessian
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.evaluations import PLSFit
-from sparselmm.likelihood.held import FixedEntries
+from sparselmm.likelihood.held import Held
 from sparselmm.likelihood.patterned import Patterned
-from sparselmm.likelihood.term_covariance import TermCovariance
 from sparselmm.model.statsmodels.packed_likelihood import add_packed, fit_at, point
 
 
-@dataclass(frozen=True, eq=False)
-class Mask:
-    """What is free, and how the rest is held.
+def held_by_mask(packing: Packing, free: MixedLMParams, start: MixedLMParams) -> Held:
+    """Read the ``free`` argument of ``MixedLM.fit``.
 
-    Attributes
+    Parameters
     ----------
-    covariance : Covariance
-        Of the free entries of theta.
-    theta : ndarray, (n_theta,)
-        Their start values.
-    packed : ndarray of bool, (m,)
-        Free entries of the packed ``Psi``.
-    fe : ndarray of bool, (p,)
-        Free fixed effects.
-    reduced : bool
-        Whether ``covariance`` lost entries; False: constraints are needed, or nothing is fixed.
-    constrained : bool
-        Whether equality constraints are needed.
-    newton : bool
-        Whether every term is a plain unstructured or diagonal one.
+    packing : Packing
+    free : MixedLMParams
+        1 for a parameter to estimate, 0 for one held at its start value.
+    start : MixedLMParams
+
+    Raises
+    ------
+    ValueError
+        When a term has a patterned covariance.
     """
-
-    covariance: Covariance
-    theta: FloatArray
-    packed: BoolArray
-    fe: BoolArray
-    reduced: bool
-    constrained: bool
-    newton: bool
-
-    @classmethod
-    def of(cls, packing: Packing, free: MixedLMParams, start: MixedLMParams) -> Mask:
-        """Mask of a model.
-
-        Parameters
-        ----------
-        packing : Packing
-        free : MixedLMParams
-            1 for a parameter to estimate, 0 for one held at its start value.
-        start : MixedLMParams
-
-        Raises
-        ------
-        ValueError
-            When a term has a patterned covariance.
-        """
-        if any(isinstance(term, Patterned) for term in packing.covariance.terms):
-            raise ArgumentError(
-                "free= holds single entries of a covariance matrix, which a patterned covariance "
-                "has not; hold the whole term with fix="
-            )
-        for part in (free.fe_params, free.cov_re, free.vcomp):
-            if not np.isin(np.asarray(part), (0, 1)).all():
-                raise wrong_value("free", "zeros and ones, one for each parameter", part)
-        masks = [np.asarray(mask) != 0 for mask in packing.psi(free)]
-        psi = packing.psi(start)
-        terms, theta, plain, reducible = [], [], True, True
-        for old, mask, block in zip(packing.covariance.terms, masks, psi, strict=True):
-            lower = np.tril(mask)
-            block = _within(mask, block)
-            lam = factor_of(block)
-            pattern = _factor_pattern(lower, block)
-            if pattern is None:
-                reducible = False
-                break
-            known = np.where(pattern, 0.0, lam)
-            term = _term(old, pattern, known)
-            plain &= not isinstance(term, FixedEntries)
-            terms.append(term)
-            theta.append(lam[term.rows, term.cols])
-        fe = np.ones(packing.k_fe, dtype=bool)
-        if len(free.fe_params) == packing.k_fe:
-            fe = np.asarray(free.fe_params) != 0
-        packed: BoolArray = packing.layout.pick([mask.astype(float) for mask in masks]) != 0
-        if not reducible:
-            whole = packing.theta(start)
-            return cls(packing.covariance, whole, packed, fe, False, True, False)
-        covariance = Covariance(tuple(terms))
-        values = np.concatenate(theta) if theta else np.zeros(0)
-        return cls(covariance, values, packed, fe, not packed.all(), False, plain)
-
-
-def _within(mask: BoolArray, block: FloatArray) -> FloatArray:
-    """Start values; free covariances become zero when the matrix is not a covariance matrix."""
-    try:
-        factor_of(block)
-    except ValueError:
-        return np.where(mask & ~np.eye(len(block), dtype=bool), 0.0, block)
-    return block
-
-
-def _factor_pattern(lower: BoolArray, block: FloatArray) -> BoolArray | None:
-    """Free entries of ``lambda_t`` when that is what the mask means, else None."""
-    k = len(lower)
-    full: BoolArray = np.asarray(np.tril(np.ones((k, k))) != 0)
-    held: BoolArray = np.asarray(full & ~lower)
-    rows: BoolArray = np.asarray(held.any(axis=1))
-    m = int(rows.sum())
-    if held.sum() == full[:m].sum() and rows[:m].all():  # nothing, or leading rows, held
-        return lower
-    off = np.tril(full, -1)
-    if (lower & off).any():
-        zero_pattern = not (held & ~off).any() and not block[held].any()
-        return lower if zero_pattern and not _fills(lower) else None
-    return lower if not block[off].any() else None  # independent coefficients
-
-
-def _fills(pattern: BoolArray) -> bool:
-    """Whether the Cholesky factor of a matrix has entries outside the matrix's pattern."""
-    k = len(pattern)
-    return any(
-        pattern[i, j] and pattern[h, j] and not pattern[i, h]
-        for j in range(k)
-        for h in range(j + 1, k)
-        for i in range(h + 1, k)
-    )
-
-
-def _term(old: TermCovariance, pattern: BoolArray, known: FloatArray) -> TermCovariance:
-    """A plain term when nothing but zeros is known off a full triangle or diagonal."""
-    cols, rows = np.nonzero(pattern.T)
-    if len(rows) == len(old.rows) and not known.any():
-        return old
-    if not known.any() and np.array_equal(rows, cols) and len(rows) == old.k:
-        return TermCovariance(old.k, rows, cols)
-    return FixedEntries(old.k, rows, cols, known)
+    if any(isinstance(term, Patterned) for term in packing.covariance.terms):
+        raise ArgumentError(
+            "free= holds single entries of a covariance matrix, which a patterned covariance "
+            "has not; hold the whole term with fix="
+        )
+    for part in (free.fe_params, free.cov_re, free.vcomp):
+        if not np.isin(np.asarray(part), (0, 1)).all():
+            raise wrong_value("free", "zeros and ones, one for each parameter", part)
+    masks = [np.asarray(mask) != 0 for mask in packing.psi(free)]
+    held = Held.by_masks(packing.covariance, masks, packing.psi(start))
+    if held.psi is not None:
+        held = replace(held, start=packing.theta(start))
+    fixed = np.asarray(free.fe_params) == 0
+    return replace(held, fixed=fixed if len(fixed) == packing.k_fe else None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -340,19 +240,27 @@ class PenalizedDeviance:
         return self.tangent_gradient(theta), H
 
 
+def constrained_entries(packing: Packing, held: Held) -> IntArray:
+    """Packed entries of ``Psi`` that equality constraints hold."""
+    if held.psi is None:
+        return np.zeros(0, dtype=np.intp)
+    return np.flatnonzero(packing.layout.pick([mask.astype(float) for mask in held.psi]) == 0)
+
+
 def minimize_constrained(
-    objective: ProfiledDeviance | PenalizedDeviance, packing: Packing, mask: Mask, maxiter: int
+    objective: ProfiledDeviance | PenalizedDeviance, packing: Packing, held: Held, maxiter: int
 ) -> tuple[FloatArray, str, bool]:
     """Theta, message and success of a minimization with entries of ``Psi`` held fixed (SLSQP)."""
     covariance, layout = packing.covariance, packing.layout
-    held = np.flatnonzero(~mask.packed)
-    wanted = layout.pick(covariance.psi(mask.theta))[held]
+    assert held.psi is not None and held.start is not None
+    kept = constrained_entries(packing, held)
+    wanted = layout.pick(covariance.psi(held.start))[kept]
     units = objective.units
 
     def difference(z: FloatArray) -> FloatArray:
-        return layout.pick(covariance.psi(z * units))[held] - wanted
+        return layout.pick(covariance.psi(z * units))[kept] - wanted
 
-    start = mask.theta / units
+    start = held.start / units
     zero = covariance.on_diagonal & (start == 0.0)
     found = scipy.optimize.minimize(
         lambda z: objective.value(z * units),

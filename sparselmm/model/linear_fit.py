@@ -1,0 +1,132 @@
+"""How a linear model is fitted: what was asked for, where the search starts, the way it goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sparselmm.base.exceptions import (
+    BoundaryWarning,
+    ConvergenceWarning,
+    IdentifiabilityWarning,
+    catchable,
+    warn_user,
+)
+from sparselmm.likelihood.covariance import boundary_message, singular_words
+from sparselmm.likelihood.deviance import ProfiledDeviance
+from sparselmm.likelihood.engine import FEW_DIGITS, centred_at
+from sparselmm.likelihood.held import Held
+from sparselmm.likelihood.identifiability import UNBOUNDED, unbounded, unidentified
+from sparselmm.likelihood.optimize import OptSummary
+from sparselmm.likelihood.special_directions import ENDLESS, rises_without_end
+from sparselmm.model.fit import (
+    HARDLY,
+    Task,
+    checked_starts,
+    joined,
+    nearly_zero,
+    penalties_of,
+    without_fixed,
+)
+from sparselmm.model.krylov import fit_by_probes
+from sparselmm.model.linear import LinearModel
+from sparselmm.model.request import BOUNDARY, Request, Setting
+from sparselmm.model.statsmodels.penalized import (
+    PenalizedDeviance,
+    Penalties,
+    constrained_entries,
+)
+from sparselmm.results import MixedLMResults
+from sparselmm.results.krylov import KrylovResults
+
+# ---------------------------------------------------------------------------- the two ways
+
+
+@dataclass(frozen=True, eq=False)
+class Ended:
+    """The end of a fit: what answers further questions, the model there, and the search."""
+
+    deviance: ProfiledDeviance
+    opt: OptSummary
+    fit: Any
+    n_fixed: int
+
+
+def fit_linear(model: LinearModel, request: Request) -> tuple[Ended, type[MixedLMResults]]:
+    """Estimate a model, and which results it has."""
+    setting = Setting.of(model, request)
+    n_held = int(setting.held.scale is not None)
+    if setting.route == "exact":
+        ended = _fit_exactly(model, request, setting)
+        return replace(ended, n_fixed=ended.n_fixed + n_held), MixedLMResults
+    with request.monitor.watching():
+        found = fit_by_probes(model, request, setting)
+    opt = replace(found.opt, unidentified=unidentified(found.deviance, found.opt, model.terms))
+    _warn(model, opt, found.deviance)
+    ended = Ended(found.deviance, opt, found.fit, n_held)
+    return ended, MixedLMResults if found.factored else KrylovResults
+
+
+def _fit_exactly(model: LinearModel, request: Request, setting: Setting) -> Ended:
+    """A fit by exact evaluations."""
+    given, held, packing = request.given, setting.held, model._packing
+    assert setting.plan is not None
+    chosen = setting.plan.chosen
+    task = Task(
+        given["do_cg"], packing, held, request.methods, request.keywords, given["maxiter"],
+        request.monitor, chosen.seconds, checked_starts(given["starts"], held.free),
+    )  # fmt: skip
+    with chosen.threads():
+        sparse = model._sparse(chosen, request.reml, held.covariance, held.scale)
+        pen = penalties_of(packing, sparse, held, setting.params, given["fe_pen"], given["cov_pen"])
+        dense = request.engine == "dense"
+        objective: Any = model._dense(request.reml, held) if dense else _penalized(sparse, pen)
+        with request.monitor.watching():
+            opt = task.run(objective, setting.theta)
+            if opt.rounding > FEW_DIGITS and not dense and model.design.n:
+                sparse = centred_at(sparse, model.design, opt.theta)
+                objective = _penalized(sparse, pen)
+                opt = joined(opt, task.run(objective, opt.theta))
+        fit = objective.at(opt.theta)
+        if given["do_cg"]:
+            opt = replace(opt, unidentified=unidentified(sparse, opt, model.terms))
+            endless = "" if pen is not None else _endless(model, request.reml, held)
+            if endless:
+                opt = replace(opt, converged=False, message=endless)
+            _warn(model, opt, sparse)
+    n_fixed = len(constrained_entries(packing, held))
+    if pen is not None and pen.held.any():
+        fit, n_fixed = without_fixed(fit, pen.held), n_fixed + int(pen.held.sum())
+    return Ended(sparse, opt, fit, n_fixed)
+
+
+def _penalized(sparse: ProfiledDeviance, pen: Penalties | None) -> Any:
+    return sparse if pen is None else PenalizedDeviance(sparse, pen)
+
+
+def _endless(model: LinearModel, reml: bool, held: Held) -> str:
+    """Why the likelihood has no maximum, in words; empty where it has one."""
+    if held.scale is not None or not model.design.n:
+        return ""
+    if not reml and unbounded(model.design):
+        return UNBOUNDED
+    plain = held.covariance is model.covariance and held.psi is None
+    return ENDLESS if plain and rises_without_end(model.design, model.covariance, reml) else ""
+
+
+def _warn(model: LinearModel, opt: OptSummary, deviance: ProfiledDeviance) -> None:
+    if opt.unidentified:
+        warn_user(opt.unidentified, catchable(IdentifiabilityWarning))
+    if not opt.converged:
+        warn_user(f"the optimizer did not converge: {opt.message}", catchable(ConvergenceWarning))
+    singular = singular_words(model.cross, deviance.covariance, opt.theta, model.terms)
+    near = nearly_zero(deviance, opt, [term.name for term in model.terms])
+    if near and not singular:
+        warn_user(
+            f"{BOUNDARY} The random effects covariance matrix is nearly singular: the variance "
+            f"of {', '.join(near)} can hardly be told from zero (the deviance would rise by "
+            f"less than {HARDLY}). To simplify, leave that term out.",
+            catchable(BoundaryWarning),
+        )
+    if singular:
+        warn_user(f"{BOUNDARY} {boundary_message(singular)}", catchable(BoundaryWarning))
