@@ -28,7 +28,7 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
         "passes",
     ),
     "factor": (
-        "basis",
+        "basis pattern",
         "crossprod",
         "bases centred coupling submodels",
         "partitions",

@@ -52,11 +52,8 @@ def in_model_columns(cross: CrossProducts) -> CrossProducts:
     B = cross.B.copy()
     for F, part, (k, l) in zip(roots, cross.slices, cross.sizes, strict=True):
         B[part] = (F.T @ cross.B[part].reshape(l, k, -1)).reshape(l * k, -1)
-    pairs = {
-        (s, t): replace(pair, data=roots[s].T @ pair.data @ roots[t])
-        for (s, t), pair in cross.pairs.items()
-    }
-    return replace(cross, pairs=pairs, B=B, bases=None)
+    values = {(s, t): roots[s].T @ data @ roots[t] for (s, t), data in cross.values.items()}
+    return replace(cross, values=values, B=B, bases=None)
 
 
 def in_bases(design: Design, bases: Sequence[FloatArray | None]) -> Design:

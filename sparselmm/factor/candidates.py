@@ -368,7 +368,7 @@ def _sparse(
     Nested dissection takes longer than AMD and seldom halves its work: it is tried only where that
     could win.
     """
-    pattern = Layout.of(cross, leading).remainder_pattern()
+    pattern = Layout.of(cross.pattern, leading).remainder_pattern()
     out: list[Candidate] = []
     for ordering in provider().orderings:
         candidate = _analysed(pattern, leading, ordering)

@@ -18,7 +18,10 @@ from scipy.linalg import blas
 from sparselmm.base import kernels
 from sparselmm.base.threads import equal_parts, in_parts
 from sparselmm.base.types import FloatArray, IntArray
-from sparselmm.factor.crossprod import PairBlocks
+from sparselmm.factor.pattern import PairPattern
+
+Sizes = tuple[tuple[int, int], ...]
+"""Coefficients per level and levels of each term."""
 
 FULL_FROM = 0.25
 """Share of levels and trailing columns that meet from which the coupling is stored in full."""
@@ -46,16 +49,18 @@ class Coupling:
     places: Mapping[int, IntArray]
 
     @staticmethod
-    def of(pairs: dict[int, PairBlocks], starts: dict[int, int], n_trailing: int) -> Coupling:
-        """Merge the couplings of all trailing terms; ``pairs[s]`` is ``Z_s'WZ_leading``."""
+    def of(
+        pairs: dict[int, PairPattern], sizes: Sizes, starts: dict[int, int], n_trailing: int
+    ) -> Coupling:
+        """Merge the couplings of all trailing terms; ``pairs[s]`` is that of ``Z_s'WZ_leading``."""
         n_levels = len(next(iter(pairs.values())).indptr) - 1
-        n_entries = sum(p.data.shape[0] * p.data.shape[1] for p in pairs.values())
+        n_entries = sum(len(p.rows) * sizes[s][0] for s, p in pairs.items())
         if is_full(n_entries, n_levels, n_trailing):
-            return FullCoupling.between(pairs, starts, n_levels, n_trailing)
-        level = np.concatenate([np.repeat(p.cols, p.data.shape[1]) for p in pairs.values()])
+            return FullCoupling.between(pairs, sizes, starts, n_levels, n_trailing)
+        level = np.concatenate([np.repeat(p.cols, sizes[s][0]) for s, p in pairs.items()])
         cols = np.concatenate(
             [
-                (starts[s] + p.rows[:, None] * p.data.shape[1] + np.arange(p.data.shape[1])).ravel()
+                (starts[s] + p.rows[:, None] * sizes[s][0] + np.arange(sizes[s][0])).ravel()
                 for s, p in pairs.items()
             ]
         )
@@ -64,7 +69,7 @@ class Coupling:
         place[order] = np.arange(len(cols))
         places, at = {}, 0
         for s, p in pairs.items():
-            nb, ks = p.data.shape[:2]
+            nb, ks = len(p.rows), sizes[s][0]
             places[s] = place[at : at + nb * ks : ks]
             at += nb * ks
         level, cols = level[order], cols[order]
@@ -134,8 +139,9 @@ class FullCoupling(Coupling):
 
     @staticmethod
     def between(
-        pairs: dict[int, PairBlocks], starts: dict[int, int], n_levels: int, n_trailing: int
-    ) -> FullCoupling:
+        pairs: dict[int, PairPattern], sizes: Sizes, starts: dict[int, int], n_levels: int,
+        n_trailing: int,
+    ) -> FullCoupling:  # fmt: skip
         """The coupling of all trailing terms with all levels."""
         levels, columns = np.arange(n_levels), np.arange(n_trailing)
         return FullCoupling(
@@ -145,7 +151,7 @@ class FullCoupling(Coupling):
             level=np.tile(levels, n_trailing),
             entry=(columns[:, None] + levels * n_trailing).ravel(),
             places={
-                s: p.cols.astype(np.int64) * n_trailing + starts[s] + p.rows * p.data.shape[1]
+                s: p.cols.astype(np.int64) * n_trailing + starts[s] + p.rows * sizes[s][0]
                 for s, p in pairs.items()
             },
         )

@@ -14,6 +14,7 @@ lost to a response with a large mean or to nearly collinear columns.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -29,6 +30,7 @@ from sparselmm.base.types import CSR, FloatArray, IntArray, Snapshot
 from sparselmm.design.rows import GroupRows, blocks, response, term_z
 from sparselmm.design.terms import Design, RandomTerm, term_slices
 from sparselmm.factor.basis import Basis, working_basis
+from sparselmm.factor.pattern import Pair, PairPattern, Pattern, Values
 
 NEARLY_DENSE = 0.2
 """Share of nonzeros from which a product of user-made blocks is quicker by dense BLAS."""
@@ -48,57 +50,61 @@ SMALL_ROWS = 20_000
 
 @dataclass(frozen=True, eq=False)
 class PairBlocks(Snapshot):
-    """``Z_s'WZ_t`` as k_s x k_t blocks, column by column of levels of t, rows ascending.
+    """``Z_s'WZ_t`` as k_s x k_t blocks.
 
     Attributes
     ----------
-    indptr : ndarray of int, (l_t + 1,)
-        Blocks of level ``j`` of term t are ``indptr[j]:indptr[j + 1]``.
-    rows : ndarray of int, (nb,)
-        Level of term s of each block.
+    pattern : PairPattern
+        Where they stand.
     data : ndarray, (nb, k_s, k_t)
         The blocks.
-    n_rows : int
-        Levels of s, l_s.
     """
 
-    indptr: IntArray
-    rows: IntArray
+    pattern: PairPattern
     data: FloatArray
-    n_rows: int
 
-    @cached_property
+    @classmethod
+    def of(cls, indptr: IntArray, rows: IntArray, data: FloatArray, n_rows: int) -> PairBlocks:
+        """Blocks on a new pattern."""
+        return cls(PairPattern(indptr, rows, n_rows), data)
+
+    @property
+    def indptr(self) -> IntArray:
+        """Where the blocks of every level of term t begin, (l_t + 1,)."""
+        return self.pattern.indptr
+
+    @property
+    def rows(self) -> IntArray:
+        """Level of term s of each block, (nb,)."""
+        return self.pattern.rows
+
+    @property
     def cols(self) -> IntArray:
         """Level of term t of each block, (nb,)."""
-        return np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr))
+        return self.pattern.cols
 
-    @cached_property
-    def transpose_order(self) -> IntArray:
-        """Order of the blocks that is column by column of the transposed pair."""
-        return np.lexsort((self.cols, self.rows))
+    @property
+    def n_rows(self) -> int:
+        """Levels of term s."""
+        return self.pattern.n_rows
+
+    @property
+    def is_block_diagonal(self) -> bool:
+        """Whether every level meets only itself (only meaningful for s = t)."""
+        return self.pattern.is_block_diagonal
 
     def transposed(self) -> PairBlocks:
         """The same numbers as ``Z_t'WZ_s``."""
-        order = self.transpose_order
-        counts = np.bincount(self.rows, minlength=self.n_rows)
-        indptr = np.concatenate([[0], np.cumsum(counts)])
-        data = self.data[order].transpose(0, 2, 1)
-        return PairBlocks(indptr, self.cols[order], data, len(self.indptr) - 1)
+        return PairBlocks(self.pattern.transposed(), self.pattern.turned(self.data))
 
-    def coordinates(self, row_start: int, col_start: int) -> tuple[IntArray, IntArray]:
-        """Scalar rows and columns in M of every entry of ``data``, each (nb, k_s, k_t)."""
-        _, ks, kt = self.data.shape
-        rows = row_start + self.rows[:, None, None].astype(np.int64) * ks + np.arange(ks)[:, None]
-        cols = col_start + self.cols[:, None, None].astype(np.int64) * kt + np.arange(kt)
-        shape = self.data.shape
-        return np.broadcast_to(rows, shape), np.broadcast_to(cols, shape)
 
-    @cached_property
-    def is_block_diagonal(self) -> bool:
-        """Whether every level meets only itself (only meaningful for s = t)."""
-        return len(self.rows) == self.n_rows and bool(
-            np.array_equal(self.rows, np.arange(self.n_rows))
-        )
+Pairs = Mapping[Pair, PairBlocks]
+
+
+def apart(sizes: tuple[tuple[int, int], ...], pairs: Pairs) -> tuple[Pattern, Values]:
+    """Blocks of every pair as one pattern and the numbers on it."""
+    pattern = Pattern(sizes, {pair: blocks.pattern for pair, blocks in pairs.items()})
+    return pattern, {pair: blocks.data for pair, blocks in pairs.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,10 +113,10 @@ class CrossProducts(Snapshot):
 
     Attributes
     ----------
-    sizes : tuple of (k, l)
-        Coefficients per level and levels of each term.
-    pairs : dict
-        ``pairs[s, t]`` is ``Z_s'WZ_t`` for every ``s >= t``.
+    pattern : Pattern
+        Where A has blocks.
+    values : dict
+        ``values[s, t]`` are the numbers of ``Z_s'WZ_t`` for every ``s >= t``, (nb, k_s, k_t).
     B : ndarray, (q, r + 1)
         ``Z'W[Q, y - X shift]``.
     C : ndarray, (r + 1, r + 1)
@@ -126,8 +132,8 @@ class CrossProducts(Snapshot):
         :mod:`sparselmm.factor.bases`; None when all columns are the model's.
     """
 
-    sizes: tuple[tuple[int, int], ...]
-    pairs: dict[tuple[int, int], PairBlocks]
+    pattern: Pattern
+    values: Values
     B: FloatArray
     C: FloatArray
     basis: Basis
@@ -136,17 +142,34 @@ class CrossProducts(Snapshot):
     bases: tuple[FloatArray | None, ...] | None = None
 
     @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """Coefficients per level and levels of each term."""
+        return self.pattern.sizes
+
+    @property
     def q(self) -> int:
         """Columns of Z."""
-        return sum(k * l for k, l in self.sizes)
+        return self.pattern.q
 
-    @cached_property
+    @property
     def slices(self) -> list[slice]:
         """Rows of B (and of u and b) that belong to each term."""
-        ends = np.cumsum([k * l for k, l in self.sizes], dtype=np.int64)
-        return [
-            slice(int(end) - k * l, int(end)) for end, (k, l) in zip(ends, self.sizes, strict=True)
-        ]
+        return self.pattern.slices
+
+    @cached_property
+    def pairs(self) -> dict[Pair, PairBlocks]:
+        """``Z_s'WZ_t`` for every ``s >= t``."""
+        return {
+            pair: PairBlocks(self.pattern.pairs[pair], data) for pair, data in self.values.items()
+        }
+
+    def with_pairs(
+        self, sizes: tuple[tuple[int, int], ...], pairs: Pairs, B: FloatArray,
+        bases: tuple[FloatArray | None, ...] | None,
+    ) -> CrossProducts:  # fmt: skip
+        """The same rows with other columns of Z."""
+        pattern, values = apart(sizes, pairs)
+        return replace(self, pattern=pattern, values=values, B=B, bases=bases)
 
     def pair(self, s: int, t: int) -> PairBlocks:
         """``Z_s'WZ_t`` for any order of s and t."""
@@ -223,13 +246,11 @@ class CrossProducts(Snapshot):
         n = design.n if positive is None else int(positive.sum())
         squares = float(y @ y if w is None else y @ (w * y))
         check_residual(n, basis.rank, design.y_name, squares, float(C[-1, -1]))
+        sizes = tuple((term.k, term.n_levels) for term in design.terms)
+        pattern, values = apart(sizes, all_pairs(design.terms, w))
         return cls(
-            sizes=tuple((term.k, term.n_levels) for term in design.terms),
-            pairs={
-                (s, t): pair_blocks(design.terms[s], design.terms[t], w)
-                for s in range(len(design.terms))
-                for t in range(s + 1)
-            },
+            pattern=pattern,
+            values=values,
             B=B,
             C=C,
             basis=basis,
@@ -326,18 +347,25 @@ def _counted(
     return np.asarray(sums, dtype=float).reshape(size, m)
 
 
+def all_pairs(terms: Sequence[RandomTerm], w: FloatArray | None) -> dict[Pair, PairBlocks]:
+    """``Z_s'WZ_t`` in blocks for every s >= t."""
+    return {
+        (s, t): pair_blocks(terms[s], terms[t], w) for s in range(len(terms)) for t in range(s + 1)
+    }
+
+
 def pair_blocks(s: RandomTerm, t: RandomTerm, w: FloatArray | None) -> PairBlocks:
     """``Z_s'WZ_t`` in blocks."""
     if s.codes is None or t.codes is None or len(s.codes) < SMALL_ROWS:
         return _pair_blocks_scipy(s, t, w)
     if s is t:
         data = kernels.diagonal_blocks(s.codes, _values(s), _weights(w), s.n_levels)
-        return PairBlocks(np.arange(s.n_levels + 1), np.arange(s.n_levels), data, s.n_levels)
+        return PairBlocks.of(np.arange(s.n_levels + 1), np.arange(s.n_levels), data, s.n_levels)
     order = kernels.sort_pairs(s.codes, t.codes, s.n_levels, t.n_levels)
     indptr, rows, data = kernels.pair_blocks(
         order, s.codes, t.codes, _values(s), _values(t), _weights(w), t.n_levels
     )
-    return PairBlocks(indptr, rows, data, s.n_levels)
+    return PairBlocks.of(indptr, rows, data, s.n_levels)
 
 
 def _values(term: RandomTerm) -> FloatArray:
@@ -364,7 +392,7 @@ def _pair_blocks_scipy(s: RandomTerm, t: RandomTerm, w: FloatArray | None) -> Pa
     product = product.tobsr(blocksize=(t.k, s.k))
     product.sort_indices()
     data = np.ascontiguousarray(product.data.transpose(0, 2, 1))
-    return PairBlocks(product.indptr, product.indices, data, s.n_levels)
+    return PairBlocks.of(product.indptr, product.indices, data, s.n_levels)
 
 
 def _is_small_table(s: RandomTerm, t: RandomTerm, n: int) -> bool:
@@ -389,7 +417,7 @@ def _pair_table(s: RandomTerm, t: RandomTerm, w: FloatArray | None) -> PairBlock
     data = (counts if values is None else np.bincount(key, values, l_s * l_t))[met]
     indptr = np.zeros(l_t + 1, dtype=np.int64)
     np.cumsum(np.count_nonzero(counts.reshape(l_t, l_s), axis=1), out=indptr[1:])
-    return PairBlocks(indptr, met % l_s, data.astype(float).reshape(-1, 1, 1), l_s)
+    return PairBlocks.of(indptr, met % l_s, data.astype(float).reshape(-1, 1, 1), l_s)
 
 
 def _products(left: CSR, right: CSR) -> CSR:
@@ -428,4 +456,4 @@ def _diagonal_blocks_numpy(term: RandomTerm, w: FloatArray | None) -> PairBlocks
         products = (v[:, :, None] * weighted[:, None, :]).reshape(len(v), -1)
         shape = (term.n_levels, term.k**2)
         data = _counted(term.codes, None, products, shape).reshape(data.shape)
-    return PairBlocks(np.arange(term.n_levels + 1), levels, data, term.n_levels)
+    return PairBlocks.of(np.arange(term.n_levels + 1), levels, data, term.n_levels)

@@ -8,12 +8,11 @@ from typing import Literal
 import numpy as np
 import scipy.sparse as sp
 
-from sparselmm.base.cholesky import Mode, Ordering, Pattern
+from sparselmm.base import cholesky
+from sparselmm.base.cholesky import Mode, Ordering
 from sparselmm.base.types import IntArray
 from sparselmm.factor.coupling import Coupling
-from sparselmm.factor.crossprod import CrossProducts, PairBlocks
-
-Pair = tuple[int, int]
+from sparselmm.factor.pattern import Pair, PairPattern, Pattern
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +41,8 @@ class Layout:
 
     Attributes
     ----------
+    pattern : Pattern
+        Of A.
     leading : int or None
         Term eliminated in closed form.
     trailing : tuple of int
@@ -51,40 +52,43 @@ class Layout:
     n_trailing : int
         Number of trailing columns.
     inner : dict
-        Blocks of A between trailing terms.
+        Patterns of A between trailing terms.
     outer : dict
-        Blocks of A of each trailing term with the leading term, by leading level.
+        Patterns of each trailing term with the leading term, by leading level.
     coupling : Coupling or None
         The same as lists of columns; None when nothing leads or nothing trails.
     """
 
+    pattern: Pattern
     leading: int | None
     trailing: tuple[int, ...]
     starts: dict[int, int]
     n_trailing: int
-    inner: dict[Pair, PairBlocks]
-    outer: dict[int, PairBlocks]
+    inner: dict[Pair, PairPattern]
+    outer: dict[int, PairPattern]
     coupling: Coupling | None
 
     @classmethod
-    def of(cls, cross: CrossProducts, leading: int | None) -> Layout:
+    def of(cls, pattern: Pattern, leading: int | None) -> Layout:
         """Layout of a model with the given leading term."""
-        trailing = tuple(t for t in range(len(cross.sizes)) if t != leading)
+        trailing = tuple(t for t in range(len(pattern.sizes)) if t != leading)
         starts, n = {}, 0
         for t in trailing:
             starts[t] = n
-            n += cross.sizes[t][0] * cross.sizes[t][1]
-        inner = {(s, t): cross.pairs[s, t] for s in trailing for t in trailing if s >= t}
+            n += pattern.sizes[t][0] * pattern.sizes[t][1]
+        inner = {(s, t): pattern.pairs[s, t] for s in trailing for t in trailing if s >= t}
         if leading is None or not trailing:
-            return cls(leading, trailing, starts, n, inner, {}, None)
-        outer = {s: cross.pair(s, leading) for s in trailing}
-        return cls(leading, trailing, starts, n, inner, outer, Coupling.of(outer, starts, n))
+            return cls(pattern, leading, trailing, starts, n, inner, {}, None)
+        outer = {s: pattern.pair(s, leading) for s in trailing}
+        coupling = Coupling.of(outer, pattern.sizes, starts, n)
+        return cls(pattern, leading, trailing, starts, n, inner, outer, coupling)
 
     def coordinates(self, pair: Pair) -> tuple[IntArray, IntArray]:
         """Trailing rows and columns of the entries of a pair of trailing terms."""
-        return self.inner[pair].coordinates(self.starts[pair[0]], self.starts[pair[1]])
+        starts = self.starts[pair[0]], self.starts[pair[1]]
+        return self.inner[pair].coordinates(starts, self.pattern.orders(*pair))
 
-    def remainder_pattern(self) -> Pattern:
+    def remainder_pattern(self) -> cholesky.Pattern:
         """Pattern of the Schur complement of the leading columns."""
         at = [self.coordinates(pair) for pair in self.inner]
         rows = [r.ravel() for r, _ in at]
@@ -101,4 +105,4 @@ class Layout:
             fill = sp.tril(meets.T @ meets, format="coo")
             rows.append(fill.row)
             cols.append(fill.col)
-        return Pattern.of(np.concatenate(rows), np.concatenate(cols), self.n_trailing)
+        return cholesky.Pattern.of(np.concatenate(rows), np.concatenate(cols), self.n_trailing)

@@ -31,6 +31,7 @@ from sparselmm.factor.crossprod import (
     CrossProducts,
     PairBlocks,
     add_term_product,
+    apart,
     check_residual,
     pair_blocks,
 )
@@ -390,17 +391,17 @@ def _cross(
     pairs = {at: _pair(total.pairs[at], *(sizes[t][1] for t in at)) for at in sorted(total.pairs)}
     bases = None if all(F is None for F in provisional.bases) else provisional.bases
     return CrossProducts(
-        sizes, pairs, total.B @ change, C, basis, total.n, total.sum_log_w, bases
+        *apart(sizes, pairs), total.B @ change, C, basis, total.n, total.sum_log_w, bases
     )  # fmt: skip
 
 
 def _pair(keyed: tuple[IntArray, FloatArray], n_rows: int, n_cols: int) -> PairBlocks:
     keys, data = keyed
     if len(keys) != len(data):
-        return PairBlocks(np.arange(n_cols + 1), np.arange(n_rows), data, n_rows)
+        return PairBlocks.of(np.arange(n_cols + 1), np.arange(n_rows), data, n_rows)
     cols, rows = np.divmod(keys, n_rows)
     indptr = np.searchsorted(cols, np.arange(n_cols + 1))
-    return PairBlocks(indptr, rows.astype(index_dtype(n_rows)), data, n_rows)
+    return PairBlocks.of(indptr, rows.astype(index_dtype(n_rows)), data, n_rows)
 
 
 def _term_bases(

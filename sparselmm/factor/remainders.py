@@ -13,7 +13,8 @@ from sparselmm.base.cholesky import CholeskyFactor, NotPositiveDefiniteError
 from sparselmm.base.threads import in_parts
 from sparselmm.base.types import FloatArray
 from sparselmm.factor.coupling import Coupling
-from sparselmm.factor.layout import Layout, Pair
+from sparselmm.factor.layout import Layout
+from sparselmm.factor.pattern import Pair
 
 
 class Remainder(Protocol):

@@ -35,7 +35,8 @@ from sparselmm.base.smallmatrix import kron
 from sparselmm.base.threads import equal_parts, in_parts
 from sparselmm.base.types import CSR, FloatArray, IntArray
 from sparselmm.factor.crossprod import CrossProducts
-from sparselmm.factor.layout import Layout, Pair, Strategy
+from sparselmm.factor.layout import Layout, Strategy
+from sparselmm.factor.pattern import Pair, Pattern, Values
 from sparselmm.factor.remainders import DenseRemainder, Remainder, SparseRemainder
 
 WIDE = 12
@@ -66,8 +67,9 @@ def congruence(data: FloatArray, left: FloatArray, right: FloatArray) -> FloatAr
 
 
 def apply_lambda(
-    cross: CrossProducts, lams: Sequence[FloatArray], x: FloatArray, transpose: bool = True
-) -> FloatArray:
+    cross: CrossProducts | Pattern, lams: Sequence[FloatArray], x: FloatArray,
+    transpose: bool = True,
+) -> FloatArray:  # fmt: skip
     """``Lambda'x`` or ``Lambda x``, (q, m)."""
     out = np.empty_like(x)
     for lam, part, (k, l) in zip(lams, cross.slices, cross.sizes, strict=True):
@@ -127,14 +129,14 @@ class BlockSolver:
 
     Parameters
     ----------
-    cross : CrossProducts
-        Supplies A in blocks.
+    pattern : Pattern
+        Where A has blocks; their numbers are an argument of `factorize`.
     strategy : Strategy
         What is eliminated how.
     factor : CholeskyFactor, optional
         The remainder as CHOLMOD already analysed it, when it is sparse.
     layout : Layout, optional
-        Of these cross-products and this strategy, when it is known already.
+        Of this pattern and this strategy, when it is known already.
 
     Attributes
     ----------
@@ -143,13 +145,13 @@ class BlockSolver:
     """
 
     def __init__(
-        self, cross: CrossProducts, strategy: Strategy, factor: CholeskyFactor | None = None,
+        self, pattern: Pattern, strategy: Strategy, factor: CholeskyFactor | None = None,
         layout: Layout | None = None,
     ):  # fmt: skip
-        self.cross = cross
+        self.pattern = pattern
         self.strategy = strategy
         self.holds: object = None
-        self.layout = layout = layout or Layout.of(cross, strategy.leading)
+        self.layout = layout = layout or Layout.of(pattern, strategy.leading)
         self._rest: Remainder | None = None
         if layout.trailing and strategy.remainder == "dense":
             self._rest = DenseRemainder(layout)
@@ -163,28 +165,31 @@ class BlockSolver:
         self._Y = np.zeros((1, 0))
         self._P: FloatArray | None = None
         self._Dinv: FloatArray | None = None
+        self._outer: tuple[Values, dict[int, FloatArray]] = {}, {}
 
-    def __reduce__(self) -> tuple[type[BlockSolver], tuple[CrossProducts, Strategy]]:
+    def __reduce__(self) -> tuple[type[BlockSolver], tuple[Pattern, Strategy]]:
         """Pickled as its recipe: numeric factors are not portable."""
-        return BlockSolver, (self.cross, self.strategy)
+        return BlockSolver, (self.pattern, self.strategy)
 
     def twin(self) -> BlockSolver:
-        """Another solver of the same M, with a factor of its own; reads nothing that changes."""
+        """Another solver of the pattern, with a factor of its own; reads nothing that changes."""
         factor = None
         if isinstance(self._rest, SparseRemainder):
             own = self._rest.factor
             factor = CholeskyFactor(own.pattern, own.ordering, own.mode)
-        return BlockSolver(self.cross, self.strategy, factor, self.layout)
+        return BlockSolver(self.pattern, self.strategy, factor, self.layout)
 
     # ------------------------------------------------------------------------ factorize
 
-    def factorize(self, lams: Sequence[FloatArray]) -> float:
+    def factorize(self, lams: Sequence[FloatArray], values: Values) -> float:
         """Factor ``Lambda'A Lambda + I``; returns its log determinant.
 
         Parameters
         ----------
         lams : sequence of ndarray, (k, k)
             ``lambda_t`` of every term.
+        values : mapping
+            The blocks of A.
 
         Raises
         ------
@@ -192,27 +197,24 @@ class BlockSolver:
             If rounding destroyed positive definiteness (theta far too large).
         """
         self._P = self._Dinv = self.holds = None
-        logdet = self._eliminate(lams)
+        logdet = self._eliminate(lams, values)
         if self._rest is not None:
             self._rest.assemble(
-                {
-                    (s, t): congruence(p.data, lams[s], lams[t])
-                    for (s, t), p in self.layout.inner.items()
-                }
+                {(s, t): congruence(values[s, t], lams[s], lams[t]) for s, t in self.layout.inner}
             )
             if self.layout.coupling is not None:
-                self._couple(lams)
+                self._couple(lams, values)
                 self._rest.subtract(self.layout.coupling, self._Y)
             logdet += self._rest.factorize()
         if not np.isfinite(logdet):
             raise NotPositiveDefiniteError("a leading block is not positive definite")
         return logdet
 
-    def _eliminate(self, lams: Sequence[FloatArray]) -> float:
+    def _eliminate(self, lams: Sequence[FloatArray], values: Values) -> float:
         lead = self.strategy.leading
         if lead is None:
             return 0.0
-        D = congruence(self.cross.pairs[lead, lead].data, lams[lead], lams[lead])
+        D = congruence(values[lead, lead], lams[lead], lams[lead])
         k = D.shape[1]
         D = D + np.eye(k)
         if k == 1:
@@ -221,13 +223,16 @@ class BlockSolver:
         self._R, logdet = inverse_factors(D)
         return logdet
 
-    def _couple(self, lams: Sequence[FloatArray]) -> None:
+    def _couple(self, lams: Sequence[FloatArray], values: Values) -> None:
         lead, coupling = self.strategy.leading, self.layout.coupling
         assert lead is not None and coupling is not None
-        k = self.cross.sizes[lead][0]
+        k = self.pattern.sizes[lead][0]
         Y = np.zeros((k, len(coupling.cols)))
-        for s, pair in self.layout.outer.items():
-            block = congruence(pair.data, lams[s], lams[lead])
+        if self._outer[0] is not values:
+            outer = {s: self.pattern.oriented(values, s, lead) for s in self.layout.outer}
+            self._outer = values, outer
+        for s, data in self._outer[1].items():
+            block = congruence(data, lams[s], lams[lead])
             for c in range(block.shape[1]):
                 Y[:, coupling.places[s] + c] = block[:, c].T
         coupling.scale(self._R, Y)
@@ -238,13 +243,13 @@ class BlockSolver:
     def solve(self, rhs: FloatArray) -> FloatArray:
         """``M^-1 rhs``, (q, m)."""
         lead, layout, coupling = self.strategy.leading, self.layout, self.layout.coupling
-        if not self.cross.sizes:
+        if not self.pattern.sizes:
             return rhs.copy()
         if self._rest is None:
-            k, l = self.cross.sizes[0]
+            k, l = self.pattern.sizes[0]
             return apply_blocks(self._leading_blocks(), rhs.reshape(l, k, -1)).reshape(rhs.shape)
         out = np.empty_like(rhs)
-        slices, sizes, m = self.cross.slices, self.cross.sizes, rhs.shape[1]
+        slices, sizes, m = self.pattern.slices, self.pattern.sizes, rhs.shape[1]
         if lead is not None:
             k, l = sizes[lead]
             f = apply_blocks(self._R, rhs[slices[lead]].reshape(l, k, m))
@@ -264,7 +269,7 @@ class BlockSolver:
     def project(self, lams: Sequence[FloatArray], B: FloatArray) -> tuple[FloatArray, FloatArray]:
         """``K = M^-1 Lambda'B`` (q, m) and ``B'Lambda K`` (m, m), for the factored ``lams``."""
         if self._rest is not None or len(self._R) < MANY_LEVELS:
-            right = apply_lambda(self.cross, lams, B)
+            right = apply_lambda(self.pattern, lams, B)
             K = self.solve(right)
             return K, right.T @ K
         (l, k, _), m = self._R.shape, B.shape[1]
@@ -310,12 +315,12 @@ class BlockSolver:
 
     def _eliminated(self, H: CSR) -> tuple[CSR, CSR]:
         """``f`` of the leading levels that sparse rows use, and their ``v``, (m, n_trailing)."""
-        lead, slices = self.strategy.leading, self.cross.slices
+        lead, slices = self.strategy.leading, self.pattern.slices
         rest = sp.hstack([H[:, slices[t]] for t in self.layout.trailing] or [H[:, :0]], "csr")
         if lead is None:
             return sp.csr_array((H.shape[0], 0)), rest
         own = sp.csr_array(H[:, slices[lead]])
-        levels = np.unique(own.indices // self.cross.sizes[lead][0])
+        levels = np.unique(own.indices // self.pattern.sizes[lead][0])
         if not len(levels):
             return sp.csr_array((H.shape[0], 0)), rest
         F, Y = self._leading_part(own, levels)
@@ -395,7 +400,7 @@ class BlockSolver:
         """``G[trailing, leading]`` on the pattern; ``flip`` gives ``G[leading, trailing]``."""
         assert self.layout.coupling is not None and self._P is not None
         pair = self.layout.outer[trailing]
-        ks = pair.data.shape[1]
+        ks = self.pattern.sizes[trailing][0]
         places = self.layout.coupling.places[trailing][:, None] + np.arange(ks)
         blocks = -np.matmul(self._P[:, places].transpose(1, 2, 0), self._R[pair.cols])
         if not flip:

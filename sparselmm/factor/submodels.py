@@ -51,7 +51,7 @@ def mixed_columns(cross: CrossProducts, t: int, C: FloatArray) -> CrossProducts:
     middle = np.einsum("lkc,ka->lac", cross.B[part].reshape(l, k, -1), C, optimize=True)
     B = np.concatenate([cross.B[: part.start], middle.reshape(l * m, -1), cross.B[part.stop :]])
     sizes = (*cross.sizes[:t], (m, l), *cross.sizes[t + 1 :])
-    return replace(cross, sizes=sizes, pairs=pairs, B=B, bases=bases)
+    return cross.with_pairs(sizes, pairs, B, bases)
 
 
 def _without_term(cross: CrossProducts, t: int) -> CrossProducts:
@@ -68,7 +68,7 @@ def _without_term(cross: CrossProducts, t: int) -> CrossProducts:
     B = np.concatenate([cross.B[: part.start], cross.B[part.stop :]])
     sizes = cross.sizes[:t] + cross.sizes[t + 1 :]
     bases = None if cross.bases is None else cross.bases[:t] + cross.bases[t + 1 :]
-    return replace(cross, sizes=sizes, pairs=pairs, B=B, bases=bases)
+    return cross.with_pairs(sizes, pairs, B, bases)
 
 
 def known_columns(

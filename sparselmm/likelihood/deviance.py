@@ -152,7 +152,7 @@ class ProfiledDeviance:
     def _evaluate(self, theta: FloatArray) -> State:
         lams = self.covariance.factors(theta)
         self._own.n_factorizations += 1
-        ldM = self.solver.factorize(lams)
+        ldM = self.solver.factorize(lams, self.cross.values)
         found = self._projected(lams)
         S, r = found.S, len(found.S) - 1
         Rxx, info = lapack.dpotrf(S[:r, :r], lower=0) if r else (np.zeros((0, 0)), 0)

@@ -19,7 +19,7 @@ from sparselmm.factor.bases import cross_products
 from sparselmm.factor.candidates import Candidate
 from sparselmm.factor.centred import Centred
 from sparselmm.factor.crossprod import CrossProducts
-from sparselmm.factor.krylov.crossing import leading_term
+from sparselmm.factor.krylov.crossing import may_lead
 from sparselmm.factor.krylov.solver import KrylovSolver
 from sparselmm.factor.plan import make_plan
 from sparselmm.factor.solver import BlockSolver, apply_lambda
@@ -82,7 +82,7 @@ def centred_at(
 
 def solver_of(cross: CrossProducts, chosen: Candidate) -> BlockSolver:
     """The solver that a plan chose."""
-    return BlockSolver(cross, chosen.strategy, chosen.factor)
+    return BlockSolver(cross.pattern, chosen.strategy, chosen.factor)
 
 
 def solver_like(
@@ -100,8 +100,10 @@ def solver_like(
     """
     own: Any = like.solver
     if isinstance(own, KrylovSolver):
-        return own.like(cross)
-    return BlockSolver(like.cross if cross is None else cross, like.solver.strategy, factor)
+        return own.twin()
+    pattern = own.pattern if cross is None else cross.pattern
+    layout = own.layout if pattern is own.pattern else None
+    return BlockSolver(pattern, own.strategy, factor, layout)
 
 
 def but(
@@ -147,9 +149,9 @@ def submodel(
 def _probing_like(like: ProfiledDeviance, cross: CrossProducts) -> KrylovSolver | None:
     """A solver with the probes of another deviance, where that has some and this may have them."""
     own: Any = like.solver
-    if not isinstance(own, KrylovSolver) or len(cross.sizes) < 2 or leading_term(cross) is None:
+    if not isinstance(own, KrylovSolver) or not may_lead(cross.pattern):
         return None
-    return KrylovSolver(cross, own.settings)
+    return KrylovSolver(cross.pattern, own.settings)
 
 
 def of_design(

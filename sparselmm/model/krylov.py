@@ -53,9 +53,9 @@ def _exact(
 
 def solver_for(cross: CrossProducts, plan: FitPlan | None, settings: Settings) -> KrylovSolver:
     """A solver with these settings; that of the plan where it priced one of these products."""
-    if plan is not None and plan.krylov is not None and plan.krylov.solver.cross is cross:
+    if plan is not None and plan.krylov is not None and plan.krylov.solver.pattern is cross.pattern:
         return plan.krylov.solver
-    return KrylovSolver(cross, settings)
+    return KrylovSolver(cross.pattern, settings)
 
 
 @dataclass(frozen=True, eq=False)

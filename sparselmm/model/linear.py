@@ -180,7 +180,7 @@ class LinearModel:
             Probing(engine, Settings(), 0.01, None).allowed(
                 unsuited(self.covariance, self.terms, self.cross, {})
             )
-            return self._by(KrylovSolver(self.cross), reml, self.covariance, None)
+            return self._by(KrylovSolver(self.cross.pattern), reml, self.covariance, None)
         return self._sparse(self._plan(check_memory(memory_limit)).chosen, reml)
 
     def _dense(self, reml: bool, held: Held) -> DenseDeviance:

@@ -114,7 +114,7 @@ def unsuited(
     asked = [name for name, value in others.items() if value is not None]
     if asked:
         return f"does not go together with {asked[0]}"
-    lead = leading_term(cross)
+    lead = leading_term(cross.pattern)
     if lead is None or len(terms) < 2:
         return "needs two or more random-effects terms, one of them a grouping factor"
     for term, own in zip(terms, covariance.terms, strict=True):

@@ -192,13 +192,13 @@ def test_every_evaluation_is_of_the_kind_that_the_plan_prices(levels, mode):
     terms = [term(name, rng.integers(0, levels, 6 * levels)) for name in "ab"]
     model = Model(design(rng.normal(size=6 * levels), np.ones((6 * levels, 1)), *terms))
     cross = CrossProducts.from_design(model.design)
-    candidate = _analysed(Layout.of(cross, None).remainder_pattern(), None, "amd")
+    candidate = _analysed(Layout.of(cross.pattern, None).remainder_pattern(), None, "amd")
     assert candidate.strategy.mode == mode
     backend, kinds = candidate.factor._backend, []
     backend._analysed = Recorder(backend._analysed, kinds)
-    solver = BlockSolver(cross, candidate.strategy, candidate.factor)
+    solver = BlockSolver(cross.pattern, candidate.strategy, candidate.factor)
     for scale in (1.0, 0.5, 2.0):
-        solver.factorize(model.covariance.factors(scale * model.theta("interior")))
+        solver.factorize(model.covariance.factors(scale * model.theta("interior")), cross.values)
         solver.inverse_blocks(0)
     assert kinds == [mode] * 3
 

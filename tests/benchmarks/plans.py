@@ -73,7 +73,7 @@ def measured(one: Design) -> tuple[float, float]:
     """Predicted and measured seconds per evaluation."""
     cross, covariance = CrossProducts.from_design(one), Covariance.of(one.terms)
     best = make_plan(cross, tuple(t.name for t in one.terms), 10**12, covariance).chosen
-    solver = BlockSolver(cross, best.strategy, best.factor)
+    solver = BlockSolver(cross.pattern, best.strategy, best.factor)
     deviance = ProfiledDeviance(cross, covariance, solver, reml=True)
     start = moment_start(cross, covariance)
     deviance.tangent_model(1.1 * start)  # compiled, imported

@@ -70,7 +70,7 @@ def test_predicted_entries_of_the_factor(name):
     kinds = set()
     for candidate in make_plan(cross, names(model.design), GB).candidates:
         s = candidate.strategy
-        layout = Layout.of(cross, s.leading)
+        layout = Layout.of(cross.pattern, s.leading)
         k, l = cross.sizes[s.leading] if s.leading is not None else (0, 0)
         expected = l * k * (k + 1) // 2
         if layout.coupling is not None:
@@ -265,7 +265,7 @@ def test_memory_within_a_factor_of_one_and_a_half(name, monkeypatch):
         pytest.skip("CHOLMOD's own memory cannot be traced")
 
     def search():
-        solver = BlockSolver(cross, best.strategy, best.factor)
+        solver = BlockSolver(cross.pattern, best.strategy, best.factor)
         deviance = ProfiledDeviance(cross, covariance, solver, reml=True)
         theta = moment_start(cross, covariance)
         deviance.tangent_model(theta)

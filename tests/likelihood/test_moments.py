@@ -141,7 +141,7 @@ def test_many_coefficients_need_little_memory(structure):
     covariance = Covariance.of([one])
     tracemalloc.start()
     deviance = ProfiledDeviance(
-        cross, covariance, BlockSolver(cross, Strategy(0, "dense")), reml=True
+        cross, covariance, BlockSolver(cross.pattern, Strategy(0, "dense")), reml=True
     )
     theta = moment_start(cross, covariance)
     gradient, hessian = deviance.tangent_model(theta)

@@ -96,7 +96,7 @@ class Model:
     def sparse(self, reml, strategy=None):
         """The sparse engine, with LAPACK on all of M unless told otherwise."""
         cross = CrossProducts.from_design(self.design)
-        solver = BlockSolver(cross, strategy or Strategy(None, "dense"))
+        solver = BlockSolver(cross.pattern, strategy or Strategy(None, "dense"))
         return ProfiledDeviance(cross, self.covariance, solver, reml=reml)
 
     def dense(self, reml):

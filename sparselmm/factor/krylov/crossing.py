@@ -13,8 +13,7 @@ import numpy as np
 
 from sparselmm.base.types import IntArray
 from sparselmm.factor.coupling import is_full
-from sparselmm.factor.crossprod import CrossProducts, PairBlocks
-from sparselmm.factor.layout import Pair
+from sparselmm.factor.pattern import Pair, PairPattern, Pattern
 
 SMALL = 64
 """Columns of a trailing term up to which its unit vectors are solved for, so that its traces are
@@ -35,9 +34,9 @@ class Crossing:
         Trailing columns of each trailing term.
     n_trailing : int
     inner : dict
-        Blocks of A between trailing terms.
+        Patterns of A between trailing terms.
     outer : dict
-        Blocks of A of each trailing term with the leading term, by leading level.
+        Patterns of each trailing term with the leading term, by leading level.
     full : bool
         Whether the coupling is stored with its zeros.
     indptr, cols : ndarray of int
@@ -53,8 +52,8 @@ class Crossing:
     trailing: tuple[int, ...]
     parts: Mapping[int, slice]
     n_trailing: int
-    inner: Mapping[Pair, PairBlocks]
-    outer: Mapping[int, PairBlocks]
+    inner: Mapping[Pair, PairPattern]
+    outer: Mapping[int, PairPattern]
     full: bool
     indptr: IntArray
     cols: IntArray
@@ -64,35 +63,43 @@ class Crossing:
     inner_order: IntArray
 
     @classmethod
-    def of(cls, cross: CrossProducts, leading: int) -> Crossing:
+    def of(cls, pattern: Pattern, leading: int) -> Crossing:
         """With the given leading term, which must be block diagonal."""
-        trailing = tuple(t for t in range(len(cross.sizes)) if t != leading)
+        trailing = tuple(t for t in range(len(pattern.sizes)) if t != leading)
         parts, r = {}, 0
         for t in trailing:
-            k, l = cross.sizes[t]
+            k, l = pattern.sizes[t]
             parts[t] = slice(r, r + k * l)
             r += k * l
-        inner = {(s, t): cross.pairs[s, t] for s in trailing for t in trailing if s >= t}
-        outer = {s: cross.pair(s, leading) for s in trailing}
-        where = _entries(outer, parts, r, cross.sizes[leading][1])
-        return cls(leading, trailing, parts, r, inner, outer, *where, *_by_rows(inner, parts, r))
+        inner = {(s, t): pattern.pairs[s, t] for s in trailing for t in trailing if s >= t}
+        outer = {s: pattern.pair(s, leading) for s in trailing}
+        where = _entries(outer, pattern, parts, r, pattern.sizes[leading][1])
+        return cls(
+            leading, trailing, parts, r, inner, outer, *where, *_by_rows(inner, pattern, parts, r)
+        )
 
     def small(self, sizes: tuple[tuple[int, int], ...]) -> list[int]:
         """Trailing terms with few columns."""
         return [t for t in self.trailing if sizes[t][0] * sizes[t][1] <= SMALL]
 
 
-def leading_term(cross: CrossProducts) -> int | None:
+def leading_term(pattern: Pattern) -> int | None:
     """The block-diagonal term with the most columns, whose elimination saves most."""
-    found = [t for t in range(len(cross.sizes)) if cross.pairs[t, t].is_block_diagonal]
-    return max(found, key=lambda t: cross.sizes[t][0] * cross.sizes[t][1], default=None)
+    found = [t for t in range(len(pattern.sizes)) if pattern.pairs[t, t].is_block_diagonal]
+    return max(found, key=lambda t: pattern.sizes[t][0] * pattern.sizes[t][1], default=None)
+
+
+def may_lead(pattern: Pattern) -> bool:
+    """Whether there is one, and something is left behind it."""
+    return len(pattern.sizes) > 1 and leading_term(pattern) is not None
 
 
 def _entries(
-    outer: Mapping[int, PairBlocks], parts: Mapping[int, slice], r: int, levels: int
-) -> tuple[bool, IntArray, IntArray, dict[int, IntArray]]:
+    outer: Mapping[int, PairPattern], pattern: Pattern, parts: Mapping[int, slice], r: int,
+    levels: int,
+) -> tuple[bool, IntArray, IntArray, dict[int, IntArray]]:  # fmt: skip
     """``full, indptr, cols, first`` of a crossing."""
-    degrees = {s: np.diff(p.indptr) * p.data.shape[1] for s, p in outer.items()}
+    degrees = {s: np.diff(p.indptr) * pattern.sizes[s][0] for s, p in outer.items()}
     total = np.zeros(levels, dtype=np.int64)
     for degree in degrees.values():
         total += degree
@@ -104,7 +111,7 @@ def _entries(
     first, at = {}, indptr[:-1].copy()
     cols = np.empty(int(indptr[-1]), dtype=np.int32)
     for s, p in outer.items():
-        k, first[s] = p.data.shape[1], at.copy()
+        k, first[s] = pattern.sizes[s][0], at.copy()
         place = np.repeat(first[s] - p.indptr[:-1] * k, np.diff(p.indptr))
         place += np.arange(len(p.rows)) * k
         for c in range(k):
@@ -114,12 +121,13 @@ def _entries(
 
 
 def _by_rows(
-    inner: Mapping[Pair, PairBlocks], parts: Mapping[int, slice], r: int
+    inner: Mapping[Pair, PairPattern], pattern: Pattern, parts: Mapping[int, slice], r: int
 ) -> tuple[IntArray, IntArray, IntArray]:
     """The blocks between trailing terms, both triangles, as one matrix by rows."""
     rows, cols = [], []
     for (s, t), p in inner.items():
-        a, b = (x.ravel() for x in p.coordinates(parts[s].start, parts[t].start))
+        starts = parts[s].start, parts[t].start
+        a, b = (x.ravel() for x in p.coordinates(starts, pattern.orders(s, t)))
         rows += [a] if s == t else [a, b]
         cols += [b] if s == t else [b, a]
     row, col = np.concatenate(rows), np.concatenate(cols)

@@ -21,8 +21,8 @@ from sparselmm.base import kernels_krylov as kernels
 from sparselmm.base.cholesky import NotPositiveDefiniteError
 from sparselmm.base.threads import in_parts
 from sparselmm.base.types import CSR, FloatArray, IntArray
-from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.krylov.crossing import Crossing
+from sparselmm.factor.pattern import Pattern, Values
 from sparselmm.factor.solver import apply_blocks, congruence, inverse_factors
 
 WIDTH = 16
@@ -35,7 +35,7 @@ class ScaledComplement:
 
     Attributes
     ----------
-    cross : CrossProducts
+    pattern : Pattern
     crossing : Crossing
     R : ndarray, (l, k, k)
         Of the leading levels.
@@ -51,7 +51,7 @@ class ScaledComplement:
         ``sum log|D_l| + sum log|P_j|``.
     """
 
-    cross: CrossProducts
+    pattern: Pattern
     crossing: Crossing
     R: FloatArray
     T: dict[int, FloatArray]
@@ -63,29 +63,30 @@ class ScaledComplement:
 
     @classmethod
     def of(
-        cls, cross: CrossProducts, crossing: Crossing, lams: Sequence[FloatArray]
+        cls, pattern: Pattern, crossing: Crossing, lams: Sequence[FloatArray], values: Values
     ) -> ScaledComplement:
-        """At one theta, by its factors ``lambda_t``.
+        """At one theta, by its factors ``lambda_t``, and the blocks of A.
 
         Raises
         ------
         NotPositiveDefiniteError
             If rounding destroyed positive definiteness.
         """
-        lead, sizes = crossing.leading, cross.sizes
+        lead, sizes = crossing.leading, pattern.sizes
         k, l = sizes[lead]
-        D = congruence(cross.pairs[lead, lead].data, lams[lead], lams[lead]) + np.eye(k)
+        D = congruence(values[lead, lead], lams[lead], lams[lead]) + np.eye(k)
         R, logdet = inverse_factors(D)
         back = lams[lead] @ R.transpose(0, 2, 1)
         entries = l * crossing.n_trailing if crossing.full else int(crossing.indptr[-1])
         Y = np.zeros((entries, k))
         T, Ti, own = {}, {}, {}
         for s in crossing.trailing:
-            pair, blocks = crossing.outer[s], cross.pairs[s, s]
+            pair, blocks = crossing.outer[s], pattern.pairs[s, s]
             place = crossing.first[s], crossing.full
             left = np.ascontiguousarray(lams[s])
-            kernels.couple_blocks(pair.indptr, pair.rows, pair.data, left, back, *place, Y)
-            own[s] = congruence(blocks.data, lams[s], lams[s])
+            data = pattern.oriented(values, s, lead)
+            kernels.couple_blocks(pair.indptr, pair.rows, data, left, back, *place, Y)
+            own[s] = congruence(values[s, s], lams[s], lams[s])
             same = blocks.rows == blocks.cols
             own[s][same] += np.eye(sizes[s][0])
             P = own[s][same].copy()
@@ -101,8 +102,8 @@ class ScaledComplement:
         sums += np.eye(k)
         if crossing.full:
             Y = np.ascontiguousarray(Y.reshape(l, -1, k).transpose(0, 2, 1)).reshape(l * k, -1)
-        H = _inner(crossing, lams, Ti, own)
-        return cls(cross, crossing, R, T, Ti, Y, H, sums, logdet)
+        H = _inner(crossing, lams, values, Ti, own)
+        return cls(pattern, crossing, R, T, Ti, Y, H, sums, logdet)
 
     @property
     def n_trailing(self) -> int:
@@ -137,7 +138,7 @@ class ScaledComplement:
 
     def up(self, V: FloatArray) -> FloatArray:
         """``Y_l V`` of every leading level, (l, k, m)."""
-        k, l = self.cross.sizes[self.crossing.leading]
+        k, l = self.pattern.sizes[self.crossing.leading]
         if self.crossing.full:
             return np.asarray(self.Y @ V).reshape(l, k, -1)
         out = np.zeros((l, k, V.shape[1]))
@@ -175,7 +176,7 @@ class ScaledComplement:
     ) -> FloatArray:
         out = np.empty(V.shape)
         for t, part in self.crossing.parts.items():
-            k, l = self.cross.sizes[t]
+            k, l = self.pattern.sizes[t]
             out[part] = apply_blocks(blocks[t], V[part].reshape(l, k, -1), transpose).reshape(
                 l * k, -1
             )
@@ -185,27 +186,27 @@ class ScaledComplement:
 
     def reduced(self, rhs: FloatArray) -> tuple[FloatArray, FloatArray]:
         """``R_l rhs_l`` of the leading levels, and the scaled right-hand side of the others."""
-        k, l = self.cross.sizes[self.crossing.leading]
+        k, l = self.pattern.sizes[self.crossing.leading]
         f = apply_blocks(self.R, self.leading_rows(rhs).reshape(l, k, -1))
         return f, self.scale(self.trailing_rows(rhs), False) - self.down(f)
 
     def expanded(self, f: FloatArray, x: FloatArray) -> FloatArray:
         """The solution for all columns from that of the scaled complement, (q, m)."""
-        cross, rest = self.cross, self.scale(x, True)
-        out = np.empty((cross.q, x.shape[1]))
+        pattern, rest = self.pattern, self.scale(x, True)
+        out = np.empty((pattern.q, x.shape[1]))
         for t, part in self.crossing.parts.items():
-            out[cross.slices[t]] = rest[part]
+            out[pattern.slices[t]] = rest[part]
         f = apply_blocks(self.R, f - self.up(x), transpose=True)
-        out[cross.slices[self.crossing.leading]] = f.reshape(-1, x.shape[1])
+        out[pattern.slices[self.crossing.leading]] = f.reshape(-1, x.shape[1])
         return out
 
     def leading_rows(self, x: FloatArray) -> FloatArray:
         """Rows of the leading term."""
-        return x[self.cross.slices[self.crossing.leading]]
+        return x[self.pattern.slices[self.crossing.leading]]
 
     def trailing_rows(self, x: FloatArray) -> FloatArray:
         """Rows of the trailing terms, (r, m)."""
-        return np.concatenate([x[self.cross.slices[t]] for t in self.crossing.trailing])
+        return np.concatenate([x[self.pattern.slices[t]] for t in self.crossing.trailing])
 
 
 def _inverse(Ti: FloatArray) -> FloatArray:
@@ -214,13 +215,13 @@ def _inverse(Ti: FloatArray) -> FloatArray:
 
 
 def _inner(
-    crossing: Crossing, lams: Sequence[FloatArray], Ti: dict[int, FloatArray],
+    crossing: Crossing, lams: Sequence[FloatArray], values: Values, Ti: dict[int, FloatArray],
     own: dict[int, FloatArray],
 ) -> CSR:  # fmt: skip
     """``T^-1 M_RR T^-T`` by rows."""
     flat = []
     for (s, t), pair in crossing.inner.items():
-        M = own[s] if s == t else congruence(pair.data, lams[s], lams[t])
+        M = own[s] if s == t else congruence(values[s, t], lams[s], lams[t])
         M = Ti[s][pair.rows] @ M @ Ti[t][pair.cols].transpose(0, 2, 1)
         flat += [M.ravel()] if s == t else [M.ravel(), M.ravel()]
     data: IntArray | FloatArray = np.concatenate(flat)[crossing.inner_order]

@@ -14,7 +14,7 @@ import numpy as np
 
 from sparselmm.base.types import FloatArray
 from sparselmm.factor.crossprod import CrossProducts
-from sparselmm.factor.krylov.crossing import leading_term
+from sparselmm.factor.krylov.crossing import leading_term, may_lead
 from sparselmm.factor.krylov.iterations import conjugate_gradients, predicted_iterations
 from sparselmm.factor.krylov.solver import EXACT, PROBES, ROUGH, KrylovSolver, Settings
 
@@ -89,22 +89,22 @@ class Rival:
 
     def at_least(self) -> float:
         """Seconds of an evaluation that takes few iterations, from the pattern alone."""
-        lead = leading_term(self.cross)
-        if lead is None or len(self.cross.sizes) < 2:
+        lead = leading_term(self.cross.pattern)
+        if lead is None or not may_lead(self.cross.pattern):
             return np.inf
         return self._seconds(self._nnz(lead), lead, (FEWEST, FEWEST, FEWEST))
 
     def memory(self) -> float:
         """Bytes of an evaluation; infinite where the method does not apply."""
-        lead = leading_term(self.cross)
-        if lead is None or len(self.cross.sizes) < 2:
+        lead = leading_term(self.cross.pattern)
+        if lead is None or not may_lead(self.cross.pattern):
             return np.inf
         return float(self._memory(self._nnz(lead), lead))
 
     def price(self) -> KrylovPrice:
         """The price, from iterations at the start."""
-        solver = KrylovSolver(self.cross, self.settings)
-        solver.factorize(self.lams())
+        solver = KrylovSolver(self.cross.pattern, self.settings)
+        solver.factorize(self.lams(), self.cross.values)
         lead = solver.crossing.leading
         rng = np.random.default_rng([self.settings.seed, STEPS])
         z = rng.choice([-1.0, 1.0], size=(solver.crossing.n_trailing, 1))

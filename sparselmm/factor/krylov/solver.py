@@ -32,7 +32,6 @@ import numpy as np
 
 from sparselmm.base.exceptions import ArgumentError, UnsupportedError
 from sparselmm.base.types import CSR, FloatArray, IntArray
-from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.krylov.crossing import Crossing, leading_term
 from sparselmm.factor.krylov.iterations import (
     Coarse,
@@ -42,7 +41,7 @@ from sparselmm.factor.krylov.iterations import (
     log_forms,
 )
 from sparselmm.factor.krylov.operator import ScaledComplement
-from sparselmm.factor.layout import Pair
+from sparselmm.factor.pattern import Pair, Pattern, Values
 from sparselmm.factor.solver import apply_blocks, apply_lambda
 
 EXACT = 1e-10
@@ -106,10 +105,11 @@ class KrylovSolver:
 
     Parameters
     ----------
-    cross : CrossProducts
+    pattern : Pattern
+        Where A has blocks; their numbers are an argument of `factorize`.
     settings : Settings, optional
     crossing : Crossing, optional
-        Of these cross-products, when it is known already.
+        Of this pattern, when it is known already.
 
     Attributes
     ----------
@@ -126,20 +126,20 @@ class KrylovSolver:
     """
 
     def __init__(
-        self, cross: CrossProducts, settings: Settings | None = None,
+        self, pattern: Pattern, settings: Settings | None = None,
         crossing: Crossing | None = None,
     ):  # fmt: skip
-        self.cross, self.settings = cross, settings or Settings()
+        self.pattern, self.settings = pattern, settings or Settings()
         if crossing is None:
-            lead = leading_term(cross)
-            if lead is None or len(cross.sizes) < 2:
+            lead = leading_term(pattern)
+            if lead is None or len(pattern.sizes) < 2:
                 raise ArgumentError(
                     "conjugate gradients need two or more random-effects terms, one of them a "
                     "grouping factor; use engine='sparse'"
                 )
-            crossing = Crossing.of(cross, lead)
+            crossing = Crossing.of(pattern, lead)
         self.crossing = crossing
-        sizes, small = cross.sizes, crossing.small(cross.sizes)
+        sizes, small = pattern.sizes, crossing.small(pattern.sizes)
         self.big = [t for t in crossing.trailing if t not in small]
         columns = [np.arange(crossing.parts[t].start, crossing.parts[t].stop) for t in small]
         self._units = np.concatenate(columns) if columns else np.zeros(0, dtype=np.int64)
@@ -152,6 +152,7 @@ class KrylovSolver:
     def _forget(self) -> None:
         self.holds = None
         self._lams: list[FloatArray] | None = None
+        self._values: Values | None = None
         self._scaled: ScaledComplement | None = None
         self._coarse: Coarse | None = None
         self._traced: Traced | None = None
@@ -160,24 +161,18 @@ class KrylovSolver:
     def __getstate__(self) -> dict[str, Any]:
         """The recipe and V, without which probes would answer otherwise; no operator."""
         return {
-            "cross": self.cross, "settings": self.settings, "V": self.V, "frozen": self.frozen,
+            "pattern": self.pattern, "settings": self.settings, "V": self.V,
+            "frozen": self.frozen,
         }  # fmt: skip
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        KrylovSolver.__init__(self, state["cross"], state["settings"])
+        KrylovSolver.__init__(self, state["pattern"], state["settings"])
         self.V, self.frozen = state["V"], state["frozen"]
 
     def twin(self) -> KrylovSolver:
-        """Another solver of the same M with the same probes and V."""
-        other = KrylovSolver(self.cross, self.settings, self.crossing)
+        """Another solver of the same pattern with the same probes and V."""
+        other = KrylovSolver(self.pattern, self.settings, self.crossing)
         other.V, other.frozen = self.V, self.frozen
-        return other
-
-    def like(self, cross: CrossProducts | None = None) -> KrylovSolver:
-        """A solver with the same probes, of other cross-products of the same pattern if given."""
-        other = self.twin()
-        if cross is not None:
-            other.cross = cross
         return other
 
     def reset(self, settings: Settings) -> None:
@@ -205,7 +200,7 @@ class KrylovSolver:
 
     # ------------------------------------------------------------------------ factorize
 
-    def factorize(self, lams: Sequence[FloatArray]) -> float:
+    def factorize(self, lams: Sequence[FloatArray], values: Values) -> float:
         """Set up ``Lambda'A Lambda + I``; returns the exact part of its log determinant.
 
         The rest, which `log_determinant` adds, does not matter to the gradient.
@@ -215,13 +210,14 @@ class KrylovSolver:
         NotPositiveDefiniteError
             If rounding destroyed positive definiteness (theta far too large).
         """
-        same = self._lams is not None and all(map(np.array_equal, lams, self._lams))
+        same = self._lams is not None and values is self._values
+        same = same and all(map(np.array_equal, lams, self._lams or ()))
         self.holds = None
         if not same:
             self._lams = self._coarse = self._traced = None
-            self._scaled = ScaledComplement.of(self.cross, self.crossing, lams)
+            self._scaled = ScaledComplement.of(self.pattern, self.crossing, lams, values)
             self._coarse = self._space()
-            self._lams = list(lams)
+            self._lams, self._values = list(lams), values
         return self.scaled.logdet
 
     def _space(self) -> Coarse:
@@ -284,7 +280,7 @@ class KrylovSolver:
         Iterations start from the last solution. What they leave, a residual ``rho``, is added to
         the product, whose error is then of second order in it.
         """
-        rhs = apply_lambda(self.cross, lams, B)
+        rhs = apply_lambda(self.pattern, lams, B)
         f, right = self.scaled.reduced(rhs)
         x0 = None
         if self._warm is not None and self._warm.shape == right.shape:

@@ -320,7 +320,7 @@ class Tiles:
 
     def _added(self, X: FloatArray) -> dict[int, FloatArray]:
         """What rows of X add to the sum of the blocks of every term."""
-        scaled, cross = self.scaled, self.scaled.cross
+        scaled, pattern = self.scaled, self.scaled.pattern
         lead = scaled.crossing.leading
         out: dict[int, FloatArray] = {}
         for start in range(0, len(X), LEADING):
@@ -331,7 +331,7 @@ class Tiles:
             parts = {lead: np.einsum("lam,lbm->ab", up, up, optimize=True)}
             down = scaled.scale(V, True)
             for t, part in scaled.crossing.parts.items():
-                k, l = cross.sizes[t]
+                k, l = pattern.sizes[t]
                 own = down[part].reshape(l, k, -1).transpose(1, 0, 2).reshape(k, -1)
                 parts[t] = own @ own.T
             for t, add in parts.items():
@@ -360,7 +360,7 @@ class TiledSolver(KrylovSolver):
     Parameters
     ----------
     like : KrylovSolver
-        Of the same cross-products.
+        Of the same pattern.
     folder : str or None
         Where to work.
     memory : float
@@ -368,7 +368,7 @@ class TiledSolver(KrylovSolver):
     """
 
     def __init__(self, like: KrylovSolver, folder: str | None, memory: float):
-        super().__init__(like.cross, like.settings, like.crossing)
+        super().__init__(like.pattern, like.settings, like.crossing)
         self.V, self.folder, self.memory = like.V, folder, memory
         self._inverted: tuple[ScaledComplement, Inverted] | None = None
 

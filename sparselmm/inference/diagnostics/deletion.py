@@ -182,8 +182,7 @@ class Downdates:
         log_w = 0.0 if w is None else float(np.log(w[w > 0]).sum())
         return replace(
             cross,
-            pairs={pair: replace(blocks, data=self._blocks(pair, j))
-                   for pair, blocks in cross.pairs.items()},
+            values={pair: self._blocks(pair, j) for pair in cross.values},
             B=B, C=cross.C - Xy.T @ weighted, n=cross.n - positive,
             sum_log_w=cross.sum_log_w - log_w,
         )  # fmt: skip

@@ -300,6 +300,6 @@ def _same_random_part(
     terms = design.terms if cross.bases is None else terms_in_bases(design.terms, cross.bases)
     from_rows = CrossProducts.from_design(Design(y, X, names, terms, design.y_name, design.weights))
     return CrossProducts(
-        cross.sizes, cross.pairs, from_rows.B, from_rows.C, from_rows.basis, cross.n,
+        cross.pattern, cross.values, from_rows.B, from_rows.C, from_rows.basis, cross.n,
         cross.sum_log_w, cross.bases,
     )  # fmt: skip

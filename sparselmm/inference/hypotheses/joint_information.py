@@ -250,12 +250,11 @@ class _Parts:
 
 
 def _on_pattern(
-    cross: object, maps: dict[tuple[int, int], PairMap], cells: FloatArray
+    cross: CrossProducts, maps: dict[tuple[int, int], PairMap], cells: FloatArray
 ) -> FloatArray:
     """``Z'BZ`` for B of some cells, dense (q, q)."""
-    pairs = {pair: one.at(cells) for pair, one in maps.items()}
-    changed = replace(cross, pairs=pairs)  # type: ignore[type-var]
-    return np.asarray(changed.A.toarray())  # type: ignore[attr-defined]
+    values = {pair: one.at(cells) for pair, one in maps.items()}
+    return np.asarray(replace(cross, values=values).A.toarray())
 
 
 def _level_traces(cross: CrossProducts, U: FloatArray, which: list[Directions]) -> FloatArray:

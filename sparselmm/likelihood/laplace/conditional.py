@@ -12,7 +12,7 @@ import numpy as np
 
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.factor.basis import Basis
-from sparselmm.factor.crossprod import CrossProducts, PairBlocks
+from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.solver import BlockSolver, apply_lambda
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.evaluations import Projected, State
@@ -42,17 +42,15 @@ class ConditionalEngine(ProfiledDeviance):
         point = deviance.at(x)
         assert point is not None
         own, theta = deviance.cross, deviance.parameters.split(x)[0]
-        deviance.modes.refill(deviance.passes.w)
-        pairs = {
-            key: PairBlocks(pair.indptr, pair.rows, pair.data.copy(), pair.n_rows)
-            for key, pair in own.pairs.items()
+        values = {
+            key: data.copy() for key, data in deviance.modes.refill(deviance.passes.w).items()
         }
         B = np.zeros_like(own.B)
         B[:, :-1] = deviance.fixed.weighted(deviance.passes.w, deviance.random)[1]
         kept = columns[own.basis.kept]
         basis = Basis(p, kept, own.basis.T, own.basis.shift)
         C = np.eye(basis.rank + 1)
-        cross = CrossProducts(own.sizes, pairs, B, C, basis, own.n, 0.0)
+        cross = CrossProducts(own.pattern, values, B, C, basis, own.n, 0.0)
         self._x, self._value = np.array(x), point.value
         self._theta, self._u, self._gamma = (
             np.array(theta),
@@ -60,14 +58,14 @@ class ConditionalEngine(ProfiledDeviance):
             deviance.parameters.split(x)[1],
         )
         self._information = _root_of_inverse(vcov)
-        solver = BlockSolver(cross, deviance.strategy)
+        solver = BlockSolver(cross.pattern, deviance.strategy)
         super().__init__(cross, deviance.covariance, solver, reml=False, known_scale=1.0)
 
     def _evaluate(self, theta: FloatArray) -> State:
         if not np.array_equal(theta, self._theta):
             raise ValueError("the conditional model of a generalized one knows its optimum alone")
         lams = self.covariance.factors(theta)
-        ldM = self.solver.factorize(lams)
+        ldM = self.solver.factorize(lams, self.cross.values)
         right = apply_lambda(self.cross, lams, np.ascontiguousarray(self.cross.B[:, :-1]))
         Kx = self.solver.solve(right)
         K = np.column_stack([Kx, self._u + Kx @ self._gamma])

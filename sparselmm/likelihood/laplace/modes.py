@@ -15,6 +15,7 @@ import numpy as np
 from sparselmm.base.cholesky import NotPositiveDefiniteError
 from sparselmm.base.types import FloatArray
 from sparselmm.factor.crossprod import CrossProducts
+from sparselmm.factor.pattern import Values
 from sparselmm.factor.solver import BlockSolver, apply_lambda
 from sparselmm.likelihood.laplace.data import Passes
 from sparselmm.likelihood.laplace.rows import Pair, RandomRows
@@ -70,21 +71,15 @@ class ModeFinder:
         self.fills, self.solver = fills, solver
         self.n_factorizations = self.n_passes = 0
 
-    def refill(self, w: FloatArray) -> None:
-        """New values of A on its pattern."""
+    def refill(self, w: FloatArray) -> Values:
+        """New numbers of A, in the same places."""
         for key, fill in self.fills.items():
-            fill.fill(w, self.cross.pairs[key].data)
-        layout = self.solver.layout
-        if layout.leading is not None:
-            for s, pair in layout.outer.items():
-                if s < layout.leading:  # a transposed copy
-                    source = self.cross.pairs[layout.leading, s]
-                    pair.data[...] = source.data[source.transpose_order].transpose(0, 2, 1)
+            fill.fill(w, self.cross.values[key])
+        return {**self.cross.values}
 
     def _factorize(self, w: FloatArray, lams: Sequence[FloatArray]) -> float:
-        self.refill(w)
         self.n_factorizations += 1
-        return self.solver.factorize(lams)
+        return self.solver.factorize(lams, self.refill(w))
 
     def find(
         self, lams: Sequence[FloatArray], fixed: FloatArray, phi: FloatArray, u: FloatArray

@@ -18,7 +18,7 @@ from sparselmm.base import kernels_rows as loops
 from sparselmm.base.types import CSR, FloatArray, IntArray
 from sparselmm.design.terms import RandomTerm, assemble_z, term_slices
 from sparselmm.factor.basis import Basis
-from sparselmm.factor.crossprod import SMALL_ROWS, CrossProducts, PairBlocks, pair_blocks
+from sparselmm.factor.crossprod import SMALL_ROWS, CrossProducts, PairBlocks, apart, pair_blocks
 
 BLOCK = 8192
 """Rows that are taken through all passes together, so that what lies between stays in the cache."""
@@ -107,7 +107,7 @@ class Full:
 
     @property
     def _entries(self) -> tuple[IntArray, IntArray]:
-        return self.pair.coordinates(0, 0)
+        return self.pair.pattern.coordinates((0, 0), self.pair.data.shape[1:])
 
     def fill(self, w: FloatArray, data: FloatArray) -> None:
         """See `Pair`."""
@@ -154,12 +154,12 @@ class RandomRows:
             for t in range(s + 1):
                 own = pair_blocks(structural[s], structural[t], None)
                 data = np.zeros(own.data.shape)
-                pairs[s, t] = PairBlocks(own.indptr, own.rows, data, own.n_rows)
+                pairs[s, t] = replace(own, data=data)
                 fills[s, t] = self._fill(s, t, pairs[s, t])
         m = basis.rank + 1
         sizes = tuple((term.k, term.n_levels) for term in self.terms)
         B, C = np.zeros((self.q, m)), np.zeros((m, m))
-        return CrossProducts(sizes, pairs, B, C, basis, self.n, 0.0), fills
+        return CrossProducts(*apart(sizes, pairs), B, C, basis, self.n, 0.0), fills
 
     def _fill(self, s: int, t: int, pair: PairBlocks) -> Pair:
         left, right = self.terms[s], self.terms[t]

@@ -36,7 +36,7 @@ from sparselmm.likelihood.evaluations import Deviance, PLSFit
 from sparselmm.likelihood.moments import moment_start
 from sparselmm.likelihood.residual.blocks import Blocks
 from sparselmm.likelihood.residual.markov import Markov
-from sparselmm.likelihood.residual.products import Backend, BackendState, Products, refilled
+from sparselmm.likelihood.residual.products import Backend, BackendState, Products
 from sparselmm.likelihood.residual.starts import start_phi
 from sparselmm.likelihood.residual.structure import Structure, Structured, structure_of
 from sparselmm.likelihood.residual.term import PhiTerm
@@ -135,8 +135,8 @@ class ResidualDeviance:
                 self._strategy = (
                     make_plan(cross, names).chosen.strategy if names else Strategy(None, "dense")
                 )
-            self._solver = BlockSolver(cross, self._strategy)
-        return refilled(self._solver, cross)
+            self._solver = BlockSolver(cross.pattern, self._strategy)
+        return self._solver
 
     def _state(self, phi: FloatArray) -> BackendState:
         self.engine(phi)
@@ -147,7 +147,7 @@ class ResidualDeviance:
         """The deviance of the model's theta with R held at phi, with a factor of its own."""
         cross = self.products.at(self._state(phi))
         assert self._strategy is not None
-        solver = BlockSolver(cross, self._strategy)
+        solver = BlockSolver(cross.pattern, self._strategy)
         return profiled_deviance(
             cross, self.theta_covariance, solver, reml=self.reml, known_scale=self.known_scale
         )

@@ -191,8 +191,7 @@ def _cell_counts(blocks: Blocks) -> FloatArray:
 
 def _mixed(one: PairMap, E: FloatArray, cells: FloatArray) -> float:
     """``sum over levels of tr(E Z_l'R_j Z_l)``."""
-    pair = one.at(cells)
-    own = pair.data[pair.rows == pair.cols].sum(axis=0)
+    own = one.at(cells)[one.pattern.rows == one.pattern.cols].sum(axis=0)
     return float(np.sum(own * E))
 
 

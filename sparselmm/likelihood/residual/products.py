@@ -7,9 +7,8 @@ pairs of rows that R^-1 joins. B and C are products of the rows.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
@@ -19,9 +18,8 @@ from sparselmm.base.types import CSR, FloatArray, IntArray
 from sparselmm.design.rows import Entries, response
 from sparselmm.design.terms import Design, RandomTerm, term_slices
 from sparselmm.factor.basis import working_basis
-from sparselmm.factor.crossprod import CrossProducts, PairBlocks
-from sparselmm.factor.layout import Layout
-from sparselmm.factor.solver import BlockSolver
+from sparselmm.factor.crossprod import CrossProducts
+from sparselmm.factor.pattern import PairPattern, Pattern
 from sparselmm.likelihood.residual.blocks import Blocks, BlockState
 from sparselmm.likelihood.residual.markov import Markov, MarkovState
 
@@ -38,17 +36,19 @@ class PairMap:
 
     Attributes
     ----------
-    blocks : PairBlocks
-        Its pattern; the numbers are not used.
+    pattern : PairPattern
+    orders : tuple of int
+        k_s and k_t.
     T : csr_array, (nb * k_s * k_t, n_cells)
     """
 
-    blocks: PairBlocks
+    pattern: PairPattern
+    orders: tuple[int, int]
     T: CSR
 
-    def at(self, cells: FloatArray) -> PairBlocks:
-        """The pair at some values of the cells."""
-        return _like(self.blocks, (self.T @ cells).reshape(self.blocks.data.shape))
+    def at(self, cells: FloatArray) -> FloatArray:
+        """The blocks at some values of the cells, (nb, k_s, k_t)."""
+        return np.asarray((self.T @ cells).reshape(-1, *self.orders))
 
     def sums(self, data: FloatArray) -> FloatArray:
         """Sums of numbers on the pattern over the places of each cell, (n_cells,)."""
@@ -74,8 +74,9 @@ class Products:
         y = response(design)
         self.basis = working_basis(design.X, y, None)
         self.Xy = self.basis.apply(design.X, y)
-        self.sizes = tuple((term.k, term.n_levels) for term in design.terms)
         self.maps = _maps(design.terms, backend)
+        sizes = tuple((term.k, term.n_levels) for term in design.terms)
+        self.pattern = Pattern(sizes, {pair: one.pattern for pair, one in self.maps.items()})
         self.slices = term_slices(design.terms)
         self.Z = design.Z if design.terms else sp.csr_array((design.n, 0))
         self.Zt = sp.csr_array(self.Z.T)
@@ -85,8 +86,8 @@ class Products:
         cells = self.backend.cells(state)  # type: ignore[arg-type]
         QXy = self.backend.solve(state, self.Xy)  # type: ignore[arg-type]
         return CrossProducts(
-            sizes=self.sizes,
-            pairs={pair: one.at(cells) for pair, one in self.maps.items()},
+            pattern=self.pattern,
+            values={pair: one.at(cells) for pair, one in self.maps.items()},
             B=np.ascontiguousarray(self.Zt @ QXy),
             C=self.Xy.T @ QXy,
             basis=self.basis,
@@ -94,37 +95,6 @@ class Products:
             sum_log_w=-state.logdet,
             bases=self.bases,
         )
-
-
-def refilled(solver: BlockSolver, cross: CrossProducts) -> BlockSolver:
-    """The solver with other numbers on the same pattern; both share one numeric factor."""
-    new = copy.copy(solver)
-    lead, layout = solver.strategy.leading, solver.layout
-    inner = {pair: cross.pairs[pair] for pair in layout.inner}
-    outer = {}
-    if lead is not None:
-        outer = {s: _oriented(cross, s, lead, like) for s, like in layout.outer.items()}
-    new.cross, new.holds = cross, None
-    new.layout = Layout(
-        lead, layout.trailing, layout.starts, layout.n_trailing, inner, outer, layout.coupling
-    )
-    return new
-
-
-def _oriented(cross: CrossProducts, s: int, lead: int, like: PairBlocks) -> PairBlocks:
-    """``Z_s'WZ_lead``, its pattern that of another one."""
-    if s >= lead:
-        return cross.pairs[s, lead]
-    pair = cross.pairs[lead, s]
-    return _like(like, pair.data[pair.transpose_order].transpose(0, 2, 1))
-
-
-def _like(pattern: PairBlocks, data: FloatArray) -> PairBlocks:
-    """Other numbers on a pattern, what is known of it included."""
-    out = replace(pattern, data=data)
-    for known in ("transpose_order", "cols", "is_block_diagonal"):
-        out.__dict__[known] = getattr(pattern, known)
-    return out
 
 
 def _maps(terms: Sequence[RandomTerm], backend: Backend) -> dict[tuple[int, int], PairMap]:
@@ -180,5 +150,4 @@ def _pair_map(
     T.sum_duplicates()
     columns, levels = np.divmod(found, s.n_levels)
     indptr = np.searchsorted(columns, np.arange(t.n_levels + 1))
-    data = np.zeros((len(found), s.k, t.k))
-    return PairMap(PairBlocks(indptr, levels, data, s.n_levels), T)
+    return PairMap(PairPattern(indptr, levels, s.n_levels), (s.k, t.k), T)
