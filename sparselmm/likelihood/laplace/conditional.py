@@ -38,16 +38,17 @@ class ConditionalEngine(ProfiledDeviance):
     def __init__(
         self, deviance: LaplaceDeviance, x: FloatArray, vcov: FloatArray, columns: IntArray, p: int
     ):
-        point = deviance.at(x)
-        assert point is not None
         own, theta = deviance.cross, deviance.parameters.split(x)[0]
-        deviance.modes.refill(deviance.passes.w)
-        pairs = {
-            key: PairBlocks(pair.indptr, pair.rows, pair.data.copy(), pair.n_rows)
-            for key, pair in own.pairs.items()
-        }
         B = np.zeros_like(own.B)
-        B[:, :-1] = deviance.fixed.weighted(deviance.passes.w, deviance.random)[1]
+        with deviance.lock:
+            point = deviance.at(x)
+            assert point is not None
+            deviance.modes.refill(deviance.passes.w)
+            pairs = {
+                key: PairBlocks(pair.indptr, pair.rows, pair.data.copy(), pair.n_rows)
+                for key, pair in own.pairs.items()
+            }
+            B[:, :-1] = deviance.fixed.weighted(deviance.passes.w, deviance.random)[1]
         kept = columns[own.basis.kept]
         basis = Basis(p, kept, own.basis.T, own.basis.shift)
         C = np.eye(basis.rank + 1)

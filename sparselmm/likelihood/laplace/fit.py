@@ -10,7 +10,7 @@ import numpy as np
 
 from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.likelihood.laplace.data import GeneralData
-from sparselmm.likelihood.laplace.deviance import LaplaceDeviance
+from sparselmm.likelihood.laplace.deviance import LaplaceDeviance, alone
 from sparselmm.likelihood.laplace.quadrature import QuadratureDeviance, check_quadrature
 from sparselmm.likelihood.laplace.search import (
     MAX_ITERATIONS,
@@ -144,8 +144,7 @@ def _doubtful(deviance: LaplaceDeviance, best: Optimum) -> bool:
 
 def _allowance(deviance: LaplaceDeviance, best: Optimum) -> float:
     """Evaluations that other starts may take."""
-    seconds = best.history[-1].seconds / max(len(best.history), 1)
-    return max(SECONDS / max(seconds, 1e-9), 0.0 if best.converged else 2.0 * MANY)
+    return max(SECONDS / deviance.seconds, 0.0 if best.converged else 2.0 * MANY)
 
 
 def _others(
@@ -210,6 +209,7 @@ def _starting_points(deviance: LaplaceDeviance, x: FloatArray) -> Iterator[Float
 # ------------------------------------------------------------------- covariance of estimates
 
 
+@alone
 def difference_hessian(
     deviance: LaplaceDeviance, x: FloatArray, free: BoolArray
 ) -> FloatArray:  # fmt: skip

@@ -2,10 +2,14 @@
 
 A trust-region Newton iteration on the model Hessian of :mod:`.deviance`, whose steps move the roots
 ``lambda_t`` across the rotations that change nothing, as in the linear model. The model leaves out
-how the weights move; after an accepted step s whose predicted decrease was small it is scaled along
-s to what the gradients say,
+how the weights move. With H the model at the new end of an accepted step s plus what the last steps
+taught, and ``y = g_new - g_old``, what is missing is learnt by the update of Broyden, Fletcher,
+Goldfarb and Shanno,
 
-    H <- H + (kappa - 1) H s s'H / s'H s,   kappa = clip(s'(g_new - g_old) / s'H s, 0.3, 4).
+    H <- H + y y' / y's - H s s'H / s'H s
+
+while steps are short and do what the model said; the curvature along s alone is scaled, by 0.3 to
+4, after a step that did not; and nothing is kept after one that was refused.
 """
 
 from __future__ import annotations
@@ -52,6 +56,9 @@ FAR = 25.0
 
 NEAR = 0.5
 """Predicted decrease below which a step teaches the curvature along it."""
+
+LEAST_BEND, MOST_BEND = 0.3, 4.0
+"""Curvatures along a step, as multiples of the model's, that are believed."""
 
 DIFFERENCE = 1e-4
 """Step of the differences that make the exact Hessian, in the metric of the trust region."""
@@ -127,6 +134,7 @@ class GeneralSearch:
         self.deviance, self.tolerance, self.limit = deviance, tolerance, max_iterations
         self.callback, self.stop = callback, stop
         self.hold: FloatArray | None = None
+        self._missing: FloatArray | float = 0.0
         self.allowed = MOST_EVALUATIONS
         self.history: list[Evaluation] = []
         self.place = 0
@@ -190,12 +198,13 @@ class GeneralSearch:
             region.update(ratio if good else 0.0, length)
             if not good:
                 self.record(trial, after, **facts)
+                self._missing = 0.0
                 if length < 1e-10:
                     return x, "stopped: no decrease within rounding", True
                 continue
             assert new is not None
             x, value = trial, after
-            model = self._scaled(new, model, step, predicted)
+            model = self._taught(new, model, step, predicted, ratio)
             self.record(x, value, gradient_norm=self._size(model), **facts)
             message = None if self.stop is None else self.stop(x)
             if message is not None:
@@ -273,15 +282,28 @@ class GeneralSearch:
         except np.linalg.LinAlgError:
             return None
 
-    def _scaled(self, model: Model, old: Model, step: FloatArray, predicted: float) -> Model:
-        """The model with the curvature along the last step that the gradients show."""
-        Hs = model.hessian @ step
-        along = float(step @ Hs)
-        if not (predicted < NEAR and along > 0.0):
+    def _taught(
+        self, model: Model, old: Model, step: FloatArray, predicted: float, ratio: float
+    ) -> Model:  # fmt: skip
+        """The model with what the gradients say of the last steps, after an accepted one."""
+        if not predicted < NEAR:
+            self._missing = 0.0
             return model
-        kappa = float((model.gradient - old.gradient) @ step) / along
-        kappa = min(max(kappa, 0.3), 4.0)
-        return replace(model, hessian=model.hessian + (kappa - 1.0) / along * np.outer(Hs, Hs))
+        H = model.hessian + self._missing
+        Hs = H @ step
+        along = float(step @ Hs)
+        if not along > 0.0:
+            self._missing = 0.0
+            return model
+        y = model.gradient - old.gradient
+        kappa = float(y @ step) / along
+        if LEAST_BEND < kappa < MOST_BEND and 0.6 < ratio < 1.5:
+            H = H + np.outer(y, y) / (kappa * along) - np.outer(Hs, Hs) / along
+        else:
+            kappa = min(max(kappa, LEAST_BEND), MOST_BEND)
+            H = H + (kappa - 1.0) / along * np.outer(Hs, Hs)
+        self._missing = H - model.hessian
+        return replace(model, hessian=H)
 
     def _exact(self, x: FloatArray, basis: FloatArray, bend: FloatArray) -> FloatArray:
         """The Hessian along the basis by differences of the exact gradient."""
