@@ -104,12 +104,15 @@ class Point:
     mode : Mode
     value : float
         Deviance.
+    near : float
+        How near the mode is: half its squared decrement.
     """
 
     x: FloatArray
     lams: list[FloatArray]
     mode: Mode
     value: float
+    near: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,7 +210,8 @@ class LaplaceDeviance:
     def at(self, x: FloatArray, u: FloatArray | None = None) -> Point | None:
         """The evaluation at x, its mode sought from u; None where there is no likelihood."""
         point = self._point
-        if point is not None and np.array_equal(x, point.x):
+        near = self.modes.near
+        if point is not None and point.near <= near and np.array_equal(x, point.x):
             return point
         self.n_evaluations += 1
         theta, gamma, phi = self.parameters.split(x)
@@ -218,7 +222,7 @@ class LaplaceDeviance:
         if mode is None:
             return None
         value = 2.0 * (mode.h - self.constant) + mode.ldM
-        self._point = Point(np.array(x, dtype=float), lams, mode, value)
+        self._point = Point(np.array(x, dtype=float), lams, mode, value, near)
         self._start = mode.u
         return self._point
 

@@ -76,7 +76,7 @@ def minimize_generally(
     """
     watch = _Watch(deviance, names)
     search = GeneralSearch(deviance, tolerance, max_iterations, callback, watch)
-    end, message, done = search.run(start(deviance) if x is None else x)
+    end, message, done = search.run(start(deviance) if x is None else x, rough=x is None)
     best = search.certified(end, message, done)
     if watch.found or watch.at_end():
         return replace(best, converged=False, message=watch.message, separation=watch.found)

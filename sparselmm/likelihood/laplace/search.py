@@ -23,6 +23,7 @@ import numpy as np
 from sparselmm.base.cholesky import NotPositiveDefiniteError
 from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.likelihood.laplace.deviance import LaplaceDeviance, Model
+from sparselmm.likelihood.laplace.modes import CHORD, EXACT
 from sparselmm.likelihood.optimize import (
     LIFT,
     PROBE,
@@ -156,8 +157,12 @@ class GeneralSearch:
             return np.inf
         return np.inf if point is None or not np.isfinite(point.value) else point.value
 
-    def run(self, x: FloatArray) -> tuple[FloatArray, str, bool]:
-        """Search from x, with exact zeros where variances vanish: end, message, whether done."""
+    def run(self, x: FloatArray, rough: bool = True) -> tuple[FloatArray, str, bool]:
+        """Search from x, with exact zeros where variances vanish: end, message, whether done.
+
+        ``rough`` when x is hardly the end, so that its mode need not be exact.
+        """
+        self._nearness(np.inf if rough else 0.0)
         covariance, a = self.deviance.covariance, self.deviance.covariance.n_theta
         x = np.array(x, dtype=float)
         zero = covariance.on_diagonal & (x[:a] == 0.0)
@@ -167,7 +172,21 @@ class GeneralSearch:
 
     # ----------------------------------------------------------------------- iterations
 
+    def _nearness(self, predicted: float) -> None:
+        """How near modes must be at a point expected to be lower by ``predicted``.
+
+        The deviance has an error of about the root of half their squared decrement times that of q.
+        """
+        far = 1e-6 * predicted**2 / max(self.deviance.random.q, 1)
+        self.deviance.modes.near = float(np.clip(far, EXACT, CHORD))
+
     def _newton(self, x: FloatArray) -> tuple[FloatArray, str, bool]:
+        try:
+            return self._iterated(x)
+        finally:
+            self._nearness(0.0)
+
+    def _iterated(self, x: FloatArray) -> tuple[FloatArray, str, bool]:
         deviance = self.deviance
         x, value = self._finite(x)
         if not np.isfinite(value):
@@ -181,6 +200,9 @@ class GeneralSearch:
             basis = self._basis(x, model)
             slope, bend = basis.T @ model.gradient, basis.T @ model.hessian @ basis
             if expected_decrease(bend, slope) < self.tolerance:
+                if deviance.modes.near > EXACT:
+                    x, value, model = self._sharp(x, value, model)
+                    continue
                 return x, "converged: another step gains less than the tolerance", True
             if len(self.history) >= self.allowed:
                 break
@@ -189,7 +211,9 @@ class GeneralSearch:
             part, predicted = trust_region_step(bend, slope, region.radius)
             step, length = basis @ part, float(np.linalg.norm(part))
             trial = deviance.parameters.retract(x, step)
-            after = self.value(trial, self._guess(x, step, trial))
+            guess = self._guess(x, step, trial)
+            self._nearness(predicted)
+            after = self.value(trial, guess)
             ratio = (value - after) / predicted
             good = bool(ratio > 1e-4 or abs(value - after) < 1e-12 * abs(value))
             new = self._modelled(trial) if good else None
@@ -201,6 +225,7 @@ class GeneralSearch:
                 self._missing = 0.0
                 if length < 1e-10:
                     return x, "stopped: no decrease within rounding", True
+                x, value, model = self._sharp(x, value, model)
                 continue
             assert new is not None
             x, value = trial, after
@@ -220,12 +245,22 @@ class GeneralSearch:
         fine = np.isfinite(model.gradient).all() and np.isfinite(model.hessian).all()
         return model if fine else None
 
+    def _sharp(self, x: FloatArray, value: float, model: Model) -> tuple[FloatArray, float, Model]:
+        """The same point with its mode exact."""
+        if self.deviance.modes.near == EXACT:
+            return x, value, model
+        self._nearness(0.0)
+        value, exact = self.value(x), self._modelled(x)
+        return x, value, model if exact is None else exact
+
     def _leapt(self, x: FloatArray, value: float, model: Model) -> tuple[FloatArray, float, Model]:
         """Follow a dispersion that leaves for its limit, in one step where many would be alike.
 
         Of ``c exp(-d)`` slope and curvature have the same size, and Newton's steps have length one.
         """
         parameters = self.deviance.parameters
+        if self.deviance.modes.near > EXACT:
+            return x, value, model
         for place, sign in self.deviance.limits():
             at = int(parameters.in_tangent[place])
             g, h = float(model.gradient[at]), float(model.hessian[at, at])
@@ -308,6 +343,7 @@ class GeneralSearch:
     def _exact(self, x: FloatArray, basis: FloatArray, bend: FloatArray) -> FloatArray:
         """The Hessian along the basis by differences of the exact gradient."""
         parameters, out = self.deviance.parameters, np.empty_like(bend)
+        self._nearness(0.0)
         covariance, a = self.deviance.covariance, self.deviance.covariance.n_theta
         m = covariance.n_tangent
         try:
