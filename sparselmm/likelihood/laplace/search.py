@@ -358,7 +358,7 @@ class GeneralSearch:
                 out[i] = (slopes[0] - slopes[1]) / (2.0 * DIFFERENCE)
         except (NotPositiveDefiniteError, FloatingPointError, np.linalg.LinAlgError):
             return bend
-        return 0.5 * (out + out.T)
+        return 0.5 * (out + out.T) if np.isfinite(out).all() else bend
 
     def _size(self, model: Model) -> float:
         return float(np.abs(model.gradient[self.deviance.parameters.in_tangent]).max(initial=0.0))
@@ -374,7 +374,7 @@ class GeneralSearch:
             snapped = x.copy()
             for term, part in zip(covariance.terms, covariance.slices, strict=True):
                 snapped[part] = term.snapped(x[part], deviance.units[part], SNAP)
-            if np.array_equal(snapped, x):
+            if np.array_equal(snapped, x) and not (x[:a][covariance.on_diagonal] == 0.0).any():
                 return x
             value, at_zero = self.value(x), self.value(snapped)
             good = at_zero <= value + 10.0 * self.tolerance

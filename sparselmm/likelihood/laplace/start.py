@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from sparselmm.base.types import FloatArray
@@ -37,27 +39,38 @@ def _first_theta(deviance: LaplaceDeviance, gamma: FloatArray, phi: FloatArray) 
 
     With ``s_j = Z_j'g`` and ``I_j = Z_j'W Z_j``, ``E s_j^2 = I_j + psi I_j^2`` for a single effect.
     """
-    covariance, units = deviance.covariance, deviance.units
-    theta = np.where(covariance.on_diagonal, THETA, 0.0) * units
+    sizes = [np.full(k, THETA) for k, _ in deviance.cross.sizes]
     passes, modes = deviance.passes, deviance.modes
     fixed = deviance.fixed.effects(gamma, deviance.data.offset)
     if not np.isfinite(passes.run(fixed, np.zeros(deviance.random.q), phi)):
-        return theta
+        return independent(deviance, sizes)
     modes.refill(passes.w)
     scores = deviance.random.products(passes.g)
-    for t, (term, part) in enumerate(zip(covariance.terms, covariance.slices, strict=True)):
-        (k, l), pair = deviance.cross.sizes[t], deviance.cross.pairs[t, t]
-        if not pair.is_block_diagonal:
-            continue
-        own = scores[deviance.cross.slices[t]].reshape(l, k)
-        info = np.diagonal(pair.data, axis1=1, axis2=2)
-        psi = (own**2 - info).sum(axis=0) / np.maximum((info**2).sum(axis=0), 1e-300)
-        size = np.sqrt(np.maximum(psi, 0.0))
-        diagonal = covariance.on_diagonal[part]
-        if int(diagonal.sum()) == k:
-            unit = units[part][diagonal]
-            theta[part][diagonal] = np.clip(size, SMALLEST * unit, LARGEST * unit)
-    return theta
+    for t, (k, l) in enumerate(deviance.cross.sizes):
+        pair = deviance.cross.pairs[t, t]
+        if pair.is_block_diagonal:
+            own = scores[deviance.cross.slices[t]].reshape(l, k)
+            info = np.diagonal(pair.data, axis1=1, axis2=2)
+            psi = (own**2 - info).sum(axis=0) / np.maximum((info**2).sum(axis=0), 1e-300)
+            size = np.sqrt(np.maximum(psi, 0.0)) * deviance.rms(t)
+            sizes[t] = np.clip(np.nan_to_num(size), SMALLEST, LARGEST)
+    return independent(deviance, sizes)
+
+
+def independent(deviance: LaplaceDeviance, sizes: Sequence[FloatArray]) -> FloatArray:
+    """Theta of independent effects.
+
+    Parameters
+    ----------
+    deviance : LaplaceDeviance
+    sizes : sequence of ndarray, (k,)
+        Standard deviations of the predictor by every coefficient of every term.
+    """
+    lams = []
+    for t, own in enumerate(sizes):
+        rms = deviance.rms(t)
+        lams.append(np.diag(own / np.where(rms > 0, rms, 1.0)))
+    return deviance.covariance.pick(lams)
 
 
 def first_predictors(data: GeneralData) -> FloatArray:
