@@ -39,14 +39,15 @@ class ConditionalEngine(ProfiledDeviance):
     def __init__(
         self, deviance: LaplaceDeviance, x: FloatArray, vcov: FloatArray, columns: IntArray, p: int
     ):
-        point = deviance.at(x)
-        assert point is not None
         own, theta = deviance.cross, deviance.parameters.split(x)[0]
-        values = {
-            key: data.copy() for key, data in deviance.modes.refill(deviance.passes.w).items()
-        }
         B = np.zeros_like(own.B)
-        B[:, :-1] = deviance.fixed.weighted(deviance.passes.w, deviance.random)[1]
+        with deviance.lock:
+            point = deviance.at(x)
+            assert point is not None
+            values = {
+                key: data.copy() for key, data in deviance.modes.refill(deviance.passes.w).items()
+            }
+            B[:, :-1] = deviance.fixed.weighted(deviance.passes.w, deviance.random)[1]
         kept = columns[own.basis.kept]
         basis = Basis(p, kept, own.basis.T, own.basis.shift)
         C = np.eye(basis.rank + 1)

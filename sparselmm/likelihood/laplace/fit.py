@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.likelihood.laplace.data import GeneralData
-from sparselmm.likelihood.laplace.deviance import LaplaceDeviance
+from sparselmm.likelihood.laplace.deviance import LaplaceDeviance, alone
 from sparselmm.likelihood.laplace.quadrature import QuadratureDeviance, check_quadrature
 from sparselmm.likelihood.laplace.search import (
     MAX_ITERATIONS,
@@ -20,7 +20,7 @@ from sparselmm.likelihood.laplace.search import (
     Optimum,
 )
 from sparselmm.likelihood.laplace.separation import extreme, pure_levels, separating
-from sparselmm.likelihood.laplace.start import start
+from sparselmm.likelihood.laplace.start import independent, start
 
 SECONDS = 0.1
 """Predicted time that searches from other starts may take in any case."""
@@ -42,6 +42,9 @@ GAIN = 1e-7
 
 HUGE = 5.0
 """Standard deviation of predictors at which levels that are all pure have let a variance go."""
+
+CERTAIN, FLAT = 15.0, 1e-2
+"""Log odds that are certainties, and curvature along them at which they have no end."""
 
 HESSIAN_STEP = 1e-4
 """Step of the differences of the gradient, in standard errors and units of theta."""
@@ -76,7 +79,7 @@ def minimize_generally(
     """
     watch = _Watch(deviance, names)
     search = GeneralSearch(deviance, tolerance, max_iterations, callback, watch)
-    end, message, done = search.run(start(deviance) if x is None else x)
+    end, message, done = search.run(start(deviance) if x is None else x, rough=x is None)
     best = search.certified(end, message, done)
     if watch.found or watch.at_end():
         return replace(best, converged=False, message=watch.message, separation=watch.found)
@@ -93,7 +96,29 @@ def minimize_generally(
             f"{', '.join(map(repr, pure))} has only successes or only failures, so that the "
             "likelihood rises as its variance grows without end"
         )  # fmt: skip
+    endless = _endless(deviance, best)
+    if endless:
+        best = replace(
+            best, converged=False, message=f"{best.message}; but the coefficients of {endless}= "
+            "grow without end: it predicts without error which rows have such zeros, or there are "
+            "none; use a simpler formula, or leave it out"
+        )  # fmt: skip
     return replace(best, n_evaluations=len(search.history), history=tuple(search.history))
+
+
+def _endless(deviance: LaplaceDeviance, best: Optimum) -> str | None:
+    """A formula of zeros along whose coefficients the deviance is flat where all is certain."""
+    data = deviance.data
+    phi, first = deviance.parameters.split(best.x)[2], len(best.x) - data.n_phi
+    for part in data.further:
+        if part.name not in ("zi", "hurdle") or part.design is None:
+            continue
+        own = phi[part.columns]
+        at = slice(first + part.columns.start, first + part.columns.stop)
+        bend = float(own @ best.hessian[at, at] @ own)
+        if np.abs(part.values(phi, slice(0, data.n))).max() > CERTAIN and bend < FLAT:
+            return part.name
+    return None
 
 
 class _Watch:
@@ -144,8 +169,7 @@ def _doubtful(deviance: LaplaceDeviance, best: Optimum) -> bool:
 
 def _allowance(deviance: LaplaceDeviance, best: Optimum) -> float:
     """Evaluations that other starts may take."""
-    seconds = best.history[-1].seconds / max(len(best.history), 1)
-    return max(SECONDS / max(seconds, 1e-9), 0.0 if best.converged else 2.0 * MANY)
+    return max(SECONDS / deviance.seconds, 0.0 if best.converged else 2.0 * MANY)
 
 
 def _others(
@@ -193,23 +217,28 @@ def _returns(search: GeneralSearch, best: Optimum) -> Callable[[FloatArray], str
 
 def _starting_points(deviance: LaplaceDeviance, x: FloatArray) -> Iterator[FloatArray]:
     """Large, small and one-sided variances, then random ones."""
-    covariance, a = deviance.covariance, deviance.covariance.n_theta
-    base = np.where(covariance.on_diagonal, 1.0, 0.0) * deviance.units
+    widths = [k for k, _ in deviance.cross.sizes]
+    a = deviance.covariance.n_theta
     first = start(deviance)[a:]
+
+    def sized(sizes: Sequence[float], rest: FloatArray) -> FloatArray:
+        each = [np.full(k, size) for k, size in zip(widths, sizes, strict=True)]
+        return np.concatenate([independent(deviance, each), rest])
+
     for size in (2.0, 0.1):
-        yield np.concatenate([size * base, first])
-    for t in range(len(covariance.terms) if len(covariance.terms) > 1 else 0):
-        theta = 0.1 * base
-        theta[covariance.slices[t]] *= 20.0
-        yield np.concatenate([theta, x[a:]])
+        yield sized([size] * len(widths), first)
+    for t in range(len(widths) if len(widths) > 1 else 0):
+        yield sized([2.0 if s == t else 0.1 for s in range(len(widths))], x[a:])
     rng = np.random.default_rng(0)
     while True:
-        yield np.concatenate([base * 10.0 ** rng.uniform(-1.5, 1.0, a), first])
+        each = [10.0 ** rng.uniform(-1.5, 1.0, k) for k in widths]
+        yield np.concatenate([independent(deviance, each), first])
 
 
 # ------------------------------------------------------------------- covariance of estimates
 
 
+@alone
 def difference_hessian(
     deviance: LaplaceDeviance, x: FloatArray, free: BoolArray
 ) -> FloatArray:  # fmt: skip

@@ -59,6 +59,9 @@ class ModeFinder:
 
     Attributes
     ----------
+    near : float
+        Half the squared decrement that is near enough; a search that is far from its end may ask
+        for less than `EXACT`.
     n_factorizations, n_passes : int
         Work so far.
     """
@@ -69,6 +72,7 @@ class ModeFinder:
     ):  # fmt: skip
         self.passes, self.random, self.cross = passes, random, cross
         self.fills, self.solver = fills, solver
+        self.near = EXACT
         self.n_factorizations = self.n_passes = 0
 
     def refill(self, w: FloatArray) -> Values:
@@ -138,7 +142,7 @@ class _Newton:
             step, gain = self._direction()
             if not np.isfinite(gain):
                 return None
-            if gain < EXACT:
+            if gain < self.finder.near:
                 return ldM if concave else self.finder._factorize(w, self.lams)
             if not self._take(step, gain):
                 return self.finder._factorize(self.passes.w, self.lams)
@@ -164,7 +168,7 @@ class _Newton:
         """Steps with the same factor; whether they reached the mode to rounding."""
         for _ in range(8 if concave else 3):
             step, gain = self._direction()
-            if gain < EXACT:
+            if gain < self.finder.near:
                 return True
             if not gain < 0.1 * last:
                 return False

@@ -75,7 +75,8 @@ class Profile:
         start = x + (v - float(held.row @ x)) * held.way
         row = np.zeros(parameters.covariance.n_tangent + parameters.r + parameters.n_phi)
         row[parameters.in_tangent] = held.row
-        end, value, _ = self.search.held(start, row)
+        with self.deviance.lock:
+            end, value, _ = self.search.held(start, row)
         gap = max(value - self.value, 0.0)
         return float(np.sign(v - hat) * np.sqrt(gap)), end
 

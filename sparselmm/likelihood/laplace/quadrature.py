@@ -22,7 +22,7 @@ import numpy as np
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.likelihood.laplace.data import GeneralData
-from sparselmm.likelihood.laplace.deviance import LaplaceDeviance, Model, Point
+from sparselmm.likelihood.laplace.deviance import PER_ROW, LaplaceDeviance, Model, Point, alone
 from sparselmm.likelihood.laplace.rows import blocks
 
 MOST_NODES = 100
@@ -73,6 +73,7 @@ class QuadratureDeviance(LaplaceDeviance):
         check_quadrature(data, nodes)
         super().__init__(data, memory_limit)
         z, w = np.polynomial.hermite_e.hermegauss(nodes)
+        self.seconds += 0.5 * nodes * PER_ROW * data.n
         self.z, self.log_w = z, np.log(w / np.sqrt(2.0 * np.pi)) + 0.5 * z**2
         codes = data.terms[0].codes
         assert codes is not None
@@ -86,6 +87,7 @@ class QuadratureDeviance(LaplaceDeviance):
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_integrals": None}
 
+    @alone
     def at(self, x: FloatArray, u: FloatArray | None = None) -> Point | None:
         """The evaluation at x; its value by quadrature around the mode."""
         known = self._point
@@ -130,6 +132,7 @@ class QuadratureDeviance(LaplaceDeviance):
         total = parts.sum(axis=1)
         return Nodes(parts / total[:, None], s, top + np.log(total) + np.log(s))
 
+    @alone
     def model(self, x: FloatArray) -> Model:
         """Exact gradient; the model Hessian is that of Laplace's deviance."""
         point = self.at(x)

@@ -2,10 +2,14 @@
 
 A trust-region Newton iteration on the model Hessian of :mod:`.deviance`, whose steps move the roots
 ``lambda_t`` across the rotations that change nothing, as in the linear model. The model leaves out
-how the weights move; after an accepted step s whose predicted decrease was small it is scaled along
-s to what the gradients say,
+how the weights move. With H the model at the new end of an accepted step s plus what the last steps
+taught, and ``y = g_new - g_old``, what is missing is learnt by the update of Broyden, Fletcher,
+Goldfarb and Shanno,
 
-    H <- H + (kappa - 1) H s s'H / s'H s,   kappa = clip(s'(g_new - g_old) / s'H s, 0.3, 4).
+    H <- H + y y' / y's - H s s'H / s'H s
+
+while steps are short and do what the model said; the curvature along s alone is scaled, by 0.3 to
+4, after a step that did not; and nothing is kept after one that was refused.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import numpy as np
 from sparselmm.base.cholesky import NotPositiveDefiniteError
 from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.likelihood.laplace.deviance import LaplaceDeviance, Model
+from sparselmm.likelihood.laplace.modes import CHORD, EXACT
 from sparselmm.likelihood.optimize import (
     LIFT,
     PROBE,
@@ -52,6 +57,9 @@ FAR = 25.0
 
 NEAR = 0.5
 """Predicted decrease below which a step teaches the curvature along it."""
+
+LEAST_BEND, MOST_BEND = 0.3, 4.0
+"""Curvatures along a step, as multiples of the model's, that are believed."""
 
 DIFFERENCE = 1e-4
 """Step of the differences that make the exact Hessian, in the metric of the trust region."""
@@ -127,6 +135,7 @@ class GeneralSearch:
         self.deviance, self.tolerance, self.limit = deviance, tolerance, max_iterations
         self.callback, self.stop = callback, stop
         self.hold: FloatArray | None = None
+        self._missing: FloatArray | float = 0.0
         self.allowed = MOST_EVALUATIONS
         self.history: list[Evaluation] = []
         self.place = 0
@@ -148,8 +157,12 @@ class GeneralSearch:
             return np.inf
         return np.inf if point is None or not np.isfinite(point.value) else point.value
 
-    def run(self, x: FloatArray) -> tuple[FloatArray, str, bool]:
-        """Search from x, with exact zeros where variances vanish: end, message, whether done."""
+    def run(self, x: FloatArray, rough: bool = True) -> tuple[FloatArray, str, bool]:
+        """Search from x, with exact zeros where variances vanish: end, message, whether done.
+
+        ``rough`` when x is hardly the end, so that its mode need not be exact.
+        """
+        self._nearness(np.inf if rough else 0.0)
         covariance, a = self.deviance.covariance, self.deviance.covariance.n_theta
         x = np.array(x, dtype=float)
         zero = covariance.on_diagonal & (x[:a] == 0.0)
@@ -159,7 +172,21 @@ class GeneralSearch:
 
     # ----------------------------------------------------------------------- iterations
 
+    def _nearness(self, predicted: float) -> None:
+        """How near modes must be at a point expected to be lower by ``predicted``.
+
+        The deviance has an error of about the root of half their squared decrement times that of q.
+        """
+        far = 1e-6 * predicted**2 / max(self.deviance.random.q, 1)
+        self.deviance.modes.near = float(np.clip(far, EXACT, CHORD))
+
     def _newton(self, x: FloatArray) -> tuple[FloatArray, str, bool]:
+        try:
+            return self._iterated(x)
+        finally:
+            self._nearness(0.0)
+
+    def _iterated(self, x: FloatArray) -> tuple[FloatArray, str, bool]:
         deviance = self.deviance
         x, value = self._finite(x)
         if not np.isfinite(value):
@@ -173,6 +200,9 @@ class GeneralSearch:
             basis = self._basis(x, model)
             slope, bend = basis.T @ model.gradient, basis.T @ model.hessian @ basis
             if expected_decrease(bend, slope) < self.tolerance:
+                if deviance.modes.near > EXACT:
+                    x, value, model = self._sharp(x, value, model)
+                    continue
                 return x, "converged: another step gains less than the tolerance", True
             if len(self.history) >= self.allowed:
                 break
@@ -181,7 +211,9 @@ class GeneralSearch:
             part, predicted = trust_region_step(bend, slope, region.radius)
             step, length = basis @ part, float(np.linalg.norm(part))
             trial = deviance.parameters.retract(x, step)
-            after = self.value(trial, self._guess(x, step, trial))
+            guess = self._guess(x, step, trial)
+            self._nearness(predicted)
+            after = self.value(trial, guess)
             ratio = (value - after) / predicted
             good = bool(ratio > 1e-4 or abs(value - after) < 1e-12 * abs(value))
             new = self._modelled(trial) if good else None
@@ -190,12 +222,14 @@ class GeneralSearch:
             region.update(ratio if good else 0.0, length)
             if not good:
                 self.record(trial, after, **facts)
+                self._missing = 0.0
                 if length < 1e-10:
                     return x, "stopped: no decrease within rounding", True
+                x, value, model = self._sharp(x, value, model)
                 continue
             assert new is not None
             x, value = trial, after
-            model = self._scaled(new, model, step, predicted)
+            model = self._taught(new, model, step, predicted, ratio)
             self.record(x, value, gradient_norm=self._size(model), **facts)
             message = None if self.stop is None else self.stop(x)
             if message is not None:
@@ -211,12 +245,22 @@ class GeneralSearch:
         fine = np.isfinite(model.gradient).all() and np.isfinite(model.hessian).all()
         return model if fine else None
 
+    def _sharp(self, x: FloatArray, value: float, model: Model) -> tuple[FloatArray, float, Model]:
+        """The same point with its mode exact."""
+        if self.deviance.modes.near == EXACT:
+            return x, value, model
+        self._nearness(0.0)
+        value, exact = self.value(x), self._modelled(x)
+        return x, value, model if exact is None else exact
+
     def _leapt(self, x: FloatArray, value: float, model: Model) -> tuple[FloatArray, float, Model]:
         """Follow a dispersion that leaves for its limit, in one step where many would be alike.
 
         Of ``c exp(-d)`` slope and curvature have the same size, and Newton's steps have length one.
         """
         parameters = self.deviance.parameters
+        if self.deviance.modes.near > EXACT:
+            return x, value, model
         for place, sign in self.deviance.limits():
             at = int(parameters.in_tangent[place])
             g, h = float(model.gradient[at]), float(model.hessian[at, at])
@@ -273,19 +317,33 @@ class GeneralSearch:
         except np.linalg.LinAlgError:
             return None
 
-    def _scaled(self, model: Model, old: Model, step: FloatArray, predicted: float) -> Model:
-        """The model with the curvature along the last step that the gradients show."""
-        Hs = model.hessian @ step
-        along = float(step @ Hs)
-        if not (predicted < NEAR and along > 0.0):
+    def _taught(
+        self, model: Model, old: Model, step: FloatArray, predicted: float, ratio: float
+    ) -> Model:  # fmt: skip
+        """The model with what the gradients say of the last steps, after an accepted one."""
+        if not predicted < NEAR:
+            self._missing = 0.0
             return model
-        kappa = float((model.gradient - old.gradient) @ step) / along
-        kappa = min(max(kappa, 0.3), 4.0)
-        return replace(model, hessian=model.hessian + (kappa - 1.0) / along * np.outer(Hs, Hs))
+        H = model.hessian + self._missing
+        Hs = H @ step
+        along = float(step @ Hs)
+        if not along > 0.0:
+            self._missing = 0.0
+            return model
+        y = model.gradient - old.gradient
+        kappa = float(y @ step) / along
+        if LEAST_BEND < kappa < MOST_BEND and 0.6 < ratio < 1.5:
+            H = H + np.outer(y, y) / (kappa * along) - np.outer(Hs, Hs) / along
+        else:
+            kappa = min(max(kappa, LEAST_BEND), MOST_BEND)
+            H = H + (kappa - 1.0) / along * np.outer(Hs, Hs)
+        self._missing = H - model.hessian
+        return replace(model, hessian=H)
 
     def _exact(self, x: FloatArray, basis: FloatArray, bend: FloatArray) -> FloatArray:
         """The Hessian along the basis by differences of the exact gradient."""
         parameters, out = self.deviance.parameters, np.empty_like(bend)
+        self._nearness(0.0)
         covariance, a = self.deviance.covariance, self.deviance.covariance.n_theta
         m = covariance.n_tangent
         try:
@@ -300,7 +358,7 @@ class GeneralSearch:
                 out[i] = (slopes[0] - slopes[1]) / (2.0 * DIFFERENCE)
         except (NotPositiveDefiniteError, FloatingPointError, np.linalg.LinAlgError):
             return bend
-        return 0.5 * (out + out.T)
+        return 0.5 * (out + out.T) if np.isfinite(out).all() else bend
 
     def _size(self, model: Model) -> float:
         return float(np.abs(model.gradient[self.deviance.parameters.in_tangent]).max(initial=0.0))
@@ -316,7 +374,7 @@ class GeneralSearch:
             snapped = x.copy()
             for term, part in zip(covariance.terms, covariance.slices, strict=True):
                 snapped[part] = term.snapped(x[part], deviance.units[part], SNAP)
-            if np.array_equal(snapped, x):
+            if np.array_equal(snapped, x) and not (x[:a][covariance.on_diagonal] == 0.0).any():
                 return x
             value, at_zero = self.value(x), self.value(snapped)
             good = at_zero <= value + 10.0 * self.tolerance

@@ -1,6 +1,8 @@
-"""Where the search starts: the model without random effects, by Newton's method from the data."""
+"""Where the search starts: the model without random effects, and what its scores say of them."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,10 +13,16 @@ from sparselmm.likelihood.laplace.links import POWERS, predictor, quantile
 from sparselmm.likelihood.laplace.rows import blocks
 
 THETA = 0.5
-"""Standard deviations of the predictor from which variances start."""
+"""Standard deviations of the predictor from which variances start that scores say nothing of."""
+
+SMALLEST, LARGEST = 0.05, 2.0
+"""Standard deviations of the predictor between which the others start."""
 
 STEPS = 12
 """Newton steps without random effects."""
+
+ENOUGH = 1e-5
+"""Decrease of minus the log-likelihood per row below which they stop."""
 
 LONGEST = 3.0
 """Largest change of a predictor in one of them."""
@@ -22,12 +30,47 @@ LONGEST = 3.0
 
 def start(deviance: LaplaceDeviance) -> FloatArray:
     """Parameters to start from."""
-    data = deviance.data
-    covariance = deviance.covariance
-    theta = np.where(covariance.on_diagonal, THETA, 0.0) * deviance.units
-    gamma, phi = _fixed_only(deviance, _first_phi(data))
-    del data
-    return np.concatenate([theta, gamma, phi])
+    gamma, phi = _fixed_only(deviance, _first_phi(deviance.data))
+    return np.concatenate([_first_theta(deviance, gamma, phi), gamma, phi])
+
+
+def _first_theta(deviance: LaplaceDeviance, gamma: FloatArray, phi: FloatArray) -> FloatArray:
+    """Roots of the variances that the scores of the levels show where there are no effects.
+
+    With ``s_j = Z_j'g`` and ``I_j = Z_j'W Z_j``, ``E s_j^2 = I_j + psi I_j^2`` for a single effect.
+    """
+    sizes = [np.full(k, THETA) for k, _ in deviance.cross.sizes]
+    passes, modes = deviance.passes, deviance.modes
+    fixed = deviance.fixed.effects(gamma, deviance.data.offset)
+    if not np.isfinite(passes.run(fixed, np.zeros(deviance.random.q), phi)):
+        return independent(deviance, sizes)
+    modes.refill(passes.w)
+    scores = deviance.random.products(passes.g)
+    for t, (k, l) in enumerate(deviance.cross.sizes):
+        pair = deviance.cross.pairs[t, t]
+        if pair.is_block_diagonal:
+            own = scores[deviance.cross.slices[t]].reshape(l, k)
+            info = np.diagonal(pair.data, axis1=1, axis2=2)
+            psi = (own**2 - info).sum(axis=0) / np.maximum((info**2).sum(axis=0), 1e-300)
+            size = np.sqrt(np.maximum(psi, 0.0)) * deviance.rms(t)
+            sizes[t] = np.clip(np.nan_to_num(size), SMALLEST, LARGEST)
+    return independent(deviance, sizes)
+
+
+def independent(deviance: LaplaceDeviance, sizes: Sequence[FloatArray]) -> FloatArray:
+    """Theta of independent effects.
+
+    Parameters
+    ----------
+    deviance : LaplaceDeviance
+    sizes : sequence of ndarray, (k,)
+        Standard deviations of the predictor by every coefficient of every term.
+    """
+    lams = []
+    for t, own in enumerate(sizes):
+        rms = deviance.rms(t)
+        lams.append(np.diag(own / np.where(rms > 0, rms, 1.0)))
+    return deviance.covariance.pick(lams)
 
 
 def first_predictors(data: GeneralData) -> FloatArray:
@@ -99,7 +142,7 @@ def _fixed_only(deviance: LaplaceDeviance, phi: FloatArray) -> tuple[FloatArray,
             break
         gamma, phi = new
         change, value = value - after, after
-        if gain < 1e-3 or abs(change) < 1e-3:
+        if min(gain, abs(change)) < ENOUGH * max(100, data.n):
             break
     return gamma, phi
 

@@ -146,11 +146,19 @@ class CheckResults(GeneralBase):
         yield from self._at_limit()
 
     def _at_limit(self) -> Iterator[Finding]:
-        """Dispersion parameters that went to where the family is another one."""
+        """Parameters that went to where the family is another one."""
         name = base_of(self.family).name
         for place, _ in self.deviance.limits():
             d = float(self.opt.x[place])
-            if self.opt.at_boundary[place]:
+            if not self.opt.at_boundary[place]:
+                continue
+            if self._coefficients.part.iloc[place - len(self.opt.x)] == "zi":
+                yield Finding(
+                    "no excess zeros", "note",
+                    f"the probability of excess zeros is estimated as zero (log odds {d:.1f})",
+                    "The model without zi= fits as well",
+                )  # fmt: skip
+            else:
                 simple = "poisson" if name.startswith("nbinom") else "binomial"
                 yield Finding(
                     "no overdispersion", "note",
