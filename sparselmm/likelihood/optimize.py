@@ -394,31 +394,40 @@ class Search:
             end = _scipy(recorder, start, SCIPY_METHODS[self.method], most, self.options)
         else:
             most = MAX_ITERATIONS if most is None else most
-            end = _newton(recorder, start, most, self.tolerance, known)
+            end = self._newton_and_more(start, most, known)
             if end.abandoned:
                 return end
-            if not end.finished and most > PATIENCE:
-                end = self._differently(start, end)
         theta = _settle_zeros(
             recorder, end.theta, most or MAX_ITERATIONS, self.tolerance, self.method == "newton"
         )
         return replace(end, theta=theta)
 
-    def _differently(self, start: FloatArray, end: End) -> End:
-        """The lowest end of BFGS and L-BFGS-B from the same start, made exact, and of ``end``.
+    def _newton_and_more(self, start: FloatArray, most: int, known: Known | None) -> End:
+        """Newton's method; where it is not over soon, others from where it stands, made exact.
 
         In long narrow valleys, straight in ``Psi`` and curved in theta, a trust region must be
         small whatever the model; a line search along a direction learnt from gradients need not.
         """
-        recorder, best = self.recorder, end
-        for method in ("BFGS", "L-BFGS-B"):
-            other = _scipy(recorder, start, method, MAX_ITERATIONS, {})
-            if not np.isfinite(recorder.value(other.theta)):
+        recorder, patient = self.recorder, min(most, PATIENCE)
+        end = _newton(recorder, start, patient, self.tolerance, known)
+        if end.finished or end.abandoned or most <= PATIENCE:
+            return end
+        best = end
+        for method in ("L-BFGS-B", "BFGS", ""):
+            other = _scipy(recorder, end.theta, method, MAX_ITERATIONS, {}) if method else best
+            value = recorder.value(other.theta)
+            if not np.isfinite(value):
                 continue
-            other = _newton(recorder, other.theta, PATIENCE + EXACT_LIMIT, self.tolerance)
+            if known is not None and known.leads_nowhere(other.theta, value, np.inf):
+                return replace(other, finished=False, abandoned=True)
+            other = _newton(recorder, other.theta, EXACT_LIMIT if not method else 5, self.tolerance, known, patience=0)
+            if other.abandoned:
+                return other
             gain = recorder.value(best.theta) - recorder.value(other.theta)
             if gain > self.tolerance or (other.finished and not best.finished and gain > -1e-7):
                 best = other
+            if best.finished:
+                break
         return best
 
     def certified(self, end: End) -> OptSummary:
@@ -453,9 +462,9 @@ def checked_start(covariance: Covariance, start: FloatArray) -> FloatArray:
 
 def _newton(
     recorder: Recorder, start: FloatArray, limit: int, tolerance: float,
-    known: Known | None = None,
+    known: Known | None = None, patience: int = PATIENCE,
 ) -> End:  # fmt: skip
-    """Trust-region iterations from ``start``."""
+    """Trust-region iterations from ``start``, with the exact Hessian after some of them."""
     deviance, radius = recorder.deviance, Radius()
     theta, value = _finite(recorder, start)
     gradient, model = deviance.tangent_model(theta)
@@ -470,7 +479,7 @@ def _newton(
             return End(theta, "converged: another step gains less than the tolerance", True)
         if known is not None and iteration and known.leads_nowhere(theta, value, promised):
             return End(theta, "abandoned: an optimum that is known or higher", False, True)
-        exact = PATIENCE <= iteration < PATIENCE + EXACT_LIMIT and not deviance.model_is_exact
+        exact = patience <= iteration < patience + EXACT_LIMIT and not deviance.model_is_exact
         exact = exact and basis.shape[1] <= EXACT_PARAMETERS
         if exact:
             bend = exact_bend(recorder, theta, basis, bend)
@@ -653,25 +662,31 @@ def _scipy(
     limit: int | None,
     options: dict[str, Any],
 ) -> End:
-    """One of SciPy's minimizers on the same deviance."""
+    """One of SciPy's minimizers on the same deviance, with theta in its units."""
 
-    def objective(theta: FloatArray) -> float:
-        value = recorder.value(theta)
-        recorder.record(theta, value)
+    units = np.asarray(recorder.units)
+
+    def objective(z: FloatArray) -> float:
+        value = recorder.value(z * units)
+        recorder.record(z * units, value)
         return value if np.isfinite(value) else 1e300
 
-    arguments: dict[str, Any] = {} if method in WITHOUT_GRADIENT else {"jac": recorder.gradient}
+    def slope(z: FloatArray) -> FloatArray:
+        return recorder.gradient(z * units) * units
+
+    arguments: dict[str, Any] = {} if method in WITHOUT_GRADIENT else {"jac": slope}
     if limit is not None:
         options = {**options, "maxiter": limit}
     if method == "basinhopping":
         result = scipy.optimize.basinhopping(
-            objective, start, niter=limit or 10, rng=0,
-            minimizer_kwargs={"method": "L-BFGS-B", "jac": recorder.gradient},
+            objective, start / units, niter=limit or 10, rng=0,
+            minimizer_kwargs={"method": "L-BFGS-B", "jac": slope},
         )  # fmt: skip
         fine = bool(result.lowest_optimization_result.success)
-        return End(np.asarray(result.x), str(result.message), fine)
+        return End(units * result.x, str(result.message), fine)
+    start = start / units
     result = scipy.optimize.minimize(objective, start, method=method, options=options, **arguments)
-    return End(np.asarray(result.x), str(result.message), bool(result.success))
+    return End(units * result.x, str(result.message), bool(result.success))
 
 
 # ------------------------------------------------------------------------------- boundary
