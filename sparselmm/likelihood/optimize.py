@@ -39,6 +39,7 @@ from sparselmm.base.smallmatrix import block_diagonal
 from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.deviance import Deviance
+from sparselmm.likelihood.term_covariance import TermCovariance
 
 TOLERANCE = 1e-9
 """Stop when the Newton step promises less than this decrease of the deviance (absolute: the
@@ -706,10 +707,9 @@ def _settle_zeros(
         recorder.record(snapped, at_zero, accepted=at_zero <= value + tolerance)
         if at_zero > value + tolerance:
             return theta
-        false = _false_zeros(recorder, covariance, snapped)
-        if not false.any() or not polish:
+        restart = _out_of_false_zeros(recorder, covariance, snapped)
+        if np.array_equal(restart, snapped) or not polish:
             return snapped
-        restart = np.where(false, RESTART * recorder.units, snapped)
         theta = _newton(recorder, restart, limit, tolerance).theta
     return covariance.rectify(theta)
 
@@ -722,14 +722,40 @@ def _snapped(covariance: Covariance, theta: FloatArray, units: FloatArray) -> Fl
     return out
 
 
-def _false_zeros(recorder: Recorder, covariance: Covariance, theta: FloatArray) -> BoolArray:
-    """Diagonal entries at zero where the deviance falls with the variance, (n_theta,)."""
+def _out_of_false_zeros(
+    recorder: Recorder, covariance: Covariance, theta: FloatArray
+) -> FloatArray:  # fmt: skip
+    """Theta with variances in place of zeros where the deviance falls with them, (n_theta,)."""
     zeros = covariance.on_diagonal & (theta == 0.0)
     probe = np.where(zeros, PROBE * recorder.units, theta)
     value = recorder.value(probe)
     slope = recorder.gradient(probe)
     recorder.record(probe, value, gradient_norm=float(np.abs(slope).max()), accepted=False)
-    return zeros & (slope < 0.0)
+    out = np.where(zeros & (slope < 0.0), RESTART * recorder.units, theta)
+    for term, part in zip(covariance.terms, covariance.slices, strict=True):
+        if term.is_unstructured and zeros[part].sum() > 1:
+            out[part] = _out_of_rank(term, theta[part], slope[part], recorder.units[part])
+    return out
+
+
+def _out_of_rank(
+    term: TermCovariance, theta: FloatArray, slope: FloatArray, units: FloatArray
+) -> FloatArray:
+    """Theta of one term with more rank, in the directions in which the deviance falls.
+
+    With a small e in the diagonal of the columns of zeros, the derivative there is ``2 e G``, G the one in
+    ``Psi_t``. Psi_t is at a minimum when the rows and columns of G that belong to these have no
+    negative eigenvalue: every diagonal entry may be positive and yet not the matrix.
+    """
+    at = term.rows[term.on_diagonal & term.at_zero(theta)]
+    G, size = np.zeros((term.k, term.k)), units[term.on_diagonal]
+    G[term.rows, term.cols] = slope * units
+    G = (G + np.tril(G, -1).T)[np.ix_(at, at)]
+    values, vectors = np.linalg.eigh(G)
+    falls = vectors[:, values < -1e-9 * np.abs(values).max(initial=0.0)]
+    more = np.zeros((term.k, falls.shape[1]))
+    more[at] = RESTART * size[at, None] * falls
+    return term.retract(np.hstack([term.factor(theta), more])) if falls.size else theta
 
 
 def certify(
