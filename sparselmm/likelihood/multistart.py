@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import islice, product
+from itertools import count, islice, product
 from typing import Any
 
 import numpy as np
@@ -78,10 +78,19 @@ MOST_SIGNS = 4
 MOST_SCALES = 12
 """Scales of a patterned covariance up to which a way out of zero is looked for."""
 
+SMALLER = 10
+"""Scales next to another that are tried on a way out of zero, each a quarter of the one before."""
+
 CONE_STEPS = 100
 """Projected gradient steps to the lowest direction of a form over non-negative vectors."""
 
-DRAWN = 8
+DECADES = (2, -1, 3, 0, 1, 4)
+"""Sizes of random starts, as powers of ten. Which minimum a search finds is mostly a matter of size."""
+
+SPREAD = 0.3
+"""Standard deviation of their entries about that, in powers of ten."""
+
+DRAWN = 2 * len(DECADES)
 """Random starts of the default policy, after those that have a reason."""
 
 
@@ -396,33 +405,73 @@ def _angles(deviance: Deviance, end: FloatArray) -> Iterator[FloatArray]:
 
 
 def _out_of_zero(deviance: Deviance, end: FloatArray) -> Iterator[FloatArray]:
-    """Patterned covariances that ended at zero, where the deviance falls with all scales together.
+    """Starts where the deviance falls from an end at which standard deviations are zero.
 
-    With correlations of one, ``Psi = s s'``, it changes by ``s'Gs`` for small scales ``s >= 0``, G
-    half its derivative in Psi. Every diagonal entry of G may be positive and yet not the form.
+    Of covariances with one angle for all correlations: with at most one other standard deviation
+    the angle means nothing there, and the end is where it is for one of its values only.
     """
-    covariance, units = deviance.covariance, deviance.units
+    covariance = deviance.covariance
     for part in covariance.slices:
         angles = covariance.angles[part]
         scales = part.start + np.flatnonzero(~angles)
-        if not angles.any() or end[scales].any() or not 1 < len(scales) <= MOST_SCALES:
+        if not angles.any() or not 1 < len(scales) <= MOST_SCALES:
             continue
+        others = int(np.count_nonzero(end[scales]))
+        if others == 0:
+            yield from _all_scales(deviance, end, part)
+        elif others == 1:
+            yield from _other_scales(deviance, end, part)
+
+
+def _all_scales(deviance: Deviance, end: FloatArray, part: slice) -> Iterator[FloatArray]:
+    """Out of all at zero, with all together.
+
+    With correlations of one, ``Psi = s s'``, the deviance changes by ``s'Gs`` for small scales ``s
+    >= 0``, G half its derivative in Psi. Every diagonal entry of G may be positive and yet not the
+    form.
+    """
+    angles, units = deviance.covariance.angles[part], deviance.units
+    scales = part.start + np.flatnonzero(~angles)
+    at = end.copy()
+    at[part] = np.where(angles, 0.5 * np.pi, 0.0)
+    G = np.zeros((len(scales), len(scales)))
+    for row, i in zip(G, scales, strict=True):
+        probe = at.copy()
+        probe[i] = PROBE * units[i]
+        row[:] = deviance.gradient(probe)[scales] * units[scales]
+    G = 0.5 * (G + G.T)
+    values, vectors = np.linalg.eigh(G)
+    s, step = np.abs(vectors[:, 0]), 0.5 / (np.abs(values).max() or 1.0)
+    for _ in range(CONE_STEPS):  # half of what could reach zero
+        s = np.maximum(s - step * (G @ s), 0.0)
+        s /= np.linalg.norm(s)
+    if s @ G @ s < 0.0:
+        at[scales] = RESTART * units[scales] * s
+        yield at
+
+
+def _other_scales(deviance: Deviance, end: FloatArray, part: slice) -> Iterator[FloatArray]:
+    """Out of zero next to one other, with correlations at one end of their range and the other.
+
+    A small s changes the deviance by ``2 r s s_1 G_1`` of first order, r the correlation: unless
+    ``G_1`` is zero, it falls for one sign of r. How far is read off at smaller and smaller s.
+    """
+    angles, units = deviance.covariance.angles[part], deviance.units
+    zeros = part.start + np.flatnonzero(~angles & (end[part] == 0.0))
+    for phi in (-0.5 * np.pi, 0.0, 0.5 * np.pi):
         at = end.copy()
-        at[part] = np.where(angles, 0.5 * np.pi, 0.0)
-        G = np.zeros((len(scales), len(scales)))
-        for row, i in zip(G, scales, strict=True):
-            probe = at.copy()
-            probe[i] = PROBE * units[i]
-            row[:] = deviance.gradient(probe)[scales] * units[scales]
-        G = 0.5 * (G + G.T)
-        values, vectors = np.linalg.eigh(G)
-        s, step = np.abs(vectors[:, 0]), 0.5 / (np.abs(values).max() or 1.0)
-        for _ in range(CONE_STEPS):  # half of what could reach zero
-            s = np.maximum(s - step * (G @ s), 0.0)
-            s /= np.linalg.norm(s)
-        if s @ G @ s < 0.0:
-            at[scales] = RESTART * units[scales] * s
-            yield at
+        at[part] = np.where(angles, phi, end[part])
+        falls = zeros[deviance.gradient(at)[zeros] < 0.0]
+        if not len(falls):
+            continue
+        best, lowest = at, deviance.value(at)
+        for j in range(SMALLER):
+            trial = at.copy()
+            trial[falls] = RESTART * 0.25**j * units[falls]
+            if (value := deviance.value(trial)) < lowest:
+                best, lowest = trial, value
+        if best is not at:
+            yield best
 
 
 def _one_small(deviance: Deviance) -> Iterator[FloatArray]:
@@ -435,13 +484,12 @@ def _one_small(deviance: Deviance) -> Iterator[FloatArray]:
 
 
 def _drawn(deviance: Deviance, number: int | None) -> Iterator[FloatArray]:
-    """Random covariances, their sizes over three and a half decades."""
+    """Random covariances of one size after the other."""
     covariance, units = deviance.covariance, deviance.units
     rng = np.random.default_rng(0)
-    place = 0
-    while number is None or place < number:
-        size = 10.0 ** rng.uniform(-1.5, 2.0, len(units))
+    for place in count() if number is None else range(number):
+        decade = DECADES[place % len(DECADES)]
+        size = 10.0 ** (decade + SPREAD * rng.normal(size=len(units)))
         theta = np.where(covariance.on_diagonal, size, size * rng.normal(size=len(units))) * units
         turned = rng.uniform(-1.5, 1.5, len(units))
         yield covariance.rectify(np.where(covariance.angles, turned, theta))
-        place += 1

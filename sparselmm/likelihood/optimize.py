@@ -39,6 +39,7 @@ from sparselmm.base.smallmatrix import block_diagonal
 from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.evaluations import Deviance
+from sparselmm.likelihood.term_covariance import TermCovariance
 
 TOLERANCE = 1e-9
 """Stop when the Newton step promises less than this decrease of the deviance (absolute: the
@@ -394,31 +395,40 @@ class Search:
             end = _scipy(recorder, start, SCIPY_METHODS[self.method], most, self.options)
         else:
             most = MAX_ITERATIONS if most is None else most
-            end = _newton(recorder, start, most, self.tolerance, known)
+            end = self._newton_and_more(start, most, known)
             if end.abandoned:
                 return end
-            if not end.finished and most > PATIENCE:
-                end = self._differently(start, end)
         theta = _settle_zeros(
             recorder, end.theta, most or MAX_ITERATIONS, self.tolerance, self.method == "newton"
         )
         return replace(end, theta=theta)
 
-    def _differently(self, start: FloatArray, end: End) -> End:
-        """The lowest end of BFGS and L-BFGS-B from the same start, made exact, and of ``end``.
+    def _newton_and_more(self, start: FloatArray, most: int, known: Known | None) -> End:
+        """Newton's method; where it is not over soon, others from where it stands, made exact.
 
         In long narrow valleys, straight in ``Psi`` and curved in theta, a trust region must be
         small whatever the model; a line search along a direction learnt from gradients need not.
         """
-        recorder, best = self.recorder, end
-        for method in ("BFGS", "L-BFGS-B"):
-            other = _scipy(recorder, start, method, MAX_ITERATIONS, {})
-            if not np.isfinite(recorder.value(other.theta)):
+        recorder, patient = self.recorder, min(most, PATIENCE)
+        end = _newton(recorder, start, patient, self.tolerance, known)
+        if end.finished or end.abandoned or most <= PATIENCE:
+            return end
+        best = end
+        for method in ("L-BFGS-B", "BFGS", ""):
+            other = _scipy(recorder, end.theta, method, MAX_ITERATIONS, {}) if method else best
+            value = recorder.value(other.theta)
+            if not np.isfinite(value):
                 continue
-            other = _newton(recorder, other.theta, PATIENCE + EXACT_LIMIT, self.tolerance)
+            if known is not None and known.leads_nowhere(other.theta, value, np.inf):
+                return replace(other, finished=False, abandoned=True)
+            other = _newton(recorder, other.theta, EXACT_LIMIT if not method else 5, self.tolerance, known, patience=0)
+            if other.abandoned:
+                return other
             gain = recorder.value(best.theta) - recorder.value(other.theta)
             if gain > self.tolerance or (other.finished and not best.finished and gain > -1e-7):
                 best = other
+            if best.finished:
+                break
         return best
 
     def certified(self, end: End) -> OptSummary:
@@ -453,9 +463,9 @@ def checked_start(covariance: Covariance, start: FloatArray) -> FloatArray:
 
 def _newton(
     recorder: Recorder, start: FloatArray, limit: int, tolerance: float,
-    known: Known | None = None,
+    known: Known | None = None, patience: int = PATIENCE,
 ) -> End:  # fmt: skip
-    """Trust-region iterations from ``start``."""
+    """Trust-region iterations from ``start``, with the exact Hessian after some of them."""
     deviance, radius = recorder.deviance, Radius()
     theta, value = _finite(recorder, start)
     gradient, model = deviance.tangent_model(theta)
@@ -470,7 +480,7 @@ def _newton(
             return End(theta, "converged: another step gains less than the tolerance", True)
         if known is not None and iteration and known.leads_nowhere(theta, value, promised):
             return End(theta, "abandoned: an optimum that is known or higher", False, True)
-        exact = PATIENCE <= iteration < PATIENCE + EXACT_LIMIT and not deviance.model_is_exact
+        exact = patience <= iteration < patience + EXACT_LIMIT and not deviance.model_is_exact
         exact = exact and basis.shape[1] <= EXACT_PARAMETERS
         if exact:
             bend = exact_bend(recorder, theta, basis, bend)
@@ -653,25 +663,31 @@ def _scipy(
     limit: int | None,
     options: dict[str, Any],
 ) -> End:
-    """One of SciPy's minimizers on the same deviance."""
+    """One of SciPy's minimizers on the same deviance, with theta in its units."""
 
-    def objective(theta: FloatArray) -> float:
-        value = recorder.value(theta)
-        recorder.record(theta, value)
+    units = np.asarray(recorder.units)
+
+    def objective(z: FloatArray) -> float:
+        value = recorder.value(z * units)
+        recorder.record(z * units, value)
         return value if np.isfinite(value) else 1e300
 
-    arguments: dict[str, Any] = {} if method in WITHOUT_GRADIENT else {"jac": recorder.gradient}
+    def slope(z: FloatArray) -> FloatArray:
+        return recorder.gradient(z * units) * units
+
+    arguments: dict[str, Any] = {} if method in WITHOUT_GRADIENT else {"jac": slope}
     if limit is not None:
         options = {**options, "maxiter": limit}
     if method == "basinhopping":
         result = scipy.optimize.basinhopping(
-            objective, start, niter=limit or 10, rng=0,
-            minimizer_kwargs={"method": "L-BFGS-B", "jac": recorder.gradient},
+            objective, start / units, niter=limit or 10, rng=0,
+            minimizer_kwargs={"method": "L-BFGS-B", "jac": slope},
         )  # fmt: skip
         fine = bool(result.lowest_optimization_result.success)
-        return End(np.asarray(result.x), str(result.message), fine)
+        return End(units * result.x, str(result.message), fine)
+    start = start / units
     result = scipy.optimize.minimize(objective, start, method=method, options=options, **arguments)
-    return End(np.asarray(result.x), str(result.message), bool(result.success))
+    return End(units * result.x, str(result.message), bool(result.success))
 
 
 # ------------------------------------------------------------------------------- boundary
@@ -691,10 +707,9 @@ def _settle_zeros(
         recorder.record(snapped, at_zero, accepted=at_zero <= value + tolerance)
         if at_zero > value + tolerance:
             return theta
-        false = _false_zeros(recorder, covariance, snapped)
-        if not false.any() or not polish:
+        restart = _out_of_false_zeros(recorder, covariance, snapped)
+        if np.array_equal(restart, snapped) or not polish:
             return snapped
-        restart = np.where(false, RESTART * recorder.units, snapped)
         theta = _newton(recorder, restart, limit, tolerance).theta
     return covariance.rectify(theta)
 
@@ -707,14 +722,40 @@ def _snapped(covariance: Covariance, theta: FloatArray, units: FloatArray) -> Fl
     return out
 
 
-def _false_zeros(recorder: Recorder, covariance: Covariance, theta: FloatArray) -> BoolArray:
-    """Diagonal entries at zero where the deviance falls with the variance, (n_theta,)."""
+def _out_of_false_zeros(
+    recorder: Recorder, covariance: Covariance, theta: FloatArray
+) -> FloatArray:  # fmt: skip
+    """Theta with variances in place of zeros where the deviance falls with them, (n_theta,)."""
     zeros = covariance.on_diagonal & (theta == 0.0)
     probe = np.where(zeros, PROBE * recorder.units, theta)
     value = recorder.value(probe)
     slope = recorder.gradient(probe)
     recorder.record(probe, value, gradient_norm=float(np.abs(slope).max()), accepted=False)
-    return zeros & (slope < 0.0)
+    out = np.where(zeros & (slope < 0.0), RESTART * recorder.units, theta)
+    for term, part in zip(covariance.terms, covariance.slices, strict=True):
+        if term.is_unstructured and zeros[part].sum() > 1:
+            out[part] = _out_of_rank(term, theta[part], slope[part], recorder.units[part])
+    return out
+
+
+def _out_of_rank(
+    term: TermCovariance, theta: FloatArray, slope: FloatArray, units: FloatArray
+) -> FloatArray:
+    """Theta of one term with more rank, in the directions in which the deviance falls.
+
+    With a small e in the diagonal of the columns of zeros, the derivative there is ``2 e G``, G the one in
+    ``Psi_t``. Psi_t is at a minimum when the rows and columns of G that belong to these have no
+    negative eigenvalue: every diagonal entry may be positive and yet not the matrix.
+    """
+    at = term.rows[term.on_diagonal & term.at_zero(theta)]
+    G, size = np.zeros((term.k, term.k)), units[term.on_diagonal]
+    G[term.rows, term.cols] = slope * units
+    G = (G + np.tril(G, -1).T)[np.ix_(at, at)]
+    values, vectors = np.linalg.eigh(G)
+    falls = vectors[:, values < -1e-9 * np.abs(values).max(initial=0.0)]
+    more = np.zeros((term.k, falls.shape[1]))
+    more[at] = RESTART * size[at, None] * falls
+    return term.retract(np.hstack([term.factor(theta), more])) if falls.size else theta
 
 
 def certify(

@@ -71,6 +71,11 @@ class TermCovariance(Snapshot):
         """Whether theta are the diagonal entries of ``lambda_t`` and nothing else is free."""
         return len(self.rows) == self.k
 
+    @property
+    def is_unstructured(self) -> bool:
+        """Whether every covariance of the coefficients is one of these."""
+        return type(self) is TermCovariance and self.n_theta == self.k * (self.k + 1) // 2
+
     def is_numerous(self, levels: int) -> bool:
         """Whether the parameters are many, and the effects of so few levels tell too little."""
         return self.n_theta >= NUMEROUS and levels < FEW_LEVELS * self.n_theta
