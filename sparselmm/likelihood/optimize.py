@@ -397,7 +397,7 @@ class Search:
             end = _newton(recorder, start, most, self.tolerance, known)
             if end.abandoned:
                 return end
-            if not end.finished and most > PATIENCE:
+            if not end.finished and most > PATIENCE and not lost(recorder.deviance, end.theta):
                 end = self._differently(start, end)
         theta = _settle_zeros(
             recorder, end.theta, most or MAX_ITERATIONS, self.tolerance, self.method == "newton"
@@ -470,6 +470,8 @@ def _newton(
             return End(theta, "converged: another step gains less than the tolerance", True)
         if known is not None and iteration and known.leads_nowhere(theta, value, promised):
             return End(theta, "abandoned: an optimum that is known or higher", False, True)
+        if iteration >= PATIENCE and iteration % 5 == 0 and lost(deviance, theta):
+            return End(theta, "stopped: the deviance has lost its digits", False)
         exact = PATIENCE <= iteration < PATIENCE + EXACT_LIMIT and not deviance.model_is_exact
         exact = exact and basis.shape[1] <= EXACT_PARAMETERS
         if exact:
@@ -498,6 +500,11 @@ def _newton(
         theta, value = trial, trial_value
         recorder.record(theta, value, gradient_norm=_size(deviance, gradient), **details)
     return End(theta, f"stopped: no convergence in {limit} iterations", False)
+
+
+def lost(deviance: Deviance, theta: FloatArray) -> bool:
+    """Whether rounding hides where the deviance is lowest, so that no search can tell."""
+    return not deviance.rounding(theta) < LOST_DIGITS
 
 
 def _finite(recorder: Recorder, start: FloatArray) -> tuple[FloatArray, float]:

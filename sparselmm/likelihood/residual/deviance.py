@@ -15,6 +15,7 @@ with the last term where sigma is profiled out. The model Hessian is AI plus the
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -39,9 +40,10 @@ from sparselmm.likelihood.deviance import (
 from sparselmm.likelihood.engine import profiled_deviance
 from sparselmm.likelihood.moments import moment_start
 from sparselmm.likelihood.residual.blocks import Blocks
+from sparselmm.likelihood.residual.limits import at_a_limit
 from sparselmm.likelihood.residual.markov import Markov
 from sparselmm.likelihood.residual.products import Backend, BackendState, Products, refilled
-from sparselmm.likelihood.residual.starts import start_phi
+from sparselmm.likelihood.residual.starts import further_starts, start_phi
 from sparselmm.likelihood.residual.structure import Structure, Structured, structure_of
 from sparselmm.likelihood.residual.term import PhiTerm
 
@@ -100,6 +102,8 @@ class ResidualDeviance:
         self.n_theta = self.theta_covariance.n_theta
         self._solver: BlockSolver | None = None
         self._strategy = strategy
+        self.factor_seconds = 0.0
+        """Predicted, of one factorization with its gradient."""
         self._at: At | None = None
         self._model: tuple[FloatArray, FloatArray, FloatArray] | None = None
         first = self.engine(self.phi_start)
@@ -107,7 +111,7 @@ class ResidualDeviance:
         self.levels = first.levels
         sizes = np.abs(self.structure.metric(self.phi_start)).max(axis=1, initial=0.0)
         self.units = np.append(first.units, sizes)
-        self.unit_roots = [*first.unit_roots, np.eye(self.structure.n)]
+        self.unit_roots = [*first.unit_roots, self.structure.shape(self.phi_start)]
 
     # ------------------------------------------------------------------------------ engine
 
@@ -135,12 +139,16 @@ class ResidualDeviance:
     def _solver_for(self, cross: CrossProducts) -> BlockSolver:
         if self._solver is None:
             if self._strategy is None:
-                names = tuple(term.name for term in self.design.terms)
-                self._strategy = (
-                    make_plan(cross, names).chosen.strategy if names else Strategy(None, "dense")
-                )
+                self._strategy = self._planned(cross)
             self._solver = BlockSolver(cross, self._strategy)
         return refilled(self._solver, cross)
+
+    def _planned(self, cross: CrossProducts) -> Strategy:
+        if not self.design.terms:
+            return Strategy(None, "dense")
+        chosen = make_plan(cross, tuple(term.name for term in self.design.terms)).chosen
+        self.factor_seconds = chosen.seconds
+        return chosen.strategy
 
     def _state(self, phi: FloatArray) -> BackendState:
         self.engine(phi)
@@ -190,9 +198,9 @@ class ResidualDeviance:
         return self.engine(phi).at(own)
 
     def rounding(self, theta: FloatArray) -> float:
-        """Estimate of the rounding error of the deviance."""
+        """Estimate of the rounding error of the deviance, that of R^-1 included."""
         own, phi = self.split(theta)
-        return self.engine(phi).rounding(own)
+        return self.engine(phi).rounding(own) + self.backend.rounding(self._state(phi))  # type: ignore[arg-type]
 
     def working(self, theta: FloatArray) -> tuple[Deviance, FloatArray]:
         """These coordinates."""
@@ -302,20 +310,21 @@ class ResidualDeviance:
         starts = [np.append(frozen.working(theta)[1], self.phi_start) for theta in thetas]
         return min(starts, key=self._value_or_inf)
 
-    def other_starts(self, end: FloatArray) -> list[FloatArray]:
-        """Where further searches start: the end of the first with other correlations."""
-        structure = self.structure
-        if not isinstance(structure, Structured) or not structure.correlation.n:
-            return []
-        fixed = end[: self.n_theta + structure.a]
-        fixed = np.where(
-            self.covariance.on_diagonal[: len(fixed)] & (fixed == 0.0),
-            0.3 * self.units[: len(fixed)], fixed,
-        )  # fmt: skip
-        return [
-            np.append(fixed, np.tile(psi, structure.n_strata))
-            for psi in structure.correlation.others()
-        ]
+    def doubtful(self, x: FloatArray) -> bool:
+        """Whether a lower minimum is likely: a nugget, or an end at a limit or a variance of zero.
+
+        Neither is needed for a search to end at a local minimum, but both are usual where one does.
+        """
+        theta, phi = self.split(x)
+        if self.design.residual is not None and self.design.residual.nugget:
+            return True
+        zero = [term.at_zero(x[part]).any() for term, part in zip(
+            self.covariance.terms, self.covariance.slices, strict=True)]  # fmt: skip
+        return any(zero) or bool(at_a_limit(self.structure, phi))
+
+    def starting_points(self, end: FloatArray) -> Iterator[FloatArray]:
+        """Where further searches start, the most promising ones first."""
+        return further_starts(self.structure, self.theta_covariance, self.unit_roots[:-1], end)
 
     def _value_or_inf(self, x: FloatArray) -> float:
         try:
