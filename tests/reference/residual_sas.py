@@ -67,8 +67,9 @@ def main() -> None:
         for row in table("design/predict_interval/un_satterthwaite.csv")[:40]
     ]
     out["prediction_columns"] = ["FEV1", "mean", "mean_se", "prediction", "prediction_se"]
-    lines = re.findall(r"^#> (\S.*?)\s+(-?[\d.]+)\s+([\d.]+)\s+([\d.]+)\s+(-?[\d.]+)\s+<?\s*[\d.e-]+",
-                       shown("README.md"), flags=re.MULTILINE)  # fmt: skip
+    number = r"(-?[\d.]+)"
+    row = rf"^#> (\S.*?)\s+{number}\s+{number}\s+{number}\s+{number}\s+<?\s*[\d.e-]+"
+    lines = re.findall(row, shown("README.md"), flags=re.MULTILINE)
     out["mmrm_model"] = "FEV1 ~ RACE + SEX + ARMCD * AVISIT + us(AVISIT | USUBJID)"
     out["mmrm_satterthwaite"] = {name: [float(x) for x in rest[:4]] for name, *rest in lines}
     OUT.write_text(json.dumps(out, indent=1) + "\n", encoding="utf-8")

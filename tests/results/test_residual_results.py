@@ -15,6 +15,7 @@ from residual_twin import dense_value, residual_matrix
 from sparselmm.exceptions import UnsupportedError
 
 import sparselmm
+from sparselmm.inference.residual_profile import profile_interval
 from sparselmm.likelihood.residual import deviance as room
 from sparselmm.results.core import MixedLMResults
 from sparselmm.results.residual import OWN, REFUSED, RIGHT
@@ -117,6 +118,52 @@ def test_profile_intervals_end_where_the_deviance_rises():
             lambda t, psi=psi: fit.joint.deviance.value(np.array([t, psi])), bounds=(0.01, 3.0),
             method="bounded", options={"xatol": 1e-9},
         )  # fmt: skip
+        assert found.fun - fit.pls.deviance == pytest.approx(3.841459, abs=1e-3)
+
+
+def test_profile_of_a_parameter_that_depends_on_several():
+    """The first variance of ``us`` and lag of ``toep`` are functions of one entry of phi."""
+    for name, formula in (("us", FEV + " + us(AVISIT | USUBJID)"),
+                          ("toep", "FEV1 ~ RACE + toep(visit | USUBJID)")):  # fmt: skip
+        joint = (fit := sparselmm.mmrm(formula, data_of("fev_data"))).joint
+        ends = np.array(profile_interval(joint, 0, 0.05))
+        wanted = ends**2 if name == "us" else np.sin(ends)
+        table = fit.residual_params(ci="profile")
+        assert table.iloc[0][["lower", "upper"]].tolist() == pytest.approx(wanted, rel=1e-5)
+        assert (table.lower < table.estimate).all()
+        assert (table.estimate < table.upper).all()
+    covariance = fev().residual_params(ci="profile").loc["cov(VIS1,VIS2)"]
+    held = lowest_with(fev().joint, 1, covariance.upper)
+    assert held - fev().pls.deviance == pytest.approx(3.841459, abs=1e-3)
+
+
+def lowest_with(joint, j, value):
+    """The lowest deviance with a natural parameter at a value, by another method."""
+    structure = joint.deviance.structure
+    found = scipy.optimize.minimize(
+        lambda x: joint.deviance.value(x), joint.x, jac=lambda x: joint.deviance.gradient(x),
+        method="trust-constr", options={"maxiter": 200},
+        constraints=[scipy.optimize.NonlinearConstraint(
+            lambda x: structure.natural(x, 1.0)[j], value, value,
+            jac=lambda x: structure.natural_slopes(x)[j])],
+    )  # fmt: skip
+    return found.fun
+
+
+def test_profile_of_sigma():
+    fit = ovary()
+    joint, d = fit.joint, fit.pls.df
+    lower, upper = fit.residual_params(ci="profile").loc["sigma", ["lower", "upper"]]
+    for s in (lower, upper):
+
+        def criterion(x, s=s):
+            pwrss = joint.deviance.at(x).pwrss
+            ratio = pwrss / s**2
+            return joint.deviance.value(x) - d * (1 + np.log(ratio / d)) + ratio
+
+        found = scipy.optimize.minimize(
+            criterion, joint.x, method="Nelder-Mead", options={"xatol": 1e-7, "fatol": 1e-8}
+        )
         assert found.fun - fit.pls.deviance == pytest.approx(3.841459, abs=1e-3)
 
 

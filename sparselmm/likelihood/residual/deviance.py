@@ -210,6 +210,15 @@ class ResidualDeviance:
         """The same."""
         return inner
 
+    def pwrss_gradient(self, x: FloatArray) -> FloatArray:
+        """Derivative of pwrss in (theta, phi)."""
+        theta, phi = self.split(x)
+        own = self.engine(phi).pwrss_gradient(theta) if len(theta) else np.zeros(0)
+        e, ex = self.residuals(x)
+        none = np.zeros(self.backend.n_cells)
+        slope = self.backend.model(self._state(phi), e, ex[:, :0], none)[4]  # type: ignore[arg-type]
+        return np.append(own, -slope)
+
     # ----------------------------------------------------------------------------- model
 
     def residuals(self, x: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -311,11 +320,8 @@ class ResidualDeviance:
         return min(starts, key=self._value_or_inf)
 
     def doubtful(self, x: FloatArray) -> bool:
-        """Whether a lower minimum is likely: a nugget, or an end at a limit or a variance of zero.
-
-        Neither is needed for a search to end at a local minimum, but both are usual where one does.
-        """
-        theta, phi = self.split(x)
+        """Whether there may be a lower minimum: with a nugget, at a limit, at a variance of zero."""
+        _, phi = self.split(x)
         if self.design.residual is not None and self.design.residual.nugget:
             return True
         zero = [term.at_zero(x[part]).any() for term, part in zip(
