@@ -117,14 +117,7 @@ class JointFit(Snapshot):
     @cached_property
     def pwrss_gradient(self) -> FloatArray:
         """Derivative of pwrss in (theta, phi), working bases."""
-        deviance = self.deviance
-        theta, phi = deviance.split(self.x)
-        own = deviance.engine(phi).pwrss_gradient(theta) if len(theta) else np.zeros(0)
-        e, ex = deviance.residuals(self.x)
-        state = deviance._state(phi)
-        none = np.zeros(deviance.backend.n_cells)
-        slope = deviance.backend.model(state, e, ex[:, :0], none)[4]  # type: ignore[arg-type]
-        return np.append(own, -slope)
+        return self.deviance.pwrss_gradient(self.x)
 
 
 @dataclass(frozen=True, eq=False)

@@ -153,13 +153,15 @@ def _all(optima: Optima, starts: Iterator[FloatArray]) -> None:
 
 def _until_sure(optima: Optima, seconds: float) -> None:
     """Search from one start after the other while the price allows it."""
-    search = optima.search
+    search, deviance = optima.search, optima.deviance
     spent = len(search.recorder.history)
     left = spent + allowance(spent, seconds)
-    for start in _out_of_zero(search.recorder.deviance, optima.best.theta):
+    own = getattr(deviance, "starting_points", None)
+    for start in _out_of_zero(deviance, optima.best.theta) if own is None else ():
         optima.search_from(start, in_full=True)  # the deviance falls there, however little
-    sure = informative(search.recorder.deviance)
-    for place, start in enumerate(starting_points(search.recorder.deviance, optima.best.theta)):
+    sure = informative(deviance)
+    points = starting_points(deviance, optima.best.theta) if own is None else own(optima.best.theta)
+    for place, start in enumerate(points):
         if len(search.recorder.history) >= left or (sure and place == optima.returned == 2):
             return
         optima.search_from(start)
@@ -177,6 +179,9 @@ def doubtful(search: Search, end: End, seconds: float) -> bool:
         return False
     if not end.finished or evaluations > MANY:
         return True
+    own = getattr(deviance, "doubtful", None)
+    if own is not None:
+        return bool(own(end.theta))
     if allowance(evaluations, seconds) < 5 * MANY:  # each evaluation is dear
         return False
     if _smallest(deviance, end.theta) < NEARLY_SINGULAR:

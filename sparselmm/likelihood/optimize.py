@@ -413,6 +413,8 @@ class Search:
         end = _newton(recorder, start, patient, self.tolerance, known)
         if end.finished or end.abandoned or most <= PATIENCE:
             return end
+        if lost(recorder.deviance, end.theta):
+            return End(end.theta, "stopped: the deviance has lost its digits", False)
         best = end
         for method in ("L-BFGS-B", "BFGS", ""):
             other = _scipy(recorder, end.theta, method, MAX_ITERATIONS, {}) if method else best
@@ -508,6 +510,11 @@ def _newton(
         theta, value = trial, trial_value
         recorder.record(theta, value, gradient_norm=_size(deviance, gradient), **details)
     return End(theta, f"stopped: no convergence in {limit} iterations", False)
+
+
+def lost(deviance: Deviance, theta: FloatArray) -> bool:
+    """Whether rounding hides where the deviance is lowest, so that no search can tell."""
+    return not deviance.rounding(theta) < LOST_DIGITS
 
 
 def _finite(recorder: Recorder, start: FloatArray) -> tuple[FloatArray, float]:

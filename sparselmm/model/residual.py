@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from sparselmm.base.exceptions import (
@@ -19,16 +18,15 @@ from sparselmm.base.threads import one_thread
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.residual import JointFit
 from sparselmm.likelihood.covariance import boundary_message, singular_words
-from sparselmm.likelihood.optimize import TOLERANCE, OptSummary, minimize
+from sparselmm.likelihood.multistart import minimize_globally
+from sparselmm.likelihood.optimize import TOLERANCE, OptSummary
 from sparselmm.likelihood.residual.deviance import ResidualDeviance
 from sparselmm.likelihood.residual.identifiability import confounded_terms
 from sparselmm.likelihood.residual.limits import at_a_limit
+from sparselmm.likelihood.residual.price import predicted_seconds
 from sparselmm.model.linear import LinearModel
 from sparselmm.model.request import BOUNDARY, Request
 from sparselmm.results.residual import ResidualResults, results_of
-
-LONG = 16
-"""Evaluations after which a search leaves doubt."""
 
 REFUSED = (
     "start_params", "fe_pen", "cov_pen", "free", "start_theta", "starts", "fix", "finish",
@@ -64,41 +62,15 @@ def _search(deviance: ResidualDeviance, x: FloatArray, request: Request) -> OptS
         maxiter, methods = 0, [None]
     opt = None
     for method in methods:
-        opt = minimize(
-            deviance, x, method=method, max_iterations=maxiter, callback=request.monitor,
-            tolerance=tolerance,
+        opt = minimize_globally(
+            deviance, x, seconds=predicted_seconds(deviance), method=method,
+            max_iterations=maxiter, callback=request.monitor, tolerance=tolerance,
         )  # fmt: skip
         if opt.converged:
             break
         x = opt.theta
     assert opt is not None
-    if optimize and maxiter is None and list(methods) == [None] and _doubtful(deviance, opt):
-        return _from_elsewhere(deviance, opt, tolerance)
     return opt
-
-
-def _doubtful(deviance: ResidualDeviance, opt: OptSummary) -> bool:
-    """Whether a search may have missed a lower minimum."""
-    _, phi = deviance.split(opt.theta)
-    rows = deviance.design.residual
-    nugget = rows is not None and rows.nugget
-    limit = at_a_limit(deviance.structure, phi)
-    return nugget or not opt.converged or opt.n_evaluations > LONG or bool(limit)
-
-
-def _from_elsewhere(deviance: ResidualDeviance, opt: OptSummary, tolerance: float) -> OptSummary:
-    """The best of searches from other correlations, and of ``opt``."""
-    total, starts = opt.n_evaluations, 1
-    for x in deviance.other_starts(opt.theta):
-        try:
-            other = minimize(deviance, x, tolerance=tolerance)
-        except ArithmeticError:  # a start where R is singular leads nowhere
-            continue
-        total, starts = total + other.n_evaluations, starts + 1
-        lower = other.deviance < opt.deviance - 1e-7
-        if other.converged and (lower or not opt.converged):
-            opt = other
-    return replace(opt, n_evaluations=total, n_starts=starts)
 
 
 def _refuse(given: Mapping[str, Any]) -> None:

@@ -33,7 +33,11 @@ from sparselmm.inference.hypotheses import robust
 from sparselmm.inference.hypotheses.robust import ClusterRobust
 from sparselmm.inference.hypotheses.robust_rows import cluster_robust_rows
 from sparselmm.inference.residual import JointFit, ResidualEstimates
-from sparselmm.inference.residual_profile import profile_interval
+from sparselmm.inference.residual_profile import (
+    natural_interval,
+    profile_interval,
+    sigma_interval,
+)
 from sparselmm.inference.residual_rows import block, row_sd, whitened
 from sparselmm.likelihood.residual.structure import Structured
 from sparselmm.results.core import MixedLMResults
@@ -154,8 +158,9 @@ class ResidualResults(ResidualPrediction, ResidualSimulation, MixedLMResults):
         alpha : float
             One minus the confidence level.
         ci : {"wald", "profile"}
-            Wald intervals are made on the unbounded scale of the search, but for ``us`` and
-            ``toep``; profile intervals are not available for these two.
+            Wald intervals are made on the unbounded scale of the search; of ``us`` on the log scale
+            for variances, and as shown for its covariances and the correlations of ``toep``, whose
+            profile intervals are NaN where the likelihood does not close them.
 
         Returns
         -------
@@ -168,7 +173,7 @@ class ResidualResults(ResidualPrediction, ResidualSimulation, MixedLMResults):
         Raises
         ------
         ArgumentError
-            When ``ci`` is unknown, or profiles are wanted of ``us`` or ``toep``.
+            When ``ci`` is unknown.
         """
         alpha = check_level(alpha)
         ci = check_choice(ci, "ci", ("wald", "profile"))
@@ -181,25 +186,34 @@ class ResidualResults(ResidualPrediction, ResidualSimulation, MixedLMResults):
         bounded = np.array([name.startswith(("nugget", "rho")) for name in structure.names])
         se[bounded & (np.abs(np.diag(slopes)) < AT_LIMIT)] = np.nan
         plain = isinstance(structure, Structured) and structure.correlation.kind != "toep"
-        if ci == "profile" and not plain:
-            raise ArgumentError(
-                "ci='profile' is not available for us and toep, whose parameters move together"
-            )
         z = float(scipy.stats.norm.ppf(1.0 - alpha / 2.0))
-        ends = np.column_stack([estimate - z * se, estimate + z * se])
-        if plain:
+        if ci == "profile":
+            ends = self._profiled(plain, alpha)
+        elif plain:
             half = z * np.sqrt(np.diag(cov))
             ends = np.column_stack([structure.natural(phi + s * half, 1.0) for s in (-1, 1)])
-            if ci == "profile":
-                pairs = [profile_interval(self.joint, j, alpha) for j in range(len(phi))]
-                ends = _mapped(structure, phi, np.array(pairs).reshape(-1, 2))
-            ends = np.sort(ends, axis=1)
-        table = np.column_stack([estimate, se, ends])
+        else:
+            ends = np.column_stack([estimate - z * se, estimate + z * se])
+            own = np.array([name.startswith("var(") for name in structure.names])
+            half = z * se[own] / estimate[own]  # of the log of a variance
+            ends[own] = estimate[own, None] * np.exp(np.column_stack([-half, half]))
+        table = np.column_stack([estimate, se, np.sort(ends, axis=1)])
         names = list(structure.names)
         if self.pls.known_scale is None:
-            table = np.vstack([table, [self.sigma, *self._sigma_error(z)]])
+            error, *wald = self._sigma_error(z)
+            own = wald if ci == "wald" else sigma_interval(self.joint, self.sigma, alpha)
+            table = np.vstack([table, [self.sigma, error, *own]])
             names.append("sigma")
         return pd.DataFrame(table, names, ["estimate", "std_error", "lower", "upper"])
+
+    def _profiled(self, plain: bool, alpha: float) -> FloatArray:
+        """Ends of the profile intervals of R's parameters, (J, 2)."""
+        joint, structure = self.joint, self.joint.deviance.structure
+        J = range(len(joint.phi))
+        if plain and isinstance(structure, Structured):
+            pairs = np.array([profile_interval(joint, j, alpha) for j in J]).reshape(-1, 2)
+            return _mapped(structure, joint.phi, pairs)
+        return np.array([natural_interval(joint, j, alpha) for j in J]).reshape(-1, 2)
 
     def _sigma_error(self, z: float) -> tuple[float, float, float]:
         """Standard error of sigma and its Wald interval on the log scale."""

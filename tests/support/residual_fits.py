@@ -131,15 +131,20 @@ def reference(name: str) -> dict[str, Any]:
     return json.loads(FOLDER.joinpath(f"{name}.json").read_text(encoding="utf-8"))
 
 
-@cache
-def data_of(name: str) -> pd.DataFrame:
-    """A data set, with the place of every row in its group where nlme counted rows."""
+def raw(name: str) -> pd.DataFrame:
+    """A data set as it is in the file."""
     own = FOLDER.joinpath("data", f"{name}.csv.gz")
     try:
         with own.open("rb") as file:
-            data = pd.read_csv(file, compression="gzip")
+            return pd.read_csv(file, compression="gzip")
     except FileNotFoundError:
-        data = datasets.load(name)
+        return datasets.load(name)
+
+
+@cache
+def data_of(name: str) -> pd.DataFrame:
+    """A data set, with the place of every row in its group where nlme counted rows."""
+    data = raw(name)
     group, time = {
         "Ovary": ("Mare", "Time"), "BodyWeight": ("Rat", "Time"), "Orthodont": ("Subject", "age"),
     }.get(name, (None, None))  # fmt: skip

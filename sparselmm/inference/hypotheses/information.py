@@ -127,6 +127,10 @@ class Information:
         """Twice the expected REML information in the `linear` directions, (n_linear, n_linear)."""
         return np.asarray(self.linear.T @ self.restricted @ self.linear)
 
+    def for_adjustment(self) -> FloatArray:
+        """Kenward and Roger's W: estimation covariance of (psi, log s), expected information."""
+        return covariance_of(self.expected, self.linear_units, self.linear, self.C)
+
     def scaled(self, L: FloatArray) -> FloatArray:
         """Rows of contrasts of the kept columns' coefficients, for the scaled ones, (m, r)."""
         return L @ self.root

@@ -23,7 +23,9 @@ derivatives of S, which are zero here; expected information as in pbkrtest, Hale
 balanced cases). With one row lambda is 1 and m is Satterthwaite's df with W for the covariance of
 the variance parameters. Where ``Psi_t`` has a pattern its parameters are taken
 to first order, as with SAS's DDFM=KR(FIRSTORDER). With the fixed effects scaled to ``X'V^-1X = I``
-every ``Phi`` is ``s I``, and the direction of V drops out of ``Phi_A``.
+every ``Phi`` is ``s I``, and the direction of V drops out of ``Phi_A``. Of fits with a residual
+structure W is the inverse of the observed information, as in SAS and mmrm
+(:mod:`sparselmm.inference.hypotheses.joint_information`).
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ from sparselmm.inference.hypotheses.hypotheses import (
     f_test_of,
     full_covariance,
 )
-from sparselmm.inference.hypotheses.information import Information, covariance_of, information
+from sparselmm.inference.hypotheses.information import Information, information
 from sparselmm.inference.hypotheses.satterthwaite import row_df
 
 ZERO = 1e-10
@@ -72,7 +74,7 @@ class KenwardRoger(Snapshot):
 
     @classmethod
     def of(cls, est: Estimates, info: Information | None = None) -> KenwardRoger:
-        """From the expected information at the optimum of a REML fit.
+        """From the information at the optimum of a REML fit.
 
         Raises
         ------
@@ -85,8 +87,7 @@ class KenwardRoger(Snapshot):
                 "reml=True, or use ddf='satterthwaite'"
             )
         info = information(est.deviance, est.pls.theta) if info is None else info
-        covariance = covariance_of(info.expected, info.linear_units, info.linear, info.C)
-        return cls(est, info, covariance)
+        return cls(est, info, info.for_adjustment())
 
     @cached_property
     def _adjusted(self) -> FloatArray:

@@ -125,6 +125,14 @@ class Blocks:
             raise NotPositiveDefiniteError("R is not positive definite")
         return BlockState(phi, R, R1, Q, logdet)
 
+    def rounding(self, state: BlockState) -> float:
+        """Rounding error of log det R and of sums of squares: epsilon times ``|R^-1| |R|``."""
+        sums = [
+            batch.counts @ np.abs(Q * R).sum(axis=(1, 2))
+            for batch, Q, R in zip(self.batches, state.Q, state.R, strict=True)
+        ]
+        return float(np.finfo(float).eps * np.sum(sums))
+
     def cells(self, state: BlockState) -> FloatArray:
         """Entries of the inverses, (n_cells,)."""
         return self._triangles(state.Q)
@@ -164,6 +172,13 @@ class Blocks:
         out = np.empty_like(x)
         for batch, Q in zip(self.batches, state.Q, strict=True):
             out[batch.index] = batch.products(Q, x)
+        return out
+
+    def moved(self, state: BlockState, j: int, x: FloatArray) -> FloatArray:
+        """``R_j x``, (n, c)."""
+        out = np.empty_like(x)
+        for batch, R1 in zip(self.batches, state.R1, strict=True):
+            out[batch.index] = batch.products(R1[j], x)
         return out
 
     def model(

@@ -24,6 +24,9 @@ from sparselmm.likelihood.residual.jets import Jet, lag_correlations, products_b
 Stack = tuple[FloatArray, list[FloatArray], list[list[FloatArray]]]
 """C (P, m, m), its J first derivatives, its J x J second ones."""
 
+SPATIAL = ("car1", "exp", "gau")
+"""Kinds with a range, in the units of the positions."""
+
 NUGGET_START = 0.37
 """Eta at the start: a share of 13 percent."""
 
@@ -68,19 +71,29 @@ class Correlation:
             own = [self.range] * self.n_own
         return np.array(own + [NUGGET_START] * int(self.nugget))
 
+    def center(self) -> FloatArray:
+        """Psi of no correlation, or of the typical distance for a range, (n,)."""
+        at = self.range if self.kind in SPATIAL else 0.0
+        return np.append(np.full(self.n_own, at), [0.0] * int(self.nugget))
+
     def others(self) -> list[FloatArray]:
         """Where other searches start: strong and weak correlation, each (n,)."""
         out = []
-        for strength, share in ((0.8, 0.8), (0.05, 0.15)):
+        for strength, share in ((0.8, 0.8), (0.05, 0.15), (0.97, 0.15), (0.5, 1.2)):
             own = np.full(self.n_own, np.arcsin(strength))
             if self.kind == "toep":
                 own[1:] = 0.1
             elif self.kind == "cs":
                 own[:] = np.log(strength / (1.0 - strength))
-            elif self.kind in ("car1", "exp", "gau"):
+            elif self.kind in SPATIAL:
                 own[:] = self.range + np.log(-np.log(0.3) / -np.log(strength))
             out.append(np.append(own, [share] * int(self.nugget)))
         return out
+
+    def drawn(self, rng: np.random.Generator) -> FloatArray:
+        """A random place, (n,)."""
+        own = self.center()[: self.n_own] + rng.normal(size=self.n_own)
+        return np.append(own, rng.uniform(0.1, 1.4, int(self.nugget)))
 
     def names(self) -> list[str]:
         """Of the parameters on their natural scale."""

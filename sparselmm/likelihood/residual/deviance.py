@@ -15,6 +15,7 @@ with the last term where sigma is profiled out. The model Hessian is AI plus the
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -35,9 +36,10 @@ from sparselmm.likelihood.engine import profiled_deviance
 from sparselmm.likelihood.evaluations import Deviance, PLSFit
 from sparselmm.likelihood.moments import moment_start
 from sparselmm.likelihood.residual.blocks import Blocks
+from sparselmm.likelihood.residual.limits import at_a_limit
 from sparselmm.likelihood.residual.markov import Markov
 from sparselmm.likelihood.residual.products import Backend, BackendState, Products
-from sparselmm.likelihood.residual.starts import start_phi
+from sparselmm.likelihood.residual.starts import further_starts, start_phi
 from sparselmm.likelihood.residual.structure import Structure, Structured, structure_of
 from sparselmm.likelihood.residual.term import PhiTerm
 
@@ -96,6 +98,8 @@ class ResidualDeviance:
         self.n_theta = self.theta_covariance.n_theta
         self._solver: BlockSolver | None = None
         self._strategy = strategy
+        self.factor_seconds = 0.0
+        """Predicted, of one factorization with its gradient."""
         self._at: At | None = None
         self._model: tuple[FloatArray, FloatArray, FloatArray] | None = None
         first = self.engine(self.phi_start)
@@ -103,7 +107,7 @@ class ResidualDeviance:
         self.levels = first.levels
         sizes = np.abs(self.structure.metric(self.phi_start)).max(axis=1, initial=0.0)
         self.units = np.append(first.units, sizes)
-        self.unit_roots = [*first.unit_roots, np.eye(self.structure.n)]
+        self.unit_roots = [*first.unit_roots, self.structure.shape(self.phi_start)]
 
     # ------------------------------------------------------------------------------ engine
 
@@ -131,12 +135,16 @@ class ResidualDeviance:
     def _solver_for(self, cross: CrossProducts) -> BlockSolver:
         if self._solver is None:
             if self._strategy is None:
-                names = tuple(term.name for term in self.design.terms)
-                self._strategy = (
-                    make_plan(cross, names).chosen.strategy if names else Strategy(None, "dense")
-                )
+                self._strategy = self._planned(cross)
             self._solver = BlockSolver(cross.pattern, self._strategy)
         return self._solver
+
+    def _planned(self, cross: CrossProducts) -> Strategy:
+        if not self.design.terms:
+            return Strategy(None, "dense")
+        chosen = make_plan(cross, tuple(term.name for term in self.design.terms)).chosen
+        self.factor_seconds = chosen.seconds
+        return chosen.strategy
 
     def _state(self, phi: FloatArray) -> BackendState:
         self.engine(phi)
@@ -186,9 +194,9 @@ class ResidualDeviance:
         return self.engine(phi).at(own)
 
     def rounding(self, theta: FloatArray) -> float:
-        """Estimate of the rounding error of the deviance."""
+        """Estimate of the rounding error of the deviance, that of R^-1 included."""
         own, phi = self.split(theta)
-        return self.engine(phi).rounding(own)
+        return self.engine(phi).rounding(own) + self.backend.rounding(self._state(phi))  # type: ignore[arg-type]
 
     def working(self, theta: FloatArray) -> tuple[Deviance, FloatArray]:
         """These coordinates."""
@@ -197,6 +205,15 @@ class ResidualDeviance:
     def original(self, inner: FloatArray) -> FloatArray:
         """The same."""
         return inner
+
+    def pwrss_gradient(self, x: FloatArray) -> FloatArray:
+        """Derivative of pwrss in (theta, phi)."""
+        theta, phi = self.split(x)
+        own = self.engine(phi).pwrss_gradient(theta) if len(theta) else np.zeros(0)
+        e, ex = self.residuals(x)
+        none = np.zeros(self.backend.n_cells)
+        slope = self.backend.model(self._state(phi), e, ex[:, :0], none)[4]  # type: ignore[arg-type]
+        return np.append(own, -slope)
 
     # ----------------------------------------------------------------------------- model
 
@@ -298,20 +315,18 @@ class ResidualDeviance:
         starts = [np.append(frozen.working(theta)[1], self.phi_start) for theta in thetas]
         return min(starts, key=self._value_or_inf)
 
-    def other_starts(self, end: FloatArray) -> list[FloatArray]:
-        """Where further searches start: the end of the first with other correlations."""
-        structure = self.structure
-        if not isinstance(structure, Structured) or not structure.correlation.n:
-            return []
-        fixed = end[: self.n_theta + structure.a]
-        fixed = np.where(
-            self.covariance.on_diagonal[: len(fixed)] & (fixed == 0.0),
-            0.3 * self.units[: len(fixed)], fixed,
-        )  # fmt: skip
-        return [
-            np.append(fixed, np.tile(psi, structure.n_strata))
-            for psi in structure.correlation.others()
-        ]
+    def doubtful(self, x: FloatArray) -> bool:
+        """Whether there may be a lower minimum: with a nugget, at a limit, at a variance of zero."""
+        _, phi = self.split(x)
+        if self.design.residual is not None and self.design.residual.nugget:
+            return True
+        zero = [term.at_zero(x[part]).any() for term, part in zip(
+            self.covariance.terms, self.covariance.slices, strict=True)]  # fmt: skip
+        return any(zero) or bool(at_a_limit(self.structure, phi))
+
+    def starting_points(self, end: FloatArray) -> Iterator[FloatArray]:
+        """Where further searches start, the most promising ones first."""
+        return further_starts(self.structure, self.theta_covariance, self.unit_roots[:-1], end)
 
     def _value_or_inf(self, x: FloatArray) -> float:
         try:

@@ -103,6 +103,11 @@ class Markov:
         total = float(np.log(left).sum() + 2.0 * log_sd.sum())
         return MarkovState(phi, diagonal, link, (Qd, Ql), total, logdet)
 
+    def rounding(self, state: MarkovState) -> float:
+        """As `Blocks.rounding`."""
+        r, _ = self._links(state.phi)
+        return float(np.finfo(float).eps * (len(self.order) + np.sum(2.0 / (1.0 - r * r))))
+
     def cells(self, state: MarkovState) -> FloatArray:
         """Entries of the inverse, (n_cells,): the diagonal, then the links."""
         return np.concatenate([state.diagonal, state.link])
@@ -119,6 +124,11 @@ class Markov:
     def solve(self, state: MarkovState, x: FloatArray) -> FloatArray:
         """``R^-1 x``, (n, c)."""
         return self._banded(state.diagonal, state.link, x)
+
+    def moved(self, state: MarkovState, j: int, x: FloatArray) -> FloatArray:
+        """``R_j x = -R (dR^-1/dphi_j) R x``, (n, c)."""
+        inner = self._banded(state.slopes[0][j], state.slopes[1][j], self._times(state, x))
+        return -self._times(state, inner)
 
     def _banded(self, diagonal: FloatArray, link: FloatArray, x: FloatArray) -> FloatArray:
         own = self._ordered(x)

@@ -20,6 +20,22 @@ def residual_plan(deviance: ResidualDeviance, limit: int | None) -> FitPlan:
     return replace(plan, residuals=route(deviance))
 
 
+EACH = 1e-3
+"""Seconds of an evaluation of a small model."""
+
+PER_NUMBER = 3e-9
+"""Seconds for every number that is read or written once."""
+
+
+def predicted_seconds(deviance: ResidualDeviance) -> float:
+    """Seconds of one evaluation with its gradient."""
+    n, r = deviance.products.Xy.shape
+    J = deviance.structure.n
+    entries = sum(one.T.nnz for one in deviance.products.maps.values())
+    numbers = entries + deviance.backend.n_cells * (J + 2) + 4 * n * (r + J)
+    return EACH + PER_NUMBER * numbers + deviance.factor_seconds
+
+
 def route(deviance: ResidualDeviance) -> str:
     """Which numbers of R^-1 are kept, and from how many of them ``Z'R^-1 Z`` is made."""
     backend, maps = deviance.backend, deviance.products.maps

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from sparselmm.base.types import FloatArray
 from sparselmm.design.residual import ResidualRows
-from sparselmm.likelihood.residual.structure import Structured
+from sparselmm.likelihood.covariance import Covariance
+from sparselmm.likelihood.residual.structure import Structure, Structured
 
 STEPS = 8
 """Scoring steps of the variance regression."""
 
 LONG, MANY, CLEAR = 8, 500, 0.1
 """Far lag, pairs and share of the variance from which lags tell of the correlation."""
+
+DRAWN = 6
+"""Random starts after those that have a reason."""
 
 LARGEST = 0.9
 """Correlations at the start are within this."""
@@ -43,6 +49,44 @@ def start_phi(
         rho = _beside_effects(structure.rows, z)
         psi[0] = psi[0] if rho is None else np.arcsin(rho)
     return np.concatenate([gamma, np.tile(psi, structure.n_strata)])
+
+
+def further_starts(
+    structure: Structure, covariance: Covariance, roots: list[FloatArray], end: FloatArray
+) -> Iterator[FloatArray]:
+    """Where further searches of (theta, phi) start.
+
+    Parameters
+    ----------
+    structure : Structure
+    covariance : Covariance
+        Of theta.
+    roots : list of ndarray
+        What counts as one in every term.
+    end : ndarray
+        Where the first search ended.
+
+    Yields
+    ------
+    ndarray, (n_theta + J,)
+    """
+    n = covariance.n_theta
+    theta, phi = end[:n], end[n:]
+    one, none = (covariance.pick([s * root for root in roots]) for s in (1.0, 0.1))
+    lifted = np.where(
+        covariance.on_diagonal & (np.abs(theta) < 0.3 * np.abs(one)), 0.3 * one, theta
+    )
+    others = structure.others(phi)
+    for place in others:
+        yield np.append(lifted, place)
+    for place in others[:2] if n else []:
+        yield np.append(one, place)
+        yield np.append(none, place)
+    rng = np.random.default_rng(0)
+    for _ in range(DRAWN):
+        sizes = 10.0 ** rng.uniform(-1.5, 1.0, len(roots))
+        wide = covariance.pick([s * root for s, root in zip(sizes, roots, strict=True)])
+        yield np.append(wide, structure.drawn(phi, rng))
 
 
 def _log_variances(D: FloatArray, z: FloatArray) -> FloatArray:

@@ -71,6 +71,17 @@ class Structured:
         """Where a search starts, (n,)."""
         return np.concatenate([np.zeros(self.a), np.tile(self.correlation.start(), self.n_strata)])
 
+    def others(self, phi: FloatArray) -> list[FloatArray]:
+        """Where further searches start: ``phi`` with other correlations."""
+        gamma, n = phi[: self.a], self.n_strata
+        return [np.append(gamma, np.tile(psi, n)) for psi in self.correlation.others()]
+
+    def drawn(self, phi: FloatArray, rng: np.random.Generator) -> FloatArray:
+        """A random place to start from."""
+        psi = [self.correlation.drawn(rng) for _ in range(self.n_strata)]
+        sizes = np.diag(self.metric(phi))[: self.a]
+        return np.concatenate([phi[: self.a] + 0.5 * sizes * rng.normal(size=self.a), *psi])
+
     def log_sd(self, phi: FloatArray, D: FloatArray, half_log_w: FloatArray) -> FloatArray:
         """Log standard deviation relative to sigma."""
         return np.asarray(D @ phi[: self.a] - half_log_w)
@@ -134,6 +145,12 @@ class Structured:
         spread = self.rows.D.std(axis=0)
         return np.diag(np.append(1.0 / np.where(spread > 0, spread, 1.0), np.ones(self.n - self.a)))
 
+    def shape(self, phi: FloatArray) -> FloatArray:
+        """A matrix that changes as R does, by what counts as one, (n, n)."""
+        center = np.append(np.zeros(self.a), np.tile(self.correlation.center(), self.n_strata))
+        steps = (phi - center) / np.diag(self.metric(phi))
+        return np.diag(np.exp(np.clip(steps, -30.0, 30.0)))
+
     def rectify(self, phi: FloatArray) -> FloatArray:
         """The phi of the same R in the range shown to users."""
         out = phi.copy()
@@ -195,6 +212,18 @@ class Unstructured:
             return np.tile(np.eye(self.T)[self.r, self.c], self.n_strata)
         return self.initial
 
+    def others(self, phi: FloatArray) -> list[FloatArray]:
+        """Where further searches start: the first start, and ``phi`` without correlations."""
+        L = self.roots(phi)
+        plain = np.zeros_like(L)
+        np.einsum("sii->si", plain)[:] = np.sqrt(np.einsum("sij,sij->si", L, L))
+        return [self.start(), plain[:, self.r, self.c].ravel()]
+
+    def drawn(self, phi: FloatArray, rng: np.random.Generator) -> FloatArray:
+        """A random place to start from."""
+        turn = np.tril(0.5 * rng.normal(size=(self.n_strata, self.T, self.T))) + np.eye(self.T)
+        return np.asarray((self.roots(phi) @ turn)[:, self.r, self.c].ravel())
+
     def initial_from(self, residual: FloatArray) -> None:
         """Start from pairwise moments of least-squares residuals, eigenvalues floored."""
         rows, out = self.rows, []
@@ -249,6 +278,10 @@ class Unstructured:
                 B[:, j] = step[self.r, self.c]
             blocks.append(B)
         return block_diagonal(blocks)
+
+    def shape(self, phi: FloatArray) -> FloatArray:
+        """The roots of all strata."""
+        return block_diagonal(list(self.roots(phi)))
 
     def rectify(self, phi: FloatArray) -> FloatArray:
         """With non-negative diagonals of every root."""

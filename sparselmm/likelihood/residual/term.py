@@ -76,5 +76,5 @@ class PhiTerm(TermCovariance):
         return np.zeros(self.k, dtype=bool)
 
     def factor(self, theta: FloatArray) -> FloatArray:
-        """A stand-in for the distance of two places of a search."""
-        return np.diag(np.exp(np.clip(theta, -30.0, 30.0)))
+        """What the distance of two places of a search is measured by."""
+        return self.structure.shape(theta)
