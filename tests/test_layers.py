@@ -31,6 +31,7 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
         "basis",
         "crossprod",
         "bases centred coupling submodels",
+        "row_sums",
         "partitions",
         "layout",
         "remainders",

@@ -235,7 +235,7 @@ def test_what_needs_rows_refuses_by_name_and_the_rest_works():
     for name in ("resid", "fittedvalues"):
         with pytest.raises(RemovedRowsError, match=f"{name} is made of the rows.*augment"):
             getattr(result, name)
-    for name in ("hatvalues", "cooks_distance", "influence", "bootstrap", "check", "augment"):
+    for name in ("hatvalues", "cooks_distance", "influence", "bootstrap", "augment"):
         with pytest.raises(RemovedRowsError, match="read in partitions and not kept"):
             getattr(result, name)()
     with pytest.raises(RemovedRowsError, match="fit_many"):
@@ -258,6 +258,69 @@ def test_what_needs_rows_refuses_by_name_and_the_rest_works():
     again = pickle.loads(pickle.dumps(result))
     assert np.allclose(again.fe_params, result.fe_params)
     assert np.allclose(pd.concat(again.augment(data))[".resid"], whole.resid, atol=1e-6)
+
+
+AFTERWARDS = {
+    "interactions": ("y ~ x * kind + flag:kind + z + (1 + x | g) + (1 | h)", {}),
+    "weights": ("y ~ kind * flag + year + (1 + x | g) + (1 | h)", {"weights": "w", "offset": "o"}),
+    "without a constant": ("y ~ 0 + kind + x:flag + (1 | g)", {}),
+    "dependent": ("y ~ x + I(2 * x) + kind + (1 | g)", {}),
+    "transforms": ("y ~ bs(z, knots=[1, 3]) + center(x) * C(h) + (1 | g)", {}),
+    "two values": ("y ~ x + half * kind + (1 | g) + (1 | g2)", {}),
+    "missing": ("y ~ x + kind * flag + (0 + x | g)", {"missing": "drop", "subset": "year > 1993"}),
+    "empty cells": ("y ~ x + kind * C(h) + (1 | g)", {}),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::sparselmm.SpecificationWarning")
+@pytest.mark.filterwarnings("ignore::sparselmm.exceptions.RankDeficiencyWarning")
+@pytest.mark.filterwarnings("ignore::sparselmm.exceptions.IdentifiabilityWarning")
+@pytest.mark.parametrize("chunk_rows", [41, 1000])
+@pytest.mark.parametrize("name", AFTERWARDS)
+def test_what_sums_over_the_rows_give_needs_no_rows(name, chunk_rows):
+    formula, arguments = AFTERWARDS[name]
+    data = rows()
+    data["half"], data["g2"] = data["flag"].astype(float), data["g"]
+    if name == "missing":
+        data.loc[[3, 77], "x"] = np.nan
+    if name == "empty cells":
+        data = data[(data["kind"] != "low") | (data["h"] != 20)].reset_index(drop=True)
+    whole = made(formula, data, **arguments).fit()
+    parts = made(formula, data, keep_rows=False, chunk_rows=chunk_rows, **arguments).fit()
+    near = {"rtol": 1e-5, "atol": 1e-8, "equal_nan": True}
+    for ask in (
+        lambda fit: fit.icc(),
+        lambda fit: fit.variance_components(),
+        lambda fit: fit.anova(type=1),
+        lambda fit: fit.anova(type=2),
+        lambda fit: fit.anova(type=3),
+        lambda fit: fit.emmeans("kind" if "kind" in formula else "h").frame,
+        lambda fit: fit.joint_tests().select_dtypes("number"),
+        lambda fit: fit.get_prediction(data[:7]).summary_frame(),
+    ):
+        a, b = ask(whole), ask(parts)
+        numbers = [pd.DataFrame(one).select_dtypes("number").to_numpy(float) for one in (a, b)]
+        assert numbers[0].shape == numbers[1].shape
+        np.testing.assert_allclose(*numbers, **near)
+    r2 = whole.r2(), parts.r2()
+    for field in ("marginal", "conditional", "var_fixed", "var_random", "var_residual"):
+        assert getattr(r2[0], field) == pytest.approx(getattr(r2[1], field), rel=1e-6)
+    rows_only = {"outlying-rows", "not-normal", "spread", "constant-slope"}
+    assert {*parts.check().codes} == {*whole.check().codes} - rows_only | {"not-checked"}
+
+
+def test_slopes_of_a_covariate_and_what_is_refused():
+    data = rows()
+    whole = made("y ~ x * kind + (1 | g)", data).fit()
+    parts = made("y ~ x * kind + (1 | g)", data, keep_rows=False, chunk_rows=64).fit()
+    np.testing.assert_allclose(
+        *(f.emtrends("x", "kind").summary_frame().select_dtypes("number") for f in (whole, parts)),
+        rtol=1e-6,
+    )
+    with pytest.raises(RemovedRowsError, match="weights='proportional'.*not kept"):
+        parts.emmeans("kind", weights="proportional")
+    with pytest.raises(RemovedRowsError, match=r"bootstrap.*not kept"):
+        parts.icc("bootstrap", n=3)
 
 
 def test_augment_streams_every_column(tmp_path):

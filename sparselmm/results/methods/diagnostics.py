@@ -29,7 +29,7 @@ from sparselmm.inference.diagnostics.influence import (
 )
 from sparselmm.inference.diagnostics.leverage import Leverage, leverage
 from sparselmm.inference.prediction import means as prediction
-from sparselmm.results.methods.base import ResultsBase, Vector, from_rows
+from sparselmm.results.methods.base import ResultsBase, Vector, from_rows, from_sums
 from sparselmm.results.plots import diagnostics as plots_diagnostics
 from sparselmm.results.print.labels import row_groups
 from sparselmm.results.tables.influence import InfluenceResults
@@ -303,7 +303,7 @@ class DiagnosticResults(ResultsBase):
         )  # fmt: skip
         return plots_diagnostics.diagnostic_plot(evidence, figure)
 
-    @from_rows
+    @from_sums
     def check(self) -> Diagnosis:
         """What an expert would look at in this fit, in words.
 
@@ -315,7 +315,8 @@ class DiagnosticResults(ResultsBase):
         within groups (``constant-slope``); groups and rows that lie far out (``outlying-groups``,
         ``outlying-rows``); residuals that are not normal or whose spread depends on the fitted
         value (``not-normal``, ``spread``). Thresholds and sources stand in
-        :mod:`sparselmm.inference.diagnostics.checks`.
+        :mod:`sparselmm.inference.diagnostics.checks`. Of rows that were not kept, residuals and
+        constant slopes are not looked at (``not-checked``).
 
         Returns
         -------
@@ -336,6 +337,8 @@ class DiagnosticResults(ResultsBase):
         return diagnose(self._evidence())
 
     def _evidence(self) -> Evidence:
+        if not self.built.design.n:
+            return Evidence.without_rows(self._est, self.opt)
         raw = self._raw("conditional")
         of = {
             kind: numbers.residuals(self._est, raw, kind, "conditional", False, self._leverage)
