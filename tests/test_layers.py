@@ -13,7 +13,7 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
         "arguments kernels progress reduction smallmatrix storage threads",
         "grid kernels_families kernels_krylov kernels_rows kernels_stacks "
         "other_names providers seeds",
-        "cholesky",
+        "cholesky workers",
     ),
     "datasets": (),
     "design": (

@@ -31,6 +31,7 @@ from sparselmm.base.other_names import MODEL, NamesOthers
 from sparselmm.base.progress import Progress
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import FloatArray
+from sparselmm.base.workers import check_workers
 from sparselmm.design import BuiltDesign, capture_env, from_arrays, from_formula
 from sparselmm.design.validate import (
     aligned,
@@ -820,7 +821,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
     def fit_many(
         self, Y: Any, names: Sequence[Any] | None = None, *, reml: bool = True,
         missing: str = "raise", n_jobs: int = 1, progress: bool | None = None,
-        memory_limit: int | None = None,
+        memory_limit: int | None = None, client: Any = None,
     ) -> ManyResults:  # fmt: skip
         """Fit the model to many responses; the one it was made with is not used.
 
@@ -846,6 +847,8 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
             takes more than a few seconds.
         memory_limit : int, optional
             Bytes the factorization may use.
+        client : distributed.Client, optional
+            Share the responses among the workers of a cluster, in place of ``n_jobs``.
 
         Returns
         -------
@@ -874,12 +877,13 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
         """
         self._need_rows("fit_many")
         need_white(self.design, "fit_many")
+        workers = check_workers(n_jobs, client)
         reml = check_flag(reml, "reml")
         with one_thread():
             chosen = self._plan(check_memory(memory_limit)).chosen
         engine = self._sparse(chosen, reml)
         Y = aligned(Y, self.built.row_labels, "Y", "the rows of the model")
-        return fit_many(self.built.design, engine, Y, names, missing, n_jobs, progress)
+        return fit_many(self.built.design, engine, Y, names, missing, workers, progress)
 
     def _engine(self, reml: bool) -> ProfiledDeviance:
         need_white(self.design, "loglike, score, hessian, get_fe_params or get_scale")

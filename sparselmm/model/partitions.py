@@ -12,6 +12,7 @@ import pandas as pd
 
 from sparselmm.base.arguments import check_choice, check_count, check_flag
 from sparselmm.base.exceptions import ArgumentError, DataError, SourceChangedError
+from sparselmm.base.workers import check_client
 from sparselmm.design.build import Plan, columns_in_use, read_formulas
 from sparselmm.design.formula.expressions import names_in, plain_column
 from sparselmm.design.formula.memory import Memories
@@ -32,7 +33,7 @@ from sparselmm.design.passes.first import (
 )
 from sparselmm.design.passes.learned import Recipe, recipe_of
 from sparselmm.design.passes.reading import Reading, whole
-from sparselmm.design.passes.runs import Runner, check_client
+from sparselmm.design.passes.runs import Runner
 from sparselmm.design.sources.arrow import joined
 from sparselmm.design.sources.readers import Part, Source, readable
 from sparselmm.design.sources.recognised import source_of

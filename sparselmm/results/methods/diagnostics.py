@@ -11,6 +11,7 @@ import pandas as pd
 from sparselmm.base.arguments import check_choice, check_flag, check_list
 from sparselmm.base.exceptions import ArgumentError, DataError
 from sparselmm.base.types import FloatArray, IntArray
+from sparselmm.base.workers import check_workers
 from sparselmm.design.exact_labels import label_index
 from sparselmm.design.factors import factorize
 from sparselmm.design.rows import GroupRows
@@ -160,8 +161,9 @@ class DiagnosticResults(ResultsBase):
 
     @from_rows
     def influence(
-        self, group: Any = None, *, exact: bool = False, theta: bool | None = None
-    ) -> InfluenceResults:
+        self, group: Any = None, *, exact: bool = False, theta: bool | None = None,
+        client: Any = None,
+    ) -> InfluenceResults:  # fmt: skip
         """What each group, or each row, does to the estimates.
 
         Parameters
@@ -175,6 +177,9 @@ class DiagnosticResults(ResultsBase):
         theta : bool, optional
             False holds theta at its estimate. Default: True for groups; False for single rows,
             where that needs no factorization at all and True one for each row.
+        client : distributed.Client, optional
+            Share refits, and deletions that need a factorization each, among the workers of a
+            cluster.
 
         Returns
         -------
@@ -211,6 +216,7 @@ class DiagnosticResults(ResultsBase):
         """
         exact = check_flag(exact, "exact")
         theta = None if theta is None else check_flag(theta, "theta")
+        workers = check_workers(1, client)
         names = [self.built.design.x_names[j] for j in self.deviance.cross.basis.kept]
         if group is None:
             labels = self._row_index()
@@ -228,7 +234,12 @@ class DiagnosticResults(ResultsBase):
             )
         held = theta is False and not exact
         found = influence_of_groups(
-            self._est, GroupRows.of(codes, len(labels)), ~self.opt.at_boundary, exact, not held
+            self._est,
+            GroupRows.of(codes, len(labels)),
+            ~self.opt.at_boundary,
+            exact,
+            not held,
+            workers,
         )
         return InfluenceResults(found, labels, names, exact)
 

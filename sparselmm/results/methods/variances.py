@@ -33,7 +33,16 @@ from sparselmm.results.methods.base import ResultsBase, from_sums
 from sparselmm.results.print.labels import varcorr_frame
 from sparselmm.results.print.notebook import as_table
 
-BOOTSTRAP_OPTIONS = ("kind", "n_jobs", "progress", "checkpoint", "by", "jackknife", "resume")
+BOOTSTRAP_OPTIONS = (
+    "kind",
+    "n_jobs",
+    "progress",
+    "checkpoint",
+    "by",
+    "jackknife",
+    "resume",
+    "client",
+)
 """Arguments of the bootstrap that ``icc`` passes on."""
 
 
