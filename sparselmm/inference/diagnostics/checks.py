@@ -22,6 +22,7 @@ import scipy
 
 from sparselmm.base.types import AnyArray, BoolArray, FloatArray, IntArray
 from sparselmm.design.terms import Design, RandomTerm
+from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.inference.diagnostics.diagnosis import ORDER, Diagnosis, Finding
 from sparselmm.inference.estimates import Estimates
 from sparselmm.likelihood.covariance import SINGULAR_TOLERANCE
@@ -437,20 +438,18 @@ def _same_products(e: Evidence, t: int, s: int) -> bool:
         return False
     pair = cross.pair(s, t)
     met = np.abs(pair.data).reshape(len(pair.data), -1).sum(axis=1) > 0.0
-    rows, cols = (
-        pair.rows[met],
-        np.repeat(np.arange(len(pair.indptr) - 1), np.diff(pair.indptr))[met],
-    )
-    if len(np.unique(rows)) < len(rows) or len(np.unique(cols)) < len(cols):
+    if any(len(np.unique(at[met])) < met.sum() for at in (pair.rows, pair.cols)):
         return False
-    F, G = (
-        np.eye(terms[t].k) if cross.bases is None or cross.bases[j] is None else cross.bases[j]
-        for j in (s, t)
-    )
-    own = [G.T @ cross.pair(t, t).data.sum(axis=0) @ G, F.T @ cross.pair(s, s).data.sum(axis=0) @ F]
-    meet = F.T @ pair.data.sum(axis=0) @ G
-    size = max(float(np.trace(one)) for one in own)
-    return float(np.trace(own[0] + own[1] - 2.0 * meet)) <= SAME * size
+    F, G = (_model_basis(cross, j) for j in (s, t))
+    own = F.T @ cross.diagonal_sums[s] @ F, G.T @ cross.diagonal_sums[t] @ G
+    left = own[0] + own[1] - 2.0 * F.T @ pair.data.sum(axis=0) @ G
+    return bool(np.trace(left) <= SAME * max(np.trace(one) for one in own))
+
+
+def _model_basis(cross: CrossProducts, t: int) -> FloatArray:
+    """Of a term, F with ``model's columns = working columns @ F``, (k, k)."""
+    F = None if cross.bases is None else cross.bases[t]
+    return np.eye(cross.sizes[t][0]) if F is None else F
 
 
 def _constant_slopes(e: Evidence) -> Iterator[Finding]:
