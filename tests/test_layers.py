@@ -13,7 +13,7 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
         "arguments kernels memory progress reduction smallmatrix storage threads",
         "grid kernels_families kernels_krylov kernels_rows kernels_stacks "
         "other_names providers seeds",
-        "cholesky",
+        "cholesky workers",
     ),
     "datasets": (),
     "design": (
@@ -31,6 +31,7 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
         "basis pattern",
         "crossprod",
         "bases centred coupling submodels",
+        "row_sums",
         "partitions",
         "layout",
         "remainders",

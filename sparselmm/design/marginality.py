@@ -5,11 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 
 from sparselmm.base.exceptions import RemovedRowsError
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design.formula.cells import written_terms
-from sparselmm.design.spec import BuiltDesign
+from sparselmm.design.spec import BuiltDesign, DesignSpec
+
+SPANNED = 1e-10
+"""Singular value of a few rows, of one that is largest, that is rounding."""
+
+LOST = 1e-6
+"""Length of what a few rows do not span, of one that is whole, that is none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,8 +32,9 @@ class TermStructure:
         Terms that contain it: all its variables and others that are factors.
     degrees : tuple of int
         Number of variables.
-    cells : ndarray, (n, P)
-        Design with a column for every combination of levels of every term.
+    X, cells : ndarray, (n, p) and (n, P)
+        Rows of positive weight, or fewer with the same products; and the design with a column for
+        every combination of levels of every term.
     cell_terms : ndarray of int, (P,)
         Term of each of those columns; -1 for the intercept.
     at_reference : ndarray of int, (P,)
@@ -37,6 +45,7 @@ class TermStructure:
     columns: tuple[IntArray, ...]
     containing: tuple[tuple[int, ...], ...]
     degrees: tuple[int, ...]
+    X: FloatArray
     cells: FloatArray
     cell_terms: IntArray
     at_reference: IntArray
@@ -50,24 +59,57 @@ def term_structure(built: BuiltDesign) -> TermStructure:
     Raises
     ------
     DataError
-        When the rows are gone.
+        When the rows are gone, or too little is left of those that were not kept.
     """
-    spec, X = built.spec, built.design.X
-    if not len(X):
-        raise RemovedRowsError.of("anova")
-    info = spec.design_info
-    if info is None or spec.formula is None or built.frame is None:
+    spec = built.spec
+    X = built.design.row_space("anova")
+    weights = built.design.weights
+    if weights is not None and built.design.n:  # rows of weight zero are no part of the design
+        X = X[weights > 0]
+    info, frame = spec.design_info, built.frame
+    if info is None or spec.formula is None or (frame is None and built.streamed is None):
         return _column_terms(spec.x_names, X)
     fixed = written_terms(info, spec.formula)
+    every_cell = replace(spec, design_info=fixed.every_cell)
+    if built.streamed is not None:
+        cells = _cells_of_root(spec, every_cell, built.streamed.shown, X)
+    else:
+        assert frame is not None
+        cells = every_cell.evaluate(frame, random=False).X
+        cells = cells if weights is None else cells[weights > 0]
     return TermStructure(
         names=fixed.names,
         columns=fixed.columns,
         containing=fixed.containing,
         degrees=fixed.degrees,
-        cells=replace(spec, design_info=fixed.every_cell).evaluate(built.frame, random=False).X,
+        X=X,
+        cells=cells,
         cell_terms=fixed.cell_terms,
         at_reference=fixed.at_reference,
     )
+
+
+def _cells_of_root(
+    spec: DesignSpec, every_cell: DesignSpec, shown: pd.DataFrame, root: FloatArray
+) -> FloatArray:
+    """The design by cells of rows of which a root of X'X is left.
+
+    X spans what the design by cells spans, so that this is X times a matrix, whatever the rows;
+    it is learned from a few.
+    """
+    few = spec.evaluate(shown, random=False).X
+    size = np.linalg.norm(few, axis=0)
+    size = np.where(size > 0, size, 1.0)
+    _, values, rows = np.linalg.svd(few / size, full_matrices=False)
+    rows = rows[values > SPANNED * values.max(initial=0.0)]
+    scaled = root / size
+    if np.linalg.norm(scaled - scaled @ rows.T @ rows) > LOST * np.linalg.norm(scaled):
+        raise RemovedRowsError.of("anova, of columns that few rows have,", kept=False)
+    cells = every_cell.evaluate(shown, random=False).X
+    of_rows = np.linalg.lstsq((few / size) @ rows.T, cells)[0]
+    out = scaled @ rows.T @ of_rows
+    lengths = np.linalg.norm(out, axis=0)
+    return np.where(lengths > LOST * lengths.max(initial=0.0), out, 0.0)
 
 
 def _column_terms(names: tuple[str, ...], X: FloatArray) -> TermStructure:
@@ -81,6 +123,7 @@ def _column_terms(names: tuple[str, ...], X: FloatArray) -> TermStructure:
         columns=tuple(np.array([j]) for j in terms),
         containing=((),) * len(terms),
         degrees=(1,) * len(terms),
+        X=X,
         cells=X,
         cell_terms=places,
         at_reference=np.zeros(p, dtype=int),

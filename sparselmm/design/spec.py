@@ -52,6 +52,9 @@ from sparselmm.design.validate import (
     unknown_column,
 )
 
+FEW_VALUES = 2
+"""A covariate with at most this many distinct values is kept at each of them, as in emmeans."""
+
 
 @dataclass(frozen=True, eq=False)
 class NewDesign:
@@ -382,6 +385,51 @@ def total(parts: Sequence[FloatArray]) -> FloatArray | None:
 
 
 @dataclass(frozen=True, eq=False)
+class Numbers:
+    """A column of numbers over the rows in use.
+
+    Attributes
+    ----------
+    n : int
+        Rows.
+    mean, low, high : float
+    distinct : tuple of float, or None
+        Its values, sorted, where they are no more than `FEW_VALUES`.
+    """
+
+    n: int
+    mean: float
+    low: float
+    high: float
+    distinct: tuple[float, ...] | None
+
+    @classmethod
+    def of(cls, values: FloatArray) -> Numbers:
+        """Of some rows."""
+        low, high = float(values.min()), float(values.max())
+        few = bool(((values == low) | (values == high)).all())
+        mean = float(values.mean())
+        mean += float((values - mean).mean())  # removes the rounding error
+        return cls(len(values), mean, low, high, tuple(sorted({low, high})) if few else None)
+
+    @classmethod
+    def merged(cls, parts: Sequence[Numbers]) -> Numbers:
+        """Of the rows of several partitions."""
+        n = sum(part.n for part in parts)
+        base = parts[0].mean
+        mean = base + sum(part.n / n * (part.mean - base) for part in parts)
+        found = {value for part in parts for value in part.distinct or ()}
+        few = all(part.distinct is not None for part in parts) and len(found) <= FEW_VALUES
+        low, high = min(part.low for part in parts), max(part.high for part in parts)
+        return cls(n, mean, low, high, tuple(sorted(found)) if few else None)
+
+    @property
+    def values(self) -> list[float]:
+        """Where marginal means are taken: at its two values, or its mean."""
+        return [self.mean] if self.distinct is None else list(self.distinct)
+
+
+@dataclass(frozen=True, eq=False)
 class Streamed:
     """What remains of rows that were read in partitions and not kept.
 
@@ -401,6 +449,10 @@ class Streamed:
         Whether there are prior weights.
     recipe : Recipe
         How rows are read again, see :mod:`sparselmm.design.passes.learned`.
+    shown : DataFrame
+        A few rows with all labels that meet in the fixed part.
+    numbers : dict of str to Numbers
+        Columns of numbers that the fixed part is made of.
     """
 
     n: int
@@ -410,6 +462,8 @@ class Streamed:
     n_counted: int
     weighted: bool
     recipe: Any
+    shown: pd.DataFrame
+    numbers: dict[str, Numbers]
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 import scipy.sparse as sp
 
+from sparselmm.base.exceptions import RemovedRowsError
 from sparselmm.base.types import CSR, AnyArray, FloatArray, IntArray, Snapshot, index_dtype
 from sparselmm.design.residual import ResidualRows
 
@@ -191,6 +192,35 @@ class Grouping:
 
 
 @dataclass(frozen=True, eq=False)
+class RowSums:
+    """What is left of rows that were read in partitions; all of rows of positive weight.
+
+    Attributes
+    ----------
+    root : ndarray, (m, p)
+        Some matrix with ``root'root = X'X``.
+    constant : ndarray, (p,)
+        The value of columns of X that have one; NaN for the others.
+    mean, cov : ndarray, (p,) and (p, p)
+        Mean and covariance (n - 1) of the columns of X.
+    inverse_weight : float
+        Mean of ``1 / w``.
+    moments : tuple of ndarray, (k, k)
+        Of every term the mean of ``z_i z_i'``.
+    sizes : tuple of ndarray, (l,), or None
+        Of every term the rows of each level; None where rows do not belong to one level.
+    """
+
+    root: FloatArray
+    constant: FloatArray
+    mean: FloatArray
+    cov: FloatArray
+    inverse_weight: float
+    moments: tuple[FloatArray, ...]
+    sizes: tuple[IntArray | None, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Design(Snapshot):
     """Everything a fit needs from the rows of the data.
 
@@ -214,6 +244,8 @@ class Design(Snapshot):
         The statsmodels ``groups`` argument, when given.
     residual : ResidualRows or None
         Covariance structure of the residuals; None where they are independent.
+    sums : RowSums or None
+        In place of rows that were read in partitions and not kept.
     """
 
     y: FloatArray
@@ -225,6 +257,21 @@ class Design(Snapshot):
     offset: FloatArray | None = None
     groups: Grouping | None = None
     residual: ResidualRows | None = None
+    sums: RowSums | None = None
+
+    def row_space(self, what: str) -> FloatArray:
+        """X, or a few rows with the same products, (m, p).
+
+        Raises
+        ------
+        RemovedRowsError
+            When neither is there; ``what`` is what needs them.
+        """
+        if self.sums is not None:
+            return self.sums.root
+        if not self.n:
+            raise RemovedRowsError.of(what)
+        return self.X
 
     @property
     def n(self) -> int:

@@ -24,7 +24,8 @@ from sparselmm.base.reduction import Tree
 from sparselmm.base.smallmatrix import upper_inverse
 from sparselmm.base.types import FloatArray, IntArray, index_dtype
 from sparselmm.design.rows import blocks, response
-from sparselmm.design.terms import Design, RandomTerm, term_slices
+from sparselmm.design.spec import Numbers
+from sparselmm.design.terms import Design, RandomTerm, RowSums, term_slices
 from sparselmm.factor.bases import WELL_CONDITIONED, term_basis, terms_in_bases
 from sparselmm.factor.basis import Basis, independent_columns
 from sparselmm.factor.crossprod import (
@@ -35,9 +36,7 @@ from sparselmm.factor.crossprod import (
     check_residual,
     pair_blocks,
 )
-
-NOTHING = 1e-12
-"""Length of a column in the provisional basis, of one that has 1, that is rounding."""
+from sparselmm.factor.row_sums import NOTHING, Plain, row_sums
 
 POOR = 1e-8
 """Smallest eigenvalue of the Gram matrix in the provisional basis, columns scaled to one length,
@@ -134,6 +133,10 @@ class Products:
         Rows of every group.
     constant : ndarray, (p,)
         The value of the columns of X that have one; NaN for the others.
+    plain : Plain or None
+        Sums without weights; None where no row is in use.
+    numbers : dict of str to Numbers
+        Columns of numbers that X is made of.
     """
 
     counts: tuple[tuple[int, int], ...]
@@ -149,6 +152,8 @@ class Products:
     pairs: Pairs = field(default_factory=dict)
     groups: IntArray | None = None
     constant: FloatArray = field(default_factory=lambda: np.zeros(0))
+    plain: Plain | None = None
+    numbers: dict[str, Numbers] = field(default_factory=dict)
 
 
 class Accumulator:
@@ -167,7 +172,9 @@ class Accumulator:
         self._diagonals: dict[tuple[int, int], FloatArray] = {}
         self._pairs: Tree[Pairs] = Tree(_pairs_added)
 
-    def add(self, design: Design, groups: IntArray | None, read: int) -> None:
+    def add(
+        self, design: Design, groups: IntArray | None, read: int, numbers: dict[str, Numbers]
+    ) -> None:
         """Add the products of some rows."""
         if not design.n:
             self._totals.append(Products(((read, 0),)))
@@ -182,7 +189,9 @@ class Accumulator:
             for term, part in zip(terms, self._parts, strict=True):
                 add_term_product(self._B[part], term, rows, weighted)
         self._add_pairs(terms, w)
-        self._totals.append(_totals(design, y, groups, read))
+        plain = Plain.of(design, self._provisional.T)
+        totals = _totals(design, y, groups, read)
+        self._totals.append(replace(totals, plain=plain, numbers=numbers))
 
     def _add_pairs(self, terms: Sequence[RandomTerm], w: FloatArray | None) -> None:
         keyed: Pairs = {}
@@ -262,6 +271,8 @@ def added(parts: Sequence[Products]) -> Products:
         low=min(part.low for part in live), high=max(part.high for part in live), B=B, C=C,
         ones=ones, pairs=_pairs_added([part.pairs for part in live]), groups=groups,
         constant=np.where((constants == constants[0]).all(axis=0), constants[0], np.nan),
+        plain=Plain.added([part.plain for part in live if part.plain is not None]),
+        numbers={n: Numbers.merged([part.numbers[n] for part in live]) for n in first.numbers},
     )  # fmt: skip
 
 
@@ -290,11 +301,14 @@ class Finished:
     ----------
     cross : CrossProducts or None
         None when digits were lost.
+    sums : RowSums or None
+        None then, too.
     again : Provisional
         The basis to form them in then.
     """
 
     cross: CrossProducts | None
+    sums: RowSums | None
     again: Provisional
 
 
@@ -322,7 +336,7 @@ def finished(total: Products, provisional: Provisional, template: Design) -> Fin
     bases, off = _term_bases(total, provisional, template)
     again = _combined(provisional, whole, live, total, bases)
     if poor or off:
-        return Finished(None, again)
+        return Finished(None, None, again)
     c = np.zeros(p)
     c[live] = solve_triangular(R1, total.ones[:p][live], trans="T", check_finite=False)
     corner = np.sqrt(max(total.sum_w - float(c @ c), 0.0))
@@ -330,8 +344,12 @@ def finished(total: Products, provisional: Provisional, template: Design) -> Fin
     factor, kept = (full[:0, :0], np.zeros(0, int)) if not p else independent_columns(full)
     cross = _cross(total, provisional, template, factor, kept)
     if cross.C[-1, -1] < LOST * total.C[p, p]:
-        return Finished(None, again)
-    return Finished(cross, again)
+        return Finished(None, None, again)
+    assert total.plain is not None
+    one = np.append(total.ones[:p], total.n)
+    unweighted = np.block([[G, one[:p, None]], [one[None]]])
+    sums = row_sums(total.plain, unweighted, total.n, total.constant, provisional.R, cross)
+    return Finished(cross, sums, again)
 
 
 def _root(S: FloatArray) -> FloatArray:

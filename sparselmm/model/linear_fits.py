@@ -24,6 +24,7 @@ from sparselmm.base.exceptions import (
 )
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import FloatArray
+from sparselmm.base.workers import check_workers
 from sparselmm.design.validate import (
     aligned,
     need_white,
@@ -205,7 +206,7 @@ class LinearFits(StatsmodelsInterface):
     def fit_many(
         self, Y: Any, names: Sequence[Any] | None = None, *, reml: bool = True,
         missing: str = "raise", n_jobs: int = 1, progress: bool | None = None,
-        memory_limit: int | None = None,
+        memory_limit: int | None = None, client: Any = None,
     ) -> ManyResults:  # fmt: skip
         """Fit the model to many responses; the one it was made with is not used.
 
@@ -231,6 +232,8 @@ class LinearFits(StatsmodelsInterface):
             takes more than a few seconds.
         memory_limit : int, optional
             Bytes the factorization may use.
+        client : distributed.Client, optional
+            Share the responses among the workers of a cluster, in place of ``n_jobs``.
 
         Returns
         -------
@@ -259,12 +262,13 @@ class LinearFits(StatsmodelsInterface):
         """
         self._need_rows("fit_many")
         need_white(self.design, "fit_many")
+        workers = check_workers(n_jobs, client)
         reml = check_flag(reml, "reml")
         with one_thread():
             chosen = self._plan(check_memory(memory_limit)).chosen
         engine = self._sparse(chosen, reml)
         Y = aligned(Y, self.built.row_labels, "Y", "the rows of the model")
-        return fit_many(self.built.design, engine, Y, names, missing, n_jobs, progress)
+        return fit_many(self.built.design, engine, Y, names, missing, workers, progress)
 
     def fit_regularized(
         self,

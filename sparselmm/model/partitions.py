@@ -12,6 +12,7 @@ import pandas as pd
 
 from sparselmm.base.arguments import check_choice, check_count, check_flag
 from sparselmm.base.exceptions import ArgumentError, DataError, SourceChangedError
+from sparselmm.base.workers import check_client
 from sparselmm.design.build import Plan, columns_in_use, read_formulas
 from sparselmm.design.formula.expressions import names_in, plain_column
 from sparselmm.design.formula.memory import Memories
@@ -22,10 +23,17 @@ from sparselmm.design.formula.namespace import (
     with_r_names,
 )
 from sparselmm.design.formula.remembered import EvalEnvironment
-from sparselmm.design.passes.first import First, FirstPass, label_columns, label_sets
+from sparselmm.design.passes.first import (
+    First,
+    FirstPass,
+    fixed_sets,
+    label_columns,
+    label_sets,
+    shown,
+)
 from sparselmm.design.passes.learned import Recipe, recipe_of
 from sparselmm.design.passes.reading import Reading, whole
-from sparselmm.design.passes.runs import Runner, check_client
+from sparselmm.design.passes.runs import Runner
 from sparselmm.design.sources.arrow import joined
 from sparselmm.design.sources.readers import Part, Source, readable
 from sparselmm.design.sources.recognised import source_of
@@ -185,14 +193,16 @@ def build_partitioned(
         _env_of(used_env, with_r_names(env), subset), given.rows,
     )  # fmt: skip
     parts = given.source.parts(given.rows)
-    first, memories = _learn(plan, reading, parts, runner)
+    first, memories, some = _learn(plan, reading, parts, runner)
     built, recipe, sample = recipe_of(plan, reading, first, memories, arguments["covariance"])
     used = sum(count for _, count in first.counts)
     for term in built.design.terms:
         check_term(term, used, reading.weights is not None)
-    total, cross = _multiply(recipe, sample, first, parts, runner)
-    streamed = _streamed(total, cross, recipe)
-    return replace(built, streamed=streamed), cross
+    total, done = _multiply(recipe, sample, first, parts, runner)
+    cross = done.cross
+    assert cross is not None
+    design = replace(built.design, sums=done.sums)
+    return replace(built, design=design, streamed=_streamed(total, cross, recipe, some)), cross
 
 
 def _env_of(used: EvalEnvironment, env: EvalEnvironment, subset: str | None) -> EvalEnvironment:
@@ -218,8 +228,8 @@ def _refuse(plan: Plan, arguments: Mapping[str, Any]) -> None:
 
 def _learn(
     plan: Plan, reading: Reading, parts: Sequence[Part], runner: Runner
-) -> tuple[First, Memories]:
-    """The first pass, and those that transforms of transforms need."""
+) -> tuple[First, Memories, pd.DataFrame]:
+    """The first pass, and those that transforms of transforms need; rows for the fixed part."""
     head = _head(reading, parts)
     space = Namespace(
         head, reading.env, Rows(len(head), head.index),
@@ -235,7 +245,12 @@ def _learn(
         seen = runner.run(more, parts, more.merge, f"pass {step + 1} of the transforms")
         _check_same(first.counts, seen.counts, parts)
         memories.finish(seen.memory, space.columns)
-    return first, memories
+    some = (
+        pd.DataFrame()
+        if first.rows is None
+        else shown(first, learn, fixed_sets(plan, space, memories))
+    )
+    return first, memories, some
 
 
 def _quick(learn: FirstPass, plan: Plan, parts: Sequence[Part]) -> FirstPass:
@@ -282,13 +297,13 @@ class SecondPass:
         """Products of its rows."""
         sums = Accumulator(self.recipe.template, self.provisional)
         for chunk in self.recipe.chunks(part):
-            sums.add(chunk.design, chunk.group_counts, chunk.read)
+            sums.add(chunk.design, chunk.group_counts, chunk.read, chunk.numbers)
         return sums.result()
 
 
 def _multiply(
     recipe: Recipe, sample: pd.DataFrame, first: First, parts: Sequence[Part], runner: Runner
-) -> tuple[Products, CrossProducts]:
+) -> tuple[Products, Finished]:
     """The second pass; again in a better basis where that of the sample loses digits."""
     provisional = Provisional.of(recipe.sampled(sample))
     for number in range(2, 2 + MOST_PASSES):
@@ -297,7 +312,7 @@ def _multiply(
         _check_total(total, recipe)
         done: Finished = finished(total, provisional, recipe.template)
         if done.cross is not None:
-            return total, done.cross
+            return total, done
         provisional = done.again
     raise DataError(
         "the columns of the fixed effects are too nearly dependent for products of partitions; "
@@ -328,7 +343,9 @@ def _check_total(total: Products, recipe: Recipe) -> None:
         )
 
 
-def _streamed(total: Products, cross: CrossProducts, recipe: Recipe) -> Streamed:
+def _streamed(
+    total: Products, cross: CrossProducts, recipe: Recipe, some: pd.DataFrame
+) -> Streamed:
     counted = []
     for t in range(len(cross.sizes)):
         pair = cross.pairs[t, t]
@@ -338,4 +355,5 @@ def _streamed(total: Products, cross: CrossProducts, recipe: Recipe) -> Streamed
         n=sum(used for _, used in total.counts), group_sizes=total.groups,
         k_constant=int((np.nan_to_num(total.constant) != 0).any()), counted_levels=tuple(counted),
         n_counted=total.n, weighted=recipe.reading.weights is not None, recipe=recipe,
+        shown=some, numbers=total.numbers,
     )  # fmt: skip

@@ -46,7 +46,7 @@ CI_OPTIONS: dict[str, tuple[str, ...]] = {
     "profile": ("which", "scale"),
     "bootstrap": (
         "kind", "resampling", "n", "statistic", "seed", "n_jobs", "progress", "checkpoint", "by",
-        "jackknife", "resume",
+        "jackknife", "resume", "client",
     ),
 }  # fmt: skip
 """Options of ``conf_int`` by its method."""

@@ -120,7 +120,7 @@ class ResidualSimulation(ResultsBase):
     def bootstrap(
         self, n: int = 1000, statistic: Any = None, kind: str = "parametric", seed: Seed = None,
         n_jobs: int = 1, progress: bool | None = None, checkpoint: Any = None, *,
-        by: str | None = None, jackknife: bool = False, resume: Any = None,
+        by: str | None = None, jackknife: bool = False, resume: Any = None, client: Any = None,
     ) -> BootstrapResults:  # fmt: skip
         """Parametric bootstrap of fixed effects, variances and residual parameters.
 
@@ -132,7 +132,7 @@ class ResidualSimulation(ResultsBase):
         seed : int, sequence of int or SeedSequence, optional
         progress : bool, optional
             Show a progress bar.
-        statistic, n_jobs, checkpoint, by, jackknife, resume
+        statistic, n_jobs, checkpoint, by, jackknife, resume, client
             Not available.
 
         Returns
@@ -145,6 +145,7 @@ class ResidualSimulation(ResultsBase):
         others = {
             "statistic": statistic, "checkpoint": checkpoint, "by": by, "resume": resume,
             "jackknife": jackknife or None, "n_jobs": None if n_jobs == 1 else n_jobs,
+            "client": client,
         }  # fmt: skip
         _refuse_others("bootstrap", others)
         stream = seed_sequence(seed)

@@ -5,6 +5,7 @@ import os
 import pickle
 import signal
 import threading
+import time
 import warnings
 
 import numpy as np
@@ -235,7 +236,7 @@ def test_what_needs_rows_refuses_by_name_and_the_rest_works():
     for name in ("resid", "fittedvalues"):
         with pytest.raises(RemovedRowsError, match=f"{name} is made of the rows.*augment"):
             getattr(result, name)
-    for name in ("hatvalues", "cooks_distance", "influence", "bootstrap", "check", "augment"):
+    for name in ("hatvalues", "cooks_distance", "influence", "bootstrap", "augment"):
         with pytest.raises(RemovedRowsError, match="read in partitions and not kept"):
             getattr(result, name)()
     with pytest.raises(RemovedRowsError, match="fit_many"):
@@ -258,6 +259,81 @@ def test_what_needs_rows_refuses_by_name_and_the_rest_works():
     again = pickle.loads(pickle.dumps(result))
     assert np.allclose(again.fe_params, result.fe_params)
     assert np.allclose(pd.concat(again.augment(data))[".resid"], whole.resid, atol=1e-6)
+
+
+AFTERWARDS = {
+    "interactions": ("y ~ x * kind + flag:kind + z + (1 + x | g) + (1 | h)", {}),
+    "weights": ("y ~ kind * flag + year + (1 + x | g) + (1 | h)", {"weights": "w", "offset": "o"}),
+    "without a constant": ("y ~ 0 + kind + x:flag + (1 | g)", {}),
+    "dependent": ("y ~ x + I(2 * x) + kind + (1 | g)", {}),
+    "transforms": ("y ~ bs(z, knots=[1, 3]) + center(x) * C(h) + (1 | g)", {}),
+    "two values": ("y ~ x + half * kind + (1 | g)", {}),
+    "missing": ("y ~ x + kind * flag + (0 + x | g)", {"missing": "drop", "subset": "year > 1993"}),
+    "empty cells": ("y ~ x + kind * C(h) + (1 | g)", {}),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::sparselmm.SpecificationWarning")
+@pytest.mark.filterwarnings("ignore::sparselmm.exceptions.RankDeficiencyWarning")
+@pytest.mark.filterwarnings("ignore::sparselmm.exceptions.IdentifiabilityWarning")
+@pytest.mark.parametrize("chunk_rows", [41, 1000])
+@pytest.mark.parametrize("name", AFTERWARDS)
+def test_what_sums_over_the_rows_give_needs_no_rows(name, chunk_rows):
+    formula, arguments = AFTERWARDS[name]
+    data = rows()
+    data["half"] = data["flag"].astype(float)
+    if name == "missing":
+        data.loc[[3, 77], "x"] = np.nan
+    if name == "empty cells":
+        data = data[(data["kind"] != "low") | (data["h"] != 20)].reset_index(drop=True)
+    whole = made(formula, data, **arguments).fit()
+    parts = made(formula, data, keep_rows=False, chunk_rows=chunk_rows, **arguments).fit()
+    near = {"rtol": 1e-5, "atol": 1e-8, "equal_nan": True}
+    for ask in (
+        lambda fit: fit.icc(),
+        lambda fit: fit.variance_components(),
+        lambda fit: fit.anova(type=1),
+        lambda fit: fit.anova(type=2),
+        lambda fit: fit.anova(type=3),
+        lambda fit: fit.emmeans("kind" if "kind" in formula else "h").frame,
+        lambda fit: fit.joint_tests().select_dtypes("number"),
+        lambda fit: fit.get_prediction(data[:7]).summary_frame(),
+    ):
+        a, b = ask(whole), ask(parts)
+        numbers = [pd.DataFrame(one).select_dtypes("number").to_numpy(float) for one in (a, b)]
+        assert numbers[0].shape == numbers[1].shape
+        np.testing.assert_allclose(*numbers, **near)
+    r2 = whole.r2(), parts.r2()
+    for field in ("marginal", "conditional", "var_fixed", "var_random", "var_residual"):
+        assert getattr(r2[0], field) == pytest.approx(getattr(r2[1], field), rel=1e-6)
+    rows_only = {"outlying-rows", "not-normal", "spread", "constant-slope"}
+    assert {*parts.check().codes} == {*whole.check().codes} - rows_only | {"not-checked"}
+
+
+@pytest.mark.filterwarnings("ignore::sparselmm.exceptions.IdentifiabilityWarning")
+@pytest.mark.parametrize("bar", ["1", "1 + x", "0 + x"])
+def test_terms_that_group_alike_are_found_without_rows(bar):
+    data = rows()
+    data["g2"], data["other"] = data["g"], data["g"].where(data.index != 5, "g99")
+    for second, alike in (("g2", True), ("other", False)):
+        parts = made(
+            f"y ~ x + ({bar} | g) + ({bar} | {second})", data, keep_rows=False, chunk_rows=64
+        ).fit(do_cg=False)
+        assert ("not-identifiable" in parts.check().codes) == alike
+
+
+def test_slopes_of_a_covariate_and_what_is_refused():
+    data = rows()
+    whole = made("y ~ x * kind + (1 | g)", data).fit()
+    parts = made("y ~ x * kind + (1 | g)", data, keep_rows=False, chunk_rows=64).fit()
+    np.testing.assert_allclose(
+        *(f.emtrends("x", "kind").frame.select_dtypes("number") for f in (whole, parts)),
+        rtol=1e-6,
+    )
+    with pytest.raises(RemovedRowsError, match=r"weights='proportional'.*not kept"):
+        parts.emmeans("kind", weights="proportional")
+    with pytest.raises(RemovedRowsError, match=r"bootstrap.*not kept"):
+        parts.icc("bootstrap", n=3)
 
 
 def test_augment_streams_every_column(tmp_path):
@@ -559,6 +635,49 @@ def test_a_cluster_has_the_bits_of_one_process(cluster, files):
     bad.loc[200, "x"] = np.nan
     with pytest.raises(MissingDataError, match=r"partition 4"):
         made(FORMULA, bad, chunk_rows=50, keep_rows=False, client=cluster)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_replicates_on_a_cluster_have_the_bits_of_one_process(cluster):
+    data = rows()
+    model = made("y ~ x + (1 | g) + (1 | h)", data)
+    fit = model.fit()
+    for ask in (
+        lambda **k: fit.bootstrap(60, seed=1, **k).values,
+        lambda **k: fit.bootstrap(8, lambda r: float(r.llf), seed=1, **k).values,
+        lambda **k: fit.bootstrap(12, kind="case", by="g", seed=1, **k).values,
+        lambda **k: fit.power({"x": 0.2}, n_sim=40, seed=1, **k).table,
+        lambda **k: fit.influence("g", exact=True, **k).fe_params,
+        lambda **k: fit.influence("g", **k).cooks_distance,
+        lambda **k: model.fit_many(data[["y", "x"]].to_numpy() @ np.eye(2, 40), **k).fe_params,
+        lambda **k: fit.fit_many(data[["y", "z"]], **k).fe_params,
+        lambda **k: fit.icc("bootstrap", n=20, seed=1, **k),
+    ):
+        assert pd.DataFrame(ask()).equals(pd.DataFrame(ask(client=cluster)))
+    with pytest.raises(ArgumentError, match="leave out n_jobs"):
+        fit.bootstrap(4, n_jobs=2, client=cluster)
+    with pytest.raises(ArgumentError, match=r"distributed\.Client"):
+        fit.influence("g", client=3)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_worker_killed_in_a_bootstrap_changes_no_replicate(cluster):
+    fit = made("y ~ x + (1 | g) + (1 | h)", rows()).fit()
+
+    def slowly(results):
+        time.sleep(0.02)
+        return results.sigma
+
+    one = fit.bootstrap(40, slowly, seed=1)
+    victim = min(cluster.run(os.getpid).values())
+    timer = threading.Timer(0.5, os.kill, (victim, signal.SIGKILL))
+    timer.start()
+    two = fit.bootstrap(40, slowly, seed=1, client=cluster)
+    timer.join()
+    assert np.array_equal(one.values, two.values)
+    cluster.wait_for_workers(2)
 
 
 def test_a_client_is_never_ignored():

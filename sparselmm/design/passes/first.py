@@ -9,7 +9,7 @@ whole.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,12 @@ from sparselmm.design.validate import Rows
 
 SAMPLE = 256
 """Rows of a partition that go into the sample, evenly spaced."""
+
+COPIES = 16
+"""Rows with different values for every combination of labels of the fixed part."""
+
+FEW_SHOWN = 512
+"""Rows where there are no labels."""
 
 LARGEST_SAMPLE = 8_192
 """Rows of the sample at most: every other one is left out when there are more."""
@@ -201,6 +207,23 @@ def completed(first: First) -> pd.DataFrame:
     return joined([together, sample], "the representatives")
 
 
+def shown(first: First, learn: FirstPass, fixed: tuple[LabelSet, ...]) -> pd.DataFrame:
+    """A few rows with all labels that meet in the fixed part, each with several values beside them.
+
+    Their design spans what that of all rows spans, unless the sample shows too little.
+    """
+    assert first.rows is not None and first.sample is not None
+    order = np.random.default_rng(0).permutation(len(first.sample))
+    sample = first.sample.iloc[order].reset_index(drop=True)
+    if not fixed:
+        return sample.iloc[:FEW_SHOWN]
+    rows = replace(learn, sets=fixed)._representatives(first.rows)
+    rows = rows.loc[rows.index.repeat(COPIES)].reset_index(drop=True)
+    others = [name for name in sample.columns if name not in rows.columns]
+    values = sample[others].iloc[np.arange(len(rows)) % len(sample)].reset_index(drop=True)
+    return pd.concat([rows, values], axis=1)[list(sample.columns)]
+
+
 def _crossed(factors: Sequence[Factor]) -> tuple[IntArray, int]:
     """Codes of the combinations of some factors, in any order, and their number."""
     codes, count = factors[0].codes, len(factors[0].labels)
@@ -257,6 +280,22 @@ def label_sets(
             sets.append(_set_of((groups, *labels), head))
     codes = [code for code in plan.read if code not in memories.states]
     sets += [_set_of((code,), head) for code in codes if _is_labels(code, head)]
+    return _largest([*sets, *fixed_sets(plan, head, memories)])
+
+
+def fixed_sets(plan: Plan, head: Namespace, memories: Memories) -> tuple[LabelSet, ...]:
+    """Labels that meet in terms of the fixed part."""
+    sets = []
+    for term in plan.fixed:
+        codes = [factor.code for factor in term.factors if factor.code not in memories.states]
+        labels = tuple(code for code in codes if _is_labels(code, head))
+        if labels:
+            sets.append(_set_of(labels, head))
+    return _largest(sets)
+
+
+def _largest(sets: Sequence[LabelSet]) -> tuple[LabelSet, ...]:
+    """Those that no other one contains."""
     names = {one: {*one.columns, *one.codes} for one in dict.fromkeys(sets)}
     return tuple(s for s in names if not any(names[s] < other for other in names.values()))
 

@@ -17,7 +17,7 @@ from sparselmm.base.exceptions import (
 )
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design.build import Plan, assemble
-from sparselmm.design.column_types import as_float, check_numeric
+from sparselmm.design.column_types import NUMBERS, as_float, check_numeric, kind_of
 from sparselmm.design.factors import match
 from sparselmm.design.formula.expressions import plain_column
 from sparselmm.design.formula.memory import Memories
@@ -31,7 +31,7 @@ from sparselmm.design.passes.first import First, completed
 from sparselmm.design.passes.reading import Reading, Taken, named
 from sparselmm.design.row_arguments import Given, subset_mask
 from sparselmm.design.sources.readers import Part
-from sparselmm.design.spec import BuiltDesign, DesignSpec, check_rows
+from sparselmm.design.spec import BuiltDesign, DesignSpec, Numbers, check_rows
 from sparselmm.design.subsets import without_rows
 from sparselmm.design.terms import Design
 from sparselmm.design.validate import Rows, check_some_rows
@@ -49,11 +49,13 @@ class Chunk:
         Rows of each group.
     read : int
         Rows read, those left out included.
+    numbers : dict of str to Numbers
     """
 
     design: Design
     group_counts: IntArray | None
     read: int
+    numbers: dict[str, Numbers]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +72,8 @@ class Recipe:
         Expression of the response.
     response_spec : DesignSpec or None
         Memory of it, when it is more than a column.
+    numbers : tuple of str
+        Columns of numbers that the fixed part is made of.
     """
 
     reading: Reading
@@ -77,15 +81,18 @@ class Recipe:
     template: Design
     response: str
     response_spec: DesignSpec | None
+    numbers: tuple[str, ...]
 
     def chunks(self, part: Part) -> Iterator[Chunk]:
         """The rows of a partition as designs, those of a few at a time."""
         for taken in self.reading.taken(part):
             with named(part.label):
                 if len(taken.frame):
-                    yield Chunk(*self.of(taken), taken.read)
+                    design, counts = self.of(taken)
+                    numbers = {n: Numbers.of(as_float(taken.frame[n])) for n in self.numbers}
+                    yield Chunk(design, counts, taken.read, numbers)
                 else:
-                    yield Chunk(self.template, None, taken.read)
+                    yield Chunk(self.template, None, taken.read, {})
 
     def of(self, taken: Taken, checked: bool = True) -> tuple[Design, IntArray | None]:
         """Some rows as a design, ``checked`` for what a fit can use, and the rows of each group."""
@@ -174,7 +181,13 @@ def recipe_of(
             "the model has no random effects; add a term such as '+ (1|g)' or groups="
         )
     bare = without_rows(built)
-    recipe = Recipe(reading, built.spec, bare.design, plan.parsed.response, response)
+    spec = built.spec
+    numbers = tuple(
+        name
+        for name in spec.fixed_variables()
+        if name in frame and spec.factor_levels(name) is None and kind_of(frame[name]) == NUMBERS
+    )
+    recipe = Recipe(reading, spec, bare.design, plan.parsed.response, response, numbers)
     _check_by_row(recipe, first.sample, reading)
     return bare, recipe, first.sample
 

@@ -11,7 +11,6 @@ from typing import Any, Protocol, TypeVar
 
 import pandas as pd
 
-from sparselmm.base.arguments import wrong_type
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.progress import PATIENCE
 from sparselmm.base.reduction import Tree
@@ -32,12 +31,6 @@ class Runner(Protocol):
         merge: Callable[[Sequence[T]], T], title: str,
     ) -> T:  # fmt: skip
         """The function of all partitions, merged."""
-
-
-def check_client(client: Any) -> None:
-    """Refuse what is no client of a cluster."""
-    if not all(hasattr(client, name) for name in ("submit", "compute", "gather")):
-        raise wrong_type("client", "a distributed.Client", client)
 
 
 class Meter:

@@ -22,6 +22,7 @@ import scipy
 
 from sparselmm.base.types import AnyArray, BoolArray, FloatArray, IntArray
 from sparselmm.design.terms import Design, RandomTerm
+from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.inference.diagnostics.diagnosis import ORDER, Diagnosis, Finding
 from sparselmm.inference.estimates import Estimates
 from sparselmm.likelihood.covariance import SINGULAR_TOLERANCE
@@ -66,6 +67,10 @@ NO_VARIANCE = 1e-8
 """Share of sigma^2 below which a predicted effect has no variance to be compared with."""
 
 
+SAME = 1e-10
+"""Share of the sum of squares of a term's covariates, left between it and another, that is none."""
+
+
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """What the checks look at.
@@ -75,7 +80,7 @@ class Evidence:
     est : Estimates
     opt : OptSummary
     deleted : ndarray, (n,)
-        Deleted residuals.
+        Deleted residuals; (0,) of rows that were not kept, as the next three.
     studentized : ndarray, (n,)
         Studentized conditional residuals.
     fitted : ndarray, (n,)
@@ -89,6 +94,12 @@ class Evidence:
     studentized: FloatArray
     fitted: FloatArray
     labels: AnyArray
+
+    @classmethod
+    def without_rows(cls, est: Estimates, opt: OptSummary) -> Evidence:
+        """Of a fit whose rows were not kept."""
+        none = np.zeros(0)
+        return cls(est, opt, none, none, none, none)
 
     @property
     def design(self) -> Design:
@@ -226,13 +237,12 @@ class Columns:
             return cls([], np.zeros((0, 0)), np.zeros(0))
         R = np.linalg.inv(basis.T)
         gram = R.T @ R
-        X = e.design.X[:, basis.kept]
-        rows = slice(None) if e.positive.all() else e.positive
-        constant = np.flatnonzero(np.ptp(X[rows], axis=0) == 0)
+        values = _constants(e)[basis.kept]
+        constant = np.flatnonzero(~np.isnan(values))
         if not len(constant):
             return cls(names, gram / n, np.zeros(len(names)))
         one = constant[0]
-        value = float(X[rows][0, one])
+        value = float(values[one])
         means = gram[one] * value / gram[one, one]
         rest = np.delete(np.arange(len(names)), one)
         gram = gram - np.outer(gram[one], gram[one]) / gram[one, one]
@@ -251,6 +261,14 @@ class Columns:
         values, vectors = np.linalg.eigh(self.gram / np.outer(self.sd, self.sd))
         inverse = np.sum(vectors**2 / np.maximum(values, np.finfo(float).tiny), axis=1)
         return dict(zip(self.names, inverse.tolist(), strict=True))
+
+
+def _constants(e: Evidence) -> FloatArray:
+    """The value of the columns of X that have one, NaN for the others, (p,)."""
+    if e.design.sums is not None:
+        return e.design.sums.constant
+    X = e.design.X if e.positive.all() else e.design.X[e.positive]
+    return np.where(np.ptp(X, axis=0) == 0.0, X[0], np.nan)
 
 
 def _collinear(e: Evidence) -> Iterator[Finding]:
@@ -315,13 +333,13 @@ def _levels(e: Evidence) -> Iterator[Finding]:
     """Few levels, groups of one row, more random effects than rows; once per factor."""
     seen: set[tuple[str, int]] = set()
     n = e.dev.cross.n
-    for term in e.est.terms:
-        if term.codes is None:
+    for t, term in enumerate(e.est.terms):
+        sizes = _sizes(e, t)
+        if sizes is None:
             continue
         key = (":".join(term.levels.names), term.n_levels)
-        sizes = np.bincount(term.codes[e.positive & (term.codes >= 0)], minlength=term.n_levels)
         used = int((sizes > 0).sum())
-        if used * term.k >= n and e.design.weights is None:
+        if used * term.k >= n and e.design.weights is None and e.dev.cross.sum_log_w == 0.0:
             yield _too_many(term, used, n)
         elif key not in seen:
             single = int((sizes == 1).sum())
@@ -340,6 +358,16 @@ def _levels(e: Evidence) -> Iterator[Finding]:
                 "and Kenward-Roger tests, or make it a fixed effect",
             )  # fmt: skip
         seen.add(key)
+
+
+def _sizes(e: Evidence, t: int) -> IntArray | None:
+    """Rows of every level of a term, (l,); None where rows do not belong to one level."""
+    if e.design.sums is not None:
+        return e.design.sums.sizes[t]
+    codes = e.est.terms[t].codes
+    if codes is None:
+        return None
+    return np.bincount(codes[e.positive & (codes >= 0)], minlength=e.est.terms[t].n_levels)
 
 
 def _too_many(term: RandomTerm, used: int, n: int) -> Finding:
@@ -368,7 +396,11 @@ def _confounded(e: Evidence) -> Iterator[Finding]:
             )  # fmt: skip
         for s in range(t + 1, len(terms)):
             other = terms[s]
-            if _same_columns(term, other) and _same_partition(e, term, other):
+            if e.design.sums is not None:
+                same = _same_products(e, t, s)
+            else:
+                same = _same_columns(term, other) and _same_partition(e, term, other)
+            if same:
                 yield Finding(
                     "not-identifiable", "problem",
                     f"{term.name!r} and {other.name!r} group the rows in the same way: only the "
@@ -396,9 +428,33 @@ def _same_partition(e: Evidence, a: RandomTerm, b: RandomTerm) -> bool:
     return pairs == len(np.unique(x)) == len(np.unique(y))
 
 
+def _same_products(e: Evidence, t: int, s: int) -> bool:
+    """The same of rows that were not kept: every level meets one of the other, as it meets itself.
+
+    For rows a of the one and b of the other in the same place, ``|a - b|^2 = 0``.
+    """
+    cross, terms = e.dev.cross, e.est.terms
+    if terms[t].codes is None or terms[s].codes is None or terms[t].k != terms[s].k:
+        return False
+    pair = cross.pair(s, t)
+    met = np.abs(pair.data).reshape(len(pair.data), -1).sum(axis=1) > 0.0
+    if any(len(np.unique(at[met])) < met.sum() for at in (pair.rows, pair.cols)):
+        return False
+    F, G = (_model_basis(cross, j) for j in (s, t))
+    own = F.T @ cross.diagonal_sums[s] @ F, G.T @ cross.diagonal_sums[t] @ G
+    left = own[0] + own[1] - 2.0 * F.T @ pair.data.sum(axis=0) @ G
+    return bool(np.trace(left) <= SAME * max(np.trace(one) for one in own))
+
+
+def _model_basis(cross: CrossProducts, t: int) -> FloatArray:
+    """Of a term, F with ``model's columns = working columns @ F``, (k, k)."""
+    F = None if cross.bases is None else cross.bases[t]
+    return np.eye(cross.sizes[t][0]) if F is None else F
+
+
 def _constant_slopes(e: Evidence) -> Iterator[Finding]:
     for term in e.est.terms:
-        if term.codes is None or term.values is None:
+        if term.codes is None or term.values is None or not e.design.n:
             continue
         rows = np.flatnonzero(e.positive & (term.codes >= 0))
         codes, values = term.codes[rows], term.values[rows]
@@ -466,6 +522,14 @@ def standardized_effects(est: Estimates, t: int) -> FloatArray:
 
 
 def _outlying_rows(e: Evidence) -> Iterator[Finding]:
+    if not e.design.n:
+        yield Finding(
+            "not-checked", "note",
+            "residuals and slopes within groups were not looked at: the rows were read in "
+            "partitions and not kept",
+            "results.augment(source) streams residuals, leverage and Cook's distance",
+        )  # fmt: skip
+        return
     t = e.deleted
     m = int(np.isfinite(t).sum())
     df = e.dev.df - 1

@@ -15,13 +15,15 @@ names). :mod:`sparselmm.inference.diagnostics.deletion` computes the deletions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import scipy.linalg as sla
 
 from sparselmm.base.types import BoolArray, FloatArray
+from sparselmm.base.workers import Workers, in_parallel
 from sparselmm.design.rows import GroupRows
 from sparselmm.inference.diagnostics.deletion import (
     Deleted,
@@ -40,6 +42,9 @@ from sparselmm.likelihood.optimize import minimize
 REFIT_TOLERANCE = 1e-14
 """A refit goes on until a Newton step promises less decrease of the deviance than this: the
 difference between two fits needs more digits than either of them."""
+
+TOGETHER = 16
+"""Groups that a worker deletes at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +82,12 @@ class Influence:
 
 
 def influence_of_groups(
-    est: Estimates, groups: GroupRows, free: BoolArray, exact: bool, theta: bool
+    est: Estimates,
+    groups: GroupRows,
+    free: BoolArray,
+    exact: bool,
+    theta: bool,
+    workers: Workers = 1,
 ) -> Influence:
     """Delete each group.
 
@@ -91,13 +101,24 @@ def influence_of_groups(
         Refit; otherwise one Newton step in theta.
     theta : bool
         False: theta stays where it is.
+    workers : Workers
+        Of deletions that are not sums over the groups.
 
     Returns
     -------
     Influence
     """
     at = est.working
-    deleted = _refits(at, groups) if exact else _one_step(at, groups, free, theta)
+    owners = None if exact else level_owners(at.design, groups)
+    if owners is not None:
+        step = _step(at, free, theta)
+        pieces_of = by_group(at.deviance, at.design, at.pls.theta, groups, owners)
+        deleted: Iterable[Deleted | None] = map(step.taken, pieces_of)
+    else:
+        task = Deleting(at, groups, free, exact, theta)
+        every = len(groups) if workers == 1 else TOGETHER
+        ranges = [range(a, min(a + every, len(groups))) for a in range(0, len(groups), every)]
+        deleted = chain.from_iterable(in_parallel(task, ranges, workers))
     found = [(j, one) for j, one in enumerate(deleted) if one is not None]
     r, m = len(est.pls.beta), len(groups)
     beta, vcov = np.full((m, r), np.nan), np.full((m, r, r), np.nan)
@@ -136,26 +157,39 @@ def _measures(
         )  # fmt: skip
 
 
-def _one_step(
-    est: Estimates, groups: GroupRows, free: BoolArray, theta: bool
-) -> Iterator[Deleted | None]:
-    dev, at = est.deviance, est.pls.theta
-    step = Step.of(dev, at, free if theta else np.zeros(len(at), dtype=bool))
-    owners = level_owners(est.design, groups)
-    if owners is not None:
-        yield from map(step.taken, by_group(dev, est.design, at, groups, owners))
-        return
-    engines = Downdates(dev, est.design, groups)
-    for j in range(len(groups)):
-        engine = engines.without(j)
-        yield None if engine is None else step.taken(pieces(engine, at))
+def _step(est: Estimates, free: BoolArray, theta: bool) -> Step:
+    at = est.pls.theta
+    return Step.of(est.deviance, at, free if theta else np.zeros(len(at), dtype=bool))
 
 
-def _refits(est: Estimates, groups: GroupRows) -> Iterator[Deleted | None]:
-    engines = Downdates(est.deviance, est.design, groups)
-    for j in range(len(groups)):
-        engine = engines.without(j)
-        yield None if engine is None else _refit(engine, est.pls.theta)
+@dataclass(frozen=True, eq=False)
+class Deleting:
+    """Groups deleted one after the other; can be sent to other processes.
+
+    Attributes are arguments of `influence_of_groups`.
+    """
+
+    est: Estimates
+    groups: GroupRows
+    free: BoolArray
+    exact: bool
+    theta: bool
+
+    def __call__(self, numbers: range) -> list[Deleted | None]:
+        """The fits without some of the groups."""
+        est = self.est
+        engines = Downdates(est.deviance, est.design, self.groups)
+        step = None if self.exact else _step(est, self.free, self.theta)
+        out: list[Deleted | None] = []
+        for j in numbers:
+            engine = engines.without(j)
+            if engine is None:
+                out.append(None)
+            elif step is None:
+                out.append(_refit(engine, est.pls.theta))
+            else:
+                out.append(step.taken(pieces(engine, est.pls.theta)))
+        return out
 
 
 def _refit(dev: ProfiledDeviance, start: FloatArray) -> Deleted:

@@ -74,15 +74,12 @@ class _Columns:
         return out
 
 
-def term_contrasts(
-    terms: TermStructure, X: FloatArray, kept: IntArray, kind: AnovaType
-) -> dict[str, FloatArray]:
+def term_contrasts(terms: TermStructure, kept: IntArray, kind: AnovaType) -> dict[str, FloatArray]:
     """Hypothesis matrices of every term.
 
     Parameters
     ----------
     terms : TermStructure
-    X : ndarray, (n, p)
     kept : ndarray of int, (r,)
         Columns of X the fit has coefficients for.
     kind : {1, 2, 3}
@@ -92,8 +89,8 @@ def term_contrasts(
     dict of str to ndarray, (df, p)
         Terms without a degree of freedom of their own are left out.
     """
-    p = X.shape[1]
-    R = triangular([X, terms.cells])
+    p = terms.X.shape[1]
+    R = triangular([terms.X, terms.cells])
     of_column = np.full(p, -1)
     for t, columns in enumerate(terms.columns):
         of_column[columns] = t

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
-from sparselmm.base.exceptions import RemovedRowsError
 from sparselmm.base.types import CSR, FloatArray, IntArray
 from sparselmm.inference.estimates import Estimates
 from sparselmm.inference.hypotheses.ddf import DenominatorDF, FTest
@@ -64,9 +63,8 @@ class FixedEffects:
         kept = est.deviance.cross.basis.kept
         null = np.zeros((est.design.p, 0))
         if est.dropped:
-            if not est.design.n:
-                raise RemovedRowsError.of("which means of a rank-deficient X are estimable")
-            null = null_space(est.design.X, kept)
+            what = "which means of a rank-deficient X are estimable"
+            null = null_space(est.design.row_space(what), kept)
         return cls(est.pls.beta, tests.vcov[np.ix_(kept, kept)], kept, null, tests)
 
     def estimates(self, L: FloatArray, offset: FloatArray) -> LinearEstimates:

@@ -169,10 +169,16 @@ def variance_weights(est: Estimates) -> FloatArray:
     moments = [second_moments(est, t) for t in range(len(est.terms))]
     for j, (t, a, b) in enumerate(zip(layout.terms, layout.rows, layout.cols, strict=True)):
         out[t, j] = moments[t][a, b] * (1.0 if a == b else 2.0)
-    used = _used_rows(est)
-    weights = est.design.weights
-    out[-1, -1] = 1.0 if weights is None or used is None else float(np.mean(1.0 / weights[used]))
+    out[-1, -1] = _inverse_weight(est)
     return out
+
+
+def _inverse_weight(est: Estimates) -> float:
+    """Mean of 1 / w over rows of positive weight."""
+    if est.design.sums is not None:
+        return est.design.sums.inverse_weight
+    used, weights = _used_rows(est), est.design.weights
+    return 1.0 if weights is None or used is None else float(np.mean(1.0 / weights[used]))
 
 
 def _used_rows(est: Estimates) -> BoolArray | None:
@@ -193,6 +199,8 @@ def _used_rows(est: Estimates) -> BoolArray | None:
 
 def second_moments(est: Estimates, t: int) -> FloatArray:
     """Mean over the rows of ``z_i z_i'``, (k, k); rows without a level count as zero."""
+    if est.design.sums is not None:
+        return est.design.sums.moments[t]
     used = _used_rows(est)
     if used is None:
         return est.deviance.cross.model_moments(t)
@@ -318,13 +326,22 @@ def r_squared(est: Estimates) -> RSquared:
     DataError
         When the rows are gone.
     """
-    X = est.design.X
-    if not len(X):
-        raise RemovedRowsError.of("r2")
+    v_f = _fixed_variance(est)
     parts = variance_weights(est) @ np.append(est.variances, est.pls.scale)
-    used = _used_rows(est)
-    mean = X @ np.where(np.isfinite(est.beta), est.beta, 0.0)
-    v_f = float(np.var(mean if used is None else mean[used], ddof=1)) if X.shape[1] else 0.0
     v_r, v_e = float(parts[:-1].sum()), float(parts[-1])
     total = v_f + v_r + v_e
     return RSquared(v_f / total, (v_f + v_r) / total, v_f, v_r, v_e)
+
+
+def _fixed_variance(est: Estimates) -> float:
+    """Variance of ``X beta`` over the rows of positive weight."""
+    X, sums = est.design.X, est.design.sums
+    beta = np.where(np.isfinite(est.beta), est.beta, 0.0)
+    if not len(beta):
+        return 0.0
+    if sums is not None:
+        return float(beta @ sums.cov @ beta)
+    if not len(X):
+        raise RemovedRowsError.of("r2")
+    used, mean = _used_rows(est), X @ beta
+    return float(np.var(mean if used is None else mean[used], ddof=1))

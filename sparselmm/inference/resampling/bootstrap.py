@@ -20,7 +20,7 @@ scale (eq. 5.8).
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -32,6 +32,7 @@ from sparselmm.base.exceptions import DataError
 from sparselmm.base.seeds import stream
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import AnyArray, FloatArray, IntArray
+from sparselmm.base.workers import Workers, in_parallel
 from sparselmm.design.subsets import Groups
 from sparselmm.design.terms import Design, RandomTerm
 from sparselmm.inference.resampling.simulate import Simulator
@@ -232,7 +233,7 @@ def quantities(
 
 def run(
     replicates: Callable[[np.random.SeedSequence, range], tuple[FloatArray, AnyArray]],
-    seed: np.random.SeedSequence, first: int, n: int, task: int, n_jobs: int,
+    seed: np.random.SeedSequence, first: int, n: int, task: int, workers: Workers,
 ) -> Iterator[tuple[FloatArray, AnyArray]]:  # fmt: skip
     """Replicates ``first, ..., n - 1`` of a seed, task by task in their order.
 
@@ -247,26 +248,10 @@ def run(
     first, n : int
     task : int
         Replicates per task.
-    n_jobs : int
-        Workers, as joblib counts them.
+    workers : Workers
     """
     ranges = (range(a, min(a + task, n)) for a in range(first, n, task))
-    return in_parallel(functools.partial(replicates, seed), ranges, n_jobs)
-
-
-def in_parallel(function: Callable[[T], R], tasks: Iterable[T], n_jobs: int) -> Iterator[R]:
-    """Results of the tasks in their order; in this process when ``n_jobs`` is one."""
-    if n_jobs == 1:
-        return map(function, tasks)
-    # processes: the numeric factor inside a deviance belongs to one thread at a time
-    import joblib
-    from joblib.parallel import get_active_backend
-
-    cluster = type(get_active_backend()[0]).__name__ == "DaskDistributedBackend"
-    backend = None if cluster else "loky"  # threads are no choice
-    parallel = joblib.Parallel(n_jobs=n_jobs, backend=backend, return_as="generator")
-    results: Iterator[R] = parallel(joblib.delayed(function)(task) for task in tasks)
-    return results
+    return in_parallel(functools.partial(replicates, seed), ranges, workers)
 
 
 # -------------------------------------------------------------------------------- intervals

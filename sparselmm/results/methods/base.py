@@ -41,6 +41,18 @@ def from_rows(method: Method) -> Method:
     return cast(Method, checked)
 
 
+def from_sums(method: Method) -> Method:
+    """As `from_rows`, for what sums over rows that were not kept give as well."""
+
+    @functools.wraps(method)
+    def checked(self: ResultsBase, *args: Any, **kwargs: Any) -> Any:
+        if self.built.design.sums is None:
+            self._need_rows(method.__name__)
+        return method(self, *args, **kwargs)
+
+    return cast(Method, checked)
+
+
 class ResultsBase:
     """The attributes of :class:`sparselmm.MixedLMResults`, documented there."""
 

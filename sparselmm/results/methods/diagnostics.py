@@ -11,6 +11,7 @@ import pandas as pd
 from sparselmm.base.arguments import check_choice, check_flag, check_list
 from sparselmm.base.exceptions import ArgumentError, DataError
 from sparselmm.base.types import FloatArray, IntArray
+from sparselmm.base.workers import check_workers
 from sparselmm.design.exact_labels import label_index
 from sparselmm.design.factors import factorize
 from sparselmm.design.rows import GroupRows
@@ -29,7 +30,7 @@ from sparselmm.inference.diagnostics.influence import (
 )
 from sparselmm.inference.diagnostics.leverage import Leverage, leverage
 from sparselmm.inference.prediction import means as prediction
-from sparselmm.results.methods.base import ResultsBase, Vector, from_rows
+from sparselmm.results.methods.base import ResultsBase, Vector, from_rows, from_sums
 from sparselmm.results.plots import diagnostics as plots_diagnostics
 from sparselmm.results.print.labels import row_groups
 from sparselmm.results.tables.influence import InfluenceResults
@@ -160,8 +161,9 @@ class DiagnosticResults(ResultsBase):
 
     @from_rows
     def influence(
-        self, group: Any = None, *, exact: bool = False, theta: bool | None = None
-    ) -> InfluenceResults:
+        self, group: Any = None, *, exact: bool = False, theta: bool | None = None,
+        client: Any = None,
+    ) -> InfluenceResults:  # fmt: skip
         """What each group, or each row, does to the estimates.
 
         Parameters
@@ -175,6 +177,9 @@ class DiagnosticResults(ResultsBase):
         theta : bool, optional
             False holds theta at its estimate. Default: True for groups; False for single rows,
             where that needs no factorization at all and True one for each row.
+        client : distributed.Client, optional
+            Share refits, and deletions that need a factorization each, among the workers of a
+            cluster.
 
         Returns
         -------
@@ -211,6 +216,7 @@ class DiagnosticResults(ResultsBase):
         """
         exact = check_flag(exact, "exact")
         theta = None if theta is None else check_flag(theta, "theta")
+        workers = check_workers(1, client)
         names = [self.built.design.x_names[j] for j in self.deviance.cross.basis.kept]
         if group is None:
             labels = self._row_index()
@@ -228,7 +234,12 @@ class DiagnosticResults(ResultsBase):
             )
         held = theta is False and not exact
         found = influence_of_groups(
-            self._est, GroupRows.of(codes, len(labels)), ~self.opt.at_boundary, exact, not held
+            self._est,
+            GroupRows.of(codes, len(labels)),
+            ~self.opt.at_boundary,
+            exact,
+            not held,
+            workers,
         )
         return InfluenceResults(found, labels, names, exact)
 
@@ -303,7 +314,7 @@ class DiagnosticResults(ResultsBase):
         )  # fmt: skip
         return plots_diagnostics.diagnostic_plot(evidence, figure)
 
-    @from_rows
+    @from_sums
     def check(self) -> Diagnosis:
         """What an expert would look at in this fit, in words.
 
@@ -315,7 +326,8 @@ class DiagnosticResults(ResultsBase):
         within groups (``constant-slope``); groups and rows that lie far out (``outlying-groups``,
         ``outlying-rows``); residuals that are not normal or whose spread depends on the fitted
         value (``not-normal``, ``spread``). Thresholds and sources stand in
-        :mod:`sparselmm.inference.diagnostics.checks`.
+        :mod:`sparselmm.inference.diagnostics.checks`. Of rows that were not kept, residuals and
+        constant slopes are not looked at (``not-checked``).
 
         Returns
         -------
@@ -336,6 +348,8 @@ class DiagnosticResults(ResultsBase):
         return diagnose(self._evidence())
 
     def _evidence(self) -> Evidence:
+        if not self.built.design.n:
+            return Evidence.without_rows(self._est, self.opt)
         raw = self._raw("conditional")
         of = {
             kind: numbers.residuals(self._est, raw, kind, "conditional", False, self._leverage)

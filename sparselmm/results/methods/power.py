@@ -10,7 +10,6 @@ import numpy as np
 from sparselmm.base.arguments import (
     check_choice,
     check_count,
-    check_jobs,
     check_level,
     check_list,
     check_mapping,
@@ -23,6 +22,7 @@ from sparselmm.base.memory import available_memory, need_memory
 from sparselmm.base.progress import progress_bar
 from sparselmm.base.seeds import Seed, seed_sequence, stream
 from sparselmm.base.types import FloatArray, IntArray
+from sparselmm.base.workers import Workers, check_workers
 from sparselmm.design.subsets import Groups
 from sparselmm.inference.resampling import bootstrap
 from sparselmm.inference.resampling.power import (
@@ -48,12 +48,12 @@ LARGE = 100_000
 
 
 def run_all(
-    maker: Any, seed: np.random.SeedSequence, n: int, n_jobs: int, progress: bool | None
+    maker: Any, seed: np.random.SeedSequence, n: int, workers: Workers, progress: bool | None
 ) -> FloatArray:
     """Numbers of all replicates, (n, c)."""
     parts = []
     with progress_bar(n, 0, "power", progress) as bar:
-        for values, failure in bootstrap.run(maker, seed, 0, n, maker.task, n_jobs):
+        for values, failure in bootstrap.run(maker, seed, 0, n, maker.task, workers):
             parts.append(values.reshape(len(failure), -1))
             bar.update(len(failure))
     return np.concatenate(parts)
@@ -72,6 +72,7 @@ class PowerMethods(ResultsBase):
         self, effect: Mapping[str, float], n_groups: int | Sequence[int] | None = None,
         *, by: str | None = None, test: str | Callable[[Any], Any] = "wald", n_sim: int = 1000,
         alpha: float = 0.05, seed: Seed = None, n_jobs: int = 1, progress: bool | None = None,
+        client: Any = None,
     ) -> PowerResults:  # fmt: skip
         """Power of tests of fixed effects, by simulation from this fit.
 
@@ -94,7 +95,7 @@ class PowerMethods(ResultsBase):
             Simulated responses per number of groups.
         alpha : float
             Level of the test.
-        seed, n_jobs, progress
+        seed, n_jobs, progress, client
             As of :meth:`bootstrap`.
 
         Returns
@@ -123,11 +124,8 @@ class PowerMethods(ResultsBase):
         [0.645, 0.915]
         """
         self._check_plain("power")
-        n_sim, n_jobs, progress = (
-            check_count(n_sim, "n_sim"),
-            check_jobs(n_jobs),
-            check_progress(progress),
-        )
+        n_sim, progress = check_count(n_sim, "n_sim"), check_progress(progress)
+        workers = check_workers(n_jobs, client)
         alpha = check_level(alpha, "alpha", "the level of the test")
         if not callable(test) or isinstance(test, type):
             test = check_choice(test, "test", ("wald", "lr"))
@@ -144,7 +142,7 @@ class PowerMethods(ResultsBase):
             scenario = self._scenario(effect, columns, size, by)
             maker, tested = self._p_values(scenario, names, columns, test)
             own = root if len(sizes) == 1 else stream(root, i)
-            p = run_all(maker, own, n_sim, n_jobs, progress)
+            p = run_all(maker, own, n_sim, workers, progress)
             rows += [(size, name, p[:, j]) for j, name in enumerate(tested)]
         return PowerResults(dict(effect), rows, alpha)
 

@@ -241,8 +241,8 @@ class PredictionResults(RanefResults):
         se, df = self._spread(targets, ddf)
         undefined = np.isnan(mean)
         if est.dropped:
-            self._need_rows("which predictions of a rank-deficient X are estimable")
-            null = null_space(est.design.X, est.deviance.cross.basis.kept)
+            what = "which predictions of a rank-deficient X are estimable"
+            null = null_space(est.design.row_space(what), est.deviance.cross.basis.kept)
             undefined = undefined | ~estimable(targets.X, null)
         se[:, undefined] = np.nan
         return Prediction(
@@ -447,7 +447,8 @@ class _Joint:
         se, df = self.results._spread(own, self.ddf)
         est = self.results._est
         if est.dropped:
-            null = null_space(est.design.X, est.deviance.cross.basis.kept)
+            what = "which predictions of a rank-deficient X are estimable"
+            null = null_space(est.design.row_space(what), est.deviance.cross.basis.kept)
             se[:, ~estimable(own.X, null)] = np.nan
         return L @ mean, se[0], df[0]
 

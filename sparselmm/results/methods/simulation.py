@@ -16,7 +16,6 @@ from sparselmm.base.arguments import (
     check_choice,
     check_count,
     check_flag,
-    check_jobs,
     check_numbers,
     check_progress,
     check_text,
@@ -34,6 +33,7 @@ from sparselmm.base.seeds import Seed, seed_sequence
 from sparselmm.base.storage import check_path
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import FloatArray, IntArray
+from sparselmm.base.workers import check_workers
 from sparselmm.design.new_rows import level_labels, new_design
 from sparselmm.design.rows import term_z, unseen_rows
 from sparselmm.design.subsets import Groups
@@ -246,13 +246,13 @@ class SimulationResults(PowerMethods):
     @from_rows
     def fit_many(
         self, Y: Any, names: Sequence[Any] | None = None, *, missing: str = "raise",
-        n_jobs: int = 1, progress: bool | None = None,
+        n_jobs: int = 1, progress: bool | None = None, client: Any = None,
     ) -> ManyResults:  # fmt: skip
         """The same model fitted to many responses, by the criterion of this fit.
 
         Parameters
         ----------
-        Y, names, missing, n_jobs, progress
+        Y, names, missing, n_jobs, progress, client
             As of :meth:`MixedLM.fit_many`.
 
         Returns
@@ -290,7 +290,8 @@ class SimulationResults(PowerMethods):
         self._check_plain("fit_many")
         design = self.built.design
         Y = aligned(Y, self.built.row_labels, "Y", "the rows of the fit")
-        return fit_many(design, self.deviance, Y, names, missing, n_jobs, progress)
+        workers = check_workers(n_jobs, client)
+        return fit_many(design, self.deviance, Y, names, missing, workers, progress)
 
     # --------------------------------------------------------------------------- bootstrap
 
@@ -300,6 +301,7 @@ class SimulationResults(PowerMethods):
         kind: str = "parametric", seed: Seed = None, n_jobs: int = 1,
         progress: bool | None = None, checkpoint: str | os.PathLike[str] | None = None,
         *, by: str | None = None, jackknife: bool = False, resume: BootstrapResults | None = None,
+        client: Any = None,
     ) -> BootstrapResults:  # fmt: skip
         """Bootstrap replicates of the estimates or of any statistic of a fit.
 
@@ -334,6 +336,9 @@ class SimulationResults(PowerMethods):
             Compute the estimates without one group at a time, which BCa intervals need.
         resume : BootstrapResults, optional
             Replicates of this fit to add to, up to ``n``; its seed is used.
+        client : distributed.Client, optional
+            Share the replicates among the workers of a cluster, in place of ``n_jobs``. They are
+            the same, also when workers are lost.
 
         Returns
         -------
@@ -369,7 +374,8 @@ class SimulationResults(PowerMethods):
         [7.0, 14.0]
         """
         self._check_plain("bootstrap")
-        n, n_jobs, progress = check_count(n, "n"), check_jobs(n_jobs), check_progress(progress)
+        n, progress = check_count(n, "n"), check_progress(progress)
+        workers = check_workers(n_jobs, client)
         kind = check_choice(kind, "kind", ("parametric", "case"))
         jackknife = check_flag(jackknife, "jackknife")
         if statistic is not None:
@@ -398,7 +404,7 @@ class SimulationResults(PowerMethods):
         if kind == "parametric":
             fitter = ResponseFitter(self.built.design, self.deviance, start=self.pls.theta)
             maker = bootstrap.ParametricReplicates(self._simulator(), fitter, reduced)
-        done = replicated(done, maker, n, n_jobs, progress, checkpoint)
+        done = replicated(done, maker, n, workers, progress, checkpoint)
         if jackknife and (done.jackknife is None or done.by != factor):
             assert cases is not None
             done = replace(done, jackknife=bootstrap.jackknife(cases)[0], by=factor)

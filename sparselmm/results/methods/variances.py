@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,11 +29,20 @@ from sparselmm.inference.intervals.variance_components import (
     variance_weights,
 )
 from sparselmm.inference.resampling import bootstrap
-from sparselmm.results.methods.base import ResultsBase, from_rows
+from sparselmm.results.methods.base import ResultsBase, from_sums
 from sparselmm.results.print.labels import varcorr_frame
 from sparselmm.results.print.notebook import as_table
 
-BOOTSTRAP_OPTIONS = ("kind", "n_jobs", "progress", "checkpoint", "by", "jackknife", "resume")
+BOOTSTRAP_OPTIONS = (
+    "kind",
+    "n_jobs",
+    "progress",
+    "checkpoint",
+    "by",
+    "jackknife",
+    "resume",
+    "client",
+)
 """Arguments of the bootstrap that ``icc`` passes on."""
 
 
@@ -43,7 +51,7 @@ class InferenceResults(ResultsBase):
 
     # ------------------------------------------------------------------- fixed effects
 
-    @from_rows
+    @from_sums
     @as_table
     def anova(self, type: int | str = 3, ddf: str = "satterthwaite") -> pd.DataFrame:
         """Analysis of variance of the terms of the formula, with F tests.
@@ -116,11 +124,7 @@ class InferenceResults(ResultsBase):
             raise DataError("anova tests fixed effects, and the model has none")
         kind = TYPES[check_choice(type, "type", tuple(TYPES))]
         method = self._ddf(ddf)
-        structure, X = term_structure(self.built), self.built.design.X
-        weights = self.built.design.weights
-        if weights is not None:  # rows of weight zero are no part of the design
-            structure = replace(structure, cells=structure.cells[weights > 0])
-            X = X[weights > 0]
+        structure = term_structure(self.built)
         empty = ~structure.cells.any(axis=0)
         if kind == 3 and empty.any():
             names = {structure.names[t] for t in structure.cell_terms[empty] if t >= 0}
@@ -130,7 +134,7 @@ class InferenceResults(ResultsBase):
                 catchable(SpecificationWarning),
             )
         kept = self.deviance.cross.basis.kept
-        contrasts = term_contrasts(structure, X, kept, kind)
+        contrasts = term_contrasts(structure, kept, kind)
         tests = [method.f_test(L) for L in contrasts.values()]
         F = np.array([test.statistic for test in tests], dtype=float)
         mean_sq = F / np.array([test.scaling for test in tests]) * self.pls.scale
@@ -245,7 +249,7 @@ class InferenceResults(ResultsBase):
         limits = whole._profile_conf_int(alpha, "random").to_numpy()
         return profile_ends(self._est, parameters, limits)
 
-    @from_rows
+    @from_sums
     @as_table
     def icc(
         self, ci: str = "delta", alpha: float = 0.05, n: int = 1000, seed: Any = None,
@@ -340,7 +344,7 @@ class InferenceResults(ResultsBase):
         except DataError:  # without rows the variance of the fixed part is not known
             return np.full(len(icc), np.nan)
 
-    @from_rows
+    @from_sums
     def r2(self) -> RSquared:
         """Marginal and conditional R2.
 

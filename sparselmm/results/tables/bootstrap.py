@@ -19,6 +19,7 @@ from sparselmm.base.exceptions import ArgumentError, ArgumentTypeError, DataErro
 from sparselmm.base.progress import progress_bar
 from sparselmm.base.seeds import Seed
 from sparselmm.base.types import AnyArray, FloatArray, IntArray
+from sparselmm.base.workers import Workers
 from sparselmm.inference.resampling import bootstrap
 from sparselmm.likelihood.optimize import Recorder, certify
 from sparselmm.results.plots import tables as plots
@@ -324,13 +325,18 @@ def _shown(seed: np.random.SeedSequence) -> str:
 
 
 def replicated(
-    done: BootstrapResults, maker: Any, n: int, n_jobs: int, progress: bool | None, checkpoint: Any
+    done: BootstrapResults,
+    maker: Any,
+    n: int,
+    workers: Workers,
+    progress: bool | None,
+    checkpoint: Any,
 ) -> BootstrapResults:
     """Earlier replicates completed to n, written to the checkpoint task by task."""
     first = len(done)
     with progress_bar(n, min(first, n), "bootstrap", progress) as bar:
         parts = [(done.values, done.failure)]
-        for values, failure in bootstrap.run(maker, done.seed, first, n, maker.task, n_jobs):
+        for values, failure in bootstrap.run(maker, done.seed, first, n, maker.task, workers):
             parts.append((values.reshape(len(failure), len(done.names)), failure))
             bar.update(len(failure))
             if checkpoint is not None:

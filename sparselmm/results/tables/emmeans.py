@@ -23,15 +23,13 @@ from sparselmm.base.arguments import (
 from sparselmm.base.exceptions import ArgumentError, DataError, MemoryLimitError, RemovedRowsError
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design import BuiltDesign
+from sparselmm.design.spec import Numbers
 from sparselmm.inference.hypotheses import marginal_means
 from sparselmm.inference.hypotheses.ddf import DDF_METHODS
 from sparselmm.inference.hypotheses.marginal_means import FixedEffects
 from sparselmm.results.tables.means import TRENDS, MarginalMeans, Scale
 
 WEIGHTS = ("equal", "proportional")
-
-FEW_VALUES = 2
-"""A covariate with at most this many distinct values is kept at each of them, as in emmeans."""
 
 MAX_GRID = 200_000
 """Most rows of a reference grid."""
@@ -150,14 +148,13 @@ def _levels(built: BuiltDesign, name: str, at: Mapping[str, Any]) -> list[Any]:
     factor = built.spec.factor_levels(name)
     if factor is not None:
         return factor
-    column = _column(built, name)
-    if not pd.api.types.is_numeric_dtype(column.dtype):
+    numbers = _numbers(built, name)
+    if numbers is None:
         raise DataError(
             f"{name!r} is neither a factor nor a number; pass at={{{name!r}: values}} to say where "
             "the means are wanted"
         )
-    distinct = np.unique(column.to_numpy(dtype=float))
-    return distinct.tolist() if len(distinct) <= FEW_VALUES else [float(column.mean())]
+    return numbers.values
 
 
 def _given_levels(given: Any, argument: str) -> list[Any]:
@@ -176,10 +173,17 @@ def _given_levels(given: Any, argument: str) -> list[Any]:
     return values
 
 
-def _column(built: BuiltDesign, name: str) -> pd.Series:
+def _numbers(built: BuiltDesign, name: str) -> Numbers | None:
+    """A covariate over the rows; None where it is no number."""
+    if built.streamed is not None and name in built.streamed.numbers:
+        return built.streamed.numbers[name]
     if built.frame is None:
-        raise RemovedRowsError.of(f"emmeans (emtrends, joint_tests) without at={{{name!r}: value}}")
-    return built.frame[name]
+        what = f"emmeans (emtrends, joint_tests) without at={{{name!r}: value}}"
+        raise RemovedRowsError.of(what, built.streamed is None)
+    column = built.frame[name]
+    if not pd.api.types.is_numeric_dtype(column.dtype):
+        return None
+    return Numbers.of(column.to_numpy(dtype=float))
 
 
 def _counts(
@@ -194,11 +198,14 @@ def _counts(
     sizes = [len(values) for values in levels.values()]
     if not factors:
         return np.ones(int(np.prod(sizes, dtype=int)))
+    frame = built.frame
+    if frame is None:
+        raise RemovedRowsError.of("weights='proportional'", built.streamed is None)
     weights = built.design.weights
     share = np.ones(built.design.n) if weights is None else weights
     codes, there = [], np.ones(built.design.n, dtype=bool)
     for name in factors:
-        own, found = pd.factorize(_column(built, name))
+        own, found = pd.factorize(frame[name])
         places = pd.Index(levels[name], dtype=object).get_indexer(pd.Index(found, dtype=object))
         codes.append(places[own])
         there &= codes[-1] >= 0
@@ -236,10 +243,12 @@ def estimated_trends(
         )
     if at is not None:
         check_mapping(at, "at", "{'Days': [0, 5]}")
-    column = _column(built, var).to_numpy(dtype=float)
-    step = TREND_STEP * float(np.ptp(column)) or TREND_STEP
+    numbers = _numbers(built, var)
+    if numbers is None:
+        raise DataError(f"var must name a covariate; {var!r} is no number")
+    step = TREND_STEP * (numbers.high - numbers.low) or TREND_STEP
     if at is None or var not in at:
-        at = {**(at or {}), var: [float(column.mean())]}
+        at = {**(at or {}), var: [numbers.mean]}
     grid = ReferenceGrid.of(built, at, _counting(built, options))
     low, high = (ReferenceGrid.of(built, at, moved={var: h}) for h in (-0.5 * step, 0.5 * step))
     slopes = ((high.X - low.X) / step, (high.offset - low.offset) / step)

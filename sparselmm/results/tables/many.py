@@ -13,7 +13,6 @@ import pandas as pd
 from sparselmm.base import storage
 from sparselmm.base.arguments import (
     check_choice,
-    check_jobs,
     check_list,
     check_numbers,
     check_progress,
@@ -29,6 +28,7 @@ from sparselmm.base.exceptions import (
 from sparselmm.base.progress import progress_bar
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import BoolArray, FloatArray
+from sparselmm.base.workers import Workers, in_parallel
 from sparselmm.design.terms import Design
 from sparselmm.inference.resampling import bootstrap
 from sparselmm.inference.variances import VarianceLayout
@@ -203,11 +203,11 @@ class _Tasks:
 
 def fit_many(
     design: Design, deviance: ProfiledDeviance, Y: Any, names: Sequence[Any] | None, missing: str,
-    n_jobs: int, progress: bool | None,
+    workers: Workers, progress: bool | None,
 ) -> ManyResults:  # fmt: skip
     """Fit every column of Y; arguments as of :meth:`MixedLM.fit_many`."""
     missing = check_choice(missing, "missing", ("raise", "drop"))
-    n_jobs, progress = check_jobs(n_jobs), check_progress(progress)
+    progress = check_progress(progress)
     if Y is None or isinstance(Y, (str, bytes, Mapping)):
         raise wrong_type("Y", "a table of responses, one per column", Y)
     values = Y.to_numpy() if hasattr(Y, "to_numpy") else Y
@@ -234,7 +234,7 @@ def fit_many(
     work = (_checked(values, block, labels, missing) for block in blocks)
     parts = []
     with progress_bar(len(labels), 0, "fits", progress) as bar:
-        for fits in bootstrap.in_parallel(_Tasks(fitter), work, n_jobs):
+        for fits in in_parallel(_Tasks(fitter), work, workers):
             parts.append(fits)
             bar.update(len(fits))
     out = ManyResults(
