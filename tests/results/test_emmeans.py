@@ -178,7 +178,7 @@ def test_errors(monkeypatch):
     with pytest.raises(DataError, match="label the fit has not seen"):
         fit.emmeans("Type", at={"Type": ["T1", "T9"]})
     with pytest.raises(ValueError, match="weights must be one of"):
-        fit.emmeans("Type", weights="cells")
+        fit.emmeans("Type", weights="cell-wise")
     with pytest.raises(ValueError, match="ddf must be one of"):
         fit.emmeans("Type", ddf="t")
     with monkeypatch.context() as small:

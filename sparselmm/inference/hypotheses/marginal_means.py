@@ -48,7 +48,10 @@ class FixedEffects:
     null : ndarray, (p, p - r)
         Null space of X, from :func:`~sparselmm.inference.hypotheses.estimability.null_space`.
     tests : DenominatorDF, optional
-        Degrees of freedom; None for the normal distribution.
+        Degrees of freedom; None for those of ``least_df``.
+    least_df : ndarray, (r,), optional
+        Degrees of freedom of every coefficient, of which a combination has the least, as in R's
+        emmeans; None for the normal distribution.
     """
 
     beta: FloatArray
@@ -56,6 +59,7 @@ class FixedEffects:
     kept: IntArray
     null: FloatArray
     tests: DenominatorDF | None = None
+    least_df: FloatArray | None = None
 
     @classmethod
     def of(cls, est: Estimates, tests: DenominatorDF) -> FixedEffects:
@@ -74,22 +78,34 @@ class FixedEffects:
         own = L[:, self.kept]
         variance = np.einsum("ij,jk,ik->i", own, self.vcov, own, optimize=True)
         some = (inner != 0).any(axis=1)
-        df = np.full(len(L), np.inf if self.tests is None else np.nan)
-        if self.tests is not None and some.any():
+        df = np.full(len(L), np.nan)
+        if self.tests is None:
+            df = self._least(own)
+        elif some.any():
             df[some] = self.tests.t_df(inner[some])
         se = np.sqrt(np.maximum(variance, 0.0))
         good = estimable(L, self.null)
         values = (own @ self.beta + offset, se, df)
         return LinearEstimates(*(np.where(good, x, np.nan) for x in values))
 
+    def _least(self, own: FloatArray) -> FloatArray:
+        """Least degrees of freedom among the coefficients in each row, (m,)."""
+        if self.least_df is None:
+            return np.full(len(own), np.inf)
+        return np.asarray(np.where(own != 0.0, self.least_df, np.inf).min(axis=1, initial=np.inf))
+
     def cov(self, L: FloatArray) -> FloatArray:
         """Covariance of ``L beta``, (m, m)."""
         inner = L[:, self.kept]
         return np.asarray(inner @ self.vcov @ inner.T)
 
+    def estimable(self, L: FloatArray) -> FloatArray:
+        """Combinations of the rows of L that can be estimated, (m', p)."""
+        return estimable_part(L[np.isfinite(L).all(axis=1)], self.null)
+
     def joint_test(self, L: FloatArray) -> FTest | None:
         """Test of ``L beta = 0`` on the part that can be estimated; None if nothing can be."""
-        L = estimable_part(L[np.isfinite(L).all(axis=1)], self.null)
+        L = self.estimable(L)
         inner = np.zeros_like(L)
         inner[:, self.kept] = L[:, self.kept]
         _, size, rows = np.linalg.svd(inner, full_matrices=False)
@@ -100,7 +116,7 @@ class FixedEffects:
             return self.tests.f_test(rows[:rank])
         value = rows[:rank][:, self.kept] @ self.beta
         wald = float(value @ np.linalg.solve(self.cov(rows[:rank]), value))
-        return f_test_of(wald / rank, rank, np.inf)
+        return f_test_of(wald / rank, rank, float(self._least(rows[:rank][:, self.kept]).min()))
 
 
 def estimable_part(L: FloatArray, null: FloatArray) -> FloatArray:
@@ -132,7 +148,9 @@ DEFAULT_ADJUST = {
 """Adjustments that R's emmeans makes unless told otherwise; none for other families."""
 
 
-def family(name: str, labels: Sequence[str], ref: int = 0) -> tuple[list[str], FloatArray]:
+def family(
+    name: str, labels: Sequence[str], ref: int = 0, sign: str = "-"
+) -> tuple[list[str], FloatArray]:
     """Labels and weights, (c, k), of a family of contrasts of k means.
 
     Parameters
@@ -142,17 +160,19 @@ def family(name: str, labels: Sequence[str], ref: int = 0) -> tuple[list[str], F
     labels : sequence of str, (k,)
     ref : int
         Place of the control among the means.
+    sign : {"-", "/"}
+        Between the labels of a pair.
     """
     k, one = len(labels), np.eye(len(labels))
     if name in ("pairwise", "revpairwise"):
         C, pairs = pair_matrix(k, name == "revpairwise")
-        return joined(labels, pairs), C
+        return joined(labels, pairs, sign), C
     if name == "consec":
-        return joined(labels, [(i + 1, i) for i in range(k - 1)]), one[1:] - one[:-1]
+        return joined(labels, [(i + 1, i) for i in range(k - 1)], sign), one[1:] - one[:-1]
     if name in ("trt.vs.ctrl", "trt.vs.ctrlk"):
         ref = k - 1 if name == "trt.vs.ctrlk" else ref
         others = [i for i in range(k) if i != ref]
-        return joined(labels, [(i, ref) for i in others]), one[others] - one[ref]
+        return joined(labels, [(i, ref) for i in others], sign), one[others] - one[ref]
     if name == "eff":
         return [f"{label} effect" for label in labels], one - 1.0 / k
     if name == "del.eff":
@@ -216,7 +236,7 @@ def averaging_matrix(cell: IntArray, weights: FloatArray, n_cells: int) -> CSR:
     return sp.csr_array((share, where), shape=(n_cells, len(cell)))
 
 
-def joined(labels: Sequence[str], pairs: Sequence[tuple[int, int]]) -> list[str]:
+def joined(labels: Sequence[str], pairs: Sequence[tuple[int, int]], sign: str = "-") -> list[str]:
     """``"a - b"`` for every pair, labels with an operator in them in parentheses."""
-    safe = [f"({x})" if any(sign in x for sign in "+-*/") else x for x in labels]
-    return [f"{safe[i]} - {safe[j]}" for i, j in pairs]
+    safe = [f"({x})" if any(operator in x for operator in "+-*/") else x for x in labels]
+    return [f"{safe[i]} {sign} {safe[j]}" for i, j in pairs]

@@ -126,10 +126,11 @@ class Family:
         side : {0, 1, -1}
             Both sides, large values or small values against the hypothesis.
         """
-        if adjust in JOINT and not side and not (self.m == 1 and adjust != "scheffe"):
+        if self._jointly(adjust, side):
             known = np.isfinite(t) & ~np.isnan(df)
             out = np.full(len(t), np.nan)
-            out[known] = self._joint(adjust)(np.abs(t[known]), df[known])
+            beyond = side * t[known] if side else np.abs(t[known])
+            out[known] = self._joint(adjust, side)(beyond, df[known])
             return out
         p = two_sided(t, df) if not side else one_sided(side * t, df)
         if adjust == "none" or self.m == 1:
@@ -146,9 +147,8 @@ class Family:
         For adjustments made in steps they are Bonferroni's.
         """
         name = STEPS.get(adjust, adjust)
-        alone = self.m == 1 and name != "scheffe"
-        if name in JOINT and not side and not alone:
-            return _inverted(self._joint(name), df, alpha, self.m)
+        if self._jointly(name, side):
+            return _inverted(self._joint(name, side), df, alpha, self.m)
         if name == "none" or self.m <= 1:
             tail = alpha
         elif name in ("sidak", *JOINT):
@@ -157,7 +157,13 @@ class Family:
             tail = alpha / self.m
         return quantile(2.0 * tail if side else tail, df)
 
-    def _joint(self, adjust: str) -> Callable[[FloatArray, FloatArray], FloatArray]:
+    def _jointly(self, adjust: str, side: int) -> bool:
+        """Whether the adjustment is by a distribution of its own; of one side, only "mvt" is."""
+        if side:
+            return adjust == "mvt" and self.m > 1
+        return adjust in JOINT and (self.m > 1 or adjust == "scheffe")
+
+    def _joint(self, adjust: str, side: int) -> Callable[[FloatArray, FloatArray], FloatArray]:
         """Probability that the largest of the family is beyond a value, given df."""
         if adjust == "tukey":
             return lambda t, df: tukey_p(t, df, self.k)
@@ -165,12 +171,9 @@ class Family:
             return lambda t, df: _f_sf(t**2 / self.rank, self.rank, df)
         if adjust == "dunnettx":
             return lambda t, df: dunnett_p(t, df, self.m)
-        reach = _reach(self.corr)
+        reach, rank = _reach(self.corr, bool(side))
         return lambda t, df: np.array(
-            [
-                float(_f_sf((a / reach[0]) ** 2 / reach[1], reach[1], np.full(1, nu)).mean())
-                for a, nu in zip(t, df, strict=True)
-            ]
+            [_beyond(a, reach, rank, nu) for a, nu in zip(t, df, strict=True)]
         )
 
 
@@ -189,26 +192,36 @@ def _f_sf(x: FloatArray, rank: int, df: FloatArray) -> FloatArray:
     return np.where(np.isinf(df), chi, scipy.stats.f.sf(x, rank, finite))
 
 
-def _reach(corr: FloatArray) -> tuple[FloatArray, int]:
+def _reach(corr: FloatArray, one_sided: bool) -> tuple[FloatArray, int]:
     """``max_j |l_j'u|`` for directions u on the sphere where ``corr = L L'``, and its dimension.
 
     The statistics are ``l_j'u R`` with R^2 / r of an F distribution (a spherical t), so that the
-    probability of the largest is a mean over the sphere of upper tails of F: over equal angles in
-    two dimensions, over a Sobol sequence in more.
+    probability of the largest is a mean over the sphere of tails of F: over equal angles in two
+    dimensions, over a Sobol sequence in more. Of one side it is ``max_j l_j'u``.
     """
     values, vectors = np.linalg.eigh(corr)
     kept = values > 1e-10 * values[-1]
     L, r = vectors[:, kept] * np.sqrt(values[kept]), int(kept.sum())
     if r == 1:
-        u = np.ones((1, 1))
+        u = np.array([[1.0], [-1.0]])
     elif r == 2:
-        angle = (np.arange(DIRECTIONS) + 0.5) * np.pi / DIRECTIONS
+        angle = (np.arange(DIRECTIONS) + 0.5) * 2.0 * np.pi / DIRECTIONS
         u = np.column_stack([np.cos(angle), np.sin(angle)])
     else:
         points = scipy.stats.qmc.Sobol(r, seed=0).random(DIRECTIONS)
         z = scipy.special.ndtri(np.clip(points, 1e-15, 1.0 - 1e-15))
         u = z / np.linalg.norm(z, axis=1)[:, None]
-    return np.abs(u @ L.T).max(axis=1), r
+    along = u @ L.T
+    return (along if one_sided else np.abs(along)).max(axis=1), r
+
+
+def _beyond(a: float, reach: FloatArray, rank: int, df: float) -> float:
+    """``P(reach R > a)``, the mean over all directions."""
+    nu = np.full(1, df)
+    if a >= 0.0:
+        return float(_f_sf((a / reach[reach > 0.0]) ** 2 / rank, rank, nu).sum() / len(reach))
+    below = _f_sf((a / reach[reach < 0.0]) ** 2 / rank, rank, nu).sum() / len(reach)
+    return 1.0 - float(below)
 
 
 def _inverted(
@@ -219,7 +232,7 @@ def _inverted(
     rounded = np.array([float(f"{value:.8g}") for value in df])  # they differ by rounding only
     for value in np.unique(rounded[~np.isnan(rounded)]):
         nu = np.array([value])
-        low = float(quantile(alpha, value))
+        low = 0.5 * float(quantile(alpha, value))
         high = 2.0 * float(quantile(alpha / (2 * m), value))  # above Bonferroni's
 
         def missing(t: float, nu: FloatArray = nu) -> float:
@@ -227,7 +240,9 @@ def _inverted(
 
         while missing(high) > 0:
             high *= 2.0
-        out[rounded == value] = scipy.optimize.brentq(missing, 0.5 * low, high)
+        while missing(low) < 0:
+            low -= 1.0
+        out[rounded == value] = scipy.optimize.brentq(missing, low, high)
     return out
 
 

@@ -283,9 +283,10 @@ class PredictionResults(RanefResults):
         ddf : {"satterthwaite", "kenward-roger", "z"}
             Degrees of freedom. R's emmeans takes Kenward and Roger's for up to 3,000 rows;
             Satterthwaite's also suit maximum likelihood and large data.
-        weights : {"equal", "proportional"}
-            How the levels of the other factors are averaged: all alike, or by their frequency in
-            the data.
+        weights : {"equal", "proportional", "outer", "cells", "flat"}
+            How the levels of the other factors are averaged: all alike; by the frequencies of
+            their combinations in the data; by the product of the frequencies of each; by the rows
+            in each single cell; or alike over the cells that have rows.
         alpha : float
             One minus the confidence level.
         type : {"link", "response"}
@@ -398,8 +399,8 @@ class PredictionResults(RanefResults):
         Notes
         -----
         The contrasts of the means that an effect is made of, whatever the coding of the factors;
-        with balanced weights those of type III tests. Of empty cells, the part that can be
-        estimated.
+        with balanced weights those of type III tests. Where cells are empty, an effect's row has
+        the part that can be estimated, and "(confounded)" what the cells tell beyond all rows.
 
         Examples
         --------

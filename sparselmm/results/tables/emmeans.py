@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 
 from sparselmm.base.arguments import (
     check_choice,
@@ -21,15 +22,16 @@ from sparselmm.base.arguments import (
     shown,
 )
 from sparselmm.base.exceptions import ArgumentError, DataError, MemoryLimitError, RemovedRowsError
-from sparselmm.base.types import FloatArray, IntArray
+from sparselmm.base.types import CSR, BoolArray, FloatArray, IntArray
 from sparselmm.design import BuiltDesign
 from sparselmm.design.spec import Numbers
 from sparselmm.inference.hypotheses import marginal_means
-from sparselmm.inference.hypotheses.ddf import DDF_METHODS
+from sparselmm.inference.hypotheses.ddf import DDF_METHODS, FTest
+from sparselmm.inference.hypotheses.hypotheses import f_test_of
 from sparselmm.inference.hypotheses.marginal_means import FixedEffects
 from sparselmm.results.tables.means import TRENDS, MarginalMeans, Scale
 
-WEIGHTS = ("equal", "proportional")
+WEIGHTS = ("equal", "proportional", "outer", "cells", "flat")
 
 MAX_GRID = 200_000
 """Most rows of a reference grid."""
@@ -65,6 +67,15 @@ class ReferenceGrid:
     X: FloatArray
     offset: FloatArray
     counts: FloatArray
+
+    def code(self, names: Sequence[str]) -> IntArray:
+        """Codes of the combinations of some variables, the first varying fastest, (g,)."""
+        codes = [_code_of(self.levels, name) for name in names]
+        return _joint_code(codes, [len(self.levels[n]) for n in names], len(self.frame))
+
+    def size(self, names: Sequence[str]) -> int:
+        """Number of these combinations."""
+        return int(np.prod([len(self.levels[name]) for name in names], dtype=int))
 
     @classmethod
     def of(
@@ -269,7 +280,7 @@ def joint_tests(
     terms = built.spec.term_variables()
     facs = [name for name, values in grid.levels.items() if name not in within and len(values) > 1]
     nests = nested_factors(built, grid)
-    rows = []
+    found: dict[str, Contrasts] = {}
     for size in range(1, len(facs) + 1):
         for names in combinations(facs, size):
             outer = {o for name in names for o in nests.get(name, ())}
@@ -280,32 +291,64 @@ def joint_tests(
             means = _averaged(
                 fixed, built, grid, (grid.X, grid.offset), (inner, by_all), options, ""
             )
-            rows += _joint_rows(fixed, means, ":".join(names), len(within))
+            found[":".join(names)] = _joint_contrasts(means, within)
+    rows = [
+        [term, *key, *_joint_row(fixed.joint_test(L))]
+        for term, parts in found.items()
+        for key, L in parts.items()
+    ]
+    if fixed.null.shape[1]:
+        rows += _confounded(fixed, grid, within, found)
     columns = ["model term", *within, "df1", "df2", "F.ratio", "p.value"]
-    return pd.DataFrame(rows, columns=columns)
+    table = pd.DataFrame(rows, columns=columns)
+    return table[table["df1"] > 0].reset_index(drop=True)
 
 
-def _joint_rows(fixed: FixedEffects, means: MarginalMeans, term: str, n_by: int) -> list[list[Any]]:
-    """Tests of the interaction contrasts of the means, one row per level of the first of ``by``."""
-    contrasts: dict[tuple[Any, ...], list[FloatArray]] = {}
+Contrasts = dict[tuple[Any, ...], FloatArray]
+"""Contrasts of the fixed effects, (c, p), for every combination of the values of ``by``."""
+
+
+def _joint_contrasts(means: MarginalMeans, within: Sequence[str]) -> Contrasts:
+    """Interaction contrasts of the means, whose joint test is that of an effect."""
+    out: dict[tuple[Any, ...], list[FloatArray]] = {}
     for own in means._families():
-        key = tuple(means.cells[name].iloc[own[0]] for name in means.by[:n_by])
+        key = tuple(means.cells[name].iloc[own[0]] for name in within)
         if len(own) > 1:
             _, C = means._weights(own, "consec", 0, True)
-            contrasts.setdefault(key, []).append(C @ means.L[own])
+            out.setdefault(key, []).append(C @ means.L[own])
+    return {key: np.vstack(parts) for key, parts in out.items()}
+
+
+def _joint_row(found: FTest | None) -> list[Any]:
+    if found is None:
+        return [0, np.nan, np.nan, np.nan]
+    return [found.df_num, found.df_den, found.statistic, found.p_value]
+
+
+def _confounded(
+    fixed: FixedEffects, grid: ReferenceGrid, within: Sequence[str], effects: dict[str, Contrasts]
+) -> list[list[Any]]:
+    """Of all differences that can be estimated, those of no single effect, as in R's emmeans."""
     out = []
-    for key, parts in contrasts.items():
-        found = fixed.joint_test(np.vstack(parts))
-        if found is not None:
-            values = [found.df_num, found.df_den, found.statistic, found.p_value]
-            out.append([term, *key, *values])
+    code = grid.code(within)
+    for own in (np.flatnonzero(code == c) for c in np.unique(code)):
+        key = tuple(grid.frame[name].iloc[own[0]] for name in within)
+        whole = fixed.joint_test(np.diff(grid.X[own], axis=0))
+        parts = [L[key] for L in effects.values() if key in L]
+        part = fixed.joint_test(np.vstack([fixed.estimable(L) for L in parts])) if parts else None
+        if whole is None or part is None or whole.df_num <= part.df_num:
+            continue
+        df = whole.df_num - part.df_num
+        square = [t.statistic * t.df_num / t.scaling for t in (whole, part)]
+        rest = f_test_of(max(square[0] - square[1], 0.0) / df, df, whole.df_den)
+        out.append(["(confounded)", *key, *_joint_row(rest)])
     return out
 
 
 def _counting(built: BuiltDesign, options: Options) -> bool:
     """Whether the rows in every cell are wanted: as weights, or to see what is nested."""
     factors = [n for n in _variables(built) if len(built.spec.factor_levels(n) or ()) > 1]
-    return options.weights == "proportional" or (len(factors) > 1 and built.frame is not None)
+    return options.weights != "equal" or (len(factors) > 1 and built.frame is not None)
 
 
 @dataclass(frozen=True)
@@ -335,31 +378,79 @@ def _averaged(
     wanted = tuple(n for n in _names(variables[0], grid, "specs") if n not in within)
     if not wanted:
         raise ArgumentError(f"by names all that specs does, {variables[0]!r}: no variable is left")
-    outer = [o for n in wanted for o in nests.get(n, ()) if o not in (*wanted, *within)]
-    wanted = (*wanted, *dict.fromkeys(outer))
+    within = (*dict.fromkeys((*_nests_of(nests, within), *within)),)
+    inner = [n for n in wanted if n in nests]
+    wanted = (*dict.fromkeys((*inner, *_nests_of(nests, wanted), *wanted)),)
+    wanted = tuple(n for n in wanted if n not in within)
     kept = (*wanted, *within)
-    cell = _joint_code(
-        [_code_of(grid.levels, n) for n in kept], _sizes(grid, kept), len(grid.frame)
-    )
-    n_cells = int(np.prod(_sizes(grid, kept), dtype=int))
-    others = [n for n in grid.levels if n not in kept]
-    share = _nested_shares(grid, nests)
-    if options.weights == "proportional" and others:
-        other = _joint_code(
-            [_code_of(grid.levels, n) for n in others], _sizes(grid, others), len(cell)
-        )
-        share = share * np.bincount(other, grid.counts)[other]
-    there = np.flatnonzero(np.bincount(cell, share > 0, n_cells) > 0) if nests else None
-    average = marginal_means.averaging_matrix(cell, share, n_cells)
-    first = np.unique(cell, return_index=True)[1]
-    cells = grid.frame.iloc[first][list(kept)]
-    L, offset = np.asarray(average @ rows[0]), np.asarray(average @ rows[1])
-    if there is not None:
-        cells, L, offset = cells.iloc[there], L[there], offset[there]
+    average, there = _averages(grid, kept, nests, options.weights)
+    first = np.unique(grid.code(kept), return_index=True)[1][there]
+    cells = grid.frame.iloc[first][list(kept)].reset_index(drop=True)
+    L, offset = (np.asarray(average @ x)[there] for x in rows)
     return MarginalMeans(
-        wanted, within, cells.reset_index(drop=True), L, offset, options.ddf, options.alpha,
-        options.type, name, fixed, options.scale,
+        wanted, within, cells, L, offset, options.ddf, options.alpha, options.type, name, fixed,
+        options.scale,
     )  # fmt: skip
+
+
+def _nests_of(nests: Mapping[str, tuple[str, ...]], names: Sequence[str]) -> list[str]:
+    return [outer for name in names for outer in nests.get(name, ())]
+
+
+def _averages(
+    grid: ReferenceGrid, kept: Sequence[str], nests: Mapping[str, tuple[str, ...]], weights: str
+) -> tuple[CSR, BoolArray]:
+    """Averages of the rows of a grid over the cells of some variables, and which cells exist.
+
+    As in R's emmeans, a nested factor is averaged within each of its nests first, over the levels
+    that occur there; frequencies then are those within the nest.
+    """
+    names, counts = list(grid.levels), grid.counts
+    place, total = np.arange(len(counts)), sp.eye_array(len(counts), format="csr")
+    inner = [n for n in nests if n not in kept]
+    while inner:
+        one = max(reversed(inner), key=lambda n: len(nests[n]))
+        inner.remove(one)
+        group = [*dict.fromkeys((*nests[one], *inner))]
+        occurs = np.bincount(grid.code([one, *group]), grid.counts)[grid.code([one, *group])] > 0
+        share = occurs[place] * _shares(grid, place, counts, (names, kept, group), weights)
+        names = [n for n in names if n in kept or n in group]
+        cell = grid.code(names)[place]
+        found, first, cell = np.unique(cell[share > 0], return_index=True, return_inverse=True)
+        rows = np.flatnonzero(share > 0)
+        step = marginal_means.averaging_matrix(cell, share[rows], len(found))
+        total, counts = step @ total[rows], np.bincount(cell, counts[rows])
+        place = place[rows][first]
+    share = _shares(grid, place, counts, (names, kept, []), weights)
+    n_cells = grid.size(kept)
+    average = marginal_means.averaging_matrix(grid.code(kept)[place], share, n_cells) @ total
+    there = np.ones(n_cells, dtype=bool)
+    for one in (n for n in nests if n in kept):
+        own = [one, *nests[one]]
+        filled = np.bincount(grid.code(own), grid.counts)[grid.code(own)] > 0
+        there &= np.bincount(grid.code(kept), filled, n_cells) > 0
+    return average, there
+
+
+def _shares(
+    grid: ReferenceGrid, place: IntArray, counts: FloatArray,
+    variables: tuple[list[str], Sequence[str], list[str]], weights: str,
+) -> FloatArray:  # fmt: skip
+    """Weights of rows of the grid, at ``place``, in averages within the levels of a group.
+
+    ``variables`` are those of the rows, those that are kept, and those of the group.
+    """
+    names, kept, group = variables
+    others = [n for n in names if n not in kept and n not in group]
+    if weights == "equal" or not others:
+        return np.ones(len(place))
+    if weights in ("cells", "flat"):
+        return counts if weights == "cells" else (counts > 0).astype(float)
+    share = np.ones(len(place))
+    for own in [others] if weights == "proportional" else [[name] for name in others]:
+        code = grid.code([*own, *group])[place]
+        share *= np.bincount(code, counts)[code]
+    return share
 
 
 def nested_factors(built: BuiltDesign, grid: ReferenceGrid) -> dict[str, tuple[str, ...]]:
@@ -378,25 +469,6 @@ def nested_factors(built: BuiltDesign, grid: ReferenceGrid) -> dict[str, tuple[s
         if inside:
             out[name] = tuple(inside)
     return out
-
-
-def _nested_shares(grid: ReferenceGrid, nests: Mapping[str, tuple[str, ...]]) -> FloatArray:
-    """Weights of the rows of the grid: levels of a nested factor share that of their nest."""
-    if not nests:
-        return np.ones(len(grid.frame))
-    involved = [*nests, *dict.fromkeys(o for outer in nests.values() for o in outer)]
-    filled = grid.frame.assign(_n=grid.counts).groupby(involved, observed=True)["_n"].sum()
-    some = grid.frame[involved].merge(filled.reset_index(), "left", involved)["_n"].to_numpy() > 0
-    share: FloatArray = some.astype(float)  # empty cells of crossed factors stay
-    for name, outer in nests.items():
-        levels = grid.frame[some].groupby(list(outer), observed=True)[name].nunique()
-        counts = grid.frame[list(outer)].merge(levels.reset_index(), "left", list(outer))[name]
-        share = share / np.where(some, counts.to_numpy(), 1.0)
-    return share
-
-
-def _sizes(grid: ReferenceGrid, names: Sequence[str]) -> list[int]:
-    return [len(grid.levels[name]) for name in names]
 
 
 def _names(given: Any, grid: ReferenceGrid, argument: str) -> tuple[str, ...]:

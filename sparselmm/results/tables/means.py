@@ -78,6 +78,14 @@ class Scale:
         h = 1e-5 * np.maximum(1.0, np.abs(x))
         return np.asarray((self.inverse(x + h) - self.inverse(x - h)) / (2.0 * h))
 
+    def back(
+        self, value: FloatArray, se: FloatArray, low: FloatArray, high: FloatArray
+    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        """Estimates, standard errors by the delta method and limits on the response's scale."""
+        ends = self.inverse(low), self.inverse(high)
+        se = np.abs(self.slope(value)) * se
+        return self.inverse(value), se, np.minimum(*ends), np.maximum(*ends)
+
 
 TRANSFORMATIONS = {
     scale.name: scale
@@ -201,19 +209,25 @@ class MarginalMeans(InPolars):
         low, high = found.interval(self.alpha).T
         name, value, se = self.name, found.estimate, found.se
         if self.type == "response":
-            name, value, se, low, high = "response", *self._back(value, se, low, high)
+            name = "response"
+            value, se, low, high = self._need_scale().back(value, se, low, high)
         limits = self._limit_names
         columns = {name: value, "SE": se, "df": found.df, limits[0]: low, limits[1]: high}
         return self.cells.assign(**columns)
 
-    def _back(
-        self, value: FloatArray, se: FloatArray, low: FloatArray, high: FloatArray
-    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-        """Estimates, standard errors by the delta method and limits on the response's scale."""
+    def _contrast_scale(self, C: FloatArray) -> Scale:
+        """Scale to which contrasts with weights C are carried: of means, or of ratios."""
         scale = self._need_scale()
-        ends = scale.inverse(low), scale.inverse(high)
-        se = np.abs(scale.slope(value)) * se
-        return scale.inverse(value), se, np.minimum(*ends), np.maximum(*ends)
+        if np.array_equal(C, np.eye(len(C))):
+            return replace(scale, ratio=None)
+        if scale.ratio is None or not np.allclose(C.sum(axis=1), 0.0):
+            raise DataError(
+                "contrasts on the response scale are ratios, of logarithms and logits, of weights "
+                f"that sum to zero; for {scale.name if scale.ratio is None else 'these weights'} "
+                "use type='link', or regrid() for differences of means"
+            )
+        power = np.log(scale.base)
+        return Scale(scale.name, lambda x: np.exp(power * x), scale.ratio)
 
     def _need_scale(self) -> Scale:
         if self._scale is None:
@@ -364,7 +378,8 @@ class MarginalMeans(InPolars):
         """Labels and weights of the contrasts within one level of ``by``."""
         if not interaction:
             labels = self._labels(rows, self.specs)
-            return contrast_weights(method, labels, ref, self._values(rows))
+            sign = "/" if self.type == "response" else "-"
+            return contrast_weights(method, labels, ref, self._values(rows), sign)
         methods = [method] * len(self.specs) if interaction is True else interaction
         parts = []
         for one, how in zip(self.specs, methods, strict=True):
@@ -383,29 +398,25 @@ class MarginalMeans(InPolars):
         hypothesis: tuple[int, float, float],
     ) -> pd.DataFrame:  # fmt: skip
         """Contrasts within one level of ``by``."""
-        L = C @ self.L[rows]
-        found = self._estimates(L, C @ self.offset[rows])
+        L, offset = _combined(C, self.L[rows]), _combined(C, self.offset[rows])
+        found = self._estimates(L, offset)
         group = self._family(L, len(rows))
-        side = hypothesis[0]
+        side, _, null = hypothesis
         t, p = _tests(found, group, adjust, self.alpha, hypothesis)
         half = found.se * group.critical(found.df, self.alpha, adjust, side)
         low = found.estimate - half if side >= 0 else np.full(len(C), -np.inf)
         high = found.estimate + half if side <= 0 else np.full(len(C), np.inf)
-        name, value, se = "estimate", found.estimate, found.se
+        name, value, se, own_null = "estimate", found.estimate, found.se, null
         if self.type == "response":
-            scale = self._need_scale()
-            if scale.ratio is None:
-                raise DataError(
-                    "contrasts on the response scale are ratios, of logarithms and logits; for "
-                    f"{scale.name} use type='link', or regrid() for differences of means"
-                )
-            name, power = scale.ratio, np.log(scale.base)
-            value, low, high = (np.exp(power * x) for x in (value, low, high))
-            se = power * value * se
+            scale = self._contrast_scale(C)
+            name = "response" if scale.ratio is None else scale.ratio
+            value, se, low, high = scale.back(value, se, low, high)
+            own_null = float(scale.inverse(np.array(null)))
         limits = self._limit_names
         cells = {v: [self.cells[v].iloc[rows[0]]] * len(C) for v in self.by}
         columns = {
             name: value, "SE": se, "df": found.df, limits[0]: low, limits[1]: high,
+            **({"null": own_null} if null else {}),
             "z.ratio" if self.ddf == "z" else "t.ratio": t, "p.value": p,
         }  # fmt: skip
         return pd.DataFrame({"contrast": names, **cells, **columns})
@@ -512,17 +523,21 @@ class MarginalMeans(InPolars):
         Returns
         -------
         MarginalMeans
-            Its contrasts are differences on the response scale, its intervals symmetric.
+            Its contrasts are differences on the response scale, its intervals symmetric. A
+            contrast has the least degrees of freedom of its means.
         """
         scale = self._need_scale()
         found = self._estimates(self.L, self.offset)
         slope = scale.slope(found.estimate)
         V = self._fixed.cov(self.L) * np.outer(slope, slope)
-        m = len(self.L)
-        fixed = FixedEffects(scale.inverse(found.estimate), V, np.arange(m), np.zeros((m, 0)))
+        m, known = len(self.L), np.isfinite(found.estimate)
+        fixed = FixedEffects(
+            scale.inverse(found.estimate[known]), V[np.ix_(known, known)], np.flatnonzero(known),
+            np.eye(m)[:, ~known], least_df=found.df[known],
+        )  # fmt: skip
         return replace(
-            self, L=np.eye(m), offset=np.zeros(m), ddf="z", type="link", name="response",
-            _fixed=fixed, _scale=None,
+            self, L=np.eye(m), offset=np.zeros(m), type="link", name="response", _fixed=fixed,
+            _scale=None,
         )  # fmt: skip
 
     def plot(self, comparisons: bool = False, adjust: str = "tukey", ax: Any = None) -> Any:
@@ -561,8 +576,8 @@ class MarginalMeans(InPolars):
         for rows in self._families():
             k = len(rows)
             C, pairs = marginal_means.pair_matrix(k, False)
-            L = C @ self.L[rows]
-            found = self._estimates(L, C @ self.offset[rows])
+            L = _combined(C, self.L[rows])
+            found = self._estimates(L, _combined(C, self.offset[rows]))
             reach = found.se * self._family(L, k).critical(found.df, self.alpha, adjust)
             good = np.flatnonzero(np.isfinite(reach))
             A = np.zeros((len(good), 2 * k))
@@ -618,6 +633,14 @@ class MarginalMeans(InPolars):
         return frame_html(self.frame, self._note)
 
 
+def _combined(C: FloatArray, values: FloatArray) -> FloatArray:
+    """``C @ values``, in which only means that do not exist and are used make a row NaN."""
+    missing = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+    out = C @ np.where(np.isfinite(values), values, 0.0)
+    out[(C[:, missing] != 0.0).any(axis=1)] = np.nan
+    return np.asarray(out)
+
+
 def _tests(
     found: LinearEstimates, group: Family, adjust: str, alpha: float,
     hypothesis: tuple[int, float, float],
@@ -646,12 +669,12 @@ def family_name(given: str, argument: str) -> str:
 
 
 def contrast_weights(
-    method: Any, labels: list[str], ref: Any = 0, values: list[str] | None = None
+    method: Any, labels: list[str], ref: Any = 0, values: list[str] | None = None, sign: str = "-"
 ) -> tuple[list[str], FloatArray]:
     """Labels and weights of some contrasts of k means, labelled or called by their values."""
     k = len(labels)
     if isinstance(method, str):
-        return marginal_means.family(method, labels, _place(ref, labels))
+        return marginal_means.family(method, labels, _place(ref, labels), sign)
     names, values = None, labels if values is None else values
     if isinstance(method, Mapping):
         names, method = [str(name) for name in method], list(method.values())
