@@ -71,7 +71,8 @@ class Held:
         DataError
             When a key or a value cannot be understood.
         """
-        fix = {} if fix is None else fix
+        if fix is None:
+            return cls(covariance, np.ones(covariance.n_theta, dtype=bool), None)
         check_mapping(fix, "fix", "{'sigma': 1.0}")
         unknown = [key for key in fix if key not in ("sigma", "theta", *names)]
         if unknown:

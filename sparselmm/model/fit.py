@@ -164,8 +164,10 @@ def method_names(method: str | Sequence[str] | None) -> list[str | None]:
     ValueError
         When a name is unknown.
     """
+    if method is None:
+        return [None]
     wanted = "None, the name of an optimizer or a list of names"
-    one = method is None or isinstance(method, str)
+    one = isinstance(method, str)
     names: Any = [method] if one else check_list(method, "method", wanted)
     if not names:
         raise wrong_value("method", wanted, method)

@@ -647,7 +647,9 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
                 self, locals(), methods, keywords, reml, maxiter,
                 Progress(progress), full_output,
             )  # fmt: skip
-        start = start_parameters(self._packing, start_params, self.use_sqrt)
+        start = None
+        if not (start_params is free is fe_pen is cov_pen is None and do_cg):
+            start = start_parameters(self._packing, start_params, self.use_sqrt)
         mask = None if free is None else Mask.of(self._packing, free, start)
         held = self._held(fix, free, fe_pen, cov_pen)
         covariance = held.covariance if mask is None else mask.covariance
@@ -688,7 +690,9 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
         )
         with chosen.threads():
             sparse = self._sparse(chosen, reml, covariance, held.scale)
-            pen = penalties_of(self._packing, sparse, mask, start, fe_pen, cov_pen)
+            pen = None
+            if start is not None:
+                pen = penalties_of(self._packing, sparse, mask, start, fe_pen, cov_pen)
             objective: Any = sparse if pen is None else PenalizedDeviance(sparse, pen)
             if engine == "dense":
                 objective = self.deviance(reml, engine) if fix is None else self._dense(reml, held)
@@ -755,9 +759,8 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
         """The ``fix`` argument, which goes with none of ``others``."""
         if fix is not None and any(other is not None for other in others):
             raise ArgumentError("fix does not go together with free, fe_pen or cov_pen; use one")
-        held = Held.of(
-            fix, self.covariance, [term.name for term in self.terms], self._coefficients()
-        )
+        coefficients = () if fix is None else self._coefficients()
+        held = Held.of(fix, self.covariance, [term.name for term in self.terms], coefficients)
         if held.scale is None:
             self._check_levels()
         return held
@@ -783,7 +786,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
         return out
 
     def _start(
-        self, start: MixedLMParams, given: Any, theta: FloatArray | None, mask: Mask | None,
+        self, start: MixedLMParams | None, given: Any, theta: FloatArray | None, mask: Mask | None,
         optimize: bool, held: Held,
     ) -> FloatArray:  # fmt: skip
         """Start values of the free entries of theta."""
@@ -796,6 +799,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
             return start_theta[held.free]
         if given is None and optimize:
             return moment_start(self.cross, self.covariance, held.scale)[held.free]
+        assert start is not None
         return self._packing.theta(start)[held.free]
 
     def _warn(self, opt: OptSummary, deviance: ProfiledDeviance) -> None:
