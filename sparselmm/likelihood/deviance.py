@@ -452,11 +452,11 @@ class ProfiledDeviance:
 
     def _root(self, state: State, residual: FloatArray, precision: float) -> FloatArray:
         """A root of the derivative of the criterion in S, (r + 1, c)."""
-        r = len(state.gamma)
-        root = np.zeros((r + 1, 1 + r * self.reml))
+        r = len(state.gamma) if self.reml else 0
+        inverse = upper_inverse(state.Rxx[:r, :r])
+        root = np.zeros((len(residual), 1 + r))
         root[:, 0] = np.sqrt(precision) * residual
-        if self.reml:
-            root[:r, 1:] = upper_inverse(state.Rxx)
+        root[:r, 1:] = inverse
         return root
 
     def _gamma_at_boundary(self, state: State, t: int) -> FloatArray:
