@@ -47,8 +47,20 @@ def root_of_sum(a: FloatArray, b: FloatArray) -> FloatArray:
 
     By QR of ``[a b]'``: the sum itself may have lost b to rounding.
     """
-    R: FloatArray = np.asarray(np.linalg.qr(np.hstack([a, b]).T, mode="r"))
-    return np.asarray((R * np.where(np.diag(R) < 0.0, -1.0, 1.0)[:, None]).T)
+    return triangular_root(np.concatenate([a.T, b.T]))
+
+
+@cache
+def _upper_mask(k: int) -> FloatArray:
+    """Ones on and above the diagonal."""
+    return np.triu(np.ones((k, k)))
+
+
+def triangular_root(x: FloatArray) -> FloatArray:
+    """Lower-triangular root with non-negative diagonal of ``x'x``, (k, k), x (m, k) with m >= k."""
+    k = x.shape[1]
+    R = lapack.dgeqrf(x)[0][:k] * _upper_mask(k)
+    return np.asarray((R * np.where(R.diagonal() < 0.0, -1.0, 1.0)[:, None]).T)
 
 
 def block_diagonal(blocks: Sequence[FloatArray]) -> FloatArray:
@@ -77,6 +89,16 @@ def solve_triangular(
     if info:
         raise np.linalg.LinAlgError(f"singular triangular matrix: diagonal entry {info} is zero")
     return np.asarray(out)
+
+
+def eigen(H: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Eigenvalues, ascending, and eigenvectors of a symmetric matrix."""
+    if not len(H):
+        return np.zeros(0), np.zeros((0, 0))
+    values, vectors, info = lapack.dsyevd(H, lower=1)
+    if info:
+        raise np.linalg.LinAlgError("eigenvalues did not converge")
+    return np.asarray(values), np.asarray(vectors)
 
 
 def upper_inverse(R: FloatArray) -> FloatArray:

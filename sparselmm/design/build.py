@@ -397,8 +397,9 @@ class _Matrices:
 def _check_response_column(code: str, frame: pd.DataFrame) -> None:
     """Refuse a column that is no response before it is refused as a covariate."""
     name, wrapping = plain_column(code) or ("", "")
-    if wrapping == "" and name in frame.columns and isinstance(frame[name], pd.Series):
-        check_numeric(frame[name], f"the response {name!r}")
+    column = frame[name] if wrapping == "" and name in frame.columns else None
+    if isinstance(column, pd.Series):
+        check_numeric(column, f"the response {name!r}")
 
 
 def _response(code: str, matrices: _Matrices, space: Namespace) -> tuple[FloatArray, str]:

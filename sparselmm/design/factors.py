@@ -100,7 +100,9 @@ def first_rows(codes: IntArray, n_levels: int) -> IntArray:
 def _coded(values: Any, sort: bool, ordered: bool) -> Factor:
     """Codes and labels; those of no Categorical are sorted when ``ordered``."""
     if isinstance(getattr(values, "dtype", None), pd.CategoricalDtype):
-        return _of_categorical(pd.Categorical(values), sort)
+        array = getattr(values, "array", values)
+        known = isinstance(array, pd.Categorical)
+        return _of_categorical(array if known else pd.Categorical(values), sort)
     values = readable(values)
     if isinstance(values, np.ndarray) and values.dtype.kind in "iu":
         low, high = (int(values.min()), int(values.max())) if len(values) else (0, LARGEST)
@@ -143,6 +145,8 @@ def _of_categorical(values: pd.Categorical, sort: bool) -> Factor:
     codes, categories = values.codes, values.categories
     seen = np.zeros(len(categories) + 1, dtype=bool)  # the last place is that of code -1
     seen[codes] = True
+    if not sort and seen[:-1].all():
+        return Factor(compact(codes, len(categories)), canonical(categories))
     keep = np.flatnonzero(seen[:-1])
     if sort:
         keep = keep[_order(categories.take(keep))]

@@ -126,14 +126,13 @@ def _residual_products(
 
 def _gram_factor(G: FloatArray) -> FloatArray | None:
     """Upper Cholesky factor of X'WX, or None where columns may be dependent."""
-    scale = np.sqrt(np.diag(G))
+    scale = np.sqrt(G.diagonal())
     if not (scale > 0).all():
         return None
-    R, info = lapack.dpotrf(G / np.outer(scale, scale), lower=0)
+    R, info = lapack.dpotrf(G / (scale[:, None] * scale), lower=0, clean=1)
     clearly_independent = 1e-3  # squared in the Gram matrix: far above rounding
-    if info or np.diag(R).min() < clearly_independent:
+    if info or R.diagonal().min() < clearly_independent:
         return None
-    R = np.triu(R)
     return None if _rcond(R) < GRAM_RCOND else R * scale  # columns may depend on many together
 
 

@@ -444,8 +444,7 @@ def _with_diagonal(matrix: CSR) -> CSR:
 def _diagonal_blocks_numpy(term: RandomTerm, w: FloatArray | None) -> PairBlocks:
     """``Z_t'WZ_t`` of a coded term: one block per level, also for levels without rows."""
     assert term.codes is not None
-    present = term.codes >= 0
-    v = np.ones((len(present), 1)) if term.values is None else term.values
+    v = np.ones((len(term.codes), 1)) if term.values is None else term.values
     weighted = v if w is None else v * w[:, None]
     data = np.zeros((term.n_levels, term.k, term.k))
     levels = np.arange(term.n_levels)

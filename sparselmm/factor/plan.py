@@ -231,7 +231,9 @@ def make_plan(
     """
     budget = _Budget(rival)
     candidates = [all_dense(cross)]
-    leads = [t for t in range(len(cross.sizes)) if cross.pairs[t, t].is_block_diagonal]
+    leads: list[int] = []
+    if cross.q > min(TINY, SMALL):
+        leads = [t for t in range(len(cross.sizes)) if cross.pairs[t, t].is_block_diagonal]
     if TINY < cross.q <= SMALL:
         leads = [t for t in leads if needs_no_kernel(cross, t)]
         candidates += [then_dense(cross, leading_price(cross, t)) for t in leads]

@@ -11,7 +11,7 @@ from scipy.linalg import lapack
 from sparselmm.base import kernels
 from sparselmm.base.cholesky import CholeskyFactor, NotPositiveDefiniteError
 from sparselmm.base.threads import in_parts
-from sparselmm.base.types import FloatArray
+from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.factor.coupling import Coupling
 from sparselmm.factor.layout import Layout
 from sparselmm.factor.pattern import Pair
@@ -51,9 +51,14 @@ class DenseRemainder:
         self._S = np.zeros((n, n))
         self._G: FloatArray | None = None
         self._index = {}
-        for pair in layout.inner:
-            rows, cols = layout.coordinates(pair)
-            self._index[pair] = cols * n + rows
+        for (s, t), pair in layout.inner.items():
+            _, ks, kt = pair.data.shape
+            first = pair.cols * np.int64(kt * n) + pair.rows * np.int64(ks)
+            first += layout.starts[t] * n + layout.starts[s]
+            self._index[s, t] = first[:, None, None] + np.add.outer(
+                np.arange(ks), n * np.arange(kt)
+            )
+        self._upper: dict[Pair, tuple[IntArray, IntArray]] = {}
 
     def assemble(self, blocks: dict[Pair, FloatArray]) -> None:
         """Start from ``Lambda'A Lambda + I`` among the trailing columns."""
@@ -73,7 +78,7 @@ class DenseRemainder:
         _, info = lapack.dpotrf(self._S.T, lower=1, clean=0, overwrite_a=1)
         if info:
             raise NotPositiveDefiniteError(f"dense remainder, LAPACK dpotrf info={info}")
-        return float(2.0 * np.log(np.diag(self._S)).sum())
+        return float(2.0 * np.log(self._S.diagonal()).sum())
 
     def solve(self, rhs: FloatArray) -> FloatArray:
         """``S^-1 rhs``, (r, m)."""
@@ -94,9 +99,10 @@ class DenseRemainder:
     def entries(self, pair: Pair) -> FloatArray:
         """``S^-1`` where a pair of trailing terms has blocks, (nb, k_s, k_t)."""
         assert self._G is not None
-        index = self._index[pair]
-        col, row = np.divmod(index, self._n)
-        return self._G[np.minimum(col, row), np.maximum(col, row)]
+        if pair not in self._upper:
+            col, row = np.divmod(self._index[pair], self._n)
+            self._upper[pair] = np.minimum(col, row), np.maximum(col, row)
+        return self._G[self._upper[pair]]
 
 
 class SparseRemainder:

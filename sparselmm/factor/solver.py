@@ -248,11 +248,12 @@ class BlockSolver:
         if self._rest is None:
             k, l = self.pattern.sizes[0]
             return apply_blocks(self._leading_blocks(), rhs.reshape(l, k, -1)).reshape(rhs.shape)
+        if lead is None:  # all columns trail, in their order
+            return np.ascontiguousarray(self._rest.solve(rhs))
         out = np.empty_like(rhs)
         slices, sizes, m = self.pattern.slices, self.pattern.sizes, rhs.shape[1]
-        if lead is not None:
-            k, l = sizes[lead]
-            f = apply_blocks(self._R, rhs[slices[lead]].reshape(l, k, m))
+        k, l = sizes[lead]
+        f = apply_blocks(self._R, rhs[slices[lead]].reshape(l, k, m))
         rest = np.concatenate([rhs[slices[t]] for t in layout.trailing])
         if coupling is not None:
             coupling.subtract_leading(self._Y, f, rest)
@@ -262,8 +263,7 @@ class BlockSolver:
             out[slices[t]] = rest[start : start + sizes[t][0] * sizes[t][1]]
         if coupling is not None:
             coupling.subtract_trailing(self._Y, rest, f)
-        if lead is not None:
-            out[slices[lead]] = apply_blocks(self._R, f, transpose=True).reshape(l * k, m)
+        out[slices[lead]] = apply_blocks(self._R, f, transpose=True).reshape(l * k, m)
         return out
 
     def project(self, lams: Sequence[FloatArray], B: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -25,6 +25,7 @@ from functools import cached_property
 import numpy as np
 import scipy.linalg as sla
 
+from sparselmm.base.smallmatrix import lower_triangle
 from sparselmm.base.types import BoolArray, FloatArray, IntArray
 from sparselmm.design.terms import RandomTerm
 from sparselmm.likelihood.covariance import Covariance, singular_terms
@@ -81,7 +82,7 @@ class VarianceLayout:
         for t in (*cov_terms, *components):
             term = terms[t]
             labels = (term.name,) if is_component(term) else coefficient_names(term)
-            for i, j in zip(*np.tril_indices(term.k), strict=True):
+            for i, j in zip(*map(list, lower_triangle(term.k)), strict=True):
                 if i != j and term.is_uncorrelated:
                     continue
                 places.append((t, int(i), int(j)))

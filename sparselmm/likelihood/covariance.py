@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -47,7 +47,7 @@ class Covariance(Snapshot):
     @classmethod
     def of(cls, terms: Sequence[RandomTerm]) -> Covariance:
         """Covariance parameters of a design's terms."""
-        return cls(tuple(term_covariance(term.k, term.structure, term.positions) for term in terms))
+        return _covariance(tuple((term.k, term.structure, term.positions) for term in terms))
 
     @cached_property
     def slices(self) -> list[slice]:
@@ -58,7 +58,7 @@ class Covariance(Snapshot):
             for end, term in zip(ends, self.terms, strict=True)
         ]
 
-    @property
+    @cached_property
     def n_theta(self) -> int:
         """Length of theta."""
         return sum(term.n_theta for term in self.terms)
@@ -102,15 +102,16 @@ class Covariance(Snapshot):
         """
         out = []
         for term, moments in zip(self.terms, second_moments, strict=True):
-            rms = np.sqrt(np.diag(moments))
+            rms = np.sqrt(moments.diagonal())
             rms[rms == 0] = 1.0
             if term.is_diagonal:  # independent coefficients, or only one
                 out.append(np.diag(1.0 / rms))
                 continue
-            values, vectors = np.linalg.eigh(moments / np.outer(rms, rms))
+            both = rms[:, None] * rms
+            values, vectors = np.linalg.eigh(moments / both)
             values = np.where(values > COLLINEAR * values[-1], values, values[-1])
             inverse = (vectors / values) @ vectors.T
-            out.append(np.linalg.cholesky(inverse / np.outer(rms, rms)))
+            out.append(np.linalg.cholesky(inverse / both))
         return out
 
     def pick(self, lams: Sequence[FloatArray]) -> FloatArray:
@@ -135,7 +136,7 @@ class Covariance(Snapshot):
             for end, term in zip(ends, self.terms, strict=True)
         ]
 
-    @property
+    @cached_property
     def n_tangent(self) -> int:
         """Length of a tangent vector."""
         return sum(term.n_tangent for term in self.terms)
@@ -186,6 +187,12 @@ class Covariance(Snapshot):
         return np.concatenate(parts) if parts else np.zeros(0)
 
 
+@lru_cache
+def _covariance(kinds: tuple[tuple[int, Structure, tuple[int, ...] | None], ...]) -> Covariance:
+    """The same for the same kinds of terms: nothing in it belongs to a model."""
+    return Covariance(tuple(term_covariance(*kind) for kind in kinds))
+
+
 class Sizes(Protocol):
     """What knows the covariates of the terms: cross-products, for example."""
 
@@ -214,7 +221,7 @@ def singular_terms(cross: Sizes, covariance: Covariance, theta: FloatArray) -> B
         if cross.bases is not None and (F := cross.bases[t]) is not None:
             lam = lower_root(F @ lam)  # far from the data every correlation is one
         sd = np.linalg.norm(lam, axis=1)
-        own = np.abs(np.diag(covariance.terms[t].triangular(lam)))
+        own = np.abs(covariance.terms[t].triangular(lam).diagonal())
         none = sd * cross.rms(t) < SINGULAR_TOLERANCE
         out[t] = bool((none | (own < SINGULAR_TOLERANCE * sd)).any())
     return out

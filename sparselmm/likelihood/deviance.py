@@ -82,6 +82,7 @@ class _Own(threading.local):
         self.tangent: tuple[State, FloatArray, FloatArray] | None = None
         self.psi_slopes: dict[int, FloatArray] = {}
         self.rounding: tuple[State, float] | None = None
+        self.pivots: tuple[State, list[float]] | None = None
         self.n_factorizations = 0
 
 
@@ -143,7 +144,7 @@ class ProfiledDeviance:
         if (
             state is None
             or own.solver.holds is not state  # another deviance may share the solver
-            or not np.array_equal(theta, state.theta)
+            or np.asarray(theta, dtype=float).tobytes() != state.theta.tobytes()
         ):
             own.state = None
             own.state = own.solver.holds = state = self._evaluate(np.array(theta, dtype=float))
@@ -186,7 +187,7 @@ class ProfiledDeviance:
         return float(value - self.cross.sum_log_w)
 
     def _ldRX2(self, Rxx: FloatArray) -> float:
-        return float(2.0 * np.log(np.abs(np.diag(Rxx))).sum()) - self.cross.basis.logdet
+        return float(2.0 * np.log(np.abs(Rxx.diagonal())).sum()) - self.cross.basis.logdet
 
     def value(self, theta: FloatArray) -> float:
         """Deviance at theta.
@@ -232,7 +233,7 @@ class ProfiledDeviance:
 
     def _gamma_blocks(self, state: State) -> list[FloatArray]:
         """Derivative with respect to every entry of every ``lambda_t``, each (k, k)."""
-        singular = [t for t, lam in enumerate(state.lams) if self._pivot(t, lam) <= NEARLY_SINGULAR]
+        singular = [t for t, pivot in enumerate(self._pivots(state)) if pivot <= NEARLY_SINGULAR]
         dense = {t: self._gamma_at_boundary(state, t) for t in singular if state.lams[t].any()}
         out = []
         for t, lam in enumerate(state.lams):
@@ -249,6 +250,13 @@ class ProfiledDeviance:
         """Smallest diagonal of ``lambda_t`` as a share of its row, or of what counts as one."""
         return self.covariance.terms[t].pivot(lam, self.units[self.covariance.slices[t]])
 
+    def _pivots(self, state: State) -> list[float]:
+        """The same of every term at a state."""
+        own = self._own
+        if own.pivots is None or own.pivots[0] is not state:
+            own.pivots = state, [self._pivot(t, lam) for t, lam in enumerate(state.lams)]
+        return own.pivots[1]
+
     def _precision(self, pwrss: float) -> float:
         """``1 / sigma^2``."""
         return self.df / pwrss if self.known_scale is None else 1.0 / self.known_scale
@@ -262,15 +270,18 @@ class ProfiledDeviance:
         """
         k, l = self.cross.sizes[t]
         part = self.cross.slices[t]
-        gap = l * np.eye(k) - self.solver.inverse_sum(t)
+        gap = -self.solver.inverse_sum(t)
+        gap.flat[:: k + 1] += l
         return gap - level_products(state.K[part], self._root(state, residual, precision), k)
 
     def _root(self, state: State, residual: FloatArray, precision: float) -> FloatArray:
         """A root of the derivative of the criterion in S, (r + 1, c)."""
-        columns = [np.sqrt(precision) * residual[:, None]]
-        if self.reml:
-            columns.append(np.vstack([upper_inverse(state.Rxx), np.zeros(len(state.gamma))]))
-        return np.hstack(columns)
+        r = len(state.gamma) if self.reml else 0
+        inverse = upper_inverse(state.Rxx[:r, :r])
+        root = np.zeros((len(residual), 1 + r))
+        root[:, 0] = np.sqrt(precision) * residual
+        root[:r, 1:] = inverse
+        return root
 
     def _gamma_at_boundary(self, state: State, t: int) -> FloatArray:
         """The same derivative without the inverse of ``lambda_t``."""
@@ -305,7 +316,7 @@ class ProfiledDeviance:
 
     def average_information(self, state: State) -> FloatArray:
         """Average information in tangent coordinates, an unknown sigma^2 profiled out."""
-        if all(self._pivot(t, lam) > NEARLY_SINGULAR for t, lam in enumerate(state.lams)):
+        if all(pivot > NEARLY_SINGULAR for pivot in self._pivots(state)):
             return self._whitened_information(state)
         g, d = self._directions(state)
         Ag = self.cross.A @ g
@@ -456,7 +467,7 @@ class ProfiledDeviance:
             at = self.covariance.tangent_slices[t]
             H[at, at] = self._expected_information(state, t)
         for t, lam in enumerate(state.lams):
-            if self._pivot(t, lam) > SMALLEST_PIVOT:
+            if self._pivots(state)[t] > SMALLEST_PIVOT:
                 own.psi_slopes[t] = 0.5 * self.covariance.terms[t].divide(lam, gammas[t].T).T
             if (
                 t in own.psi_slopes and t not in many

@@ -86,7 +86,8 @@ class Held:
         DataError
             When a key or a value cannot be understood.
         """
-        fix = {} if fix is None else fix
+        if fix is None:
+            return cls.nothing(covariance)
         _check_keys(fix, names)
         scale = None if "sigma" not in fix else _positive(fix["sigma"]) ** 2
         terms = list(covariance.terms)

@@ -19,14 +19,15 @@ For balanced nested and crossed designs the solution is the ANOVA estimate.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import scipy.sparse as sp
 from scipy.linalg import lapack
 
 from sparselmm.base.smallmatrix import solve_triangular, upper_inverse
-from sparselmm.base.types import FloatArray, IntArray
-from sparselmm.factor.crossprod import CrossProducts
+from sparselmm.base.types import CSC, FloatArray, IntArray
+from sparselmm.factor.crossprod import CrossProducts, PairBlocks
 from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.term_covariance import TermCovariance, lower_root
 
@@ -39,6 +40,9 @@ STRONGEST = 0.99
 
 REGULAR = 1e-3
 """Smallest diagonal of the factor of scaled equations that count as regular."""
+
+SMALL_TABLE = 10_000
+"""Pairs of levels up to which a matrix with its zeros is made quicker than a sparse one."""
 
 GRAM_NUMBERS = 2_000_000
 """Numbers of one Gram matrix at a time (16 MB)."""
@@ -89,7 +93,8 @@ def moment_starts(
     ndarray, (m, n_theta)
         For the columns of the model, whatever the working bases of ``cross``.
     """
-    plain = Covariance(tuple(term.moment_form for term in covariance.terms))
+    forms = tuple(term.moment_form for term in covariance.terms)
+    plain = covariance if forms == covariance.terms else Covariance(forms)
     psis, residual = _moment_estimates(cross, plain, v, s)
     if known_scale is not None:
         residual = np.full_like(residual, known_scale)
@@ -145,8 +150,8 @@ def _moment_estimates(
             F = _second_moments(cross, t, u, terms) + grams[t, u]
             T[rows, cols] = _at_theta(F, terms[t], terms[u])
             T[cols, rows] = T[rows, cols].T
-        N = _diagonal_sum(cross, t)[terms[t].rows, terms[t].cols] - inner[t][_entries(terms[t])]
-        twice = np.where(terms[t].rows == terms[t].cols, 1.0, 2.0)
+        total, twice = cross.diagonal_sums[t], _twice(terms[t])
+        N = total[terms[t].rows, terms[t].cols] - inner[t][_entries(terms[t])]
         T[rows, m] = T[m, rows] = twice * N
         e = v[:, cross.slices[t]].reshape(len(v), -1, terms[t].k)
         squares = e.transpose(0, 2, 1) @ e
@@ -182,12 +187,27 @@ def _solve(T: FloatArray, right: FloatArray, sizes: list[FloatArray]) -> FloatAr
     return np.asarray(np.linalg.lstsq(T, right, rcond=1e-10)[0] / scale, dtype=float)
 
 
+@lru_cache
 def _entries(term: TermCovariance) -> IntArray:
     """Where the parameters of ``Psi_t`` stand among the entries that moments are formed of.
 
     These are all k^2, row by row, or the k variances of independent coefficients.
     """
     return np.asarray(term.rows if term.is_diagonal else term.rows * term.k + term.cols)
+
+
+@lru_cache
+def _swapped(term: TermCovariance) -> IntArray:
+    """Where the entries ``(j, i)`` stand among those of ``(i, j)``."""
+    if term.is_diagonal:
+        return np.arange(term.k)
+    return np.arange(term.k**2).reshape(-1, term.k).T.ravel()
+
+
+@lru_cache
+def _twice(term: TermCovariance) -> FloatArray:
+    """How often each parameter occurs in ``Psi_t``, (n_theta,)."""
+    return np.where(term.rows == term.cols, 1.0, 2.0)
 
 
 def _gram_products(
@@ -269,12 +289,22 @@ def _coupled_moments(
         columns = y[:, a : a + 1] if right_alone else y
         flat = columns.reshape(len(y), -1)
         for i in range(kt):
-            data = np.ascontiguousarray(blocks.data[:, i, a])
-            A = sp.csc_array((data, blocks.rows, blocks.indptr), shape=(len(x), len(y)))
-            product = (A @ flat).reshape(len(x), columns.shape[1], -1)
+            product = _one_coefficient(blocks, i, a) @ flat
+            product = product.reshape(len(x), columns.shape[1], -1)
             rows = x[:, i : i + 1] if left_alone else x
             out[i, :, a] = np.einsum("ljr,lbr->jb", rows, product)
     return out.reshape(kt * out.shape[1], -1)
+
+
+def _one_coefficient(blocks: PairBlocks, i: int, a: int) -> CSC | FloatArray:
+    """One entry of every block of a pair, (l_t, l_u), sparse unless it is small."""
+    shape = blocks.n_rows, len(blocks.indptr) - 1
+    if shape[0] * shape[1] > SMALL_TABLE:
+        data = np.ascontiguousarray(blocks.data[:, i, a])
+        return sp.csc_array((data, blocks.rows, blocks.indptr), shape=shape)
+    full = np.zeros(shape)
+    full[blocks.rows, blocks.cols] = blocks.data[:, i, a]
+    return full
 
 
 def _sum_of_products(
@@ -298,24 +328,16 @@ def _sum_of_products(
 
 def _turned(F: FloatArray, left: TermCovariance, right: TermCovariance) -> FloatArray:
     """Entries ``(j, i), (b, a)`` in the place of ``(i, j), (a, b)``."""
-    rows, cols = (
-        np.arange(term.k) if term.is_diagonal else np.arange(term.k**2).reshape(-1, term.k).T
-        for term in (left, right)
-    )
-    return F[np.ix_(rows.ravel(), cols.ravel())]
+    return F if F.size == 1 else F[_swapped(left)[:, None], _swapped(right)]
 
 
 def _at_theta(F: FloatArray, left: TermCovariance, right: TermCovariance) -> FloatArray:
     """Coefficients of the moment equations, symmetric entries of both sides added up."""
-    off = right.rows != right.cols
-    both = F[np.ix_(_entries(left), _entries(right))]
-    if off.any():
-        turned = right.cols * right.k + right.rows
-        both = both + np.where(off, F[np.ix_(_entries(left), turned)], 0.0)
-    return both * np.where(left.rows == left.cols, 1.0, 2.0)[:, None]
-
-
-def _diagonal_sum(cross: CrossProducts, t: int) -> FloatArray:
-    """Sum of the diagonal blocks of ``Z_t'WZ_t``, (k, k)."""
-    pair = cross.pairs[t, t]
-    return pair.data[pair.rows == pair.cols].sum(axis=0)
+    if F.size == 1:
+        return F
+    rows = _entries(left)[:, None]
+    both = F[rows, _entries(right)]
+    if not right.is_diagonal:
+        off = right.rows != right.cols
+        both = both + np.where(off, F[rows, right.cols * right.k + right.rows], 0.0)
+    return both * _twice(left)[:, None]

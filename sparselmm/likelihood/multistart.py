@@ -198,7 +198,12 @@ def informative(deviance: Deviance) -> bool:
 def _smallest(deviance: Deviance, theta: FloatArray) -> float:
     """Smallest singular value of a ``lambda_t`` in units of what counts as one."""
     pairs = zip(deviance.covariance.factors(theta), deviance.unit_roots, strict=True)
-    sizes = [np.linalg.svd(np.linalg.solve(unit, lam), compute_uv=False)[-1] for lam, unit in pairs]
+    sizes = [
+        abs(lam[0, 0] / unit[0, 0])
+        if len(lam) == 1
+        else np.linalg.svd(np.linalg.solve(unit, lam), compute_uv=False)[-1]
+        for lam, unit in pairs
+    ]
     return float(min(sizes, default=np.inf))
 
 

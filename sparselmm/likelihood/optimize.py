@@ -23,6 +23,7 @@ are made.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -35,7 +36,7 @@ from sparselmm.base.cholesky import NotPositiveDefiniteError
 from sparselmm.base.exceptions import ArgumentError, DataError
 from sparselmm.base.grid import pairs_html, pairs_text
 from sparselmm.base.providers import provider
-from sparselmm.base.smallmatrix import block_diagonal
+from sparselmm.base.smallmatrix import block_diagonal, eigen
 from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.evaluations import Deviance
@@ -487,10 +488,10 @@ def _newton(
         if exact:
             bend = exact_bend(recorder, theta, basis, bend)
         step, predicted = trust_region_step(bend, slope, radius.now)
-        within = bool(np.linalg.norm(step) < 0.99 * radius.now)
+        within = math.sqrt(step @ step) < 0.99 * radius.now
         stretch = _stretch(excess) if within and not exact and not secant else 1.0
         step, predicted = stretch * step, stretch * (2.0 - stretch) * predicted
-        length = float(np.linalg.norm(step))
+        length = math.sqrt(step @ step)
         trial = deviance.covariance.retract(theta, basis @ step)
         trial_value = recorder.value(trial)
         ratio = (value - trial_value) / predicted
@@ -625,22 +626,27 @@ def _basis(recorder: Recorder, theta: FloatArray, gradient: FloatArray) -> Float
 
 def expected_decrease(model: FloatArray, gradient: FloatArray) -> float:
     """Decrease promised by a full Newton step on the model with its curvature made positive."""
-    values, vectors = np.linalg.eigh(model)
-    floor = 1e-10 * max(float(np.abs(values).max(initial=0.0)), 1e-300)
+    return _decrease(*eigen(model), gradient)
+
+
+def _decrease(values: FloatArray, vectors: FloatArray, gradient: FloatArray) -> float:
+    """The same from eigenvalues and eigenvectors."""
+    sizes = np.abs(values)
+    floor = 1e-10 * max(float(sizes.max(initial=0.0)), 1e-300)
     part = vectors.T @ gradient
-    return float(0.5 * np.sum(part**2 / np.maximum(np.abs(values), floor)))
+    return float(0.5 * (part**2 / np.maximum(sizes, floor)).sum())
 
 
 def trust_region_step(
     model: FloatArray, gradient: FloatArray, radius: float
 ) -> tuple[FloatArray, float]:
     """Minimizer of ``g's + s'Hs / 2`` with ``|s| <= radius``, and the decrease it promises."""
-    values: FloatArray
-    values, vectors = np.linalg.eigh(model)
+    values, vectors = eigen(model)
     part: FloatArray = vectors.T @ gradient
 
     def length(shift: float) -> float:
-        return float(np.sqrt(np.sum((part / (values + shift)) ** 2)))
+        scaled = part / (values + shift)
+        return math.sqrt(scaled @ scaled)
 
     smallest = float(values[0])
     tiny = 1e-12 * max(1.0, max(abs(smallest), abs(float(values[-1]))))
@@ -671,7 +677,6 @@ def _scipy(
     options: dict[str, Any],
 ) -> End:
     """One of SciPy's minimizers on the same deviance, with theta in its units."""
-
     units = np.asarray(recorder.units)
 
     def objective(z: FloatArray) -> float:
@@ -813,10 +818,13 @@ def evidence(
         for term, part in zip(covariance.terms, covariance.slices, strict=True)
     ]
     scale = np.concatenate(sizes)
-    H = (point.hessian * np.outer(scale, scale))[np.ix_(inner, inner)]
-    g = (point.gradient * scale)[inner]
-    decrease = expected_decrease(H, g) if inner.any() else 0.0
-    lowest = float(np.linalg.eigvalsh(H)[0]) if inner.any() else np.nan
+    H, g = (
+        (point.hessian * (scale[:, None] * scale))[inner][:, inner],
+        (point.gradient * scale)[inner],
+    )
+    values, vectors = eigen(H)
+    decrease = _decrease(values, vectors, g)
+    lowest = float(values[0]) if len(values) else np.nan
     good = finished and decrease < max(1e-4, 10.0 * tolerance)
     if finished and not good:
         message += f"; but another step promises to lower the deviance by {decrease:.2g}"

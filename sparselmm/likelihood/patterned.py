@@ -18,6 +18,7 @@ project on the eigenspaces of a compound symmetric matrix, whose eigenvalues are
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -46,7 +47,7 @@ class Patterned(TermCovariance):
         """The covariance of ``k`` coefficients."""
         raise NotImplementedError
 
-    @property
+    @cached_property
     def on_diagonal(self) -> BoolArray:
         """Which parameters are zero exactly when a variance is, (n_theta,)."""
         return np.asarray(~self.angle)

@@ -8,7 +8,7 @@ order of Bates, Maechler, Bolker & Walker (2015), section 2.4.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from sparselmm.base.smallmatrix import (
     lower_triangle,
     root_of_sum,
     solve_triangular,
+    triangular_root,
 )
 from sparselmm.base.types import BoolArray, FloatArray, IntArray, Snapshot
 
@@ -47,21 +48,28 @@ class TermCovariance(Snapshot):
     cols: IntArray
 
     @staticmethod
+    @cache
     def unstructured(k: int) -> TermCovariance:
         """Every covariance of ``k`` coefficients."""
-        return TermCovariance(k, *columns_of_triangle(k))
+        kind = OneCoefficient if k == 1 else TermCovariance
+        return kind(k, *columns_of_triangle(k))
 
     @staticmethod
+    @cache
     def diagonal(k: int) -> TermCovariance:
         """``k`` independent coefficients."""
-        return TermCovariance(k, np.arange(k), np.arange(k))
+        if k == 1:
+            return TermCovariance.unstructured(k)
+        each = np.arange(k)
+        each.flags.writeable = False  # shared by all callers
+        return TermCovariance(k, each, each)
 
     @property
     def n_theta(self) -> int:
         """Number of parameters."""
         return len(self.rows)
 
-    @property
+    @cached_property
     def on_diagonal(self) -> BoolArray:
         """Which parameters are zero exactly when a variance is, (n_theta,)."""
         return np.asarray(self.rows == self.cols)
@@ -184,7 +192,7 @@ class TermCovariance(Snapshot):
     def rectify(self, theta: FloatArray) -> FloatArray:
         """The theta of the same ``Psi_t`` in the range shown to users."""
         lam = self.factor(theta)
-        sign = np.where(np.diag(lam) < 0, -1.0, 1.0)
+        sign = np.where(lam.diagonal() < 0, -1.0, 1.0)
         return (lam * sign)[self.rows, self.cols] + 0.0
 
     def units(self, rms: FloatArray) -> FloatArray:
@@ -195,7 +203,7 @@ class TermCovariance(Snapshot):
         """Smallest diagonal of ``lambda_t`` as a share of its row, or of what counts as one."""
         unit = np.ones(self.k)
         unit[self.rows] = units
-        share = np.abs(np.diag(lam)) / np.maximum(np.linalg.norm(lam, axis=1), unit)
+        share = np.abs(lam.diagonal()) / np.maximum(np.sqrt((lam * lam).sum(axis=1)), unit)
         return float(share.min(initial=np.inf))
 
     def sizes(self, theta: FloatArray, units: FloatArray, smallest: float) -> FloatArray:
@@ -254,6 +262,58 @@ class TermCovariance(Snapshot):
         return lam
 
 
+class OneCoefficient(TermCovariance):
+    """A lone standard deviation, of which there is nothing to factor, turn or solve."""
+
+    def factor(self, theta: FloatArray) -> FloatArray:
+        """``lambda_t``, (1, 1)."""
+        return theta.reshape(1, 1).copy()
+
+    def retract(self, lam: FloatArray) -> FloatArray:
+        """Theta of the triangular root with non-negative diagonal of ``lam lam'``."""
+        size = np.abs(lam[0])
+        return size if lam.shape[1] == 1 else np.sqrt(np.sum(size**2, keepdims=True))
+
+    def move(self, theta: FloatArray, step: FloatArray) -> FloatArray:
+        """Theta after a step, (1,)."""
+        return np.abs(theta + step)
+
+    def rectify(self, theta: FloatArray) -> FloatArray:
+        """The theta of the same ``Psi_t`` in the range shown to users."""
+        return np.abs(theta)
+
+    def divide(self, lam: FloatArray, x: FloatArray) -> FloatArray:
+        """``lambda_t^-T x``."""
+        return x / lam[0, 0] if lam[0, 0] else super().divide(lam, x)
+
+    def moved(self, theta: FloatArray, back: FloatArray, u: FloatArray) -> FloatArray:
+        """Twice the effects u (l, 1) of every level by the inverse of ``lambda_t``, (l, 1, 1)."""
+        return (2.0 * back[0, 0] * u)[:, :, None]
+
+    def pivot(self, lam: FloatArray, units: FloatArray) -> float:
+        """The size of ``lambda_t`` as a share of itself, or of what counts as one."""
+        size = abs(float(lam[0, 0]))
+        return size / max(size, float(units[0]))
+
+    def sizes(self, theta: FloatArray, units: FloatArray, smallest: float) -> FloatArray:
+        """Standard deviation of the coefficient, (1,)."""
+        return np.maximum(np.abs(theta), smallest * units)
+
+    def steps(
+        self, theta: FloatArray, unit: FloatArray, smallest: float, slope: FloatArray
+    ) -> FloatArray:
+        """The one step, of the length of the present standard deviation, (1, 1)."""
+        return np.hypot(theta, smallest * unit)
+
+    def snapped(self, theta: FloatArray, units: FloatArray, below: float) -> FloatArray:
+        """Theta, or zero where it is below a limit."""
+        return np.where(np.abs(theta) < below * units, 0.0, theta)
+
+    def at_zero(self, theta: FloatArray) -> BoolArray:
+        """Whether theta is zero, (1,)."""
+        return np.asarray(theta == 0.0)
+
+
 def across_rotations(lam: FloatArray) -> FloatArray:
     """Orthonormal complement of ``lam K`` for all skew-symmetric K, (m, k, k).
 
@@ -277,5 +337,4 @@ def across_rotations(lam: FloatArray) -> FloatArray:
 
 def lower_root(lam: FloatArray) -> FloatArray:
     """Lower-triangular root with non-negative diagonal of ``lam lam'``, singular ones included."""
-    R = np.asarray(np.linalg.qr(lam.T, mode="r"))
-    return np.asarray((R * np.where(np.diag(R) < 0, -1.0, 1.0)[:, None]).T)
+    return triangular_root(lam.T)

@@ -165,8 +165,10 @@ def method_names(method: str | Sequence[str] | None) -> list[str | None]:
     ValueError
         When a name is unknown.
     """
+    if method is None:
+        return [None]
     wanted = "None, the name of an optimizer or a list of names"
-    one = method is None or isinstance(method, str)
+    one = isinstance(method, str)
     names: Any = [method] if one else check_list(method, "method", wanted)
     if not names:
         raise wrong_value("method", wanted, method)
@@ -246,7 +248,7 @@ def penalties_of(
     packing: Packing,
     deviance: ProfiledDeviance,
     held: Held,
-    start: MixedLMParams,
+    start: MixedLMParams | None,
     fe_pen: Any,
     cov_pen: Any,
 ) -> Penalties | None:
@@ -255,6 +257,7 @@ def penalties_of(
     fixed = np.zeros(len(kept), dtype=bool) if held.fixed is None else held.fixed[kept]
     if fe_pen is None and cov_pen is None and not fixed.any():
         return None
+    assert start is not None
     inner = Packing(packing.layout, deviance.covariance, packing.x_names)
     values = np.asarray(start.fe_params, dtype=float)[kept]
     fe_pen, cov_pen = CheckedPenalty.of(fe_pen, "fe_pen"), CheckedPenalty.of(cov_pen, "cov_pen")

@@ -32,6 +32,9 @@ from sparselmm.model.statsmodels.penalized import (
 )
 from sparselmm.results.given import Given
 
+STARTED = ("start_params", "free", "fe_pen", "cov_pen")
+"""Arguments that need start values of all parameters."""
+
 BOUNDARY = "The MLE may be on the boundary of the parameter space."
 """How statsmodels begins the warning of a zero variance; filters look for it."""
 
@@ -86,15 +89,15 @@ class Setting:
 
     Attributes
     ----------
-    params : MixedLMParams
-        Start values, for what is held there.
+    params : MixedLMParams or None
+        Start values, where something is held at them or begins there.
     theta : ndarray
         Start values of the free entries.
     plan : FitPlan or None
         None where nothing is factored.
     """
 
-    params: MixedLMParams
+    params: MixedLMParams | None
     held: Held
     theta: FloatArray
     plan: FitPlan | None
@@ -104,7 +107,9 @@ class Setting:
     def of(cls, model: LinearModel, request: Request) -> Setting:
         """The setting of a fit, planned within its limit of memory."""
         given, probing = request.given, request.probing
-        params = start_parameters(model._packing, given["start_params"], model.use_sqrt)
+        params = None
+        if not given["do_cg"] or any(given[name] is not None for name in STARTED):
+            params = start_parameters(model._packing, given["start_params"], model.use_sqrt)
         held = held_of(model, given, params)
         others, limit = request.other_searches(), check_memory(given["memory_limit"])
         with one_thread():
@@ -122,16 +127,18 @@ class Setting:
         return cls(params, held, theta, plan, probing.route(plan))
 
 
-def held_of(model: LinearModel, given: Mapping[str, Any], params: MixedLMParams) -> Held:
+def held_of(model: LinearModel, given: Mapping[str, Any], params: MixedLMParams | None) -> Held:
     """What a fit holds, by ``fix`` or by ``free``."""
     fix, others = given["fix"], [given[name] for name in ("free", "fe_pen", "cov_pen")]
     if fix is not None and any(other is not None for other in others):
         raise ArgumentError("fix does not go together with free, fe_pen or cov_pen; use one")
     if given["free"] is not None:
+        assert params is not None
         held = held_by_mask(model._packing, given["free"], params)
     else:
         names = [term.name for term in model.terms]
-        held = Held.of(fix, model.covariance, names, _coefficients(model))
+        coefficients = () if fix is None else _coefficients(model)
+        held = Held.of(fix, model.covariance, names, coefficients)
     if held.scale is None:
         _check_levels(model)
     return held
@@ -160,7 +167,7 @@ def _check_levels(model: LinearModel) -> None:
 
 
 def _start(
-    model: LinearModel, given: Mapping[str, Any], params: MixedLMParams, held: Held
+    model: LinearModel, given: Mapping[str, Any], params: MixedLMParams | None, held: Held
 ) -> FloatArray:
     """Start values of the free entries of theta."""
     if held.start is not None:
@@ -171,6 +178,7 @@ def _start(
         return theta[held.free]
     if given["start_params"] is None and given["do_cg"]:
         return moment_start(model.cross, model.covariance, held.scale)[held.free]
+    assert params is not None
     return model._packing.theta(params)[held.free]
 
 
