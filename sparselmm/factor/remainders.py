@@ -52,7 +52,7 @@ class DenseRemainder:
         self._G: FloatArray | None = None
         self._index = {}
         for (s, t), pair in layout.inner.items():
-            _, ks, kt = pair.data.shape
+            ks, kt = layout.pattern.orders(s, t)
             first = pair.cols * np.int64(kt * n) + pair.rows * np.int64(ks)
             first += layout.starts[t] * n + layout.starts[s]
             self._index[s, t] = first[:, None, None] + np.add.outer(

@@ -424,7 +424,14 @@ class Search:
                 continue
             if known is not None and known.leads_nowhere(other.theta, value, np.inf):
                 return replace(other, finished=False, abandoned=True)
-            other = _newton(recorder, other.theta, EXACT_LIMIT if not method else 5, self.tolerance, known, patience=0)
+            other = _newton(
+                recorder,
+                other.theta,
+                EXACT_LIMIT if not method else 5,
+                self.tolerance,
+                known,
+                patience=0,
+            )
             if other.abandoned:
                 return other
             gain = recorder.value(best.theta) - recorder.value(other.theta)
