@@ -29,7 +29,7 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
     ),
     "factor": (
         "basis pattern",
-        "crossprod",
+        "crossprod factorization",
         "bases centred coupling submodels",
         "partitions",
         "layout",
@@ -96,6 +96,7 @@ FILES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
     for path in sorted(PACKAGE.rglob("*.py"))
 }
+TREES = {module: ast.parse(path.read_text(encoding="utf-8")) for module, path in FILES.items()}
 ENTRANCES = {"__init__", "__main__", "sklearn", "adapters", *(f"{wing}.__init__" for wing in HOUSE)}
 WINGS = [*HOUSE, "__init__", "__main__", "sklearn", "adapters"]
 FLOOR = {
@@ -140,7 +141,7 @@ def room(module: str) -> str:
 
 @pytest.mark.parametrize("module", FILES)
 def test_imports_respect_the_floors(module):
-    tree = ast.parse(FILES[module].read_text(encoding="utf-8"))
+    tree = TREES[module]
     assert wing(module) in WINGS, f"{module} stands outside the wings: {', '.join(HOUSE)}"
     for name in imports(tree):
         homes = HOMES.get(wing(name), module).split()
@@ -165,8 +166,7 @@ def test_imports_respect_the_floors(module):
 
 
 def test_no_circle():
-    parse = {m: ast.parse(path.read_text(encoding="utf-8")) for m, path in FILES.items()}
-    graph = {module: own(imports(tree)) - {module} for module, tree in parse.items()}
+    graph = {module: own(imports(tree)) - {module} for module, tree in TREES.items()}
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
 
@@ -176,3 +176,16 @@ def test_every_folder_is_packaged():
     folders = {path.parent.relative_to(ROOT) for path in FILES.values()}
     missing = {".".join(f.parts) for f in folders} - set(config["options"]["packages"].split())
     assert not missing, "add to packages in setup.cfg"
+
+
+ENGINES = "BlockSolver KrylovSolver TiledSolver ProfiledDeviance KrylovDeviance RebasedDeviance"
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_engines_are_made_in_one_place(module):
+    """Elsewhere a solver may only make another of its kind, or be asked for its price."""
+    if module == "likelihood.engine" or module.startswith("factor."):
+        return
+    called = [n.func for n in ast.walk(TREES[module]) if isinstance(n, ast.Call)]
+    made = {f.id for f in called if isinstance(f, ast.Name)} & set(ENGINES.split())
+    assert not made, f"{module} makes {', '.join(sorted(made))}; likelihood/engine.py makes engines"

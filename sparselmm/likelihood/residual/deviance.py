@@ -26,12 +26,16 @@ from sparselmm.design.terms import Design
 from sparselmm.factor.bases import cross_products, in_bases, term_basis
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.layout import Strategy
-from sparselmm.factor.plan import make_plan
 from sparselmm.factor.solver import BlockSolver, apply_lambda
 from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.curvature import difference_hessian
 from sparselmm.likelihood.deviance import NEARLY_SINGULAR, ProfiledDeviance
-from sparselmm.likelihood.engine import profiled_deviance
+from sparselmm.likelihood.engine import (
+    cheapest_solver,
+    profiled_deviance,
+    solver_by,
+    working_deviance,
+)
 from sparselmm.likelihood.evaluations import Deviance, PLSFit
 from sparselmm.likelihood.moments import moment_start
 from sparselmm.likelihood.residual.blocks import Blocks
@@ -121,7 +125,7 @@ class ResidualDeviance:
             cross = self.products.at(state)
         if not np.isfinite(cross.C).all():
             raise NotPositiveDefiniteError("R is not positive definite")
-        inner = ProfiledDeviance(
+        inner = working_deviance(
             cross, self.theta_covariance, self._solver_for(cross), reml=self.reml,
             known_scale=self.known_scale,
         )  # fmt: skip
@@ -130,12 +134,11 @@ class ResidualDeviance:
 
     def _solver_for(self, cross: CrossProducts) -> BlockSolver:
         if self._solver is None:
-            if self._strategy is None:
-                names = tuple(term.name for term in self.design.terms)
-                self._strategy = (
-                    make_plan(cross, names).chosen.strategy if names else Strategy(None, "dense")
-                )
-            self._solver = BlockSolver(cross.pattern, self._strategy)
+            if self._strategy is None and self.design.terms:
+                self._solver = cheapest_solver(cross)
+            else:
+                strategy = self._strategy or Strategy(None, "dense")
+                self._solver = solver_by(cross.pattern, strategy)
         return self._solver
 
     def _state(self, phi: FloatArray) -> BackendState:
@@ -146,8 +149,7 @@ class ResidualDeviance:
     def frozen(self, phi: FloatArray) -> ProfiledDeviance:
         """The deviance of the model's theta with R held at phi, with a factor of its own."""
         cross = self.products.at(self._state(phi))
-        assert self._strategy is not None
-        solver = BlockSolver(cross.pattern, self._strategy)
+        solver = self._solver_for(cross).twin()
         return profiled_deviance(
             cross, self.theta_covariance, solver, reml=self.reml, known_scale=self.known_scale
         )
