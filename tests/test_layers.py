@@ -189,3 +189,14 @@ def test_engines_are_made_in_one_place(module):
     called = [n.func for n in ast.walk(TREES[module]) if isinstance(n, ast.Call)]
     made = {f.id for f in called if isinstance(f, ast.Name)} & set(ENGINES.split())
     assert not made, f"{module} makes {', '.join(sorted(made))}; likelihood/engine.py makes engines"
+
+
+METHODS = [m for m in FILES if m.startswith(("results.methods.", "results.general.", "model."))]
+
+
+@pytest.mark.parametrize("module", METHODS)
+def test_methods_inherit_what_they_ask(module):
+    """Parts of a class name the parts they stand on: no stubs, no attributes taken on trust."""
+    text = FILES[module].read_text(encoding="utf-8")
+    for trust in ("TYPE_CHECKING", "type: ignore[attr-defined]", ": Any = self\n"):
+        assert trust not in text, f"{module} asks a sibling that it does not inherit from: {trust}"
