@@ -302,7 +302,7 @@ class InferenceResults(SimulationResults, ComparisonResults, EstimateResults):
 
     def _profile_ends(self, alpha: float) -> FloatArray:
         """Profile intervals of packed variances and sigma, (m + 1, 2)."""
-        parameters = whole._profile_parameters("random")
+        parameters = self._profile_parameters("random")
         limits = self._profile_conf_int(alpha, "random").to_numpy()
         return profile_ends(self._est, parameters, limits)
 
