@@ -248,7 +248,7 @@ class ProfiledDeviance:
 
     def _pivot(self, t: int, lam: FloatArray) -> float:
         """Smallest diagonal of ``lambda_t`` as a share of its row, or of what counts as one."""
-        return self.covariance.terms[t].pivot(lam, self.units[self.covariance.slices[t]])
+        return float(self.covariance.terms[t].pivot(lam, self.units[self.covariance.slices[t]]))
 
     def _precision(self, pwrss: float) -> float:
         """``1 / sigma^2``."""

@@ -14,7 +14,6 @@ from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.variances import variance_rows
 from sparselmm.inference.wald import Wald, two_sided
-from sparselmm.likelihood.covariance import singular_terms
 from sparselmm.likelihood.laplace.chosen import base_of
 from sparselmm.results.general.base import GeneralBase
 from sparselmm.results.print import labels
@@ -83,7 +82,7 @@ class EstimateResults(GeneralBase):
 
     @cached_property
     def _singular(self) -> Any:
-        return singular_terms(self.deviance, self.deviance.covariance, self.numbers.parts[0])
+        return self.deviance.covariance.singular(self.deviance, self.numbers.parts[0])
 
     @property
     def singular_terms(self) -> tuple[str, ...]:
