@@ -29,7 +29,7 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
     ),
     "factor": (
         "basis pattern",
-        "crossprod",
+        "crossprod factorization",
         "bases centred coupling submodels",
         "row_sums",
         "partitions",
@@ -97,6 +97,7 @@ FILES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
     for path in sorted(PACKAGE.rglob("*.py"))
 }
+TREES = {module: ast.parse(path.read_text(encoding="utf-8")) for module, path in FILES.items()}
 ENTRANCES = {"__init__", "__main__", "sklearn", "adapters", *(f"{wing}.__init__" for wing in HOUSE)}
 WINGS = [*HOUSE, "__init__", "__main__", "sklearn", "adapters"]
 FLOOR = {
@@ -141,7 +142,7 @@ def room(module: str) -> str:
 
 @pytest.mark.parametrize("module", FILES)
 def test_imports_respect_the_floors(module):
-    tree = ast.parse(FILES[module].read_text(encoding="utf-8"))
+    tree = TREES[module]
     assert wing(module) in WINGS, f"{module} stands outside the wings: {', '.join(HOUSE)}"
     for name in imports(tree):
         homes = HOMES.get(wing(name), module).split()
@@ -166,8 +167,7 @@ def test_imports_respect_the_floors(module):
 
 
 def test_no_circle():
-    parse = {m: ast.parse(path.read_text(encoding="utf-8")) for m, path in FILES.items()}
-    graph = {module: own(imports(tree)) - {module} for module, tree in parse.items()}
+    graph = {module: own(imports(tree)) - {module} for module, tree in TREES.items()}
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
 
@@ -177,3 +177,27 @@ def test_every_folder_is_packaged():
     folders = {path.parent.relative_to(ROOT) for path in FILES.values()}
     missing = {".".join(f.parts) for f in folders} - set(config["options"]["packages"].split())
     assert not missing, "add to packages in setup.cfg"
+
+
+ENGINES = "BlockSolver KrylovSolver TiledSolver ProfiledDeviance KrylovDeviance RebasedDeviance"
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_engines_are_made_in_one_place(module):
+    """Elsewhere a solver may only make another of its kind, or be asked for its price."""
+    if module == "likelihood.engine" or module.startswith("factor."):
+        return
+    called = [n.func for n in ast.walk(TREES[module]) if isinstance(n, ast.Call)]
+    made = {f.id for f in called if isinstance(f, ast.Name)} & set(ENGINES.split())
+    assert not made, f"{module} makes {', '.join(sorted(made))}; likelihood/engine.py makes engines"
+
+
+METHODS = [m for m in FILES if m.startswith(("results.methods.", "results.general.", "model."))]
+
+
+@pytest.mark.parametrize("module", METHODS)
+def test_methods_inherit_what_they_ask(module):
+    """Parts of a class name the parts they stand on: no stubs, no attributes taken on trust."""
+    text = FILES[module].read_text(encoding="utf-8")
+    for trust in ("TYPE_CHECKING", "type: ignore[attr-defined]", ": Any = self\n"):
+        assert trust not in text, f"{module} asks a sibling that it does not inherit from: {trust}"

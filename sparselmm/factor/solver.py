@@ -167,6 +167,8 @@ class BlockSolver:
         self._Dinv: FloatArray | None = None
         self._outer: tuple[Values, dict[int, FloatArray]] = {}, {}
 
+    exact = True
+
     def __reduce__(self) -> tuple[type[BlockSolver], tuple[Pattern, Strategy]]:
         """Pickled as its recipe: numeric factors are not portable."""
         return BlockSolver, (self.pattern, self.strategy)
@@ -178,6 +180,10 @@ class BlockSolver:
             own = self._rest.factor
             factor = CholeskyFactor(own.pattern, own.ordering, own.mode)
         return BlockSolver(self.pattern, self.strategy, factor, self.layout)
+
+    def like(self, pattern: Pattern) -> BlockSolver:
+        """A solver by the same strategy for another pattern of the same terms."""
+        return self.twin() if pattern is self.pattern else BlockSolver(pattern, self.strategy)
 
     # ------------------------------------------------------------------------ factorize
 

@@ -23,7 +23,6 @@ from sparselmm.inference.variances import (
     variance_rows,
 )
 from sparselmm.inference.wald import Wald
-from sparselmm.likelihood.covariance import singular_terms
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.evaluations import PLSFit
 
@@ -101,7 +100,7 @@ class Estimates(Snapshot):
     def singular(self) -> bool:
         """Whether an estimated random-effects covariance matrix is singular."""
         deviance = self.deviance
-        return bool(singular_terms(deviance.cross, deviance.covariance, self.pls.theta).any())
+        return bool(deviance.covariance.singular(deviance.cross, self.pls.theta).any())
 
     # ---------------------------------------------------------------------- fixed effects
 

@@ -18,7 +18,6 @@ from sparselmm.inference.variances import (
     _transform,
     psi_jacobian,
 )
-from sparselmm.likelihood.covariance import singular_terms
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.evaluations import PLSFit
 from sparselmm.likelihood.optimize import OptSummary, minimize
@@ -90,7 +89,7 @@ class JointFit(Snapshot):
     def free(self) -> BoolArray:
         """Parameters with a standard error: of no singular term, and not at a limit."""
         frozen, out = self.frozen, np.ones(len(self.x), dtype=bool)
-        singular = singular_terms(frozen.cross, frozen.covariance, self.theta)
+        singular = frozen.covariance.singular(frozen.cross, self.theta)
         for part, flag in zip(frozen.covariance.slices, singular, strict=True):
             out[part] = not flag
         flat = np.diag(self.hessian) <= FLAT
@@ -190,7 +189,7 @@ def joint_covariance(joint: JointFit, scale: float, layout: VarianceLayout) -> V
     theta, _ = deviance.split(joint.x)
     n_theta, free = deviance.n_theta, joint.free
     covariance = deviance.theta_covariance
-    singular = singular_terms(frozen.cross, frozen.covariance, joint.theta)
+    singular = frozen.covariance.singular(frozen.cross, joint.theta)
     known = deviance.known_scale is not None
     gradient = np.zeros(int(free.sum())) if known else joint.pwrss_gradient[free]
     of_theta = np.zeros((n_theta, n_theta))

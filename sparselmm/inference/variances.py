@@ -28,7 +28,7 @@ import scipy.linalg as sla
 from sparselmm.base.smallmatrix import lower_triangle
 from sparselmm.base.types import BoolArray, FloatArray, IntArray
 from sparselmm.design.terms import RandomTerm
-from sparselmm.likelihood.covariance import Covariance, singular_terms
+from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.deviance import ProfiledDeviance
 
 
@@ -187,7 +187,7 @@ def variance_covariance(
         not positive definite.
     """
     outer, outer_theta = deviance, theta
-    singular = singular_terms(deviance.cross, deviance.covariance, theta)
+    singular = deviance.covariance.singular(deviance.cross, theta)
     deviance, theta = deviance.working(theta)
     covariance = deviance.covariance
     free = np.zeros(covariance.n_theta, dtype=bool)

@@ -79,9 +79,10 @@ class Covariance(Snapshot):
         return np.concatenate(parts) if parts else np.zeros(0, dtype=bool)
 
     def factors(self, theta: FloatArray) -> list[FloatArray]:
-        """``lambda_t`` of every term, each (k, k)."""
+        """``lambda_t`` of every term, each (k, k), or stacks of them for a stack of thetas."""
         return [
-            term.factor(theta[part]) for term, part in zip(self.terms, self.slices, strict=True)
+            term.factor(theta[..., part])
+            for term, part in zip(self.terms, self.slices, strict=True)
         ]
 
     def psi(self, theta: FloatArray, scale: float = 1.0) -> list[FloatArray]:
@@ -159,12 +160,12 @@ class Covariance(Snapshot):
         return np.concatenate(parts) if parts else np.zeros(0)
 
     def retract(self, theta: FloatArray, step: FloatArray) -> FloatArray:
-        """Theta after a tangent step, (n_theta,)."""
+        """Theta after a tangent step, (..., n_theta)."""
         parts = [
-            term.move(theta[part], step[at])
+            term.move(theta[..., part], step[..., at])
             for term, part, at in zip(self.terms, self.slices, self.tangent_slices, strict=True)
         ]
-        return np.concatenate(parts) if parts else np.zeros(0)
+        return _joined(parts)
 
     def carried_back(
         self, theta: FloatArray, step: FloatArray, after: FloatArray, slope: FloatArray
@@ -182,9 +183,56 @@ class Covariance(Snapshot):
         Changing the sign of a column of ``lambda_t`` leaves ``lambda_t lambda_t'`` as it is.
         """
         parts = [
-            term.rectify(theta[part]) for term, part in zip(self.terms, self.slices, strict=True)
+            term.rectify(theta[..., part])
+            for term, part in zip(self.terms, self.slices, strict=True)
         ]
-        return np.concatenate(parts) if parts else np.zeros(0)
+        return _joined(parts)
+
+    def sizes(self, theta: FloatArray, units: FloatArray, smallest: float) -> FloatArray:
+        """Standard deviation of the coefficient each entry of theta belongs to, (..., n_theta)."""
+        parts = [
+            term.sizes(theta[..., part], units[part], smallest)
+            for term, part in zip(self.terms, self.slices, strict=True)
+        ]
+        return _joined(parts)
+
+    def snapped(self, theta: FloatArray, units: FloatArray, below: float) -> FloatArray:
+        """Theta with the columns of every ``lambda_t`` that are below a limit set to zero."""
+        parts = [
+            term.snapped(theta[..., part], units[part], below)
+            for term, part in zip(self.terms, self.slices, strict=True)
+        ]
+        return _joined(parts)
+
+    def singular(self, cross: Sizes, theta: FloatArray) -> BoolArray:
+        """Terms whose covariance matrix is singular, (..., n_terms).
+
+        A coefficient has no variance when its standard deviation times the root mean square of its
+        covariate is below `SINGULAR_TOLERANCE` of sigma; two coefficients are perfectly correlated
+        when less than that share of a standard deviation is a coefficient's own.
+        """
+        out = np.zeros((*theta.shape[:-1], len(self.terms)), dtype=bool)
+        for t, lam in enumerate(self.factors(theta)):
+            if cross.bases is not None and (F := cross.bases[t]) is not None:
+                lam = lower_root(F @ lam)  # far from the data every correlation is one
+            sd = np.linalg.norm(lam, axis=-1)
+            root = self.terms[t].triangular(lam)
+            own = np.abs(np.diagonal(root, axis1=-2, axis2=-1))
+            none = sd * cross.rms(t) < SINGULAR_TOLERANCE
+            out[..., t] = (none | (own < SINGULAR_TOLERANCE * sd)).any(axis=-1)
+        return out
+
+    def at_zero(self, theta: FloatArray) -> BoolArray:
+        """Entries in columns of a ``lambda_t`` that are entirely zero, (..., n_theta)."""
+        parts = [
+            term.at_zero(theta[..., part])
+            for term, part in zip(self.terms, self.slices, strict=True)
+        ]
+        return np.concatenate(parts, axis=-1) if parts else np.zeros(0, dtype=bool)
+
+
+def _joined(parts: Sequence[FloatArray]) -> FloatArray:
+    return np.concatenate(parts, axis=-1) if parts else np.zeros(0)
 
 
 @lru_cache
@@ -209,24 +257,6 @@ SINGULAR_TOLERANCE = 1e-4
 (the tolerance of lme4's ``isSingular``, made independent of the units of the covariates)."""
 
 
-def singular_terms(cross: Sizes, covariance: Covariance, theta: FloatArray) -> BoolArray:
-    """Terms whose estimated covariance matrix is singular, (n_terms,).
-
-    A coefficient has no variance when its standard deviation times the root mean square of its
-    covariate is below `SINGULAR_TOLERANCE` of sigma; two coefficients are perfectly correlated
-    when less than that share of a standard deviation is a coefficient's own.
-    """
-    out = np.zeros(len(covariance.terms), dtype=bool)
-    for t, lam in enumerate(covariance.factors(theta)):
-        if cross.bases is not None and (F := cross.bases[t]) is not None:
-            lam = lower_root(F @ lam)  # far from the data every correlation is one
-        sd = np.linalg.norm(lam, axis=1)
-        own = np.abs(covariance.terms[t].triangular(lam).diagonal())
-        none = sd * cross.rms(t) < SINGULAR_TOLERANCE
-        out[t] = bool((none | (own < SINGULAR_TOLERANCE * sd)).any())
-    return out
-
-
 def singular_words(
     cross: Sizes, covariance: Covariance, theta: FloatArray, terms: Sequence[RandomTerm]
 ) -> list[tuple[str, str]]:
@@ -235,7 +265,7 @@ def singular_words(
     Theta and the terms are in the order of ``covariance.terms``.
     """
     out = []
-    flags = singular_terms(cross, covariance, theta)
+    flags = covariance.singular(cross, theta)
     for t, lam in enumerate(covariance.factors(theta)):
         term = terms[t]
         if not flags[t] or not covariance.terms[t].n_theta:

@@ -48,7 +48,8 @@ from sparselmm.base.types import CSR, FloatArray
 from sparselmm.design.terms import Design, RandomTerm
 from sparselmm.factor.centred import Centred
 from sparselmm.factor.crossprod import CrossProducts
-from sparselmm.factor.solver import BlockSolver, apply_lambda, congruence
+from sparselmm.factor.factorization import Factorization
+from sparselmm.factor.solver import apply_lambda, congruence
 from sparselmm.likelihood.covariance import Covariance, theta_units
 from sparselmm.likelihood.curvature import add_root_curvature, difference_hessian, symmetric_units
 from sparselmm.likelihood.evaluations import PLSFit, Projected, State, residual_part
@@ -75,7 +76,7 @@ class _Own(threading.local):
     ``__init__`` runs once in every thread that asks; all but the first get a solver of their own.
     """
 
-    def __init__(self, solver: Any, first: int):
+    def __init__(self, solver: Factorization, first: int):
         self.solver = solver if threading.get_ident() == first else solver.twin()
         self.state: State | None = None
         self.gammas: tuple[State, list[FloatArray]] | None = None
@@ -97,7 +98,7 @@ class ProfiledDeviance:
         Sufficient statistics of the data.
     covariance : Covariance
         Map from theta to Lambda.
-    solver : BlockSolver
+    solver : Factorization
         Factorization of M; its numeric factor is reused by value and gradient.
     reml : bool
         REML criterion instead of -2 log-likelihood.
@@ -110,7 +111,7 @@ class ProfiledDeviance:
     model_is_exact = False
 
     def __init__(
-        self, cross: CrossProducts, covariance: Covariance, solver: BlockSolver, *, reml: bool,
+        self, cross: CrossProducts, covariance: Covariance, solver: Factorization, *, reml: bool,
         known_scale: float | None = None, centred: Centred | None = None,
     ):  # fmt: skip
         self.cross, self.centred = cross, centred
@@ -126,7 +127,7 @@ class ProfiledDeviance:
         )
 
     @property
-    def solver(self) -> BlockSolver:
+    def solver(self) -> Factorization:
         """The solver of the thread that asks."""
         return self._own.solver
 
@@ -248,7 +249,7 @@ class ProfiledDeviance:
 
     def _pivot(self, t: int, lam: FloatArray) -> float:
         """Smallest diagonal of ``lambda_t`` as a share of its row, or of what counts as one."""
-        return self.covariance.terms[t].pivot(lam, self.units[self.covariance.slices[t]])
+        return float(self.covariance.terms[t].pivot(lam, self.units[self.covariance.slices[t]]))
 
     def _pivots(self, state: State) -> list[float]:
         """The same of every term at a state."""

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
-from sparselmm.base.cholesky import CholeskyFactor
 from sparselmm.base.types import FloatArray
 from sparselmm.design.terms import Design
 from sparselmm.factor.bases import cross_products
 from sparselmm.factor.candidates import Candidate
 from sparselmm.factor.centred import Centred
 from sparselmm.factor.crossprod import CrossProducts
+from sparselmm.factor.factorization import Factorization
 from sparselmm.factor.krylov.crossing import may_lead
-from sparselmm.factor.krylov.solver import KrylovSolver
+from sparselmm.factor.krylov.solver import KrylovSolver, Settings
+from sparselmm.factor.krylov.tiles import TiledSolver
+from sparselmm.factor.layout import Strategy
+from sparselmm.factor.pattern import Pattern
 from sparselmm.factor.plan import make_plan
 from sparselmm.factor.solver import BlockSolver, apply_lambda
 from sparselmm.factor.submodels import known_change, known_columns
@@ -41,14 +43,24 @@ FEW_DIGITS = 1e-6
 
 
 def profiled_deviance(
-    cross: CrossProducts, covariance: Covariance, solver: Any, *, reml: bool,
+    cross: CrossProducts, covariance: Covariance, solver: Factorization, *, reml: bool,
     known_scale: float | None = None, centred: Centred | None = None,
 ) -> ProfiledDeviance:  # fmt: skip
     """The profiled deviance in the parameters of the model, whatever basis the engine works in."""
+    inner = working_deviance(
+        cross, covariance, solver, reml=reml, known_scale=known_scale, centred=centred
+    )
+    return inner if cross.bases is None else RebasedDeviance(inner, cross)
+
+
+def working_deviance(
+    cross: CrossProducts, covariance: Covariance, solver: Factorization, *, reml: bool,
+    known_scale: float | None = None, centred: Centred | None = None,
+) -> ProfiledDeviance:  # fmt: skip
+    """The same in the parameters of the basis the engine works in."""
     own = cross if cross.bases is None else replace(cross, bases=None)
     kind = KrylovDeviance if isinstance(solver, KrylovSolver) else ProfiledDeviance
-    inner = kind(own, covariance, solver, reml=reml, known_scale=known_scale, centred=centred)
-    return inner if cross.bases is None else RebasedDeviance(inner, cross)
+    return kind(own, covariance, solver, reml=reml, known_scale=known_scale, centred=centred)
 
 
 def working_factors(
@@ -85,29 +97,36 @@ def solver_of(cross: CrossProducts, chosen: Candidate) -> BlockSolver:
     return BlockSolver(cross.pattern, chosen.strategy, chosen.factor)
 
 
-def solver_like(
-    like: ProfiledDeviance, cross: CrossProducts | None = None, factor: CholeskyFactor | None = None
-) -> Any:
-    """A solver with a factor of its own, by the strategy of another deviance.
+def solver_by(pattern: Pattern, strategy: Strategy) -> BlockSolver:
+    """A solver by a strategy that is known."""
+    return BlockSolver(pattern, strategy)
 
-    Parameters
-    ----------
-    like : ProfiledDeviance
-    cross : CrossProducts, optional
-        Of the same shape; those of ``like`` if not given.
-    factor : CholeskyFactor, optional
-        Analysis of the remainder's pattern.
-    """
-    own: Any = like.solver
-    if isinstance(own, KrylovSolver):
-        return own.twin()
-    pattern = own.pattern if cross is None else cross.pattern
-    layout = own.layout if pattern is own.pattern else None
-    return BlockSolver(pattern, own.strategy, factor, layout)
+
+def cheapest_solver(cross: CrossProducts) -> BlockSolver:
+    """The solver of the cheapest plan."""
+    names = tuple(map(str, range(len(cross.sizes))))
+    return solver_of(cross, make_plan(cross, names).chosen)
+
+
+def probing_solver(pattern: Pattern, settings: Settings | None = None) -> KrylovSolver:
+    """Conjugate gradients and probes."""
+    return KrylovSolver(pattern, settings)
+
+
+def on_disk(like: ProfiledDeviance, folder: str | None, memory: float) -> ProfiledDeviance:
+    """A deviance on probes, made exact by a factorization on disk; ``memory`` bytes at a time."""
+    own = like.working(np.zeros(like.covariance.n_theta))[0].solver
+    assert isinstance(own, KrylovSolver)
+    return but(like, TiledSolver(own, folder, memory))
+
+
+def solver_like(like: ProfiledDeviance, cross: CrossProducts | None = None) -> Factorization:
+    """A solver with a factor of its own, of the kind another deviance has."""
+    return like.solver.like((like.cross if cross is None else cross).pattern)
 
 
 def but(
-    like: ProfiledDeviance, solver: Any, *, cross: CrossProducts | None = None,
+    like: ProfiledDeviance, solver: Factorization, *, cross: CrossProducts | None = None,
     covariance: Covariance | None = None, reml: bool | None = None,
 ) -> ProfiledDeviance:  # fmt: skip
     """A deviance like another one, but with another solver and what else is given."""
@@ -122,7 +141,7 @@ def but(
 
 
 def with_known(
-    like: ProfiledDeviance, solver: Any, columns: Sequence[int], values: FloatArray,
+    like: ProfiledDeviance, solver: Factorization, columns: Sequence[int], values: FloatArray,
     reml: bool | None = None,
 ) -> ProfiledDeviance:  # fmt: skip
     """The deviance with some fixed effects known; see `known_columns`."""
@@ -142,13 +161,12 @@ def submodel(
     probing = _probing_like(like, cross)
     if probing is not None:
         return but(like, probing, cross=cross, covariance=covariance)
-    chosen = make_plan(cross, tuple(str(t) for t in range(len(cross.sizes)))).chosen
-    return but(like, solver_of(cross, chosen), cross=cross, covariance=covariance)
+    return but(like, cheapest_solver(cross), cross=cross, covariance=covariance)
 
 
 def _probing_like(like: ProfiledDeviance, cross: CrossProducts) -> KrylovSolver | None:
     """A solver with the probes of another deviance, where that has some and this may have them."""
-    own: Any = like.solver
+    own = like.solver
     if not isinstance(own, KrylovSolver) or not may_lead(cross.pattern):
         return None
     return KrylovSolver(cross.pattern, own.settings)

@@ -123,12 +123,12 @@ class Patterned(TermCovariance):
             rms = np.full(self.k, float(np.sqrt(np.mean(rms**2))))
         return np.where(self.angle, 1.0, 1.0 / np.where(rms > 0, rms, 1.0)[self.rows])
 
-    def pivot(self, lam: FloatArray, units: FloatArray) -> float:
+    def pivot(self, lam: FloatArray, units: FloatArray) -> FloatArray:
         """Smallest singular value of ``lambda_t``, each row as a share of what counts as one."""
         unit = np.ones(self.k) * units[~self.angle].max(initial=0.0)
         unit[self.rows[~self.angle]] = units[~self.angle]
         size = np.maximum(np.linalg.norm(lam, axis=1), unit)
-        return float(np.linalg.svd(lam / size[:, None], compute_uv=False)[-1])
+        return np.asarray(np.linalg.svd(lam / size[:, None], compute_uv=False)[-1])
 
     def sizes(self, theta: FloatArray, units: FloatArray, smallest: float) -> FloatArray:
         """Size of a change of theta that matters, (n_theta,)."""

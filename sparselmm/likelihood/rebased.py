@@ -24,7 +24,8 @@ from sparselmm.base.types import CSR, FloatArray
 from sparselmm.design.terms import Design, RandomTerm
 from sparselmm.factor.bases import in_bases, terms_in_bases
 from sparselmm.factor.crossprod import CrossProducts
-from sparselmm.factor.solver import BlockSolver, congruence
+from sparselmm.factor.factorization import Factorization
+from sparselmm.factor.solver import congruence
 from sparselmm.likelihood.covariance import theta_units
 from sparselmm.likelihood.curvature import difference_hessian
 from sparselmm.likelihood.deviance import ProfiledDeviance
@@ -72,7 +73,7 @@ class RebasedDeviance(ProfiledDeviance):
         self._turned: Turned | None = None
 
     @property
-    def solver(self) -> BlockSolver:
+    def solver(self) -> Factorization:
         """The engine's."""
         return self.inner.solver
 

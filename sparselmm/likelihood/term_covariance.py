@@ -35,6 +35,9 @@ COLLINEAR = 1e-11
 class TermCovariance(Snapshot):
     """Where the entries of one term's theta stand in its ``lambda_t``.
 
+    Theta may be one, (n_theta,), or a stack of them, (..., n_theta), with factors (..., k, k), in
+    what many searches at once ask: factors, pivots, sizes, moves, and what they end with.
+
     Attributes
     ----------
     k : int
@@ -152,7 +155,7 @@ class TermCovariance(Snapshot):
 
     def coordinates(self, lam: FloatArray) -> FloatArray:
         """Theta of the nearest covariance of this structure to ``lam lam'``, lam triangular."""
-        return lam[self.rows, self.cols]
+        return lam[..., self.rows, self.cols]
 
     def divide(self, lam: FloatArray, x: FloatArray) -> FloatArray:
         """``lambda_t^-T x``."""
@@ -165,12 +168,12 @@ class TermCovariance(Snapshot):
     def retract(self, lam: FloatArray) -> FloatArray:
         """Theta of the triangular root with non-negative diagonal of ``lam lam'``."""
         lower: FloatArray = lower_root(lam)
-        return lower[self.rows, self.cols]
+        return lower[..., self.rows, self.cols]
 
     def move(self, theta: FloatArray, step: FloatArray) -> FloatArray:
-        """Theta after a step, (n_theta,)."""
+        """Theta after a step, (..., n_theta)."""
         lam = self.factor(theta)
-        lam[self.tangent] += step
+        lam[(..., *self.tangent)] += step
         return self.retract(lam)
 
     def carried_back(
@@ -192,26 +195,26 @@ class TermCovariance(Snapshot):
     def rectify(self, theta: FloatArray) -> FloatArray:
         """The theta of the same ``Psi_t`` in the range shown to users."""
         lam = self.factor(theta)
-        sign = np.where(lam.diagonal() < 0, -1.0, 1.0)
-        return (lam * sign)[self.rows, self.cols] + 0.0
+        sign = np.where(_diagonal(lam) < 0, -1.0, 1.0)
+        return (lam * sign[..., None, :])[..., self.rows, self.cols] + 0.0
 
     def units(self, rms: FloatArray) -> FloatArray:
         """What counts as one in each entry of theta, from the covariates' root mean squares."""
         return np.asarray(1.0 / np.where(rms > 0, rms, 1.0)[self.rows])
 
-    def pivot(self, lam: FloatArray, units: FloatArray) -> float:
+    def pivot(self, lam: FloatArray, units: FloatArray) -> FloatArray:
         """Smallest diagonal of ``lambda_t`` as a share of its row, or of what counts as one."""
         unit = np.ones(self.k)
         unit[self.rows] = units
-        share = np.abs(lam.diagonal()) / np.maximum(np.sqrt((lam * lam).sum(axis=1)), unit)
-        return float(share.min(initial=np.inf))
+        share = np.abs(_diagonal(lam)) / np.maximum(np.sqrt((lam * lam).sum(axis=-1)), unit)
+        return np.asarray(share.min(axis=-1, initial=np.inf))
 
     def sizes(self, theta: FloatArray, units: FloatArray, smallest: float) -> FloatArray:
-        """Standard deviation of the coefficient each entry of theta belongs to, (n_theta,)."""
+        """Standard deviation of the coefficient each entry of theta belongs to, (..., n_theta)."""
         unit = np.ones(self.k)
         unit[self.rows] = units
-        sd = np.maximum(np.linalg.norm(self.factor(theta), axis=1), smallest * unit)
-        return np.asarray(sd[self.rows])
+        sd = np.maximum(np.linalg.norm(self.factor(theta), axis=-1), smallest * unit)
+        return np.asarray(sd[..., self.rows])
 
     def steps(
         self, theta: FloatArray, unit: FloatArray, smallest: float, slope: FloatArray
@@ -242,13 +245,13 @@ class TermCovariance(Snapshot):
 
     def snapped(self, theta: FloatArray, units: FloatArray, below: float) -> FloatArray:
         """Theta with the columns of ``lambda_t`` that are all below a limit set to zero."""
-        small = np.abs(self.factor(theta / units)).max(axis=0) < below
-        return np.where(small[self.cols], 0.0, theta)
+        small = np.abs(self.factor(theta / units)).max(axis=-2) < below
+        return np.where(small[..., self.cols], 0.0, theta)
 
     def at_zero(self, theta: FloatArray) -> BoolArray:
-        """Entries in columns of ``lambda_t`` that are entirely zero, (n_theta,)."""
-        used = np.asarray(self.factor(theta).any(axis=0))
-        return np.asarray(~used[self.cols])
+        """Entries in columns of ``lambda_t`` that are entirely zero, (..., n_theta)."""
+        used = np.asarray(self.factor(theta).any(axis=-2))
+        return np.asarray(~used[..., self.cols])
 
     @property
     def moment_form(self) -> TermCovariance:
@@ -256,9 +259,9 @@ class TermCovariance(Snapshot):
         return self
 
     def factor(self, theta: FloatArray) -> FloatArray:
-        """``lambda_t``, (k, k)."""
-        lam = np.zeros((self.k, self.k))
-        lam[self.rows, self.cols] = theta
+        """``lambda_t``, (..., k, k)."""
+        lam = np.zeros((*theta.shape[:-1], self.k, self.k))
+        lam[..., self.rows, self.cols] = theta
         return lam
 
 
@@ -266,16 +269,15 @@ class OneCoefficient(TermCovariance):
     """A lone standard deviation, of which there is nothing to factor, turn or solve."""
 
     def factor(self, theta: FloatArray) -> FloatArray:
-        """``lambda_t``, (1, 1)."""
-        return theta.reshape(1, 1).copy()
+        """``lambda_t``, (..., 1, 1)."""
+        return theta[..., None].copy()
 
     def retract(self, lam: FloatArray) -> FloatArray:
         """Theta of the triangular root with non-negative diagonal of ``lam lam'``."""
-        size = np.abs(lam[0])
-        return size if lam.shape[1] == 1 else np.sqrt(np.sum(size**2, keepdims=True))
+        return np.abs(lam[..., 0]) if lam.shape[-1] == 1 else np.sqrt((lam * lam).sum(axis=-1))
 
     def move(self, theta: FloatArray, step: FloatArray) -> FloatArray:
-        """Theta after a step, (1,)."""
+        """Theta after a step, (..., 1)."""
         return np.abs(theta + step)
 
     def rectify(self, theta: FloatArray) -> FloatArray:
@@ -290,13 +292,13 @@ class OneCoefficient(TermCovariance):
         """Twice the effects u (l, 1) of every level by the inverse of ``lambda_t``, (l, 1, 1)."""
         return (2.0 * back[0, 0] * u)[:, :, None]
 
-    def pivot(self, lam: FloatArray, units: FloatArray) -> float:
+    def pivot(self, lam: FloatArray, units: FloatArray) -> FloatArray:
         """The size of ``lambda_t`` as a share of itself, or of what counts as one."""
-        size = abs(float(lam[0, 0]))
-        return size / max(size, float(units[0]))
+        size = np.abs(lam[..., 0, 0])
+        return np.asarray(size / np.maximum(size, units[0]))
 
     def sizes(self, theta: FloatArray, units: FloatArray, smallest: float) -> FloatArray:
-        """Standard deviation of the coefficient, (1,)."""
+        """Standard deviation of the coefficient, (..., 1)."""
         return np.maximum(np.abs(theta), smallest * units)
 
     def steps(
@@ -310,8 +312,13 @@ class OneCoefficient(TermCovariance):
         return np.where(np.abs(theta) < below * units, 0.0, theta)
 
     def at_zero(self, theta: FloatArray) -> BoolArray:
-        """Whether theta is zero, (1,)."""
+        """Whether theta is zero, (..., 1)."""
         return np.asarray(theta == 0.0)
+
+
+def _diagonal(lam: FloatArray) -> FloatArray:
+    """Diagonals of matrices, (..., k)."""
+    return np.diagonal(lam, axis1=-2, axis2=-1)
 
 
 def across_rotations(lam: FloatArray) -> FloatArray:
@@ -336,5 +343,9 @@ def across_rotations(lam: FloatArray) -> FloatArray:
 
 
 def lower_root(lam: FloatArray) -> FloatArray:
-    """Lower-triangular root with non-negative diagonal of ``lam lam'``, singular ones included."""
-    return triangular_root(lam.T)
+    """Lower-triangular roots with non-negative diagonal of ``lam lam'``, singular ones included."""
+    if lam.ndim == 2:
+        return triangular_root(lam.T)
+    R = np.asarray(np.linalg.qr(lam.swapaxes(-1, -2), mode="r"))
+    sign = np.where(_diagonal(R) < 0, -1.0, 1.0)
+    return np.asarray((R * sign[..., None]).swapaxes(-1, -2))

@@ -7,16 +7,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import FloatArray
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.krylov.solver import KrylovSolver, Settings
-from sparselmm.factor.krylov.tiles import TiledSolver
 from sparselmm.factor.plan import FitPlan
 from sparselmm.likelihood.deviance import ProfiledDeviance
-from sparselmm.likelihood.engine import FEW_DIGITS, but, centred_at
+from sparselmm.likelihood.engine import FEW_DIGITS, centred_at, on_disk, probing_solver
 from sparselmm.likelihood.evaluations import PLSFit
 from sparselmm.likelihood.krylov.finish import minimize_by_probes, minimize_certified
 from sparselmm.likelihood.krylov.search import DONE, LIMIT
@@ -31,22 +28,15 @@ GRADIENT = 0.3
 as much."""
 
 
-def on_disk(
-    deviance: ProfiledDeviance, plan: FitPlan, scratch: str | None
-) -> ProfiledDeviance:  # fmt: skip
-    """The same deviance, exact by a factorization on disk."""
-    own: Any = deviance.working(np.zeros(deviance.covariance.n_theta))[0].solver
-    used = 0 if plan.krylov is None else plan.krylov.memory
-    return but(deviance, TiledSolver(own, scratch, 0.5 * max(plan.memory_limit - used, 0)))
-
-
 def _exact(
     model: LinearModel, deviance: ProfiledDeviance, plan: FitPlan, probing: Probing
 ) -> tuple[ProfiledDeviance, Callable[[], AbstractContextManager[Any]]]:  # fmt: skip
     """The exact deviance, in memory or on disk, and the context in which it is asked."""
     chosen = plan.fitting
     if chosen is None:
-        return on_disk(deviance, plan, probing.scratch), one_thread
+        used = 0 if plan.krylov is None else plan.krylov.memory
+        room = 0.5 * max(plan.memory_limit - used, 0)
+        return on_disk(deviance, probing.scratch, room), one_thread
     exact = model._sparse(chosen, deviance.reml, deviance.covariance, deviance.known_scale)
     return exact, chosen.threads
 
@@ -55,7 +45,7 @@ def solver_for(cross: CrossProducts, plan: FitPlan | None, settings: Settings) -
     """A solver with these settings; that of the plan where it priced one of these products."""
     if plan is not None and plan.krylov is not None and plan.krylov.solver.pattern is cross.pattern:
         return plan.krylov.solver
-    return KrylovSolver(cross.pattern, settings)
+    return probing_solver(cross.pattern, settings)
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,16 +25,16 @@ from sparselmm.design.validate import (
 from sparselmm.factor.bases import cross_products, in_model_columns
 from sparselmm.factor.candidates import Candidate
 from sparselmm.factor.crossprod import CrossProducts
+from sparselmm.factor.factorization import Factorization
 from sparselmm.factor.krylov.price import Rival
-from sparselmm.factor.krylov.solver import KrylovSolver, Settings
+from sparselmm.factor.krylov.solver import Settings
 from sparselmm.factor.plan import FitPlan, make_plan
-from sparselmm.factor.solver import BlockSolver
 from sparselmm.inference.packing import Packing
 from sparselmm.inference.variances import VarianceLayout
 from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.dense import DenseDeviance
 from sparselmm.likelihood.deviance import ProfiledDeviance
-from sparselmm.likelihood.engine import profiled_deviance, solver_of
+from sparselmm.likelihood.engine import probing_solver, profiled_deviance, solver_of
 from sparselmm.likelihood.held import Held
 from sparselmm.likelihood.moments import moment_start
 from sparselmm.likelihood.residual.deviance import ResidualDeviance
@@ -180,7 +180,7 @@ class LinearModel:
             Probing(engine, Settings(), 0.01, None).allowed(
                 unsuited(self.covariance, self.terms, self.cross, {})
             )
-            return self._by(KrylovSolver(self.cross.pattern), reml, self.covariance, None)
+            return self._by(probing_solver(self.cross.pattern), reml, self.covariance, None)
         return self._sparse(self._plan(check_memory(memory_limit)).chosen, reml)
 
     def _dense(self, reml: bool, held: Held) -> DenseDeviance:
@@ -207,7 +207,7 @@ class LinearModel:
         return self.cross if covariance is self.covariance else self._plain_cross
 
     def _by(
-        self, solver: BlockSolver | KrylovSolver, reml: bool, covariance: Covariance,
+        self, solver: Factorization, reml: bool, covariance: Covariance,
         known_scale: float | None,
     ) -> ProfiledDeviance:  # fmt: skip
         cross = self._products(covariance)

@@ -149,6 +149,8 @@ class KrylovSolver:
         self.V: FloatArray | None = None
         self._forget()
 
+    exact = False
+
     def _forget(self) -> None:
         self.holds = None
         self._lams: list[FloatArray] | None = None
@@ -174,6 +176,10 @@ class KrylovSolver:
         other = KrylovSolver(self.pattern, self.settings, self.crossing)
         other.V, other.frozen = self.V, self.frozen
         return other
+
+    def like(self, pattern: Pattern) -> KrylovSolver:
+        """A solver with the same probes for another pattern of the same terms."""
+        return self.twin() if pattern is self.pattern else KrylovSolver(pattern, self.settings)
 
     def reset(self, settings: Settings) -> None:
         """Other probes or another V from the next factorization on."""

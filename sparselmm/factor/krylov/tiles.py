@@ -37,6 +37,7 @@ from sparselmm.base.threads import equal_parts, in_parts
 from sparselmm.base.types import FloatArray
 from sparselmm.factor.krylov.operator import ScaledComplement
 from sparselmm.factor.krylov.solver import KrylovSolver
+from sparselmm.factor.pattern import Pattern
 from sparselmm.factor.solver import apply_blocks
 
 WIDEST, NARROWEST = 2048, 64
@@ -372,9 +373,15 @@ class TiledSolver(KrylovSolver):
         self.V, self.folder, self.memory = like.V, folder, memory
         self._inverted: tuple[ScaledComplement, Inverted] | None = None
 
+    exact = True
+
     def twin(self) -> TiledSolver:
-        """Another solver of the same M."""
+        """Another solver of the same pattern."""
         return TiledSolver(self, self.folder, self.memory)
+
+    def like(self, pattern: Pattern) -> TiledSolver:
+        """One that works in the same place, for another pattern of the same terms."""
+        return TiledSolver(super().like(pattern), self.folder, self.memory)
 
     @property
     def inverted(self) -> Inverted:

@@ -24,18 +24,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import scipy.linalg as sla
 
 from sparselmm.base import kernels
-from sparselmm.base.cholesky import CholeskyFactor
 from sparselmm.base.types import BoolArray, FloatArray, IntArray
 from sparselmm.design.rows import Entries, GroupRows, blocks, response
 from sparselmm.design.subsets import take_rows
 from sparselmm.design.terms import Design
 from sparselmm.factor.basis import Basis
 from sparselmm.factor.crossprod import CrossProducts
+from sparselmm.factor.factorization import Factorization
 from sparselmm.factor.solver import apply_lambda
 from sparselmm.inference.diagnostics.leverage import Leverage, block_places, whitened_rows
 from sparselmm.likelihood.covariance import Covariance
@@ -136,7 +137,6 @@ class Downdates:
             (s, t): GroupRows.of(groups.codes[self._entries[s].rows[i]], len(groups))
             for (s, t), (i, _, _) in self._joined.items()
         }
-        self._factor: CholeskyFactor | None = None
 
     def _join(self, s: int, t: int) -> tuple[IntArray, IntArray, IntArray]:
         a, b = self._entries[s], self._entries[t]
@@ -149,20 +149,13 @@ class Downdates:
         r = 0 if cross is None else cross.basis.rank
         if cross is None or cross.n <= r or rank_lost(cross.C[:r, :r]):
             return None
-        return but(self.dev, solver_like(self.dev, cross, self._analysed()), cross=cross)
+        solver = self._solver if self._on_pattern else solver_like(self.dev, cross)
+        return but(self.dev, solver, cross=cross)
 
-    def _analysed(self) -> CholeskyFactor | None:
-        """One analysis of the remainder's pattern for all groups.
-
-        The factor of the whole is left alone, so that its numbers stay valid.
-        """
-        strategy, layout = self.dev.solver.strategy, self.dev.solver.layout
-        if not self._on_pattern or strategy.remainder != "sparse" or not layout.trailing:
-            return None
-        if self._factor is None:
-            pattern = layout.remainder_pattern()
-            self._factor = CholeskyFactor(pattern, strategy.ordering, strategy.mode)
-        return self._factor
+    @cached_property
+    def _solver(self) -> Factorization:
+        """One solver for all groups; that of the whole is left alone, so that it stays valid."""
+        return solver_like(self.dev)
 
     def _cross(self, j: int) -> CrossProducts:
         cross, design, rows = self.dev.cross, self.design, np.sort(self.groups[j])

@@ -20,7 +20,7 @@ from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design.terms import Design, RandomTerm
 from sparselmm.factor.bases import terms_in_bases
 from sparselmm.factor.crossprod import CrossProducts
-from sparselmm.factor.solver import BlockSolver
+from sparselmm.factor.factorization import Factorization
 from sparselmm.factor.submodels import mixed_columns
 from sparselmm.inference.variances import is_component
 from sparselmm.likelihood.covariance import mixed_covariance, mixed_theta
@@ -278,7 +278,7 @@ def null_lrt(
 
 
 def _without_columns(
-    deviance: ProfiledDeviance, solver: BlockSolver, design: Design, cols: Sequence[int]
+    deviance: ProfiledDeviance, solver: Factorization, design: Design, cols: Sequence[int]
 ) -> ProfiledDeviance:
     """The ML deviance without some columns of X."""
     basis = deviance.cross.basis

@@ -55,9 +55,10 @@ class Probed(ProfiledDeviance):
     _valued: tuple[State, Estimated] | None = None
 
     @property
-    def solver(self) -> KrylovSolver:  # type: ignore[override]
+    def solver(self) -> KrylovSolver:
         """The solver of the thread that asks."""
-        found: KrylovSolver = self._own.solver
+        found = self._own.solver
+        assert isinstance(found, KrylovSolver)
         return found
 
     def forget(self) -> None:

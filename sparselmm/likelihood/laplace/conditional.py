@@ -13,7 +13,7 @@ import numpy as np
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.factor.basis import Basis
 from sparselmm.factor.crossprod import CrossProducts
-from sparselmm.factor.solver import BlockSolver, apply_lambda
+from sparselmm.factor.solver import apply_lambda
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.evaluations import Projected, State
 from sparselmm.likelihood.laplace.deviance import LaplaceDeviance
@@ -59,7 +59,7 @@ class ConditionalEngine(ProfiledDeviance):
             deviance.parameters.split(x)[1],
         )
         self._information = _root_of_inverse(vcov)
-        solver = BlockSolver(cross.pattern, deviance.strategy)
+        solver = deviance.solver.twin()
         super().__init__(cross, deviance.covariance, solver, reml=False, known_scale=1.0)
 
     def _evaluate(self, theta: FloatArray) -> State:

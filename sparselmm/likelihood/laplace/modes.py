@@ -15,8 +15,9 @@ import numpy as np
 from sparselmm.base.cholesky import NotPositiveDefiniteError
 from sparselmm.base.types import FloatArray
 from sparselmm.factor.crossprod import CrossProducts
+from sparselmm.factor.factorization import Factorization
 from sparselmm.factor.pattern import Values
-from sparselmm.factor.solver import BlockSolver, apply_lambda
+from sparselmm.factor.solver import apply_lambda
 from sparselmm.likelihood.laplace.data import Passes
 from sparselmm.likelihood.laplace.rows import Pair, RandomRows
 
@@ -68,7 +69,7 @@ class ModeFinder:
 
     def __init__(
         self, passes: Passes, random: RandomRows, cross: CrossProducts,
-        fills: dict[tuple[int, int], Pair], solver: BlockSolver,
+        fills: dict[tuple[int, int], Pair], solver: Factorization,
     ):  # fmt: skip
         self.passes, self.random, self.cross = passes, random, cross
         self.fills, self.solver = fills, solver

@@ -197,7 +197,7 @@ class _Evaluation:
 
     def __init__(self, model: BatchedModel, theta: FloatArray, responses: Responses):
         self.model, self.theta, self.y = model, theta, responses
-        self.m, self.lams = len(theta), model.factors(theta)
+        self.m, self.lams = len(theta), model.covariance.factors(theta)
         self._absorb()
         self._solve()
 
@@ -381,7 +381,9 @@ class _Evaluation:
     def _slope(self, t: int, gamma: FloatArray) -> FloatArray:
         """Derivative in ``Psi_t / sigma^2``, (m, k, k); NaN where ``lambda_t`` is singular."""
         lam = self.lams[t]
-        regular = (self.model.pivots(t, lam) > SMALLEST_PIVOT)[:, None, None]
+        cov = self.model.covariance
+        pivots = cov.terms[t].pivot(lam, self.model.units[cov.slices[t]])
+        regular = (pivots > SMALLEST_PIVOT)[:, None, None]
         safe = np.where(regular, lam, np.eye(lam.shape[1]))
         if lam.shape[1] == 1:
             return np.where(regular, 0.5 * gamma / safe, np.nan)

@@ -19,7 +19,6 @@ from sparselmm.design.subsets import take_rows
 from sparselmm.design.terms import Design
 from sparselmm.design.validate import check_size
 from sparselmm.factor.crossprod import CrossProducts
-from sparselmm.likelihood.covariance import SINGULAR_TOLERANCE, singular_terms
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.engine import FEW_DIGITS, but, fit_design, minimized, solver_like
 from sparselmm.likelihood.many.evaluation import Points
@@ -206,7 +205,9 @@ class ResponseFitter:
         out.beta[np.ix_(rows, basis.kept)] = shift + points.gamma @ basis.T.T
         var = np.einsum("ij,mjk,ik->mi", basis.T, points.covariance, basis.T, optimize=True)
         out.se[np.ix_(rows, basis.kept)] = np.sqrt(var * out.scale[rows, None])
-        out.singular[rows] = singular(self.batch, points.theta)
+        out.singular[rows] = self.batch.covariance.singular(self.batch.cross, points.theta).any(
+            axis=1
+        )
 
     def _alone(
         self, out: ResponseFits, Y: FloatArray, responses: Responses, rows: IntArray
@@ -233,7 +234,7 @@ class ResponseFitter:
         out.theta[i], out.deviance[i], out.scale[i] = fit.theta, fit.deviance, fit.scale
         out.beta[i, kept] = fit.beta
         out.se[i, kept] = np.sqrt(np.diag(fit.vcov_unscaled) * fit.scale)
-        out.singular[i] = singular_terms(deviance.cross, deviance.covariance, fit.theta).any()
+        out.singular[i] = deviance.covariance.singular(deviance.cross, fit.theta).any()
         out.converged[i] = opt.converged
 
     def _minimized(self, one: Responses, y: FloatArray) -> tuple[ProfiledDeviance, OptSummary]:
@@ -261,14 +262,3 @@ def _empty(m: int, deviance: ProfiledDeviance, p: int) -> ResponseFits:
         converged=np.zeros(m, dtype=bool), singular=np.zeros(m, dtype=bool),
         alone=np.zeros(m, dtype=bool), failure=np.full(m, "", dtype=object),
     )  # fmt: skip
-
-
-def singular(model: BatchedModel, theta: FloatArray) -> BoolArray:
-    """Whether a covariance matrix is singular, (m,); as :func:`variances.singular_terms`."""
-    out = np.zeros(len(theta), dtype=bool)
-    for t, lam in enumerate(model.factors(theta)):
-        sd = np.linalg.norm(lam, axis=2)
-        own = np.abs(np.einsum("mii->mi", lam))
-        none = sd * model.cross.rms(t) < SINGULAR_TOLERANCE
-        out |= (none | (own < SINGULAR_TOLERANCE * sd)).any(axis=1)
-    return out

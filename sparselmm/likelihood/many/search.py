@@ -49,7 +49,7 @@ def search(
     finished = ~np.isfinite(points.value)
     failed = finished.copy()
     _walk(model, responses, points, finished, tolerance)
-    points.theta[:] = _rectified(model, points.theta)
+    points.theta[:] = model.covariance.rectify(points.theta)
     doubtful = _settle_zeros(model, responses, points, tolerance)
     return points, ~failed & ~doubtful & (_certificate(model, points) < GAIN)
 
@@ -72,9 +72,7 @@ def _walk(
             return
         step, predicted = local.step(radius[rows])
         rows, step, predicted = rows[~done], step[~done], predicted[~done]
-        trial = evaluate(
-            model, _moved(model, at.theta[~done], local, step, ~done), responses.take(rows)
-        )
+        trial = evaluate(model, local.moved(step, ~done), responses.take(rows))
         value = at.value[~done]
         length = np.linalg.norm(step, axis=1)
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -104,6 +102,7 @@ class LocalModel:
     """
 
     def __init__(self, model: BatchedModel, points: Points):
+        self.covariance, self.theta = model.covariance, points.theta
         self.B, across = _metric(model, points.theta)
         H = points.information.copy()
         _add_root_curvature(model, H, points.slopes)
@@ -115,6 +114,11 @@ class LocalModel:
         bend += size[:, None, None] * (np.eye(bend.shape[1]) - across)
         self.values, self.vectors = np.linalg.eigh(bend)
         self.part = np.einsum("mji,mj->mi", self.vectors, np.einsum("mij,mj->mi", across, slope))
+
+    def moved(self, step: FloatArray, rows: BoolArray) -> FloatArray:
+        """Theta of some responses after a step in the metric."""
+        tangent = np.einsum("mij,mj->mi", self.B[rows], step)
+        return self.covariance.retract(self.theta[rows], tangent)
 
     @property
     def expected_decrease(self) -> FloatArray:
@@ -156,7 +160,7 @@ def _metric(model: BatchedModel, theta: FloatArray) -> tuple[FloatArray, FloatAr
     c = cov.tangent_slices[-1].stop
     B, across = np.zeros((m, c, c)), np.tile(np.eye(c), (m, 1, 1))
     for term, at, lam, unit in zip(
-        cov.terms, cov.tangent_slices, model.factors(theta), model.unit_roots, strict=True
+        cov.terms, cov.tangent_slices, cov.factors(theta), model.unit_roots, strict=True
     ):
         k = term.k
         square = lam @ lam.transpose(0, 2, 1) + SMALLEST_SCALE**2 * unit @ unit.T
@@ -188,53 +192,12 @@ def _add_root_curvature(model: BatchedModel, H: FloatArray, slopes: FloatArray) 
         first += term.k**2
 
 
-def _moved(
-    model: BatchedModel, theta: FloatArray, local: LocalModel, step: FloatArray, rows: BoolArray
-) -> FloatArray:
-    """Theta after a step in the metric, lower triangles with non-negative diagonals."""
-    cov = model.covariance
-    tangent = np.einsum("mij,mj->mi", local.B[rows], step)
-    out = np.empty_like(theta)
-    for term, part, at, lam in zip(
-        cov.terms, cov.slices, cov.tangent_slices, model.factors(theta), strict=True
-    ):
-        lam[(slice(None), *term.tangent)] += tangent[:, at]
-        out[:, part] = _root(lam)[:, term.rows, term.cols]
-    return out
-
-
-def _root(lam: FloatArray) -> FloatArray:
-    """Triangular roots of ``lam lam'``, (m, k, k); a diagonal only loses its signs."""
-    if lam.shape[1] == 1:
-        return np.abs(lam)
-    R: FloatArray = np.asarray(np.linalg.qr(lam.transpose(0, 2, 1), mode="r"))
-    sign = np.where(np.einsum("mii->mi", R) < 0, -1.0, 1.0)
-    return (R * sign[:, :, None]).transpose(0, 2, 1)
-
-
-def _rectified(model: BatchedModel, theta: FloatArray) -> FloatArray:
-    """Theta with non-negative diagonals that gives the same ``Psi``."""
-    out = np.empty_like(theta)
-    for term, part, lam in zip(
-        model.covariance.terms, model.covariance.slices, model.factors(theta), strict=True
-    ):
-        sign = np.where(np.einsum("mii->mi", lam) < 0, -1.0, 1.0)
-        out[:, part] = (lam * sign[:, None, :])[:, term.rows, term.cols] + 0.0
-    return out
-
-
 def _settle_zeros(
     model: BatchedModel, responses: Responses, points: Points, tolerance: float
 ) -> BoolArray:
     """Put variances that vanish at exactly zero, in place; True where that may be wrong."""
     doubtful = np.zeros(len(points), dtype=bool)
-    snapped = points.theta.copy()
-    for term, part, lam in zip(
-        model.covariance.terms, model.covariance.slices,
-        model.factors(points.theta / model.units), strict=True,
-    ):  # fmt: skip
-        small = np.abs(lam).max(axis=1) < SNAP
-        snapped[:, part] = np.where(small[:, term.cols], 0.0, snapped[:, part])
+    snapped = model.covariance.snapped(points.theta, model.units, SNAP)
     rows = np.flatnonzero((snapped != points.theta).any(axis=1))
     if not len(rows):
         return doubtful
@@ -258,13 +221,8 @@ def _certificate(model: BatchedModel, points: Points) -> FloatArray:
     _add_root_curvature(model, H, points.slopes)
     H = H[:, inner[:, None], inner[None, :]]
     g: FloatArray = points.gradient[:, inner]
-    scale, free = np.empty_like(points.theta), np.empty(points.theta.shape, dtype=bool)
-    for term, part, lam in zip(cov.terms, cov.slices, model.factors(points.theta), strict=True):
-        unit = np.ones(term.k)
-        unit[term.rows] = model.units[part]
-        sd = np.maximum(np.linalg.norm(lam, axis=2), SMALLEST_SCALE * unit)
-        scale[:, part] = sd[:, term.rows]
-        free[:, part] = (lam != 0.0).any(axis=1)[:, term.cols]
+    scale = cov.sizes(points.theta, model.units, SMALLEST_SCALE)
+    free = ~cov.at_zero(points.theta)
     g = np.where(free, g * scale, 0.0)
     H = np.where(
         free[:, :, None] & free[:, None, :], H * scale[:, :, None] * scale[:, None, :], 0.0

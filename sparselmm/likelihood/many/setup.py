@@ -141,23 +141,6 @@ class BatchedModel:
         head = 0 if self.head is None else self.head.A.size
         return int(np.clip(STACK_NUMBERS // max(self.rest.size, head, 1), 8, 1024))
 
-    def factors(self, theta: FloatArray) -> list[FloatArray]:
-        """``lambda_t`` of every term and response, each (m, k, k)."""
-        out = []
-        for term, part in zip(self.covariance.terms, self.covariance.slices, strict=True):
-            lam = np.zeros((len(theta), term.k, term.k))
-            lam[:, term.rows, term.cols] = theta[:, part]
-            out.append(lam)
-        return out
-
-    def pivots(self, t: int, lam: FloatArray) -> FloatArray:
-        """Smallest diagonal of ``lambda_t`` as a share of its row, or of what counts as one."""
-        term = self.covariance.terms[t]
-        unit = np.ones(term.k)
-        unit[term.rows] = self.units[self.covariance.slices[t]]
-        diagonal = np.abs(np.einsum("mii->mi", lam))
-        return np.asarray((diagonal / np.maximum(np.linalg.norm(lam, axis=2), unit)).min(axis=1))
-
 
 def _lead(cross: CrossProducts) -> int | None:
     """The largest term with a block-diagonal part of A."""

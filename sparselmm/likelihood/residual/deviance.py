@@ -32,7 +32,12 @@ from sparselmm.factor.solver import BlockSolver, apply_lambda
 from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.curvature import difference_hessian
 from sparselmm.likelihood.deviance import NEARLY_SINGULAR, ProfiledDeviance
-from sparselmm.likelihood.engine import profiled_deviance
+from sparselmm.likelihood.engine import (
+    profiled_deviance,
+    solver_by,
+    solver_of,
+    working_deviance,
+)
 from sparselmm.likelihood.evaluations import Deviance, PLSFit
 from sparselmm.likelihood.moments import moment_start
 from sparselmm.likelihood.residual.blocks import Blocks
@@ -125,7 +130,7 @@ class ResidualDeviance:
             cross = self.products.at(state)
         if not np.isfinite(cross.C).all():
             raise NotPositiveDefiniteError("R is not positive definite")
-        inner = ProfiledDeviance(
+        inner = working_deviance(
             cross, self.theta_covariance, self._solver_for(cross), reml=self.reml,
             known_scale=self.known_scale,
         )  # fmt: skip
@@ -134,17 +139,13 @@ class ResidualDeviance:
 
     def _solver_for(self, cross: CrossProducts) -> BlockSolver:
         if self._solver is None:
-            if self._strategy is None:
-                self._strategy = self._planned(cross)
-            self._solver = BlockSolver(cross.pattern, self._strategy)
+            if self._strategy is None and self.design.terms:
+                chosen = make_plan(cross, tuple(term.name for term in self.design.terms)).chosen
+                self.factor_seconds = chosen.seconds
+                self._solver = solver_of(cross, chosen)
+            else:
+                self._solver = solver_by(cross.pattern, self._strategy or Strategy(None, "dense"))
         return self._solver
-
-    def _planned(self, cross: CrossProducts) -> Strategy:
-        if not self.design.terms:
-            return Strategy(None, "dense")
-        chosen = make_plan(cross, tuple(term.name for term in self.design.terms)).chosen
-        self.factor_seconds = chosen.seconds
-        return chosen.strategy
 
     def _state(self, phi: FloatArray) -> BackendState:
         self.engine(phi)
@@ -154,8 +155,7 @@ class ResidualDeviance:
     def frozen(self, phi: FloatArray) -> ProfiledDeviance:
         """The deviance of the model's theta with R held at phi, with a factor of its own."""
         cross = self.products.at(self._state(phi))
-        assert self._strategy is not None
-        solver = BlockSolver(cross.pattern, self._strategy)
+        solver = self._solver_for(cross).twin()
         return profiled_deviance(
             cross, self.theta_covariance, solver, reml=self.reml, known_scale=self.known_scale
         )

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
 
 from sparselmm.base.types import FloatArray
-from sparselmm.design import BuiltDesign
+from sparselmm.inference.estimates import Estimates
 from sparselmm.inference.general import GeneralEstimates
 from sparselmm.likelihood.laplace.deviance import LaplaceDeviance
 from sparselmm.likelihood.laplace.search import Optimum
+from sparselmm.results.methods.base import Labelled
 
 
-class GeneralBase:
+class GeneralBase(Labelled):
     """The attributes of :class:`sparselmm.MixedGLMResults`, documented there."""
 
     model: Any
-    built: BuiltDesign
     deviance: LaplaceDeviance
     opt: Optimum
     family: Any
@@ -42,3 +43,8 @@ class GeneralBase:
         """Trials of the rows of the fit, (n,)."""
         data = self.deviance.data
         return data.trials(slice(0, data.n))
+
+    @cached_property
+    def _est(self) -> Estimates:
+        """The working linear model, for what random effects have in common."""
+        return self.numbers.working

@@ -15,6 +15,7 @@ from sparselmm.likelihood.laplace.chosen import COUNTS, TRIALS, base_of
 from sparselmm.likelihood.laplace.mixtures import CustomFamily
 from sparselmm.likelihood.laplace.separation import pure_levels
 from sparselmm.results.general.base import GeneralBase
+from sparselmm.results.general.simulation import SimulationResults
 from sparselmm.results.print.notebook import as_table
 
 DRAWS = 250
@@ -26,7 +27,7 @@ FEW_LEVELS = 5
 SIGNIFICANT = 0.05
 
 
-class CheckResults(GeneralBase):
+class CheckResults(SimulationResults):
     """Part of :class:`sparselmm.MixedGLMResults`."""
 
     @as_table
@@ -58,7 +59,7 @@ class CheckResults(GeneralBase):
         effects are fitted to the same rows. Here they are fitted to every simulated response as
         well, parameters held.
         """
-        draws = self._draws(n, seed, "new")  # type: ignore[attr-defined]
+        draws = self._draws(n, seed, "new")
         y, name = self.deviance.data.y, base_of(self.family).name
         if name == "ordinal":
             raise DataError("an ordinal response has no dispersion to check")
@@ -133,7 +134,7 @@ class CheckResults(GeneralBase):
                 f"every level of {name!r} has only successes or only failures",
                 "Its variance is hardly bounded above; use fewer levels or more rows per level",
             )  # fmt: skip
-        for name in self.singular_terms:  # type: ignore[attr-defined]
+        for name in self.singular_terms:
             advice = "A variance is zero or a correlation one: a simpler term fits as well"
             yield Finding("singular", "warning", f"the covariance of {name!r} is singular", advice)
         for term in self.built.design.terms:

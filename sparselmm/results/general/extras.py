@@ -11,12 +11,13 @@ import scipy.stats as st
 from sparselmm.base import storage
 from sparselmm.base.exceptions import DataError
 from sparselmm.likelihood.laplace.chosen import base_of
-from sparselmm.results.general.base import GeneralBase
+from sparselmm.results.general.estimates import EstimateResults
+from sparselmm.results.general.prediction import PredictionResults
 from sparselmm.results.plots import diagnostics as plots_diagnostics
 from sparselmm.results.plots.figure import panels
 
 
-class ExtraResults(GeneralBase):
+class ExtraResults(EstimateResults, PredictionResults):
     """Part of :class:`sparselmm.MixedGLMResults`."""
 
     @property
@@ -32,7 +33,7 @@ class ExtraResults(GeneralBase):
 
     def cov_params(self) -> pd.DataFrame:
         """Covariance matrix of `params`, those of variances left out; NaN for dropped columns."""
-        numbers, names = self.numbers, list(self._coefficients.index)  # type: ignore[attr-defined]
+        numbers, names = self.numbers, list(self._coefficients.index)
         kept = np.flatnonzero(~np.isnan(numbers.beta))
         n = len(numbers.beta)
         at = np.concatenate([kept, np.arange(n, n + len(numbers.parts[2]))])
@@ -70,7 +71,7 @@ class ExtraResults(GeneralBase):
         >>> print(f"{test.chi2:.2f} {test.df:.0f}")
         24.95 3
         """
-        params = self._coefficients.estimate  # type: ignore[attr-defined]
+        params = self._coefficients.estimate
         names = list(params.index)
         L = self._rows_of(contrasts, names)
         inner = (L != 0).any(axis=0)
@@ -107,10 +108,10 @@ class ExtraResults(GeneralBase):
             design = self.built.design
             frame = pd.DataFrame(design.X, columns=list(design.x_names))
         columns = {
-            ".fitted": np.asarray(self.fittedvalues),  # type: ignore[attr-defined]
-            ".eta": self._eta(),  # type: ignore[attr-defined]
-            ".fixed": self._eta(False),  # type: ignore[attr-defined]
-            ".resid": np.asarray(self.residuals("quantile")),  # type: ignore[attr-defined]
+            ".fitted": np.asarray(self.fittedvalues),
+            ".eta": self._eta(),
+            ".fixed": self._eta(False),
+            ".resid": np.asarray(self.residuals("quantile")),
         }
         return frame.assign(**columns)
 
@@ -135,12 +136,12 @@ class ExtraResults(GeneralBase):
         ImportError
             When matplotlib is not installed.
         """
-        residuals = np.asarray(self.residuals("quantile", seed))  # type: ignore[attr-defined]
+        residuals = np.asarray(self.residuals("quantile", seed))
         figure, axes = panels(1, 2, (9.0, 4.0), figure)
         left, right = axes[0]
         plots_diagnostics.quantiles(left, residuals)
         left.set_ylabel("quantile residual")
-        plots_diagnostics.points(right, self._eta(), residuals)  # type: ignore[attr-defined]
+        plots_diagnostics.points(right, self._eta(), residuals)
         right.axhline(0.0, color="0.6", linewidth=0.8)
         right.set_xlabel("linear predictor")
         right.set_ylabel("quantile residual")

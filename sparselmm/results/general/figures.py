@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,11 +13,16 @@ from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray
 from sparselmm.likelihood.laplace import moments
 from sparselmm.likelihood.laplace.chosen import base_of
-from sparselmm.results.general.base import GeneralBase
+from sparselmm.results.general.intervals import IntervalResults
+from sparselmm.results.general.means import MeanResults
+from sparselmm.results.general.prediction import PredictionResults
+from sparselmm.results.general.simulation import SimulationResults
 from sparselmm.results.methods.figures import FigureResults
 
 
-class GeneralFigureResults(FigureResults, GeneralBase):
+class GeneralFigureResults(
+    FigureResults, MeanResults, IntervalResults, SimulationResults, PredictionResults
+):
     """Part of :class:`sparselmm.MixedGLMResults`."""
 
     _own_lines = False
@@ -29,11 +35,11 @@ class GeneralFigureResults(FigureResults, GeneralBase):
             )
         kind = "conditional" if groups else "population"
         if self._ordinal:
-            table = self.predict(  # type: ignore[attr-defined]
-                new, "probability", kind, unseen="population"
-            ).reset_index(drop=True)
+            table = self.predict(new, "probability", kind, unseen="population").reset_index(
+                drop=True
+            )
             return table.melt(var_name="category", value_name="mean")
-        found = self.predict(  # type: ignore[attr-defined]
+        found = self.predict(
             new, "response", kind, interval=bands != "none", alpha=alpha, unseen="population"
         )
         if bands == "none":
@@ -51,8 +57,8 @@ class GeneralFigureResults(FigureResults, GeneralBase):
         """The response, proportions of trials."""
         if self._ordinal:
             raise DataError("the categories of an ordinal response are not drawn as points")
-        left = np.asarray(self.residuals("response"))  # type: ignore[attr-defined]
-        return left + np.asarray(self.fittedvalues)  # type: ignore[attr-defined]
+        left = np.asarray(self.residuals("response"))
+        return left + np.asarray(self.fittedvalues)
 
     def _response_label(self, categories: bool) -> str:
         if categories or base_of(self.family).name == "binomial":
@@ -60,29 +66,35 @@ class GeneralFigureResults(FigureResults, GeneralBase):
         return str(self.built.design.y_name)
 
     def _working_residual(self) -> FloatArray:
-        population = self.predict(random="population")  # type: ignore[attr-defined]
+        population = self.predict(random="population")
         return self._data_values() - np.asarray(population)
 
     def _row_variance(self) -> FloatArray:
-        eta, further = self._eta(False), self._further()  # type: ignore[attr-defined]
+        eta, further = self._eta(False), self._further()
         variance = moments.variance(self.family, eta, further, self._trials())
         return np.asarray(variance)
 
     def _interval_ends(self, alpha: float, method: str, names: Sequence[str]) -> FloatArray:
         method = check_choice(method, "method", ("wald", "profile", "bootstrap"))
         if method == "wald":
-            table = self.conf_int(alpha)  # type: ignore[attr-defined]
+            table = self.conf_int(alpha)
         elif method == "profile":
-            table = self.confint(alpha=alpha)  # type: ignore[attr-defined]
+            table = self.confint(alpha=alpha)
         else:
-            table = self.bootstrap(alpha=alpha).conf_int(alpha)  # type: ignore[attr-defined]
+            table = self.bootstrap(alpha=alpha).conf_int(alpha)
         frame = pd.DataFrame(np.asarray(table, dtype=float)[:, :2], list(table.index))
         return frame[~frame.index.duplicated()].reindex(names).to_numpy()
 
     def _variance_shares(self) -> dict[str, float]:
-        fixed, random, rest = self._variance_parts()  # type: ignore[attr-defined]
+        fixed, random, rest = self._variance_parts()
         total = fixed + random + rest
-        own = self.icc()  # type: ignore[attr-defined]
+        own = self.icc()
         shares = {"fixed effects": fixed / total}
         shares |= {str(n): float(v * (random + rest) / total) for n, v in own.items()}
         return {**shares, "latent residual": rest / total}
+
+    def _fixed_values(self) -> Any:
+        return self.fe_params
+
+    def _expected_values(self) -> Any:
+        return self.fittedvalues

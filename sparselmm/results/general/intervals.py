@@ -14,13 +14,13 @@ from sparselmm.base.exceptions import DataError
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import FloatArray
 from sparselmm.likelihood.laplace.profile import Held, Profile, way_of
-from sparselmm.results.general.base import GeneralBase
+from sparselmm.results.general.estimates import EstimateResults
 from sparselmm.results.print.notebook import as_table
 
 METHODS = ("wald", "profile")
 
 
-class IntervalResults(GeneralBase):
+class IntervalResults(EstimateResults):
     """Part of :class:`sparselmm.MixedGLMResults`."""
 
     @as_table
@@ -108,7 +108,7 @@ class IntervalResults(GeneralBase):
             row = np.zeros(n)
             row[a : a + r] = T[i]
             out[self.model.exog_names[j]] = held(row)
-        names = self._names()[len(self.model.exog_names) :]  # type: ignore[attr-defined]
+        names = self._names()[len(self.model.exog_names) :]
         for i, name in enumerate(names):
             row = np.zeros(n)
             row[a + r + i] = 1.0
@@ -159,7 +159,7 @@ class IntervalResults(GeneralBase):
             with one_thread():
                 zeta, _ = profile.zeta(held[name], 0.0, self.opt.x)
             chisq = zeta**2
-            rows[name] = (chisq, 1, float(st.chi2.sf(chisq, 1)), self.aic + chisq - 2.0)  # type: ignore[attr-defined]
+            rows[name] = (chisq, 1, float(st.chi2.sf(chisq, 1)), self.aic + chisq - 2.0)
         return pd.DataFrame.from_dict(
             rows, orient="index", columns=["chisq", "df", "pvalue", "aic"]
         )

@@ -14,12 +14,12 @@ from sparselmm.base.seeds import generator
 from sparselmm.base.types import FloatArray
 from sparselmm.likelihood.laplace import moments
 from sparselmm.likelihood.laplace.chosen import base_of
-from sparselmm.results.general.base import GeneralBase
+from sparselmm.results.general.estimates import EstimateResults
 from sparselmm.results.plots.tables import density_plot
 from sparselmm.results.print.notebook import frame_html, frame_text
 
 
-class SimulationResults(GeneralBase):
+class SimulationResults(EstimateResults):
     """Part of :class:`sparselmm.MixedGLMResults`."""
 
     def simulate(self, n: int = 1, seed: int | np.random.Generator | None = None, *,
@@ -128,13 +128,13 @@ class SimulationResults(GeneralBase):
 
     def _statistic(self) -> pd.Series:
         """What is replicated: coefficients and standard deviations or correlations."""
-        own = self.varcorr  # type: ignore[attr-defined]
+        own = self.varcorr
         names = [
             ":".join(str(v) for v in row if v is not None and v == v)
             for row in own[["grp", "var1", "var2"]].itertuples(index=False)
         ]
         sd = pd.Series(own.sdcor.to_numpy(), [f"sd {n}" for n in names])
-        return pd.concat([self.params, sd])  # type: ignore[attr-defined]
+        return pd.concat([self.params, sd])
 
 
 def _count(n: int) -> int:

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, TypeVar, cast
 
 import pandas as pd
 
-from sparselmm.base.arguments import check_choice
-from sparselmm.base.exceptions import ArgumentError, RemovedRowsError
-from sparselmm.base.types import FloatArray
+from sparselmm.base.arguments import check_choice, check_list
+from sparselmm.base.exceptions import ArgumentError, DataError, RemovedRowsError
+from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design import BuiltDesign
+from sparselmm.design.exact_labels import label_index
+from sparselmm.design.factors import factorize
+from sparselmm.design.validate import aligned
+from sparselmm.inference.diagnostics.leverage import Leverage, leverage
 from sparselmm.inference.estimates import Estimates
 from sparselmm.inference.hypotheses.ddf import DDF_METHODS, DenominatorDF, denominator_df
+from sparselmm.inference.prediction import means as prediction
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.engine import ml_minimum
 from sparselmm.likelihood.evaluations import PLSFit
 from sparselmm.likelihood.optimize import OptSummary
 from sparselmm.results.given import Given
+from sparselmm.results.print.labels import row_groups
 
 Vector = Any
 """pandas Series when the user works with pandas, ndarray otherwise."""
@@ -53,11 +60,29 @@ def from_sums(method: Method) -> Method:
     return cast(Method, checked)
 
 
-class ResultsBase:
+class Labelled:
+    """Numbers of a fit with the labels of its design."""
+
+    built: BuiltDesign
+
+    def _vector(self, values: FloatArray, names: Sequence[str]) -> Vector:
+        own = values.copy()  # what the caller changes must not change the results
+        return pd.Series(own, list(names), float) if self.built.pandas else own
+
+    def _matrix(self, values: FloatArray, names: Sequence[str]) -> Matrix:
+        names = list(names)
+        own = values.copy()
+        return pd.DataFrame(own, names, names) if self.built.pandas else own
+
+    def _rows(self, values: FloatArray) -> Vector:
+        own = values.copy()
+        return pd.Series(own, self.built.row_labels) if self.built.pandas else own
+
+
+class ResultsBase(Labelled):
     """The attributes of :class:`sparselmm.MixedLMResults`, documented there."""
 
     model: Any
-    built: BuiltDesign
     deviance: ProfiledDeviance
     pls: PLSFit
     opt: OptSummary
@@ -89,15 +114,46 @@ class ResultsBase:
             cache[method] = denominator_df(self._est, method, like)
         return cache[method]
 
-    def _vector(self, values: FloatArray, names: Sequence[str]) -> Vector:
-        own = values.copy()  # what the caller changes must not change the results
-        return pd.Series(own, list(names), float) if self.built.pandas else own
+    def _check_plain(self, what: str) -> None:
+        """Refuse fits with penalties or parameters held fixed."""
+        held = self.given.free is not None or self._est.psi_scale is not None
+        if held or self.given.penalized:
+            raise DataError(
+                f"{what} is for fits without penalties and without parameters held fixed; fit the "
+                "model without fe_pen, cov_pen and free"
+            )
 
-    def _matrix(self, values: FloatArray, names: Sequence[str]) -> Matrix:
-        names = list(names)
-        own = values.copy()
-        return pd.DataFrame(own, names, names) if self.built.pandas else own
+    @cached_property
+    def _leverage(self) -> Leverage:
+        return leverage(self.deviance, self.built.design, self.pls.theta)
 
-    def _rows(self, values: FloatArray) -> Vector:
-        own = values.copy()
-        return pd.Series(own, self.built.row_labels) if self.built.pandas else own
+    def _raw(self, level: str) -> FloatArray:
+        return self.built.design.y - prediction.fitted(self._est, level == "conditional")
+
+    def _deleted_groups(self, group: Any, argument: str = "group") -> tuple[pd.Index, IntArray]:
+        """Labels of the groups and the group of every row."""
+        design = self.built.design
+        if not isinstance(group, str):
+            check_list(group, argument, "a grouping factor of the model or one label per row")
+            if len(group) != design.n:
+                raise DataError(
+                    f"{argument}: labels need one entry for each of the {design.n} rows of the "
+                    f"fit, got {len(group)}"
+                )
+            return _factor(aligned(group, self.built.row_labels, argument, "the rows of the fit"))
+        known = row_groups(design)
+        if group in known:
+            return known[group]
+        frame = self.built.frame
+        if frame is not None and group in frame.columns:
+            return _factor(frame[group])
+        raise DataError(
+            f"{argument}: no grouping factor {group!r} in the model; there are: "
+            f"{', '.join(known) or 'none'}. Labels of the rows will do as well"
+        )
+
+
+def _factor(labels: Any) -> tuple[pd.Index, IntArray]:
+    """Sorted labels and the place of every row's, -1 where it has none."""
+    factor = factorize(labels, sort=True)
+    return label_index(factor.labels), factor.codes

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 
-from sparselmm.base.arguments import check_choice, check_flag, check_list
+from sparselmm.base.arguments import check_choice, check_flag
 from sparselmm.base.exceptions import ArgumentError, DataError
-from sparselmm.base.types import FloatArray, IntArray
+from sparselmm.base.types import IntArray
 from sparselmm.base.workers import check_workers
-from sparselmm.design.exact_labels import label_index
-from sparselmm.design.factors import factorize
 from sparselmm.design.rows import GroupRows
-from sparselmm.design.validate import aligned
 from sparselmm.inference.diagnostics import residuals as numbers
 from sparselmm.inference.diagnostics.checks import (
     Columns,
@@ -28,23 +24,13 @@ from sparselmm.inference.diagnostics.influence import (
     influence_of_groups,
     influence_of_rows,
 )
-from sparselmm.inference.diagnostics.leverage import Leverage, leverage
-from sparselmm.inference.prediction import means as prediction
 from sparselmm.results.methods.base import ResultsBase, Vector, from_rows, from_sums
 from sparselmm.results.plots import diagnostics as plots_diagnostics
-from sparselmm.results.print.labels import row_groups
 from sparselmm.results.tables.influence import InfluenceResults
 
 
 class DiagnosticResults(ResultsBase):
     """Part of :class:`sparselmm.MixedLMResults`."""
-
-    @cached_property
-    def _leverage(self) -> Leverage:
-        return leverage(self.deviance, self.built.design, self.pls.theta)
-
-    def _raw(self, level: str) -> FloatArray:
-        return self.built.design.y - prediction.fitted(self._est, level == "conditional")
 
     @from_rows
     def residuals(
@@ -247,28 +233,6 @@ class DiagnosticResults(ResultsBase):
         labels = self.built.row_labels
         return pd.RangeIndex(self.built.design.n) if labels is None else labels
 
-    def _deleted_groups(self, group: Any, argument: str = "group") -> tuple[pd.Index, IntArray]:
-        """Labels of the groups and the group of every row."""
-        design = self.built.design
-        if not isinstance(group, str):
-            check_list(group, argument, "a grouping factor of the model or one label per row")
-            if len(group) != design.n:
-                raise DataError(
-                    f"{argument}: labels need one entry for each of the {design.n} rows of the "
-                    f"fit, got {len(group)}"
-                )
-            return _factor(aligned(group, self.built.row_labels, argument, "the rows of the fit"))
-        known = row_groups(design)
-        if group in known:
-            return known[group]
-        frame = self.built.frame
-        if frame is not None and group in frame.columns:
-            return _factor(frame[group])
-        raise DataError(
-            f"{argument}: no grouping factor {group!r} in the model; there are: "
-            f"{', '.join(known) or 'none'}. Labels of the rows will do as well"
-        )
-
     @from_rows
     def plot_diagnostics(self, *, figure: Any = None) -> Any:
         """Six panels: residuals, their shape and scale, influence, random effects, collinearity.
@@ -358,9 +322,3 @@ class DiagnosticResults(ResultsBase):
         labels = np.asarray(self._row_index())
         fitted = self.built.design.y - raw
         return Evidence(self._est, self.opt, of["deleted"], of["studentized"], fitted, labels)
-
-
-def _factor(labels: Any) -> tuple[pd.Index, IntArray]:
-    """Sorted labels and the place of every row's, -1 where it has none."""
-    factor = factorize(labels, sort=True)
-    return label_index(factor.labels), factor.codes

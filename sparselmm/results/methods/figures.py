@@ -387,8 +387,7 @@ class FigureResults:
     def _coefficient_table(self, alpha: float, method: str) -> pd.DataFrame:
         """Estimates and ends of intervals of the fixed effects, labelled."""
         names = list(self.built.spec.x_names)
-        given: Any = self.fe_params  # type: ignore[attr-defined]
-        fixed = np.asarray(given, dtype=np.float64)
+        fixed = np.asarray(self._fixed_values(), dtype=np.float64)
         ends = self._interval_ends(alpha, method, names)
         kept = ~np.isnan(fixed)
         table = pd.DataFrame({"estimate": fixed, "low": ends[:, 0], "high": ends[:, 1]}, names)
@@ -588,9 +587,17 @@ class FigureResults:
         """The response on the scale of the pictures, (n,)."""
         return np.asarray(self.built.design.y)
 
+    @abstractmethod
+    def _fixed_values(self) -> Any:
+        """Estimates of the fixed effects, (p,)."""
+
+    @abstractmethod
+    def _expected_values(self) -> Any:
+        """What the fit expects of every row, (n,)."""
+
     def _left_over(self) -> FloatArray:
         """Residuals on that scale, (n,)."""
-        return self._data_values() - np.asarray(self.fittedvalues)  # type: ignore[attr-defined]
+        return self._data_values() - np.asarray(self._expected_values())
 
     def _response_label(self, categories: bool) -> str:
         return "probability" if categories else str(self.built.design.y_name)

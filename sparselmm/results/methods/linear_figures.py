@@ -12,8 +12,10 @@ from sparselmm.base.arguments import check_choice, check_count, shown
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design.rows import GroupRows
-from sparselmm.results.methods.base import ResultsBase
+from sparselmm.results.methods.diagnostics import DiagnosticResults
 from sparselmm.results.methods.figures import FigureResults, _is_number
+from sparselmm.results.methods.prediction import PredictionResults
+from sparselmm.results.methods.variances import InferenceResults
 from sparselmm.results.plots import curves, levels, tables
 from sparselmm.results.plots.curves import MANY_POINTS
 
@@ -28,7 +30,7 @@ MOST_PAIRS = 2_000_000
 """Most pairs of rows whose distances a semivariogram looks at."""
 
 
-class LinearFigureResults(FigureResults, ResultsBase):
+class LinearFigureResults(InferenceResults, PredictionResults, DiagnosticResults, FigureResults):
     """Part of :class:`sparselmm.MixedLMResults`."""
 
     def plot_shrinkage(
@@ -66,7 +68,7 @@ class LinearFigureResults(FigureResults, ResultsBase):
         """
         frame = self._figure_frame("plot_shrinkage")
         name, (index, codes) = self._factor_rows(factor)
-        modes = self.ranef[name]  # type: ignore[attr-defined]
+        modes = self.ranef[name]
         columns = [c for c in modes if c == "Intercept"]
         slopes = [c for c in modes if c in frame.columns and _is_number(self.built, frame, c)]
         if x is not None:
@@ -85,7 +87,7 @@ class LinearFigureResults(FigureResults, ResultsBase):
         for j, rows in enumerate(GroupRows.of(codes, len(index))):
             if len(rows) and np.linalg.matrix_rank(Z[rows]) == len(columns):
                 own[j] = np.linalg.lstsq(Z[rows], rest[rows], rcond=None)[0]
-        fixed = self.fe_params  # type: ignore[attr-defined]
+        fixed = self.fe_params
         known = dict(zip(self.built.spec.x_names, np.asarray(fixed), strict=True))
         center = [float(known.get(c, 0.0)) for c in columns]
         table = pd.DataFrame(own, index, columns) + center
@@ -124,9 +126,7 @@ class LinearFigureResults(FigureResults, ResultsBase):
         'rank'
         """
         name, _ = self._factor_rows(factor)
-        table = self.rank(  # type: ignore[attr-defined]
-            name, coefficient, alpha=alpha, ascending=ascending
-        )
+        table = self.rank(name, coefficient, alpha=alpha, ascending=ascending)
         return levels.rank_plot(table, "rank_lower", "rank_upper", name, "expected_rank", ax)
 
     def plot_residual_correlation(
@@ -193,12 +193,10 @@ class LinearFigureResults(FigureResults, ResultsBase):
 
     def _curve(self, new: pd.DataFrame, groups: bool, bands: str, alpha: float) -> pd.DataFrame:
         if bands == "none":
-            mean = self.predict(new, re=groups, unseen="population")  # type: ignore[attr-defined]
+            mean = self.predict(new, re=groups, unseen="population")
             return pd.DataFrame({"mean": np.asarray(mean)})
         interval = "confidence" if bands == "confidence" else "prediction"
-        found = self.get_prediction(  # type: ignore[attr-defined]
-            new, re=groups, unseen="population", interval=interval
-        )
+        found = self.get_prediction(new, re=groups, unseen="population", interval=interval)
         table = found.summary_frame(alpha).reset_index(drop=True)
         out = {"mean": table["mean"]}
         if bands in ("confidence", "both"):
@@ -208,11 +206,11 @@ class LinearFigureResults(FigureResults, ResultsBase):
         return pd.DataFrame(out)
 
     def _working_residual(self) -> FloatArray:
-        return np.asarray(self._raw("marginal"))  # type: ignore[attr-defined]
+        return np.asarray(self._raw("marginal"))
 
     def _standardized(self) -> FloatArray:
         """Residuals that should be alike and uncorrelated, (n,)."""
-        return np.asarray(self.residuals("pearson"))  # type: ignore[attr-defined]
+        return np.asarray(self.residuals("pearson"))
 
     def _row_variance(self) -> FloatArray:
         weights = self.built.design.weights
@@ -222,23 +220,29 @@ class LinearFigureResults(FigureResults, ResultsBase):
 
     def _interval_ends(self, alpha: float, method: str, names: Sequence[str]) -> FloatArray:
         method = check_choice(method, "method", ("wald", "profile", "bootstrap"))
-        options = {"which": [n for n in names if n not in self.dropped]} if (  # type: ignore[attr-defined]
+        options = {"which": [n for n in names if n not in self.dropped]} if (
             method == "profile"
         ) else {}  # fmt: skip
-        table = self.conf_int(alpha, method=method, **options)  # type: ignore[attr-defined]
+        table = self.conf_int(alpha, method=method, **options)
         frame = pd.DataFrame(np.asarray(table, dtype=float)[: len(names), :2])
         frame.index = list(table.index[: len(names)]) if hasattr(table, "index") else list(names)
         return frame.reindex(names).to_numpy()
 
     def _variance_shares(self) -> dict[str, float]:
         self._need_rows("plot_variance_shares")
-        r2 = self.r2()  # type: ignore[attr-defined]
+        r2 = self.r2()
         total = r2.var_fixed + r2.var_random + r2.var_residual
-        icc = self.icc()["icc"].iloc[:-1]  # type: ignore[attr-defined]
+        icc = self.icc()["icc"].iloc[:-1]
         rest = (r2.var_random + r2.var_residual) / total
         shares = {"fixed effects": r2.var_fixed / total}
         shares |= {str(name): float(share * rest) for name, share in icc.items()}
         return {**shares, "residual": r2.var_residual / total}
+
+    def _fixed_values(self) -> Any:
+        return self.fe_params
+
+    def _expected_values(self) -> Any:
+        return self.fittedvalues
 
 
 def _correlations(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +17,10 @@ from sparselmm.base.arguments import (
     check_progress,
     check_text,
 )
-from sparselmm.base.exceptions import ArgumentError, DataError
+from sparselmm.base.exceptions import (
+    ArgumentError,
+    DataError,
+)
 from sparselmm.base.memory import available_memory, need_memory
 from sparselmm.base.progress import progress_bar
 from sparselmm.base.seeds import Seed, seed_sequence, stream
@@ -37,7 +40,10 @@ from sparselmm.inference.resampling.simulate import DRAWN
 from sparselmm.likelihood.engine import of_design
 from sparselmm.likelihood.many.responses import ResponseFitter
 from sparselmm.results.methods.base import ResultsBase, from_rows
-from sparselmm.results.tables.bootstrap import OnReplicates, labelled
+from sparselmm.results.tables.bootstrap import (
+    OnReplicates,
+    labelled,
+)
 from sparselmm.results.tables.power import PowerResults
 
 DESIGN_COPIES = 4
@@ -61,11 +67,6 @@ def run_all(
 
 class PowerMethods(ResultsBase):
     """Part of :class:`sparselmm.MixedLMResults`."""
-
-    if TYPE_CHECKING:
-
-        def _check_plain(self, what: str) -> None: ...
-        def _groups(self, by: str | None) -> tuple[Groups, str]: ...
 
     @from_rows
     def power(
@@ -202,6 +203,32 @@ class PowerMethods(ResultsBase):
         fitter = ResponseFitter(scenario.design, scenario.deviance, start=scenario.theta)
         reduced = OnReplicates(self, test, tested, scenario.rows)
         return bootstrap.ParametricReplicates(scenario.simulator, fitter, reduced), list(tested)
+
+    def _groups(self, by: str | None) -> tuple[Groups, str]:
+        """Rows by the level of a grouping factor, and its name."""
+        design = self.built.design
+        factors = {":".join(t.levels.names): t for t in design.terms if t.codes is not None}
+        if by is not None:
+            check_text(by, "by")
+        if any(t.root is not None and by == ":".join(t.levels.names) for t in design.terms):
+            raise DataError(
+                f"the levels of {by!r} have a known covariance; groups that are drawn or copied "
+                "must be independent"
+            )
+        grouping = design.groups
+        if grouping is not None and by in (None, grouping.name):
+            return Groups(design, grouping.codes), grouping.name
+        if by is None and len(factors) == 1:
+            by = next(iter(factors))
+        if by is None:
+            raise DataError(
+                "several grouping factors: say by which one groups are drawn, by=... one of "
+                f"{sorted(factors)}"
+            )
+        by = check_choice(by, "by", sorted(factors), "grouping factor")
+        codes = factors[by].codes
+        assert codes is not None
+        return Groups(design, codes), by
 
 
 def _sizes(n_groups: Any) -> list[int | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ from sparselmm.design import NewDesign
 from sparselmm.design.new_rows import Switches, any_on, level_labels, new_design
 from sparselmm.design.rows import unseen_rows
 from sparselmm.design.terms import assemble_z
-from sparselmm.inference.hypotheses.ddf import DDF_METHODS, DenominatorDF
+from sparselmm.inference.hypotheses.ddf import DDF_METHODS
 from sparselmm.inference.hypotheses.estimability import estimable, null_space
 from sparselmm.inference.hypotheses.marginal_means import FixedEffects
 from sparselmm.inference.prediction import means as prediction
@@ -40,10 +40,6 @@ INTERVALS = ("confidence", "prediction")
 
 class PredictionResults(RanefResults):
     """Part of :class:`sparselmm.MixedLMResults`."""
-
-    if TYPE_CHECKING:
-
-        def _ddf(self, method: str) -> DenominatorDF: ...
 
     def predict(
         self, exog: Any = None, transform: bool = True, *, re: Any = False, unseen: str = "error",

@@ -12,11 +12,10 @@ import pandas as pd
 from sparselmm.base.arguments import check_flag, check_level, check_text
 from sparselmm.base.exceptions import RemovedRowsError
 from sparselmm.base.providers import versions
-from sparselmm.design import BuiltDesign
 from sparselmm.inference.effects import factor_tables
-from sparselmm.inference.estimates import Estimates
+from sparselmm.results.methods.figures import FigureResults
 from sparselmm.results.plots.figure import pyplot
-from sparselmm.results.print.report import Report, Section, apa_p, equation, listed
+from sparselmm.results.print.report import Report, Section, apa_p, listed
 
 MOST_LEVELS = 2_000
 """Levels of a factor up to which a report draws its random effects."""
@@ -28,11 +27,8 @@ MOST_ROWS = 200_000
 VERSIONS = ("sparselmm", "Python", "numpy", "scipy", "pandas", "patsy", "sparse factors")
 
 
-class ReportResults:
+class ReportResults(FigureResults):
     """Part of :class:`sparselmm.MixedLMResults` and :class:`sparselmm.MixedGLMResults`."""
-
-    built: BuiltDesign
-    _est: Estimates
 
     def apa(self, alpha: float = 0.05) -> pd.Series:
         """A sentence in the style of the APA for every fixed effect.
@@ -151,41 +147,49 @@ class ReportResults:
     def _in_mathematics(self) -> list[str]:
         """The model as lines of HTML."""
 
+    @abstractmethod
     def _variance_table(self) -> pd.DataFrame:
-        table: pd.DataFrame = self.varcorr.reset_index(drop=True)  # type: ignore[attr-defined]
-        return table
+        """The variance parameters."""
+
+    @abstractmethod
+    def _facts(self) -> pd.DataFrame:
+        """Facts of the fit, one row."""
+
+    @abstractmethod
+    def _found(self) -> Sequence[Any]:
+        """What `check` found."""
+
+    @abstractmethod
+    def _residual_figure(self) -> Any:
+        """Residuals in a picture."""
 
     def _fit_table(self) -> pd.DataFrame:
-        facts: pd.DataFrame = self.glance()  # type: ignore[attr-defined]
+        facts = self._facts()
         return pd.DataFrame({"": list(facts.columns), "value": list(facts.iloc[0])})
 
     def _check_lines(self) -> list[str]:
-        found = self.check().findings  # type: ignore[attr-defined]
+        found = self._found()
         if not found:
             return ["Nothing found: the fit converged, no variance is zero, no row stands out."]
         return [f"{'!' if f.severity != 'note' else ''}{f.seen}; {f.advice}" for f in found]
 
     def _pictures(self) -> list[Section]:
         """Coefficients, predictions of the first variable, random effects, residuals."""
-        me: Any = self
         out = []
         if len(self.built.spec.x_names) > 1:
-            out.append(Section("Coefficients", figure=me.plot_coefficients()))
+            out.append(Section("Coefficients", figure=self.plot_coefficients()))
         frame = self.built.frame
         if frame is not None and any(n in frame.columns for n in self.built.spec.fixed_variables()):
-            out.append(Section("Predictions", figure=me.plot_predictions()))
+            out.append(Section("Predictions", figure=self.plot_predictions()))
         for table in factor_tables(self._est.terms):
             if len(table.labels) <= MOST_LEVELS:
-                figure = me.plot_ranef(table.name)
+                figure = self.plot_ranef(table.name)
                 out.append(Section(f"Random effects of {table.name}", figure=figure))
         if 0 < self.built.design.n <= MOST_ROWS:
             out.append(Section("Residuals", figure=self._residual_figure()))
         for section in out:
             pyplot().close(section.figure)  # shown in the report alone
         return out
-
-    def _residual_figure(self) -> Any:
-        return self.plot_diagnostics()  # type: ignore[attr-defined]
 
     # ------------------------------------------------- what packages that make tables read
 
@@ -215,58 +219,5 @@ class ReportResults:
         return ["N", "ll", "aic", "bic"]
 
     def __maketables_stat__(self, key: str) -> Any:
-        me: Any = self
         facts = {"N": "nobs", "ll": "llf", "aic": "aic", "bic": "bic"}
-        return getattr(me, facts[key]) if key in facts else None
-
-
-class LinearReportResults(ReportResults):
-    """How linear models say what they are."""
-
-    def _report_table(self, alpha: float) -> pd.DataFrame:
-        me: Any = self
-        ddf = "z" if me.given.penalized or self._est.n_fixed else "satterthwaite"
-        table = me.tidy("fixed", conf_int=True, conf_level=1.0 - alpha, ddf=ddf)
-        names = {
-            "term": "term", "estimate": "estimate", "std.error": "SE", "df": "df",
-            "statistic": "statistic", "p.value": "p", "conf.low": "low", "conf.high": "high",
-        }  # fmt: skip
-        return table[list(names)].rename(columns=names)
-
-    def _kind_in_words(self) -> str:
-        me: Any = self
-        how = "restricted maximum likelihood" if me.reml else "maximum likelihood"
-        return f"A linear mixed model ({how})"
-
-    def _in_mathematics(self) -> list[str]:
-        design = self.built.design
-        name = f"<i>{design.y_name}</i>"
-        lines = equation(self.built.spec.x_names, self._random_parts(), name,
-                         "&epsilon;")  # fmt: skip
-        return [*lines, "&epsilon; ~ N(0, &sigma;&sup2;)"]
-
-
-class GeneralReportResults(ReportResults):
-    """How generalized models say what they are."""
-
-    def _report_table(self, alpha: float) -> pd.DataFrame:
-        me: Any = self
-        table = me.tidy(alpha)
-        table = table[table["effect"] == "fixed"]
-        names = {
-            "term": "term", "estimate": "estimate", "std_error": "SE", "statistic": "statistic",
-            "p_value": "p", "conf_low": "low", "conf_high": "high",
-        }  # fmt: skip
-        out = table[list(names)].rename(columns=names).reset_index(drop=True)
-        out.insert(3, "df", np.inf)
-        return out
-
-    def _kind_in_words(self) -> str:
-        me: Any = self
-        return f"A generalized linear mixed model ({me.family.name}, {me.family.link} link)"
-
-    def _in_mathematics(self) -> list[str]:
-        me: Any = self
-        name = self.built.design.y_name
-        left = f"{me.family.link}(E <i>{name}</i>)"
-        return equation(self.built.spec.x_names, self._random_parts(), left, "")
+        return getattr(self, facts[key]) if key in facts else None

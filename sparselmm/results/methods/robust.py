@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,10 +27,6 @@ from sparselmm.results.print.notebook import as_table
 
 class RobustResults(ResultsBase):
     """Part of :class:`sparselmm.MixedLMResults`."""
-
-    if TYPE_CHECKING:
-
-        def _check_plain(self, what: str) -> None: ...
 
     @from_rows
     def cov_robust(self, kind: str = "CR2", groups: Any = None) -> Matrix:

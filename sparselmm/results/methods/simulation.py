@@ -18,7 +18,6 @@ from sparselmm.base.arguments import (
     check_flag,
     check_numbers,
     check_progress,
-    check_text,
     wrong_type,
 )
 from sparselmm.base.exceptions import (
@@ -36,7 +35,6 @@ from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.base.workers import check_workers
 from sparselmm.design.new_rows import level_labels, new_design
 from sparselmm.design.rows import term_z, unseen_rows
-from sparselmm.design.subsets import Groups
 from sparselmm.design.terms import Design
 from sparselmm.design.validate import aligned
 from sparselmm.inference.prediction import means as prediction
@@ -234,15 +232,6 @@ class SimulationResults(PowerMethods):
             use_sqrt=self.use_sqrt, n_fixed=self._est.n_fixed, given=self.given,
         )  # fmt: skip
 
-    def _check_plain(self, what: str) -> None:
-        """Refuse fits with penalties or parameters held fixed."""
-        held = self.given.free is not None or self._est.psi_scale is not None
-        if held or self.given.penalized:
-            raise DataError(
-                f"{what} is for fits without penalties and without parameters held fixed; fit the "
-                "model without fe_pen, cov_pen and free"
-            )
-
     @from_rows
     def fit_many(
         self, Y: Any, names: Sequence[Any] | None = None, *, missing: str = "raise",
@@ -431,32 +420,6 @@ class SimulationResults(PowerMethods):
             self.deviance.covariance, est.terms,
         )  # fmt: skip
         return tuple(names), values[0]
-
-    def _groups(self, by: str | None) -> tuple[Groups, str]:
-        """Rows by the level of a grouping factor, and its name."""
-        design = self.built.design
-        factors = {":".join(t.levels.names): t for t in design.terms if t.codes is not None}
-        if by is not None:
-            check_text(by, "by")
-        if any(t.root is not None and by == ":".join(t.levels.names) for t in design.terms):
-            raise DataError(
-                f"the levels of {by!r} have a known covariance; groups that are drawn or copied "
-                "must be independent"
-            )
-        grouping = design.groups
-        if grouping is not None and by in (None, grouping.name):
-            return Groups(design, grouping.codes), grouping.name
-        if by is None and len(factors) == 1:
-            by = next(iter(factors))
-        if by is None:
-            raise DataError(
-                "several grouping factors: say by which one groups are drawn, by=... one of "
-                f"{sorted(factors)}"
-            )
-        by = check_choice(by, "by", sorted(factors), "grouping factor")
-        codes = factors[by].codes
-        assert codes is not None
-        return Groups(design, codes), by
 
 
 def _responses(values: Any, n: int, name: str) -> FloatArray:

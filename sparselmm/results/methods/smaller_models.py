@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ from sparselmm.base.exceptions import DataError
 from sparselmm.design.kinds.coded import CodedSpec
 from sparselmm.inference.diagnostics.caic import ConditionalAIC, conditional_aic
 from sparselmm.inference.hypotheses import comparison as tests
-from sparselmm.inference.hypotheses.ddf import DDF_METHODS, DenominatorDF
+from sparselmm.inference.hypotheses.ddf import DDF_METHODS
 from sparselmm.inference.hypotheses.rlrt import ExactTest, NullSpectrum, exact_test
 from sparselmm.inference.intervals.profiles import Parameter, Profiler, parameters, theta_parameters
 from sparselmm.likelihood.covariance import Covariance
@@ -29,10 +29,6 @@ MOST_POINTS = 1000
 
 class ComparisonResults(RobustResults):
     """Part of :class:`sparselmm.MixedLMResults`."""
-
-    if TYPE_CHECKING:
-
-        def _ddf(self, method: str) -> DenominatorDF: ...
 
     # -------------------------------------------------------------------- deletion of terms
 

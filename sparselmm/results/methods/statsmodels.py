@@ -32,7 +32,8 @@ from sparselmm.design.subsets import without_rows
 from sparselmm.inference.hypotheses.ddf import DDF_METHODS
 from sparselmm.inference.hypotheses.multiplicity import ADJUSTMENTS, adjusted
 from sparselmm.inference.packing import MixedLMParams, Packing
-from sparselmm.results.methods.base import ResultsBase, from_rows
+from sparselmm.results.methods.base import Matrix, from_rows
+from sparselmm.results.methods.estimates import EstimateResults
 from sparselmm.results.tables.hypotheses import (
     ContrastResults,
     PairwiseResults,
@@ -49,7 +50,7 @@ MOST_POINTS = 1000
 """Most points of a profile on one side."""
 
 
-class ResultsInterface(ResultsBase):
+class ResultsInterface(EstimateResults):
     """Methods statsmodels' results offer, for :class:`sparselmm.MixedLMResults`."""
 
     use_t = False
@@ -149,6 +150,11 @@ class ResultsInterface(ResultsBase):
             R = self._combinations(r_matrix, "r_matrix")
             return R @ cov @ (R if other is None else self._combinations(other, "other")).T
         return self._matrix(cov, self._est.names)
+
+    @property
+    def normalized_cov_params(self) -> Matrix:
+        """``cov_params() / scale``."""
+        return self.cov_params() / self.scale
 
     def _covariance(self, cov_p: Any) -> FloatArray:
         """The covariance of ``params``, or the user's."""

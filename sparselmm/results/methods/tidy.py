@@ -248,7 +248,7 @@ class TidyResults(ResultsBase):
             frames = streamed_rows(self._est, streamed, data, influence)
             return frames if to is None else write_parquet(frames, to)
         self._need_rows("augment")
-        lev = self._leverage if influence else None  # type: ignore[attr-defined]
+        lev = self._leverage if influence else None
         out = self._data_of_fit(data).assign(**row_columns(self._est, lev))
         return out if to is None else write_parquet([out], to)
 

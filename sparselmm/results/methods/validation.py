@@ -9,6 +9,7 @@ import pandas as pd
 
 from sparselmm.base.arguments import check_count, check_flag
 from sparselmm.base.exceptions import ArgumentError
+from sparselmm.base.types import IntArray
 from sparselmm.design.rows import GroupRows
 from sparselmm.inference.prediction import cross_validation
 from sparselmm.results.methods.base import ResultsBase, from_rows
@@ -69,9 +70,10 @@ class ValidationResults(ResultsBase):
         refit, seed = check_flag(refit, "refit"), check_count(seed, "seed", 0)
         design = self.built.design
         if by is None:
-            codes, what = np.arange(design.n), "rows"
+            codes: IntArray = np.arange(design.n)
+            what = "rows"
         else:
-            labels, codes = self._deleted_groups(by, "by")  # type: ignore[attr-defined]
+            labels, codes = self._deleted_groups(by, "by")
             what = by if isinstance(by, str) else "groups"
             if len(labels) < 2:
                 raise ArgumentError(f"by: {what} has one level; without it no row is left")
@@ -82,7 +84,7 @@ class ValidationResults(ResultsBase):
             codes = np.where(codes >= 0, part[codes], -1)
             what = f"{folds} parts of the {what}"
         if by is None and folds is None and not refit:
-            found = cross_validation.rows_left_out(self._est, self._leverage.total)  # type: ignore[attr-defined]
+            found = cross_validation.rows_left_out(self._est, self._leverage.total)
         else:
             groups = GroupRows.of(codes, int(codes.max()) + 1)
             parts = [rows for rows in groups if len(rows)]

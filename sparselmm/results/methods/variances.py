@@ -29,7 +29,10 @@ from sparselmm.inference.intervals.variance_components import (
     variance_weights,
 )
 from sparselmm.inference.resampling import bootstrap
-from sparselmm.results.methods.base import ResultsBase, from_sums
+from sparselmm.results.methods.base import Matrix, from_sums
+from sparselmm.results.methods.estimates import EstimateResults
+from sparselmm.results.methods.simulation import SimulationResults
+from sparselmm.results.methods.smaller_models import ComparisonResults
 from sparselmm.results.print.labels import varcorr_frame
 from sparselmm.results.print.notebook import as_table
 
@@ -46,8 +49,67 @@ BOOTSTRAP_OPTIONS = (
 """Arguments of the bootstrap that ``icc`` passes on."""
 
 
-class InferenceResults(ResultsBase):
+CI_OPTIONS: dict[str, tuple[str, ...]] = {
+    "wald": (),
+    "profile": ("which", "scale"),
+    "bootstrap": (
+        "kind", "resampling", "n", "statistic", "seed", "n_jobs", "progress", "checkpoint", "by",
+        "jackknife", "resume", "client",
+    ),
+}  # fmt: skip
+"""Options of ``conf_int`` by its method."""
+
+
+class InferenceResults(SimulationResults, ComparisonResults, EstimateResults):
     """Part of :class:`sparselmm.MixedLMResults`."""
+
+    def conf_int(self, alpha: float = 0.05, method: str = "wald", **options: Any) -> Matrix:
+        """Confidence intervals.
+
+        Parameters
+        ----------
+        alpha : float
+            One minus the confidence level.
+        method : {"wald", "profile", "bootstrap"}
+            Wald intervals of ``params``, whose variances are ratios to ``scale``; or intervals of
+            standard deviations and correlations, sigma and the fixed effects in the units of the
+            data: by profile likelihood, or from a parametric bootstrap.
+        **options
+            "profile": ``which`` and ``scale`` as for :meth:`profile`. "bootstrap": ``kind`` of the
+            interval, and arguments of :meth:`bootstrap` (its ``kind`` as ``resampling``).
+
+        Returns
+        -------
+        DataFrame or ndarray, (number of parameters, 2)
+            Columns 0 and 1: lower and upper end. "profile" and "bootstrap" always give a
+            DataFrame; rows of a profile are named as for :meth:`profile`, and an end that is not
+            reached is the bound of the parameter (0, -1 or 1).
+
+        Raises
+        ------
+        ValueError
+            When the method is unknown or ``alpha`` is not between 0 and 1.
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("Penicillin")
+        >>> fit = sparselmm.mixedlm("diameter ~ 1 + (1 | plate) + (1 | sample)", data).fit()
+        >>> fit.conf_int(method="profile").round(4).loc["sd_Intercept|plate"].tolist()
+        [0.6336, 1.1821]
+        """
+        alpha = check_level(alpha)
+        method = check_choice(method, "method", tuple(CI_OPTIONS))
+        check_keywords(options, CI_OPTIONS[method], f"conf_int(method={method!r})")
+        if method == "profile":
+            return self._profile_conf_int(alpha, **options)
+        if method == "bootstrap":
+            kind = options.pop("kind", "percentile")
+            if "resampling" in options:
+                options["kind"] = options.pop("resampling")
+            return self.bootstrap(**options).conf_int(alpha, kind).set_axis([0, 1], axis=1)
+        ends = self._est.wald.interval(alpha)
+        return pd.DataFrame(ends, index=self._est.names) if self.built.pandas else ends
 
     # ------------------------------------------------------------------- fixed effects
 
@@ -244,9 +306,8 @@ class InferenceResults(ResultsBase):
 
     def _profile_ends(self, alpha: float) -> FloatArray:
         """Profile intervals of packed variances and sigma, (m + 1, 2)."""
-        whole: Any = self
-        parameters = whole._profile_parameters("random")
-        limits = whole._profile_conf_int(alpha, "random").to_numpy()
+        parameters = self._profile_parameters("random")
+        limits = self._profile_conf_int(alpha, "random").to_numpy()
         return profile_ends(self._est, parameters, limits)
 
     @from_sums
@@ -320,7 +381,7 @@ class InferenceResults(ResultsBase):
         found = icc_delta(est, alpha)
         se, ends = found.se, found.ends
         if ci == "bootstrap":
-            done = self.bootstrap(n, seed=seed, **bootstrap_options)  # type: ignore[attr-defined]
+            done = self.bootstrap(n, seed=seed, **bootstrap_options)
             first = est.design.p
             values = icc_values(
                 variance_weights(est), done.values[:, first : first + len(est.variances) + 1]
