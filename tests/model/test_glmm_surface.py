@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from test_surface import (
-    ANYTHING,
     CHOICE,
     COUNT,
     FLAG,
@@ -67,17 +66,13 @@ def poisson(y, eta):
 
 
 SEED = NONE | {"0", "10**30", "[]"}
-PROBABILITY = {"MixedGLM", "mixedglm", "MixedGLM.from_formula"}
 
 KINDS = {
     "alpha": LEVEL,
     "n": COUNT,
     "seed": SEED,
-    "check.seed": SEED - NONE,
-    "rank.seed": SEED - NONE,
-    "report.seed": SEED,
-    "plot_diagnostics.seed": SEED,
     "random": CHOICE,
+    "predict.random": FLAG,
     "simulate": FLAG,
     "which": NONE | {"[]"},
     "method": CHOICE,
@@ -130,8 +125,8 @@ KINDS = {
     "maxiter": NONE,
     "tol": {"0"},
     "y": CHOICE,
-    "etas": CHOICE,
-    "m": ANYTHING,
+    "check.y": {"array"},
+    "etas": {"[]", "array"},
     "formula": CHOICE,
     "re_formula": NONE,
     "vc_formula": NONE,
@@ -146,20 +141,24 @@ KINDS = {
     "covariance": NONE | {"{}"},
     "eval_env": {"0", "-1"},
     "endog": CHOICE,
-    "derivatives": {"lambda", "class"},
-    "parameters": NONE | {"{}"},
-    "name": TEXT - {"''"},
-    "mean": NONE | {"lambda", "class"},
-    "CustomFamily.start": NONE | {"lambda", "class"},
+    "derivatives": {"lambda"},
+    "parameters": NONE | {"{}", "{'nope': 1}"},
+    "name": TEXT,
+    "mean": NONE | {"lambda"},
+    "CustomFamily.start": NONE | {"lambda"},
 }
 for made in ("mixedglm", "MixedGLM", "MixedGLM.from_formula"):
     KINDS |= {f"{made}.weights": NONE, f"{made}.contrasts": NONE | {"{}"}}
+KINDS |= {
+    "MixedGLM.exog_vc": NONE | {"{}"},
+    "MixedGLM.zi": NONE | {"True"},
+    "MixedGLM.hurdle": NONE | {"True"},
+}
 KINDS["MixedGLM.groups"] = CHOICE
 KINDS["MixedGLM.exog"] = CHOICE
 KINDS["MixedGLMResults.wald_test.contrasts"] = CHOICE
 
-NAMED_AS = {"endog": "endog|data", "exog": "exog|data", "derivatives": "derivatives|family"}
-LATER = {"emmeans": "joint_test"}
+NAMED_AS = {"endog": "endog|data", "exog": "exog|data", "fname": "fname|file"}
 
 
 def save_new(fname):
@@ -183,6 +182,7 @@ def callables():
                 found[f"{name}.{method}"] = bound
     for private in ("constant", "jet"):  # the protocol of families, called by the engine alone
         del found[f"CustomFamily.{private}"]
+    del found["MixedGLMResults.load"]  # storage's own, in its test
     found["MixedGLMResults.plot_ranef_correlation"] = slopes().plot_ranef_correlation
     return found
 
@@ -208,12 +208,6 @@ BASE = {
     "MixedGLMResults.simulated_checks": lambda: {"n": 5},
     "MixedGLMResults.wald_test": lambda: {"contrasts": [0.0, 1.0, 0.0]},
 }  # fmt: skip
-INSTEAD = {
-    "ranef_contrasts.contrasts": "pairs",
-    "mixedglm.trials": "family",
-    "from_formula.trials": "family",
-    "mixedglm.dispersion": "family",
-}
 
 
 def arguments(name):

@@ -169,6 +169,8 @@ class GeneralSearch:
         zero = covariance.on_diagonal & (x[:a] == 0.0)
         x[:a] = np.where(zero, LIFT * self.deviance.units, x[:a])
         x, message, done = self._newton(x)
+        if not np.isfinite(self.value(x)):
+            return x, message, False
         return self._settled(x), message, done
 
     # ----------------------------------------------------------------------- iterations
