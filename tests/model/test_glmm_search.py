@@ -52,6 +52,9 @@ def test_zeros_that_need_no_excess(family):
         assert first_search(fit) <= 20
         assert "no excess zeros" in fit.check(simulate=False).codes
         np.testing.assert_allclose(fit.bse_fe, plain.bse_fe, rtol=1e-3)
+        assert fit.wald_test("x").chi2 == pytest.approx(plain.wald_test("x").chi2, rel=1e-3)
+        own, other = fit.predict(interval=True), plain.predict(interval=True)
+        np.testing.assert_allclose(own[["mean", "se"]], other[["mean", "se"]], rtol=1e-3)
     else:
         assert fit.zi_params.iloc[0] > -10
 

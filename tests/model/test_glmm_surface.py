@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 import pandas as pd
 import pytest
-from test_surface import (
+from wrong_values import (
     CHOICE,
     COUNT,
     FLAG,

@@ -295,7 +295,7 @@ class PredictionResults(GeneralBase):
             by = self._means(rows, rows.eta, moved[0]) - self._means(rows, rows.eta, moved[1])
             gradient[:, at : at + design.shape[1]] = (by / (2 * h))[:, None] * design
             at += design.shape[1]
-        own = np.einsum("ij,jk,ik->i", gradient, self.numbers.joint, gradient)
+        own = np.einsum("ij,jk,ik->i", gradient, self.numbers.joint_held, gradient)
         fixed = gradient[:, :r]
         fixed = np.einsum("ij,jk,ik->i", fixed, self.numbers.joint[:r, :r], fixed)
         return np.sqrt(np.maximum(own - fixed + (slope * se_link) ** 2, 0.0))
