@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from sparselmm.base.arguments import shown
+from sparselmm.base.arguments import check_number, check_numbers, shown
 from sparselmm.base.exceptions import DataError, FormulaError
 from sparselmm.base.types import AnyArray, FloatArray
 from sparselmm.design.column_types import BOOLEANS, CATEGORIES, TEXT, kind_of
@@ -19,7 +20,7 @@ from sparselmm.design.formula.expressions import plain_column
 from sparselmm.design.formula.namespace import Namespace, used_columns, with_r_names
 from sparselmm.design.formula.remembered import EvalEnvironment
 from sparselmm.design.spec import as_frame
-from sparselmm.design.validate import Rows
+from sparselmm.design.validate import Rows, aligned
 
 MOST_CATEGORIES = 100
 """Categories of an ordinal response; more are not meant."""
@@ -83,7 +84,7 @@ def read_response(
         name = code.replace('"', "'")
         frame = frame.assign(**{name: success + 0.0 * failure})
         return GeneralResponse(f'Q("{name}") ~{right}', frame, code, success + failure)
-    m = None if trials is None else _trials(trials, frame)
+    m = _trials(trials, frame, family)
     plain = plain_column(code)
     if plain is None or plain[0] not in frame.columns:
         return GeneralResponse(formula, frame, code, m)
@@ -122,15 +123,48 @@ def _numbers(code: str, frame: pd.DataFrame, env: EvalEnvironment) -> FloatArray
     return Namespace(frame, used, Rows(len(frame), frame.index), columns).vector(code)
 
 
-def _trials(trials: Any, frame: pd.DataFrame) -> FloatArray:
-    if isinstance(trials, str):
+def _trials(trials: Any, frame: pd.DataFrame, family: str) -> FloatArray | None:
+    if not isinstance(trials, str):
+        return row_trials(trials, len(frame), frame.index, family)
+    _refuse_trials(family)
+    try:
         return _numbers(trials, frame, EvalEnvironment([{}]))
-    values = np.asarray(trials, dtype=float)
-    if values.ndim == 0:
-        values = np.full(len(frame), float(values))
-    if values.shape != (len(frame),):
-        raise DataError(f"trials has shape {values.shape}; give one number per row ({len(frame)})")
+    except FormulaError as error:
+        raise FormulaError(f"trials: {error}") from error
+
+
+def row_trials(
+    trials: Any, n: int, index: pd.Index | None, family: str
+) -> FloatArray | None:  # fmt: skip
+    """Numbers of trials of every row, in the order of ``index``, when there are any.
+
+    Parameters
+    ----------
+    trials : float or array-like, (n,), or None
+    n : int
+    index : Index or None
+        Of the data.
+    family : str
+
+    Raises
+    ------
+    DataError, ArgumentError
+        When they are no numbers, not one per row, or the family has none.
+    """
+    if trials is None:
+        return None
+    _refuse_trials(family)
+    if isinstance(trials, Real):
+        return np.full(n, check_number(trials, "trials"))
+    values = check_numbers(aligned(trials, index, "trials"), "trials", finite=False)
+    if values.shape != (n,):
+        raise DataError(f"trials has shape {values.shape}; give one number per row ({n})")
     return values
+
+
+def _refuse_trials(family: str) -> None:
+    if family not in ("binomial", "betabinomial"):
+        raise DataError(f"trials= is for binomial responses, not for family {family!r}")
 
 
 def coded_response(

@@ -135,12 +135,18 @@ class GeneralEstimates(Snapshot):
     @cached_property
     def joint(self) -> FloatArray:
         """Covariance of the estimated fixed effects and the further coefficients, (r + J,)."""
-        r, J = self.deviance.fixed.r, len(self.parts[2])
-        A = np.zeros((r + J, r + J))
-        A[:r, :r] = self.deviance.fixed.basis.T
-        A[r:, r:] = np.eye(J)
-        at = slice(self._slices[1].start, self._slices[2].stop)
-        return np.asarray(A @ self.covariance[at, at] @ A.T)
+        T, mixed = self.deviance.fixed.basis.T, self.covariance[self._slices[1], self._slices[2]]
+        return np.block([
+            [T @ self.vcov_gamma @ T.T, T @ mixed], [(T @ mixed).T, self.vcov_phi],
+        ])  # fmt: skip
+
+    @cached_property
+    def joint_held(self) -> FloatArray:
+        """The same, coefficients at a limit held there: without error."""
+        out = self.joint.copy()
+        held = self.deviance.fixed.r + np.flatnonzero(self.opt.at_boundary[self._slices[2]])
+        out[held] = out[:, held] = 0.0
+        return out
 
     # -------------------------------------------------------------------- random effects
 

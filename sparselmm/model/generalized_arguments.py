@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -9,10 +10,11 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from sparselmm.base.arguments import check_numbers, wrong_type
 from sparselmm.base.exceptions import DataError, RankDeficiencyWarning, ValueWarning, warn_user
 from sparselmm.base.types import AnyArray, FloatArray, IntArray
 from sparselmm.design import BuiltDesign
-from sparselmm.design.responses import GeneralResponse, coded_response
+from sparselmm.design.responses import coded_response, row_trials
 from sparselmm.factor.basis import working_basis
 from sparselmm.likelihood.laplace.chosen import TRIALS, choose_family, with_zeros
 from sparselmm.likelihood.laplace.data import Further
@@ -63,16 +65,27 @@ def array_response(
     endog: Any, kind: str, trials: Any
 ) -> tuple[Any, FloatArray | None, AnyArray | None, str | None]:
     """Response, trials, categories and the name of the response."""
-    m = None if trials is None else np.asarray(trials, dtype=float)
-    if np.ndim(endog) == 2 and np.shape(endog)[1] == 2:
-        both = np.asarray(endog, dtype=float)
+    shape = getattr(endog, "shape", None)
+    if shape is None:
+        if isinstance(endog, (str, bytes, Mapping)) or not hasattr(endog, "__len__"):
+            raise wrong_type("endog", "an array of responses", endog)
+        rows = {np.shape(row) if not isinstance(row, (list, tuple)) else (len(row),)
+                for row in endog}  # fmt: skip
+        if len(rows) > 1:
+            raise wrong_type("endog", "one response or one pair per row", endog)
+        shape = np.shape(endog)
+    if not shape:
+        raise wrong_type("endog", "an array of responses", endog)
+    index = endog.index if isinstance(endog, (pd.Series, pd.DataFrame)) else None
+    m = row_trials(trials, shape[0], index, kind)
+    if len(shape) == 2 and shape[1] == 2:
+        both = check_numbers(endog, "endog", finite=False)
         if kind not in TRIALS:
             raise DataError(
                 f"endog has two columns, successes and failures; family {kind!r} takes one"
             )
         if m is not None:
             raise DataError("trials= is given besides two columns of endog; leave one out")
-        index = endog.index if isinstance(endog, pd.DataFrame) else None
         y = (
             pd.Series(both[:, 0], index=index, name="successes")
             if index is not None
@@ -80,7 +93,7 @@ def array_response(
         )
         return y, both.sum(axis=1), None, None
     series = endog if isinstance(endog, pd.Series) else None
-    if series is None and np.ndim(endog) == 1:
+    if series is None and len(shape) == 1:
         values = np.asarray(endog)
         series = pd.Series(values) if values.dtype.kind in "OUSb" or kind == "ordinal" else None
     if series is None:
@@ -93,11 +106,11 @@ def array_response(
     return numbers, m, categories, None
 
 
-def kept_trials(response: GeneralResponse, built: BuiltDesign) -> FloatArray | None:
+def kept_trials(trials: FloatArray | None, built: BuiltDesign) -> FloatArray | None:
     """Trials of the rows in use."""
-    if response.trials is None:
+    if trials is None:
         return None
-    m = response.trials if built.kept is None else response.trials[built.kept]
+    m = trials if built.kept is None else trials[built.kept]
     if not np.isfinite(m).all():
         raise DataError(f"trials are missing in {int((~np.isfinite(m)).sum())} row(s)")
     return m
@@ -165,7 +178,4 @@ def checked_start(start: Any, length: int) -> FloatArray | None:
     """Parameters to start from, when they were given."""
     if start is None:
         return None
-    x = np.asarray(start, dtype=float)
-    if x.shape != (length,) or not np.isfinite(x).all():
-        raise DataError(f"start must hold {length} finite numbers, the x of another fit's opt")
-    return x
+    return check_numbers(start, "start", (length,), what="the x of another fit's opt")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from sparselmm.base.arguments import check_count, check_memory, check_number, check_numbers
 from sparselmm.base.exceptions import (
     BoundaryWarning,
     ConvergenceWarning,
@@ -29,9 +30,11 @@ from sparselmm.likelihood.laplace.chosen import TRIALS, base_of, check_family_re
 from sparselmm.likelihood.laplace.data import Further, GeneralData
 from sparselmm.likelihood.laplace.deviance import LaplaceDeviance
 from sparselmm.likelihood.laplace.fit import deviance_of, minimize_generally
+from sparselmm.likelihood.laplace.quadrature import check_nodes
 from sparselmm.likelihood.laplace.search import MAX_ITERATIONS, TOLERANCE
 from sparselmm.model.generalized_arguments import (
     array_response,
+    asked,
     checked_start,
     chosen_family,
     further_labels,
@@ -142,7 +145,7 @@ class MixedGLM(NamesOthers):
         )  # fmt: skip
         if name is not None:
             built = replace(built, design=replace(built.design, y_name=name))
-        self._set_up(built.owned(), chosen, m, categories, nagq)
+        self._set_up(built.owned(), chosen, kept_trials(m, built), categories, nagq)
 
     @classmethod
     def from_formula(
@@ -223,21 +226,22 @@ class MixedGLM(NamesOthers):
             vc_formula=vc_formula, weights=weights, offset=offset, z_terms=z_terms,
             covariance=covariance, subset=subset, missing=missing, env=env, generalized=True,
             contrasts=contrasts,
-            further={name: one_formula(name, text) for name, text in formulas.items() if text},
+            further={k: one_formula(k, text) for k, text in formulas.items() if asked(text)},
         )  # fmt: skip
         built = replace(
             built, design=replace(built.design, y_name=response.name),
             spec=replace(built.spec, formula=formula),
         )  # fmt: skip
         model = cls.__new__(cls)
-        model._set_up(built.owned(), chosen, kept_trials(response, built), response.categories,
-                      nagq)  # fmt: skip
+        trials = kept_trials(response.trials, built)
+        model._set_up(built.owned(), chosen, trials, response.categories, nagq)
         return model
 
     def _set_up(
         self, built: BuiltDesign, family: Any, trials: FloatArray | None,
         categories: AnyArray | None, nagq: int,
     ) -> None:  # fmt: skip
+        check_nodes(nagq)
         self.built, self.family, self.nagq = built, family, nagq
         self.categories = categories
         design = built.design
@@ -327,7 +331,7 @@ class MixedGLM(NamesOthers):
             the engine's, and the coefficients of the further predictors.
         """
         engine: LaplaceDeviance = deviance_of(
-            self.data, self.nagq if nagq is None else nagq, memory_limit
+            self.data, self.nagq if nagq is None else nagq, check_memory(memory_limit)
         )
         basis = engine.fixed.basis
         if basis.rank < basis.p:
@@ -388,6 +392,11 @@ class MixedGLM(NamesOthers):
         >>> model.fit().varcorr.sdcor.round(4).tolist()
         [0.6475]
         """
+        if starts is not None:
+            check_count(starts, "starts")
+        if maxiter is not None:
+            check_count(maxiter, "maxiter")
+        check_number(tol, "tol", "a number from 0 to 0.01", low=0.0, high=0.01)
         with one_thread():
             engine = self.deviance(nagq, memory_limit)
             x = checked_start(start, len(engine.parameters))
@@ -432,7 +441,7 @@ class MixedGLM(NamesOthers):
         -------
         MixedGLMResults
         """
-        other = self._copy(y)
+        other = self._copy(check_numbers(y, "y", self._y.shape))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             return other.fit(start=start, starts=1)

@@ -64,11 +64,12 @@ export <- function(name, x) {
 
 PACKAGES <- list(
   lme4 = c("sleepstudy", "Dyestuff", "Dyestuff2", "Penicillin", "Pastes", "cake", "InstEval",
-    "cbpp", "VerbAgg", "Arabidopsis"),
+    "cbpp", "VerbAgg", "Arabidopsis", "grouseticks"),
   nlme = c("Orthodont", "Machines", "Rail", "Oxboys", "Oats", "ergoStool", "Alfalfa",
     "BodyWeight", "Glucose2", "Gasoline", "MathAchieve", "Spruce"),
   mlmRev = c("Chem97", "Exam", "egsingle"),
   lmerTest = "carrots",
+  ordinal = "wine",
   geepack = "dietox")
 
 ## Columns made here.

@@ -432,11 +432,15 @@ class LaplaceDeviance:
         new = self.covariance.factors(self.parameters.split(trial)[0])
         steps = self._root_steps(point, moved, new)
         u = point.mode.u
-        slope = self._mixed_slope(point, phi)
         row = self.fixed.effects(gamma, None) if len(gamma) else np.zeros(self.data.n)
-        row += random.effects(apply_lambda(self.cross, steps, u[:, None], transpose=False)[:, 0])
+        moved_b = apply_lambda(self.cross, steps, u[:, None], transpose=False)[:, 0]
+        for rows in blocks(self.data.n):
+            random.add_effects(moved_b, rows, row[rows])
+        row *= passes.w
+        np.negative(row, out=row)
+        self._add_mixed_slope(point, phi, row)
         rhs = apply_lambda(self.cross, steps, point.mode.products[:, None])[:, 0]
-        rhs = rhs + self._lambda(point, random.products(slope - passes.w * row), True)
+        rhs = rhs + self._lambda(point, random.products(row), True)
         out = u + self.solver.solve(rhs[:, None])[:, 0]
         for t, (part, (k, l)) in enumerate(zip(self.cross.slices, self.cross.sizes, strict=True)):
             root = point.lams[t] + steps[t]
@@ -462,14 +466,14 @@ class LaplaceDeviance:
             out.append(step)
         return out
 
-    def _mixed_slope(self, point: Point, step: FloatArray) -> FloatArray:
-        """Change of g by a step of phi, (n,)."""
-        out = np.zeros(self.data.n)
-        if np.any(step):
-            self.model(point.x)  # which knows the derivatives of g
-            for mixed, part in zip(self._mixed, self.data.further, strict=True):
-                out += mixed * part.change(step, slice(0, self.data.n))
-        return out
+    def _add_mixed_slope(self, point: Point, step: FloatArray, out: FloatArray) -> None:
+        """Add the change of g by a step of phi, (n,)."""
+        if not np.any(step):
+            return
+        self.model(point.x)  # which knows the derivatives of g
+        for mixed, part in zip(self._mixed, self.data.further, strict=True):
+            for rows in blocks(self.data.n):
+                out[rows] += mixed[rows] * part.change(step, rows)
 
     def limits(self) -> list[tuple[int, float]]:
         """Place in x of common parameters without a bound, and the sign that leads there.

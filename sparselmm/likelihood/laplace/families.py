@@ -209,9 +209,20 @@ class Poisson(_Counts):
         self, y: FloatArray, m: FloatArray, eta: FloatArray, further: Any = (), extra: bool = False
     ) -> Jet:  # fmt: skip
         """See `Family`."""
+        if self.link == "sqrt":
+            return _root_of_mean(y, eta)
         x, slopes = log_mean(self.link, eta)
         mu = np.exp(x)
         return _linked(Jet(y * x - mu, y - mu, -mu, -mu), slopes)
+
+
+def _root_of_mean(y: FloatArray, eta: FloatArray) -> Jet:
+    """Poisson counts of mean ``eta^2``; of a zero, ``-eta^2``, the predictor may be negative."""
+    some = y > 0
+    e = np.where(some, np.where(eta > 0.0, eta, np.nan), 1.0)
+    share = np.where(some, 2.0 * y / e, 0.0)
+    value = np.where(some, 2.0 * y * np.log(e), 0.0) - eta**2
+    return Jet(value, share - 2.0 * eta, -share / e - 2.0, 2.0 * share / e**2)
 
 
 @dataclass(frozen=True)

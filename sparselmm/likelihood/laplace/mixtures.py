@@ -9,6 +9,13 @@ from typing import Any, ClassVar
 import numpy as np
 import scipy.special as ss
 
+from sparselmm.base.arguments import (
+    check_callable,
+    check_mapping,
+    check_number,
+    check_numbers,
+    check_text,
+)
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray
 from sparselmm.likelihood.laplace.jets import Jet
@@ -154,9 +161,15 @@ class CustomFamily:
         self, derivatives: Any, *, parameters: Mapping[str, float] | None = None,
         name: str = "custom", mean: Any = None, start: Any = None,
     ):  # fmt: skip
-        self.derivatives, self.name = derivatives, name
-        self.parameters = dict(parameters or {})
-        self.mean_of, self.start_of = mean, start
+        self.derivatives = check_callable(derivatives, "derivatives")
+        self.name = check_text(name, "name")
+        given = check_mapping({} if parameters is None else parameters, "parameters", "{'k': 0.0}")
+        self.parameters = {
+            check_text(key, "parameters"): check_number(value, "parameters")
+            for key, value in given.items()
+        }
+        self.mean_of = None if mean is None else check_callable(mean, "mean")
+        self.start_of = None if start is None else check_callable(start, "start")
 
     @property
     def further(self) -> tuple[str, ...]:
@@ -209,10 +222,12 @@ class CustomFamily:
         DataError
             When one differs by more than 1e-5 of its size.
         """
-        y = np.asarray(y, dtype=float)
+        y = check_numbers(y, "y", (None,))
+        if not len(y):
+            raise DataError("y is empty; give responses that the family allows")
         further = tuple(np.full(len(y), v) for v in self.parameters.values())
         names = ("log-likelihood", "first", "second", "third derivative")
-        for value in etas:
+        for value in check_numbers(etas, "etas", (None,)):
             eta = np.full(len(y), value)
             given = self.derivatives(y, eta, *further)
             if len(given) != 4 or any(np.shape(part) != y.shape for part in given):

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from sparselmm.base.arguments import shown
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.likelihood.laplace.data import GeneralData
@@ -26,6 +27,14 @@ from sparselmm.likelihood.laplace.deviance import PER_ROW, LaplaceDeviance, Mode
 from sparselmm.likelihood.laplace.rows import blocks
 
 MOST_NODES = 100
+
+
+def check_nodes(nodes: int) -> None:
+    """Refuse what is no number of nodes."""
+    if isinstance(nodes, bool) or not isinstance(nodes, (int, np.integer)):
+        raise DataError(f"nagq must be a whole number of nodes, got {shown(nodes)}")
+    if not 1 <= nodes <= MOST_NODES:
+        raise DataError(f"nagq must be between 1 (Laplace) and {MOST_NODES}, got {nodes}")
 
 
 def check_quadrature(data: GeneralData, nodes: int) -> None:
@@ -36,10 +45,7 @@ def check_quadrature(data: GeneralData, nodes: int) -> None:
     DataError
         If there is more than one scalar effect per level of one factor.
     """
-    if isinstance(nodes, bool) or not isinstance(nodes, (int, np.integer)):
-        raise DataError(f"nagq must be a whole number of nodes, got {nodes!r}")
-    if not 1 <= nodes <= MOST_NODES:
-        raise DataError(f"nagq must be between 1 (Laplace) and {MOST_NODES}, got {nodes}")
+    check_nodes(nodes)
     if nodes == 1:
         return
     if len(data.terms) != 1 or data.terms[0].codes is None or data.terms[0].k != 1:

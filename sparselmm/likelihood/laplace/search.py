@@ -136,6 +136,7 @@ class GeneralSearch:
         self.callback, self.stop = callback, stop
         self.hold: FloatArray | None = None
         self._missing: FloatArray | float = 0.0
+        self._exactly = False
         self.allowed = MOST_EVALUATIONS
         self.history: list[Evaluation] = []
         self.place = 0
@@ -168,6 +169,8 @@ class GeneralSearch:
         zero = covariance.on_diagonal & (x[:a] == 0.0)
         x[:a] = np.where(zero, LIFT * self.deviance.units, x[:a])
         x, message, done = self._newton(x)
+        if not np.isfinite(self.value(x)):
+            return x, message, False
         return self._settled(x), message, done
 
     # ----------------------------------------------------------------------- iterations
@@ -177,14 +180,18 @@ class GeneralSearch:
 
         The deviance has an error of about the root of half their squared decrement times that of q.
         """
-        far = 1e-6 * predicted**2 / max(self.deviance.random.q, 1)
+        far = 0.0 if self._exactly else 1e-6 * predicted**2 / max(self.deviance.random.q, 1)
         self.deviance.modes.near = float(np.clip(far, EXACT, CHORD))
 
     def _newton(self, x: FloatArray) -> tuple[FloatArray, str, bool]:
         try:
-            return self._iterated(x)
+            end = self._iterated(x)
         finally:
             self._nearness(0.0)
+        if self._exactly or np.isfinite(self.value(end[0])):
+            return end
+        self._exactly = True  # a mode that was near had no exact one
+        return self._newton(x)
 
     def _iterated(self, x: FloatArray) -> tuple[FloatArray, str, bool]:
         deviance = self.deviance
@@ -240,7 +247,7 @@ class GeneralSearch:
         """The quadratic model at x; None where it is not finite."""
         try:
             model = self.deviance.model(x)
-        except (NotPositiveDefiniteError, np.linalg.LinAlgError):
+        except (NotPositiveDefiniteError, FloatingPointError, np.linalg.LinAlgError):
             return None
         fine = np.isfinite(model.gradient).all() and np.isfinite(model.hessian).all()
         return model if fine else None
@@ -250,8 +257,8 @@ class GeneralSearch:
         if self.deviance.modes.near == EXACT:
             return x, value, model
         self._nearness(0.0)
-        value, exact = self.value(x), self._modelled(x)
-        return x, value, model if exact is None else exact
+        sharp, exact = self.value(x), self._modelled(x)
+        return (x, value, model) if exact is None else (x, sharp, exact)
 
     def _leapt(self, x: FloatArray, value: float, model: Model) -> tuple[FloatArray, float, Model]:
         """Follow a dispersion that leaves for its limit, in one step where many would be alike.

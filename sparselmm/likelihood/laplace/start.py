@@ -131,6 +131,8 @@ def _fixed_only(deviance: LaplaceDeviance, phi: FloatArray) -> tuple[FloatArray,
     value = _value(deviance, gamma, phi)
     for _ in range(STEPS):
         step, gain = _newton_step(deviance, gamma, phi)
+        if not np.isfinite(step).all():
+            break
         factor = 1.0
         while factor > 1e-4:
             new = gamma + factor * step[: fixed.r], phi + factor * step[fixed.r :]
@@ -157,7 +159,9 @@ def _positive(deviance: LaplaceDeviance, gamma: FloatArray, eta: FloatArray) -> 
     fixed = deviance.fixed
     if not fixed.r or (fixed.effects(gamma, deviance.data.offset) > 0.0).all():
         return gamma
-    flat = fixed.products(np.full(len(eta), float(np.median(eta))))
+    offset = deviance.data.offset
+    level, least = float(np.median(eta)), 0.0 if offset is None else -float(offset.min())
+    flat = fixed.products(np.full(len(eta), max(level, least + 0.1 * (1.0 + abs(least)))))
     for share in (0.75, 0.5, 0.25, 0.0):
         mixed = share * gamma + (1.0 - share) * flat
         if (fixed.effects(mixed, deviance.data.offset) > 0.0).all():

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from sparselmm.base.arguments import check_count, check_flag
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.diagnostics.diagnosis import ORDER, Diagnosis, Finding
@@ -59,6 +60,7 @@ class CheckResults(SimulationResults):
         effects are fitted to the same rows. Here they are fitted to every simulated response as
         well, parameters held.
         """
+        check_count(n, "n")
         draws = self._draws(n, seed, "new")
         y, name = self.deviance.data.y, base_of(self.family).name
         if name == "ordinal":
@@ -111,6 +113,7 @@ class CheckResults(SimulationResults):
         Diagnosis
             Findings with advice, the gravest first.
         """
+        simulate = check_flag(simulate, "simulate")
         found = [*self._findings(), *(self._simulated(seed) if simulate else ())]
         found.sort(key=lambda finding: ORDER.index(finding.severity))
         return Diagnosis(tuple(found))

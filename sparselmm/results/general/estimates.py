@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparselmm.base.arguments import check_level
+from sparselmm.base.arguments import check_flag, check_level
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.variances import variance_rows
@@ -302,6 +302,7 @@ class EstimateResults(GeneralBase):
             ``effect``, ``component``, ``group``, ``term``, ``estimate``, ``std_error``,
             ``statistic``, ``p_value``, ``conf_low``, ``conf_high``.
         """
+        exponentiate = check_flag(exponentiate, "exponentiate")
         table, ends = self._coefficients, self.conf_int(alpha).to_numpy()
         fixed = pd.DataFrame({
             "effect": "fixed", "component": table.part.to_numpy(), "group": None,

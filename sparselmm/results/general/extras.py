@@ -9,6 +9,7 @@ import pandas as pd
 import scipy.stats as st
 
 from sparselmm.base import storage
+from sparselmm.base.arguments import check_numbers, wrong_type
 from sparselmm.base.exceptions import DataError
 from sparselmm.likelihood.laplace.chosen import base_of
 from sparselmm.results.general.estimates import EstimateResults
@@ -74,6 +75,9 @@ class ExtraResults(EstimateResults, PredictionResults):
         params = self._coefficients.estimate
         names = list(params.index)
         L = self._rows_of(contrasts, names)
+        value = check_numbers(value, "value")
+        if value.shape not in ((), (len(L),)):
+            raise DataError(f"value has shape {value.shape}; give one number, or {len(L)}")
         inner = (L != 0).any(axis=0)
         estimate = L[:, inner] @ params.to_numpy()[inner] - value
         V = L[:, inner] @ self.cov_params().to_numpy()[np.ix_(inner, inner)] @ L[:, inner].T
@@ -85,12 +89,16 @@ class ExtraResults(EstimateResults, PredictionResults):
     def _rows_of(self, contrasts: Any, names: list[str]) -> Any:
         if isinstance(contrasts, str):
             contrasts = [contrasts]
+        if not hasattr(contrasts, "__len__"):
+            raise wrong_type("contrasts", "names of coefficients, or rows of numbers", contrasts)
         if len(contrasts) and all(isinstance(c, str) for c in contrasts):
             unknown = [c for c in contrasts if c not in names]
             if unknown:
-                raise DataError(f"no coefficient {unknown[0]!r}; there are {', '.join(names)}")
+                raise DataError(
+                    f"contrasts: no coefficient {unknown[0]!r}; there are {', '.join(names)}"
+                )
             return np.eye(len(names))[[names.index(c) for c in contrasts]]
-        L = np.atleast_2d(np.asarray(contrasts, dtype=float))
+        L = np.atleast_2d(check_numbers(contrasts, "contrasts"))
         if L.shape[1] != len(names):
             raise DataError(f"contrasts have {L.shape[1]} columns; params has {len(names)}")
         return L

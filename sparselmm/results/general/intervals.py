@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import scipy.stats as st
 
-from sparselmm.base.arguments import check_choice, check_level
+from sparselmm.base.arguments import check_choice, check_level, check_strings, wrong_type
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import FloatArray
@@ -62,11 +62,11 @@ class IntervalResults(EstimateResults):
         method = check_choice(method, "method", METHODS)
         check_level(alpha)
         held = self._profiled()
-        wanted = [which] if isinstance(which, str) else list(held) if which is None else list(which)
+        wanted = list(held) if which is None else check_strings(which, "which")
         unknown = [name for name in wanted if name not in held]
         if unknown:
             raise DataError(
-                f"no parameter {unknown[0]!r} with an interval of its own; there are "
+                f"which: no parameter {unknown[0]!r} with an interval of its own; there are "
                 f"{', '.join(held)}. Standard deviations of terms with several coefficients have "
                 "variance_components() and bootstrap()"
             )
@@ -139,6 +139,8 @@ class IntervalResults(EstimateResults):
         DataError
             When the fits are of other rows, responses or families.
         """
+        if not hasattr(other, "numbers"):
+            raise wrong_type("other", "a fit of the same rows", other)
         return compare_general([self, other], ["this", "other"])
 
     @as_table

@@ -10,7 +10,7 @@ import pandas as pd
 import scipy.sparse as sp
 from scipy.special import ndtri
 
-from sparselmm.base.arguments import check_choice, check_level
+from sparselmm.base.arguments import check_choice, check_flag, check_level
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.seeds import generator
 from sparselmm.base.types import FloatArray
@@ -22,6 +22,7 @@ from sparselmm.inference.prediction.means import (
     masked,
     new_random_part,
     new_rows,
+    refuse_useless,
     switches,
 )
 from sparselmm.inference.prediction.variance import conditional_forms, fixed_roots
@@ -150,8 +151,11 @@ class PredictionResults(GeneralBase):
         type = check_choice(type, "type", TYPES)
         unseen = check_unseen(unseen)
         check_level(alpha)
+        interval = check_flag(interval, "interval")
         arrays = {"groups": groups, "exog_re": exog_re, "exog_vc": exog_vc, "offset": offset,
                   "z_terms": z_terms}  # fmt: skip
+        if exog is None:
+            refuse_useless(arrays)
         rows = self._new_rows(exog, kind, unseen, arrays)
         ordinal = base_of(self.family).name == "ordinal"
         if type == "probability" or (ordinal and type == "response"):
@@ -291,7 +295,7 @@ class PredictionResults(GeneralBase):
             by = self._means(rows, rows.eta, moved[0]) - self._means(rows, rows.eta, moved[1])
             gradient[:, at : at + design.shape[1]] = (by / (2 * h))[:, None] * design
             at += design.shape[1]
-        own = np.einsum("ij,jk,ik->i", gradient, self.numbers.joint, gradient)
+        own = np.einsum("ij,jk,ik->i", gradient, self.numbers.joint_held, gradient)
         fixed = gradient[:, :r]
         fixed = np.einsum("ij,jk,ik->i", fixed, self.numbers.joint[:r, :r], fixed)
         return np.sqrt(np.maximum(own - fixed + (slope * se_link) ** 2, 0.0))

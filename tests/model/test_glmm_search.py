@@ -1,0 +1,153 @@
+"""Where searches of generalized models used to go astray, and results that threads share."""
+
+import threading
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import sparselmm
+from sparselmm import MixedGLM, mixedglm
+
+pytestmark = pytest.mark.filterwarnings("ignore::sparselmm.BoundaryWarning")
+
+
+def grouped(n=240, groups=12, seed=5):
+    rng = np.random.default_rng(seed)
+    frame = pd.DataFrame({
+        "g": np.tile(np.arange(groups), n // groups), "x": rng.normal(size=n),
+        "z": rng.uniform(-1, 1, n), "f": rng.choice(list("abc"), n),
+    })  # fmt: skip
+    frame["eta"] = 0.4 + 0.5 * frame.x + rng.normal(size=groups)[frame.g]
+    return frame, rng
+
+
+def first_search(fit):
+    return sum(entry.search == 0 for entry in fit.opt.history)
+
+
+def test_a_correlation_starts_at_zero():
+    """At -1 / (k - 1) no variance looks worth having, though all levels move together."""
+    frame, rng = grouped()
+    frame["y"] = rng.binomial(9, 1 / (1 + np.exp(-frame.eta)))
+    left = "cbind(y, 9 - y) ~ x + f"
+    common = mixedglm(f"{left} + (1 | g)", frame, family="betabinomial").fit()
+    fit = mixedglm(f"{left} + cs(0 + f | g)", frame, family="betabinomial").fit()
+    assert fit.converged
+    assert fit.llf > common.llf - 1e-6
+    assert first_search(fit) <= 20
+
+
+@pytest.mark.parametrize("family", ["poisson", "nbinom2"])
+def test_zeros_that_need_no_excess(family):
+    frame, rng = grouped()
+    frame["y"] = rng.poisson(np.exp(0.5 + frame.eta) * (rng.gamma(3, 1 / 3, 240)))
+    if family == "poisson":
+        frame["y"] = rng.poisson(np.exp(0.5 + frame.eta))
+    plain = mixedglm("y ~ x + (1 | g)", frame, family=family).fit()
+    fit = mixedglm("y ~ x + (1 | g)", frame, family=family, zi="~ 1").fit()
+    assert fit.converged
+    if plain.llf > fit.llf - 1e-5:  # no excess zeros here
+        assert first_search(fit) <= 20
+        assert "no excess zeros" in fit.check(simulate=False).codes
+        np.testing.assert_allclose(fit.bse_fe, plain.bse_fe, rtol=1e-3)
+        assert fit.wald_test("x").chi2 == pytest.approx(plain.wald_test("x").chi2, rel=1e-3)
+        own, other = fit.predict(interval=True), plain.predict(interval=True)
+        np.testing.assert_allclose(own[["mean", "se"]], other[["mean", "se"]], rtol=1e-3)
+    else:
+        assert fit.zi_params.iloc[0] > -10
+
+
+def test_a_formula_of_zeros_without_end_is_named():
+    frame, rng = grouped()
+    frame["late"] = (frame.z > 0).astype(int)
+    counts = 1 + rng.poisson(np.exp(frame.eta))
+    frame["y"] = np.where(frame.late == 1, 0, counts)
+    with pytest.warns(sparselmm.ConvergenceWarning, match="grow without end|hurdle"):
+        fit = mixedglm("y ~ x + (1 | g)", frame, family="poisson", hurdle="~ late").fit()
+    assert not fit.converged
+
+
+def test_roots_of_means_may_change_their_sign_where_nothing_was_counted():
+    rng = np.random.default_rng(12)
+    for seed in range(4):
+        frame, rng = grouped(seed=seed)
+        frame["o"] = rng.uniform(-0.5, 0.5, len(frame))
+        frame["y"] = rng.poisson((0.3 * frame.eta) ** 2)
+        fit = mixedglm("y ~ x + (1 | g)", frame, family="poisson", link="sqrt", offset="o").fit()
+        assert fit.converged
+        assert first_search(fit) <= 25
+
+
+def test_no_result_depends_on_the_clock(monkeypatch):
+    """Other starts are allowed by predicted time: a busy machine tries as many as an idle one."""
+    frame, rng = grouped(60)
+    frame["y"] = rng.poisson(np.exp(frame.eta))
+    quick = mixedglm("y ~ x + (x | g)", frame, family="poisson").fit().opt
+    ticks = iter(range(0, 10**9, 100))
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(ticks)))
+    slow = mixedglm("y ~ x + (x | g)", frame, family="poisson").fit().opt
+    assert slow.n_starts == quick.n_starts
+    assert slow.n_evaluations == quick.n_evaluations
+
+
+def test_trials_are_rows_like_any_other():
+    frame, rng = grouped(80, 10)
+    frame.index = [f"row {i}" for i in range(80)]
+    frame["m"] = rng.integers(2, 9, 80)
+    frame["y"] = rng.binomial(frame.m, 0.4).astype(float)
+    X = np.column_stack([np.ones(80), frame.x])
+    by_name = mixedglm("y ~ x + (1 | g)", frame, trials="m").fit()
+    turned = frame.m.sample(frac=1, random_state=0)
+    assert mixedglm("y ~ x + (1 | g)", frame, trials=turned).fit().llf == by_name.llf
+    assert MixedGLM(frame.y, X, frame.g, trials=turned).fit().llf == pytest.approx(by_name.llf)
+    holes = frame.y.where(np.arange(80) != 3)
+    rest = mixedglm("y ~ x + (1 | g)", frame.drop(index="row 3"), trials="m").fit()
+    pair = np.column_stack([holes, frame.m - holes])
+    for model in (
+        MixedGLM(holes, X, frame.g, trials=frame.m, missing="drop"),
+        MixedGLM(pair, X, frame.g, missing="drop"),
+    ):
+        assert model.fit().llf == pytest.approx(rest.llf, abs=1e-8)
+
+
+def answers(fit):
+    """What reads the rows, the factor and the modes."""
+    return {
+        "bse": fit.bse_fe.to_numpy(),
+        "profile": fit.confint("x", method="profile").to_numpy(),
+        "drop1": fit.drop1().to_numpy(),
+        "modes": fit.deviance.mode_of(fit.model.endog[::-1].copy(), fit.opt.x),
+        "checks": fit.simulated_checks(5, seed=1).to_numpy(),
+        "ranef": fit.ranef_se()["g"].to_numpy(),
+        "predict": fit.predict(interval=True).to_numpy(),
+        "draws": fit.simulate(2, seed=3).to_numpy(),
+        "variances": fit.variance_components().to_numpy(),
+    }
+
+
+@pytest.mark.parametrize("nodes", [1, 5])
+def test_threads_share_a_fit(nodes):
+    frame, rng = grouped()
+    frame["y"] = rng.poisson(np.exp(frame.eta))
+    model = mixedglm("y ~ x + (1 | g)", frame, family="poisson", nagq=nodes)
+    alone, shared = answers(model.fit()), model.fit()
+    found, failures = {}, []
+
+    def work(i):
+        try:
+            with warnings.catch_warnings():
+                found[i] = answers(shared)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    for own in found.values():
+        for name, values in own.items():
+            np.testing.assert_allclose(values, alone[name], rtol=1e-5, atol=1e-8, err_msg=name)
