@@ -672,7 +672,6 @@ def _scipy(
     options: dict[str, Any],
 ) -> End:
     """One of SciPy's minimizers on the same deviance, with theta in its units."""
-
     units = np.asarray(recorder.units)
 
     def objective(z: FloatArray) -> float:
@@ -751,9 +750,9 @@ def _out_of_rank(
 ) -> FloatArray:
     """Theta of one term with more rank, in the directions in which the deviance falls.
 
-    With a small e in the diagonal of the columns of zeros, the derivative there is ``2 e G``, G the one in
-    ``Psi_t``. Psi_t is at a minimum when the rows and columns of G that belong to these have no
-    negative eigenvalue: every diagonal entry may be positive and yet not the matrix.
+    With a small e in the diagonal of the columns of zeros, the derivative there is ``2 e G``, G
+    being that in ``Psi_t``. Psi_t is at a minimum when the rows and columns of G that belong to
+    these have no negative eigenvalue: every diagonal entry may be positive and yet not the matrix.
     """
     at = term.rows[term.on_diagonal & term.at_zero(theta)]
     G, size = np.zeros((term.k, term.k)), units[term.on_diagonal]

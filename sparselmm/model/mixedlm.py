@@ -692,6 +692,14 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
             objective: Any = sparse if pen is None else PenalizedDeviance(sparse, pen)
             if engine == "dense":
                 objective = self.deviance(reml, engine) if fix is None else self._dense(reml, held)
+            endless = ""
+            if do_cg and held.scale is None and pen is None and self.design.n:
+                endless = UNBOUNDED if not reml and unbounded(self.design) else ""
+                if not endless and mask is None and fix is None:
+                    without_end = rises_without_end(self.design, self.covariance, reml)
+                    endless = ENDLESS if without_end else ""
+            if endless and starts is None:  # no other start finds a maximum
+                task = replace(task, starts=1)
             try:
                 opt = task.run(objective, theta)
                 if opt.rounding > FEW_DIGITS and engine != "dense" and self.design.n:
@@ -706,12 +714,6 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
             fit = objective.at(opt.theta)
             if do_cg:
                 opt = replace(opt, unidentified=unidentified(sparse, opt, self.terms))
-                endless = ""
-                if held.scale is None and pen is None and self.design.n:
-                    endless = UNBOUNDED if not reml and unbounded(self.design) else ""
-                    if not endless and mask is None and fix is None:
-                        without_end = rises_without_end(self.design, self.covariance, reml)
-                        endless = ENDLESS if without_end else ""
                 if endless:
                     opt = replace(opt, converged=False, message=endless)
                 self._warn(opt, sparse)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
+import numpy as np
+
+from sparselmm.base.arguments import check_starts
 from sparselmm.base.exceptions import (
     ArgumentError,
     BoundaryWarning,
@@ -16,20 +19,24 @@ from sparselmm.base.exceptions import (
     warn_user,
 )
 from sparselmm.base.threads import one_thread
+from sparselmm.base.types import FloatArray
 from sparselmm.inference.residual import JointFit
 from sparselmm.likelihood.covariance import boundary_message, singular_words
-from sparselmm.likelihood.optimize import TOLERANCE, OptSummary, minimize
+from sparselmm.likelihood.multistart import Optima, random_starts
+from sparselmm.likelihood.optimize import TOLERANCE, OptSummary, Search
 from sparselmm.likelihood.residual.deviance import ResidualDeviance
 from sparselmm.likelihood.residual.identifiability import confounded_terms
 from sparselmm.likelihood.residual.limits import at_a_limit
 from sparselmm.results.residual import ResidualResults, results_of
 
+DRAWN = 3
+"""Random starts of the default policy, after those that have a reason."""
+
 LONG = 16
 """Evaluations after which a search leaves doubt."""
 
 REFUSED = (
-    "start_params", "fe_pen", "cov_pen", "free", "start_theta", "starts", "fix", "finish",
-    "scratch",
+    "start_params", "fe_pen", "cov_pen", "free", "start_theta", "fix", "finish", "scratch",
 )  # fmt: skip
 """Arguments of ``fit`` that go with independent residuals alone."""
 
@@ -49,6 +56,7 @@ def fit_residual(
         The same, checked.
     """
     _refuse(given)
+    starts = check_starts(given["starts"])
     design = model.design
     with one_thread():
         cross = model.cross  # warns of dependent columns
@@ -58,7 +66,7 @@ def fit_residual(
             raise DataError(found)
         x = deviance.start(cross)
         try:
-            opt = _search(deviance, x, methods, keywords, maxiter, monitor, given["do_cg"])
+            opt = _search(deviance, x, methods, keywords, maxiter, monitor, given["do_cg"], starts)
         except KeyboardInterrupt:
             monitor.interrupted()
             raise
@@ -74,47 +82,52 @@ def fit_residual(
 def _search(
     deviance: ResidualDeviance, x: Any, methods: Sequence[str | None],
     keywords: Mapping[str, Any], maxiter: int | None, monitor: Any, optimize: bool,
+    starts: int | None,
 ) -> OptSummary:  # fmt: skip
-    """The first method that converges."""
+    """The first method that converges, from several starts where one leaves doubt."""
+    free = optimize and maxiter is None
     if not optimize:
         maxiter, methods = 0, [None]
-    opt = None
+    tolerance, opt = keywords.get("tol", TOLERANCE), None
     for method in methods:
-        opt = minimize(
-            deviance, x, method=method, max_iterations=maxiter, callback=monitor,
-            tolerance=keywords.get("tol", TOLERANCE),
-        )  # fmt: skip
+        search = Search.of(deviance, method, maxiter, tolerance, monitor, {})
+        optima = Optima(search, search.run(x))
+        if starts is not None:
+            others = islice(_elsewhere(deviance, optima.best.theta), starts - 1)
+        elif (
+            optimize and maxiter is None and method is None and _doubtful(deviance, search, optima)
+        ):
+            others = _elsewhere(deviance, optima.best.theta, DRAWN)
+        else:
+            others = iter(())
+        for start in others:
+            optima.search_from(start, in_full=True)
+        opt = optima.summary()
         if opt.converged:
             break
         x = opt.theta
     assert opt is not None
-    if optimize and maxiter is None and list(methods) == [None] and _doubtful(deviance, opt):
-        return _from_elsewhere(deviance, opt, keywords.get("tol", TOLERANCE))
     return opt
 
 
-def _doubtful(deviance: ResidualDeviance, opt: OptSummary) -> bool:
+def _doubtful(deviance: ResidualDeviance, search: Search, optima: Optima) -> bool:
     """Whether a search may have missed a lower minimum."""
-    _, phi = deviance.split(opt.theta)
+    _, phi = deviance.split(optima.best.theta)
     rows = deviance.design.residual
     nugget = rows is not None and rows.nugget
-    limit = at_a_limit(deviance.structure, phi)
-    return nugget or not opt.converged or opt.n_evaluations > LONG or bool(limit)
+    long = len(search.recorder.history) > LONG
+    return nugget or not optima.best.finished or long or bool(at_a_limit(deviance.structure, phi))
 
 
-def _from_elsewhere(deviance: ResidualDeviance, opt: OptSummary, tolerance: float) -> OptSummary:
-    """The best of searches from other correlations, and of ``opt``."""
-    total, starts = opt.n_evaluations, 1
-    for x in deviance.other_starts(opt.theta):
-        try:
-            other = minimize(deviance, x, tolerance=tolerance)
-        except ArithmeticError:  # a start where R is singular leads nowhere
-            continue
-        total, starts = total + other.n_evaluations, starts + 1
-        lower = other.deviance < opt.deviance - 1e-7
-        if other.converged and (lower or not opt.converged):
-            opt = other
-    return replace(opt, n_evaluations=total, n_starts=starts)
+def _elsewhere(
+    deviance: ResidualDeviance, end: FloatArray, drawn: int | None = None
+) -> Iterator[FloatArray]:  # fmt: skip
+    """Where further searches start: other correlations, then random covariances of both kinds."""
+    yield from deviance.other_starts(end)
+    m, rng = deviance.n_theta, np.random.default_rng(1)
+    metric = deviance.structure.metric(deviance.phi_start)
+    for theta in random_starts(deviance.theta_covariance, deviance.units[:m], drawn):
+        yield np.append(theta, deviance.phi_start + metric @ rng.normal(size=metric.shape[1]))
 
 
 def _refuse(given: Mapping[str, Any]) -> None:
