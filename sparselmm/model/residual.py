@@ -94,9 +94,7 @@ def _search(
         optima = Optima(search, search.run(x))
         if starts is not None:
             others = islice(_elsewhere(deviance, optima.best.theta), starts - 1)
-        elif (
-            optimize and maxiter is None and method is None and _doubtful(deviance, search, optima)
-        ):
+        elif free and method is None and _doubtful(deviance, search, optima):
             others = _elsewhere(deviance, optima.best.theta, DRAWN)
         else:
             others = iter(())
