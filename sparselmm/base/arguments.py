@@ -16,6 +16,9 @@ import numpy as np
 from sparselmm.base.exceptions import ArgumentError, ArgumentTypeError
 from sparselmm.base.types import AnyArray, FloatArray
 
+MOST_STARTS = 100_000
+"""Most searches on request."""
+
 MOST = 10**9
 """Largest count: replicates, points or iterations beyond it are a slip of the pen."""
 
@@ -176,6 +179,11 @@ def check_count(value: Any, name: str, least: int = 1, most: int = MOST) -> int:
     if not least <= number <= most:
         raise wrong_value(name, wanted, value)
     return number
+
+
+def check_starts(starts: Any) -> int | None:
+    """A number of searches from starts of their own; None for as many as needed."""
+    return None if starts is None else max(check_count(starts, "starts", 0, MOST_STARTS), 1)
 
 
 def check_jobs(value: Any, name: str = "n_jobs") -> int:

@@ -10,7 +10,7 @@ that is higher (`Optima.leads_nowhere`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, islice, product
 from typing import Any
@@ -85,7 +85,7 @@ CONE_STEPS = 100
 """Projected gradient steps to the lowest direction of a form over non-negative vectors."""
 
 DECADES = (2, -1, 3, 0, 1, 4)
-"""Sizes of random starts, as powers of ten. Which minimum a search finds is mostly a matter of size."""
+"""Sizes of random starts, as powers of ten: they decide most of which minimum a search finds."""
 
 SPREAD = 0.3
 """Standard deviation of their entries about that, in powers of ten."""
@@ -156,12 +156,11 @@ def _until_sure(optima: Optima, seconds: float) -> None:
     search, deviance = optima.search, optima.deviance
     spent = len(search.recorder.history)
     left = spent + allowance(spent, seconds)
-    own = getattr(deviance, "starting_points", None)
-    for start in _out_of_zero(deviance, optima.best.theta) if own is None else ():
+    own = hasattr(deviance, "starting_points")
+    for start in () if own else _out_of_zero(deviance, optima.best.theta):
         optima.search_from(start, in_full=True)  # the deviance falls there, however little
     sure = informative(deviance)
-    points = starting_points(deviance, optima.best.theta) if own is None else own(optima.best.theta)
-    for place, start in enumerate(points):
+    for place, start in enumerate(_points(deviance, optima.best.theta, DRAWN)):
         if len(search.recorder.history) >= left or (sure and place == optima.returned == 2):
             return
         optima.search_from(start)
@@ -327,9 +326,15 @@ def _requested(deviance: Deviance, theta: FloatArray, starts: Any) -> Iterator[F
     if not isinstance(starts, int):
         yield from starts
         return
-    source = starting_points(deviance, theta, drawn=None)
+    source = _points(deviance, theta, None)
     for _ in range(starts - 1):
         yield next(source)
+
+
+def _points(deviance: Deviance, end: FloatArray, drawn: int | None) -> Iterator[FloatArray]:
+    """Where to start again: a deviance with more than covariances of effects knows for itself."""
+    own = getattr(deviance, "starting_points", None)
+    return starting_points(deviance, end, drawn) if own is None else own(end, drawn)
 
 
 def starting_points(
@@ -357,7 +362,7 @@ def starting_points(
         yield from _correlated(covariance, roots, end)
     yield from _angles(deviance, end)
     yield from _one_small(deviance)
-    yield from _drawn(deviance, drawn)
+    yield from random_starts(covariance, deviance.units, drawn)
 
 
 def _units(
@@ -493,12 +498,28 @@ def _one_small(deviance: Deviance) -> Iterator[FloatArray]:
         yield np.where(np.arange(len(base)) == i, 0.02 * deviance.units, base)
 
 
-def _drawn(deviance: Deviance, number: int | None) -> Iterator[FloatArray]:
-    """Random covariances of one size after the other."""
-    covariance, units = deviance.covariance, deviance.units
+def random_starts(
+    covariance: Covariance, units: FloatArray, number: int | None,
+    decades: Sequence[int] = DECADES,
+) -> Iterator[FloatArray]:  # fmt: skip
+    """Random covariances of one size after the other, with a seed of their own.
+
+    Parameters
+    ----------
+    covariance : Covariance
+    units : ndarray, (n_theta,)
+    number : int or None
+        How many; None for no end of them.
+    decades : sequence of int
+        Sizes as powers of ten of what counts as one.
+
+    Yields
+    ------
+    ndarray, (n_theta,)
+    """
     rng = np.random.default_rng(0)
     for place in count() if number is None else range(number):
-        decade = DECADES[place % len(DECADES)]
+        decade = decades[place % len(decades)]
         size = 10.0 ** (decade + SPREAD * rng.normal(size=len(units)))
         theta = np.where(covariance.on_diagonal, size, size * rng.normal(size=len(units))) * units
         turned = rng.uniform(-1.5, 1.5, len(units))

@@ -58,6 +58,9 @@ PATIENCE = 15
 EXACT_LIMIT = 40
 """Iterations with the exact Hessian, which costs two gradients per parameter."""
 
+POLISH = 5
+"""Iterations that make the end of a quasi-Newton search exact."""
+
 EXACT_PARAMETERS = 100
 """Parameters from which another hundred iterations cost less than one exact Hessian."""
 
@@ -410,34 +413,32 @@ class Search:
         In long narrow valleys, straight in ``Psi`` and curved in theta, a trust region must be
         small whatever the model; a line search along a direction learnt from gradients need not.
         """
-        recorder, patient = self.recorder, min(most, PATIENCE)
-        end = _newton(recorder, start, patient, self.tolerance, known)
-        if end.finished or end.abandoned or most <= PATIENCE:
+        recorder = self.recorder
+        free = self.max_iterations is None and not recorder.deviance.model_is_exact
+        few = free and len(start) <= EXACT_PARAMETERS
+        best = end = _newton(
+            recorder, start, min(most, PATIENCE) if few else most, self.tolerance, known
+        )
+        if end.finished or end.abandoned or not free or most <= PATIENCE:
             return end
         if lost(recorder.deviance, end.theta):
             return End(end.theta, "stopped: the deviance has lost its digits", False)
-        best = end
-        for method in ("L-BFGS-B", "BFGS", ""):
-            other = _scipy(recorder, end.theta, method, MAX_ITERATIONS, {}) if method else best
+        for method in ("L-BFGS-B", "BFGS", None):
+            other = (
+                best if method is None else _scipy(recorder, end.theta, method, MAX_ITERATIONS, {})
+            )
             value = recorder.value(other.theta)
             if not np.isfinite(value):
                 continue
             if known is not None and known.leads_nowhere(other.theta, value, np.inf):
                 return replace(other, finished=False, abandoned=True)
-            other = _newton(
-                recorder,
-                other.theta,
-                EXACT_LIMIT if not method else 5,
-                self.tolerance,
-                known,
-                patience=0,
-            )
-            if other.abandoned:
-                return other
+            limit = POLISH if method else EXACT_LIMIT
+            other = _newton(recorder, other.theta, limit, self.tolerance, known, patience=0)
             gain = recorder.value(best.theta) - recorder.value(other.theta)
-            if gain > self.tolerance or (other.finished and not best.finished and gain > -1e-7):
+            lower = gain > self.tolerance
+            if other.abandoned or lower or (other.finished and not best.finished and gain > -1e-7):
                 best = other
-            if best.finished:
+            if best.finished or best.abandoned:
                 break
         return best
 
@@ -762,9 +763,9 @@ def _out_of_rank(
 ) -> FloatArray:
     """Theta of one term with more rank, in the directions in which the deviance falls.
 
-    With a small e in the diagonal of the columns of zeros, the derivative there is ``2 e G``, G the one in
-    ``Psi_t``. Psi_t is at a minimum when the rows and columns of G that belong to these have no
-    negative eigenvalue: every diagonal entry may be positive and yet not the matrix.
+    With a small e in the diagonal of the columns of zeros, the derivative there is ``2 e G``, G
+    being that in ``Psi_t``. Psi_t is at a minimum when the rows and columns of G that belong to
+    these have no negative eigenvalue: every diagonal entry may be positive and yet not the matrix.
     """
     at = term.rows[term.on_diagonal & term.at_zero(theta)]
     G, size = np.zeros((term.k, term.k)), units[term.on_diagonal]

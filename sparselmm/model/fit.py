@@ -20,6 +20,7 @@ from sparselmm.base.arguments import (
     check_numbers,
     check_positive,
     check_progress,
+    check_starts,
     in_order,
     plain_name,
     suggestion,
@@ -66,9 +67,6 @@ FIT_ARGUMENTS = (
 )  # fmt: skip
 """What ``MixedLM.fit`` takes."""
 
-
-MOST_STARTS = 100_000
-"""Most searches on request."""
 
 PARTS = ("fe_params", "cov_re", "vcomp")
 """Of a :class:`MixedLMParams`."""
@@ -235,10 +233,8 @@ def checked_starts(starts: Any, free: BoolArray) -> int | FloatArray | None:
     DataError
         When it is neither a count nor an array of thetas.
     """
-    if starts is None:
-        return None
-    if np.isscalar(starts):
-        return max(check_count(starts, "starts", least=0, most=MOST_STARTS), 1)
+    if starts is None or np.isscalar(starts):
+        return check_starts(starts)
     what = "one theta a row; or a whole number of searches"
     values = check_numbers(unlabelled(starts, "starts"), "starts", (None, len(free)), what=what)
     return np.asarray(values[:, free])
@@ -383,7 +379,7 @@ def nearly_zero(deviance: ProfiledDeviance, opt: OptSummary, names: Sequence[str
             continue
         here, at_zero = deviance.value(opt.theta), opt.theta.copy()
         at_zero[part] = 0.0
-        if deviance.value(at_zero) - here < HARDLY:
+        if Recorder(deviance, None).value(at_zero) - here < HARDLY:
             out.append(name)
     return out
 

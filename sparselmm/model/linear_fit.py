@@ -80,6 +80,9 @@ def _fit_exactly(model: LinearModel, request: Request, setting: Setting) -> Ende
         sparse = model._sparse(chosen, request.reml, held.covariance, held.scale)
         pen = penalties_of(packing, sparse, held, setting.params, given["fe_pen"], given["cov_pen"])
         dense = request.engine == "dense"
+        endless = _endless(model, request.reml, held) if given["do_cg"] and pen is None else ""
+        if endless and given["starts"] is None:  # no other start finds a maximum
+            task = replace(task, starts=1)
         objective: Any = model._dense(request.reml, held) if dense else _penalized(sparse, pen)
         with request.monitor.watching():
             opt = task.run(objective, setting.theta)
@@ -90,7 +93,6 @@ def _fit_exactly(model: LinearModel, request: Request, setting: Setting) -> Ende
         fit = objective.at(opt.theta)
         if given["do_cg"]:
             opt = replace(opt, unidentified=unidentified(sparse, opt, model.terms))
-            endless = "" if pen is not None else _endless(model, request.reml, held)
             if endless:
                 opt = replace(opt, converged=False, message=endless)
             _warn(model, opt, sparse)

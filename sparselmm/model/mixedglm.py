@@ -10,7 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from sparselmm.base.arguments import check_count, check_memory, check_number, check_numbers
+from sparselmm.base.arguments import (
+    check_count,
+    check_memory,
+    check_number,
+    check_numbers,
+    check_starts,
+)
 from sparselmm.base.exceptions import (
     BoundaryWarning,
     ConvergenceWarning,
@@ -401,7 +407,7 @@ class MixedGLM(NamesOthers):
             engine = self.deviance(nagq, memory_limit)
             x = checked_start(start, len(engine.parameters))
             opt = minimize_generally(
-                engine, self.exog_names, x=x, starts=starts, tolerance=tol,
+                engine, self.exog_names, x=x, starts=check_starts(starts), tolerance=tol,
                 max_iterations=MAX_ITERATIONS if maxiter is None else maxiter,
             )  # fmt: skip
         if not np.isfinite(opt.deviance):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sparselmm.base.arguments import check_starts
 from sparselmm.base.exceptions import (
     ArgumentError,
     BoundaryWarning,
@@ -29,8 +30,7 @@ from sparselmm.model.request import BOUNDARY, Request
 from sparselmm.results.residual import ResidualResults, results_of
 
 REFUSED = (
-    "start_params", "fe_pen", "cov_pen", "free", "start_theta", "starts", "fix", "finish",
-    "scratch",
+    "start_params", "fe_pen", "cov_pen", "free", "start_theta", "fix", "finish", "scratch",
 )  # fmt: skip
 """Arguments of ``fit`` that go with independent residuals alone."""
 
@@ -58,12 +58,13 @@ def _search(deviance: ResidualDeviance, x: FloatArray, request: Request) -> OptS
     """The first method that converges."""
     methods, maxiter = request.methods, request.given["maxiter"]
     optimize, tolerance = request.given["do_cg"], request.keywords.get("tol", TOLERANCE)
+    starts = check_starts(request.given["starts"])
     if not optimize:
         maxiter, methods = 0, [None]
     opt = None
     for method in methods:
         opt = minimize_globally(
-            deviance, x, seconds=predicted_seconds(deviance), method=method,
+            deviance, x, seconds=predicted_seconds(deviance), starts=starts, method=method,
             max_iterations=maxiter, callback=request.monitor, tolerance=tolerance,
         )  # fmt: skip
         if opt.converged:

@@ -21,6 +21,7 @@ from sparselmm.likelihood.laplace.search import (
 )
 from sparselmm.likelihood.laplace.separation import extreme, pure_levels, separating
 from sparselmm.likelihood.laplace.start import independent, start
+from sparselmm.likelihood.multistart import random_starts
 
 SECONDS = 0.1
 """Predicted time that searches from other starts may take in any case."""
@@ -36,6 +37,12 @@ LIMIT = 40
 
 FEW_ROWS = 150
 """Rows up to which the deviance is often far from quadratic."""
+
+DECADES = (0, -1, 1)
+"""Sizes of random starts, as powers of ten: a standard deviation of predictors beyond is rare."""
+
+SAME = 1e-5
+"""Difference of deviances up to which two ends are the same."""
 
 GAIN = 1e-7
 """Decrease of the deviance by which another end is better."""
@@ -179,7 +186,7 @@ def _others(
     if number is None and allowed < LEAST:  # each evaluation is dear
         return best
     before = len(search.history)
-    returned = 0
+    returned, values = 0, [best.deviance]
     for place, x in enumerate(_starting_points(search.deviance, best.x)):
         spent = len(search.history) - before
         if number is None and (spent >= allowed or (returned == 2 and best.converged)):
@@ -194,10 +201,13 @@ def _others(
             returned += 1
             continue
         other = search.certified(end, message, done)
+        values.append(other.deviance)
         gain = best.deviance - other.deviance
         if gain > GAIN or (other.converged and not best.converged and gain > -GAIN):
             best = other
-    return replace(best, n_starts=search.place + 1)
+    found = np.sort([value for value in values if np.isfinite(value)])
+    different = 1 + int(np.count_nonzero(np.diff(found) > SAME))
+    return replace(best, n_starts=search.place + 1, n_optima=different)
 
 
 RETURNED = "abandoned: an optimum that is known"
@@ -229,10 +239,8 @@ def _starting_points(deviance: LaplaceDeviance, x: FloatArray) -> Iterator[Float
         yield sized([size] * len(widths), first)
     for t in range(len(widths) if len(widths) > 1 else 0):
         yield sized([2.0 if s == t else 0.1 for s in range(len(widths))], x[a:])
-    rng = np.random.default_rng(0)
-    while True:
-        each = [10.0 ** rng.uniform(-1.5, 1.0, k) for k in widths]
-        yield np.concatenate([independent(deviance, each), first])
+    for theta in random_starts(deviance.covariance, deviance.units, None, DECADES):
+        yield np.concatenate([theta, first])
 
 
 # ------------------------------------------------------------------- covariance of estimates

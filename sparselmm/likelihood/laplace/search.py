@@ -89,7 +89,8 @@ class Optimum:
         What another step could gain, off the boundary.
     converged : bool
     message : str
-    n_evaluations, n_starts : int
+    n_evaluations, n_starts, n_optima : int
+        Evaluations and searches that were made, and how many different ends these had.
     history : tuple of Evaluation
     separation : tuple of str
         Names of the fixed effects along which the likelihood has no maximum.
@@ -106,6 +107,7 @@ class Optimum:
     n_evaluations: int
     history: tuple[Evaluation, ...] = field(repr=False)
     n_starts: int = 1
+    n_optima: int = 1
     separation: tuple[str, ...] = ()
 
     @property

@@ -324,9 +324,10 @@ class ResidualDeviance:
             self.covariance.terms, self.covariance.slices, strict=True)]  # fmt: skip
         return any(zero) or bool(at_a_limit(self.structure, phi))
 
-    def starting_points(self, end: FloatArray) -> Iterator[FloatArray]:
+    def starting_points(self, end: FloatArray, drawn: int | None) -> Iterator[FloatArray]:
         """Where further searches start, the most promising ones first."""
-        return further_starts(self.structure, self.theta_covariance, self.unit_roots[:-1], end)
+        roots = self.unit_roots[:-1]
+        return further_starts(self.structure, self.theta_covariance, roots, end, drawn)
 
     def _value_or_inf(self, x: FloatArray) -> float:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count
 
 import numpy as np
 
@@ -16,9 +17,6 @@ STEPS = 8
 
 LONG, MANY, CLEAR = 8, 500, 0.1
 """Far lag, pairs and share of the variance from which lags tell of the correlation."""
-
-DRAWN = 6
-"""Random starts after those that have a reason."""
 
 LARGEST = 0.9
 """Correlations at the start are within this."""
@@ -52,7 +50,8 @@ def start_phi(
 
 
 def further_starts(
-    structure: Structure, covariance: Covariance, roots: list[FloatArray], end: FloatArray
+    structure: Structure, covariance: Covariance, roots: list[FloatArray], end: FloatArray,
+    drawn: int | None,
 ) -> Iterator[FloatArray]:
     """Where further searches of (theta, phi) start.
 
@@ -65,6 +64,8 @@ def further_starts(
         What counts as one in every term.
     end : ndarray
         Where the first search ended.
+    drawn : int or None
+        Random starts after those that have a reason; None for no end of them.
 
     Yields
     ------
@@ -83,7 +84,7 @@ def further_starts(
         yield np.append(one, place)
         yield np.append(none, place)
     rng = np.random.default_rng(0)
-    for _ in range(DRAWN):
+    for _ in count() if drawn is None else range(drawn):
         sizes = 10.0 ** rng.uniform(-1.5, 1.0, len(roots))
         wide = covariance.pick([s * root for s, root in zip(sizes, roots, strict=True)])
         yield np.append(wide, structure.drawn(phi, rng))
