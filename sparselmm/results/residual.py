@@ -39,11 +39,12 @@ from sparselmm.inference.residual_profile import (
     sigma_interval,
 )
 from sparselmm.inference.residual_rows import block, row_sd, whitened
-from sparselmm.likelihood.residual.structure import Structured
+from sparselmm.inference.variances import VarianceRow
+from sparselmm.likelihood.residual.structure import Structured, Unstructured
 from sparselmm.results.core import MixedLMResults
 from sparselmm.results.methods.base import Matrix, Vector, from_rows
 from sparselmm.results.print.notebook import as_table
-from sparselmm.results.print.summary import Summary
+from sparselmm.results.print.summary import Summary, variance_table
 from sparselmm.results.residual_prediction import ResidualPrediction
 from sparselmm.results.residual_simulation import ResidualSimulation
 
@@ -360,7 +361,28 @@ class ResidualResults(ResidualPrediction, ResidualSimulation, MixedLMResults):
         )
         text = table.to_string(float_format=lambda x: f"{x:.4f}")
         notes = (f"{head}\n{text}", *out.notes)
-        return Summary(out.tables, out.title, notes)
+        tables = list(out.tables)
+        if self.pls.known_scale is not None:  # the visits instead of a variance of one
+            tables[2] = variance_table([*self._est.variance_rows[:-1], *self._visit_rows()])
+        return Summary(tables, out.title, notes)
+
+    def _visit_rows(self) -> list[VarianceRow]:
+        """Variances and correlations of the visits of ``us``."""
+        structure, rows = self.joint.deviance.structure, self.built.design.residual
+        assert isinstance(structure, Unstructured) and rows is not None
+        out = []
+        strata = [f"Residual[{s}]" for s in rows.strata] or ["Residual"]
+        for group, L in zip(strata, structure.roots(self.joint.phi), strict=True):
+            R = L @ L.T
+            sd = np.sqrt(np.diag(R))
+            for b, name in enumerate(rows.visit_labels):
+                out.append(VarianceRow(group, name, None, float(R[b, b]), float(sd[b])))
+                out += [
+                    VarianceRow(group, rows.visit_labels[a], name, float(R[a, b]),
+                                float(R[a, b] / (sd[a] * sd[b])))
+                    for a in range(b)
+                ]  # fmt: skip
+        return out
 
     @property
     def _has_dispersion(self) -> bool:

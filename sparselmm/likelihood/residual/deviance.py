@@ -86,6 +86,9 @@ class ResidualDeviance:
     secant = True
     """Whether the search may correct the model along its last step."""
 
+    patience = 3.0
+    """How much longer than those of other models searches from other starts may take."""
+
     def __init__(self, design: Design, *, reml: bool, strategy: Strategy | None = None):
         assert design.residual is not None
         self.design, self.reml = design, reml
@@ -111,7 +114,7 @@ class ResidualDeviance:
         self.levels = first.levels
         sizes = np.abs(self.structure.metric(self.phi_start)).max(axis=1, initial=0.0)
         self.units = np.append(first.units, sizes)
-        self.unit_roots = [*first.unit_roots, self.structure.shape(self.phi_start)]
+        self.unit_roots = [*first.unit_roots, np.eye(self.structure.n)]
 
     # ------------------------------------------------------------------------------ engine
 
@@ -320,7 +323,7 @@ class ResidualDeviance:
         return min(starts, key=self._value_or_inf)
 
     def doubtful(self, x: FloatArray) -> bool:
-        """Whether there may be a lower minimum: with a nugget, at a limit, at a variance of zero."""
+        """Whether there may be a lower minimum: a nugget, a limit, a variance of zero."""
         _, phi = self.split(x)
         if self.design.residual is not None and self.design.residual.nugget:
             return True

@@ -17,7 +17,7 @@ STEPS = 8
 LONG, MANY, CLEAR = 8, 500, 0.1
 """Far lag, pairs and share of the variance from which lags tell of the correlation."""
 
-DRAWN = 6
+DRAWN = 12
 """Random starts after those that have a reason."""
 
 LARGEST = 0.9

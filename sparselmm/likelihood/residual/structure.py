@@ -73,8 +73,9 @@ class Structured:
 
     def others(self, phi: FloatArray) -> list[FloatArray]:
         """Where further searches start: ``phi`` with other correlations."""
-        gamma, n = phi[: self.a], self.n_strata
-        return [np.append(gamma, np.tile(psi, n)) for psi in self.correlation.others()]
+        gamma, psi = phi[: self.a], self.psi(phi)
+        own = [self.correlation.others(one) for one in psi]
+        return [np.concatenate([gamma, *together]) for together in zip(*own, strict=True)]
 
     def drawn(self, phi: FloatArray, rng: np.random.Generator) -> FloatArray:
         """A random place to start from."""
@@ -145,11 +146,9 @@ class Structured:
         spread = self.rows.D.std(axis=0)
         return np.diag(np.append(1.0 / np.where(spread > 0, spread, 1.0), np.ones(self.n - self.a)))
 
-    def shape(self, phi: FloatArray) -> FloatArray:
-        """A matrix that changes as R does, by what counts as one, (n, n)."""
-        center = np.append(np.zeros(self.a), np.tile(self.correlation.center(), self.n_strata))
-        steps = (phi - center) / np.diag(self.metric(phi))
-        return np.diag(np.exp(np.clip(steps, -30.0, 30.0)))
+    def distance(self, phi: FloatArray, other: FloatArray) -> float:
+        """Largest change, by what counts as one."""
+        return float(np.max(np.abs(other - phi) / np.diag(self.metric(phi)), initial=0.0))
 
     def rectify(self, phi: FloatArray) -> FloatArray:
         """The phi of the same R in the range shown to users."""
@@ -279,9 +278,11 @@ class Unstructured:
             blocks.append(B)
         return block_diagonal(blocks)
 
-    def shape(self, phi: FloatArray) -> FloatArray:
-        """The roots of all strata."""
-        return block_diagonal(list(self.roots(phi)))
+    def distance(self, phi: FloatArray, other: FloatArray) -> float:
+        """Of the covariances, relative to those at phi."""
+        here, far = self.roots(phi), self.roots(other)
+        turned = np.linalg.lstsq(block_diagonal(list(here)), block_diagonal(list(far)))[0]
+        return float(np.linalg.norm(turned @ turned.T - np.eye(len(turned))))
 
     def rectify(self, phi: FloatArray) -> FloatArray:
         """With non-negative diagonals of every root."""
