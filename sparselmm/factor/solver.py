@@ -139,7 +139,8 @@ class BlockSolver:
     Attributes
     ----------
     holds : object
-        Whatever the caller last said the factor belongs to; None after a new factorization.
+        Whatever the caller last said the factor belongs to; None after a new factorization. One
+        for all solvers that share a factor.
     """
 
     def __init__(
@@ -148,7 +149,7 @@ class BlockSolver:
     ):  # fmt: skip
         self.cross = cross
         self.strategy = strategy
-        self.holds: object = None
+        self._held: list[object] = [None]
         self.layout = layout = layout or Layout.of(cross, strategy.leading)
         self._rest: Remainder | None = None
         if layout.trailing and strategy.remainder == "dense":
@@ -167,6 +168,24 @@ class BlockSolver:
     def __reduce__(self) -> tuple[type[BlockSolver], tuple[CrossProducts, Strategy]]:
         """Pickled as its recipe: numeric factors are not portable."""
         return BlockSolver, (self.cross, self.strategy)
+
+    @property
+    def holds(self) -> object:
+        """Whatever the factor belongs to."""
+        return self._held[0]
+
+    @holds.setter
+    def holds(self, owner: object) -> None:
+        self._held[0] = owner
+
+    def refilled(self, cross: CrossProducts, layout: Layout) -> BlockSolver:
+        """The solver of other numbers on the same pattern; both share one numeric factor."""
+        new = object.__new__(BlockSolver)
+        new.__dict__.update(self.__dict__)
+        new.cross, new.layout = cross, layout
+        new._R, new._Y = np.zeros((0, 1, 1)), np.zeros((1, 0))
+        new._P = new._Dinv = new.holds = None
+        return new
 
     def twin(self) -> BlockSolver:
         """Another solver of the same M, with a factor of its own; reads nothing that changes."""

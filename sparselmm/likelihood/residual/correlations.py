@@ -98,7 +98,8 @@ class Correlation:
             for turned in (STRONG, -STRONG):
                 out.append(np.where(np.arange(self.n) == j, turned, psi))
         if self.kind in SPATIAL:  # correlation of the nearest rows alone
-            out.append(np.append(np.log(self.nearest), [0.15] * int(self.nugget)))
+            own = np.full(self.n_own, np.log(self.nearest / 5.0))
+            out.append(np.append(own, [0.02] * int(self.nugget)))
         return out
 
     def drawn(self, rng: np.random.Generator) -> FloatArray:

@@ -155,9 +155,9 @@ class Structured:
         out = phi.copy()
         psi, own = self.psi(out), self.correlation.n_own  # a view
         if self.rows.kind in ("ar1", "ad", "toep"):
-            psi[:, :own] = np.arcsin(np.sin(psi[:, :own]))
+            psi[:, :own] = _within(psi[:, :own])
         if self.correlation.nugget:
-            psi[:, -1] = np.arcsin(np.abs(np.sin(psi[:, -1])))
+            psi[:, -1] = np.abs(_within(psi[:, -1]))
         return out
 
     @property
@@ -325,6 +325,11 @@ Structure = Structured | Unstructured
 def structure_of(rows: ResidualRows) -> Structure:
     """The structure that a design asks for."""
     return Unstructured(rows) if rows.kind == "us" else Structured(rows)
+
+
+def _within(psi: FloatArray) -> FloatArray:
+    """Angles of the same sine up to a right one; those that are stay as they are."""
+    return np.where(np.abs(psi) > 0.5 * np.pi, np.arcsin(np.sin(psi)), psi)
 
 
 def _spread(values: FloatArray, own: BoolArray, shape: tuple[int, ...]) -> FloatArray:
