@@ -181,9 +181,9 @@ class Markov:
         between = np.einsum("ic,ic->i", own[1:], own[:-1])
         link = sums[n:] + 2.0 * between[later - 1]
         gradient = state.slopes[0] @ diagonal + state.slopes[1] @ link + state.logdet_slope
-        column = e[:, None]
-        moved = [self._banded(Qd, Ql, column)[:, 0] for Qd, Ql in zip(*state.slopes, strict=True)]
-        Qw = -np.column_stack(moved) if J else np.zeros((n, 0))
+        column, Qw = -e[:, None], np.empty((n, J))
+        for j, (Qd, Ql) in enumerate(zip(*state.slopes, strict=True)):
+            Qw[:, j] = self._banded(Qd, Ql, column)[:, 0]
         gram = Qw.T @ self._times(state, Qw) if J else np.zeros((0, 0))
         return gradient, np.zeros((J, J)), Qw, gram, Qw.T @ e
 
