@@ -17,6 +17,7 @@ from sparselmm.exceptions import UnsupportedError
 import sparselmm
 from sparselmm.inference.residual_profile import profile_interval
 from sparselmm.likelihood.residual import deviance as room
+from sparselmm.likelihood.residual.markov import Markov
 from sparselmm.results.core import MixedLMResults
 from sparselmm.results.residual import OWN, REFUSED, RIGHT
 
@@ -421,6 +422,23 @@ def test_kenward_roger_by_its_definition():
         slopes = np.array([row @ Phi @ p @ Phi @ row for p in Pi])
         df = 2.0 * (row @ Phi @ row) ** 2 / (slopes @ W @ slopes)
         assert tests.t_df(row[None])[0] == pytest.approx(df, rel=2e-3)
+
+
+def test_degrees_of_freedom_with_many_random_effects():
+    """No matrix of random effects by random effects; groups large enough to keep neighbours."""
+    rng = np.random.default_rng(0)
+    subject, trial = (part.ravel() for part in np.indices((150, 60)))
+    item = rng.integers(0, 4500, len(subject))
+    frame = pd.DataFrame({"s": subject, "t": trial, "i": item, "x": rng.normal(size=len(item))})
+    frame["y"] = frame.x + rng.normal(size=150)[subject] + rng.normal(size=len(item))
+    model = sparselmm.mixedlm("y ~ x + (1 | s) + (1 | i)", frame, residual="ar1(t | s)")
+    fit = model.fit()
+    assert isinstance(fit.joint.deviance.backend, Markov)
+    one, two = (fit.tidy("fixed", ddf=ddf) for ddf in ("satterthwaite", "kenward-roger"))
+    assert two.df.to_numpy() == pytest.approx(one.df.to_numpy(), rel=1e-6)
+    assert 100 < one.df[0] < 200
+    assert one.df[1] > 3000
+    assert (two["std.error"] > one["std.error"]).all()
 
 
 def observed(fit):
