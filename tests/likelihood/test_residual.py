@@ -196,7 +196,7 @@ def test_a_nugget_has_several_minima(kind, seed):
 
 
 def test_clear_fits_search_once():
-    for structure in ("ar1", "cs", "us", "ad"):
+    for structure in ("ar1", "cs", "car1", "exp"):
         deviance = ResidualDeviance(make(structure, "none", dispersion=False, seed=1), reml=True)
         found = minimize_globally(deviance, deviance.start(), seconds=1e-3)
         assert found.converged

@@ -122,6 +122,19 @@ def test_profile_intervals_end_where_the_deviance_rises():
         assert found.fun - fit.pls.deviance == pytest.approx(3.841459, abs=1e-3)
 
 
+def test_wald_intervals_stay_within_the_range():
+    """Eight rows of two groups: the interval of a correlation ends at one, not below again."""
+    rng = np.random.default_rng(3)
+    frame = pd.DataFrame({"g": np.repeat([0, 1], 4), "t": np.tile(np.arange(4), 2)})
+    frame["y"] = np.cumsum(rng.normal(size=8))
+    fit = sparselmm.mixedlm("y ~ 1", frame, residual="ar1(t | g)").fit()
+    row = fit.residual_params().loc["rho"]
+    half = 1.96 * np.sqrt(fit.joint.cov_phi[0, 0])
+    assert fit.joint.phi[0] + half > 0.5 * np.pi
+    assert row.upper == 1.0
+    assert row.lower == pytest.approx(np.sin(fit.joint.phi[0] - half), abs=1e-3)
+
+
 def test_profile_of_a_parameter_that_depends_on_several():
     """The first variance of ``us`` and lag of ``toep`` are functions of one entry of phi."""
     for name, formula in (("us", FEV + " + us(AVISIT | USUBJID)"),

@@ -160,6 +160,16 @@ class Structured:
             psi[:, -1] = np.abs(_within(psi[:, -1]))
         return out
 
+    def within(self, phi: FloatArray) -> FloatArray:
+        """Phi with angles no further than a right one, of a nugget not below zero."""
+        out, right = phi.copy(), 0.5 * np.pi
+        psi, own = self.psi(out), self.correlation.n_own  # a view
+        if self.rows.kind in ("ar1", "ad", "toep"):
+            psi[:, :own] = np.clip(psi[:, :own], -right, right)
+        if self.correlation.nugget:
+            psi[:, -1] = np.clip(psi[:, -1], 0.0, right)
+        return out
+
     @property
     def names(self) -> list[str]:
         """Of the parameters on their natural scale, (n,)."""
