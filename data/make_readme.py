@@ -29,9 +29,10 @@ list of levels that is in that order. `sparselmm.datasets.load(name)` reads all 
 Names were changed in two ways: a dot of R became an underscore, and `yield` became `Yield`.
 Grouping factors that R's nlme orders by their response are plain factors here.
 
-`pupils` is made by `make_pupils.py`. All other sets were exported from the packages named
-below with `tests/reference/export_data.R`. The licence is the one the package states; the
-numbers themselves come from the publications cited.
+`pupils` is made by `make_pupils.py`; `fev_data` was read from the package's repository. All
+other sets were exported from the packages named below with `tests/reference/export_data.R`.
+The licence is the one the package states; the numbers themselves come from the publications
+cited.
 
 """
 

@@ -78,13 +78,22 @@ class ResidualRows(Snapshot):
         return np.lexsort((self.coords[:, 0], self.group))
 
     @cached_property
-    def typical_distance(self) -> float:
-        """Median distance of rows that follow each other in a group."""
+    def _steps(self) -> FloatArray:
+        """Distances of rows that follow each other in a group, ascending, none of zero."""
         o = self.order
         same = np.diff(self.group[o]) == 0
         step = np.sqrt((np.diff(self.coords[o], axis=0)[same] ** 2).sum(axis=1))
-        step = step[step > 0]
-        return float(np.median(step)) if len(step) else 1.0
+        return np.sort(step[step > 0])
+
+    @property
+    def typical_distance(self) -> float:
+        """Median distance of rows that follow each other in a group."""
+        return float(np.median(self._steps)) if len(self._steps) else 1.0
+
+    @property
+    def nearest_distance(self) -> float:
+        """Smallest distance of such rows."""
+        return float(self._steps[0]) if len(self._steps) else 1.0
 
     @property
     def markov(self) -> bool:

@@ -141,7 +141,8 @@ class BlockSolver:
     Attributes
     ----------
     holds : object
-        Whatever the caller last said the factor belongs to; None after a new factorization.
+        Whatever the caller last said the factor belongs to; None after a new factorization. One
+        for all solvers that share a factor.
     """
 
     def __init__(

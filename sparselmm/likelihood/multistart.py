@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from sparselmm.base.cholesky import NotPositiveDefiniteError
-from sparselmm.base.smallmatrix import root_of_sum
 from sparselmm.base.types import FloatArray
 from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.evaluations import Deviance
@@ -155,7 +154,7 @@ def _until_sure(optima: Optima, seconds: float) -> None:
     """Search from one start after the other while the price allows it."""
     search, deviance = optima.search, optima.deviance
     spent = len(search.recorder.history)
-    left = spent + allowance(spent, seconds)
+    left = spent + allowance(spent, seconds / getattr(deviance, "patience", 1.0))
     own = hasattr(deviance, "starting_points")
     for start in () if own else _out_of_zero(deviance, optima.best.theta):
         optima.search_from(start, in_full=True)  # the deviance falls there, however little
@@ -308,13 +307,10 @@ class Optima:
 def distance(deviance: Deviance, theta: FloatArray, other: FloatArray) -> float:
     """How far the covariances of ``other`` are from those of theta, relative to these."""
     covariance, total = deviance.covariance, 0.0
-    for lam, far, unit in zip(
-        covariance.factors(theta), covariance.factors(other), deviance.unit_roots, strict=True
+    for term, part, unit in zip(
+        covariance.terms, covariance.slices, deviance.unit_roots, strict=True
     ):
-        psi = lam @ lam.T
-        metric = root_of_sum(lam, SMALLEST_SCALE * unit)
-        half = np.linalg.solve(metric, far @ far.T - psi)
-        total += float(np.sum(np.linalg.solve(metric, half.T) ** 2))
+        total += term.distance(theta[part], other[part], unit, SMALLEST_SCALE) ** 2
     return float(np.sqrt(total))
 
 

@@ -216,6 +216,15 @@ class TermCovariance(Snapshot):
         sd = np.maximum(np.linalg.norm(self.factor(theta), axis=-1), smallest * unit)
         return np.asarray(sd[..., self.rows])
 
+    def distance(
+        self, theta: FloatArray, other: FloatArray, unit: FloatArray, smallest: float
+    ) -> float:
+        """How far the covariance of ``other`` is from that of theta, relative to it."""
+        lam, far = self.factor(theta), self.factor(other)
+        metric = root_of_sum(lam, smallest * unit)
+        half = np.linalg.solve(metric, far @ far.T - lam @ lam.T)
+        return float(np.linalg.norm(np.linalg.solve(metric, half.T)))
+
     def steps(
         self, theta: FloatArray, unit: FloatArray, smallest: float, slope: FloatArray
     ) -> FloatArray:

@@ -39,11 +39,12 @@ from sparselmm.inference.residual_profile import (
     sigma_interval,
 )
 from sparselmm.inference.residual_rows import block, row_sd, whitened
-from sparselmm.likelihood.residual.structure import Structured
+from sparselmm.inference.variances import VarianceRow
+from sparselmm.likelihood.residual.structure import Structured, Unstructured
 from sparselmm.results.core import MixedLMResults
 from sparselmm.results.methods.base import Matrix, Vector, from_rows
 from sparselmm.results.print.notebook import as_table
-from sparselmm.results.print.summary import Summary
+from sparselmm.results.print.summary import Summary, variance_table
 from sparselmm.results.residual_prediction import ResidualPrediction
 from sparselmm.results.residual_simulation import ResidualSimulation
 
@@ -98,6 +99,9 @@ OWN = frozenset((
 KINDS = ("response", "pearson", "normalized")
 """Kinds of residuals."""
 
+
+INFINITE = 30.0
+"""Phi that stands for the end of an interval that is not closed."""
 
 AT_LIMIT = 1e-3
 """Derivative of a parameter of R below which it stands at the limit of its range."""
@@ -185,35 +189,50 @@ class ResidualResults(ResidualPrediction, ResidualSimulation, MixedLMResults):
         se[np.abs(slopes) @ np.isnan(np.diag(cov)) > 0] = np.nan
         bounded = np.array([name.startswith(("nugget", "rho")) for name in structure.names])
         se[bounded & (np.abs(np.diag(slopes)) < AT_LIMIT)] = np.nan
-        plain = isinstance(structure, Structured) and structure.correlation.kind != "toep"
         z = float(scipy.stats.norm.ppf(1.0 - alpha / 2.0))
-        if ci == "profile":
-            ends = self._profiled(plain, alpha)
-        elif plain:
-            half = z * np.sqrt(np.diag(cov))
-            ends = np.column_stack([structure.natural(phi + s * half, 1.0) for s in (-1, 1)])
-        else:
-            ends = np.column_stack([estimate - z * se, estimate + z * se])
-            own = np.array([name.startswith("var(") for name in structure.names])
-            half = z * se[own] / estimate[own]  # of the log of a variance
-            ends[own] = estimate[own, None] * np.exp(np.column_stack([-half, half]))
+        ends = self._profiled(alpha) if ci == "profile" else self._wald(estimate, se, z)
         table = np.column_stack([estimate, se, np.sort(ends, axis=1)])
         names = list(structure.names)
         if self.pls.known_scale is None:
-            error, *wald = self._sigma_error(z)
-            own = wald if ci == "wald" else sigma_interval(self.joint, self.sigma, alpha)
+            error, *own = self._sigma_error(z)
+            if ci == "profile":
+                own = list(sigma_interval(self.joint, self.sigma, alpha))
             table = np.vstack([table, [self.sigma, error, *own]])
             names.append("sigma")
         return pd.DataFrame(table, names, ["estimate", "std_error", "lower", "upper"])
 
-    def _profiled(self, plain: bool, alpha: float) -> FloatArray:
+    def _alone(self) -> Structured | None:
+        """The structure where every parameter is a function of one entry of phi."""
+        structure = self.joint.deviance.structure
+        one = isinstance(structure, Structured) and structure.correlation.kind != "toep"
+        return structure if one else None
+
+    def _wald(self, estimate: FloatArray, se: FloatArray, z: float) -> FloatArray:
+        """Ends of the Wald intervals of R's parameters, (J, 2)."""
+        alone, phi = self._alone(), self.joint.phi
+        if alone is not None:
+            half = z * np.sqrt(np.diag(self.joint.cov_phi))
+            at = (alone.within(phi + side * half) for side in (-1, 1))
+            return np.column_stack([alone.natural(moved, 1.0) for moved in at])
+        ends = np.column_stack([estimate - z * se, estimate + z * se])
+        own = np.array([name.startswith("var(") for name in self.joint.deviance.structure.names])
+        half = z * se[own] / estimate[own]  # of the log of a variance
+        ends[own] = estimate[own, None] * np.exp(np.column_stack([-half, half]))
+        return ends
+
+    def _profiled(self, alpha: float) -> FloatArray:
         """Ends of the profile intervals of R's parameters, (J, 2)."""
-        joint, structure = self.joint, self.joint.deviance.structure
+        joint, alone = self.joint, self._alone()
         J = range(len(joint.phi))
-        if plain and isinstance(structure, Structured):
-            pairs = np.array([profile_interval(joint, j, alpha) for j in J]).reshape(-1, 2)
-            return _mapped(structure, joint.phi, pairs)
-        return np.array([natural_interval(joint, j, alpha) for j in J]).reshape(-1, 2)
+        if alone is None:
+            return np.array([natural_interval(joint, j, alpha) for j in J]).reshape(-1, 2)
+        out = np.empty((len(J), 2))
+        for j in J:
+            for side, end in enumerate(profile_interval(joint, j, alpha)):
+                moved = joint.phi.copy()
+                moved[j] = np.clip(end, -INFINITE, INFINITE)
+                out[j, side] = alone.natural(alone.within(moved), 1.0)[j]
+        return out
 
     def _sigma_error(self, z: float) -> tuple[float, float, float]:
         """Standard error of sigma and its Wald interval on the log scale."""
@@ -360,7 +379,28 @@ class ResidualResults(ResidualPrediction, ResidualSimulation, MixedLMResults):
         )
         text = table.to_string(float_format=lambda x: f"{x:.4f}")
         notes = (f"{head}\n{text}", *out.notes)
-        return Summary(out.tables, out.title, notes)
+        tables = list(out.tables)
+        if self.pls.known_scale is not None:  # the visits instead of a variance of one
+            tables[2] = variance_table([*self._est.variance_rows[:-1], *self._visit_rows()])
+        return Summary(tables, out.title, notes)
+
+    def _visit_rows(self) -> list[VarianceRow]:
+        """Variances and correlations of the visits of ``us``."""
+        structure, rows = self.joint.deviance.structure, self.built.design.residual
+        assert isinstance(structure, Unstructured) and rows is not None
+        out = []
+        strata = [f"Residual[{s}]" for s in rows.strata] or ["Residual"]
+        for group, L in zip(strata, structure.roots(self.joint.phi), strict=True):
+            R = L @ L.T
+            sd = np.sqrt(np.diag(R))
+            for b, name in enumerate(rows.visit_labels):
+                out.append(VarianceRow(group, name, None, float(R[b, b]), float(sd[b])))
+                out += [
+                    VarianceRow(group, rows.visit_labels[a], name, float(R[a, b]),
+                                float(R[a, b] / (sd[a] * sd[b])))
+                    for a in range(b)
+                ]  # fmt: skip
+        return out
 
     @property
     def _has_dispersion(self) -> bool:
@@ -443,19 +483,6 @@ class MMRMResults(ResidualResults):
         if len(args) > 1 or options.get("use_t") is not None:
             return super().t_test(*args, **options)
         return super().t_test(*args, **self._usual(options))
-
-
-def _mapped(structure: Structured, phi: FloatArray, ends: FloatArray) -> FloatArray:
-    """Ends of every entry of phi alone on the natural scale, (J, 2)."""
-    out = np.empty_like(ends)
-    for j in range(len(ends)):
-        for side in (0, 1):
-            moved = phi.copy()
-            moved[j] = ends[j, side] if np.isfinite(ends[j, side]) else np.sign(ends[j, side]) * 30
-            if not np.isfinite(ends[j, side]) and structure.correlation.kind in ("ar1", "ad"):
-                moved[j] = np.sign(ends[j, side]) * np.pi / 2 if j >= structure.a else moved[j]
-            out[j, side] = structure.natural(moved, 1.0)[j]
-    return out
 
 
 for _name, _instead in REFUSED.items():

@@ -133,7 +133,7 @@ def test_describe_is_complete(name: str) -> None:
     about = datasets.describe(name)
     assert about.n == len(datasets.load(name))
     assert all(about.columns.values())
-    assert about.licence in ("GPL (>= 2)", "GPL (>= 3)", "BSD-3-Clause")
+    assert about.licence in ("GPL (>= 2)", "GPL (>= 3)", "BSD-3-Clause", "Apache-2.0")
     assert len(about.description) > 40
     assert about.source
     text = str(about)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 
+import sparselmm
 from sparselmm.design.residual import ResidualRows
 from sparselmm.design.terms import Design, Levels, RandomTerm
 from sparselmm.likelihood.dense import DenseDeviance
+from sparselmm.likelihood.multistart import minimize_globally
 from sparselmm.likelihood.optimize import minimize
 from sparselmm.likelihood.residual import deviance as room
 from sparselmm.likelihood.residual.deviance import ResidualDeviance
@@ -166,3 +170,46 @@ def test_plain_rows_are_the_plain_model():
         replace(design, residual=None), deviance.theta_covariance, reml=True
     ).value(theta)
     assert deviance.value(np.append(theta, 0.0)) == pytest.approx(plain, rel=1e-12)
+
+
+@pytest.mark.parametrize(("kind", "seed"), [("gau", 0), ("gau", 23), ("exp", 17), ("gau", 7)])
+def test_a_nugget_has_several_minima(kind, seed):
+    """One search from the start ends above the lowest minimum; a fit does not."""
+    rng = np.random.default_rng(seed)
+    g, t = (part.ravel() for part in np.indices((12, 5)))
+    t = t + rng.uniform(0, 0.6, 60)
+    y = rng.normal(size=60) + rng.normal(size=12)[g]
+    frame = pd.DataFrame({"y": y, "g": g, "t": t, "x": rng.normal(size=60)})
+    model = sparselmm.mixedlm("y ~ x + (1 | g)", frame, residual=f"{kind}(t | g, nugget=True)")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fit = model.fit()
+    deviance = ResidualDeviance(model.design, reml=True)
+    first = minimize(deviance, deviance.start())
+    assert first.converged
+    assert fit.opt.converged
+    assert fit.opt.deviance < first.deviance - 0.1
+    for log_range in (-2.0, -1.0, 0.0, 1.0, 2.0):
+        for share in (0.2, 0.9):
+            end = minimize(deviance, np.array([0.5, log_range, share]))
+            assert fit.opt.deviance < end.deviance + 1e-6
+
+
+def test_clear_fits_search_once():
+    for structure in ("ar1", "cs", "car1", "exp"):
+        deviance = ResidualDeviance(make(structure, "none", dispersion=False, seed=1), reml=True)
+        found = minimize_globally(deviance, deviance.start(), seconds=1e-3)
+        assert found.converged
+        assert found.n_starts == 1
+
+
+def test_solvers_that_share_a_factor_do_not_read_each_others():
+    deviance = ResidualDeviance(make("ar1", "slope crossed"), reml=True)
+    x = somewhere(deviance, 5)
+    theta, phi = deviance.split(x)
+    one = deviance.engine(phi)
+    wanted = one.value(theta), one.gradient(theta)
+    other = deviance.engine(phi + 0.2)
+    other.value(theta)
+    assert one.value(theta) == wanted[0]
+    assert one.gradient(theta) == pytest.approx(wanted[1], rel=1e-12)

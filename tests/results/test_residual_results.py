@@ -17,6 +17,7 @@ from sparselmm.exceptions import UnsupportedError
 import sparselmm
 from sparselmm.inference.residual_profile import profile_interval
 from sparselmm.likelihood.residual import deviance as room
+from sparselmm.likelihood.residual.markov import Markov
 from sparselmm.results.core import MixedLMResults
 from sparselmm.results.residual import OWN, REFUSED, RIGHT
 
@@ -119,6 +120,19 @@ def test_profile_intervals_end_where_the_deviance_rises():
             method="bounded", options={"xatol": 1e-9},
         )  # fmt: skip
         assert found.fun - fit.pls.deviance == pytest.approx(3.841459, abs=1e-3)
+
+
+def test_wald_intervals_stay_within_the_range():
+    """Eight rows of two groups: the interval of a correlation ends at one, not below again."""
+    rng = np.random.default_rng(3)
+    frame = pd.DataFrame({"g": np.repeat([0, 1], 4), "t": np.tile(np.arange(4), 2)})
+    frame["y"] = np.cumsum(rng.normal(size=8))
+    fit = sparselmm.mixedlm("y ~ 1", frame, residual="ar1(t | g)").fit()
+    row = fit.residual_params().loc["rho"]
+    half = 1.96 * np.sqrt(fit.joint.cov_phi[0, 0])
+    assert fit.joint.phi[0] + half > 0.5 * np.pi
+    assert row.upper == 1.0
+    assert row.lower == pytest.approx(np.sin(fit.joint.phi[0] - half), abs=1e-3)
 
 
 def test_profile_of_a_parameter_that_depends_on_several():
@@ -421,6 +435,23 @@ def test_kenward_roger_by_its_definition():
         slopes = np.array([row @ Phi @ p @ Phi @ row for p in Pi])
         df = 2.0 * (row @ Phi @ row) ** 2 / (slopes @ W @ slopes)
         assert tests.t_df(row[None])[0] == pytest.approx(df, rel=2e-3)
+
+
+def test_degrees_of_freedom_with_many_random_effects():
+    """No matrix of random effects by random effects; groups large enough to keep neighbours."""
+    rng = np.random.default_rng(0)
+    subject, trial = (part.ravel() for part in np.indices((150, 60)))
+    item = rng.integers(0, 4500, len(subject))
+    frame = pd.DataFrame({"s": subject, "t": trial, "i": item, "x": rng.normal(size=len(item))})
+    frame["y"] = frame.x + rng.normal(size=150)[subject] + rng.normal(size=len(item))
+    model = sparselmm.mixedlm("y ~ x + (1 | s) + (1 | i)", frame, residual="ar1(t | s)")
+    fit = model.fit()
+    assert isinstance(fit.joint.deviance.backend, Markov)
+    one, two = (fit.tidy("fixed", ddf=ddf) for ddf in ("satterthwaite", "kenward-roger"))
+    assert two.df.to_numpy() == pytest.approx(one.df.to_numpy(), rel=1e-6)
+    assert 100 < one.df[0] < 200
+    assert one.df[1] > 3000
+    assert (two["std.error"] > one["std.error"]).all()
 
 
 def observed(fit):

@@ -27,6 +27,9 @@ Stack = tuple[FloatArray, list[FloatArray], list[list[FloatArray]]]
 SPATIAL = ("car1", "exp", "gau")
 """Kinds with a range, in the units of the positions."""
 
+STRONG = 1.2
+"""Psi of a correlation near one."""
+
 NUGGET_START = 0.37
 """Eta at the start: a share of 13 percent."""
 
@@ -44,7 +47,7 @@ class Correlation:
         self.kind, self.nugget = rows.kind, rows.nugget
         self.visits = rows.n_visits
         self.lowest = -1.0 / max(rows.largest - 1, 1)
-        self.range = np.log(rows.typical_distance)
+        self.range, self.nearest = np.log(rows.typical_distance), rows.nearest_distance
 
     @property
     def n_own(self) -> int:
@@ -76,8 +79,11 @@ class Correlation:
         at = self.range if self.kind in SPATIAL else 0.0
         return np.append(np.full(self.n_own, at), [0.0] * int(self.nugget))
 
-    def others(self) -> list[FloatArray]:
-        """Where other searches start: strong and weak correlation, each (n,)."""
+    def others(self, psi: FloatArray) -> list[FloatArray]:
+        """Where other searches start: strong and weak correlation, each (n,), then ``psi`` turned.
+
+        Of ``toep`` and ``ad``, which have several, one at a time is near one or minus one.
+        """
         out = []
         for strength, share in ((0.8, 0.8), (0.05, 0.15), (0.97, 0.15), (0.5, 1.2)):
             own = np.full(self.n_own, np.arcsin(strength))
@@ -88,6 +94,12 @@ class Correlation:
             elif self.kind in SPATIAL:
                 own[:] = self.range + np.log(-np.log(0.3) / -np.log(strength))
             out.append(np.append(own, [share] * int(self.nugget)))
+        for j in range(self.n_own if self.kind in ("ar1", "toep", "ad") else 0):
+            for turned in (STRONG, -STRONG):
+                out.append(np.where(np.arange(self.n) == j, turned, psi))
+        if self.kind in SPATIAL:  # correlation of the nearest rows alone
+            own = np.full(self.n_own, np.log(self.nearest / 5.0))
+            out.append(np.append(own, [0.02] * int(self.nugget)))
         return out
 
     def drawn(self, rng: np.random.Generator) -> FloatArray:

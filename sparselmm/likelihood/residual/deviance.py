@@ -87,6 +87,9 @@ class ResidualDeviance:
     secant = True
     """Whether the search may correct the model along its last step."""
 
+    patience = 3.0
+    """How much longer than those of other models searches from other starts may take."""
+
     def __init__(self, design: Design, *, reml: bool, strategy: Strategy | None = None):
         assert design.residual is not None
         self.design, self.reml = design, reml
@@ -112,7 +115,7 @@ class ResidualDeviance:
         self.levels = first.levels
         sizes = np.abs(self.structure.metric(self.phi_start)).max(axis=1, initial=0.0)
         self.units = np.append(first.units, sizes)
-        self.unit_roots = [*first.unit_roots, self.structure.shape(self.phi_start)]
+        self.unit_roots = [*first.unit_roots, np.eye(self.structure.n)]
 
     # ------------------------------------------------------------------------------ engine
 
@@ -210,22 +213,25 @@ class ResidualDeviance:
         """Derivative of pwrss in (theta, phi)."""
         theta, phi = self.split(x)
         own = self.engine(phi).pwrss_gradient(theta) if len(theta) else np.zeros(0)
-        e, ex = self.residuals(x)
+        F = self.residuals(x)
         none = np.zeros(self.backend.n_cells)
-        slope = self.backend.model(self._state(phi), e, ex[:, :0], none)[4]  # type: ignore[arg-type]
+        slope = self.backend.model(self._state(phi), F[:, -1].copy(), F[:, :0], none)[4]  # type: ignore[arg-type]
         return np.append(own, -slope)
 
     # ----------------------------------------------------------------------------- model
 
-    def residuals(self, x: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Conditional residuals e (n,), and ``e_x S_xx^-1/2`` (n, r), empty for ML."""
+    def residuals(self, x: FloatArray) -> FloatArray:
+        """``e_x S_xx^-1/2`` (REML) and, as the last column, the conditional residuals e, (n, c)."""
         theta, phi = self.split(x)
         dev = self.engine(phi)
         state, products = dev.state_at(theta), self.products
         LK = apply_lambda(dev.cross, state.lams, state.K, transpose=False)
-        E = products.Xy - products.Z @ LK
-        ex = E[:, :-1] @ upper_inverse(state.Rxx) if self.reml else np.zeros((len(E), 0))
-        return E @ state.residual, ex
+        r = len(state.Rxx) if self.reml else 0
+        turn = np.zeros((len(state.residual), r + 1))
+        if r:
+            turn[:r, :r] = upper_inverse(state.Rxx)
+        turn[:, -1] = state.residual
+        return np.asarray((products.Xy - products.Z @ LK) @ turn)
 
     def tangent_model(self, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Gradient and model Hessian in the coordinates of steps."""
@@ -235,12 +241,13 @@ class ResidualDeviance:
         dev, backend = self.engine(phi), self.backend
         state = dev.state_at(own)
         precision = dev._precision(state.pwrss)
-        e, ex = self.residuals(theta)
+        F = self.residuals(theta)
+        e = F[:, -1].copy()
+        F[:, -1] *= np.sqrt(precision)
         sums = np.zeros(backend.n_cells)
         for (s, t), one in self.products.maps.items():
             G = dev.conditional_cross_blocks(own, s, t)
             sums += (1.0 if s == t else 2.0) * one.sums(G)
-        F = np.column_stack([ex, np.sqrt(precision) * e])
         slope_phi, curvature, Qw, gram, slope = backend.model(
             self._state(phi),  # type: ignore[arg-type]
             e, F, sums,
@@ -316,7 +323,7 @@ class ResidualDeviance:
         return min(starts, key=self._value_or_inf)
 
     def doubtful(self, x: FloatArray) -> bool:
-        """Whether there may be a lower minimum: with a nugget, at a limit, at a variance of zero."""
+        """Whether there may be a lower minimum: a nugget, a limit, a variance of zero."""
         _, phi = self.split(x)
         if self.design.residual is not None and self.design.residual.nugget:
             return True

@@ -28,8 +28,11 @@ NONE = 1e-10
 INVOLVED = 1e-4
 """Share of its vector from which a parameter takes part."""
 
-MOST_ROWS = 5_000
-"""Rows looked at: whole groups, spread over all of them."""
+MOST_ROWS, MOST_PAIRS = 5_000, 100_000
+"""Rows looked at, whole groups spread over all of them, and pairs of rows within these."""
+
+MANY_PAIRS = 10_000_000
+"""Pairs up to which all rows are looked at before a term is called superfluous."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +48,16 @@ class Direction:
 def confounded_terms(design: Design) -> str:
     """What cannot be told apart and what to drop, in a sentence; empty when there is nothing."""
     sample = _sample(design)
+    found = _confounded(sample)
+    if not found or sample is design:
+        return found
+    assert design.residual is not None  # what a sample lacks, all rows may have
+    sizes = np.bincount(design.residual.group).astype(float)
+    return _confounded(design) if float(sizes @ sizes) <= MANY_PAIRS else ""
+
+
+def _confounded(sample: Design) -> str:
+    """The same of these rows."""
     sample = in_bases(sample, [term_basis(term, sample.weights) for term in sample.terms])
     rows = sample.residual
     assert rows is not None
@@ -101,12 +114,13 @@ def _sample(design: Design) -> Design:
     """The design, or whole groups of it, as many as `MOST_ROWS` hold."""
     rows = design.residual
     assert rows is not None
-    if design.n <= MOST_ROWS:
-        return design
     sizes = np.bincount(rows.group)
+    if design.n <= MOST_ROWS and float(sizes @ sizes) <= MOST_PAIRS:
+        return design
     order = np.random.default_rng(0).permutation(len(sizes))
-    total = np.cumsum(sizes[order])
-    chosen = order[: max(int(np.searchsorted(total, MOST_ROWS)), 2)]
+    total, pairs = np.cumsum(sizes[order]), np.cumsum(sizes[order].astype(float) ** 2)
+    few = min(np.searchsorted(total, MOST_ROWS), np.searchsorted(pairs, MOST_PAIRS))
+    chosen = order[: max(int(few), 2)]
     at = np.flatnonzero(np.isin(rows.group, chosen))
     if len(at) > 4 * MOST_ROWS:  # a few groups that are large: their first rows
         o = rows.order

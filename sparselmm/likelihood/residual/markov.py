@@ -9,6 +9,7 @@ size of the groups.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.linalg import solveh_banded
@@ -33,6 +34,8 @@ class MarkovState:
         Derivatives of both.
     logdet : float
     logdet_slope : ndarray, (J,)
+    left : ndarray, (L,)
+        Share of the variance of a later row that the one before it does not explain.
     """
 
     phi: FloatArray
@@ -41,6 +44,7 @@ class MarkovState:
     slopes: tuple[FloatArray, FloatArray]
     logdet: float
     logdet_slope: FloatArray
+    left: FloatArray
 
 
 class Markov:
@@ -59,7 +63,9 @@ class Markov:
         self.sorted = bool((np.diff(o) == 1).all())
         same = np.diff(rows.group[o]) == 0
         self.later: IntArray = np.flatnonzero(same) + 1
-        self.step = np.abs(np.diff(rows.coords[o, 0])[same])
+        self.step, self.same_step = np.unique(
+            np.abs(np.diff(rows.coords[o, 0])[same]), return_inverse=True
+        )
         self.visits = np.stack([rows.visits[o][self.later], rows.visits[o][self.later - 1]])
         self.stratum, self.D = rows.stratum[o], rows.D[o]
         self.half = np.zeros(len(o)) if weights is None else 0.5 * np.log(weights[o])
@@ -71,11 +77,20 @@ class Markov:
         k = structure.correlation.n
         r, slopes = np.zeros(len(stratum)), np.zeros((structure.n - structure.a, len(stratum)))
         for s, psi in enumerate(structure.psi(phi)):
-            own = stratum == s
-            value, first = structure.correlation.links(psi, self.step[own], self.visits[:, own])
+            own = stratum == s if structure.n_strata > 1 else slice(None)
+            value, first = self._of_steps(psi, own)
             r[own] = value
             slopes[s * k : (s + 1) * k, own] = first
         return r, slopes
+
+    def _of_steps(self, psi: FloatArray, own: Any) -> tuple[FloatArray, FloatArray]:
+        """Correlations of some later rows, computed once for each different step."""
+        correlation = self.structure.correlation
+        if correlation.kind == "ad":
+            return correlation.links(psi, self.step, self.visits[:, own])  # type: ignore[return-value]
+        value, first = correlation.links(psi, self.step, self.visits[:, :0])
+        at = self.same_step[own]
+        return value[at], first[:, at]
 
     def at(self, phi: FloatArray) -> MarkovState:
         """R^-1 and its derivatives at phi."""
@@ -101,12 +116,11 @@ class Markov:
             Ql[j] = -(a * slope + moved * r) * both
             logdet[j] = -float(np.sum(2.0 * r * slope * a))
         total = float(np.log(left).sum() + 2.0 * log_sd.sum())
-        return MarkovState(phi, diagonal, link, (Qd, Ql), total, logdet)
+        return MarkovState(phi, diagonal, link, (Qd, Ql), total, logdet, left)
 
     def rounding(self, state: MarkovState) -> float:
         """As `Blocks.rounding`."""
-        r, _ = self._links(state.phi)
-        return float(np.finfo(float).eps * (len(self.order) + np.sum(2.0 / (1.0 - r * r))))
+        return float(np.finfo(float).eps * (len(self.order) + np.sum(2.0 / state.left)))
 
     def cells(self, state: MarkovState) -> FloatArray:
         """Entries of the inverse, (n_cells,): the diagonal, then the links."""
@@ -167,9 +181,9 @@ class Markov:
         between = np.einsum("ic,ic->i", own[1:], own[:-1])
         link = sums[n:] + 2.0 * between[later - 1]
         gradient = state.slopes[0] @ diagonal + state.slopes[1] @ link + state.logdet_slope
-        column = e[:, None]
-        moved = [self._banded(Qd, Ql, column)[:, 0] for Qd, Ql in zip(*state.slopes, strict=True)]
-        Qw = -np.column_stack(moved) if J else np.zeros((n, 0))
+        column, Qw = -e[:, None], np.empty((n, J))
+        for j, (Qd, Ql) in enumerate(zip(*state.slopes, strict=True)):
+            Qw[:, j] = self._banded(Qd, Ql, column)[:, 0]
         gram = Qw.T @ self._times(state, Qw) if J else np.zeros((0, 0))
         return gradient, np.zeros((J, J)), Qw, gram, Qw.T @ e
 

@@ -30,6 +30,10 @@ MOST_PRODUCTS = 200_000_000
 """Products of entries of Z that a pattern may need."""
 
 
+TABLE = 16
+"""Pairs of levels for every pair of entries up to which they are numbered by a table."""
+
+
 @dataclass(frozen=True, eq=False)
 class PairMap:
     """How one pair of terms is made of cells.
@@ -118,6 +122,8 @@ def _codes(term: RandomTerm) -> IntArray:
 
 def _expanded(entries: Entries, rows: IntArray) -> tuple[IntArray, IntArray]:
     """For every row asked for, each of its entries: place in ``rows`` and entry."""
+    if len(entries.rows) > rows.max(initial=-1) and _one_each(entries.rows):
+        return np.arange(len(rows)), rows
     first = np.searchsorted(entries.rows, rows, side="left")
     count = np.searchsorted(entries.rows, rows, side="right") - first
     if int(count.sum()) > MOST_PRODUCTS:
@@ -127,6 +133,22 @@ def _expanded(entries: Entries, rows: IntArray) -> tuple[IntArray, IntArray]:
     place = np.repeat(np.arange(len(rows)), count)
     step = np.arange(len(place)) - np.repeat(np.cumsum(count) - count, count)
     return place, first[place] + step
+
+
+def _one_each(rows: IntArray) -> bool:
+    """Whether entry i is that of row i."""
+    return bool((rows == np.arange(len(rows))).all())
+
+
+def _numbered(key: IntArray, size: int) -> tuple[IntArray, IntArray]:
+    """Different keys below ``size`` in order, and the place of each key among them."""
+    if size > TABLE * len(key):
+        found, place = np.unique(key, return_inverse=True)
+        return found, place
+    seen = np.zeros(size, dtype=bool)
+    seen[key] = True
+    number = np.cumsum(seen, dtype=np.int64) - 1
+    return np.flatnonzero(seen), number[key]
 
 
 def _pair_map(
@@ -141,7 +163,7 @@ def _pair_map(
     key = at_t.levels[et].astype(np.int64) * s.n_levels + at_s.levels[es]
     if diagonal:  # a level always meets itself
         key = np.append(key, np.arange(s.n_levels, dtype=np.int64) * (s.n_levels + 1))
-    found, block = np.unique(key, return_inverse=True)
+    found, block = _numbered(key, s.n_levels * t.n_levels)
     block = block[: len(es)]
     size = s.k * t.k
     rows = (block[:, None] * size + np.arange(size)).ravel()

@@ -73,8 +73,9 @@ class Structured:
 
     def others(self, phi: FloatArray) -> list[FloatArray]:
         """Where further searches start: ``phi`` with other correlations."""
-        gamma, n = phi[: self.a], self.n_strata
-        return [np.append(gamma, np.tile(psi, n)) for psi in self.correlation.others()]
+        gamma, psi = phi[: self.a], self.psi(phi)
+        own = [self.correlation.others(one) for one in psi]
+        return [np.concatenate([gamma, *together]) for together in zip(*own, strict=True)]
 
     def drawn(self, phi: FloatArray, rng: np.random.Generator) -> FloatArray:
         """A random place to start from."""
@@ -145,20 +146,28 @@ class Structured:
         spread = self.rows.D.std(axis=0)
         return np.diag(np.append(1.0 / np.where(spread > 0, spread, 1.0), np.ones(self.n - self.a)))
 
-    def shape(self, phi: FloatArray) -> FloatArray:
-        """A matrix that changes as R does, by what counts as one, (n, n)."""
-        center = np.append(np.zeros(self.a), np.tile(self.correlation.center(), self.n_strata))
-        steps = (phi - center) / np.diag(self.metric(phi))
-        return np.diag(np.exp(np.clip(steps, -30.0, 30.0)))
+    def distance(self, phi: FloatArray, other: FloatArray) -> float:
+        """Largest change, by what counts as one."""
+        return float(np.max(np.abs(other - phi) / np.diag(self.metric(phi)), initial=0.0))
 
     def rectify(self, phi: FloatArray) -> FloatArray:
         """The phi of the same R in the range shown to users."""
         out = phi.copy()
         psi, own = self.psi(out), self.correlation.n_own  # a view
         if self.rows.kind in ("ar1", "ad", "toep"):
-            psi[:, :own] = np.arcsin(np.sin(psi[:, :own]))
+            psi[:, :own] = _within(psi[:, :own])
         if self.correlation.nugget:
-            psi[:, -1] = np.arcsin(np.abs(np.sin(psi[:, -1])))
+            psi[:, -1] = np.abs(_within(psi[:, -1]))
+        return out
+
+    def within(self, phi: FloatArray) -> FloatArray:
+        """Phi with angles no further than a right one, of a nugget not below zero."""
+        out, right = phi.copy(), 0.5 * np.pi
+        psi, own = self.psi(out), self.correlation.n_own  # a view
+        if self.rows.kind in ("ar1", "ad", "toep"):
+            psi[:, :own] = np.clip(psi[:, :own], -right, right)
+        if self.correlation.nugget:
+            psi[:, -1] = np.clip(psi[:, -1], 0.0, right)
         return out
 
     @property
@@ -279,9 +288,11 @@ class Unstructured:
             blocks.append(B)
         return block_diagonal(blocks)
 
-    def shape(self, phi: FloatArray) -> FloatArray:
-        """The roots of all strata."""
-        return block_diagonal(list(self.roots(phi)))
+    def distance(self, phi: FloatArray, other: FloatArray) -> float:
+        """Of the covariances, relative to those at phi."""
+        here, far = self.roots(phi), self.roots(other)
+        turned = np.linalg.lstsq(block_diagonal(list(here)), block_diagonal(list(far)))[0]
+        return float(np.linalg.norm(turned @ turned.T - np.eye(len(turned))))
 
     def rectify(self, phi: FloatArray) -> FloatArray:
         """With non-negative diagonals of every root."""
@@ -324,6 +335,11 @@ Structure = Structured | Unstructured
 def structure_of(rows: ResidualRows) -> Structure:
     """The structure that a design asks for."""
     return Unstructured(rows) if rows.kind == "us" else Structured(rows)
+
+
+def _within(psi: FloatArray) -> FloatArray:
+    """Angles of the same sine up to a right one; those that are stay as they are."""
+    return np.where(np.abs(psi) > 0.5 * np.pi, np.arcsin(np.sin(psi)), psi)
 
 
 def _spread(values: FloatArray, own: BoolArray, shape: tuple[int, ...]) -> FloatArray:

@@ -76,5 +76,11 @@ class PhiTerm(TermCovariance):
         return np.zeros(self.k, dtype=bool)
 
     def factor(self, theta: FloatArray) -> FloatArray:
-        """What the distance of two places of a search is measured by."""
-        return self.structure.shape(theta)
+        """Phi has none."""
+        return np.eye(self.k)
+
+    def distance(
+        self, theta: FloatArray, other: FloatArray, unit: FloatArray, smallest: float
+    ) -> float:
+        """How far another R is from this one."""
+        return self.structure.distance(theta, other)
