@@ -155,6 +155,11 @@ class Products:
     plain: Plain | None = None
     numbers: dict[str, Numbers] = field(default_factory=dict)
 
+    def __sizeof__(self) -> int:
+        """Bytes, by which a cluster plans what it moves and holds."""
+        arrays = [self.B, self.C, *(a for pair in self.pairs.values() for a in pair)]
+        return object.__sizeof__(self) + sum(a.nbytes for a in arrays)
+
 
 class Accumulator:
     """Products of the rows of one partition, some rows after the others."""

@@ -11,7 +11,7 @@ import scipy.linalg as sla
 
 from sparselmm.base.arguments import check_strings
 from sparselmm.base.exceptions import ArgumentError
-from sparselmm.base.types import BoolArray, FloatArray, IntArray, Snapshot
+from sparselmm.base.types import FloatArray, IntArray, Snapshot
 from sparselmm.design.terms import Design, RandomTerm
 from sparselmm.inference.effects import Units, all_units, group_coefficients
 from sparselmm.inference.variances import (
@@ -212,21 +212,8 @@ class Estimates(Snapshot):
         """
         ratios = np.sqrt(self.variance_covariance.of_ratios)
         var = np.diag(self.vcov).copy()
-        cov = self.variance_covariance.theta
-        J = self._beta_slopes(np.diag(cov) > 0)
-        var[self.deviance.cross.basis.kept] += np.einsum("ij,jk,ik->i", J, cov, J)
+        var[self.deviance.cross.basis.kept] += self.variance_covariance.of_beta
         return np.append(np.sqrt(var), ratios)
-
-    def _beta_slopes(self, wanted: BoolArray) -> FloatArray:
-        """Derivative of the GLS estimate in theta by central differences, (r, n_theta)."""
-        theta, units = self.pls.theta, self.deviance.units
-        J = np.zeros((len(self.pls.beta), len(theta)))
-        for i in np.flatnonzero(wanted):
-            step = np.zeros(len(theta))
-            step[i] = SLOPE_STEP * max(units[i], abs(theta[i]))
-            ends = [self.deviance.at(theta + sign * step).beta for sign in (1.0, -1.0)]
-            J[:, i] = (ends[0] - ends[1]) / (2.0 * step[i])
-        return J
 
     @cached_property
     def cov_params(self) -> FloatArray:

@@ -117,6 +117,8 @@ class VarianceCovariance:
         Half the estimation covariance of these.
     undefined : ndarray of bool, (m,)
         Parameters of singular terms.
+    of_beta : ndarray, (r,)
+        What not knowing theta adds to the variances of the fixed effects.
     """
 
     theta: FloatArray
@@ -125,6 +127,7 @@ class VarianceCovariance:
     to_absolute: FloatArray
     joint: FloatArray
     undefined: BoolArray
+    of_beta: FloatArray
 
     @cached_property
     def ratios(self) -> FloatArray:
@@ -193,10 +196,11 @@ def variance_covariance(
     free = np.zeros(covariance.n_theta, dtype=bool)
     for t, part in enumerate(covariance.slices):
         free[part] = not singular[t]
-    H = deviance.hessian(theta)[np.ix_(free, free)]
-    inverse = _inverse(H)
     known = deviance.known_scale is not None  # then nothing is lost to its estimation
+    # before the Hessian, whose evaluations take the place of that at theta
+    J = deviance.cross.basis.T @ deviance.gamma_slopes(theta)[:, free]
     gradient = np.zeros(int(free.sum())) if known else deviance.pwrss_gradient(theta)[free]
+    inverse = _inverse(deviance.hessian(theta)[np.ix_(free, free)])
     of_theta = np.zeros((covariance.n_theta, covariance.n_theta))
     of_theta[np.ix_(free, free)] = 2.0 * inverse
     return _transform(
@@ -208,6 +212,7 @@ def variance_covariance(
         h_ss=np.inf if known else deviance.df / scale**2,
         scale=scale,
         undefined=singular[layout.terms],
+        of_beta=2.0 * np.einsum("ij,jk,ik->i", J, inverse, J),
     )
 
 
@@ -233,6 +238,7 @@ def _transform(
     h_ss: float,
     scale: float,
     undefined: BoolArray,
+    of_beta: FloatArray,
 ) -> VarianceCovariance:
     """From ``(theta, s2)`` to ``Psi / s2`` and to ``(Psi, s2)``."""
     m, n_theta = jacobian.shape
@@ -244,7 +250,7 @@ def _transform(
     to_absolute[:-1, :-1] = scale * jacobian
     to_absolute[:-1, -1] = ratios
     to_absolute[-1, -1] = 1.0
-    return VarianceCovariance(theta, jacobian, inverse, to_absolute, joint, undefined)
+    return VarianceCovariance(theta, jacobian, inverse, to_absolute, joint, undefined, of_beta)
 
 
 def psi_jacobian(

@@ -568,6 +568,22 @@ class ProfiledDeviance:
         lams = self.state_at(theta).lams
         return congruence(self.solver.inverse_on_pattern((s, t)), lams[s].T, lams[t].T)
 
+    def gamma_slopes(self, theta: FloatArray) -> FloatArray:
+        """Derivative of gamma in theta, (r, n_theta): ``S_xx^-1 (dS_xy - dS_xx gamma)``."""
+        state, r = self.state_at(theta), len(self.state_at(theta).gamma)
+        D = self.products(state)
+        d, blocks = D @ state.residual, []
+        for part, (k, l) in zip(self.cross.slices, self.cross.sizes, strict=True):
+            u_t, d_t = state.u[part].reshape(l, k), d[part].reshape(l, k)
+            K_t, D_t = (M[part, :r].reshape(l, k, r) for M in (state.K, D))
+            of_K, of_D = np.tensordot(d_t, K_t, (0, 0)), np.tensordot(u_t, D_t, (0, 0))
+            blocks.append(-of_K - of_D.transpose(1, 0, 2))
+        out = np.empty((r, self.covariance.n_theta))
+        for j in range(r):
+            out[j] = self.covariance.chain(state.theta, [block[:, :, j] for block in blocks])
+        inverse = upper_inverse(state.Rxx)
+        return np.asarray(inverse @ (inverse.T @ out))
+
     def pwrss_gradient(self, theta: FloatArray) -> FloatArray:
         """Gradient of pwrss in theta, (n_theta,): ``-2 sum_j d_j[r] u_j[c]`` for entry (r, c)."""
         state = self.state_at(theta)

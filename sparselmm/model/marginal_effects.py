@@ -39,7 +39,7 @@ class FittedModel(ModelAbstract):  # type: ignore[misc]
         if built.spec.formula is None:
             raise DataError("marginaleffects needs a model that was fitted by a formula")
         if built.frame is None:
-            raise RemovedRowsError.of("for_marginaleffects")
+            raise RemovedRowsError.of("for_marginaleffects", built.streamed is None)
         self._random = check_flag(random, "random")
         self._general = hasattr(result, "family")
         if self._random and self._general:

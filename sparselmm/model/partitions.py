@@ -350,7 +350,7 @@ def _streamed(
     for t in range(len(cross.sizes)):
         pair = cross.pairs[t, t]
         rows = np.abs(pair.data).sum(axis=(1, 2)) > 0
-        counted.append(len(np.unique(pair.cols[rows & (pair.rows == pair.cols)])))
+        counted.append(int((rows & (pair.rows == pair.cols)).sum()))
     return Streamed(
         n=sum(used for _, used in total.counts), group_sizes=total.groups,
         k_constant=int((np.nan_to_num(total.constant) != 0).any()), counted_levels=tuple(counted),

@@ -16,7 +16,7 @@ def for_pymmeans(result: Any) -> ModelInfo:
     if built.spec.design_info is None:
         raise DataError("pymmeans needs a model that was fitted by a formula")
     if built.frame is None:
-        raise RemovedRowsError.of("for_pymmeans")
+        raise RemovedRowsError.of("for_pymmeans", built.streamed is None)
     general = hasattr(result, "family")
     fixed = result._fixed_effects() if general else result._fixed_effects("z")
     if len(fixed.beta) < built.design.p or general:

@@ -501,3 +501,37 @@ def test_arrays_of_the_same_package(take, tmp_path):
             from_formula("y ~ x + (1 | name)", d, **{argument: d[column]}) for d in (given, data)
         )
         same(a, b)
+
+
+@pytest.mark.parametrize("keep_rows", [True, False])
+def test_files_that_differ_from_the_first_are_named(tmp_path, keep_rows):
+    data = rows().drop(columns="unused")
+    for j in (0, 1):
+        data[60 * j : 60 * j + 60].to_parquet(tmp_path / f"{j}.parquet")
+
+    def made(second, **keywords):
+        second.to_parquet(tmp_path / "1.parquet")
+        formula = "y ~ x + (1 | number) + (1 | name)"
+        return sparselmm.mixedlm(
+            formula, tmp_path, chunk_rows=25, keep_rows=keep_rows, missing="drop", **keywords
+        )
+
+    half = data[60:]
+    with pytest.raises(DataError, match=r"1\.parquet' has no column 'x', which the first"):
+        made(half.drop(columns="x"))
+    with pytest.raises(
+        DataError, match=r"'number' of .*1\.parquet' holds text .*, and in the first"
+    ):
+        made(half.assign(number=half["number"].map("{:03}".format)))
+    with pytest.raises(DataError, match=r"'name' of .*1\.parquet' holds numbers"):
+        made(half.assign(name=half["name"].str[1:].astype(int)))
+    made(half.drop(columns="o"))  # which the model does not use
+    narrow = half.astype({"x": "float32", "number": "int32", "name": "category"})
+    assert made(narrow).nobs == 120
+    assert made(half.assign(x=None)).nobs == 60
+
+
+def test_functions_that_fail_are_named():
+    for function in (lambda: 1 / 0, lambda more: [rows()], lambda: (1 / 0 for _ in range(2))):
+        with pytest.raises(DataError, match=r"the frames of <lambda>\(\) cannot be read"):
+            from_formula("y ~ x + (1 | name)", function)

@@ -172,6 +172,17 @@ def test_gradient_of_pwrss(name, reml):
     np.testing.assert_allclose(ours, numeric, rtol=0, atol=1e-6 * np.abs(numeric).max())
 
 
+@every_model
+def test_fixed_effects_move_with_theta(name):
+    model = MODELS[name]
+    sparse, theta, size = engines(name, True)[0], model.theta("random"), model.unit_of_theta
+    basis = sparse.cross.basis
+    ours = basis.T @ sparse.gamma_slopes(theta) * size
+    for j in range(basis.rank):
+        numeric = central_differences(lambda t, j=j: sparse.at(t).beta[j], theta, size) * size
+        np.testing.assert_allclose(ours[j], numeric, rtol=0, atol=1e-6 * np.abs(numeric).max())
+
+
 @every_theta
 @every_model
 def test_conditional_covariances(name, kind):

@@ -71,6 +71,7 @@ MODELS = {
         "y ~ center(x) + standardize(o) + bs(z, knots=[1, 3]) + (1 + center(x) | g)", {}
     ),
     "natural splines": ("y ~ 0 + cr(z, knots=[1, 2, 4]) + (1 | g)", {}),
+    "R's transforms": ("y ~ ns(z, knots=[1, 3]) + poly(x, 2, raw=True) + (1 | g)", {}),
     "transform of a transform": ("y ~ bs(center(z), knots=[0]) + (1 | g)", {}),
     "response": ("np.log(y + 30) ~ I(x**2) + np.exp(x) + (1 | g)", {}),
     "expressions": ("y ~ C(h > 20) + (1 | C(year % 7)) + (1 | g)", {}),
@@ -369,6 +370,13 @@ REFUSED = {
     "y ~ cr(x, df=4) + (1 | g)": (FormulaError, "quantiles of all rows"),
     "y ~ cr(x, knots=[0], constraints='center') + (1 | g)": (FormulaError, "constraints='center'"),
     "y ~ te(cr(x, df=4), cr(z, df=4)) + (1 | g)": (FormulaError, "learns from all rows|quantiles"),
+    "y ~ ns(x, df=3) + (1 | g)": (FormulaError, "quantiles of all rows"),
+    "y ~ poly(x, 2) + (1 | g)": (FormulaError, "orthogonal over all rows.*raw=True"),
+    "y ~ bs(z, knots=[99]) + (1 | g)": (FormulaError, "cannot evaluate.*upper bound"),
+    "y ~ relevel(kind, ref='mid') + (1 | g)": (
+        FormulaError,
+        "calls relevel, which learns from all",
+    ),
     "y ~ I(x - x.mean()) + (1 | g)": (DataError, r"'I\(x - x.mean\(\)\)'.*other rows than its own"),
     "y ~ shifted(x) + (1 | g)": (DataError, "'shifted.x.' of the formula depends on other rows"),
     "I(y - y.mean()) ~ x + (1 | g)": (DataError, "of the response depends on other rows"),

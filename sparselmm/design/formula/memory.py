@@ -26,7 +26,8 @@ from sparselmm.design.formula.pickling import dumps
 Key = tuple[str, str]
 """An expression, and patsy's name of a transform in it."""
 
-MOMENTS, RANGE = ("Center", "Standardize"), ("BS", "CR", "CC")
+MOMENTS, RANGE = ("Center", "Standardize"), ("BS", "CR", "CC", "NaturalSpline", "Poly")
+HOMES = ("patsy.", "sparselmm.")
 KEEP = "or keep the rows: keep_rows=True"
 
 
@@ -171,11 +172,11 @@ class Memories:
 
 def _check_known(name: str, transform: Any, code: str) -> None:
     kind = type(transform).__name__
-    if kind not in (*MOMENTS, *RANGE) or not type(transform).__module__.startswith("patsy."):
+    if kind not in (*MOMENTS, *RANGE) or not type(transform).__module__.startswith(HOMES):
         called = name.removeprefix("_patsy_stobj").lstrip("0123456789").strip("_")
         raise FormulaError(
             f"{code!r} calls {called}, which learns from all rows at once; with rows that are not "
-            f"kept, center, standardize, bs and cr are known. Make the column beforehand, {KEEP}"
+            f"kept, center, standardize, bs, cr and ns are known. Make the column before, {KEEP}"
         )
 
 
@@ -191,8 +192,14 @@ def _finished(
         transform.current_n, transform.current_mean = seen.n, seen.mean
         transform.current_M2 = seen.squares
         return transform
-    bound = inspect.signature(transform.memorize_chunk).bind(None, *args, **keywords).arguments
-    if bound.get("knots") is None:
+    memorize = getattr(transform, "_learn", transform.memorize_chunk)
+    bound = inspect.signature(memorize).bind(None, *args, **keywords).arguments
+    if kind == "Poly" and not bound.get("raw"):
+        raise FormulaError(
+            f"{code!r} makes columns orthogonal over all rows; with rows that are not kept "
+            f"write poly(x, degree, raw=True), {KEEP}"
+        )
+    if kind != "Poly" and bound.get("knots") is None:
         raise FormulaError(
             f"{code!r} takes its knots from quantiles of all rows; with rows that are not kept "
             f"give them, knots=[...], {KEEP}"
@@ -202,8 +209,13 @@ def _finished(
             f"{code!r}: constraints='center' is a mean over all rows; leave it out (the intercept "
             f"then takes its place), {KEEP}"
         )
-    transform.memorize_chunk(np.array([seen.low[0], seen.high[0]]), *args, **keywords)
-    transform.memorize_finish()
+    try:
+        transform.memorize_chunk(np.array([seen.low[0], seen.high[0]]), *args, **keywords)
+        transform.memorize_finish()
+    except SparseLMMError:
+        raise
+    except Exception as error:  # whatever is wrong with knots, bounds and degrees
+        raise FormulaError(f"cannot evaluate {code!r}: {type(error).__name__}: {error}") from error
     return transform
 
 

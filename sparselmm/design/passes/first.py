@@ -83,6 +83,11 @@ class First:
     sample: pd.DataFrame | None = None
     memory: dict[Key, Summary] = field(default_factory=dict)
 
+    def __sizeof__(self) -> int:
+        """Bytes, by which a cluster plans what it moves and holds."""
+        frames = [frame for frame in (self.rows, self.sample) if frame is not None]
+        return object.__sizeof__(self) + sum(int(f.memory_usage(deep=True).sum()) for f in frames)
+
 
 @dataclass(frozen=True, eq=False)
 class FirstPass:

@@ -100,7 +100,8 @@ def dataset_of(given: Any) -> Dataset:
         whole: tuple[str, ...] = ()
         if kind in ("csv", "tsv"):
             form, whole = _text_format(ds, files[0], "," if kind == "csv" else "\t")
-        return Dataset(ds.dataset(files, format=form, partitioning=_hive(ds, given)), what, whole)
+        data = ds.dataset(files, format=form, partitioning=_hive(ds, given))
+        return Dataset(data, what, whole, listed=True)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"data: {what} cannot be read: {_first_line(error)}") from error
 
@@ -170,6 +171,47 @@ def numbered(table: Any, whole: Sequence[str], kept: Collection[str], what: str)
     return table
 
 
+def check_alike(fragment: Any, schema: Any, columns: Columns, name: str) -> None:
+    """Refuse a file without a column that the first one has, or with another kind of values.
+
+    Arrow would put missing values in its place, and read the text 007 as the number 7.
+
+    Raises
+    ------
+    DataError
+        Names the file and the column.
+    """
+    ds = package("pyarrow.dataset", name)
+    own = fragment.physical_schema
+    given = ds.get_partition_keys(fragment.partition_expression)
+    for column in schema.names if columns is None else columns:
+        if column in given:
+            continue
+        if column not in own.names:
+            raise DataError(
+                f"{name} has no column {column!r}, which the first file has; it has "
+                f"{', '.join(own.names)}"
+            )
+        kinds = [_kind(one.field(column).type) for one in (schema, own)]
+        if type(fragment).__name__ == "FileFragment" or kinds[0] == kinds[1] or "null" in kinds:
+            continue
+        raise DataError(
+            f"column {column!r} of {name} holds {kinds[1]} ({own.field(column).type}), and in the "
+            f"first file {kinds[0]} ({schema.field(column).type}); make it one type"
+        )
+
+
+def _kind(kind: Any) -> str:
+    """What a type means in a model."""
+    types = package("pyarrow", "the files").types
+    if types.is_dictionary(kind):
+        return _kind(kind.value_type)
+    if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind):
+        return "numbers"
+    texts = (types.is_string, types.is_large_string, types.is_string_view)
+    return "text" if any(is_text(kind) for is_text in texts) else str(kind)
+
+
 def with_zeros(table: Any, whole: Sequence[str], what: str) -> set[str]:
     """Columns with whole numbers whose text is lost when they are read as numbers."""
     compute = package("pyarrow.compute", what)
@@ -194,12 +236,15 @@ class Fragment:
     label: str
     whole: tuple[str, ...] = ()
     kept: frozenset[str] = frozenset()
+    listed: bool = False
 
     def frames(self, columns: Columns, rows: int) -> Iterator[pd.DataFrame]:
         """Its rows in order, in frames of at most that many."""
         pa = package("pyarrow", self.label)
         names = None if columns is None else list(columns)
         try:
+            if self.listed:
+                check_alike(self.piece, self.schema, columns, self.label)
             batches = self.piece.to_batches(
                 self.schema, columns=names, batch_size=rows, batch_readahead=2, use_threads=False
             )
@@ -219,6 +264,7 @@ class Dataset:
     whole: tuple[str, ...] = ()
     in_memory: bool = False
     movable: bool = True
+    listed: bool = False
     names: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -229,6 +275,8 @@ class Dataset:
         pa = package("pyarrow", self.what)
         names = None if columns is None else list(columns)
         try:
+            for fragment in self.data.get_fragments() if self.listed else ():
+                check_alike(fragment, self.data.schema, columns, f"the file {fragment.path!r}")
             table = self.data.to_table(columns=names)
             kept = with_zeros(table, self.whole, self.what)
             return frame_of(numbered(table, self.whole, kept, self.what))
@@ -246,14 +294,16 @@ class Dataset:
             path = getattr(fragment, "path", None)
             name = f"fragment {len(found)} of {self.what}" if not path else f"the file {path!r}"
             if type(fragment).__name__ == "ParquetFileFragment":
-                found += _row_groups(fragment, self.data.schema, name, rows)
+                found += _row_groups(fragment, self.data.schema, name, rows, self.listed)
             else:
-                schema = self.data.schema
-                found.append(Fragment(fragment, schema, name, self.whole, frozenset(kept)))
+                schema, listed = self.data.schema, self.listed
+                found.append(Fragment(fragment, schema, name, self.whole, frozenset(kept), listed))
         return found
 
 
-def _row_groups(fragment: Any, schema: Any, name: str, rows: int) -> list[Part]:
+def _row_groups(
+    fragment: Any, schema: Any, name: str, rows: int, listed: bool
+) -> list[Part]:  # fmt: skip
     pa = package("pyarrow", name)
     try:
         sizes = [(group.id, group.num_rows) for group in fragment.row_groups]
@@ -267,12 +317,13 @@ def _row_groups(fragment: Any, schema: Any, name: str, rows: int) -> list[Part]:
         runs[-1].append(number)
         count += size
     if len(runs) == 1:
-        return [Fragment(fragment, schema, name)]
+        return [Fragment(fragment, schema, name, listed=listed)]
     return [
         Fragment(
             fragment.subset(row_group_ids=run),
             schema,
             f"row groups {run[0]} to {run[-1]} of {name}",
+            listed=listed,
         )
         for run in runs
     ]

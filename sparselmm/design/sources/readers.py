@@ -290,7 +290,8 @@ def of_callable(function: Callable[[], Any], read: Callable[[Any], Any]) -> Stre
     seen: list[Any] = []
 
     def fresh() -> Iterator[Any]:
-        frames = function()
+        with readable(what):
+            frames = function()
         if isinstance(frames, Iterator):
             if any(frames is other for other in seen):
                 raise DataError(
@@ -311,7 +312,8 @@ def of_callable(function: Callable[[], Any], read: Callable[[Any], Any]) -> Stre
         for number, frame in enumerate(fresh()):
             yield _one(frame, number, columns, what, read)
 
-    first = next(fresh(), None)
+    with readable(what):
+        first = next(fresh(), None)
     if first is None:
         raise DataError(f"{what}: there is no frame at all")
     names = list(_one(first, 0, None, what, read).columns)

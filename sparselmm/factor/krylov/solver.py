@@ -53,6 +53,9 @@ ROUGH = 1e-7
 PROBES = 1e-3
 """The same of solves with probes: what they leave changes the estimate less than the probes do."""
 
+FORMS = 1e-5
+"""The same for ``log|M|``: quadrature errs by its square, which may not show beside the probes."""
+
 ITERATIONS = 6
 """Products that turn first vectors into approximate outliers."""
 
@@ -410,7 +413,7 @@ class KrylovSolver:
         """``log|M|`` but for what the probes add on average, and what each adds, (probes,)."""
         V = self.space.V
         W = np.hstack([V, self._probes()])
-        found = conjugate_gradients(self.scaled.E, W, PROBES)
+        found = conjugate_gradients(self.scaled.E, W, FORMS)
         assert found.product is not None
         forms = log_forms(found, W) + dots(W, found.product)
         s = V.shape[1]

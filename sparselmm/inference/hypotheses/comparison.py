@@ -285,7 +285,8 @@ def _without_columns(
     if basis.rank == basis.p:
         return with_known(deviance, solver, cols, np.zeros(len(cols)), reml=False)
     if design.n == 0:
-        raise RemovedRowsError.of("drop1 or exact_lrt of a rank-deficient X")
+        what = "drop1 or exact_lrt of a rank-deficient X"
+        raise RemovedRowsError.of(what, design.sums is None)
     stay: IntArray = np.setdiff1d(np.arange(basis.p), cols)
     names = tuple(design.x_names[j] for j in stay)
     y = design.y if design.offset is None else design.y - design.offset

@@ -141,7 +141,7 @@ class FigureResults:
         if self.built.spec.formula is None:
             raise DataError(f"{what} needs a formula: fit the model with from_formula")
         if self.built.frame is None:
-            raise RemovedRowsError.of(what)
+            raise RemovedRowsError.of(what, self.built.streamed is None)
         return self.built.frame
 
     def _drawn_variables(self, variables: Any, frame: pd.DataFrame, with_groups: bool) -> list[str]:

@@ -96,7 +96,7 @@ class ReportResults(FigureResults):
         """
         alpha, pictures = check_level(alpha), check_flag(pictures, "pictures")
         if not self.built.design.n:
-            raise RemovedRowsError.of("report")
+            raise RemovedRowsError.of("report", self.built.streamed is None)
         name = str(self.built.design.y_name)
         title = f"Mixed model of {name}" if title is None else check_text(title, "title")
         level = f"{100 * (1 - alpha):.3g} %"
