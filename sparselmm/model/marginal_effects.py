@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import scipy.sparse as sp
-from marginaleffects.classes import ModelAbstract, ModelVault
+from marginaleffects.classes import MarginaleffectsResult, ModelAbstract, ModelVault
 from marginaleffects.utils import ingest
 
 from sparselmm.base.arguments import check_flag
@@ -19,6 +19,7 @@ from sparselmm.design.new_rows import new_design
 from sparselmm.design.terms import assemble_z
 from sparselmm.inference.prediction import means as prediction
 from sparselmm.inference.prediction.variance import Targets
+from sparselmm.inference.wald import Wald, two_sided
 
 MOST_COEFFICIENTS = 2_000
 """Most coefficients: marginaleffects differentiates by each of them."""
@@ -137,6 +138,47 @@ class FittedModel(ModelAbstract):  # type: ignore[misc]
     def get_df(self) -> float:
         """Normal intervals, unless the user passes degrees of freedom."""
         return float("inf")
+
+
+def with_ddf(table: MarginaleffectsResult, result: Any, ddf: str) -> MarginaleffectsResult:
+    """Tests and intervals of a table with degrees of freedom, by its Jacobian.
+
+    Every row is ``J (beta, b)`` to first order, which is a prediction like any other.
+    """
+    frame, J = table.data, table.jacobian
+    if J is None or "std_error" not in frame.columns:
+        raise DataError("this table has no standard errors, so that nothing can be tested")
+    if any(name.startswith("p_value_") for name in frame.columns):
+        raise ArgumentError("table: leave equivalence= out; its p-values are those of normal tests")
+    fixed, J = result._fixed_effects("z"), np.asarray(J)
+    rows = np.zeros((len(J), result._est.design.p))
+    rows[:, fixed.kept] = J[:, : len(fixed.kept)]
+    inner = J[:, len(fixed.kept) :]
+    if inner.shape[1] not in (0, len(result._est.pls.b)):
+        raise DataError("table is of another fit: its coefficients are not those of result")
+    if inner.shape[1] and ddf == "kenward-roger":
+        raise ArgumentError(
+            "ddf='kenward-roger' is a method for fixed effects; use 'satterthwaite' where random "
+            "effects count"
+        )
+    H = sp.csr_array(inner) if inner.shape[1] else None
+    se, df = (x[0] for x in result._spread(Targets(rows, H, (), (), (), None), ddf))
+    estimate, old = frame["estimate"].to_numpy(), frame["std_error"].to_numpy()
+    null = estimate - frame["statistic"].to_numpy() * old
+    wald = Wald(estimate, se, df)
+    ends = wald.interval(1.0 - table.conf_level).T
+    statistic = (estimate - null) / se
+    p = two_sided(statistic, df)
+    with np.errstate(divide="ignore"):
+        new = {
+            "std_error": se, "statistic": statistic, "p_value": p, "s_value": -np.log2(p),
+            "conf_low": ends[0], "conf_high": ends[1], "df": df,
+        }  # fmt: skip
+    return MarginaleffectsResult(
+        frame.with_columns(**{name: pl.Series(value) for name, value in new.items()}),
+        by=table.by, conf_level=table.conf_level, jacobian=table.jacobian,
+        mapping={"statistic": "t", "p_value": "P(>|t|)", "df": "Df"},
+    )  # fmt: skip
 
 
 def for_marginaleffects(result: Any, random: bool = False) -> FittedModel:

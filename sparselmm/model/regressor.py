@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from keyword import iskeyword
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.metrics import r2_score
 from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from sparselmm.base.arguments import check_choice, check_flag
+from sparselmm.base.arguments import check_choice, check_flag, check_text
 from sparselmm.base.exceptions import ArgumentError, DataError
 from sparselmm.base.types import FloatArray
 from sparselmm.model.mixedlm import MixedLM
@@ -54,8 +56,8 @@ class MixedLMRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
     Notes
     -----
-    In a pipeline, labels reach ``fit`` and ``predict`` by metadata routing
-    (``set_fit_request(groups=True)``) or as a column. With folds that keep groups together
+    In a pipeline, labels are a column, or reach ``fit``, ``predict`` and ``score`` by metadata
+    routing (``set_fit_request(groups=True)`` and its likes). With folds that keep groups together
     (``GroupKFold``) predictions are those for new groups; with folds of rows, for known ones.
 
     Examples
@@ -106,20 +108,34 @@ class MixedLMRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             )
         self._unseen = check_choice(self.unseen, "unseen", UNSEEN)
         check_flag(self.random, "random")
+        check_flag(self.reml, "reml")
+        X = _frame_of(X)
         self.result_: Any = None
         if self.formula is not None:
             return self._fit_formula(X, y, sample_weight, groups)
         y, columns, labels = self._parts(X, y, groups, reset=True)
         w = None if sample_weight is None else _check_sample_weight(sample_weight, y)
         self._factors = list(labels)
+        slopes = self._slope_names(list(columns))
         if not labels:
+            if slopes:
+                raise ArgumentError("slopes differ between groups; pass groups too")
             return self._least_squares(columns, y, w)
-        frame, names = _frame(columns, labels)
-        own = "".join(f" + {names[s]}" for s in self._slope_names(list(columns)))
-        bars = " + ".join(f"(1{own} | {names[g]})" for g in labels)
+        self._names = _plain_names(columns, labels)
+        names = {key: _quoted(name) for key, name in self._names.items()}
+        own = "".join(f" + {names[s]}" for s in slopes)
+        bars = " + ".join(f"(1{own} | {names['groups', g]})" for g in labels)
         fixed = " + ".join(["1", *(names[c] for c in columns)])
-        model = MixedLM.from_formula(f"y ~ {fixed} + {bars}", frame.assign(y=y), weights=w)
-        return self._fitted(model)
+        response = _unused("y", self._names.values())
+        frame = self._named(columns, labels).assign(**{response: y})
+        return self._fitted(
+            MixedLM.from_formula(f"{_quoted(response)} ~ {fixed} + {bars}", frame, weights=w)
+        )
+
+    def _named(self, columns: dict[Any, FloatArray], labels: dict[Any, Any]) -> pd.DataFrame:
+        """Columns and labels under the names that they have in the formula."""
+        keyed = {**columns, **{("groups", g): label for g, label in labels.items()}}
+        return pd.DataFrame({self._names[key]: value for key, value in keyed.items()})
 
     def _fitted(self, model: MixedLM) -> MixedLMRegressor:
         self.result_ = model.fit(reml=bool(self.reml))
@@ -154,6 +170,7 @@ class MixedLMRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         ndarray, (m,)
         """
         check_is_fitted(self)
+        X = _frame_of(X)
         if self.formula is not None:
             frame = self._formula_frame(X, groups, reset=False)
             return self._predicted(frame, bool(self._needs_no_labels or groups is not None))
@@ -161,11 +178,25 @@ class MixedLMRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         if self.result_ is None:
             design = np.column_stack(list(columns.values()))
             return np.asarray(design @ self.coef_ + self.intercept_)
-        frame, names = _frame(columns, labels)
-        for g in self._factors:  # labels that were not given
+        frame = self._named(columns, {g: labels[g] for g in self._factors if g in labels})
+        for g in self._factors:
             if g not in labels:
-                frame[_safe(len(names))] = ""
+                frame[self._names["groups", g]] = ""
         return self._predicted(frame, set(labels) >= set(self._factors))
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None) -> float:
+        """Share of the variance of y that the predictions explain (R-squared).
+
+        Parameters
+        ----------
+        X, y, sample_weight, groups
+            As of ``fit`` and ``predict``.
+
+        Returns
+        -------
+        float
+        """
+        return float(r2_score(y, self.predict(X, groups), sample_weight=sample_weight))
 
     def _predicted(self, frame: pd.DataFrame, labelled: bool) -> FloatArray:
         if not (self.random and labelled):
@@ -178,7 +209,9 @@ class MixedLMRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         self, X: Any, y: Any, groups: Any, reset: bool
     ) -> tuple[Any, dict[Any, FloatArray], dict[Any, Any]]:
         """The response, columns of the fixed effects, and labels by factor."""
-        own = [] if self.groups is None else _listed(self.groups)
+        own = [] if self.groups is None else _listed(self.groups, "groups")
+        if groups is not None and "groups" in own:
+            raise ArgumentError("groups are a column of X and an argument; pass one of them")
         labels: dict[Any, Any] = {}
         if not hasattr(X, "columns") and own:
             X = np.asarray(X)
@@ -189,7 +222,9 @@ class MixedLMRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             rest = _dropped(X, own)
         if own:  # labels need not be numbers
             validate_data(self, X, skip_check_array=True, reset=reset)
-            values = check_array(rest, dtype=np.float64, ensure_min_features=0)
+            values = np.zeros((len(rest), 0))
+            if rest.shape[1]:
+                values = check_array(rest, dtype=np.float64)
             if y is not None:
                 y = check_array(y, dtype=np.float64, ensure_2d=False)
                 check_consistent_length(values, y)
@@ -206,7 +241,7 @@ class MixedLMRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         return y, {name: values[:, j] for j, name in enumerate(names)}, labels
 
     def _slope_names(self, columns: Sequence[Any]) -> list[Any]:
-        slopes = [] if self.slopes is None else _listed(self.slopes)
+        slopes = [] if self.slopes is None else _listed(self.slopes, "slopes")
         for name in slopes:
             if name not in columns:
                 raise DataError(f"slopes: {name!r} is no column of the fixed effects {columns}")
@@ -215,18 +250,23 @@ class MixedLMRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     def _fit_formula(self, X: Any, y: Any, sample_weight: Any, groups: Any) -> Any:
         if self.groups is not None or self.slopes is not None:
             raise ArgumentError("formula says it all; groups and slopes go without one")
+        check_text(self.formula, "formula")
         frame = self._formula_frame(X, groups, reset=True)
         left, separator, right = str(self.formula).partition("~")
-        right = right if separator else left
-        name = left.strip() if separator and left.strip() else "_response"
-        response = name if name.isidentifier() else "_response"
+        right, left = (right, left.strip()) if separator else (left, "")
+        response = left if left.isidentifier() else _unused("y", frame.columns)
         values = np.asarray(y, dtype=float).ravel()
         if len(values) != len(frame):
             raise DataError(f"y has {len(values)} values for the {len(frame)} rows of X")
         w = None if sample_weight is None else _check_sample_weight(sample_weight, frame)
-        self._needs_no_labels = groups is None
         data = frame.assign(**{response: values})
-        return self._fitted(MixedLM.from_formula(f"{response} ~ {right}", data, weights=w))
+        model = MixedLM.from_formula(f"{response} ~ {right}", data, weights=w)
+        if groups is not None and "groups" not in model.built.spec.variables():
+            raise ArgumentError(
+                f"groups: formula={self.formula!r} has no term with them, such as (1 | groups)"
+            )
+        self._needs_no_labels = groups is None
+        return self._fitted(model)
 
     def _formula_frame(self, X: Any, groups: Any, reset: bool) -> pd.DataFrame:
         if not hasattr(X, "columns"):
@@ -239,6 +279,8 @@ class MixedLMRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             self.feature_names_in_ = np.asarray(X.columns, dtype=object)
         frame = pd.DataFrame(X).copy(deep=False)
         if groups is not None:
+            if "groups" in frame.columns:
+                raise ArgumentError("groups are a column of X and an argument; pass one of them")
             frame = frame.assign(groups=_labels(groups, len(frame)))
         return frame
 
@@ -248,8 +290,17 @@ class MixedLMRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         return tags
 
 
-def _listed(given: Any) -> list[Any]:
-    return list(given) if isinstance(given, (list, tuple, np.ndarray, pd.Index)) else [given]
+def _frame_of(X: Any) -> Any:
+    """Frames of polars and tables of Arrow as pandas; all else as it is."""
+    return X.to_pandas() if hasattr(X, "to_pandas") else X
+
+
+def _listed(given: Any, argument: str) -> list[Any]:
+    several = isinstance(given, (list, tuple, np.ndarray, pd.Index))
+    names = list(given) if several else [given]
+    if len(set(names)) < len(names):
+        raise ArgumentError(f"{argument} names a column twice: {given!r}")
+    return names
 
 
 def _labels(groups: Any, n: int) -> Any:
@@ -278,16 +329,21 @@ def _dropped(X: Any, own: Sequence[Any]) -> Any:
     return np.delete(X, [int(g) for g in own], axis=1)
 
 
-def _safe(j: int) -> str:
-    return f"v{j}"
+def _plain_names(columns: dict[Any, Any], labels: dict[Any, Any]) -> dict[Any, str]:
+    """Names in the formula: those of the columns, x0, x1, ... of arrays."""
+    out: dict[Any, str] = {}
+    for key in (*columns, *(("groups", g) for g in labels)):
+        own = key[1] if isinstance(key, tuple) and key[0] == "groups" else key
+        name = own.replace("`", "'") if isinstance(own, str) and own else f"x{own}"
+        out[key] = _unused(name, ("Intercept", *out.values()))
+    return out
 
 
-def _frame(
-    columns: dict[Any, FloatArray], labels: dict[Any, Any]
-) -> tuple[pd.DataFrame, dict[Any, str]]:
-    """A frame under names that a formula can say, and these names."""
-    everything = {**columns, **{("groups", key): value for key, value in labels.items()}}
-    safe = {key: _safe(j) for j, key in enumerate(everything)}
-    frame = pd.DataFrame({safe[key]: np.asarray(value) if key in columns else value
-                          for key, value in everything.items()})  # fmt: skip
-    return frame, {**{c: safe[c] for c in columns}, **{g: safe["groups", g] for g in labels}}
+def _unused(name: str, used: Any) -> str:
+    while name in used:
+        name += "_"
+    return name
+
+
+def _quoted(name: str) -> str:
+    return name if name.isidentifier() and not iskeyword(name) else f"`{name}`"

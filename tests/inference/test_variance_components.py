@@ -140,6 +140,24 @@ def test_profile_intervals_of_patterned_terms():
     assert frame.lower.isna().sum() == 1  # Machine A with Machine C
 
 
+def test_a_share_does_not_depend_on_the_origin_of_a_covariate():
+    data = datasets.load("Orthodont")
+    fits = [
+        sparselmm.mixedlm("distance ~ age * Sex + (age | Subject)", data.assign(age=data.age - at))
+        .fit()
+        .variance_components()
+        for at in (0, 11)
+    ]
+    for frame in fits:
+        assert frame.share.isna().tolist() == [False, True, True, False]
+        assert frame.share.dropna().between(0, 1).all()
+    np.testing.assert_allclose(fits[0].share, fits[1].share, rtol=1e-5)
+    machines = sparselmm.mixedlm(
+        "score ~ Machine + (0 + Machine | Worker)", datasets.load("Machines")
+    )
+    assert machines.fit().variance_components().share.iloc[:3].between(0, 1).all()
+
+
 @pytest.mark.parametrize("name", ["carrots_crossed_reml", "sleep_w_reml", "pastes_nested_reml"])
 def test_shares_sum_to_one(name):
     fit = fitted(name)

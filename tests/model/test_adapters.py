@@ -1,12 +1,19 @@
 """Other packages on our fits: the numbers are those of our own predictions and means."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 
 import sparselmm
 from sparselmm import adapters, datasets
-from sparselmm.base.exceptions import DataError, MemoryLimitError
+from sparselmm.base.exceptions import ArgumentError, DataError, MemoryLimitError
+
+
+def reference(folder, name):
+    file = datasets.data_dir() / "reference" / folder / f"{name}.json"
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +63,75 @@ def test_pymmeans():
     expected = fit.emmeans("Type", ddf="z").frame
     np.testing.assert_allclose(frame["emmean"], expected.emmean)
     np.testing.assert_allclose(frame["SE"], expected.SE)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_degrees_of_freedom_of_marginaleffects(sleep):
+    """Slopes by lmerTest and pbkrtest (marginaleffects differentiates to 1e-3); groups by ours."""
+    me = pytest.importorskip("marginaleffects")
+    pl = pytest.importorskip("polars")
+    model = adapters.for_marginaleffects(sleep)
+    for ddf, part in (("satterthwaite", "satterthwaite"), ("kenward-roger", "kenward_roger")):
+        R = reference("inference", "sleep_slope_reml")[part]
+        found = adapters.with_ddf(me.avg_slopes(model, variables="Days"), sleep, ddf).data
+        assert found["df"][0] == pytest.approx(R["df"][1], rel=1e-4)
+        assert found["std_error"][0] == pytest.approx(R["se"][1], rel=1e-3)
+        assert found["p_value"][0] == pytest.approx(R["p"][1], rel=1e-2)
+    rows = datasets.load("sleepstudy").query("Days == 9").reset_index(drop=True)
+    rows["Subject"] = rows["Subject"].astype("category")
+    both = adapters.for_marginaleffects(sleep, random=True)
+    table = me.predictions(both, newdata=pl.from_pandas(rows), hypothesis="b0 - b1 = 3")
+    found = adapters.with_ddf(table, sleep).data
+    own = sleep.get_prediction(rows, re=True, ddf="satterthwaite")
+    test = own.t_test(np.eye(18)[0] - np.eye(18)[1], 3.0)
+    assert found["df"][0] == pytest.approx(np.ravel(test.df_denom)[0], rel=1e-4)
+    assert found["std_error"][0] == pytest.approx(test.sd[0], rel=1e-5)
+    assert found["p_value"][0] == pytest.approx(test.pvalue[0], rel=1e-3)
+    with pytest.raises(ArgumentError, match="method for fixed effects"):
+        adapters.with_ddf(table, sleep, "kenward-roger")
+    with pytest.raises(ArgumentError, match="leave equivalence="):
+        adapters.with_ddf(me.avg_slopes(model, variables="Days", equivalence=[-1.0, 1.0]), sleep)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_degrees_of_freedom_of_pymmeans():
+    """Means and Tukey's pairs of R's emmeans."""
+    pm = pytest.importorskip("pymmeans")
+    R = reference("extra", "contrasts")["pairs_scheffe"]
+    fit = sparselmm.mixedlm("effort ~ Type + (1 | Subject)", datasets.load("ergoStool")).fit()
+    means = pm.emmeans(adapters.for_pymmeans(fit), "Type")
+    expected = fit.emmeans("Type").frame
+    found = adapters.with_ddf(means, fit).frame
+    np.testing.assert_allclose(found["df"], expected["df"])
+    np.testing.assert_allclose(found["lower_cl"], expected["lower.CL"])
+    pairs = adapters.with_ddf(pm.pairs(means), fit).frame
+    np.testing.assert_allclose(pairs["df"], R["df"], 1e-4)
+    np.testing.assert_allclose(pairs["t_ratio"], R["t.ratio"], 1e-5)
+    own = fit.emmeans("Type").pairs()
+    np.testing.assert_allclose(pairs["p_value"], own["p.value"], 1e-6)
+    with pytest.raises(ValueError, match="cannot propagate the 'satterthwaite'"):
+        pm.pairs(adapters.with_ddf(means, fit))
+    with pytest.raises(ArgumentError, match="table must be a table of"):
+        adapters.with_ddf(expected, fit)
+
+
+def test_maketables(sleep):
+    """Fixed effects with their own degrees of freedom, not statsmodels' normal tests."""
+    mt = pytest.importorskip("maketables")
+    from maketables.extractors import get_extractor
+
+    model = adapters.for_maketables(sleep)
+    table = get_extractor(model).coef_table(model)
+    R = reference("inference", "sleep_slope_reml")["satterthwaite"]
+    np.testing.assert_allclose(table["p"], R["p"], 1e-3)
+    assert "10.467" in mt.ETable([model]).make(type="tex")
+    assert not hasattr(model, "params")
+
+
+def test_great_tables(sleep):
+    gt = pytest.importorskip("great_tables")
+    for table in (sleep.tidy("fixed"), sleep.anova(), sleep.joint_tests()):
+        assert "Days" in gt.GT(pd.DataFrame(table).reset_index()).as_raw_html()
 
 
 def test_what_is_refused(sleep, monkeypatch):

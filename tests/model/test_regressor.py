@@ -108,6 +108,61 @@ def test_labels_through_a_pipeline():
     np.testing.assert_allclose(predicted, fit.fittedvalues)
 
 
+def test_frames_of_other_packages():
+    pl = pytest.importorskip("polars")
+    X, y = SLEEP[["Days", "Subject"]], SLEEP.Reaction
+    expected = MixedLMRegressor(groups="Subject", slopes="Days").fit(X, y).predict(X)
+    other = pl.from_pandas(X)
+    for model in (
+        MixedLMRegressor(groups="Subject", slopes="Days"),
+        MixedLMRegressor("Days + (Days | Subject)"),
+    ):
+        found = model.fit(other, pl.from_pandas(y)).predict(other)
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
+    labels = MixedLMRegressor(slopes="Days").fit(other[["Days"]], y, groups=other["Subject"])
+    found = labels.predict(other[["Days"]], groups=other["Subject"])
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "name", ["y", "1", "class", "C", "x+1", "a`b", 'a"b', "a\\b", "", "Intercept"]
+)
+def test_results_speak_of_the_columns(name):
+    X, y = SLEEP[["Days", "Subject"]], SLEEP.Reaction
+    expected = MixedLMRegressor(groups="Subject", slopes="Days").fit(X, y).predict(X)
+    own = X.set_axis([name, "Subject"], axis=1)
+    model = MixedLMRegressor(groups="Subject", slopes=name).fit(own, y)
+    np.testing.assert_allclose(model.predict(own), expected, rtol=1e-9)
+    assert "Subject" in str(model.result_.summary())
+    own = X.set_axis(["Days", name], axis=1)
+    model = MixedLMRegressor(groups=name, slopes="Days").fit(own, y)
+    np.testing.assert_allclose(model.predict(own), expected, rtol=1e-9)
+
+
+def test_intercepts_alone():
+    X, y = SLEEP[["Subject"]], SLEEP.Reaction
+    fit = sparselmm.mixedlm("Reaction ~ 1 + (1 | Subject)", SLEEP).fit()
+    found = MixedLMRegressor(groups="Subject").fit(X, y).predict(X)
+    np.testing.assert_allclose(found, fit.fittedvalues)
+
+
+def test_labels_count_in_scores_and_searches():
+    X, y = SLEEP[["Days"]], SLEEP.Reaction
+    model = MixedLMRegressor(slopes="Days").fit(X, y, groups=SLEEP.Subject)
+    by_column = MixedLMRegressor(groups="Subject", slopes="Days")
+    both = SLEEP[["Days", "Subject"]]
+    expected = by_column.fit(both, y).score(both, y)
+    assert model.score(X, y, groups=SLEEP.Subject) == pytest.approx(expected)
+    with sklearn.config_context(enable_metadata_routing=True):
+        last = MixedLMRegressor().set_fit_request(groups=True)
+        last = last.set_predict_request(groups=True).set_score_request(groups=True)
+        folds = KFold(3, shuffle=True, random_state=0)
+        grid = {"mixedlmregressor__slopes": [None, 0]}
+        search = GridSearchCV(make_pipeline(StandardScaler(), last), grid, cv=folds)
+        search.fit(X, y, groups=SLEEP.Subject)
+    assert search.best_params_ == {"mixedlmregressor__slopes": 0}
+
+
 def test_what_is_refused():
     y = SLEEP.Reaction
     with pytest.raises(DataError, match="X must be a DataFrame"):
@@ -122,3 +177,15 @@ def test_what_is_refused():
         MixedLMRegressor(unseen="skip").fit(SLEEP[["Days"]], y)
     with pytest.raises(DataError, match="one label for each of the 180 rows"):
         MixedLMRegressor().fit(SLEEP[["Days"]], y, groups=[1, 2])
+    with pytest.raises(ArgumentError, match="has no term with them"):
+        MixedLMRegressor("Days + (1 | Subject)").fit(SLEEP, y, groups=SLEEP.Subject)
+    with pytest.raises(ArgumentError, match="a column of X and an argument"):
+        MixedLMRegressor("Days + (1 | groups)").fit(SLEEP.assign(groups=1), y, groups=SLEEP.Subject)
+    with pytest.raises(ArgumentError, match="groups names a column twice"):
+        MixedLMRegressor(groups=["Subject", "Subject"]).fit(SLEEP[["Days", "Subject"]], y)
+    with pytest.raises(ArgumentError, match="pass groups too"):
+        MixedLMRegressor(slopes="Days").fit(SLEEP[["Days"]], y)
+    with pytest.raises(ValueError, match="reml must be True or False"):
+        MixedLMRegressor(reml="yes").fit(SLEEP[["Days"]], y)
+    with pytest.raises(ValueError, match="formula must be a string"):
+        MixedLMRegressor(["Days"]).fit(SLEEP, y)

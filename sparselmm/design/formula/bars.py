@@ -233,7 +233,8 @@ def _quoted(token: str, text: str) -> Tokens:
         raise FormulaError(f"a backtick without another, or around nothing, in {text!r}")
     if name.isidentifier() and not iskeyword(name):
         return (name,)
-    return ("Q", "(", f'"{name}"' if '"' not in name else repr(name), ")")
+    plain = '"' not in name and "\\" not in name
+    return ("Q", "(", f'"{name}"' if plain else repr(name), ")")
 
 
 def render(tokens: Sequence[str]) -> str:

@@ -105,18 +105,18 @@ class FixedEffects:
 
     def joint_test(self, L: FloatArray) -> FTest | None:
         """Test of ``L beta = 0`` on the part that can be estimated; None if nothing can be."""
-        L = self.estimable(L)
-        inner = np.zeros_like(L)
-        inner[:, self.kept] = L[:, self.kept]
-        _, size, rows = np.linalg.svd(inner, full_matrices=False)
+        unit = np.sqrt(np.diag(self.vcov))
+        _, size, rows = np.linalg.svd(self.estimable(L)[:, self.kept] * unit, full_matrices=False)
         rank = int((size > 1e-8 * size.max(initial=0.0)).sum())
         if not rank:
             return None
+        own = np.zeros((rank, L.shape[1]))
+        own[:, self.kept] = rows[:rank] / unit
         if self.tests is not None:
-            return self.tests.f_test(rows[:rank])
-        value = rows[:rank][:, self.kept] @ self.beta
-        wald = float(value @ np.linalg.solve(self.cov(rows[:rank]), value))
-        return f_test_of(wald / rank, rank, float(self._least(rows[:rank][:, self.kept]).min()))
+            return self.tests.f_test(own)
+        value = own[:, self.kept] @ self.beta
+        wald = float(value @ np.linalg.solve(self.cov(own), value))
+        return f_test_of(wald / rank, rank, float(self._least(own[:, self.kept]).min()))
 
 
 def estimable_part(L: FloatArray, null: FloatArray) -> FloatArray:

@@ -101,16 +101,14 @@ class Family:
         Correlation of the contrasts' estimates.
     rank : int
         Dimension of the space that the contrasts span.
+    m : int
+        Number of contrasts, with those that cannot be estimated, as in R.
     """
 
     k: int
     corr: FloatArray
     rank: int
-
-    @property
-    def m(self) -> int:
-        """Number of contrasts."""
-        return len(self.corr)
+    m: int
 
     def pvalues(
         self, t: FloatArray, df: FloatArray, adjust: str, alpha: float, side: int = 0
@@ -135,7 +133,7 @@ class Family:
         p = two_sided(t, df) if not side else one_sided(side * t, df)
         if adjust == "none" or self.m == 1:
             return p
-        unknown = np.isnan(p)  # counts among the tests, as in R
+        unknown = np.isnan(p)
         step = "sidak" if adjust in JOINT else adjust
         return np.where(unknown, np.nan, adjusted(np.where(unknown, 1.0, p), step, alpha)[1])
 

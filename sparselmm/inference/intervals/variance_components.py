@@ -49,7 +49,8 @@ class VarianceIntervals:
     ends : ndarray, (m, 2)
         Confidence intervals of ``sdcor``.
     share : ndarray, (m,)
-        Part of the mean variance of a row, a covariance's part counted twice; sums to one.
+        Part of the mean variance of a row; sums to one. Where covariances count, the whole term
+        has its part at its first entry, the others NaN.
     """
 
     se: FloatArray
@@ -108,9 +109,23 @@ def variance_intervals(est: Estimates, alpha: float) -> VarianceIntervals:
             sdcor[j], sdcor_se[j] = rho, np.sqrt(slope @ cov.absolute_among(at) @ slope)
             z = np.arctanh(rho) + half * sdcor_se[j] / (1.0 - rho**2) * np.array([-1.0, 1.0])
             ends[j] = np.tanh(z)
-    weights = variance_weights(est)
-    parts = weights.sum(axis=0) * values
-    return VarianceIntervals(se, sdcor, sdcor_se, ends, parts / parts.sum())
+    return VarianceIntervals(se, sdcor, sdcor_se, ends, _shares(est, values))
+
+
+def _shares(est: Estimates, values: FloatArray) -> FloatArray:
+    """Parts of the mean variance of a row.
+
+    Those of single entries of a term whose coefficients covary would change with the origins of
+    the covariates, and be below zero or above one.
+    """
+    layout = est.layout
+    parts = variance_weights(est).sum(axis=0) * values
+    parts = parts / parts.sum()
+    for t in range(len(est.terms)):
+        own = np.flatnonzero(layout.terms == t)
+        if parts[own][layout.rows[own] != layout.cols[own]].any():
+            parts[own] = np.r_[parts[own].sum(), np.full(len(own) - 1, np.nan)]
+    return parts
 
 
 def profile_ends(est: Estimates, parameters: Sequence[Parameter], limits: FloatArray) -> FloatArray:

@@ -423,11 +423,11 @@ class MarginalMeans(InPolars):
 
     def _family(self, L: FloatArray, k: int) -> Family:
         """The contrasts of one level of ``by``, as a family of tests."""
-        L = L[np.isfinite(L).all(axis=1)]
+        m, L = len(L), L[np.isfinite(L).all(axis=1)]
         V = self._fixed.cov(L)
         sd = np.sqrt(np.maximum(np.diag(V), np.finfo(float).tiny))
         rank = int(np.linalg.matrix_rank(L)) if len(L) else 0
-        return Family(k, np.asarray(V / np.outer(sd, sd)), max(rank, 1))
+        return Family(k, np.asarray(V / np.outer(sd, sd)), max(rank, 1), m)
 
     def test(
         self, null: float = 0.0, *, side: str = "two-sided", delta: float = 0.0,
