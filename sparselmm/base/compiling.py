@@ -60,8 +60,9 @@ def _dispatcher(function: Callable[..., Any]) -> Callable[..., Any]:
     import numba  # loaded late: a fit that needs no kernel does not pay for it
 
     _tell_of_compiling()
-    made = numba.njit(nogil=True, fastmath=RELAXED)(function)
-    if not numba.config.DISABLE_JIT:
+    made: Any = numba.njit(nogil=True, fastmath=RELAXED)(function)
+    settings: Any = numba.config
+    if not settings.DISABLE_JIT:
         made._cache = MachineCode(function)
     return made
 

@@ -650,7 +650,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
         start = None
         if not (start_params is free is fe_pen is cov_pen is None and do_cg):
             start = start_parameters(self._packing, start_params, self.use_sqrt)
-        mask = None if free is None else Mask.of(self._packing, free, start)
+        mask = None if free is None or start is None else Mask.of(self._packing, free, start)
         held = self._held(fix, free, fe_pen, cov_pen)
         covariance = held.covariance if mask is None else mask.covariance
         others = {
