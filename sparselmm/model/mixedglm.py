@@ -446,7 +446,7 @@ class MixedGLM(NamesOthers):
             new.further = thresholds(new._y, self.categories)
         return new
 
-    _other_names = MODEL
+    _other_names, _after = MODEL, MixedGLMResults
 
     def __repr__(self) -> str:
         return "\n".join(short.what(self.built, self._kind))

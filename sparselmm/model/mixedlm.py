@@ -893,7 +893,7 @@ class MixedLM(RegularizedFits, StatsmodelsInterface, NamesOthers):
             self._engines = {**self._engines, reml: engine}
         return engine
 
-    _other_names = MODEL
+    _other_names, _after = MODEL, MixedLMResults
 
     def __repr__(self) -> str:
         return "\n".join(short.what(self.built, "MixedLM"))

@@ -11,6 +11,7 @@ import pandas as pd
 
 from sparselmm.base.arguments import check_level
 from sparselmm.base.exceptions import DataError, NotGeneralizedError
+from sparselmm.base.other_names import GENERAL, attribute
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.estimates import Estimates
 from sparselmm.inference.general import GeneralEstimates
@@ -113,7 +114,9 @@ class MixedGLMResults(
         if name in NOT_HERE or (not name.startswith("_") and hasattr(MixedLMResults, name)):
             why = NOT_HERE.get(name, "it is defined for linear models only")
             raise NotGeneralizedError(f"{name} is not available for generalized models: {why}")
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        if name.startswith("_") or hasattr(type(self), name):
+            return object.__getattribute__(self, name)  # type: ignore[return-value]
+        raise attribute(self, name, GENERAL)
 
     def __getstate__(self) -> dict[str, Any]:
         return dict(self.__dict__)
