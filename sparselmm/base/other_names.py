@@ -21,7 +21,8 @@ RESULTS = {
     "getVarCov": "cov_re", "G": "cov_re", "residual_variance": "scale", "var_resid": "scale",
     "confint": "conf_int()", "confidence_interval": "conf_int()", "intervals": "conf_int()",
     "confidence_intervals": "conf_int()", "vcov": "cov_params()", "cov": "cov_params()",
-    "AIC": "aic", "BIC": "bic", "logLik": "llf", "llik": "llf", "lnlik": "llf", "log_likelihood": "llf", "loglike": "llf",
+    "AIC": "aic", "BIC": "bic", "logLik": "llf",
+    "llik": "llf", "lnlik": "llf", "log_likelihood": "llf", "loglike": "llf",
     "aicc": "aic", "REMLcrit": "-2 * llf", "isREML": "reml", "is_reml": "reml",
     "residuals_": "resid", "fitted": "fittedvalues", "fitted_values": "fittedvalues",
     "getME": "theta, u, b or model", "isSingular": "singular", "is_singular": "singular",
@@ -43,7 +44,7 @@ RESULTS = {
     "update": "refit() for another response; write another formula for another model",
     "R2": "r2()", "rsquared": "r2()", "r_squared": "r2()", "rsquared_adj": "r2()",
     "r2_nakagawa": "r2()", "performance": "check(), r2() or icc()", "check_model": "check()",
-    "overdispersion": "check()", "odds_ratios": "ratios()", "exp_coef": "ratios()",
+    "overdispersion": "check()",
     "random": "random_effects", "cv": "cross_validate()", "stargazer": "to_latex() or to_html()",
     "tab_model": "to_html() or report()", "to_markdown": "report()",
     "plot": "plot_diagnostics(), plot_predictions() or another of plot_...",
@@ -53,11 +54,21 @@ RESULTS = {
 }  # fmt: skip
 """Attributes of results under names of lme4, nlme, glmmTMB, statsmodels and SAS: ours."""
 
-GENERAL = RESULTS | {
+_LINEAR = (
+    "isREML", "is_reml", "cooks_distances", "get_influence", "dfbeta", "dfbetas", "leverage",
+    "rstudent", "HC0_se", "sandwich", "get_robustcov_results", "ranova_table", "rand", "cv",
+    "confint", "update",
+)  # fmt: skip
+"""Of these what only linear models have."""
+
+GENERAL = {theirs: ours for theirs, ours in RESULTS.items() if theirs not in _LINEAR} | {
+    "residual_variance": "dispersion_params", "var_resid": "dispersion_params",
+    "stargazer": "tidy().to_latex()", "tab_model": "report()",
     "vcov": "cov_fe", "getVarCov": "varcorr", "G": "varcorr", "confint_": "conf_int()",
     "profile": "confint(method='profile')", "bootMer": "bootstrap()", "lr_test": "lrt()",
     "lrtest": "lrt()", "likelihood_ratio_test": "lrt()", "REMLcrit": "-2 * llf",
     "dispersion": "dispersion_params", "overdispersion": "check() or simulated_checks()",
+    "odds_ratios": "ratios()", "exp_coef": "ratios()",
     "estimate": "wald_test()", "dharma": "simulated_checks()",
 }  # fmt: skip
 """The same of generalized models."""
@@ -89,10 +100,11 @@ def attribute(
         return OtherNameError(
             f"{kind} has no attribute {name!r}; its model has, result.model.{name}"
         )
-    for what, names in (("model", MODEL), ("result of fit()", RESULTS)):
-        ours = _meant(name, names)
-        if ours is not None:
-            return OtherNameError(f"{kind} has no attribute {name!r}; a {what} has {ours}")
+    names = MODEL if after is None else getattr(after, "_other_names", RESULTS)
+    ours = _meant(name, names)
+    if ours is not None:
+        what = "model" if after is None else "result of fit()"
+        return OtherNameError(f"{kind} has no attribute {name!r}; a {what} has {ours}")
     known = [own for own in dir(type(owner)) if not own.startswith("_")]
     hint = "" if name.startswith("_") else suggestion(name, known)
     return OtherNameError(f"{kind!r} object has no attribute {name!r}{hint}")
