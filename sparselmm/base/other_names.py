@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from types import FunctionType
 from typing import Any
 
-from sparselmm.base.arguments import suggestion
+from sparselmm.base.arguments import check_keywords, suggestion
 from sparselmm.base.exceptions import OtherNameError
 
 _MEANS = "emmeans(...).contrast('pairwise')"
@@ -80,6 +83,25 @@ MODEL = {
 """Attributes of models under other names: ours."""
 
 
+MODULE = {
+    "lmer": "mixedlm", "lmm": "mixedlm", "lme": "mixedlm", "lm": "mixedlm", "glmmtmb": "mixedglm",
+    "glmer": "mixedglm", "glmm": "mixedglm", "clmm": "mixedglm(..., family='ordinal')",
+    "anova": "compare(one, other), or the method anova() of a fit", "lrt": "compare",
+    "emmeans": "the method emmeans() of a fit", "fit": "mixedlm(...).fit()",
+    "load_dataset": "datasets.load", "load": "datasets.load, or MixedLMResults.load for a fit",
+    "api": "sparselmm itself", "formula": "sparselmm.mixedlm", "bootstrap": "that of a fit",
+    "summary": "that of a fit",
+}  # fmt: skip
+"""Names of the module under those of other packages: ours."""
+
+
+def of_module(name: str, known: Iterable[str]) -> AttributeError:
+    """The error for a name that the package has none of."""
+    ours = _meant(name, MODULE)
+    hint = suggestion(name, known) if ours is None else f"; here it is {ours}"
+    return OtherNameError(f"module 'sparselmm' has no attribute {name!r}{hint}")
+
+
 def attribute(
     owner: object, name: str, others: Mapping[str, str], after: type | None = None
 ) -> AttributeError:
@@ -118,11 +140,37 @@ def _meant(name: str, others: Mapping[str, str]) -> str | None:
     return next(same, None)
 
 
+def checked_names(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A method whose arguments under other names are answered with ours."""
+    takes = inspect.signature(function).parameters
+    if any(one.kind is one.VAR_KEYWORD for one in takes.values()):
+        return function
+    names = tuple(takes)[1:]
+
+    @functools.wraps(function)
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not kwargs.keys() <= takes.keys():
+            check_keywords(kwargs, names, function.__name__)
+        return function(self, *args, **kwargs)
+
+    method.takes = names  # type: ignore[attr-defined]
+    return method
+
+
 class NamesOthers:
-    """Attributes that are not there get an error that names ours."""
+    """Attributes and arguments that are not there get an error that names ours."""
 
     _other_names: Mapping[str, str] = RESULTS
     _after: type | None = None
+
+    def __init_subclass__(cls) -> None:
+        """Check the names of the arguments of methods: of all of results, of a model's ``fit``."""
+        super().__init_subclass__()
+        for name in ["fit"] if cls._after is not None else dir(cls):
+            found = inspect.getattr_static(cls, name, None)
+            fresh = isinstance(found, FunctionType) and not hasattr(found, "takes")
+            if fresh and not name.startswith("_"):
+                setattr(cls, name, checked_names(found))
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or hasattr(type(self), name):  # the error of a property is its own

@@ -6,10 +6,12 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
+from inspect import signature
 from typing import Any
 
 import numpy as np
 
+from sparselmm.base.arguments import check_keywords
 from sparselmm.base.exceptions import (
     BoundaryWarning,
     ConvergenceWarning,
@@ -168,6 +170,7 @@ class MixedGLM(NamesOthers):
         covariance: Mapping[str, Any] | None = None,
         contrasts: Mapping[str, Any] | None = None,
         eval_env: Any = 0,
+        **others: Any,
     ) -> MixedGLM:
         """Build a model from a formula and a data frame.
 
@@ -210,6 +213,8 @@ class MixedGLM(NamesOthers):
         >>> print(f"{model.fit().fe_params['Anger']:.3f}")
         0.057
         """
+        if others:
+            check_keywords(others, tuple(signature(cls.from_formula).parameters)[:-1], "mixedglm")
         env = capture_env(eval_env, above=1)
         chosen = chosen_family(family, link, dispersion, zi, hurdle)
         data = as_frame(data, [

@@ -163,3 +163,40 @@ def test_reml_in_capitals_is_answered_by_fit(fit):
 def test_an_unknown_function_is_called_one(call, ours):
     with pytest.raises(FormulaError, match=f"unknown function .*{ours}"):
         mixedlm(f"Reaction ~ {call} + (1 | Subject)", datasets.load("sleepstudy"))
+
+
+@pytest.mark.parametrize(
+    ("call", "ours"),
+    [(lambda fit: fit.predict(newdata=1), "first argument"),
+     (lambda fit: fit.predict(re_form=None), "re=True or False"),
+     (lambda fit: fit.anova(typ=3), "type="), (lambda fit: fit.anova(test="F"), "it takes"),
+     (lambda fit: fit.emmeans(pairwise="Days"), "contrast"),
+     (lambda fit: fit.simulate(nsim=2), "here it is n"),
+     (lambda fit: fit.conf_int(level=0.9), "alpha"),
+     (lambda fit: fit.residuals(knd="pearson"), "did you mean 'kind'")],
+)  # fmt: skip
+def test_arguments_of_methods_lead_to_ours(fit, call, ours):
+    with pytest.raises(ArgumentTypeError, match=ours):
+        call(fit)
+
+
+def test_arguments_of_generalized_models_lead_to_ours(general):
+    formula, data = general.model.built.spec.formula, datasets.load("cbpp")
+    for name, ours in (("ziformula", "zi="), ("exposure", "offset="), ("famly", "'family'")):
+        with pytest.raises(ArgumentTypeError, match=ours):
+            sparselmm.mixedglm(formula, data, **{name: 1})
+    with pytest.raises(ArgumentTypeError, match="nagq"):
+        general.model.fit(nAGQ=5)
+    with pytest.raises(ArgumentTypeError, match="did you mean 'alpha'"):
+        general.summary(alhpa=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [("lmer", "mixedlm"), ("glmer", "mixedglm"), ("MixedLm", "MixedLM"), ("anova", "compare"),
+     ("load_dataset", "datasets.load")],
+)  # fmt: skip
+def test_names_of_the_module_lead_to_ours(name, ours):
+    assert not hasattr(sparselmm, name)
+    with pytest.raises(OtherNameError, match=ours):
+        getattr(sparselmm, name)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from sparselmm.base.arguments import check_level
 from sparselmm.base.exceptions import DataError, NotGeneralizedError
-from sparselmm.base.other_names import GENERAL, attribute
+from sparselmm.base.other_names import GENERAL, NamesOthers, attribute
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.estimates import Estimates
 from sparselmm.inference.general import GeneralEstimates
@@ -77,6 +77,7 @@ class MixedGLMResults(
     ExtraResults,
     GeneralFigureResults,
     GeneralReportResults,
+    NamesOthers,
 ):
     """A fitted generalized linear mixed model.
 
