@@ -37,8 +37,8 @@ test-fast: $(STAMP) ## run the tests that are not marked slow
 test-providers: $(STAMP) ## run models and reference fits with cvxopt's CHOLMOD, and with LAPACK alone
 	$(BIN)/python -m pip install -q cvxopt
 	for provider in cvxopt none; do SPARSELMM_CHOLMOD=$$provider $(PYTEST) $(TESTFLAGS) \
-		tests/test_cholesky.py tests/test_providers.py tests/test_solvers.py \
-		tests/test_deviance.py tests/test_reference.py || exit 1; done
+		tests/base/test_cholesky.py tests/base/test_providers.py tests/factor/test_solvers.py \
+		tests/likelihood/test_deviance.py tests/model/test_reference.py || exit 1; done
 
 trixie: ## run demo and tests in a Debian 13 built in the folder ROOT; needs root and debootstrap
 	tools/debian13.sh "$(ROOT)"

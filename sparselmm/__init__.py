@@ -29,6 +29,7 @@ from sparselmm.base.exceptions import (
     UnknownColumnError,
     ValueWarning,
 )
+from sparselmm.base.other_names import of_module
 from sparselmm.base.providers import show_versions
 from sparselmm.design import VCSpec
 from sparselmm.inference.packing import MixedLMParams
@@ -83,7 +84,7 @@ def __getattr__(name: str) -> Any:
     elif name in LATE:
         value = getattr(import_module(f"sparselmm.{LATE[name]}"), name)
     else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise of_module(name, () if name.startswith("_") else __dir__())
     globals()[name] = value
     return value
 

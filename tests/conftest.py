@@ -3,6 +3,15 @@
 import sys
 
 import pytest
+from examples import FAST
+
+
+def pytest_configure(config):
+    """Where slow tests are left out, properties are tried on few examples."""
+    if "not slow" in config.getoption("markexpr", ""):
+        from hypothesis import settings
+
+        settings.load_profile(FAST)
 
 
 @pytest.fixture(autouse=True)

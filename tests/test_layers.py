@@ -10,8 +10,8 @@ import pytest
 HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
     "base": (
         "exceptions types",
-        "arguments kernels memory progress reduction smallmatrix storage threads",
-        "grid kernels_families kernels_krylov kernels_rows kernels_stacks "
+        "arguments compiling memory progress reduction smallmatrix storage threads",
+        "grid kernels kernels_families kernels_krylov kernels_rows kernels_stacks "
         "other_names providers seeds",
         "cholesky workers",
     ),
@@ -82,7 +82,7 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
 HOMES = {  # where these packages may be imported; every other package may be imported anywhere
     "sksparse": "base.providers",
     "cvxopt": "base.providers",
-    "numba": "base.kernels base.kernels_families base.kernels_rows base.kernels_stacks",
+    "numba": "base.compiling",
     "patsy": "design.formula",
     "sklearn": "model.regressor",
     "marginaleffects": "model.marginal_effects",

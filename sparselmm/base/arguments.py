@@ -402,6 +402,23 @@ OTHER_ARGUMENTS = {
     "control": "; options of the search are arguments of fit() of their own",
     "lmerControl": "; options of the search are arguments of fit() of their own",
     "na_action": "; here it is missing='drop' or 'raise', an argument of the model",
+    "re_form": "; here it is re=True or False",
+    "newdata": "; new data are the first argument",
+    "interval": "; get_prediction() has intervals",
+    "nsim": "; here it is n, the first argument",
+    "random_state": "; here it is seed=",
+    "conf_level": "; here it is alpha=, 0.05 for 95 %",
+    "level": "; here it is alpha=, 0.05 for 95 %",
+    "typ": "; here it is type=",
+    "verbose": "; here it is progress=True",
+    "optimizer": "; here it is method=",
+    "nAGQ": "; here it is nagq=",
+    "ziformula": "; here it is zi=",
+    "dispformula": "; here it is dispersion=",
+    "exposure": "; here it is offset=, of its logarithm",
+    "random": "; write bars in the formula, '+ (1|g)', or groups= and re_formula=",
+    "correlation": "; here it is residual='ar1(time | subject)'",
+    "pairwise": "; write emmeans('f').contrast('pairwise')",
 }
 """Arguments of other packages: what there is here."""
 
@@ -411,5 +428,7 @@ def check_keywords(given: Iterable[str], known: Sequence[str], function: str) ->
     for name in given:
         if name not in known:
             takes = f"; it takes {', '.join(known) or 'no options'}"
-            hint = suggestion(name, known) or OTHER_ARGUMENTS.get(name) or takes
+            same = name.lower() in map(str.lower, known)
+            theirs = None if same else OTHER_ARGUMENTS.get(name)
+            hint = theirs or suggestion(name, known) or takes
             raise ArgumentTypeError(f"{function} has no argument {name!r}{hint}")

@@ -1,9 +1,7 @@
 """Every compiled loop of the package: arrays in, arrays out.
 
-Each function is plain Python over NumPy arrays; :func:`compiled` hands it to numba at its
-first call and caches the machine code on disk, so importing the package compiles nothing
-and a fit that needs no kernel never loads numba. ``NUMBA_DISABLE_JIT=1`` runs them as
-plain Python. None of them checks its arguments: callers do.
+Each function is plain Python over NumPy arrays, compiled at its first call, see
+:mod:`sparselmm.base.compiling`. None of them checks its arguments: callers do.
 
 Coupling lists. Several kernels work on a *leading* grouping factor whose part of
 ``M = Lambda'A Lambda + I`` is block diagonal with blocks ``D_l`` (k x k). The entries of M that
@@ -14,116 +12,16 @@ coefficients ``V[:, e]`` of that trailing column.
 
 from __future__ import annotations
 
-import functools
-import sys
-import threading
-import time
-from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
-
 import numpy as np
 
+from sparselmm.base.compiling import compiled
 from sparselmm.base.types import FloatArray, IntArray
-
-RELAXED = {"contract", "reassoc"}
-"""Sums may be reordered to use vector instructions; the order is fixed when compiling."""
 
 PANEL = 64
 """Rows of an inverse that are collected at a time, few enough to stay in cache."""
 
 LEVELS = 1024
 """Levels whose products are summed up together."""
-
-TELL_AFTER = 1.0
-"""Seconds of compiling after which that is said."""
-
-COMPILING = (
-    "sparselmm: compiling loops for large models, once; 'python -m sparselmm warm' does it ahead\n"
-)
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def compiled(function: Callable[P, R]) -> Callable[P, R]:
-    """Compile with numba at the first call, caching on disk where that can be written."""
-    jitted: list[Callable[..., Any]] = []
-
-    @functools.wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        if not jitted:
-            jitted.append(_dispatcher(function))
-            _MADE[function.__name__] = jitted
-        try:
-            result: R = jitted[0](*args, **kwargs)
-        except OSError:  # the cache, such as a disk that is full
-            jitted[0] = _dispatcher(function, cache=False)
-            result = jitted[0](*args, **kwargs)
-        return result
-
-    return call
-
-
-_WATCHING: list[Any] = []
-
-_MADE: dict[str, list[Callable[..., Any]]] = {}
-
-
-def compiled_functions() -> dict[str, Callable[..., Any]]:
-    """Numba's functions so far, by the names of the kernels."""
-    return {name: made[0] for name, made in _MADE.items()}
-
-
-def _dispatcher(function: Callable[..., Any], cache: bool = True) -> Callable[..., Any]:
-    """Numba's function, which compiles when it meets arguments of new types."""
-    import numba  # loaded late: a fit that needs no kernel does not pay for it
-
-    _tell_of_compiling()
-    options: dict[str, Any] = {"nogil": True, "fastmath": RELAXED}
-    if cache:
-        try:
-            return numba.njit(cache=True, **options)(function)
-        except (RuntimeError, OSError):  # neither NUMBA_CACHE_DIR nor any other folder
-            pass
-    return numba.njit(**options)(function)
-
-
-def _tell_of_compiling() -> None:
-    """Have one line on stderr once compiling has taken a second, in whatever pieces."""
-    from numba.core import event
-
-    if _WATCHING:
-        return
-
-    class Watch(event.Listener):
-        spent, since, timer = 0.0, 0.0, None
-        told = False
-
-        def on_start(self, event: Any) -> None:
-            left = TELL_AFTER - self.spent
-            if self.timer is None and not self.told:
-                if left <= 0.0:
-                    self.tell()
-                    return
-                self.since = time.perf_counter()
-                self.timer = threading.Timer(left, self.tell)
-                self.timer.daemon = True
-                self.timer.start()
-
-        def on_end(self, event: Any) -> None:
-            if self.timer is not None:
-                self.timer.cancel()
-                self.timer = None
-                self.spent += time.perf_counter() - self.since
-
-        def tell(self) -> None:
-            self.told = True
-            sys.stderr.write(COMPILING)
-            sys.stderr.flush()
-
-    _WATCHING.append(Watch())
-    event.register("numba:compile", _WATCHING[0])  # type: ignore[no-untyped-call]
-
 
 # ------------------------------------------------------------------------ cross-products
 

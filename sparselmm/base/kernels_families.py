@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from sparselmm.base.kernels import compiled
+from sparselmm.base.compiling import compiled
 from sparselmm.base.types import FloatArray
 
 

@@ -8,7 +8,7 @@ computes the same bits. Arrays in, arrays out, as in :mod:`sparselmm.base.kernel
 
 from __future__ import annotations
 
-from sparselmm.base.kernels import compiled
+from sparselmm.base.compiling import compiled
 from sparselmm.base.types import FloatArray, IntArray
 
 

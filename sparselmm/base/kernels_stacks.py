@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sparselmm.base.kernels import compiled
+from sparselmm.base.compiling import compiled
 from sparselmm.base.types import BoolArray, FloatArray
 
 

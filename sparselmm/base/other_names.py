@@ -2,28 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from types import FunctionType
 from typing import Any
 
-from sparselmm.base.arguments import suggestion
+from sparselmm.base.arguments import check_keywords, suggestion
 from sparselmm.base.exceptions import OtherNameError
+
+_MEANS = "emmeans(...).contrast('pairwise')"
+_DDF = "summary(ddf='satterthwaite') or anova(), also with ddf='kenward-roger'"
+_COMPARED = "sparselmm.compare(one, other), or drop1() and ranova()"
 
 RESULTS = {
     "fixef": "fe_params", "coef": "fe_params, or ranef for the levels of the factors",
-    "coefficients": "fe_params", "beta": "fe_params", "VarCorr": "varcorr",
-    "var_corr": "varcorr", "confint": "conf_int()", "confidence_interval": "conf_int()",
-    "vcov": "cov_params()", "cov": "cov_params()", "logLik": "llf", "loglik": "llf",
-    "llik": "llf", "AIC": "aic", "BIC": "bic", "REMLcrit": "-2 * llf",
+    "coefficients": "fe_params", "beta": "fe_params", "fixed": "fe_params", "betas": "fe_params",
+    "solution": "tidy()", "coef_table": "tidy()", "as_data_frame": "tidy()", "to_frame": "tidy()",
+    "to_pandas": "tidy()", "to_dict": "tidy().to_dict()", "broom": "tidy(), glance() and augment()",
+    "VarCorr": "varcorr", "var_corr": "varcorr", "VarComp": "varcorr", "covparms": "varcorr",
+    "getVarCov": "cov_re", "G": "cov_re", "residual_variance": "scale", "var_resid": "scale",
+    "confint": "conf_int()", "confidence_interval": "conf_int()", "intervals": "conf_int()",
+    "confidence_intervals": "conf_int()", "vcov": "cov_params()", "cov": "cov_params()",
+    "AIC": "aic", "BIC": "bic", "logLik": "llf",
+    "llik": "llf", "lnlik": "llf", "log_likelihood": "llf", "loglike": "llf",
+    "aicc": "aic", "REMLcrit": "-2 * llf", "isREML": "reml", "is_reml": "reml",
     "residuals_": "resid", "fitted": "fittedvalues", "fitted_values": "fittedvalues",
     "getME": "theta, u, b or model", "isSingular": "singular", "is_singular": "singular",
-    "df_residual": "df_resid", "pvalue": "pvalues", "std_errors": "bse", "se": "bse",
-    "cooks_distances": "cooks_distance", "get_influence": "influence()",
-    "bootMer": "bootstrap()", "rePCA": "check()", "lsmeans": "emmeans()",
-    "LSMeans": "emmeans()", "lsmean": "emmeans()", "ranova_table": "ranova()",
-    "VarComp": "varcorr", "nlevels": "ranef", "ngrps": "ranef", "R2": "r2()",
-    "rsquared": "r2()", "r_squared": "r2()", "performance": "check(), r2() or icc()",
+    "df_residual": "df_resid", "pvalue": "pvalues", "pval": "pvalues", "p_values": "pvalues",
+    "std_errors": "bse", "std_error": "bse", "stderr": "bse", "se": "bse", "tval": "tvalues",
+    "t_values": "tvalues", "z_values": "tvalues", "zvalues": "tvalues",
+    "optinfo": "opt", "convergence": "converged, or opt for the search",
+    "df": _DDF, "ddf": _DDF, "satterthwaite": _DDF, "kenward_roger": _DDF, "kr_ddf": _DDF,
+    "cooks_distances": "cooks_distance", "get_influence": "influence()", "dfbeta": "influence()",
+    "dfbetas": "influence()", "leverage": "hatvalues()", "rstandard": "residuals(scaled=True)",
+    "rstudent": "influence()", "HC0_se": "robust_tests()", "sandwich": "cov_robust()",
+    "get_robustcov_results": "robust_tests()", "bootMer": "bootstrap()", "rePCA": "check()",
+    "lsmeans": "emmeans()", "ls_means": "emmeans()", "lsmean": "emmeans()",
+    "marginal_means": "emmeans()", "avg_slopes": "emtrends()", "contrast": _MEANS, "pairs": _MEANS,
+    "tukey": _MEANS, "pdiff": _MEANS, "difflsmeans": _MEANS, "estimate": "t_test()",
+    "ranova_table": "ranova()", "rand": "ranova()", "step": "drop1()", "lrtest": _COMPARED,
+    "lr_test": _COMPARED, "compare_lr_test": _COMPARED, "likelihood_ratio_test": _COMPARED,
+    "compare": _COMPARED, "compare_models": _COMPARED, "nlevels": "ranef", "ngrps": "ranef",
+    "update": "refit() for another response; write another formula for another model",
+    "R2": "r2()", "rsquared": "r2()", "r_squared": "r2()", "rsquared_adj": "r2()",
+    "r2_nakagawa": "r2()", "performance": "check(), r2() or icc()", "check_model": "check()",
+    "overdispersion": "check()",
+    "random": "random_effects", "cv": "cross_validate()", "stargazer": "to_latex() or to_html()",
+    "tab_model": "to_html() or report()", "to_markdown": "report()",
+    "plot": "plot_diagnostics(), plot_predictions() or another of plot_...",
+    "qqplot": "plot_diagnostics()", "plot_residuals": "plot_diagnostics()",
+    "dotplot": "plot_ranef()", "caterpillar": "plot_ranef()", "ranef_plot": "plot_ranef()",
+    "model_matrix": "model.exog",
 }  # fmt: skip
 """Attributes of results under names of lme4, nlme, glmmTMB, statsmodels and SAS: ours."""
+
+_LINEAR = (
+    "isREML", "is_reml", "cooks_distances", "get_influence", "dfbeta", "dfbetas", "leverage",
+    "rstudent", "HC0_se", "sandwich", "get_robustcov_results", "ranova_table", "rand", "cv",
+    "confint", "update",
+)  # fmt: skip
+"""Of these what only linear models have."""
+
+GENERAL = {theirs: ours for theirs, ours in RESULTS.items() if theirs not in _LINEAR} | {
+    "residual_variance": "dispersion_params", "var_resid": "dispersion_params",
+    "stargazer": "tidy().to_latex()", "tab_model": "report()",
+    "vcov": "cov_fe", "getVarCov": "varcorr", "G": "varcorr", "confint_": "conf_int()",
+    "profile": "confint(method='profile')", "bootMer": "bootstrap()", "lr_test": "lrt()",
+    "lrtest": "lrt()", "likelihood_ratio_test": "lrt()", "REMLcrit": "-2 * llf",
+    "dispersion": "dispersion_params", "overdispersion": "check() or simulated_checks()",
+    "odds_ratios": "ratios()", "exp_coef": "ratios()",
+    "estimate": "wald_test()", "dharma": "simulated_checks()",
+}  # fmt: skip
+"""The same of generalized models."""
 
 MODEL = {
     "estimate": "fit()", "optimize": "fit()", "run": "fit()", "train": "fit()",
@@ -32,25 +83,96 @@ MODEL = {
 """Attributes of models under other names: ours."""
 
 
-def attribute(owner: object, name: str, others: Mapping[str, str]) -> AttributeError:
-    """The error for an attribute that there is none of, naming ours where it is known."""
+MODULE = {
+    "lmer": "mixedlm", "lmm": "mixedlm", "lme": "mixedlm", "lm": "mixedlm", "glmmtmb": "mixedglm",
+    "glmer": "mixedglm", "glmm": "mixedglm", "clmm": "mixedglm(..., family='ordinal')",
+    "anova": "compare(one, other), or the method anova() of a fit", "lrt": "compare",
+    "emmeans": "the method emmeans() of a fit", "fit": "mixedlm(...).fit()",
+    "load_dataset": "datasets.load", "load": "datasets.load, or MixedLMResults.load for a fit",
+    "api": "sparselmm itself", "formula": "sparselmm.mixedlm", "bootstrap": "that of a fit",
+    "summary": "that of a fit",
+}  # fmt: skip
+"""Names of the module under those of other packages: ours."""
+
+
+def of_module(name: str, known: Iterable[str]) -> AttributeError:
+    """The error for a name that the package has none of."""
+    ours = _meant(name, MODULE)
+    hint = suggestion(name, known) if ours is None else f"; here it is {ours}"
+    return OtherNameError(f"module 'sparselmm' has no attribute {name!r}{hint}")
+
+
+def attribute(
+    owner: object, name: str, others: Mapping[str, str], after: type | None = None
+) -> AttributeError:
+    """The error for an attribute that there is none of, naming ours where it is known.
+
+    ``after`` is the class of the results of a model that is asked.
+    """
     kind = type(owner).__name__
-    if name in others:
-        return OtherNameError(f"{kind} has no attribute {name!r}; here it is {others[name]}")
-    if name in MODEL or name in RESULTS:
-        what = ("model", MODEL[name]) if name in MODEL else ("result of fit()", RESULTS[name])
-        return OtherNameError(f"{kind} has no attribute {name!r}; a {what[0]} has {what[1]}")
+    ours = _meant(name, others)
+    if ours is not None:
+        return OtherNameError(f"{kind} has no attribute {name!r}; here it is {ours}")
+    if after is not None and hasattr(after, name):
+        return OtherNameError(
+            f"{kind} has no attribute {name!r}; its result has, model.fit().{name}"
+        )
+    model = vars(owner).get("model")
+    if model is not None and (hasattr(type(model), name) or name in vars(model)):
+        return OtherNameError(
+            f"{kind} has no attribute {name!r}; its model has, result.model.{name}"
+        )
+    names = MODEL if after is None else getattr(after, "_other_names", RESULTS)
+    ours = _meant(name, names)
+    if ours is not None:
+        what = "model" if after is None else "result of fit()"
+        return OtherNameError(f"{kind} has no attribute {name!r}; a {what} has {ours}")
     known = [own for own in dir(type(owner)) if not own.startswith("_")]
     hint = "" if name.startswith("_") else suggestion(name, known)
     return OtherNameError(f"{kind!r} object has no attribute {name!r}{hint}")
 
 
+def _meant(name: str, others: Mapping[str, str]) -> str | None:
+    """Ours for a name, whatever its case."""
+    if name in others:
+        return others[name]
+    same = (ours for other, ours in others.items() if other.lower() == name.lower())
+    return next(same, None)
+
+
+def checked_names(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A method whose arguments under other names are answered with ours."""
+    takes = inspect.signature(function).parameters
+    if any(one.kind is one.VAR_KEYWORD for one in takes.values()):
+        return function
+    names = tuple(takes)[1:]
+
+    @functools.wraps(function)
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not kwargs.keys() <= takes.keys():
+            check_keywords(kwargs, names, function.__name__)
+        return function(self, *args, **kwargs)
+
+    method.takes = names  # type: ignore[attr-defined]
+    return method
+
+
 class NamesOthers:
-    """Attributes that are not there get an error that names ours."""
+    """Attributes and arguments that are not there get an error that names ours."""
 
     _other_names: Mapping[str, str] = RESULTS
+    _after: type | None = None
+
+    def __init_subclass__(cls) -> None:
+        """Check the names of the arguments of methods: of all of results, of a model's ``fit``."""
+        super().__init_subclass__()
+        for name in ["fit"] if cls._after is not None else dir(cls):
+            found = inspect.getattr_static(cls, name, None)
+            fresh = isinstance(found, FunctionType) and not hasattr(found, "takes")
+            if fresh and not name.startswith("_"):
+                setattr(cls, name, checked_names(found))
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or hasattr(type(self), name):  # the error of a property is its own
             return object.__getattribute__(self, name)
-        raise attribute(self, name, self._other_names)
+        raise attribute(self, name, self._other_names, self._after)

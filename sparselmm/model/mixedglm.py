@@ -6,12 +6,14 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
+from inspect import signature
 from typing import Any
 
 import numpy as np
 
 from sparselmm.base.arguments import (
     check_count,
+    check_keywords,
     check_memory,
     check_number,
     check_numbers,
@@ -177,6 +179,7 @@ class MixedGLM(NamesOthers):
         covariance: Mapping[str, Any] | None = None,
         contrasts: Mapping[str, Any] | None = None,
         eval_env: Any = 0,
+        **others: Any,
     ) -> MixedGLM:
         """Build a model from a formula and a data frame.
 
@@ -219,6 +222,8 @@ class MixedGLM(NamesOthers):
         >>> print(f"{model.fit().fe_params['Anger']:.3f}")
         0.057
         """
+        if others:
+            check_keywords(others, tuple(signature(cls.from_formula).parameters)[:-1], "mixedglm")
         env = capture_env(eval_env, above=1)
         chosen = chosen_family(family, link, dispersion, zi, hurdle)
         data = as_frame(data, [
@@ -461,7 +466,7 @@ class MixedGLM(NamesOthers):
             new.further = thresholds(new._y, self.categories)
         return new
 
-    _other_names = MODEL
+    _other_names, _after = MODEL, MixedGLMResults
 
     def __repr__(self) -> str:
         return "\n".join(short.what(self.built, self._kind))

@@ -19,6 +19,7 @@ from sparselmm.model.cluster import runner_of
 from sparselmm.model.linear_fits import LinearFits
 from sparselmm.model.partitions import CHUNK_ROWS, Partitioned, build_partitioned, partitioned
 from sparselmm.model.statsmodels.cloning import model_of, with_arrays, with_data
+from sparselmm.results import MixedLMResults
 from sparselmm.results.print import short
 
 
@@ -286,7 +287,7 @@ class MixedLM(LinearFits, NamesOthers):
         new.__dict__.update(facts)
         return new
 
-    _other_names = MODEL
+    _other_names, _after = MODEL, MixedLMResults
 
     def __repr__(self) -> str:
         return "\n".join(short.what(self.built, "MixedLM"))

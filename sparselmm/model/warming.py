@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparselmm.base import kernels
+from sparselmm.base import compiling
 from sparselmm.model.mixedglm import MixedGLM
 from sparselmm.model.mixedlm import MixedLM
 
@@ -56,7 +56,7 @@ def _data(rows: int = ROWS) -> pd.DataFrame:
 
 def _folder() -> str:
     """Where numba keeps what it compiled."""
-    for function in kernels.compiled_functions().values():
+    for function in compiling.compiled_functions().values():
         path = getattr(getattr(function, "stats", None), "cache_path", None)
         if path:
             return str(path)

@@ -9,6 +9,7 @@ import pandas as pd
 import patsy
 import pytest
 import scipy.sparse as sp
+from examples import examples
 from formula_cases import (
     bump,
     dense_z,
@@ -17,7 +18,7 @@ from formula_cases import (
     ragged_data,
     term_columns,
 )
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sparselmm.base.exceptions import DataError, FormulaError, SpecificationWarning
@@ -718,7 +719,7 @@ def test_a_local_function_that_was_not_saved():
 # --- properties --------------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(st.permutations(range(N)))
 def test_rows_in_any_order(order):
     formula, vc = "y ~ x + (x|g/a) + (1|big)", {"v": "0 + C(k)", "w": "a + x"}
@@ -729,7 +730,7 @@ def test_rows_in_any_order(order):
     assert [t.name for t in other.terms] == [t.name for t in first.terms]
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.floats(-5, 5)), min_size=20),
     st.integers(0, 10),

@@ -297,3 +297,38 @@ def test_ranef_may_be_called():
     with pytest.raises(SparseLMMError, match="ranef_var"):
         fit.ranef(condVar=True)
     assert pickle.loads(pickle.dumps(fit.ranef)).keys() == fit.ranef.keys()
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("splines::ns(Days, df = 3) + (1 | Subject)", "ns(Days, df = 3) + (1 | Subject)"),
+        ("as.factor(Days) + (1 | as.factor(Subject))", "factor(Days) + (1 | factor(Subject))"),
+        ("Days + base::factor(f) + (1 | Subject)", "Days + factor(f) + (1 | Subject)"),
+    ],
+)
+def test_packages_and_as_factor(written, read):
+    data = datasets.load("sleepstudy").assign(f=lambda d: d.Days > 4)
+    one, other = (sparselmm.mixedlm(f"Reaction ~ {right}", data) for right in (written, read))
+    assert one.exog_names == other.exog_names
+    np.testing.assert_array_equal(one.exog, other.exog)
+    assert [term.name for term in one.terms] == [term.name for term in other.terms]
+
+
+@pytest.mark.parametrize(
+    ("right", "says"),
+    [
+        ("Days %in% f + (1 | Subject)", "%in%.*write a:b"),
+        ("Days %foo% f + (1 | Subject)", "%foo%"),
+        ("as.numeric(Days) + (1 | Subject)", "'as.numeric' is R's"),
+        ("Days + (. | Subject)", "write the names"),
+        ("ifelse(Days > 4, 1, 0) + (1 | Subject)", r"np\.where"),
+        ("Days + Error(Subject)", r"\(1 \| g\)"),
+        ("Days, random = ~ 1 | Subject", r"write random effects as"),
+        ("f::Days + (1 | Subject)", "cannot read"),
+    ],
+)
+def test_what_r_has_and_formulas_here_do_not(right, says):
+    data = datasets.load("sleepstudy").assign(f=lambda d: d.Days > 4)
+    with pytest.raises(FormulaError, match=says):
+        sparselmm.mixedlm(f"Reaction ~ {right}", data)

@@ -142,6 +142,7 @@ def test_a_disk_that_cannot_reserve(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_fit_finishes_on_disk_where_memory_is_short(tmp_path, monkeypatch):
     monkeypatch.setattr(tiles, "WIDEST", 512)
     model = MixedLM.from_formula("y ~ x + (1|f) + (1|g)", scalar(8, 20000, 3000, 2000))

@@ -85,7 +85,7 @@ def test_derivatives_of_what_predictions_leave(engine):
         np.testing.assert_allclose(deviance.gradient(theta), numeric, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("reml", [True, False])
+@pytest.mark.parametrize("reml", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("bars", "big"),
     [("(1 | a)", 1e6), ("(x | a)", 1e6), ("(x || a)", 1e6), ("(1 | a) + (1 | b)", 1e5)],
@@ -117,6 +117,7 @@ def test_intervals_where_effects_are_large():
     np.testing.assert_allclose(ends[1], ends[0], rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bars", ["(1 | a)", "(x | a)"])
 def test_many_responses_and_refits_where_effects_are_large(bars):
     data, model = data_of(bars, 1e6), sparselmm.mixedlm(f"y ~ x + z + {bars}", data_of(bars))
@@ -133,6 +134,7 @@ def test_many_responses_and_refits_where_effects_are_large(bars):
     assert again.llf == pytest.approx(many.llf.iloc[1], abs=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["kenward-roger", "satterthwaite"])
 def test_degrees_of_freedom_where_effects_are_large(method):
     """7 of 8 groups for a slope that varies between them; once 45, those of the residuals."""
@@ -142,6 +144,7 @@ def test_degrees_of_freedom_where_effects_are_large(method):
         np.testing.assert_allclose(table["df_den"], [7.0, 31.0], rtol=rel)
 
 
+@pytest.mark.slow
 def test_comparisons_of_fixed_effects_where_effects_are_large():
     """Their likelihood ratios are differences of deviances that the cross-products do not know."""
     data = data_of("(x | a)", 1e6)

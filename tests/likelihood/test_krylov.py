@@ -31,7 +31,7 @@ def standard_errors(opt):
     return out
 
 
-@pytest.mark.parametrize("reml", [True, False])
+@pytest.mark.parametrize("reml", [pytest.param(True, marks=pytest.mark.slow), False])
 @pytest.mark.parametrize("case", CASES)
 def test_theta_within_its_stated_error(case, reml):
     model = model_of(case)
@@ -131,6 +131,7 @@ print(fit.theta.tobytes().hex(), fit.llf.hex())
 """
 
 
+@pytest.mark.slow
 def test_any_number_of_threads_gives_the_same_bits():
     seen = set()
     for threads in ("1", "3"):
@@ -244,6 +245,7 @@ def test_an_exact_value_is_enough_where_probes_tell_the_gradient_as_well(dear, m
     assert own.deviance.value(own.theta) == own.opt.deviance  # its factor is at hand
 
 
+@pytest.mark.slow
 def test_auto_is_krylov_where_no_factor_fits():
     model = MixedLM.from_formula("y ~ x + (1|f) + (1|g)", CASES["scalar"][0](8, 40000, 6000, 4000))
     limit = 60_000_000

@@ -39,6 +39,7 @@ def test_the_best_known_optimum(name):
     assert opt.n_starts > 1
 
 
+@pytest.mark.slow
 def test_a_deviance_without_digits_is_not_called_converged():
     model, case = model_of(LOST)
     result = model.fit(reml=case["reml"])
@@ -103,6 +104,7 @@ def test_a_likelihood_without_end_is_not_called_converged():
     assert sparselmm.mixedlm("y ~ x0 + (1 | g)", data).fit(reml=False).converged
 
 
+@pytest.mark.slow
 def test_a_likelihood_that_rises_along_one_direction_is_not_called_converged():
     """Perfectly correlated effects can be turned until they reproduce all 14 responses."""
     verdict = judge(579)

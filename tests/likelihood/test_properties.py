@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from registry import Model, block, design, term
@@ -20,8 +21,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::sparselmm.SpecificationWarning"),
 ]
 
-few = settings(max_examples=15, deadline=None, derandomize=True)
-many = settings(max_examples=60, deadline=None, derandomize=True)
+few = settings(examples(15), derandomize=True)
+many = settings(examples(60), derandomize=True)
 seeds = st.integers(0, 2**32 - 1)
 
 SAME = {"abs": 4.0 * TOLERANCE, "rel": 1e-12}

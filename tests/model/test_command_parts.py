@@ -180,8 +180,8 @@ def test_small_models_compile_nothing():
 
 COMPILING = """
 import numpy as np
-from sparselmm.base import kernels
-kernels.TELL_AFTER = 0.0
+from sparselmm.base import compiling, kernels
+compiling.TELL_AFTER = 0.0
 out = np.zeros((2, 1))
 kernels.add_rows(np.array([0, 1]), np.ones((2, 1)), out)
 kernels.add_rows(np.array([0, 1], dtype=np.int32), np.ones((2, 1)), out)
@@ -203,6 +203,43 @@ def test_compiling_is_told_once_and_needs_no_cache(tmp_path, folder):
         assert any(tmp_path.rglob("*.nbi"))
     else:  # numba turns to another folder, where the machine code may be from before
         assert told <= 1
+
+
+def compiling(folder, before=""):
+    """What a process that calls one loop says; ``before`` runs first."""
+    env = {"PATH": "", "HOME": str(folder), "NUMBA_CACHE_DIR": str(folder)}
+    done = subprocess.run(
+        [sys.executable, "-c", before + COMPILING], check=True, env=env, capture_output=True,
+        cwd=Path(sparselmm.__file__).parents[1], text=True,
+    )  # fmt: skip
+    return done.stderr
+
+
+NOWHERE = """
+import tempfile
+def refuse(*args, **kwargs):
+    raise PermissionError("read-only")
+tempfile.TemporaryFile = refuse
+"""
+
+
+def test_a_cache_that_can_only_be_read_is_used(tmp_path):
+    assert "compiling" in compiling(tmp_path / "none", NOWHERE)
+    assert "compiling" in compiling(tmp_path)
+    kept = sorted(tmp_path.rglob("*.nb?"))
+    assert compiling(tmp_path, NOWHERE) == ""
+    assert sorted(tmp_path.rglob("*.nb?")) == kept
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"), [("*.nbi", b""), ("*.nbc", b"cut"), ("*.nbi", b"x" * 99)]
+)
+def test_a_damaged_cache_is_made_again(tmp_path, kind, content):
+    compiling(tmp_path)
+    for file in tmp_path.rglob(kind):
+        file.write_bytes(content)
+    assert "compiling" in compiling(tmp_path)
+    assert compiling(tmp_path) == ""
 
 
 def test_numbers_of_the_fit_do_not_depend_on_being_told():

@@ -9,7 +9,9 @@ import sparselmm
 pytestmark = pytest.mark.filterwarnings("ignore::sparselmm.ModelWarning")
 
 
-@pytest.mark.parametrize("first", range(0, 40, 8))
+@pytest.mark.parametrize(
+    "first", [0, *(pytest.param(first, marks=pytest.mark.slow) for first in range(8, 40, 8))]
+)
 def test_what_is_called_converged_is_lowest(first):
     check(range(first, first + 8))
 
@@ -27,7 +29,7 @@ def check(seeds):
     assert sum(end == "not converged" for end, _ in ends.values()) <= 0.05 * len(ends) + 1
 
 
-@pytest.mark.parametrize("seed", [3, 5, 11, 20])
+@pytest.mark.parametrize("seed", [3, 5, 11, pytest.param(20, marks=pytest.mark.slow)])
 def test_units_do_not_matter(seed):
     formula, data, arguments = random_model(seed)
     one = sparselmm.mixedglm(formula, data, **arguments).fit()

@@ -11,6 +11,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from examples import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sparselmm.exceptions import (
@@ -117,7 +118,9 @@ def made(formula, data, **arguments):
         return sparselmm.mixedlm(formula, data, **arguments)
 
 
-@pytest.mark.parametrize("chunk_rows", [1, 37, 299, 300, 5000])
+@pytest.mark.parametrize(
+    "chunk_rows", [pytest.param(1, marks=pytest.mark.slow), 37, 299, 300, 5000]
+)
 @pytest.mark.parametrize("name", MODELS)
 def test_every_kind_of_term_in_partitions(name, chunk_rows):
     formula, arguments = MODELS[name]
@@ -128,7 +131,7 @@ def test_every_kind_of_term_in_partitions(name, chunk_rows):
     same_model(made(formula, data, **arguments), parts)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(examples(25), suppress_health_check=list(HealthCheck))
 @given(
     st.sampled_from([name for name in MODELS if name != "per group"]), st.integers(0, 50),
     st.integers(5, 400), st.sampled_from([None, "sorted", "late"]), st.booleans(),

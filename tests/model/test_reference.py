@@ -27,7 +27,15 @@ NOTHING = 1e-10
 """A variance below this share of sigma^2 is zero: theta is then below 1e-5, SNAP is at 1e-3."""
 
 
-every_fit = pytest.mark.parametrize("name", REFERENCE_IDS)
+LARGE = ("insteval", "chem97")
+
+every_fit = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name.startswith(LARGE) else ())
+        for name in REFERENCE_IDS
+    ],
+)
 
 
 @every_fit

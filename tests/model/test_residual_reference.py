@@ -84,6 +84,7 @@ def test_what_sas_prints(structure):
     assert round(-2.0 * fit.llf, 1) == SAS[structure]
 
 
+@pytest.mark.slow
 def test_median_evaluations():
     counts = [fitted(name)[0].opt.n_evaluations for name, c in CASES.items() if c.interior]
     assert np.median(counts) <= 8

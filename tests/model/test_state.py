@@ -237,7 +237,9 @@ def same(a, b):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("which", range(4))
+@pytest.mark.parametrize(
+    "which", [0, *(pytest.param(i, marks=pytest.mark.slow) for i in range(1, 4))]
+)
 def test_without_rows_every_answer_is_the_same_or_refused(which):
     pyplot = pytest.importorskip("matplotlib.pyplot")
     (fit,) = [one for i, one in enumerate(small_fits()) if i == which]

@@ -73,7 +73,13 @@ def faults(capsys, argv):
     return [f"{call}: exit code {code}, {lines}"]
 
 
-@pytest.mark.parametrize("option", options())
+SLOW = {"--plot", "--re", "--json"}
+
+
+@pytest.mark.parametrize(
+    "option",
+    [pytest.param(o, marks=pytest.mark.slow if o in SLOW else ()) for o in options()],
+)
 def test_wrong_values_of_every_option_are_one_line(home, monkeypatch, capsys, option):
     monkeypatch.chdir(home)
     within = option in ("--re", "--vc")

@@ -136,6 +136,7 @@ def test_coefficients_of_two_models():
         fit("sleep").plot_coefficients(3)
 
 
+@pytest.mark.slow
 def test_many_levels_stay_legible():
     rng = np.random.default_rng(1)
     g = np.repeat(np.arange(1128), 3)

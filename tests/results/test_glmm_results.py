@@ -370,6 +370,7 @@ def test_simulation(fit, ordinal, zeros):
         fit.simulate(0)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sparselmm.BoundaryWarning")
 def test_bootstrap(fit):
     found = fit.bootstrap(40, seed=2)
@@ -381,6 +382,7 @@ def test_bootstrap(fit):
     assert "Parametric bootstrap" in repr(found)
 
 
+@pytest.mark.slow
 def test_simulated_checks_find_what_is_there():
     frame = data_of("grouseticks")
     poisson = mixedglm("TICKS ~ C(YEAR) + cHEIGHT + (1 | LOCATION)", frame, family="poisson").fit()

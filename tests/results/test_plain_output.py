@@ -2,13 +2,19 @@
 
 import copy
 import pickle
+import re
 
 import pytest
 
+import sparselmm
 from sparselmm import datasets, mixedlm
 from sparselmm.base import other_names
-from sparselmm.base.exceptions import ArgumentTypeError, FormulaError, OtherNameError
-from sparselmm.results import MixedLMResults
+from sparselmm.base.exceptions import (
+    ArgumentTypeError,
+    FormulaError,
+    NotGeneralizedError,
+    OtherNameError,
+)
 from sparselmm.results.print.notebook import cell
 
 FORMULA = "Reaction ~ Days + (Days | Subject)"
@@ -58,14 +64,52 @@ def test_what_a_fit_has_is_said_by_its_model(fit):
         _ = fit.model.fixef
 
 
+def has(fit, ours):
+    """Whether what a message says is there: the first name in it."""
+    first = re.match(r"(?:-2 \* |sparselmm\.)?([a-z_]\w*)", ours)[1]
+    return hasattr(fit, first) or hasattr(sparselmm, first)
+
+
 def test_every_name_given_instead_exists_and_hides_none(fit):
     for theirs, ours in other_names.RESULTS.items():
         assert theirs not in dir(fit)
-        first = ours.replace("-2 * ", "").split(",")[0].split(" ")[0].rstrip("()")
-        assert hasattr(MixedLMResults, first) or hasattr(fit, first), ours
+        assert has(fit, ours), ours
     for theirs, ours in other_names.MODEL.items():
         assert theirs not in dir(fit.model)
         assert hasattr(type(fit.model), ours.rstrip("()")) or hasattr(fit.model, ours.rstrip("()"))
+
+
+@pytest.fixture(scope="module")
+def general():
+    data = datasets.load("cbpp")
+    formula = "incidence / size ~ period + (1 | herd)"
+    return sparselmm.mixedglm(formula, data, family="binomial", weights="size").fit()
+
+
+def test_generalized_fits_answer_other_names_too(general):
+    for theirs, ours in other_names.GENERAL.items():
+        assert theirs not in dir(general)
+        with pytest.raises((NotGeneralizedError, OtherNameError), match=r"here it is|models: "):
+            getattr(general, theirs)
+        assert has(general, ours), ours
+
+
+def test_what_belongs_to_the_other_is_said(fit, general):
+    for model, result in ((fit.model, fit), (general.model, general)):
+        with pytest.raises(OtherNameError, match=r"model\.fit\(\)\.pvalues"):
+            _ = model.pvalues
+        with pytest.raises(OtherNameError, match=r"result\.model\.endog"):
+            _ = result.endog
+        with pytest.raises(OtherNameError, match="for reading"):
+            _ = result.summary().pvalues
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"), [("LSMEANS", "emmeans"), ("SE", "bse"), ("Tukey", "contrast")]
+)
+def test_case_of_other_names_does_not_matter(fit, name, ours):
+    with pytest.raises(OtherNameError, match=ours):
+        getattr(fit, name)
 
 
 def test_copies_and_pickles_are_not_disturbed(fit):
@@ -119,3 +163,40 @@ def test_reml_in_capitals_is_answered_by_fit(fit):
 def test_an_unknown_function_is_called_one(call, ours):
     with pytest.raises(FormulaError, match=f"unknown function .*{ours}"):
         mixedlm(f"Reaction ~ {call} + (1 | Subject)", datasets.load("sleepstudy"))
+
+
+@pytest.mark.parametrize(
+    ("call", "ours"),
+    [(lambda fit: fit.predict(newdata=1), "first argument"),
+     (lambda fit: fit.predict(re_form=None), "re=True or False"),
+     (lambda fit: fit.anova(typ=3), "type="), (lambda fit: fit.anova(test="F"), "it takes"),
+     (lambda fit: fit.emmeans(pairwise="Days"), "contrast"),
+     (lambda fit: fit.simulate(nsim=2), "here it is n"),
+     (lambda fit: fit.conf_int(level=0.9), "alpha"),
+     (lambda fit: fit.residuals(knd="pearson"), "did you mean 'kind'")],
+)  # fmt: skip
+def test_arguments_of_methods_lead_to_ours(fit, call, ours):
+    with pytest.raises(ArgumentTypeError, match=ours):
+        call(fit)
+
+
+def test_arguments_of_generalized_models_lead_to_ours(general):
+    formula, data = general.model.built.spec.formula, datasets.load("cbpp")
+    for name, ours in (("ziformula", "zi="), ("exposure", "offset="), ("famly", "'family'")):
+        with pytest.raises(ArgumentTypeError, match=ours):
+            sparselmm.mixedglm(formula, data, **{name: 1})
+    with pytest.raises(ArgumentTypeError, match="nagq"):
+        general.model.fit(nAGQ=5)
+    with pytest.raises(ArgumentTypeError, match="did you mean 'alpha'"):
+        general.summary(alhpa=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [("lmer", "mixedlm"), ("glmer", "mixedglm"), ("MixedLm", "MixedLM"), ("anova", "compare"),
+     ("load_dataset", "datasets.load")],
+)  # fmt: skip
+def test_names_of_the_module_lead_to_ours(name, ours):
+    assert not hasattr(sparselmm, name)
+    with pytest.raises(OtherNameError, match=ours):
+        getattr(sparselmm, name)

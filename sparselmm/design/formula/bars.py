@@ -223,7 +223,25 @@ def tokenize(text: str) -> Tokens:
         else:
             tokens.append("**" if token == "^" else token)
     _check_nesting(tuple(tokens), text)
-    return tuple(tokens)
+    return _without_packages(tokens, text)
+
+
+def _without_packages(tokens: Sequence[str], text: str) -> Tokens:
+    """R's ``splines::ns`` as ``ns`` and ``as.factor(f)`` as ``factor(f)``."""
+    out: list[str] = []
+    for token in tokens:
+        if token.startswith("%") and token.endswith("%") and len(token) > 1:
+            hint = (
+                "write a:b, or a/b for nested effects" if token == "%in%" else "write it in Python"
+            )
+            raise FormulaError(f"R's operator {token} in {text!r} is not known here; {hint}")
+        packaged = token == "(" and out[-3:-1] == [":", ":"] and len(out) > 3
+        if packaged and _is_word(out[-4]) and _is_word(out[-1]):
+            out[-4:-1] = []
+        out.append(token)
+        if out[-4:] == ["as", ".", "factor", "("]:
+            out[-4:-2] = []
+    return tuple(out)
 
 
 def _quoted(token: str, text: str) -> Tokens:
@@ -360,7 +378,8 @@ def _sides(text: str, tokens: Tokens) -> tuple[Tokens, Tokens]:
     if not at:
         raise FormulaError(f"no '~' in the formula {text!r}; write 'response ~ predictors'")
     if len(at) > 1:
-        raise FormulaError(f"more than one '~' in the formula {text!r}")
+        nlme = "; write random effects as '... + (1|g)'" if "random" in tokens else ""
+        raise FormulaError(f"more than one '~' in the formula {text!r}{nlme}")
     if at[0] == 0:
         raise FormulaError(f"no response before '~' in the formula {text!r}; write 'y ~ ...'")
     if at[0] == len(tokens) - 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterable
 from functools import lru_cache
 
@@ -17,11 +18,21 @@ def parse_expression(code: str) -> ast.expr:
     try:
         return ast.parse(code, mode="eval").body
     except SyntaxError as error:
-        raise FormulaError(f"cannot read {code!r} in the formula: {error.msg}") from error
+        raise FormulaError(
+            f"cannot read {code!r} in the formula: {error.msg}{_hint(code)}"
+        ) from error
     except (RecursionError, MemoryError) as error:  # the parser's stack
         raise too_long(code) from error
     except ValueError as error:  # a null byte
         raise FormulaError(f"cannot read {code!r} in the formula: {error}") from error
+
+
+def _hint(code: str) -> str:
+    """What to write for names of R that Python reads as its own words."""
+    if code.strip() == ".":
+        return "; write the names of the columns"
+    found = re.search(r"\b(?:as|is)\.\w+", code)
+    return "" if found is None else f"; {found[0]!r} is R's: make the column beforehand"
 
 
 def too_long(code: str) -> FormulaError:

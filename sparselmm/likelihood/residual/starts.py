@@ -50,7 +50,10 @@ def start_phi(
 
 
 def further_starts(
-    structure: Structure, covariance: Covariance, roots: list[FloatArray], end: FloatArray,
+    structure: Structure,
+    covariance: Covariance,
+    roots: list[FloatArray],
+    end: FloatArray,
     drawn: int | None,
 ) -> Iterator[FloatArray]:
     """Where further searches of (theta, phi) start.

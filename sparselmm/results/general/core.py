@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 
 from sparselmm.base.arguments import check_level
 from sparselmm.base.exceptions import NotGeneralizedError
+from sparselmm.base.other_names import GENERAL, NamesOthers, attribute
 from sparselmm.inference.general import GeneralEstimates
 from sparselmm.likelihood.laplace.deviance import LaplaceDeviance
 from sparselmm.likelihood.laplace.search import Optimum
@@ -33,12 +34,20 @@ NOT_HERE = {
     "exact_rlrt": "the exact test of a variance is for linear models; use compare() or bootstrap",
     "exact_lrt": "the exact test of a variance is for linear models; use compare() or bootstrap",
     "ranova": "use compare() with a fit that leaves the term out",
+    "cov_re": "see varcorr",
+    "vcomp": "see varcorr",
+    "t_test": "use wald_test() or tidy()",
+    "f_test": "use wald_test() or joint_tests()",
+    "profile": "use confint(method='profile')",
+    "to_latex": "use summary().as_latex() or tidy().to_latex()",
+    "to_html": "use report(), or summary().as_html()",
+    "refit": "make a model of the other response and fit it",
     "fit_many": "stacks of responses are fitted for linear models only",
 }
 """What does not carry over from linear models, and what to use."""
 
 
-class MixedGLMResults(RanefResults, GeneralReportResults):
+class MixedGLMResults(RanefResults, GeneralReportResults, NamesOthers):
     """A fitted generalized linear mixed model.
 
     Fixed effects are on the scale of the predictor (log odds, log rates); variances of random
@@ -79,11 +88,15 @@ class MixedGLMResults(RanefResults, GeneralReportResults):
             model.built.design, deviance, opt, model.x_columns, arrays
         )  # fmt: skip
 
+    _other_names = GENERAL
+
     def __getattr__(self, name: str) -> NoReturn:
         if name in NOT_HERE or (not name.startswith("_") and hasattr(MixedLMResults, name)):
             why = NOT_HERE.get(name, "it is defined for linear models only")
             raise NotGeneralizedError(f"{name} is not available for generalized models: {why}")
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        if name.startswith("_") or hasattr(type(self), name):
+            return object.__getattribute__(self, name)  # type: ignore[return-value]
+        raise attribute(self, name, self._other_names)
 
     def __getstate__(self) -> dict[str, Any]:
         return dict(self.__dict__)

@@ -12,11 +12,13 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import NoReturn
 
 import numpy as np
 import pandas as pd
 
 from sparselmm.base.arguments import check_text
+from sparselmm.base.exceptions import OtherNameError
 from sparselmm.base.grid import Grid, p_text, tex
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.inference.effects import factor_tables
@@ -62,6 +64,14 @@ class Summary:
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
         """Pickled and copied as what it is."""
         return Summary, (self.tables, self.title, self.notes)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("_"):
+            raise AttributeError(f"'Summary' object has no attribute {name!r}")
+        raise OtherNameError(
+            f"Summary has no attribute {name!r}: it is for reading. The result that it was made of "
+            "has the numbers (its attributes, tidy(), glance())"
+        )
 
     def as_text(self) -> str:
         """Plain text."""

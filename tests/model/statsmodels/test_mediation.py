@@ -40,7 +40,9 @@ def analysis(kind, model=MixedLM):
 
 
 @pytest.mark.filterwarnings("ignore")  # zero variances in draws of the rows
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=() if k == "groups" else pytest.mark.slow) for k in MODELS]
+)
 def test_effects(kind):
     """The mean over draws is the product of coefficients, their errors the standard deviation."""
     work, outcome, mediator = analysis(kind)

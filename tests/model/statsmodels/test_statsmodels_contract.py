@@ -27,6 +27,7 @@ PASSED, PRIVATE = 91, 32
 """Tests of the file that apply, and those of private functions of the implementation."""
 
 
+@pytest.mark.slow
 def test_released_tests_pass():
     """statsmodels' released test file, in a process of its own with its own configuration."""
     found = find_spec("statsmodels")
