@@ -156,31 +156,20 @@ class ResidualEstimates(Estimates):
         joint, scale = self.fit, self.pls.scale
         return joint_covariance(joint, scale, self.layout)
 
-    @cached_property
-    def bse(self) -> FloatArray:
-        """Standard errors of ``params``, from the joint information of all of them."""
-        ratios = np.sqrt(self.variance_covariance.of_ratios)
-        var = np.diag(self.vcov).copy()
-        joint = self.fit
-        J = self._joint_slopes()
-        cov = np.nan_to_num(joint.covariance)
-        var[self.deviance.cross.basis.kept] += np.einsum("ij,jk,ik->i", J, cov, J)
-        return np.append(np.sqrt(var), ratios)
 
-    def _joint_slopes(self) -> FloatArray:
-        """Derivative of the GLS estimate in (theta, phi) by central differences."""
-        joint = self.fit
-        deviance, x = joint.deviance, joint.x
-        J = np.zeros((len(self.pls.beta), len(x)))
-        for i in np.flatnonzero(joint.free):
-            step = np.zeros(len(x))
-            step[i] = SLOPE_STEP * max(deviance.units[i], abs(x[i]))
-            ends = []
-            for sign in (1.0, -1.0):
-                theta, phi = deviance.split(x + sign * step)
-                ends.append(deviance.engine(phi).at(theta).beta)
-            J[:, i] = (ends[0] - ends[1]) / (2.0 * step[i])
-        return J
+def _beta_slopes(joint: JointFit, rank: int) -> FloatArray:
+    """Derivative of the GLS estimate in (theta, phi) by central differences, (r, n)."""
+    deviance, x = joint.deviance, joint.x
+    J = np.zeros((rank, len(x)))
+    for i in np.flatnonzero(joint.free):
+        step = np.zeros(len(x))
+        step[i] = SLOPE_STEP * max(deviance.units[i], abs(x[i]))
+        ends = []
+        for sign in (1.0, -1.0):
+            theta, phi = deviance.split(x + sign * step)
+            ends.append(deviance.engine(phi).at(theta).beta)
+        J[:, i] = (ends[0] - ends[1]) / (2.0 * step[i])
+    return J
 
 
 def joint_covariance(joint: JointFit, scale: float, layout: VarianceLayout) -> VarianceCovariance:
@@ -198,6 +187,7 @@ def joint_covariance(joint: JointFit, scale: float, layout: VarianceLayout) -> V
     of_theta[np.ix_(own, own)] = 2.0 * joint.inverse[:m, :m]
     jacobian = np.zeros((len(layout.terms), len(free)))
     jacobian[:, :n_theta] = psi_jacobian(covariance, theta, layout, frozen)
+    J = _beta_slopes(joint, frozen.cross.basis.rank)
     return _transform(
         frozen.original_covariance(joint.theta, of_theta),
         jacobian=jacobian[:, free],
@@ -207,4 +197,5 @@ def joint_covariance(joint: JointFit, scale: float, layout: VarianceLayout) -> V
         h_ss=np.inf if known else deviance.df / scale**2,
         scale=scale,
         undefined=singular[layout.terms],
+        of_beta=np.einsum("ij,jk,ik->i", J, np.nan_to_num(joint.covariance), J),
     )

@@ -95,7 +95,7 @@ class MixedGLMResults(RanefResults, GeneralReportResults, NamesOthers):
             why = NOT_HERE.get(name, "it is defined for linear models only")
             raise NotGeneralizedError(f"{name} is not available for generalized models: {why}")
         if name.startswith("_") or hasattr(type(self), name):
-            return object.__getattribute__(self, name)  # type: ignore[return-value]
+            object.__getattribute__(self, name)  # raises what the attribute raised
         raise attribute(self, name, self._other_names)
 
     def __getstate__(self) -> dict[str, Any]:
