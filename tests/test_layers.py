@@ -19,10 +19,11 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
     "design": (
         "residual",
         "column_types exact_labels known_covariance terms",
-        "factors rows sources validate",
+        "factors relationships rows sources validate",
         "formula",
         "kinds",
         "spec",
+        "built",
         "marginality new_rows responses row_arguments subsets",
         "arrays build",
         "passes",

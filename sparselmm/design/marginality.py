@@ -8,8 +8,8 @@ import numpy as np
 
 from sparselmm.base.exceptions import RemovedRowsError
 from sparselmm.base.types import FloatArray, IntArray
+from sparselmm.design.built import BuiltDesign
 from sparselmm.design.formula.cells import written_terms
-from sparselmm.design.spec import BuiltDesign
 
 
 @dataclass(frozen=True, eq=False)

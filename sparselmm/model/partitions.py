@@ -13,6 +13,7 @@ import pandas as pd
 from sparselmm.base.arguments import check_choice, check_count, check_flag
 from sparselmm.base.exceptions import ArgumentError, DataError, SourceChangedError
 from sparselmm.design.build import Plan, columns_in_use, read_formulas
+from sparselmm.design.built import BuiltDesign, Streamed
 from sparselmm.design.formula.expressions import names_in, plain_column
 from sparselmm.design.formula.memory import Memories
 from sparselmm.design.formula.namespace import (
@@ -29,7 +30,6 @@ from sparselmm.design.passes.runs import Runner, check_client
 from sparselmm.design.sources.arrow import joined
 from sparselmm.design.sources.readers import Part, Source, readable
 from sparselmm.design.sources.recognised import source_of
-from sparselmm.design.spec import BuiltDesign, Streamed
 from sparselmm.design.validate import (
     Rows,
     check_missing_argument,

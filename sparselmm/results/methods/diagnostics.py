@@ -12,13 +12,10 @@ from sparselmm.base.exceptions import ArgumentError, DataError
 from sparselmm.base.types import IntArray
 from sparselmm.design.rows import GroupRows
 from sparselmm.inference.diagnostics import residuals as numbers
-from sparselmm.inference.diagnostics.checks import (
-    Columns,
-    Evidence,
-    diagnose,
-    standardized_effects,
-)
+from sparselmm.inference.diagnostics.checks import diagnose, standardized_effects
+from sparselmm.inference.diagnostics.design_checks import Columns
 from sparselmm.inference.diagnostics.diagnosis import Diagnosis
+from sparselmm.inference.diagnostics.evidence import Evidence
 from sparselmm.inference.diagnostics.influence import (
     influence_of_groups,
     influence_of_rows,

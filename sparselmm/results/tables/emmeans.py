@@ -26,7 +26,8 @@ from sparselmm.design import BuiltDesign
 from sparselmm.inference.hypotheses import marginal_means
 from sparselmm.inference.hypotheses.ddf import DDF_METHODS
 from sparselmm.inference.hypotheses.marginal_means import FixedEffects
-from sparselmm.results.tables.means import TRENDS, MarginalMeans, Scale
+from sparselmm.results.tables.means import TRENDS, MarginalMeans
+from sparselmm.results.tables.scales import Scale
 
 WEIGHTS = ("equal", "proportional")
 
