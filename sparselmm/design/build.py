@@ -20,6 +20,7 @@ from sparselmm.design.built import BuiltDesign
 from sparselmm.design.column_types import as_float, check_numeric, kinds_of
 from sparselmm.design.formula import remembered
 from sparselmm.design.formula.bars import Bar, ParsedFormula, parse_formula, parse_one_sided
+from sparselmm.design.formula.columns import take_columns, used_columns, used_columns_of
 from sparselmm.design.formula.contrasts import with_contrasts
 from sparselmm.design.formula.expressions import names_in, plain_column
 from sparselmm.design.formula.namespace import (
@@ -31,9 +32,6 @@ from sparselmm.design.formula.namespace import (
     learn,
     right_terms,
     single_term,
-    take_columns,
-    used_columns,
-    used_columns_of,
     with_r_names,
 )
 from sparselmm.design.formula.positions import positions

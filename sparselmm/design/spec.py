@@ -22,6 +22,7 @@ from sparselmm.design.column_types import (
 )
 from sparselmm.design.factors import match
 from sparselmm.design.formula import remembered
+from sparselmm.design.formula.columns import take_columns
 from sparselmm.design.formula.expressions import names_in
 from sparselmm.design.formula.namespace import (
     PATSY_NAMES,
@@ -29,7 +30,6 @@ from sparselmm.design.formula.namespace import (
     is_known,
     rebuild,
     refuse_unseen,
-    take_columns,
 )
 from sparselmm.design.formula.pickling import dumps
 from sparselmm.design.formula.remembered import DesignInfo, EvalEnvironment

@@ -14,14 +14,10 @@ from sparselmm.base.arguments import check_choice, check_count, check_flag
 from sparselmm.base.exceptions import ArgumentError, DataError, SourceChangedError
 from sparselmm.design.build import Plan, columns_in_use, read_formulas
 from sparselmm.design.built import BuiltDesign, Streamed
+from sparselmm.design.formula.columns import take_columns, used_columns
 from sparselmm.design.formula.expressions import names_in, plain_column
 from sparselmm.design.formula.memory import Memories
-from sparselmm.design.formula.namespace import (
-    Namespace,
-    take_columns,
-    used_columns,
-    with_r_names,
-)
+from sparselmm.design.formula.namespace import Namespace, with_r_names
 from sparselmm.design.formula.remembered import EvalEnvironment
 from sparselmm.design.passes.first import First, FirstPass, label_columns, label_sets
 from sparselmm.design.passes.learned import Recipe, recipe_of

@@ -20,14 +20,10 @@ from sparselmm.design.build import Plan, assemble
 from sparselmm.design.built import BuiltDesign
 from sparselmm.design.column_types import as_float, check_numeric
 from sparselmm.design.factors import match
+from sparselmm.design.formula.columns import take_columns
 from sparselmm.design.formula.expressions import plain_column
 from sparselmm.design.formula.memory import Memories
-from sparselmm.design.formula.namespace import (
-    Namespace,
-    learn,
-    single_term,
-    take_columns,
-)
+from sparselmm.design.formula.namespace import Namespace, learn, single_term
 from sparselmm.design.passes.first import First, completed
 from sparselmm.design.passes.reading import Reading, Taken, named
 from sparselmm.design.row_arguments import Given, subset_mask
