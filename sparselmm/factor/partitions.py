@@ -129,7 +129,6 @@ class Products:
     C : ndarray, (p + 1, p + 1)
     ones : ndarray, (p + 1,)
         ``[Q0 e0]'W 1``.
-    pairs : Pairs
     groups : ndarray of int, (n_groups,), or None
         Rows of every group.
     constant : ndarray, (p,)

@@ -176,7 +176,6 @@ def variance_covariance(
     theta : ndarray, (n_theta,)
     scale : float
         Residual variance at ``theta``.
-    layout : VarianceLayout
 
     Returns
     -------

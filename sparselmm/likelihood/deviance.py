@@ -94,8 +94,6 @@ class ProfiledDeviance:
 
     Parameters
     ----------
-    cross : CrossProducts
-    covariance : Covariance
     solver : Factorization
         Its numeric factor is reused by value and gradient.
     reml : bool

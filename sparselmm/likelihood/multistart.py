@@ -95,7 +95,6 @@ def minimize_globally(
 
     Parameters
     ----------
-    deviance : Deviance
     start : ndarray, (n_theta,)
         Where the first search starts.
     seconds : float
@@ -204,7 +203,6 @@ class Optima:
 
     Parameters
     ----------
-    search : Search
     first : End
         Of the first search.
     """
@@ -320,7 +318,6 @@ def starting_points(
 
     Parameters
     ----------
-    deviance : Deviance
     end : ndarray, (n_theta,)
         Where the first search ended.
     drawn : int or None

@@ -286,7 +286,6 @@ def minimize(
 
     Parameters
     ----------
-    deviance : ProfiledDeviance or DenseDeviance
     start : ndarray, (n_theta,)
         Start values.
     method : str or None
@@ -353,7 +352,6 @@ class Search:
 
     Attributes
     ----------
-    recorder : Recorder
     method : str
     max_iterations : int or None
     tolerance : float

@@ -37,8 +37,6 @@ class Evidence:
 
     Attributes
     ----------
-    est : Estimates
-    opt : OptSummary
     deleted : ndarray, (n,)
         Deleted residuals.
     studentized : ndarray, (n,)

@@ -81,7 +81,6 @@ def term_contrasts(
 
     Parameters
     ----------
-    terms : TermStructure
     X : ndarray, (n, p)
     kept : ndarray of int, (r,)
         Columns of X the fit has coefficients for.

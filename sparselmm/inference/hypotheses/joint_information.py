@@ -36,12 +36,7 @@ MOST_COLUMNS = 4_000
 
 @dataclass(frozen=True, eq=False)
 class JointInformation(Information):
-    """Information of (theta, phi, log s); the directions of R stand before the last one.
-
-    Attributes
-    ----------
-    joint : JointFit
-    """
+    """Information of (theta, phi, log s); the directions of R stand before the last one."""
 
     joint: JointFit
 
@@ -63,7 +58,6 @@ def joint_information(joint: JointFit, expected: bool) -> JointInformation:
 
     Parameters
     ----------
-    joint : JointFit
     expected : bool
         Whether the traces of Kenward and Roger's method are wanted; zeros otherwise.
     """
@@ -118,8 +112,6 @@ class _Parts:
 
     Attributes
     ----------
-    joint : JointFit
-    state : BlockState
     F : ndarray, (n, r)
         ``V^-1 X`` of the scaled fixed effects.
     moved : list of ndarray, (n, r)

@@ -77,7 +77,6 @@ def variance_intervals(est: Estimates, alpha: float) -> VarianceIntervals:
 
     Parameters
     ----------
-    est : Estimates
     alpha : float
         One minus the confidence level.
     """
@@ -118,7 +117,6 @@ def profile_ends(est: Estimates, parameters: Sequence[Parameter], limits: FloatA
 
     Parameters
     ----------
-    est : Estimates
     parameters : sequence of Parameter
         What was profiled: standard deviations, correlations, sigma.
     limits : ndarray, (number of parameters, 2)
@@ -251,7 +249,6 @@ def icc_delta(est: Estimates, alpha: float) -> ICC:
 
     Parameters
     ----------
-    est : Estimates
     alpha : float
         One minus the confidence level.
     """

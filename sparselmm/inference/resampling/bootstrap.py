@@ -62,7 +62,6 @@ class Replicate:
 
     Attributes
     ----------
-    design : Design
     deviance : ProfiledDeviance
         Shares its factorization with other replicates, and then evaluates anew when asked.
     theta : ndarray, (n_theta,)
@@ -85,8 +84,6 @@ class ParametricReplicates:
 
     Parameters
     ----------
-    simulator : Simulator
-    fitter : ResponseFitter
     statistic : callable, optional
         Computed for every replicate in place of `quantities`.
     """
@@ -129,7 +126,6 @@ class CaseReplicates:
 
     Parameters
     ----------
-    groups : Groups
     deviance : ProfiledDeviance
         Of the fit, for what it optimizes.
     start : ndarray, (n_theta,)
@@ -243,7 +239,6 @@ def run(
     ----------
     replicates : callable
         Values and reasons of failures of a range of replicates.
-    seed : SeedSequence
     first, n : int
     task : int
         Replicates per task.

@@ -49,7 +49,6 @@ class Parameters:
 
     Attributes
     ----------
-    covariance : Covariance
     r, n_phi : int
         Numbers of fixed effects and of coefficients of further predictors.
     """
@@ -97,7 +96,6 @@ class Point:
     ----------
     x : ndarray
     lams : list of ndarray, (k, k)
-    mode : Mode
     value : float
         Deviance.
     """
@@ -130,7 +128,6 @@ class LaplaceDeviance:
 
     Parameters
     ----------
-    data : GeneralData
     memory_limit : int, optional
         Bytes the factorization may use.
     """

@@ -48,8 +48,6 @@ class Markov:
 
     Parameters
     ----------
-    rows : ResidualRows
-    structure : Structured
     weights : ndarray, (n,), or None
     """
 
