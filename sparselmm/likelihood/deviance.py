@@ -182,10 +182,7 @@ class ProfiledDeviance:
     def value(self, theta: FloatArray) -> float:
         """Deviance at theta.
 
-        Raises
-        ------
-        NotPositiveDefiniteError
-            If theta is so large that rounding destroys the factorization.
+        NotPositiveDefiniteError if it is so large that rounding destroys the factorization.
         """
         return self.state_at(theta).deviance
 
@@ -328,13 +325,8 @@ class ProfiledDeviance:
         """Gradient and model Hessian in all entries of every ``lambda_t``.
 
         The Hessian is the average information plus the exact curvature of
-        ``lambda -> lambda lambda'``, for terms with many parameters the expected information.
-
-        Returns
-        -------
-        gradient : ndarray, (m,)
-        hessian : ndarray, (m, m)
-            In tangent coordinates, see `Covariance.tangent_slices`.
+        ``lambda -> lambda lambda'``, for terms with many parameters the expected information; both
+        are in tangent coordinates, see `Covariance.tangent_slices`, (m,) and (m, m).
         """
         state, gammas, own = self.state_at(theta), self._at_gradient(theta), self._own
         if own.tangent is not None and own.tangent[0] is state:
@@ -404,11 +396,7 @@ class ProfiledDeviance:
     def conditional_columns(self, theta: FloatArray, right: FloatArray) -> FloatArray:
         """``Lambda M^-1 Lambda' right``, (q, m): columns of ``Var(b | y) / sigma^2``.
 
-        Parameters
-        ----------
-        theta : ndarray, (n_theta,)
-        right : ndarray, (q, m)
-            Unit vectors, or sums of unit vectors whose columns of Z never meet.
+        ``right`` (q, m) are unit vectors, or sums of those whose columns of Z never meet.
         """
         lams = self.state_at(theta).lams
         inner = self.solver.solve(apply_lambda(self.cross, lams, right))
