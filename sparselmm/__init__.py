@@ -39,7 +39,8 @@ from sparselmm.results.core import MixedLMResults
 
 if TYPE_CHECKING:
     from sparselmm import datasets
-    from sparselmm.design.known_covariance import KnownCovariance, car, pedigree
+    from sparselmm.design.known_covariance import KnownCovariance
+    from sparselmm.design.relationships import car, pedigree
     from sparselmm.likelihood.laplace.mixtures import CustomFamily
     from sparselmm.model.mixedglm import MixedGLM, mixedglm
     from sparselmm.results.compare import ModelComparison, compare

@@ -7,9 +7,10 @@ Only this folder names patsy. Start reading at :mod:`sparselmm.design.build` (fo
 
 from sparselmm.design.arrays import from_arrays
 from sparselmm.design.build import from_formula
+from sparselmm.design.built import BuiltDesign
 from sparselmm.design.formula.namespace import capture_env
 from sparselmm.design.kinds.matrices import VCSpec
-from sparselmm.design.spec import BuiltDesign, DesignSpec, NewDesign
+from sparselmm.design.spec import DesignSpec, NewDesign
 
 __all__ = [
     "BuiltDesign",

@@ -10,6 +10,7 @@ import pandas as pd
 
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray
+from sparselmm.design.built import BuiltDesign
 from sparselmm.design.column_types import as_array, as_float, check_numeric, float_matrix
 from sparselmm.design.factors import factorize
 from sparselmm.design.kinds.coded import GROUPS, coded_term
@@ -25,7 +26,7 @@ from sparselmm.design.row_arguments import (
     optional_vector,
     take,
 )
-from sparselmm.design.spec import BuiltDesign, DesignSpec, GroupsSpec, check_design
+from sparselmm.design.spec import DesignSpec, GroupsSpec, check_design
 from sparselmm.design.terms import Design, Grouping
 from sparselmm.design.validate import (
     Rows,

@@ -16,9 +16,11 @@ import pandas as pd
 
 from sparselmm.base.exceptions import DataError, FormulaError
 from sparselmm.base.types import BoolArray, FloatArray
+from sparselmm.design.built import BuiltDesign
 from sparselmm.design.column_types import as_float, check_numeric, kinds_of
 from sparselmm.design.formula import remembered
 from sparselmm.design.formula.bars import Bar, ParsedFormula, parse_formula, parse_one_sided
+from sparselmm.design.formula.columns import take_columns, used_columns, used_columns_of
 from sparselmm.design.formula.contrasts import with_contrasts
 from sparselmm.design.formula.expressions import names_in, plain_column
 from sparselmm.design.formula.namespace import (
@@ -30,9 +32,6 @@ from sparselmm.design.formula.namespace import (
     learn,
     right_terms,
     single_term,
-    take_columns,
-    used_columns,
-    used_columns_of,
     with_r_names,
 )
 from sparselmm.design.formula.positions import positions
@@ -47,14 +46,7 @@ from sparselmm.design.residual import ResidualRows
 from sparselmm.design.row_arguments import Given, group_crossing, make_grouping, rows_in_use
 from sparselmm.design.sources.readers import Source, readable
 from sparselmm.design.sources.recognised import mentioned, source_of
-from sparselmm.design.spec import (
-    BuiltDesign,
-    DesignSpec,
-    GroupsSpec,
-    as_frame,
-    check_design,
-    total,
-)
+from sparselmm.design.spec import DesignSpec, GroupsSpec, as_frame, check_design, total
 from sparselmm.design.terms import Design, Grouping, RandomTerm, Structure
 from sparselmm.design.validate import (
     check_finite,

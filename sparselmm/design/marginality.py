@@ -9,8 +9,9 @@ import pandas as pd
 
 from sparselmm.base.exceptions import RemovedRowsError
 from sparselmm.base.types import FloatArray, IntArray
+from sparselmm.design.built import BuiltDesign
 from sparselmm.design.formula.cells import written_terms
-from sparselmm.design.spec import BuiltDesign, DesignSpec
+from sparselmm.design.spec import DesignSpec
 
 SPANNED = 1e-10
 """Singular value of a few rows, of one that is largest, that is rounding."""

@@ -12,10 +12,11 @@ import scipy.sparse as sp
 from sparselmm.base.arguments import shown
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import BoolArray, IntArray
+from sparselmm.design.built import BuiltDesign
 from sparselmm.design.formula.expressions import names_in, plain_column
 from sparselmm.design.kinds.coded import GROUPS, CodedSpec, TermSpec, new_matrix
 from sparselmm.design.kinds.known import KnownSpec
-from sparselmm.design.spec import BuiltDesign, NewDesign, row_vector
+from sparselmm.design.spec import NewDesign, row_vector
 from sparselmm.design.terms import RandomTerm
 from sparselmm.design.validate import aligned
 

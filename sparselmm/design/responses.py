@@ -16,8 +16,9 @@ from sparselmm.base.types import AnyArray, FloatArray
 from sparselmm.design.column_types import BOOLEANS, CATEGORIES, TEXT, kind_of
 from sparselmm.design.factors import factorize
 from sparselmm.design.formula.bars import parse_formula
+from sparselmm.design.formula.columns import used_columns
 from sparselmm.design.formula.expressions import plain_column
-from sparselmm.design.formula.namespace import Namespace, used_columns, with_r_names
+from sparselmm.design.formula.namespace import Namespace, with_r_names
 from sparselmm.design.formula.remembered import EvalEnvironment
 from sparselmm.design.spec import as_frame
 from sparselmm.design.validate import Rows, aligned

@@ -8,8 +8,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from sparselmm.base.types import CSR, IntArray
+from sparselmm.design.built import BuiltDesign
 from sparselmm.design.rows import GroupRows
-from sparselmm.design.spec import BuiltDesign
 from sparselmm.design.terms import Design, Levels, RandomTerm
 
 

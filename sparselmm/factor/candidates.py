@@ -104,7 +104,6 @@ class Candidate:
 
     Attributes
     ----------
-    strategy : Strategy
     nnz : int
         Stored entries of the factor, predicted.
     flops : float

@@ -23,8 +23,8 @@ from scipy.linalg import lapack, solve_triangular
 from sparselmm.base.reduction import Tree
 from sparselmm.base.smallmatrix import upper_inverse
 from sparselmm.base.types import FloatArray, IntArray, index_dtype
+from sparselmm.design.built import Numbers
 from sparselmm.design.rows import blocks, response
-from sparselmm.design.spec import Numbers
 from sparselmm.design.terms import Design, RandomTerm, RowSums, term_slices
 from sparselmm.factor.bases import WELL_CONDITIONED, term_basis, terms_in_bases
 from sparselmm.factor.basis import Basis, independent_columns
@@ -128,7 +128,6 @@ class Products:
     C : ndarray, (p + 1, p + 1)
     ones : ndarray, (p + 1,)
         ``[Q0 e0]'W 1``.
-    pairs : Pairs
     groups : ndarray of int, (n_groups,), or None
         Rows of every group.
     constant : ndarray, (p,)

@@ -84,6 +84,17 @@ def apply_lambda(
     return out
 
 
+def times_lambda(pattern: Pattern, lams: Sequence[FloatArray], H: CSR) -> CSR:
+    """``H Lambda`` of sparse rows H, (m, q)."""
+    parts = []
+    for lam, part, (k, l) in zip(lams, pattern.slices, pattern.sizes, strict=True):
+        own = H[:, part]
+        if own.nnz:
+            own = own * lam[0, 0] if k == 1 else own @ sp.kron(sp.eye_array(l), lam, "csr")
+        parts.append(own)
+    return sp.csr_array(sp.hstack(parts, "csr"))
+
+
 def apply_blocks(blocks: FloatArray, x: FloatArray, transpose: bool = False) -> FloatArray:
     """``blocks[l] @ x[l]`` or ``blocks[l]' @ x[l]`` for every level, (l, k, m)."""
     if blocks.shape[1] == 1:

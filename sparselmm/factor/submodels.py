@@ -27,7 +27,6 @@ def mixed_columns(cross: CrossProducts, t: int, C: FloatArray) -> CrossProducts:
 
     Parameters
     ----------
-    cross : CrossProducts
     t : int
         The term.
     C : ndarray, (k, m)
@@ -78,7 +77,6 @@ def known_columns(
 
     Parameters
     ----------
-    cross : CrossProducts
     columns : sequence of int, (d,)
         Positions among the independent columns of X.
     values : ndarray, (d,)

@@ -35,8 +35,6 @@ class GeneralEstimates(Snapshot):
     ----------
     design : Design
         The user's rows.
-    deviance : LaplaceDeviance
-    opt : Optimum
     columns : ndarray of int
         Columns of the user's X that the engine has.
     from_arrays : bool

@@ -121,12 +121,7 @@ class JointFit(Snapshot):
 
 @dataclass(frozen=True, eq=False)
 class ResidualEstimates(Estimates):
-    """Estimates of a fit with a residual covariance structure.
-
-    Attributes
-    ----------
-    joint : JointFit
-    """
+    """Estimates of a fit with a residual covariance structure."""
 
     joint: JointFit | None = None
 

@@ -180,7 +180,6 @@ def variance_covariance(
     theta : ndarray, (n_theta,)
     scale : float
         Residual variance at ``theta``.
-    layout : VarianceLayout
 
     Returns
     -------

@@ -33,14 +33,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 from scipy.linalg import lapack
 
 from sparselmm.base.cholesky import NotPositiveDefiniteError
 from sparselmm.base.smallmatrix import (
-    block_diagonal,
     level_products,
-    lower_triangle,
     solve_triangular,
     upper_inverse,
 )
@@ -49,19 +46,24 @@ from sparselmm.design.terms import Design, RandomTerm
 from sparselmm.factor.centred import Centred
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.factorization import Factorization
-from sparselmm.factor.solver import apply_lambda, congruence
+from sparselmm.factor.solver import apply_lambda, congruence, times_lambda
+from sparselmm.likelihood.boundary import slope_at_boundary
 from sparselmm.likelihood.covariance import Covariance, theta_units
-from sparselmm.likelihood.curvature import add_root_curvature, difference_hessian, symmetric_units
+from sparselmm.likelihood.curvature import (
+    add_root_curvature,
+    columns_information,
+    difference_hessian,
+    directions,
+    expected_sums,
+    is_regular,
+    residual_products,
+    whitened_directions,
+)
 from sparselmm.likelihood.evaluations import PLSFit, Projected, State, residual_part
-from sparselmm.likelihood.expected import expected_information, parts
 
 NEARLY_SINGULAR = 1e-4
 """Below this share of its row (or of one over the covariate's root mean square) a diagonal of
 lambda_t counts as singular: dividing by it would cost more than half the gradient's digits."""
-
-WELL_AWAY, SMALL_EFFECT = 0.1, 0.02
-"""Share of a standard deviation that is its own, and share of sigma that it adds to a typical row,
-above which the curvature of the root, which matters at a boundary, may be left out."""
 
 SMALLEST_PIVOT = 1e-6
 """A curvature needs few digits, so its division by a diagonal of lambda_t may lose most."""
@@ -84,7 +86,6 @@ class _Own(threading.local):
         self.psi_slopes: dict[int, FloatArray] = {}
         self.rounding: tuple[State, float] | None = None
         self.pivots: tuple[State, list[float]] | None = None
-        self.n_factorizations = 0
 
 
 class ProfiledDeviance:
@@ -94,14 +95,9 @@ class ProfiledDeviance:
 
     Parameters
     ----------
-    cross : CrossProducts
-        Sufficient statistics of the data.
-    covariance : Covariance
-        Map from theta to Lambda.
     solver : Factorization
-        Factorization of M; its numeric factor is reused by value and gradient.
+        Its numeric factor is reused by value and gradient.
     reml : bool
-        REML criterion instead of -2 log-likelihood.
     known_scale : float, optional
         Residual variance, when it is known.
     centred : Centred, optional
@@ -131,11 +127,6 @@ class ProfiledDeviance:
         """The solver of the thread that asks."""
         return self._own.solver
 
-    @property
-    def n_factorizations(self) -> int:
-        """How often the thread that asks factored M."""
-        return self._own.n_factorizations
-
     # ---------------------------------------------------------------------------- value
 
     def state_at(self, theta: FloatArray) -> State:
@@ -153,7 +144,6 @@ class ProfiledDeviance:
 
     def _evaluate(self, theta: FloatArray) -> State:
         lams = self.covariance.factors(theta)
-        self._own.n_factorizations += 1
         ldM = self.solver.factorize(lams, self.cross.values)
         found = self._projected(lams)
         S, r = found.S, len(found.S) - 1
@@ -193,10 +183,7 @@ class ProfiledDeviance:
     def value(self, theta: FloatArray) -> float:
         """Deviance at theta.
 
-        Raises
-        ------
-        NotPositiveDefiniteError
-            If theta is so large that rounding destroys the factorization.
+        NotPositiveDefiniteError if it is so large that rounding destroys the factorization.
         """
         return self.state_at(theta).deviance
 
@@ -235,7 +222,12 @@ class ProfiledDeviance:
     def _gamma_blocks(self, state: State) -> list[FloatArray]:
         """Derivative with respect to every entry of every ``lambda_t``, each (k, k)."""
         singular = [t for t, pivot in enumerate(self._pivots(state)) if pivot <= NEARLY_SINGULAR]
-        dense = {t: self._gamma_at_boundary(state, t) for t in singular if state.lams[t].any()}
+        precision = self._precision(state.pwrss)
+        dense = {
+            t: slope_at_boundary(self.cross, self.solver, state, t, precision, self.reml)
+            for t in singular
+            if state.lams[t].any()
+        }
         out = []
         for t, lam in enumerate(state.lams):
             if t in dense:
@@ -243,7 +235,7 @@ class ProfiledDeviance:
             elif t in singular:  # lambda_t = 0: the deviance is even in it
                 out.append(np.zeros_like(lam))
             else:
-                inner = self.information_gap(state, t, state.residual, self._precision(state.pwrss))
+                inner = self.information_gap(state, t, state.residual, precision)
                 out.append(2.0 * self.covariance.terms[t].divide(lam, inner))
         return out
 
@@ -284,61 +276,23 @@ class ProfiledDeviance:
         root[:r, 1:] = inverse
         return root
 
-    def _gamma_at_boundary(self, state: State, t: int) -> FloatArray:
-        """The same derivative without the inverse of ``lambda_t``."""
-        k, l = self.cross.sizes[t]
-        part = self.cross.slices[t]
-        total = self._trace_blocks(state, t)
-        LK = apply_lambda(self.cross, state.lams, state.K, transpose=False)
-        D = self.cross.B[part] - self.cross.A[part] @ LK
-        d, u = (D @ state.residual).reshape(l, k), state.u[part].reshape(l, k)
-        total -= self._precision(state.pwrss) * (d.T @ u)
-        if self.reml and len(state.gamma):
-            Dx = D[:, :-1] @ upper_inverse(state.Rxx)
-            Dx = Dx.reshape(l, k, -1).transpose(1, 0, 2).reshape(k, -1)
-            Kx = state.Kx[part].reshape(l, k, -1).transpose(1, 0, 2).reshape(k, -1)
-            total -= Dx @ Kx.T
-        return 2.0 * total
-
-    def _trace_blocks(self, state: State, t: int) -> FloatArray:
-        """``sum_j (A Lambda G)_jj`` over the levels of term t from G on the pattern of A."""
-        k = self.cross.sizes[t][0]
-        total = np.zeros((k, k))
-        for s in range(len(self.cross.sizes)):
-            pair = (max(s, t), min(s, t))
-            A, G = self.cross.pairs[pair].data, self.solver.inverse_on_pattern(pair)
-            if s > t:  # blocks (s, t): A[t, s] lambda_s G[s, t]
-                total += np.einsum("bsi,sr,brj->ij", A, state.lams[s], G, optimize=True)
-            else:  # blocks (t, s): A[t, s] lambda_s G[s, t], G[s, t] the transpose of G[t, s]
-                total += np.einsum("bis,sr,bjr->ij", A, state.lams[s], G, optimize=True)
-        return total
-
     # ------------------------------------------------------------------------ curvature
 
     def average_information(self, state: State) -> FloatArray:
         """Average information in tangent coordinates, an unknown sigma^2 profiled out."""
         if all(pivot > NEARLY_SINGULAR for pivot in self._pivots(state)):
             return self._whitened_information(state)
-        g, d = self._directions(state)
-        Ag = self.cross.A @ g
-        right = apply_lambda(self.cross, state.lams, Ag)
-        Q = g.T @ Ag - right.T @ self.solver.solve(right)
-        Dg = self.cross.B[:, :-1].T @ g - state.K[:, :-1].T @ right
-        half = solve_triangular(state.Rxx, Dg, transposed=True)
-        return self._residual_information(state, Q - half.T @ half, g.T @ d)
+        g, d = directions(self.cross, self.covariance, state)
+        Q = columns_information(self.cross, self.solver, state, g)
+        return self._residual_information(state, Q, g.T @ d)
 
     def joint_information(self, theta: FloatArray) -> FloatArray:
         """Average information in theta and, last, in log sigma, times sigma^2; (m + 1, m + 1)."""
         state, inner = self.state_at(theta), self.covariance.in_tangent
-        g, d = self._directions(state)
+        g, d = directions(self.cross, self.covariance, state)
         g = g[:, inner]
-        Ag = self.cross.A @ g
-        right = apply_lambda(self.cross, state.lams, Ag)
-        Q = g.T @ Ag - right.T @ self.solver.solve(right)
-        Dg = self.cross.B[:, :-1].T @ g - state.K[:, :-1].T @ right
-        half = solve_triangular(state.Rxx, Dg, transposed=True)
-        slope = (g.T @ d)[:, None]
-        return np.block([[Q - half.T @ half, slope], [slope.T, np.array([[state.pwrss]])]])
+        Q, slope = columns_information(self.cross, self.solver, state, g), (g.T @ d)[:, None]
+        return np.block([[Q, slope], [slope.T, np.array([[state.pwrss]])]])
 
     def _residual_information(self, state: State, Q: FloatArray, slope: FloatArray) -> FloatArray:
         """``g'Pg / sigma^2``, an unknown sigma^2 profiled out; ``slope`` is ``g'd``."""
@@ -350,33 +304,20 @@ class ProfiledDeviance:
         """Terms whose levels are too few for the average information, away from a boundary."""
         terms = enumerate(zip(self.covariance.terms, self.levels, strict=True))
         many = [t for t, (term, levels) in terms if term.is_numerous(levels)]
-        return [t for t in many if self._is_regular(t, state.lams[t])]
-
-    def _is_regular(self, t: int, lam: FloatArray) -> bool:
-        """Whether no standard deviation is near zero and no correlation near one."""
-        sd = np.linalg.norm(lam, axis=1)
-        own = np.abs(np.diag(self.covariance.terms[t].triangular(lam)))
-        there = sd * self.cross.rms(t) > SMALL_EFFECT
-        return bool((there & (own > WELL_AWAY * sd)).all())
+        return [t for t in many if is_regular(self.cross, self.covariance, t, state.lams[t])]
 
     def _expected_information(self, state: State, t: int) -> FloatArray:
         """Expected information in a term's steps, an unknown sigma^2 profiled out."""
-        term, k = self.covariance.terms[t], self.covariance.terms[t].k
-        G, theta = self.solver.inverse_blocks(t), state.theta[self.covariance.slices[t]]
-        K, slope = np.zeros((term.n_tangent,) * 2), np.zeros(term.n_tangent)
-        for levels in parts(len(G), k):
-            N = np.eye(k) - G[levels]
-            if self.reml and len(state.gamma):
-                own = state.Kx[self.cross.slices[t]].reshape(len(G), k, -1)[levels]
-                N -= own @ own.transpose(0, 2, 1)
-            some, sums = expected_information(term, theta, state.lams[t], N)
-            K += some
-            slope += sums
+        own, part = state.theta[self.covariance.slices[t]], self.cross.slices[t]
+        Kx = state.Kx[part] if self.reml and len(state.gamma) else None
+        K, slope = expected_sums(
+            self.covariance.terms[t], own, state.lams[t], self.solver.inverse_blocks(t), Kx
+        )
         return K if self.known_scale is not None else K - np.outer(slope, slope) / self.df
 
     def _whitened_information(self, state: State) -> FloatArray:
         """The same from ``Z'V^-1Z = Lambda^-T (I - G) Lambda^-1``, without A."""
-        h, to_h = self._whitened_directions(state)
+        h, to_h = whitened_directions(self.cross, self.covariance, state)
         Q = h.T @ h - h.T @ self._roughly(h)
         Kh = solve_triangular(state.Rxx, state.K[:, :-1].T @ h, transposed=True)
         Q = self._residual_information(state, Q - Kh.T @ Kh, h.T @ state.u)
@@ -386,76 +327,17 @@ class ProfiledDeviance:
         """``M^-1 h`` with the digits that a curvature needs."""
         return self.solver.solve(h)
 
-    def _whitened_directions(self, state: State) -> tuple[FloatArray, FloatArray]:
-        """Columns ``h_i = Lambda^-1 g_i`` (q, m), and what a tangent vector is made of in them.
-
-        A step ``dlambda`` moves ``Psi_t`` by ``lambda Y lambda'`` with ``Y = lambda^-1 dlambda +
-        (lambda^-1 dlambda)'``, and its column is ``(Y (x) I) u``. Where the symmetric matrices
-        with one or two ones are fewer than the tangent coordinates, they stand for Y.
-        """
-        cross, maps, columns = self.cross, [], []
-        for t, (term, lam) in enumerate(zip(self.covariance.terms, state.lams, strict=True)):
-            back = term.divide(lam, np.eye(term.k)).T
-            own = state.theta[self.covariance.slices[t]]
-            u = state.u[cross.slices[t]].reshape(-1, term.k)
-            below, left = lower_triangle(term.k)
-            if term.n_tangent > len(below):
-                Y = term.symmetric_steps(own, back)
-                maps.append(Y[:, below, left].T)
-                wide = symmetric_units(term.k).transpose(2, 1, 0).reshape(term.k, -1)
-                columns.append((u @ wide).reshape(cross.sizes[t][1] * term.k, -1))
-            else:
-                maps.append(np.eye(term.n_tangent))
-                columns.append(term.moved(own, back, u).reshape(u.size, -1))
-        h = np.zeros((cross.q, sum(own.shape[1] for own in columns)))
-        first = 0
-        for own, part in zip(columns, cross.slices, strict=True):
-            h[part, first : first + own.shape[1]] = own
-            first += own.shape[1]
-        return h, block_diagonal(maps)
-
     def products(self, state: State) -> FloatArray:
         """``D = B - A Lambda K = Z'V^-1[Xy]``, (q, r + 1), in the working basis."""
         LK = apply_lambda(self.cross, state.lams, state.K, transpose=False)
         return np.asarray(self.cross.B - self.cross.A @ LK)
 
-    def _residual_products(self, state: State) -> FloatArray:
-        """``d = Z'V^-1(y - X beta)``, (q,)."""
-        b = apply_lambda(self.cross, state.lams, state.u[:, None], transpose=False)
-        return np.asarray(self.cross.B @ state.residual - (self.cross.A @ b)[:, 0])
-
-    def _directions(self, state: State) -> tuple[FloatArray, FloatArray]:
-        """Columns ``g_i = E_i u + Lambda E_i'd`` (q, m), and ``d = Z'V^-1(y - X beta)``."""
-        cov, cross = self.covariance, self.cross
-        d = self._residual_products(state)
-        g = np.zeros((cross.q, cov.n_tangent))
-        for t, term in enumerate(cov.terms):
-            k, l = cross.sizes[t]
-            part, lam = cross.slices[t], state.lams[t]
-            u_t, d_t = state.u[part].reshape(l, k), d[part].reshape(l, k)
-            block = g[part].reshape(l, k, -1)
-            first = cov.tangent_slices[t].start
-            slopes = term.slopes(state.theta[cov.slices[t]])
-            if slopes is not None:
-                for i, E in enumerate(slopes, first):
-                    block[:, :, i] = u_t @ E.T + d_t @ E @ lam.T
-                continue
-            for i, (r, c) in enumerate(zip(*term.tangent, strict=True), first):
-                block[:, r, i] += u_t[:, c]
-                block[:, :, i] += d_t[:, r, None] * lam[:, c]
-        return g, d
-
     def tangent_model(self, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Gradient and model Hessian in all entries of every ``lambda_t``.
 
         The Hessian is the average information plus the exact curvature of
-        ``lambda -> lambda lambda'``, for terms with many parameters the expected information.
-
-        Returns
-        -------
-        gradient : ndarray, (m,)
-        hessian : ndarray, (m, m)
-            In tangent coordinates, see `Covariance.tangent_slices`.
+        ``lambda -> lambda lambda'``, for terms with many parameters the expected information; both
+        are in tangent coordinates, see `Covariance.tangent_slices`, (m,) and (m, m).
         """
         state, gammas, own = self.state_at(theta), self._at_gradient(theta), self._own
         if own.tangent is not None and own.tangent[0] is state:
@@ -525,11 +407,7 @@ class ProfiledDeviance:
     def conditional_columns(self, theta: FloatArray, right: FloatArray) -> FloatArray:
         """``Lambda M^-1 Lambda' right``, (q, m): columns of ``Var(b | y) / sigma^2``.
 
-        Parameters
-        ----------
-        theta : ndarray, (n_theta,)
-        right : ndarray, (q, m)
-            Unit vectors, or sums of unit vectors whose columns of Z never meet.
+        ``right`` (q, m) are unit vectors, or sums of those whose columns of Z never meet.
         """
         lams = self.state_at(theta).lams
         inner = self.solver.solve(apply_lambda(self.cross, lams, right))
@@ -548,15 +426,7 @@ class ProfiledDeviance:
 
     def times_lambda(self, theta: FloatArray, H: CSR) -> CSR:
         """``H Lambda`` of sparse rows H, (m, q)."""
-        parts = []
-        for lam, part, (k, l) in zip(
-            self.state_at(theta).lams, self.cross.slices, self.cross.sizes, strict=True
-        ):
-            own = H[:, part]
-            if own.nnz:
-                own = own * lam[0, 0] if k == 1 else own @ sp.kron(sp.eye_array(l), lam, "csr")
-            parts.append(own)
-        return sp.csr_array(sp.hstack(parts, "csr"))
+        return times_lambda(self.cross.pattern, self.state_at(theta).lams, H)
 
     def conditional_blocks(self, theta: FloatArray, t: int) -> FloatArray:
         """``lambda_t G_jj lambda_t'``, (l, k, k): ``Var(b_j | y) / sigma^2`` of every level."""
@@ -592,7 +462,7 @@ class ProfiledDeviance:
     def _pwrss_blocks(self, state: State) -> list[FloatArray]:
         """The same in all entries of every ``lambda_t``."""
         cross = self.cross
-        d = self._residual_products(state)
+        d = residual_products(self.cross, state)
         return [
             -2.0 * d[part].reshape(l, k).T @ state.u[part].reshape(l, k)
             for part, (k, l) in zip(cross.slices, cross.sizes, strict=True)

@@ -149,7 +149,6 @@ class State:
     ----------
     theta : ndarray, (n_theta,)
     lams : list of ndarray, (k, k)
-    found : Projected
     Rxx : ndarray, (r, r)
         Upper Cholesky factor of ``S_xx``.
     gamma : ndarray, (r,)

@@ -34,7 +34,6 @@ def expected_information(
 
     Parameters
     ----------
-    term : TermCovariance
     theta : ndarray, (n_theta,)
         Of the term.
     lam : ndarray, (k, k)

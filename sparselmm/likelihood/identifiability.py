@@ -76,7 +76,6 @@ def confounded(
 
     Parameters
     ----------
-    deviance : ProfiledDeviance
     opt : OptSummary
         The end of its search.
     names : sequence of str

@@ -55,8 +55,6 @@ def moment_start(
 
     Parameters
     ----------
-    cross : CrossProducts
-    covariance : Covariance
     known_scale : float, optional
         Residual variance, when it is known.
 
@@ -80,7 +78,6 @@ def moment_starts(
     ----------
     cross : CrossProducts
         Its response is not used.
-    covariance : Covariance
     v : ndarray, (m, q)
         Last column of B of every response.
     s : ndarray, (m,)

@@ -103,7 +103,6 @@ def minimize_globally(
 
     Parameters
     ----------
-    deviance : Deviance
     start : ndarray, (n_theta,)
         Where the first search starts.
     seconds : float
@@ -221,7 +220,6 @@ class Optima:
 
     Parameters
     ----------
-    search : Search
     first : End
         Of the first search.
     """
@@ -340,7 +338,6 @@ def starting_points(
 
     Parameters
     ----------
-    deviance : Deviance
     end : ndarray, (n_theta,)
         Where the first search ended.
     drawn : int or None

@@ -291,7 +291,6 @@ def minimize(
 
     Parameters
     ----------
-    deviance : ProfiledDeviance or DenseDeviance
     start : ndarray, (n_theta,)
         Start values.
     method : str or None
@@ -358,7 +357,6 @@ class Search:
 
     Attributes
     ----------
-    recorder : Recorder
     method : str
     max_iterations : int or None
     tolerance : float

@@ -77,11 +77,6 @@ class RebasedDeviance(ProfiledDeviance):
         """The engine's."""
         return self.inner.solver
 
-    @property
-    def n_factorizations(self) -> int:
-        """Factorizations so far."""
-        return self.inner.n_factorizations
-
     @cached_property
     def unit_roots(self) -> list[FloatArray]:  # type: ignore[override]
         """What counts as one in each ``lambda_t``."""

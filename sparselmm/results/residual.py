@@ -27,8 +27,9 @@ from sparselmm.base.exceptions import (
 )
 from sparselmm.base.types import FloatArray
 from sparselmm.design.factors import match
-from sparselmm.inference.diagnostics.checks import Evidence, diagnose
+from sparselmm.inference.diagnostics.checks import diagnose
 from sparselmm.inference.diagnostics.diagnosis import Diagnosis
+from sparselmm.inference.diagnostics.evidence import Evidence
 from sparselmm.inference.hypotheses import robust
 from sparselmm.inference.hypotheses.robust import ClusterRobust
 from sparselmm.inference.hypotheses.robust_rows import cluster_robust_rows

@@ -11,6 +11,9 @@ from sparselmm.base.cholesky import NotPositiveDefiniteError
 from sparselmm.factor import coupling
 from sparselmm.factor import solver as solvers
 from sparselmm.factor.crossprod import CrossProducts
+from sparselmm.factor.factorization import Factorization
+from sparselmm.factor.krylov.solver import KrylovSolver
+from sparselmm.factor.krylov.tiles import TiledSolver
 from sparselmm.factor.layout import Strategy
 from sparselmm.factor.solver import BlockSolver
 
@@ -117,6 +120,34 @@ def test_too_large_a_theta_is_an_error_not_a_number(strategy):
     with pytest.raises(NotPositiveDefiniteError):
         solver.factorize(model.covariance.factors(model.theta("interior") * 1e30), cross.values)
     assert solver.factorize(interior, cross.values) == good
+
+
+@pytest.mark.parametrize("strategy", MODELS["crossed_three"].strategies(), ids=str)
+def test_other_values_on_the_same_pattern(strategy):
+    """A is an argument: nothing of the blocks given before is left."""
+    model = MODELS["crossed_three"]
+    cross, lams = (
+        CrossProducts.from_design(model.design),
+        model.covariance.factors(model.theta("random")),
+    )
+    other = {pair: 1.7 * data for pair, data in cross.values.items()}
+    used, fresh = BlockSolver(cross.pattern, strategy), BlockSolver(cross.pattern, strategy)
+    first = used.factorize(lams, cross.values)
+    assert used.factorize(lams, other) == fresh.factorize(lams, other) != first
+    rhs = np.random.default_rng(0).normal(size=(cross.q, 2))
+    np.testing.assert_array_equal(used.solve(rhs), fresh.solve(rhs))
+    assert used.factorize(lams, cross.values) == first
+
+
+def test_every_solver_is_a_factorization(tmp_path):
+    cross = CrossProducts.from_design(MODELS["crossed_three"].design)
+    probing = KrylovSolver(cross.pattern)
+    solvers = [BlockSolver(cross.pattern, Strategy(None, "dense")), probing]
+    solvers.append(TiledSolver(probing, str(tmp_path), 1e6))
+    assert [solver.exact for solver in solvers] == [True, False, True]
+    for solver in solvers:
+        assert isinstance(solver, Factorization)
+        assert type(solver.twin()) is type(solver.like(cross.pattern)) is type(solver)
 
 
 def test_pickled_as_its_recipe():

@@ -13,7 +13,7 @@ import sparselmm
 from sparselmm import datasets
 from sparselmm.base.exceptions import ArgumentError, DataError, RankDeficiencyWarning
 from sparselmm.inference.hypotheses.multiplicity import JOINT, Family, adjusted
-from sparselmm.results.tables.means import compact_letters
+from sparselmm.results.tables.contrasts import compact_letters
 
 R = json.loads(
     datasets.data_dir().joinpath("reference", "extra", "contrasts.json").read_text(encoding="utf-8")

@@ -6,14 +6,24 @@ because ``(1 | g)`` is also Python for a bitwise "or" of two integer columns.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations
-from keyword import iskeyword
 
 from sparselmm.base.exceptions import FormulaError
+from sparselmm.design.formula.tokens import (
+    CLOSING,
+    OPENING,
+    Tokens,
+    is_word,
+    is_wrapped,
+    render,
+    split_at,
+    split_terms,
+    tokenize,
+    with_depth,
+)
 from sparselmm.design.terms import Structure
 
 STRUCTURES: dict[str, tuple[bool, Structure, Structure]] = {
@@ -25,28 +35,7 @@ STRUCTURES: dict[str, tuple[bool, Structure, Structure]] = {
 """lme4's names of covariance structures: whether variances are equal by default, and the
 structures with variances of their own and with equal ones."""
 
-_TOKEN = re.compile(
-    r"""\s*(
-        [rbuRBU]?"(?:\\.|[^"\\])*" | [rbuRBU]?'(?:\\.|[^'\\])*'   # strings
-      | `[^`]*`                                                  # R's quoted names
-      | [^\W\d]\w*                                               # names
-      | (?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?                     # numbers
-      | \*\* | \|\| | // | == | != | <= | >= | %\w+%             # operators of two characters
-      | \S
-    )""",
-    re.VERBOSE | re.DOTALL,
-)
-_OPENING = {"(": ")", "[": "]", "{": "}"}
-_CLOSING = frozenset(_OPENING.values())
 _BARS = frozenset({"|", "||"})
-_OPERATORS = frozenset(
-    ("+", "-", "*", "/", "**", "//", "%", "@", ":", "~", "|", "||", "=", "==", "!=", "<", ">")
-)
-
-Tokens = tuple[str, ...]
-
-LONG_SUM = 100
-"""Terms up to which a sum is read as it stands."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +169,7 @@ def parse_one_sided(text: str, argument: str) -> str:
         raise FormulaError(f"{argument} is empty; write '1' for an intercept or '0' for nothing")
     if "~" in tokens:
         raise FormulaError(f"{argument} = {text!r} has a left side; write only what follows '~'")
-    if any(_has_bar(term) for _, term in _split_terms(tokens)):
+    if any(_has_bar(term) for _, term in split_terms(tokens)):
         raise FormulaError(
             f"{argument} = {text!r} contains a bar '|'. Bars belong in the main formula: "
             "write it as '+ (effects | grouping)' there"
@@ -188,87 +177,10 @@ def parse_one_sided(text: str, argument: str) -> str:
     return render(tokens)
 
 
-def balanced(text: str) -> str:
-    """A right side with the sums of many terms in nested brackets: parsers recurse over a sum."""
-    terms = _split_terms(tokenize(text))
-    if len(terms) <= LONG_SUM:
-        return text
-    pieces: list[str] = []
-    run: list[str] = []
-    for sign, term in terms:
-        shown = render(term)
-        if sign == "+" and not shown.isdecimal():
-            run.append(shown)
-            continue
-        pieces += [*_sum(run), f" {sign} {shown}"]
-        run = []
-    return "".join([*pieces, *_sum(run)]).removeprefix(" + ")
-
-
-def _sum(terms: Sequence[str]) -> list[str]:
-    """Some terms added, halves first."""
-    while len(terms) > 1:
-        pairs = [terms[i : i + 2] for i in range(0, len(terms), 2)]
-        terms = [f"({' + '.join(pair)})" for pair in pairs]
-    return [f" + {term}" for term in terms]
-
-
-def tokenize(text: str) -> Tokens:
-    """Tokens of a formula; R's ``^`` comes out as ``**``, names in backticks as ``Q("name")``."""
-    tokens: list[str] = []
-    for match in _TOKEN.finditer(text):
-        token = match.group(1)
-        if token.startswith("`"):
-            tokens += _quoted(token, text)
-        else:
-            tokens.append("**" if token == "^" else token)
-    _check_nesting(tuple(tokens), text)
-    return _without_packages(tokens, text)
-
-
-def _without_packages(tokens: Sequence[str], text: str) -> Tokens:
-    """R's ``splines::ns`` as ``ns`` and ``as.factor(f)`` as ``factor(f)``."""
-    out: list[str] = []
-    for token in tokens:
-        if token.startswith("%") and token.endswith("%") and len(token) > 1:
-            hint = (
-                "write a:b, or a/b for nested effects" if token == "%in%" else "write it in Python"
-            )
-            raise FormulaError(f"R's operator {token} in {text!r} is not known here; {hint}")
-        packaged = token == "(" and out[-3:-1] == [":", ":"] and len(out) > 3
-        if packaged and _is_word(out[-4]) and _is_word(out[-1]):
-            out[-4:-1] = []
-        out.append(token)
-        if out[-4:] == ["as", ".", "factor", "("]:
-            out[-4:-2] = []
-    return tuple(out)
-
-
-def _quoted(token: str, text: str) -> Tokens:
-    """R's name in backticks: the name, or patsy's ``Q("name")`` where it is none in Python."""
-    name = token[1:-1]
-    if len(token) < 3 or not token.endswith("`"):
-        raise FormulaError(f"a backtick without another, or around nothing, in {text!r}")
-    if name.isidentifier() and not iskeyword(name):
-        return (name,)
-    plain = '"' not in name and "\\" not in name
-    return ("Q", "(", f'"{name}"' if plain else repr(name), ")")
-
-
-def render(tokens: Sequence[str]) -> str:
-    """Tokens put together again, with no spaces but those that are needed."""
-    pieces: list[str] = []
-    for before, token in zip(("", *tokens), tokens, strict=False):
-        if before == "," or (_is_word(before) and _is_word(token)):
-            pieces.append(" ")
-        pieces.append(token)
-    return "".join(pieces)
-
-
 def parse_bar(term: Tokens) -> Bar:
     """Read one parenthesised ``(effects | grouping)``."""
     text, inside = render(term), term[1:-1]
-    at = [i for i, token, depth in _with_depth(inside) if depth == 0 and token in _BARS]
+    at = [i for i, token, depth in with_depth(inside) if depth == 0 and token in _BARS]
     if len(at) > 1:
         raise FormulaError(f"{_shown(inside)} has more than one '|'; write one bar per bracket")
     effects, grouping = inside[: at[0]], inside[at[0] + 1 :]
@@ -292,7 +204,7 @@ def parse_bar(term: Tokens) -> Bar:
 def parse_structured(term: Tokens) -> Bar:
     """Read ``cs(effects | grouping, hom=True)`` and its like."""
     text, name = render(term), term[0].lower()
-    inside, *options = _split_at(term[2:-1], ",")
+    inside, *options = split_at(term[2:-1], ",")
     bar = parse_bar(("(", *inside, ")"))
     if bar.double:
         raise FormulaError(f"{text} has a double bar; write one '|', {name}() says the structure")
@@ -313,7 +225,7 @@ def parse_structured(term: Tokens) -> Bar:
 
 
 def _shown(inside: Tokens) -> str:
-    at = next(i for i, token, depth in _with_depth(inside) if depth == 0 and token in _BARS)
+    at = next(i for i, token, depth in with_depth(inside) if depth == 0 and token in _BARS)
     return f"({render(inside[:at])} {inside[at]} {render(inside[at + 1 :])})"
 
 
@@ -323,8 +235,8 @@ def _crossed(grouping: Tokens) -> list[Tokens]:
     lme4 1.1-31 has no meaning for either.
     """
     out: list[Tokens] = []
-    for part in _split_at(grouping, "+"):
-        factors = _split_at(part, "*")
+    for part in split_at(grouping, "+"):
+        factors = split_at(part, "*")
         if len(factors) > 1 and any("/" in factor for factor in factors):
             return [grouping]  # refused below
         for size in range(1, len(factors) + 1):
@@ -337,7 +249,7 @@ def _crossed(grouping: Tokens) -> list[Tokens]:
 
 def _nested(tokens: Tokens, text: str) -> list[tuple[str, Tokens]]:
     """Grouping ``a/b/c`` as ``c:(b:a)``, ``b:a``, ``a``: (name, expressions) each."""
-    levels = [_interaction(part, text) for part in _split_at(tokens, "/")]
+    levels = [_interaction(part, text) for part in split_at(tokens, "/")]
     name, parts = levels[0]
     out = [(name, parts)]
     for inner_name, inner in levels[1:]:
@@ -350,8 +262,8 @@ def _nested(tokens: Tokens, text: str) -> list[tuple[str, Tokens]]:
 def _interaction(tokens: Tokens, text: str) -> tuple[str, Tokens]:
     """Grouping ``a:b`` as its name and its factor expressions."""
     parts: list[str] = []
-    for part in _split_at(tokens, ":"):
-        if _is_wrapped(part):
+    for part in split_at(tokens, ":"):
+        if is_wrapped(part):
             parts.extend(_interaction(part[1:-1], text)[1])
         else:
             _check_grouping(part, text)
@@ -360,7 +272,7 @@ def _interaction(tokens: Tokens, text: str) -> tuple[str, Tokens]:
 
 
 def _check_grouping(part: Tokens, text: str) -> None:
-    at_top = {token for _, token, depth in _with_depth(part) if depth == 0}
+    at_top = {token for _, token, depth in with_depth(part) if depth == 0}
     if not part:
         raise FormulaError(f"a grouping factor is missing in {text}; write (1|a/b) or (1|a:b)")
     if at_top & {"+", "*", "-", "**", "/", "~"}:
@@ -374,7 +286,7 @@ def _check_grouping(part: Tokens, text: str) -> None:
 def _sides(text: str, tokens: Tokens) -> tuple[Tokens, Tokens]:
     if not tokens:
         raise FormulaError("the formula is empty; write for example 'y ~ x + (1|g)'")
-    at = [i for i, token, depth in _with_depth(tokens) if depth == 0 and token == "~"]
+    at = [i for i, token, depth in with_depth(tokens) if depth == 0 and token == "~"]
     if not at:
         raise FormulaError(f"no '~' in the formula {text!r}; write 'response ~ predictors'")
     if len(at) > 1:
@@ -385,104 +297,39 @@ def _sides(text: str, tokens: Tokens) -> tuple[Tokens, Tokens]:
     if at[0] == len(tokens) - 1:
         raise FormulaError(f"nothing after '~' in the formula {text!r}; write 'y ~ 1 + (1|g)'")
     response = tokens[: at[0]]
-    if any(token in _BARS for _, token, depth in _with_depth(response) if depth == 0):
+    if any(token in _BARS for _, token, depth in with_depth(response) if depth == 0):
         raise FormulaError(f"a bar '|' before '~' in {text!r}; bars belong to the right side")
     return response, tokens[at[0] + 1 :]
 
 
 def _flat_terms(tokens: Tokens, text: str) -> Iterator[tuple[str, Tokens]]:
     """Additive terms, brackets around sums of bars opened: ``((x|a) + (1|b))``."""
-    for sign, term in _split_terms(tokens):
+    for sign, term in split_terms(tokens):
         if not term:
             raise FormulaError(f"an operand is missing around '+' or '-' in {text!r}")
-        if _is_wrapped(term) and not _is_bar(term) and _has_bar(term):
+        if is_wrapped(term) and not _is_bar(term) and _has_bar(term):
             _refuse_minus(sign, term)
             yield from _flat_terms(term[1:-1], text)
         else:
             yield sign, term
 
 
-def _split_terms(tokens: Tokens) -> list[tuple[str, Tokens]]:
-    """Signed additive terms at the top level; a sign after an operator is unary."""
-    terms: list[tuple[str, Tokens]] = []
-    current: list[str] = []
-    sign, seen_sign = "+", True
-    for _, token, depth in _with_depth(tokens):
-        if depth == 0 and token in "+-" and not (current and current[-1] in _OPERATORS):
-            if current:
-                terms.append((sign, tuple(current)))
-                sign, current = token, []
-            elif token == "-":
-                sign = "+" if sign == "-" else "-"
-            seen_sign = True
-        else:
-            current.append(token)
-            seen_sign = False
-    if current or seen_sign:
-        terms.append((sign, tuple(current)))
-    return terms
-
-
-def _split_at(tokens: Tokens, operator: str) -> list[Tokens]:
-    parts: list[list[str]] = [[]]
-    for _, token, depth in _with_depth(tokens):
-        if depth == 0 and token == operator:
-            parts.append([])
-        else:
-            parts[-1].append(token)
-    return [tuple(part) for part in parts]
-
-
-def _with_depth(tokens: Sequence[str]) -> Iterator[tuple[int, str, int]]:
-    """Position, token and depth; a bracket has the depth of what stands around it."""
-    depth = 0
-    for i, token in enumerate(tokens):
-        if token in _CLOSING:
-            depth -= 1
-        yield i, token, depth
-        if token in _OPENING:
-            depth += 1
-
-
-def _check_nesting(tokens: Tokens, text: str) -> None:
-    expected: list[str] = []
-    for token in tokens:
-        if token in _OPENING:
-            expected.append(_OPENING[token])
-        elif token in _CLOSING and (not expected or expected.pop() != token):
-            raise FormulaError(f"brackets do not match in {text!r}: unexpected {token!r}")
-    if expected:
-        raise FormulaError(f"brackets do not match in {text!r}: {expected[-1]!r} is missing")
-
-
-def _is_word(token: str) -> bool:
-    return bool(token) and (token[-1].isalnum() or token[-1] == "_" or token[0] in "\"'")
-
-
-def _is_wrapped(term: Tokens) -> bool:
-    """Whether one pair of parentheses encloses the whole term."""
-    if len(term) < 2 or term[0] != "(" or term[-1] != ")":
-        return False
-    first = next(i for i, token, depth in _with_depth(term) if depth == 0 and token == ")")
-    return first == len(term) - 1
-
-
 def _is_bar(term: Tokens) -> bool:
-    if not _is_wrapped(term):
+    if not is_wrapped(term):
         return False
-    return any(token in _BARS for _, token, depth in _with_depth(term[1:-1]) if depth == 0)
+    return any(token in _BARS for _, token, depth in with_depth(term[1:-1]) if depth == 0)
 
 
 def _is_structured(term: Tokens) -> bool:
     """Whether the term is a bar inside one of `STRUCTURES`."""
-    if len(term) < 4 or term[0].lower() not in STRUCTURES or not _is_wrapped(term[1:]):
+    if len(term) < 4 or term[0].lower() not in STRUCTURES or not is_wrapped(term[1:]):
         return False
-    return any(token in _BARS for _, token, depth in _with_depth(term[2:-1]) if depth == 0)
+    return any(token in _BARS for _, token, depth in with_depth(term[2:-1]) if depth == 0)
 
 
 def _refuse_response(response: Tokens, right: Tokens, text: str) -> None:
     """Refuse a column on both sides; inside a call (a lag of it) it may stand."""
-    if len(response) != 1 or not _is_word(response[0]):
+    if len(response) != 1 or not is_word(response[0]):
         return
     if response[0] in _outside_calls(right, STRUCTURES):
         raise FormulaError(
@@ -495,10 +342,10 @@ def _outside_calls(tokens: Tokens, but: Collection[str] = ()) -> Iterator[str]:
     """Tokens that stand outside every call and index, calls of some names excepted."""
     calls: list[bool] = []
     for before, token in zip(("", *tokens), tokens, strict=False):
-        if token in _OPENING:
-            called = token != "(" or _is_word(before) or before in _CLOSING
+        if token in OPENING:
+            called = token != "(" or is_word(before) or before in CLOSING
             calls.append(called and before not in but)
-        elif token in _CLOSING:
+        elif token in CLOSING:
             calls.pop()
         elif not any(calls):
             yield token
@@ -510,7 +357,7 @@ def _has_bar(term: Tokens) -> bool:
 
 
 def _is_call(term: Tokens, name: str) -> bool:
-    return len(term) > 3 and term[0] == name and _is_wrapped(term[1:])
+    return len(term) > 3 and term[0] == name and is_wrapped(term[1:])
 
 
 def _refuse_minus(sign: str, term: Tokens) -> None:
@@ -521,8 +368,8 @@ def _refuse_minus(sign: str, term: Tokens) -> None:
 def _refuse_stray_bar(term: Tokens, text: str) -> None:
     if not _has_bar(term):
         return
-    if any(token in _BARS for _, token, depth in _with_depth(term) if depth == 0):
-        at = next(i for i, t, depth in _with_depth(term) if depth == 0 and t in _BARS)
+    if any(token in _BARS for _, token, depth in with_depth(term) if depth == 0):
+        at = next(i for i, t, depth in with_depth(term) if depth == 0 and t in _BARS)
         left, right = render(term[:at]) or "1", render(term[at + 1 :]) or "g"
         raise FormulaError(
             f"a bar '|' without brackets in {text!r}; write the random effects as "

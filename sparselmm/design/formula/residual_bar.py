@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from sparselmm.base.arguments import suggestion
 from sparselmm.base.exceptions import FormulaError
-from sparselmm.design.formula.bars import (
+from sparselmm.design.formula.bars import parse_bar
+from sparselmm.design.formula.tokens import (
     Tokens,
-    _is_wrapped,
-    _split_at,
-    _split_terms,
-    parse_bar,
+    is_wrapped,
     render,
+    split_at,
+    split_terms,
     tokenize,
 )
 from sparselmm.design.residual import KINDS
@@ -67,7 +67,7 @@ def parse_residual(text: str) -> ResidualBar:
     if tokens[:1] == ("~",):
         tokens = tokens[1:]
     name = tokens[0] if tokens else ""
-    if len(tokens) < 4 or not _is_wrapped(tokens[1:]):
+    if len(tokens) < 4 or not is_wrapped(tokens[1:]):
         raise FormulaError(
             f"residual = {text!r} is not understood; write a structure of times within groups, "
             f"'ar1(time | subject)', with one of {', '.join(KINDS)}"
@@ -79,7 +79,7 @@ def parse_residual(text: str) -> ResidualBar:
             f"residual = {text!r}: the structure {name!r} is unknown; use one of "
             f"{', '.join(KINDS)}{suggestion(name, known)}"
         )
-    inside, *options = _split_at(tokens[2:-1], ",")
+    inside, *options = split_at(tokens[2:-1], ",")
     if not any(token in ("|", "||") for token in inside):
         raise FormulaError(
             f"residual = {text!r} has no bar; write {name}(time | subject) with the time or visit "
@@ -94,7 +94,7 @@ def parse_residual(text: str) -> ResidualBar:
     settings: dict[str, object] = {"hom": name.lower() == kind, "nugget": False, "by": None}
     for option in options:
         _read_option(option, settings, text)
-    coords = tuple(render(term) for _, term in _split_terms(tokenize(bar.effects)))
+    coords = tuple(render(term) for _, term in split_terms(tokenize(bar.effects)))
     coords = () if coords == ("1",) else coords
     out = ResidualBar(
         kind, coords, bar.names[0], tuple(bar.groupings[0]), bool(settings["hom"]),
@@ -157,9 +157,9 @@ def split_structure(formula: str) -> tuple[str, str]:
     if not mark:
         raise FormulaError(f"no '~' in the formula {formula!r}; write 'response ~ predictors'")
     kept, found = [], []
-    for sign, term in _split_terms(tokenize(right)):
+    for sign, term in split_terms(tokenize(right)):
         known = bool(term) and term[0].lower() in (*KINDS, *HETEROGENEOUS)
-        if known and len(term) > 3 and _is_wrapped(term[1:]) and "|" in term:
+        if known and len(term) > 3 and is_wrapped(term[1:]) and "|" in term:
             found.append(render(term))
         else:
             kept.append(f"{sign} {render(term)}")

@@ -20,14 +20,10 @@ from sparselmm.base.types import IntArray
 from sparselmm.design.build import Plan
 from sparselmm.design.column_types import CATEGORIES, NUMBERS, TEXT, kind_of
 from sparselmm.design.factors import Factor, first_rows, unordered
+from sparselmm.design.formula.columns import take_columns
 from sparselmm.design.formula.expressions import names_in, plain_column
 from sparselmm.design.formula.memory import Key, Memories, Summary
-from sparselmm.design.formula.namespace import (
-    Namespace,
-    codes_of,
-    right_terms,
-    take_columns,
-)
+from sparselmm.design.formula.namespace import Namespace, codes_of, right_terms
 from sparselmm.design.passes.reading import Reading, Taken, named
 from sparselmm.design.sources.arrow import joined
 from sparselmm.design.sources.readers import Part

@@ -17,21 +17,18 @@ from sparselmm.base.exceptions import (
 )
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design.build import Plan, assemble
+from sparselmm.design.built import BuiltDesign, Numbers
 from sparselmm.design.column_types import NUMBERS, as_float, check_numeric, kind_of
 from sparselmm.design.factors import match
+from sparselmm.design.formula.columns import take_columns
 from sparselmm.design.formula.expressions import plain_column
 from sparselmm.design.formula.memory import Memories
-from sparselmm.design.formula.namespace import (
-    Namespace,
-    learn,
-    single_term,
-    take_columns,
-)
+from sparselmm.design.formula.namespace import Namespace, learn, single_term
 from sparselmm.design.passes.first import First, completed
 from sparselmm.design.passes.reading import Reading, Taken, named
 from sparselmm.design.row_arguments import Given, subset_mask
 from sparselmm.design.sources.readers import Part
-from sparselmm.design.spec import BuiltDesign, DesignSpec, Numbers, check_rows
+from sparselmm.design.spec import DesignSpec, check_rows
 from sparselmm.design.subsets import without_rows
 from sparselmm.design.terms import Design
 from sparselmm.design.validate import Rows, check_some_rows

@@ -35,8 +35,6 @@ class ScaledComplement:
 
     Attributes
     ----------
-    pattern : Pattern
-    crossing : Crossing
     R : ndarray, (l, k, k)
         Of the leading levels.
     T, Ti : dict

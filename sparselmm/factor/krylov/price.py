@@ -51,7 +51,6 @@ class KrylovPrice:
         Predicted time of one evaluation.
     iterations : float
         Predicted number of iterations of a solve with probes.
-    settings : Settings
     solver : KrylovSolver
         As it stands at the start, to be used by the fit.
     """
@@ -74,12 +73,10 @@ class Rival:
 
     Attributes
     ----------
-    cross : CrossProducts
     lams : callable
         Makes ``lambda_t`` of every term at the start of the search.
     steps : int
         Columns that a curvature is solved for.
-    settings : Settings
     """
 
     cross: CrossProducts

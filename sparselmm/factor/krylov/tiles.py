@@ -158,7 +158,6 @@ class Tiles:
 
     Parameters
     ----------
-    scaled : ScaledComplement
     folder : str or None
         Where to work; None for the system's folder of temporary files.
     memory : float

@@ -30,6 +30,7 @@ import scipy.linalg as sla
 from sparselmm.base.grid import pairs_html, pairs_text
 from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.factor.solver import apply_lambda
+from sparselmm.likelihood.curvature import directions
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.evaluations import State
 
@@ -158,7 +159,7 @@ def _for_estimation(
     if not moving.any():
         return 0.0
     cross = deviance.cross
-    g, d = deviance._directions(state)
+    g, d = directions(deviance.cross, deviance.covariance, state)
     h = g[:, deviance.covariance.in_tangent[moving]]
     y_a = d @ h
     r = len(state.gamma)

@@ -122,8 +122,6 @@ class Downdates:
     ----------
     dev : ProfiledDeviance
         Of the whole.
-    design : Design
-    groups : GroupRows
     """
 
     def __init__(self, dev: ProfiledDeviance, design: Design, groups: GroupRows):
@@ -329,7 +327,6 @@ class Step:
         Entries the step may change: not those at zero, where a variance is estimated as zero.
     slopes : list of ndarray, (n_theta, k, k)
         Derivatives of every ``lambda_t`` in theta.
-    covariance : Covariance
     reml : bool
     known_scale : float or None
         Residual variance, where it is known.

@@ -93,8 +93,6 @@ def influence_of_groups(
 
     Parameters
     ----------
-    est : Estimates
-    groups : GroupRows
     free : ndarray of bool, (n_theta,)
         Entries of theta that a step may change.
     exact : bool

@@ -88,7 +88,6 @@ def leverage(dev: ProfiledDeviance, design: Design, theta: FloatArray) -> Levera
 
     Parameters
     ----------
-    dev : ProfiledDeviance
     design : Design
         The rows it was made from.
     theta : ndarray, (n_theta,)

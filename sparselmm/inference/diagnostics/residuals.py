@@ -35,7 +35,6 @@ def residuals(
 
     Parameters
     ----------
-    est : Estimates
     raw : ndarray, (n,)
         Response residuals of the level.
     kind : {"response", "pearson", "studentized", "deleted"}

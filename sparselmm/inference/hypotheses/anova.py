@@ -79,7 +79,6 @@ def term_contrasts(terms: TermStructure, kept: IntArray, kind: AnovaType) -> dic
 
     Parameters
     ----------
-    terms : TermStructure
     kept : ndarray of int, (r,)
         Columns of X the fit has coefficients for.
     kind : {1, 2, 3}

@@ -21,7 +21,6 @@ def denominator_df(est: Estimates, method: str, like: DenominatorDF | None = Non
 
     Parameters
     ----------
-    est : Estimates
     method : {"z", "satterthwaite", "kenward-roger"}
     like : DenominatorDF, optional
         Another method's tests of the same fit, whose derivatives are used again.

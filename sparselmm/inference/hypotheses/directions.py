@@ -176,7 +176,6 @@ class _PairSum:
 
     Attributes
     ----------
-    left, right : Directions
     total : ndarray
         Of single entries (k_s, k_t, k_s, k_t): ``sum T_ab[v, x] T_ab[u, y]``; else one matrix for
         each direction of the side with a pattern.

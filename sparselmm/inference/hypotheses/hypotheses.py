@@ -141,7 +141,6 @@ class Principal:
 
         Parameters
         ----------
-        est : Estimates
         L : ndarray, (m, p)
         rhs : ndarray, (m,), optional
             Default zero.
@@ -190,12 +189,7 @@ def _check_consistent(null: FloatArray, rhs: FloatArray) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Asymptotic:
-    """The normal and chi-squared distributions: variances count as known.
-
-    Parameters
-    ----------
-    est : Estimates
-    """
+    """The normal and chi-squared distributions: variances count as known."""
 
     est: Estimates
     method = "z"

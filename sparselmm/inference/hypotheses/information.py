@@ -141,7 +141,6 @@ def information(deviance: ProfiledDeviance, theta: FloatArray) -> Information:
 
     Parameters
     ----------
-    deviance : ProfiledDeviance
     theta : ndarray, (n_theta,)
 
     Returns

@@ -28,12 +28,7 @@ from sparselmm.inference.residual import JointFit
 
 @dataclass(frozen=True, eq=False)
 class JointInformation(Information):
-    """Information of (theta, phi, log s); the directions of R stand before the last one.
-
-    Attributes
-    ----------
-    joint : JointFit
-    """
+    """Information of (theta, phi, log s); the directions of R stand before the last one."""
 
     joint: JointFit
 

@@ -60,7 +60,6 @@ class KenwardRoger(Snapshot):
 
     Attributes
     ----------
-    est : Estimates
     info : Information
         Derivatives at the estimates.
     covariance : ndarray, (m + 1, m + 1)

@@ -92,7 +92,6 @@ def exact_test(
     ----------
     statistic : float
         Observed RLRT or LRT, not negative.
-    null : NullSpectrum
     reml : bool
         Restricted likelihood ratio instead of likelihood ratio.
     n_fixed : int
@@ -224,9 +223,7 @@ def simulate(
 
     Parameters
     ----------
-    null : NullSpectrum
     nsim : int
-    rng : Generator
     reml : bool
     n_fixed : int
         q, fixed effects tested together with the variance (LRT only).

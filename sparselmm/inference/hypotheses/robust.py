@@ -86,7 +86,6 @@ def cluster_robust(
 
     Parameters
     ----------
-    deviance : ProfiledDeviance
     theta : ndarray, (n_theta,)
         The estimate.
     design : Design

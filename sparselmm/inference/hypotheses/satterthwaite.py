@@ -38,7 +38,6 @@ class Satterthwaite:
 
     Attributes
     ----------
-    est : Estimates
     info : Information
         Derivatives at the estimates.
     covariance : ndarray, (m + 1, m + 1)

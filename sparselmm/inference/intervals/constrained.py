@@ -434,7 +434,6 @@ def constrained(p: Parameter, ml: ProfiledDeviance, theta: FloatArray) -> Constr
 
     Parameters
     ----------
-    p : Parameter
     ml : ProfiledDeviance
         Under ML.
     theta : ndarray, (n_theta,)

@@ -67,7 +67,6 @@ class Profiler:
 
     Attributes
     ----------
-    ml : ProfiledDeviance
     theta : ndarray
         The ML estimate.
     base : float
@@ -196,7 +195,6 @@ class Profiler:
 
         Parameters
         ----------
-        parameter : Parameter
         z : float
             Largest zeta.
         n_points : int

@@ -78,7 +78,6 @@ def variance_intervals(est: Estimates, alpha: float) -> VarianceIntervals:
 
     Parameters
     ----------
-    est : Estimates
     alpha : float
         One minus the confidence level.
     """
@@ -133,7 +132,6 @@ def profile_ends(est: Estimates, parameters: Sequence[Parameter], limits: FloatA
 
     Parameters
     ----------
-    est : Estimates
     parameters : sequence of Parameter
         What was profiled: standard deviations, correlations, sigma.
     limits : ndarray, (number of parameters, 2)
@@ -274,7 +272,6 @@ def icc_delta(est: Estimates, alpha: float) -> ICC:
 
     Parameters
     ----------
-    est : Estimates
     alpha : float
         One minus the confidence level.
     """

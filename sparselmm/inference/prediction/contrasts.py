@@ -65,7 +65,6 @@ def contrasts(
 
     Parameters
     ----------
-    deviance : ProfiledDeviance
     theta : ndarray, (n_theta,)
     b : ndarray, (q,)
         Conditional modes.

@@ -57,7 +57,6 @@ def left_out(est: Estimates, folds: Sequence[IntArray], refit: bool) -> LeftOut:
 
     Parameters
     ----------
-    est : Estimates
     folds : sequence of ndarray of int
         Rows of each fold; rows of none are never left out.
     refit : bool

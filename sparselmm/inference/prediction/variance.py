@@ -55,7 +55,6 @@ def conditional_forms(deviance: ProfiledDeviance, theta: FloatArray, H: CSR) -> 
 
     Parameters
     ----------
-    deviance : ProfiledDeviance
     theta : ndarray, (n_theta,)
     H : csr_array, (m, q)
         One combination of random effects in each row.
@@ -198,7 +197,6 @@ def fixed_roots(
 
     Parameters
     ----------
-    deviance : ProfiledDeviance
     theta : ndarray, (n_theta,)
     X : ndarray, (m, p), or None
         Fixed-effects part of each functional; None for zero.
@@ -251,7 +249,6 @@ def joint_covariance(
 
     Parameters
     ----------
-    deviance : ProfiledDeviance
     theta : ndarray, (n_theta,)
     columns : ndarray of int, (c,)
         Columns of Z.
@@ -437,7 +434,6 @@ def satterthwaite(est: Estimates, forms: Callable[[FloatArray], FloatArray]) -> 
 
     Parameters
     ----------
-    est : Estimates
     forms : callable
         Variances over sigma^2 at a theta.
 

@@ -63,7 +63,6 @@ class Replicate:
 
     Attributes
     ----------
-    design : Design
     deviance : ProfiledDeviance
         Shares its factorization with other replicates, and then evaluates anew when asked.
     theta : ndarray, (n_theta,)
@@ -86,8 +85,6 @@ class ParametricReplicates:
 
     Parameters
     ----------
-    simulator : Simulator
-    fitter : ResponseFitter
     statistic : callable, optional
         Computed for every replicate in place of `quantities`.
     """
@@ -130,7 +127,6 @@ class CaseReplicates:
 
     Parameters
     ----------
-    groups : Groups
     deviance : ProfiledDeviance
         Of the fit, for what it optimizes.
     start : ndarray, (n_theta,)
@@ -244,7 +240,6 @@ def run(
     ----------
     replicates : callable
         Values and reasons of failures of a range of replicates.
-    seed : SeedSequence
     first, n : int
     task : int
         Replicates per task.

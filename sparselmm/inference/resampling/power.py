@@ -30,8 +30,6 @@ class Scenario:
 
     Attributes
     ----------
-    design : Design
-    deviance : ProfiledDeviance
     theta : ndarray, (n_theta,)
     sigma : float
     beta : ndarray, (p,)
@@ -63,7 +61,6 @@ class WaldTest:
 
     Parameters
     ----------
-    scenario : Scenario
     columns : ndarray of int, (c,)
         Coefficients to test, each alone.
     """
@@ -84,7 +81,6 @@ class LikelihoodRatioTest:
 
     Parameters
     ----------
-    scenario : Scenario
     columns : ndarray of int, (c,)
         Columns of X that the smaller model lacks.
     """
@@ -116,7 +112,6 @@ class PValues:
 
     Parameters
     ----------
-    simulator : Simulator
     test : callable
         P-values (m, c) of responses (m, n).
     task : int

@@ -77,13 +77,7 @@ class KrylovDeviance(Probed):
 
 @dataclass(frozen=True, eq=False)
 class Ended:
-    """The end of a fit.
-
-    Attributes
-    ----------
-    opt : OptSummary
-    fit : PLSFit
-    """
+    """The end of a fit."""
 
     opt: OptSummary
     fit: PLSFit

@@ -83,7 +83,6 @@ def search(
 
     Parameters
     ----------
-    deviance : Probed
     start : ndarray, (n_theta,)
     recorder : Recorder
         Keeps the record.

@@ -165,7 +165,6 @@ def check_family_response(
 
     Parameters
     ----------
-    family : Family
     y : ndarray, (n,)
     m : ndarray, (n,)
         Trials.

@@ -77,7 +77,6 @@ class GeneralData:
         Trials; prior weights of a Gaussian response; otherwise ones.
     X : ndarray, (n, p)
     terms : tuple of RandomTerm
-    family : Family
     further : tuple of Further
     weights : ndarray, (n,), or None
         How often a row counts.

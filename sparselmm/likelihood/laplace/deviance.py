@@ -54,7 +54,6 @@ class Parameters:
 
     Attributes
     ----------
-    covariance : Covariance
     r, n_phi : int
         Numbers of fixed effects and of coefficients of further predictors.
     """
@@ -102,7 +101,6 @@ class Point:
     ----------
     x : ndarray
     lams : list of ndarray, (k, k)
-    mode : Mode
     value : float
         Deviance.
     near : float
@@ -153,7 +151,6 @@ class LaplaceDeviance:
 
     Parameters
     ----------
-    data : GeneralData
     memory_limit : int, optional
         Bytes the factorization may use.
     """

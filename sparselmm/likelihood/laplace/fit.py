@@ -74,7 +74,6 @@ def minimize_generally(
 
     Parameters
     ----------
-    deviance : LaplaceDeviance
     names : tuple of str
         Of the columns of X, to name those that separate the responses.
     x : ndarray, optional

@@ -53,7 +53,6 @@ class Profile:
 
     Parameters
     ----------
-    deviance : LaplaceDeviance
     x : ndarray
     value : float
         Deviance there.

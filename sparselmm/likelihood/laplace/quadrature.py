@@ -70,7 +70,6 @@ class QuadratureDeviance(LaplaceDeviance):
 
     Parameters
     ----------
-    data : GeneralData
     nodes : int
     memory_limit : int, optional
     """

@@ -121,7 +121,6 @@ class GeneralSearch:
 
     Parameters
     ----------
-    deviance : LaplaceDeviance
     tolerance : float
     max_iterations : int
     callback : callable, optional

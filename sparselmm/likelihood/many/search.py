@@ -29,8 +29,6 @@ def search(
 
     Parameters
     ----------
-    model : BatchedModel
-    responses : Responses
     start : ndarray, (m, n_theta)
         No zero on a diagonal.
     tolerance : float
@@ -93,13 +91,7 @@ def _walk(
 
 
 class LocalModel:
-    """The quadratic model of each response in the metric of the trust region.
-
-    Parameters
-    ----------
-    model : BatchedModel
-    points : Points
-    """
+    """The quadratic model of each response in the metric of the trust region."""
 
     def __init__(self, model: BatchedModel, points: Points):
         self.covariance, self.theta = model.covariance, points.theta

@@ -57,7 +57,6 @@ class BatchedModel:
     ----------
     cross : CrossProducts
         Of the design; its response is not used.
-    covariance : Covariance
     reml : bool
     df : int
         ``n - r`` (REML) or ``n``.

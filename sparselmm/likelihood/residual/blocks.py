@@ -86,8 +86,6 @@ class Blocks:
 
     Parameters
     ----------
-    rows : ResidualRows
-    structure : Structure
     weights : ndarray, (n,), or None
     """
 
@@ -188,7 +186,6 @@ class Blocks:
 
         Parameters
         ----------
-        state : BlockState
         e : ndarray, (n,)
             Conditional residuals.
         F : ndarray, (n, c)

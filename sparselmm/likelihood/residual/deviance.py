@@ -30,7 +30,7 @@ from sparselmm.factor.layout import Strategy
 from sparselmm.factor.plan import make_plan
 from sparselmm.factor.solver import BlockSolver, apply_lambda
 from sparselmm.likelihood.covariance import Covariance
-from sparselmm.likelihood.curvature import difference_hessian
+from sparselmm.likelihood.curvature import difference_hessian, directions, whitened_directions
 from sparselmm.likelihood.deviance import NEARLY_SINGULAR, ProfiledDeviance
 from sparselmm.likelihood.engine import (
     profiled_deviance,
@@ -281,12 +281,12 @@ class ResidualDeviance:
         half = solve_triangular(state.Rxx, direct, transposed=True)
         solved = dev.solver.solve(a)
         square = gram - a.T @ solved - half.T @ half
-        if all(dev._pivot(t, lam) > NEARLY_SINGULAR for t, lam in enumerate(state.lams)):
-            h, to_h = dev._whitened_directions(state)
+        if all(pivot > NEARLY_SINGULAR for pivot in dev._pivots(state)):
+            h, to_h = whitened_directions(dev.cross, dev.covariance, state)
             own = solve_triangular(state.Rxx, state.K[:, :-1].T @ h, transposed=True)
             mixed, along = to_h.T @ (h.T @ solved - own.T @ half), to_h.T @ (h.T @ state.u)
         else:
-            g, d = dev._directions(state)
+            g, d = directions(dev.cross, dev.covariance, state)
             Ag = cross.A @ g
             right = apply_lambda(cross, state.lams, Ag)
             own = cross.B[:, :-1].T @ g - state.K[:, :-1].T @ right

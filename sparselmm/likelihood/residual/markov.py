@@ -52,8 +52,6 @@ class Markov:
 
     Parameters
     ----------
-    rows : ResidualRows
-    structure : Structured
     weights : ndarray, (n,), or None
     """
 

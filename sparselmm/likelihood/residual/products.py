@@ -40,7 +40,6 @@ class PairMap:
 
     Attributes
     ----------
-    pattern : PairPattern
     orders : tuple of int
         k_s and k_t.
     T : csr_array, (nb * k_s * k_t, n_cells)
@@ -66,7 +65,6 @@ class Products:
     ----------
     design : Design
         Its terms in the columns the engine works with.
-    backend : Backend
     bases : tuple or None
         Of :mod:`sparselmm.factor.bases`.
     """

@@ -29,7 +29,6 @@ def start_phi(
 
     Parameters
     ----------
-    structure : Structured
     residual : ndarray, (n,)
         Of least squares.
     weights : ndarray, (n,), or None

@@ -47,12 +47,7 @@ class Geometry:
 
 
 class Structured:
-    """Standard deviations times correlations; sigma is profiled out.
-
-    Parameters
-    ----------
-    rows : ResidualRows
-    """
+    """Standard deviations times correlations; sigma is profiled out."""
 
     known_scale: float | None = None
 
@@ -192,12 +187,7 @@ class Structured:
 
 
 class Unstructured:
-    """A free covariance matrix of the visits in every stratum, absolute.
-
-    Parameters
-    ----------
-    rows : ResidualRows
-    """
+    """A free covariance matrix of the visits in every stratum, absolute."""
 
     known_scale: float | None = 1.0
 

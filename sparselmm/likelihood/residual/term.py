@@ -13,12 +13,7 @@ from sparselmm.likelihood.term_covariance import TermCovariance
 
 @dataclass(frozen=True, eq=False)
 class PhiTerm(TermCovariance):
-    """The parameters of R next to theta: what a search asks of a term.
-
-    Attributes
-    ----------
-    structure : Structure
-    """
+    """The parameters of R next to theta: what a search asks of a term."""
 
     structure: Structure
 

@@ -17,8 +17,9 @@ from sparselmm.base.types import FloatArray
 from sparselmm.design import BuiltDesign
 from sparselmm.design.column_types import float_matrix
 from sparselmm.design.formula.bars import parse_formula
+from sparselmm.design.formula.columns import take_columns
 from sparselmm.design.formula.expressions import names_in
-from sparselmm.design.formula.namespace import Namespace, take_columns
+from sparselmm.design.formula.namespace import Namespace
 from sparselmm.design.spec import as_frame, check_design
 from sparselmm.design.validate import Rows, aligned, check_length
 

@@ -25,7 +25,8 @@ from sparselmm.results.tables.emmeans import (
     estimated_trends,
     joint_tests,
 )
-from sparselmm.results.tables.means import MarginalMeans, Scale
+from sparselmm.results.tables.means import MarginalMeans
+from sparselmm.results.tables.scales import Scale
 
 LATENT = {"logit": np.pi**2 / 3.0, "probit": 1.0, "cloglog": np.pi**2 / 6.0}
 """Variance of the latent variable that a distribution-function link cuts."""

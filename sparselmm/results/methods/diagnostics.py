@@ -13,13 +13,10 @@ from sparselmm.base.types import IntArray
 from sparselmm.base.workers import check_workers
 from sparselmm.design.rows import GroupRows
 from sparselmm.inference.diagnostics import residuals as numbers
-from sparselmm.inference.diagnostics.checks import (
-    Columns,
-    Evidence,
-    diagnose,
-    standardized_effects,
-)
+from sparselmm.inference.diagnostics.checks import diagnose, standardized_effects
+from sparselmm.inference.diagnostics.design_checks import Columns
 from sparselmm.inference.diagnostics.diagnosis import Diagnosis
+from sparselmm.inference.diagnostics.evidence import Evidence
 from sparselmm.inference.diagnostics.influence import (
     influence_of_groups,
     influence_of_rows,

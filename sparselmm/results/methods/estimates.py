@@ -210,3 +210,13 @@ class EstimateResults(ResultsBase):
     @cached_property
     def _fitted(self) -> FloatArray:
         return prediction.fitted(self._est, random=True)
+
+    @property
+    def k_fe(self) -> int:
+        """Columns of X, dropped ones included."""
+        return self.built.design.p
+
+    @property
+    def df_resid(self) -> int:
+        """``nobs`` minus the rank of X."""
+        return self._est.nobs - self.deviance.cross.basis.rank

@@ -32,8 +32,9 @@ from sparselmm.results.tables.emmeans import (
     estimated_trends,
     joint_tests,
 )
-from sparselmm.results.tables.means import MarginalMeans, Scale, response_scale
+from sparselmm.results.tables.means import MarginalMeans
 from sparselmm.results.tables.prediction import Prediction
+from sparselmm.results.tables.scales import Scale, response_scale
 
 INTERVALS = ("confidence", "prediction")
 

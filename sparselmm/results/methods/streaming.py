@@ -14,11 +14,11 @@ import pandas as pd
 from sparselmm.base.arguments import wrong_type
 from sparselmm.base.exceptions import DataError, FileError, RemovedRowsError
 from sparselmm.base.types import FloatArray
+from sparselmm.design.built import Streamed
 from sparselmm.design.passes.reading import named
 from sparselmm.design.sources.optional import package
 from sparselmm.design.sources.readers import Part
 from sparselmm.design.sources.recognised import source_of
-from sparselmm.design.spec import Streamed
 from sparselmm.design.validate import unknown_column
 from sparselmm.inference.diagnostics import residuals as numbers
 from sparselmm.inference.diagnostics.leverage import Leverage, leverage

@@ -24,12 +24,13 @@ from sparselmm.base.arguments import (
 from sparselmm.base.exceptions import ArgumentError, DataError, MemoryLimitError, RemovedRowsError
 from sparselmm.base.types import CSR, BoolArray, FloatArray, IntArray
 from sparselmm.design import BuiltDesign
-from sparselmm.design.spec import Numbers
+from sparselmm.design.built import Numbers
 from sparselmm.inference.hypotheses import marginal_means
 from sparselmm.inference.hypotheses.ddf import DDF_METHODS, FTest
 from sparselmm.inference.hypotheses.hypotheses import f_test_of
 from sparselmm.inference.hypotheses.marginal_means import FixedEffects
-from sparselmm.results.tables.means import TRENDS, MarginalMeans, Scale
+from sparselmm.results.tables.means import TRENDS, MarginalMeans
+from sparselmm.results.tables.scales import Scale
 
 WEIGHTS = ("equal", "proportional", "outer", "cells", "flat")
 
@@ -419,7 +420,8 @@ def _averages(
         found, first, cell = np.unique(cell[share > 0], return_index=True, return_inverse=True)
         rows = np.flatnonzero(share > 0)
         step = marginal_means.averaging_matrix(cell, share[rows], len(found))
-        total, counts = step @ total[rows], np.bincount(cell, counts[rows])
+        total = step @ total[rows]
+        counts = np.bincount(cell, counts[rows]).astype(counts.dtype)
         place = place[rows][first]
     share = _shares(grid, place, counts, (names, kept, []), weights)
     n_cells = grid.size(kept)

@@ -2,162 +2,49 @@
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import scipy
 
 from sparselmm.base.arguments import (
     check_choice,
     check_flag,
     check_level,
     check_number,
-    check_numbers,
     check_strings,
     check_text,
-    in_order,
-    suggestion,
 )
 from sparselmm.base.exceptions import ArgumentError, DataError
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.inference.hypotheses import marginal_means
 from sparselmm.inference.hypotheses.marginal_means import (
     DEFAULT_ADJUST,
-    FAMILIES,
-    OTHER_NAMES,
     FixedEffects,
     LinearEstimates,
 )
-from sparselmm.inference.hypotheses.multiplicity import ADJUSTMENTS, JOINT, Family
-from sparselmm.results.plots.means import interval_plot, means_plot
-from sparselmm.results.print.notebook import Table, frame_html, frame_text
+from sparselmm.inference.hypotheses.multiplicity import Family
+from sparselmm.results.plots.means import means_plot
+from sparselmm.results.print.notebook import frame_html, frame_text
 from sparselmm.results.print.polars import InPolars
-
-SIDES = {
-    "two-sided": 0, "=": 0, "equivalence": 0, "less": -1, "<": -1, "nonsuperiority": -1,
-    "greater": 1, ">": 1, "noninferiority": 1,
-}  # fmt: skip
-
-WITH_DELTA = ("equivalence", "noninferiority", "nonsuperiority")
-
-ALL_ADJUSTMENTS = ("none", *JOINT, *ADJUSTMENTS)
+from sparselmm.results.tables.contrasts import (
+    ALL_ADJUSTMENTS,
+    SIDES,
+    WITH_DELTA,
+    ContrastTable,
+    arrow_lengths,
+    compact_letters,
+    contrast_tests,
+    reads_as_number,
+    shown_value,
+)
+from sparselmm.results.tables.scales import TRANSFORMATIONS, Scale
+from sparselmm.results.tables.weights import contrast_weights, family_name
 
 TRENDS = "trend"
-
-
-# ------------------------------------------------------------------------- response scales
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How the scale of the means goes back to that of the response.
-
-    Attributes
-    ----------
-    name : str
-        The transformation that was fitted.
-    inverse : callable
-    ratio : str, optional
-        What a difference becomes, for logarithms and logits.
-    base : float
-        Of the logarithm.
-    """
-
-    name: str
-    inverse: Callable[[FloatArray], FloatArray]
-    ratio: str | None = None
-    base: float = np.e
-
-    def slope(self, x: FloatArray) -> FloatArray:
-        """Derivative of the inverse."""
-        h = 1e-5 * np.maximum(1.0, np.abs(x))
-        return np.asarray((self.inverse(x + h) - self.inverse(x - h)) / (2.0 * h))
-
-    def back(
-        self, value: FloatArray, se: FloatArray, low: FloatArray, high: FloatArray
-    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-        """Estimates, standard errors by the delta method and limits on the response's scale."""
-        ends = self.inverse(low), self.inverse(high)
-        se = np.abs(self.slope(value)) * se
-        return self.inverse(value), se, np.minimum(*ends), np.maximum(*ends)
-
-
-TRANSFORMATIONS = {
-    scale.name: scale
-    for scale in (
-        Scale("log", np.exp, "ratio"),
-        Scale("log2", np.exp2, "ratio", 2.0),
-        Scale("log10", lambda x: np.power(10.0, x), "ratio", 10.0),
-        Scale("log1p", np.expm1),
-        Scale("sqrt", np.square),
-        Scale("cbrt", lambda x: x**3),
-        Scale("arcsin", np.sin),
-        Scale("exp", np.log),
-    )
-}
-
-
-def response_scale(response: str | None) -> Scale | None:
-    """The scale that the formula's left side, such as ``np.log(y)``, was carried to."""
-    try:
-        tree = ast.parse(response or "", mode="eval").body
-    except SyntaxError:
-        return None
-    if not isinstance(tree, ast.Call) or len(tree.args) != 1 or tree.keywords:
-        return None
-    called = tree.func
-    name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
-    return TRANSFORMATIONS.get(name)
-
-
-# ------------------------------------------------------------------------------- contrasts
-
-
-class ContrastTable(Table):
-    """A DataFrame of contrasts that draws its intervals with :meth:`plot`."""
-
-    _metadata = ("limits", "note")
-
-    limits: tuple[str, str]
-    note: str
-
-    @classmethod
-    def of(cls, frame: pd.DataFrame, limits: tuple[str, str], note: str) -> ContrastTable:
-        """From the table, the names of the columns of limits and a line to put below."""
-        table = cls(frame)
-        table.limits, table.note = limits, note
-        return table
-
-    def plot(self, ax: Any = None) -> Any:
-        """Estimates with their intervals, one line each.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes, optional
-
-        Returns
-        -------
-        matplotlib.figure.Figure
-        """
-        columns = list(self.columns)
-        labels = self[columns[: columns.index("SE") - 1]].astype(str).agg(", ".join, axis=1)
-        name = columns[columns.index("SE") - 1]
-        ends = self[list(self.limits)].to_numpy(dtype=float)
-        neutral = 1.0 if "ratio" in name else 0.0
-        return interval_plot(
-            list(labels), self[name].to_numpy(dtype=float), ends, name, neutral, ax
-        )
-
-    def _repr_html_(self) -> str:
-        return frame_html(pd.DataFrame(self), self.note)
-
-
-# ----------------------------------------------------------------------------------- means
 
 
 @dataclass(frozen=True, eq=False)
@@ -402,7 +289,7 @@ class MarginalMeans(InPolars):
         found = self._estimates(L, offset)
         group = self._family(L, len(rows))
         side, _, null = hypothesis
-        t, p = _tests(found, group, adjust, self.alpha, hypothesis)
+        t, p = contrast_tests(found, group, adjust, self.alpha, hypothesis)
         half = found.se * group.critical(found.df, self.alpha, adjust, side)
         low = found.estimate - half if side >= 0 else np.full(len(C), -np.inf)
         high = found.estimate + half if side <= 0 else np.full(len(C), np.inf)
@@ -564,12 +451,7 @@ class MarginalMeans(InPolars):
         return means_plot(frame, [*self.specs, *self.by], str(value), limits, arrows, ax)
 
     def _arrows(self, adjust: str) -> FloatArray:
-        """Lengths to the left and to the right, (m, 2), that show which pairs differ.
-
-        The higher mean's left arrow and the lower mean's right one shall add up to the least
-        significant difference; non-negative least squares, close pairs counting most, drawn
-        towards arrows of half that length.
-        """
+        """Lengths to the left and to the right, (m, 2), that show which pairs differ."""
         if self.type == "response":
             raise DataError("comparison arrows are drawn on the scale of the model: type='link'")
         out = np.zeros((len(self.L), 2))
@@ -579,17 +461,7 @@ class MarginalMeans(InPolars):
             L = _combined(C, self.L[rows])
             found = self._estimates(L, _combined(C, self.offset[rows]))
             reach = found.se * self._family(L, k).critical(found.df, self.alpha, adjust)
-            good = np.flatnonzero(np.isfinite(reach))
-            A = np.zeros((len(good), 2 * k))
-            for row, at in enumerate(good):
-                i, j = pairs[at] if found.estimate[at] > 0 else pairs[at][::-1]
-                A[row, i], A[row, k + j] = 1.0, 1.0
-            weight = np.exp(-np.abs(1.0 - np.abs(found.estimate[good]) / reach[good]))
-            ridge = 0.05 * np.eye(2 * k)
-            half = np.full(2 * k, 0.05 * 0.5 * np.mean(reach[good]))
-            both = np.vstack([A * weight[:, None], ridge])
-            length, _ = scipy.optimize.nnls(both, np.r_[reach[good] * weight, half])
-            out[rows] = length.reshape(2, k).T
+            out[rows] = arrow_lengths(found.estimate, reach, pairs, k)
         return out
 
     def _families(self) -> list[IntArray]:
@@ -603,8 +475,8 @@ class MarginalMeans(InPolars):
         """Labels of cells; a level that reads as a number gets the variable's name in front."""
         shown = []
         for name in names:
-            values = [_shown(value) for value in self.cells[name]]
-            prefix = name if any(map(_reads_as_number, values)) else ""
+            values = [shown_value(value) for value in self.cells[name]]
+            prefix = name if any(map(reads_as_number, values)) else ""
             shown.append([prefix + values[row] for row in rows])
         return [" ".join(parts) for parts in zip(*shown, strict=True)]
 
@@ -639,122 +511,3 @@ def _combined(C: FloatArray, values: FloatArray) -> FloatArray:
     out = C @ np.where(np.isfinite(values), values, 0.0)
     out[(C[:, missing] != 0.0).any(axis=1)] = np.nan
     return np.asarray(out)
-
-
-def _tests(
-    found: LinearEstimates, group: Family, adjust: str, alpha: float,
-    hypothesis: tuple[int, float, float],
-) -> tuple[FloatArray, FloatArray]:  # fmt: skip
-    """Statistics and p-values of ``estimate = null``, or of a margin around it."""
-    side, delta, null = hypothesis
-    away = found.estimate - null
-    with np.errstate(divide="ignore", invalid="ignore"):
-        if delta and not side:
-            t = (np.abs(away) - delta) / found.se
-            return t, group.pvalues(t, found.df, adjust, alpha, -1)
-        t = (away + side * delta) / found.se
-    return t, group.pvalues(t, found.df, adjust, alpha, side)
-
-
-def family_name(given: str, argument: str) -> str:
-    """The family of contrasts, under any of its names."""
-    try:
-        name = str(check_choice(given, argument, (*FAMILIES, *OTHER_NAMES)))
-    except ArgumentError as error:
-        raise ArgumentError(
-            f"{argument}: unknown contrasts {given!r}; use {FAMILIES}, or weights of your own"
-            f"{suggestion(given, FAMILIES)}"
-        ) from error
-    return OTHER_NAMES.get(name, name)
-
-
-def contrast_weights(
-    method: Any, labels: list[str], ref: Any = 0, values: list[str] | None = None, sign: str = "-"
-) -> tuple[list[str], FloatArray]:
-    """Labels and weights of some contrasts of k means, labelled or called by their values."""
-    k = len(labels)
-    if isinstance(method, str):
-        return marginal_means.family(method, labels, _place(ref, labels), sign)
-    names, values = None, labels if values is None else values
-    if isinstance(method, Mapping):
-        names, method = [str(name) for name in method], list(method.values())
-        method = [in_order(_by_text(own), values, labels, argument="method") for own in method]
-    elif hasattr(method, "columns"):
-        plain = list(method.index) == list(range(len(method)))
-        names = None if plain else [str(name) for name in method.index]
-    method = in_order(_by_text(method), values, labels, argument="method")
-    C = np.atleast_2d(check_numbers(method, "method"))
-    if C.ndim != 2 or C.shape[1] != k:
-        raise ArgumentError(
-            f"method: contrasts need {k} weights each, one per mean, got shape {C.shape}"
-        )
-    return names or [f"c{i}" for i in range(len(C))], C
-
-
-def _by_text(weights: Any) -> Any:
-    """Weights labelled with the values of the means as text; those without labels as they are."""
-    if isinstance(weights, Mapping):
-        return {_text(label): weight for label, weight in weights.items()}
-    if not hasattr(weights, "iloc"):
-        return weights
-    wide = hasattr(weights, "columns")
-    labels = weights.columns if wide else weights.index
-    if list(labels) == list(range(len(labels))):
-        return weights
-    return weights.set_axis([_text(label) for label in labels], axis=int(wide))
-
-
-def _text(label: Any) -> str:
-    return " ".join(map(str, label)) if isinstance(label, tuple) else str(label)
-
-
-def _place(ref: Any, labels: list[str]) -> int:
-    """Place of the control among the means."""
-    if isinstance(ref, str):
-        if ref not in labels:
-            raise ArgumentError(f"ref: no mean is called {ref!r}{suggestion(ref, labels)}")
-        return labels.index(ref)
-    place = check_number(ref, "ref")
-    if place != int(place) or not -len(labels) <= place < len(labels):
-        raise ArgumentError(
-            f"ref must be a label or a place among the {len(labels)} means, counted from 0; "
-            f"got {ref!r}"
-        )
-    return int(place) % len(labels)
-
-
-def compact_letters(differ: np.ndarray[Any, Any]) -> list[str]:
-    """Letters of k means from which pairs differ, (k, k)."""
-    k = len(differ)
-    columns = [set(range(k))]
-    for i in range(k):
-        for j in range(i + 1, k):
-            if not differ[i, j]:
-                continue
-            split = [c for c in columns if {i, j} <= c]
-            columns = [c for c in columns if c not in split]
-            columns += [c - {one} for c in split for one in (i, j)]
-            columns = [
-                c for n, c in enumerate(columns)
-                if not any(c < o or (c == o and m < n) for m, o in enumerate(columns))
-            ]  # fmt: skip
-    columns.sort(key=lambda c: (min(c), max(c)))
-    return ["".join(_letter(n) for n, c in enumerate(columns) if i in c) for i in range(k)]
-
-
-def _letter(n: int) -> str:
-    return chr(ord("a") + n) if n < 26 else f"({n + 1})"
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, (float, np.floating)):
-        return f"{value:.7g}"
-    return str(value)
-
-
-def _reads_as_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return text in ("True", "False")
-    return True

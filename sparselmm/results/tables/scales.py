@@ -1,0 +1,73 @@
+"""Scales of the response that means can be carried back to."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from sparselmm.base.types import FloatArray
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How the scale of the means goes back to that of the response.
+
+    Attributes
+    ----------
+    name : str
+        The transformation that was fitted.
+    inverse : callable
+    ratio : str, optional
+        What a difference becomes, for logarithms and logits.
+    base : float
+        Of the logarithm.
+    """
+
+    name: str
+    inverse: Callable[[FloatArray], FloatArray]
+    ratio: str | None = None
+    base: float = np.e
+
+    def slope(self, x: FloatArray) -> FloatArray:
+        """Derivative of the inverse."""
+        h = 1e-5 * np.maximum(1.0, np.abs(x))
+        return np.asarray((self.inverse(x + h) - self.inverse(x - h)) / (2.0 * h))
+
+    def back(
+        self, value: FloatArray, se: FloatArray, low: FloatArray, high: FloatArray
+    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        """Estimates, standard errors by the delta method and limits on the response's scale."""
+        ends = self.inverse(low), self.inverse(high)
+        se = np.abs(self.slope(value)) * se
+        return self.inverse(value), se, np.minimum(*ends), np.maximum(*ends)
+
+
+TRANSFORMATIONS = {
+    scale.name: scale
+    for scale in (
+        Scale("log", np.exp, "ratio"),
+        Scale("log2", np.exp2, "ratio", 2.0),
+        Scale("log10", lambda x: np.power(10.0, x), "ratio", 10.0),
+        Scale("log1p", np.expm1),
+        Scale("sqrt", np.square),
+        Scale("cbrt", lambda x: x**3),
+        Scale("arcsin", np.sin),
+        Scale("exp", np.log),
+    )
+}
+
+
+def response_scale(response: str | None) -> Scale | None:
+    """The scale that the formula's left side, such as ``np.log(y)``, was carried to."""
+    try:
+        tree = ast.parse(response or "", mode="eval").body
+    except SyntaxError:
+        return None
+    if not isinstance(tree, ast.Call) or len(tree.args) != 1 or tree.keywords:
+        return None
+    called = tree.func
+    name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+    return TRANSFORMATIONS.get(name)
