@@ -51,6 +51,10 @@ DENSE_PAIRS = 40
 """Pairs of rows within groups, per row, up to which blocks of R are dense whatever their kind."""
 
 
+FEW_ROWS, STRONG = 500, 0.9
+"""Rows, and correlation at a typical distance, that leave random effects open."""
+
+
 @dataclass(frozen=True, eq=False)
 class At:
     """The engine at one phi."""
@@ -338,9 +342,15 @@ class ResidualDeviance:
         return min(starts, key=self._value_or_inf)
 
     def doubtful(self, x: FloatArray) -> bool:
-        """Whether there may be a lower minimum: a nugget, a limit, a variance of zero."""
+        """Whether there may be a lower minimum.
+
+        With a nugget, at a limit, at a variance of zero; and where few rows leave open whether
+        what is nearly constant within a group is residual or random effect.
+        """
         _, phi = self.split(x)
         if self.design.residual is not None and self.design.residual.nugget:
+            return True
+        if self.n_theta and self.df <= FEW_ROWS and self.structure.strength(phi) > STRONG:
             return True
         zero = [term.at_zero(x[part]).any() for term, part in zip(
             self.covariance.terms, self.covariance.slices, strict=True)]  # fmt: skip
