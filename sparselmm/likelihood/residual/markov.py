@@ -189,9 +189,7 @@ class Markov:
         diagonal = sums[:n] + np.einsum("ic,ic->i", own, own)
         between = np.einsum("ic,ic->i", own[1:], own[:-1])
         link = sums[n:] + 2.0 * between[later - 1]
-        return np.asarray(
-            state.slopes[0] @ diagonal + state.slopes[1] @ link + state.logdet_slope
-        )
+        return np.asarray(state.slopes[0] @ diagonal + state.slopes[1] @ link + state.logdet_slope)
 
 
 def _with_neighbours(x: FloatArray, amount: FloatArray, later: IntArray) -> FloatArray:
