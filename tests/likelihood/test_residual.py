@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+from scipy.signal import lfilter
 
 import sparselmm
 from sparselmm.design.residual import ResidualRows
@@ -18,6 +19,7 @@ from sparselmm.likelihood.multistart import minimize_globally
 from sparselmm.likelihood.optimize import minimize
 from sparselmm.likelihood.residual import deviance as room
 from sparselmm.likelihood.residual.deviance import ResidualDeviance
+from sparselmm.likelihood.residual.identifiability import confounded_terms
 from sparselmm.likelihood.residual.markov import Markov
 from tests.support.residual_twin import dense_value
 
@@ -213,3 +215,22 @@ def test_solvers_that_share_a_factor_do_not_read_each_others():
     other.value(theta)
     assert one.value(theta) == wanted[0]
     assert one.gradient(theta) == pytest.approx(wanted[1], rel=1e-12)
+
+
+def test_one_long_series_keeps_no_matrix_of_its_rows():
+    rng = np.random.default_rng(0)
+    e = lfilter([1.0], [1.0, -0.6], rng.normal(size=12_000))
+    frame = pd.DataFrame({"y": e, "t": np.arange(len(e)), "g": 0, "x": rng.normal(size=len(e))})
+    fit = sparselmm.mixedlm("y ~ x", frame, residual="ar1(t | g)").fit()
+    assert fit.residual_params().estimate["rho"] == pytest.approx(0.6, abs=0.03)
+
+
+def test_what_a_sample_cannot_tell_apart_all_rows_may():
+    """Two rows of an item rarely meet in a sample; the term is not confounded for that."""
+    rng = np.random.default_rng(1)
+    subject, trial = (part.ravel() for part in np.indices((150, 40)))
+    item = rng.permutation(np.repeat(np.arange(3000), 2))
+    y = rng.normal(size=6000) + rng.normal(size=150)[subject] + rng.normal(size=3000)[item]
+    frame = pd.DataFrame({"y": y, "s": subject, "t": trial, "i": item})
+    model = sparselmm.mixedlm("y ~ 1 + (1 | s) + (1 | i)", frame, residual="ar1(t | s)")
+    assert confounded_terms(model.design) == ""

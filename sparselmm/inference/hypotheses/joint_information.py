@@ -93,13 +93,13 @@ class _Parts:
     Attributes
     ----------
     joint : JointFit
-    moved : list of ndarray, (n, r)
-        ``R_j V^-1 X`` of the scaled fixed effects.
+    moved : ndarray, (n, J r)
+        ``R_j V^-1 X`` of the scaled fixed effects, side by side.
     C : ndarray, (J, r, r)
     """
 
     joint: JointFit
-    moved: list[FloatArray]
+    moved: FloatArray
     C: FloatArray
 
     @classmethod
@@ -111,10 +111,11 @@ class _Parts:
         root = upper_inverse(at.Rxx)
         LK = apply_lambda(dev.cross, at.lams, at.K[:, :-1], transpose=False)
         F = backend.solve(state, (products.Xy[:, :-1] - products.Z @ LK) @ root)  # type: ignore[arg-type]
-        moved = [backend.moved(state, j, F) for j in range(len(phi))]  # type: ignore[arg-type]
-        r = F.shape[1]
-        C = np.array([F.T @ own for own in moved]).reshape(len(phi), r, r)
-        return cls(joint, moved, C)
+        J, r = len(phi), F.shape[1]
+        moved = np.empty((len(F), J * r))
+        for j in range(J):
+            moved[:, j * r : (j + 1) * r] = backend.moved(state, j, F)  # type: ignore[arg-type]
+        return cls(joint, moved, (F.T @ moved).reshape(r, J, r).transpose(1, 0, 2))
 
     def _solved(self, own: FloatArray) -> FloatArray:
         """``V^-1`` times columns, (n, r)."""
@@ -137,10 +138,10 @@ class _Parts:
         at = dev.state_at(theta)
         D = dev.products(at)[:, :-1] @ upper_inverse(at.Rxx)
         ED = images(dev.cross, directions(deviance.theta_covariance, theta), D)
-        for j, own in enumerate(self.moved):
-            solved = self._solved(own)
-            for k, other in enumerate(self.moved):
-                Q[m + k, m + j] = other.T @ solved
+        J, r = len(phi), Q.shape[-1]
+        for j in range(J):
+            solved = self._solved(np.ascontiguousarray(self.moved[:, j * r : (j + 1) * r]))
+            Q[m:, m + j] = (self.moved.T @ solved).reshape(J, r, r)
             down = deviance.products.Zt @ solved
             Q[:m, m + j] = (ED.T @ down).reshape(m, D.shape[1], down.shape[1])
             Q[m + j, :m] = Q[:m, m + j].transpose(0, 2, 1)

@@ -204,13 +204,10 @@ class Blocks:
             ``w_i'R^-1 w_j`` and ``w_j'R^-1 e``.
         """
         J = self.structure.n
-        gradient, curvature, gram = np.zeros(J), np.zeros((J, J)), np.zeros((J, J))
+        curvature, gram = np.zeros((J, J)), np.zeros((J, J))
         slope, Qw = np.zeros(J), np.zeros((len(e), J))
-        for b, batch in enumerate(self.batches):
-            R1, Q = state.R1[b], state.Q[b]
-            Theta = batch.gram(F) + self._matrices(batch, sums)
-            Gamma = batch.counts[:, None, None] * Q - Q @ Theta @ Q
-            gradient += np.tensordot(R1, Gamma, axes=([1, 2, 3], [0, 1, 2]))
+        Gammas = self._gammas(state, F, sums)
+        for batch, R1, Q, Gamma in zip(self.batches, state.R1, state.Q, Gammas, strict=True):
             curvature += self.structure.curvature(state.phi, batch.geometry, Gamma)
             eps = batch.products(Q, e[:, None])
             w = np.concatenate([R1[j][batch.pattern] @ eps for j in range(J)], axis=2)
@@ -218,7 +215,25 @@ class Blocks:
             Qw[batch.index] = own
             gram += np.tensordot(w, own, axes=([0, 1], [0, 1]))
             slope += np.tensordot(w, eps[:, :, 0], axes=([0, 1], [0, 1]))
-        return gradient, curvature, Qw, gram, slope
+        return self._along(state, Gammas), curvature, Qw, gram, slope
+
+    def gradient(self, state: BlockState, F: FloatArray, sums: FloatArray) -> FloatArray:
+        """The gradient of `model` alone."""
+        return self._along(state, self._gammas(state, F, sums))
+
+    def _gammas(self, state: BlockState, F: FloatArray, sums: FloatArray) -> list[FloatArray]:
+        """Derivative of the deviance in the R of every pattern, (P, m, m) of each batch."""
+        out = []
+        for batch, Q in zip(self.batches, state.Q, strict=True):
+            Theta = batch.gram(F) + self._matrices(batch, sums)
+            out.append(batch.counts[:, None, None] * Q - Q @ Theta @ Q)
+        return out
+
+    def _along(self, state: BlockState, Gammas: list[FloatArray]) -> FloatArray:
+        total = np.zeros(self.structure.n)
+        for R1, Gamma in zip(state.R1, Gammas, strict=True):
+            total += np.tensordot(R1, Gamma, axes=([1, 2, 3], [0, 1, 2]))
+        return total
 
     @staticmethod
     def _matrices(batch: Batch, sums: FloatArray) -> FloatArray:

@@ -102,6 +102,18 @@ class Correlation:
             out.append(np.append(own, [0.02] * int(self.nugget)))
         return out
 
+    def strength(self, psi: FloatArray) -> float:
+        """Largest correlation of rows at a typical distance."""
+        own = psi[: self.n_own]
+        if self.kind in ("ar1", "ad", "toep"):
+            each = np.sin(own)
+        elif self.kind in SPATIAL:
+            step = np.exp(self.range - own)
+            each = np.exp(-(step**2) if self.kind == "gau" else -step)
+        else:
+            each = self.natural(psi)[: self.n_own]
+        return float(np.abs(each).max(initial=0.0))
+
     def drawn(self, rng: np.random.Generator) -> FloatArray:
         """A random place, (n,)."""
         own = self.center()[: self.n_own] + rng.normal(size=self.n_own)

@@ -52,6 +52,10 @@ DENSE_PAIRS = 40
 """Pairs of rows within groups, per row, up to which blocks of R are dense whatever their kind."""
 
 
+FEW_ROWS, STRONG = 500, 0.9
+"""Rows, and correlation at a typical distance, that leave random effects open."""
+
+
 @dataclass(frozen=True, eq=False)
 class At:
     """The engine at one phi."""
@@ -175,7 +179,13 @@ class ResidualDeviance:
 
     def gradient(self, theta: FloatArray) -> FloatArray:
         """Exact gradient, (n_theta + J,)."""
-        return self.tangent_model(theta)[0][self.covariance.in_tangent]
+        if self._model is not None and np.array_equal(self._model[0], theta):
+            return self._model[1][self.covariance.in_tangent]
+        own, phi = self.split(theta)
+        of_theta = self.engine(phi).gradient(own) if len(own) else np.zeros(0)
+        F, sums = self._derivative_parts(theta)
+        of_phi = self.backend.gradient(self._state(phi), F, sums)  # type: ignore[arg-type]
+        return np.append(of_theta, of_phi)
 
     def tangent_gradient(self, theta: FloatArray) -> FloatArray:
         """The gradient in the coordinates of steps."""
@@ -238,17 +248,10 @@ class ResidualDeviance:
         if self._model is not None and np.array_equal(self._model[0], theta):
             return self._model[1:]
         own, phi = self.split(theta)
-        dev, backend = self.engine(phi), self.backend
-        state = dev.state_at(own)
-        precision = dev._precision(state.pwrss)
-        F = self.residuals(theta)
-        e = F[:, -1].copy()
-        F[:, -1] *= np.sqrt(precision)
-        sums = np.zeros(backend.n_cells)
-        for (s, t), one in self.products.maps.items():
-            G = dev.conditional_cross_blocks(own, s, t)
-            sums += (1.0 if s == t else 2.0) * one.sums(G)
-        slope_phi, curvature, Qw, gram, slope = backend.model(
+        dev = self.engine(phi)
+        F, sums = self._derivative_parts(theta)
+        e = F[:, -1] / np.sqrt(dev._precision(dev.state_at(own).pwrss))
+        slope_phi, curvature, Qw, gram, slope = self.backend.model(
             self._state(phi),  # type: ignore[arg-type]
             e, F, sums,
         )  # fmt: skip
@@ -257,6 +260,18 @@ class ResidualDeviance:
         model = np.block([[H, cross], [cross.T, square + curvature]])
         self._model = np.array(theta, dtype=float), np.append(gradient, slope_phi), model
         return self._model[1:]
+
+    def _derivative_parts(self, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Theta: F (n, c) with products of rows, and what random effects add to each cell."""
+        own, phi = self.split(theta)
+        dev = self.engine(phi)
+        F = self.residuals(theta)
+        F[:, -1] *= np.sqrt(dev._precision(dev.state_at(own).pwrss))
+        sums = np.zeros(self.backend.n_cells)
+        for (s, t), one in self.products.maps.items():
+            G = dev.conditional_cross_blocks(own, s, t)
+            sums += (1.0 if s == t else 2.0) * one.sums(G)
+        return F, sums
 
     def _theta_model(
         self, dev: ProfiledDeviance, theta: FloatArray
@@ -323,9 +338,15 @@ class ResidualDeviance:
         return min(starts, key=self._value_or_inf)
 
     def doubtful(self, x: FloatArray) -> bool:
-        """Whether there may be a lower minimum: a nugget, a limit, a variance of zero."""
+        """Whether there may be a lower minimum.
+
+        With a nugget, at a limit, at a variance of zero; and where few rows leave open whether
+        what is nearly constant within a group is residual or random effect.
+        """
         _, phi = self.split(x)
         if self.design.residual is not None and self.design.residual.nugget:
+            return True
+        if self.n_theta and self.df <= FEW_ROWS and self.structure.strength(phi) > STRONG:
             return True
         zero = [term.at_zero(x[part]).any() for term, part in zip(
             self.covariance.terms, self.covariance.slices, strict=True)]  # fmt: skip

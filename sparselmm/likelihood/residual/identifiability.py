@@ -29,7 +29,10 @@ INVOLVED = 1e-4
 """Share of its vector from which a parameter takes part."""
 
 MOST_ROWS, MOST_PAIRS = 5_000, 100_000
-"""Rows looked at, whole groups spread over all of them, and pairs of rows within these."""
+"""Rows looked at, in groups spread over all of them, and pairs of rows within these."""
+
+LONGEST = 150
+"""Rows of a group, the first in time, that are looked at."""
 
 MANY_PAIRS = 10_000_000
 """Pairs up to which all rows are looked at before a term is called superfluous."""
@@ -111,21 +114,20 @@ def _message(directions: list[Direction], share: FloatArray, shown: str) -> str:
 
 
 def _sample(design: Design) -> Design:
-    """The design, or whole groups of it, as many as `MOST_ROWS` hold."""
+    """The design, or groups of it, as many as `MOST_ROWS` and `MOST_PAIRS` hold."""
     rows = design.residual
     assert rows is not None
     sizes = np.bincount(rows.group)
     if design.n <= MOST_ROWS and float(sizes @ sizes) <= MOST_PAIRS:
         return design
+    seen = np.minimum(sizes, LONGEST)
     order = np.random.default_rng(0).permutation(len(sizes))
-    total, pairs = np.cumsum(sizes[order]), np.cumsum(sizes[order].astype(float) ** 2)
+    total, pairs = np.cumsum(seen[order]), np.cumsum(seen[order].astype(float) ** 2)
     few = min(np.searchsorted(total, MOST_ROWS), np.searchsorted(pairs, MOST_PAIRS))
     chosen = order[: max(int(few), 2)]
-    at = np.flatnonzero(np.isin(rows.group, chosen))
-    if len(at) > 4 * MOST_ROWS:  # a few groups that are large: their first rows
-        o = rows.order
-        at = np.sort(o[np.isin(o, at)][: 2 * MOST_ROWS])
-        at = at[:MOST_ROWS]
+    o, group = rows.order, rows.group[rows.order]
+    place = np.arange(len(o)) - np.searchsorted(group, group)
+    at = np.sort(o[np.isin(group, chosen) & (place < LONGEST)])
     return replace(
         design, y=design.y[at], X=design.X[at], residual=_dense_groups(design, at),
         weights=None if design.weights is None else design.weights[at], offset=None, groups=None,

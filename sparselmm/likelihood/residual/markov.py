@@ -173,17 +173,21 @@ class Markov:
         self, state: MarkovState, e: FloatArray, F: FloatArray, sums: FloatArray
     ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray]:
         """As `Blocks.model`; the curvature ``<Gamma, R_jk>``, whose mean is zero, is left out."""
-        J, later, own = self.structure.n, self.later, self._ordered(F)
-        n = len(own)
-        diagonal = sums[:n] + np.einsum("ic,ic->i", own, own)
-        between = np.einsum("ic,ic->i", own[1:], own[:-1])
-        link = sums[n:] + 2.0 * between[later - 1]
-        gradient = state.slopes[0] @ diagonal + state.slopes[1] @ link + state.logdet_slope
+        J, n = self.structure.n, len(e)
         column, Qw = -e[:, None], np.empty((n, J))
         for j, (Qd, Ql) in enumerate(zip(*state.slopes, strict=True)):
             Qw[:, j] = self._banded(Qd, Ql, column)[:, 0]
         gram = Qw.T @ self._times(state, Qw) if J else np.zeros((0, 0))
-        return gradient, np.zeros((J, J)), Qw, gram, Qw.T @ e
+        return self.gradient(state, F, sums), np.zeros((J, J)), Qw, gram, Qw.T @ e
+
+    def gradient(self, state: MarkovState, F: FloatArray, sums: FloatArray) -> FloatArray:
+        """The gradient of `model` alone."""
+        later, own = self.later, self._ordered(F)
+        n = len(own)
+        diagonal = sums[:n] + np.einsum("ic,ic->i", own, own)
+        between = np.einsum("ic,ic->i", own[1:], own[:-1])
+        link = sums[n:] + 2.0 * between[later - 1]
+        return np.asarray(state.slopes[0] @ diagonal + state.slopes[1] @ link + state.logdet_slope)
 
 
 def _with_neighbours(x: FloatArray, amount: FloatArray, later: IntArray) -> FloatArray:

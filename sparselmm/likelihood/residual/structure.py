@@ -72,6 +72,10 @@ class Structured:
         own = [self.correlation.others(one) for one in psi]
         return [np.concatenate([gamma, *together]) for together in zip(*own, strict=True)]
 
+    def strength(self, phi: FloatArray) -> float:
+        """Largest correlation of rows at a typical distance."""
+        return max(self.correlation.strength(psi) for psi in self.psi(phi))
+
     def drawn(self, phi: FloatArray, rng: np.random.Generator) -> FloatArray:
         """A random place to start from."""
         psi = [self.correlation.drawn(rng) for _ in range(self.n_strata)]
@@ -217,6 +221,10 @@ class Unstructured:
         plain = np.zeros_like(L)
         np.einsum("sii->si", plain)[:] = np.sqrt(np.einsum("sij,sij->si", L, L))
         return [self.start(), plain[:, self.r, self.c].ravel()]
+
+    def strength(self, phi: FloatArray) -> float:
+        """Zero: correlations of any size are as good as others."""
+        return 0.0
 
     def drawn(self, phi: FloatArray, rng: np.random.Generator) -> FloatArray:
         """A random place to start from."""
