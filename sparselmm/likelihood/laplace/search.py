@@ -197,9 +197,11 @@ class GeneralSearch:
         deviance = self.deviance
         x, value = self._finite(x)
         if not np.isfinite(value):
+            self.record(x, value, accepted=False)
             return x, "stopped: the log-likelihood is not finite at the start", False
         model, region = self._modelled(x), _Region()
         if model is None:
+            self.record(x, value, accepted=False)
             return x, "stopped: the gradient is not finite at the start", False
         self.record(x, value, gradient_norm=self._size(model))
         for iteration in range(self.limit):
