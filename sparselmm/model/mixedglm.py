@@ -403,7 +403,7 @@ class MixedGLM(NamesOthers):
         if maxiter is not None:
             check_count(maxiter, "maxiter")
         check_number(tol, "tol", "a number from 0 to 0.01", low=0.0, high=0.01)
-        with one_thread():
+        with one_thread(), np.errstate(over="ignore", invalid="ignore"):
             engine = self.deviance(nagq, memory_limit)
             x = checked_start(start, len(engine.parameters))
             opt = minimize_generally(
