@@ -204,7 +204,7 @@ class CustomFamily:
             for j in range(i):
                 corners = [s * t * moved((i, s * STEP), (j, t * STEP))[0]
                            for s in (-1, 1) for t in (-1, 1)]  # fmt: skip
-                aa[j, i] = sum(corners) / (4 * STEP**2)
+                aa[j, i] = np.sum(corners, axis=0) / (4 * STEP**2)
         return Jet(f, e, ee, eee, tuple(a), aa)  # type: ignore[arg-type]
 
     def _given(
