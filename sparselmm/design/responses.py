@@ -79,6 +79,7 @@ def read_response(
     code, right = parsed.response, formula.partition("~")[2]
     pair = _pair(code)
     if pair is not None:
+        _refuse_trials(family, "cbind(success, failure)")
         if trials is not None:
             raise DataError("trials= is given besides cbind(success, failure); leave one out")
         success, failure = (_numbers(part, frame, env) for part in pair)
@@ -163,9 +164,9 @@ def row_trials(
     return values
 
 
-def _refuse_trials(family: str) -> None:
+def _refuse_trials(family: str, what: str = "trials=") -> None:
     if family not in ("binomial", "betabinomial"):
-        raise DataError(f"trials= is for binomial responses, not for family {family!r}")
+        raise DataError(f"{what} is for binomial responses, not for family {family!r}")
 
 
 def coded_response(

@@ -288,6 +288,12 @@ class MixedGLM(NamesOthers):
         for name in self.family.further:
             design = self.built.further.get(name)
             labels = further_labels(self.built, name, design)
+            if design is not None and np.linalg.matrix_rank(design) < max(design.shape[1], 1):
+                raise DataError(
+                    f"the design of {name}= has {design.shape[1]} columns ({', '.join(labels)}) of "
+                    f"rank {np.linalg.matrix_rank(design)}; leave out what depends on the others, "
+                    "or write '~ 1'"
+                )
             if design is not None and design.shape[1] == 1 and (design == 1.0).all():
                 design = None
             out.append(Further(name, slice(first, first + len(labels)), design, None, labels))
@@ -408,7 +414,7 @@ class MixedGLM(NamesOthers):
         if maxiter is not None:
             check_count(maxiter, "maxiter")
         check_number(tol, "tol", "a number from 0 to 0.01", low=0.0, high=0.01)
-        with one_thread():
+        with one_thread(), np.errstate(over="ignore", invalid="ignore"):
             engine = self.deviance(nagq, memory_limit)
             x = checked_start(start, len(engine.parameters))
             opt = minimize_generally(
@@ -452,7 +458,12 @@ class MixedGLM(NamesOthers):
         -------
         MixedGLMResults
         """
-        other = self._copy(check_numbers(y, "y", self._y.shape))
+        y = check_numbers(y, "y", self._y.shape)
+        weights = self.built.design.weights
+        live = np.ones(len(y), dtype=bool) if weights is None else weights > 0
+        every = np.broadcast_to(self.trials, y.shape)
+        check_family_response(base_of(self.family), y, every, "y", live)
+        other = self._copy(y)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             return other.fit(start=start, starts=1)

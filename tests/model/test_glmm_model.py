@@ -288,6 +288,37 @@ def test_families_and_links():
     refuse("no zeros to explain", formula, positive, family="poisson", zi="~ 1")
 
 
+def test_what_would_be_passed_over():
+    frame = counts().assign(
+        one=lambda d: (d.TICKS > 0).astype(int), huge=lambda d: np.where(d.INDEX < 9, 1e18, d.TICKS)
+    )
+    formula = f"TICKS {RIGHT}"
+    refuse("is for binomial", f"cbind(TICKS, HEIGHT) {RIGHT}", frame, family="poisson")
+    refuse("trials= is for binomial", formula, frame, family="poisson", trials="HEIGHT")
+    refuse("0 columns", formula, frame, family="nbinom2", dispersion="~ 0")
+    refuse("of rank 2", formula, frame, family="nbinom2", dispersion="~ cHEIGHT + HEIGHT")
+    refuse("all counts of 'one'", f"one {RIGHT}", frame, family="poisson", hurdle="~ 1")
+    refuse("is not finite", f"huge {RIGHT}", frame, family="poisson")
+    zeros = mixedglm(formula, frame, family="poisson", zi="~ cHEIGHT").fit()
+    with pytest.raises(DataError, match="zeros of its own"):
+        zeros.residuals("deviance")
+    with pytest.raises(DataError, match="fractional"):
+        zeros.model.refitted(np.full(len(frame), 0.5))
+
+
+@pytest.mark.parametrize(
+    ("derivatives", "says"),
+    [
+        (lambda y, eta: (0, 0, 0, 0), "four arrays"),
+        (lambda y, eta: (y, y, y), "four arrays"),
+        (lambda y, eta: 1 / 0, "ZeroDivisionError"),
+        (lambda y, eta: (y * np.nan,) * 4, "not finite"),
+    ],
+)
+def test_a_family_of_ones_own_that_fails(derivatives, says):
+    refuse(says, f"TICKS {RIGHT}", counts(), family=CustomFamily(derivatives))
+
+
 def test_nodes():
     frame = counts()
     refuse("single random effect", "TICKS ~ 1 + (1 | BROOD) + (1 | LOCATION)", frame,

@@ -192,6 +192,11 @@ def check_family_response(
                 f"no count of {name!r} is zero, so that there are no zeros to explain; leave out "
                 f"{'zi' if isinstance(family, ZeroInflated) else 'hurdle'}="
             )
+        if isinstance(family, Hurdle) and y[live].max() == 1:
+            raise DataError(
+                f"all counts of {name!r} above zero are one: past the hurdle there is nothing to "
+                "explain, and the likelihood has no maximum; use family='binomial'"
+            )
     elif kind in ("gamma", "inverse_gaussian"):
         _first(y <= 0, live, f"the response {name!r} must be positive", y, kind)
     elif kind == "beta":

@@ -185,13 +185,13 @@ class CustomFamily:
         extra: bool,
     ) -> Jet:  # fmt: skip
         """The user's derivatives; by the parameters, differences of them."""
-        f, e, ee, eee = self.derivatives(y, eta, *further)
+        f, e, ee, eee = self._given(y, eta, further)
         if not extra or not further:
             return Jet(f, e, ee, eee)
 
         def moved(*steps: tuple[int, float]) -> tuple[FloatArray, ...]:
             own = [x + sum(s for j, s in steps if j == i) for i, x in enumerate(further)]
-            return tuple(self.derivatives(y, eta, *own)[:3])
+            return tuple(self._given(y, eta, own)[:3])
 
         a, aa = [], {}
         for i in range(len(further)):
@@ -204,8 +204,27 @@ class CustomFamily:
             for j in range(i):
                 corners = [s * t * moved((i, s * STEP), (j, t * STEP))[0]
                            for s in (-1, 1) for t in (-1, 1)]  # fmt: skip
-                aa[j, i] = sum(corners) / (4 * STEP**2)
+                aa[j, i] = np.sum(corners, axis=0) / (4 * STEP**2)
         return Jet(f, e, ee, eee, tuple(a), aa)  # type: ignore[arg-type]
+
+    def _given(
+        self, y: FloatArray, eta: FloatArray, further: Sequence[FloatArray]
+    ) -> tuple[FloatArray, ...]:  # fmt: skip
+        """What the user's function returns, when it is what was asked for."""
+        try:
+            given = tuple(np.asarray(part, dtype=float) for part in self.derivatives(
+                y, eta, *further))  # fmt: skip
+        except Exception as error:
+            raise DataError(
+                f"derivatives of family {self.name!r} failed: {type(error).__name__}: {error}"
+            ) from error
+        if len(given) != 4 or any(part.shape != y.shape for part in given):
+            raise DataError(
+                f"derivatives of family {self.name!r} must return four arrays of shape {y.shape}, "
+                "the log-likelihood and three derivatives; it returned shapes "
+                f"{[part.shape for part in given]}"
+            )
+        return given
 
     def check(self, y: FloatArray, etas: Sequence[float] = (-1.0, -0.3, 0.4, 1.2)) -> None:
         """Compare the derivatives with fourth-order differences.
@@ -229,14 +248,8 @@ class CustomFamily:
         names = ("log-likelihood", "first", "second", "third derivative")
         for value in check_numbers(etas, "etas", (None,)):
             eta = np.full(len(y), value)
-            given = self.derivatives(y, eta, *further)
-            if len(given) != 4 or any(np.shape(part) != y.shape for part in given):
-                raise DataError(
-                    f"family {self.name!r} must return four arrays of shape {y.shape}, the "
-                    "log-likelihood and three derivatives; it returned shapes "
-                    f"{[np.shape(part) for part in given]}"
-                )
-            near = {s: self.derivatives(y, eta + s * STEP, *further) for s in (-2, -1, 1, 2)}
+            given = self._given(y, eta, further)
+            near = {s: self._given(y, eta + s * STEP, further) for s in (-2, -1, 1, 2)}
             for c in range(3):
                 slope = 8 * (near[1][c] - near[-1][c]) - (near[2][c] - near[-2][c])
                 slope = slope / (12 * STEP)

@@ -170,7 +170,8 @@ def deviance_terms(
     family: Any, y: FloatArray, eta: FloatArray, further: Further, m: FloatArray
 ) -> FloatArray:
     """Twice the log-likelihood a row lacks to its largest value over all means, (m,)."""
-    kind = family.name
+    mixture = isinstance(family, (ZeroInflated, Hurdle))
+    kind = f"{family.name} with zeros of its own" if mixture else family.name
     with np.errstate(divide="ignore", invalid="ignore"):
         mu = mean(family, eta, further)
         if kind == "binomial":

@@ -198,9 +198,11 @@ class GeneralSearch:
         deviance = self.deviance
         x, value = self._finite(x)
         if not np.isfinite(value):
+            self.record(x, value, accepted=False)
             return x, "stopped: the log-likelihood is not finite at the start", False
         model, region = self._modelled(x), _Region()
         if model is None:
+            self.record(x, value, accepted=False)
             return x, "stopped: the gradient is not finite at the start", False
         self.record(x, value, gradient_norm=self._size(model))
         for iteration in range(self.limit):
@@ -216,7 +218,10 @@ class GeneralSearch:
                 break
             if PATIENCE <= iteration < PATIENCE + EXACT_LIMIT:
                 bend = self._exact(x, basis, bend)
-            part, predicted = trust_region_step(bend, slope, region.radius)
+            found = _within(bend, slope, region.radius)
+            if found is None:
+                return x, "stopped: the gradient is too large to be followed", False
+            part, predicted = found
             step, length = basis @ part, float(np.linalg.norm(part))
             trial = deviance.parameters.retract(x, step)
             guess = self._guess(x, step, trial)
@@ -445,6 +450,16 @@ class _Region:
         elif ratio > 0.75 and at_edge:
             limit = LARGEST * 3.0 ** max(self._straight - 2, 0)
             self.radius = min(3.0 * self.radius, limit)
+
+
+def _within(
+    bend: FloatArray, slope: FloatArray, radius: float
+) -> tuple[FloatArray, float] | None:  # fmt: skip
+    """The step of the trust region; None where its numbers are beyond floating point."""
+    try:
+        return trust_region_step(bend, slope, radius)
+    except (ZeroDivisionError, ValueError, np.linalg.LinAlgError):
+        return None
 
 
 def certificate(

@@ -156,7 +156,8 @@ class CheckResults(SimulationResults):
             d = float(self.opt.x[place])
             if not self.opt.at_boundary[place]:
                 continue
-            if self._coefficients.part.iloc[place - len(self.opt.x)] == "zi":
+            part = self._coefficients.part.iloc[place - len(self.opt.x)]  # type: ignore[attr-defined]
+            if part == "zi":
                 yield Finding(
                     "no excess zeros", "note",
                     f"the probability of excess zeros is estimated as zero (log odds {d:.1f})",
