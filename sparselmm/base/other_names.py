@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from types import FunctionType
+from typing import Any, TypeVar
 
-from sparselmm.base.arguments import suggestion
+from sparselmm.base.arguments import check_keywords, suggestion
 from sparselmm.base.exceptions import OtherNameError
 
 RESULTS = {
@@ -45,7 +48,50 @@ def attribute(owner: object, name: str, others: Mapping[str, str]) -> AttributeE
     return OtherNameError(f"{kind!r} object has no attribute {name!r}{hint}")
 
 
-class NamesOthers:
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def known_arguments(function: Function, owner: str = "") -> Function:
+    """The function, with an error for an argument it does not have that names one it has.
+
+    A function that takes any keyword checks them itself, and stays as it is.
+    """
+    code = inspect.unwrap(function).__code__  # type: ignore[attr-defined]
+    if code.co_flags & inspect.CO_VARKEYWORDS:
+        return function
+    named = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    known = [name for name in named if name not in ("self", "cls")]
+
+    @functools.wraps(function)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except TypeError:
+            check_keywords(kwargs, known, f"{owner}{function.__name__}")
+            raise
+
+    checked.checks_arguments = True  # type: ignore[attr-defined]
+    return checked  # type: ignore[return-value]
+
+
+class KnownArguments:
+    """Public methods refuse an argument they do not have by an error of the package."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for base in cls.__mro__:
+            if not base.__module__.startswith("sparselmm."):
+                continue
+            for name, own in list(vars(base).items()):
+                inner = own.__func__ if isinstance(own, classmethod | staticmethod) else own
+                plain = isinstance(inner, FunctionType) and not name.startswith("_")
+                if not plain or hasattr(inner, "checks_arguments"):
+                    continue
+                checked = known_arguments(inner, f"{cls.__name__}.")
+                setattr(base, name, checked if inner is own else type(own)(checked))
+
+
+class NamesOthers(KnownArguments):
     """Attributes that are not there get an error that names ours."""
 
     _other_names: Mapping[str, str] = RESULTS

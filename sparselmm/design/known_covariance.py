@@ -31,6 +31,7 @@ from sparselmm.base.arguments import (
 )
 from sparselmm.base.cholesky import CholeskyFactor, NotPositiveDefiniteError, Pattern
 from sparselmm.base.exceptions import DataError, MemoryLimitError
+from sparselmm.base.other_names import known_arguments
 from sparselmm.base.types import CSR, AnyArray, BoolArray, FloatArray, IntArray
 
 Kind = Literal["covariance", "precision"]
@@ -314,6 +315,7 @@ def _indefinite(kind: str, seen: str) -> str:
 # ------------------------------------------------------------------------------- pedigrees
 
 
+@known_arguments
 def pedigree(sire: Sequence[Any], dam: Sequence[Any], labels: Sequence[Any]) -> KnownCovariance:
     """Additive relationships of a pedigree, for ``covariance={"animal": ...}``.
 
@@ -515,6 +517,7 @@ def _relationship_root(parents: IntArray) -> tuple[CSR, FloatArray]:
 # ------------------------------------------------------------------------------ neighbours
 
 
+@known_arguments
 def car(adjacency: Any, rho: float, labels: Any = None) -> KnownCovariance:
     """Proper conditional autoregression of neighbours, for ``covariance={"area": ...}``.
 

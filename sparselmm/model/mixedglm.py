@@ -33,12 +33,13 @@ from sparselmm.likelihood.laplace.fit import deviance_of, minimize_generally
 from sparselmm.likelihood.laplace.search import MAX_ITERATIONS, TOLERANCE
 from sparselmm.model.generalized_arguments import (
     array_response,
-    checked_start,
     chosen_family,
+    coefficient_names,
     further_labels,
     given_designs,
     kept_trials,
     one_formula,
+    start_parameters,
     successes,
     thresholds,
     without_constant,
@@ -341,6 +342,10 @@ class MixedGLM(NamesOthers):
             )
         return engine
 
+    def _coefficient_names(self) -> tuple[list[str], list[str]]:
+        """Names of `MixedGLMResults.params` and the predictor each belongs to."""
+        return coefficient_names(self.exog_names, self.further)
+
     # ------------------------------------------------------------------------------- fit
 
     def fit(
@@ -354,8 +359,9 @@ class MixedGLM(NamesOthers):
         ----------
         nagq : int, optional
             Nodes of the quadrature; default the model's.
-        start : array-like, optional
-            Parameters of the engine to start from, ``results.opt.x`` of another fit.
+        start : array-like, Series or mapping, optional
+            Parameters of the engine to start from, ``results.opt.x`` of another fit; or, by their
+            names, the coefficients of ``results.params``, in any order.
         starts : int, optional
             Number of searches; default as many as needed.
         maxiter : int, optional
@@ -391,7 +397,7 @@ class MixedGLM(NamesOthers):
         """
         with one_thread():
             engine = self.deviance(nagq, memory_limit)
-            x = checked_start(start, len(engine.parameters))
+            x = start_parameters(start, engine, self._coefficient_names()[0])
             opt = minimize_generally(
                 engine, self.exog_names, x=x, starts=check_starts(starts), tolerance=tol,
                 max_iterations=MAX_ITERATIONS if maxiter is None else maxiter,

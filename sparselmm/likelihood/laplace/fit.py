@@ -151,7 +151,8 @@ def _doubtful(deviance: LaplaceDeviance, best: Optimum) -> bool:
 
 def _allowance(deviance: LaplaceDeviance, best: Optimum) -> float:
     """Evaluations that other starts may take."""
-    seconds = best.history[-1].seconds / max(len(best.history), 1)
+    times = np.diff([one.seconds for one in best.history]) if len(best.history) > 1 else [0.0]
+    seconds = float(np.quantile(times, 0.25))  # whatever else the machine does
     return max(SECONDS / max(seconds, 1e-9), 0.0 if best.converged else 2.0 * MANY)
 
 
@@ -204,7 +205,7 @@ def _returns(search: GeneralSearch, best: Optimum) -> Callable[[FloatArray], str
 def _starting_points(deviance: LaplaceDeviance, x: FloatArray) -> Iterator[FloatArray]:
     """Large, small and one-sided variances, then random ones."""
     covariance, a = deviance.covariance, deviance.covariance.n_theta
-    ones = covariance.pick([np.eye(term.k) for term in covariance.terms]) * deviance.units
+    ones = covariance.uncorrelated(deviance.units)
     scales = covariance.on_diagonal
     first = start(deviance)[a:]
     for size in (2.0, 0.1):

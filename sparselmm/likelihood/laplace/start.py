@@ -24,7 +24,8 @@ def start(deviance: LaplaceDeviance) -> FloatArray:
     """Parameters to start from."""
     data = deviance.data
     covariance = deviance.covariance
-    theta = np.where(covariance.on_diagonal, THETA, 0.0) * deviance.units
+    sizes = np.where(covariance.on_diagonal, THETA, 1.0)
+    theta = sizes * covariance.uncorrelated(deviance.units)
     gamma, phi = _fixed_only(deviance, _first_phi(data))
     del data
     return np.concatenate([theta, gamma, phi])

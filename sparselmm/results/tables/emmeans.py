@@ -23,6 +23,7 @@ from sparselmm.base.arguments import (
 from sparselmm.base.exceptions import ArgumentError, DataError, MemoryLimitError, RemovedRowsError
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design import BuiltDesign
+from sparselmm.design.new_rows import check_new
 from sparselmm.inference.hypotheses import marginal_means
 from sparselmm.inference.hypotheses.ddf import DDF_METHODS
 from sparselmm.inference.hypotheses.marginal_means import FixedEffects
@@ -128,6 +129,7 @@ class ReferenceGrid:
         for name, step in (moved or {}).items():
             frame[name] = frame[name] + step
         new = spec.evaluate(frame, random=False, offset=offset)
+        check_new(built, new)
         shift = np.zeros(len(frame)) if new.offset is None else new.offset
         counts = _counts(built, levels, at or {}) if count else np.ones(len(frame))
         return cls(levels, frame, new.X, shift, counts)
