@@ -92,12 +92,11 @@ def _search(
     for method in methods:
         search = Search.of(deviance, method, maxiter, tolerance, monitor, {})
         optima = Optima(search, search.run(x))
+        others: Iterator[FloatArray] = iter(())
         if starts is not None:
             others = islice(_elsewhere(deviance, optima.best.theta), starts - 1)
         elif free and method is None and _doubtful(deviance, search, optima):
             others = _elsewhere(deviance, optima.best.theta, DRAWN)
-        else:
-            others = iter(())
         for start in others:
             optima.search_from(start, in_full=True)
         opt = optima.summary()
