@@ -78,7 +78,7 @@ def test_starts_that_are_none(starts):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(0, 200, 20))
+@pytest.mark.parametrize("first", [*range(0, 200, 20), 880, 3200, 4000])
 def test_random_models_against_dense_searches_from_many_starts(first):
     """`python tests/support/random_models.py 0 2000` looks at more of them."""
     verdicts = [judge(number) for number in range(first, first + 20)]
