@@ -18,7 +18,7 @@ from sparselmm.design.kinds.coded import GROUPS, CodedSpec, TermSpec, new_matrix
 from sparselmm.design.kinds.known import KnownSpec
 from sparselmm.design.spec import NewDesign, row_vector
 from sparselmm.design.terms import RandomTerm
-from sparselmm.design.validate import aligned
+from sparselmm.design.validate import Rows, aligned, check_not_infinite
 
 Labels = Callable[[RandomTerm, IntArray], list[str]]
 """Names the levels of some rows of new data, for an error message."""
@@ -58,8 +58,37 @@ def new_design(
     Raises
     ------
     DataError
-        When random effects are wanted of numbers alone, under a formula.
+        When random effects are wanted of numbers alone, under a formula, or a value is infinite.
     """
+    new = _evaluated(built, exog, transform, on, arrays, everything)
+    check_new(built, new)
+    return new
+
+
+def check_new(built: BuiltDesign, new: NewDesign) -> None:
+    """Refuse infinite values in new data, as in those of the fit."""
+    rows = Rows(len(new.X), new.row_labels)
+    check_not_infinite(new.X, built.spec.x_names, "the fixed-effects column", rows)
+    for name, values in new.further.items():
+        check_not_infinite(values, [name] * values.shape[1], "a column of", rows)
+    if new.offset is not None:
+        check_not_infinite(new.offset, ["offset"], "the argument", rows)
+    for term in new.terms:
+        kind = f"the random-effects term {term.name!r}: column"
+        if term.block is not None and np.isinf(term.block.data).any():
+            block = term.block.tocoo()
+            bad = np.zeros(len(new.X))
+            bad[block.row[np.isinf(block.data)]] = np.inf
+            check_not_infinite(bad, [term.name], kind, rows)
+        elif term.values is not None:
+            check_not_infinite(term.values, term.columns, kind, rows)
+
+
+def _evaluated(
+    built: BuiltDesign, exog: Any, transform: bool, on: Switches, arrays: Mapping[str, Any],
+    everything: bool,
+) -> NewDesign:  # fmt: skip
+    """New data as a design, unchecked."""
     spec = built.spec
     given = {name: value for name, value in arrays.items() if value is not None}
     tabular = hasattr(exog, "columns")

@@ -15,6 +15,7 @@ from sparselmm.base.arguments import (
     check_number,
 )
 from sparselmm.base.exceptions import DataError, MemoryLimitError
+from sparselmm.base.other_names import known_arguments
 from sparselmm.base.types import CSR, BoolArray, FloatArray, IntArray
 from sparselmm.design.known_covariance import (
     LARGEST_ROOT,
@@ -27,6 +28,7 @@ from sparselmm.design.known_covariance import (
 )
 
 
+@known_arguments
 def pedigree(sire: Sequence[Any], dam: Sequence[Any], labels: Sequence[Any]) -> KnownCovariance:
     """Additive relationships of a pedigree, for ``covariance={"animal": ...}``.
 
@@ -217,6 +219,7 @@ def _relationship_root(parents: IntArray) -> tuple[CSR, FloatArray]:
     return root, within
 
 
+@known_arguments
 def car(adjacency: Any, rho: float, labels: Any = None) -> KnownCovariance:
     """Proper conditional autoregression of neighbours, for ``covariance={"area": ...}``.
 

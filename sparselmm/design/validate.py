@@ -165,6 +165,23 @@ def check_finite(values: AnyArray, names: Sequence[str], kind: str, rows: Rows) 
     raise not_finite(column[bad], bad, f"{kind} {names[j]!r}", rows)
 
 
+def check_not_infinite(values: AnyArray, names: Sequence[str], kind: str, rows: Rows) -> None:
+    """Refuse infinite values of new data, naming the column; missing ones predict nothing."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(np.sum(values)):
+            return
+    infinite = np.isinf(values).reshape(len(values), -1)
+    if not infinite.any():
+        return
+    j = int(np.argmax(infinite.any(axis=0)))
+    bad = np.flatnonzero(infinite[:, j])
+    raise DataError(
+        f"{kind} {names[j]!r} has {len(bad)} infinite value(s) in the new data, the first at "
+        f"{rows.where(int(bad[0]))}; correct them, or leave these rows out (a missing value gives "
+        "a missing prediction)"
+    )
+
+
 def check_size(values: AnyArray, names: Sequence[str], kind: str, root_w: float = 1.0) -> None:
     """Refuse columns whose squares, or fourth powers, overflow or vanish.
 

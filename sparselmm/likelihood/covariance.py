@@ -120,6 +120,10 @@ class Covariance(Snapshot):
         parts = [term.coordinates(lam) for term, lam in zip(self.terms, lams, strict=True)]
         return np.concatenate(parts) if parts else np.zeros(0)
 
+    def uncorrelated(self, units: FloatArray) -> FloatArray:
+        """Theta of standard deviations that count as one and no correlations, (n_theta,)."""
+        return np.asarray(self.pick([np.eye(term.k) for term in self.terms]) * units)
+
     def chain(self, theta: FloatArray, blocks: Sequence[FloatArray]) -> FloatArray:
         """Derivative in theta from the derivatives in all entries of every ``lambda_t``."""
         parts = [

@@ -61,6 +61,9 @@ from sparselmm.likelihood.curvature import (
 )
 from sparselmm.likelihood.evaluations import PLSFit, Projected, State, residual_part
 
+WIDE = 8
+"""Coefficients from which a lone term is treated level by level at a singular covariance."""
+
 NEARLY_SINGULAR = 1e-4
 """Below this share of its row (or of one over the covariate's root mean square) a diagonal of
 lambda_t counts as singular: dividing by it would cost more than half the gradient's digits."""
@@ -282,9 +285,47 @@ class ProfiledDeviance:
         """Average information in tangent coordinates, an unknown sigma^2 profiled out."""
         if all(pivot > NEARLY_SINGULAR for pivot in self._pivots(state)):
             return self._whitened_information(state)
+        if self._lone_and_wide():
+            return self._lone_information(state)
         g, d = directions(self.cross, self.covariance, state)
         Q = columns_information(self.cross, self.solver, state, g)
         return self._residual_information(state, Q, g.T @ d)
+
+    def _lone_and_wide(self) -> bool:
+        """Whether one unstructured term of many coefficients is all there is."""
+        terms = self.covariance.terms
+        wide = len(terms) == 1 and terms[0].is_unstructured and terms[0].k >= WIDE
+        return wide and self.cross.pairs[0, 0].is_block_diagonal
+
+    def _lone_information(self, state: State) -> FloatArray:
+        """The same of one term, whose levels share nothing.
+
+        The direction of the entry (r, c) is ``g_j = e_r u_jc + lambda_c d_jr`` in level j. With
+        ``P_j`` the block of ``Z'V^-1Z`` the products ``g_j'P_jg_j`` are sums over the levels of
+        outer products of k x k matrices, which cost a k-th of those of the directions.
+        """
+        (lam,), k = state.lams, self.covariance.terms[0].k
+        u, products = state.u.reshape(-1, k), self.products(state)
+        d, Dx = (products @ state.residual).reshape(-1, k), products[:, :-1].reshape(len(u), k, -1)
+        A = self.cross.pairs[0, 0].data
+        Al = A @ lam
+        P = A - Al @ self.solver.inverse_blocks(0) @ Al.transpose(0, 2, 1)
+        PL = P @ lam
+        l = len(u)
+
+        def pairs(x: FloatArray, y: FloatArray) -> FloatArray:
+            return (x.reshape(l, -1).T @ y.reshape(l, -1)).reshape(k, k, k, k)
+
+        Q = pairs(P, u[:, :, None] * u[:, None]).transpose(0, 2, 1, 3)  # r r', c c'
+        Q = Q + pairs(d[:, :, None] * d[:, None], lam.T @ PL).transpose(0, 2, 1, 3)
+        mixed = pairs(PL, u[:, :, None] * d[:, None])  # r c', c r'
+        Q += mixed.transpose(0, 2, 3, 1) + mixed.transpose(3, 1, 0, 2)
+        along = np.einsum("jr,jc->rc", d, u + d @ lam).ravel()
+        Dg = np.einsum("jrp,jc->prc", Dx, u) + np.einsum(
+            "jap,ac,jr->prc", Dx, lam, d, optimize=True
+        )
+        half = solve_triangular(state.Rxx, Dg.reshape(len(Dg), -1), transposed=True)
+        return self._residual_information(state, Q.reshape(k * k, -1) - half.T @ half, along)
 
     def joint_information(self, theta: FloatArray) -> FloatArray:
         """Average information in theta and, last, in log sigma, times sigma^2; (m + 1, m + 1)."""

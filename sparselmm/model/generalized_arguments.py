@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from sparselmm.base.arguments import check_numbers, wrong_type
+from sparselmm.base.arguments import check_numbers, in_order, wrong_type
 from sparselmm.base.exceptions import DataError, RankDeficiencyWarning, ValueWarning, warn_user
 from sparselmm.base.types import AnyArray, FloatArray, IntArray
 from sparselmm.design import BuiltDesign
@@ -18,6 +18,8 @@ from sparselmm.design.responses import coded_response, row_trials
 from sparselmm.factor.basis import working_basis
 from sparselmm.likelihood.laplace.chosen import TRIALS, choose_family, with_zeros
 from sparselmm.likelihood.laplace.data import Further
+from sparselmm.likelihood.laplace.deviance import LaplaceDeviance
+from sparselmm.likelihood.laplace.start import start as default_start
 
 
 def chosen_family(family: Any, link: Any, dispersion: Any, zi: Any, hurdle: Any) -> Any:
@@ -174,8 +176,39 @@ def further_labels(built: BuiltDesign, name: str, design: FloatArray | None) -> 
     return tuple(f"{name}{j}" for j in range(1, design.shape[1] + 1))
 
 
-def checked_start(start: Any, length: int) -> FloatArray | None:
-    """Parameters to start from, when they were given."""
+def coefficient_names(
+    x_names: Sequence[str], further: Sequence[Further]
+) -> tuple[list[str], list[str]]:  # fmt: skip
+    """Names of the fixed effects and further coefficients, and the part each belongs to."""
+    names, parts, seen = [*x_names], ["mean"] * len(x_names), set()
+    for one in further:
+        if one.columns.start in seen:
+            continue
+        seen.add(one.columns.start)
+        part = "threshold" if one.name in ("upper", "lower") else one.name
+        prefix = "" if part == "threshold" else f"{part}: "
+        names += [prefix + label for label in one.labels]
+        parts += [part] * len(one.labels)
+    return names, parts
+
+
+def start_parameters(
+    start: Any, engine: LaplaceDeviance, names: Sequence[str]
+) -> FloatArray | None:  # fmt: skip
+    """Parameters to start from, when they were given.
+
+    Labelled ones are coefficients and go by the names of ``params``; the variances then start
+    where they do without them.
+    """
     if start is None:
         return None
-    return check_numbers(start, "start", (length,), what="the x of another fit's opt")
+    labelled = isinstance(start, Mapping) or hasattr(start, "iloc")
+    own = in_order(start, names, argument="start")
+    if labelled and (isinstance(start, Mapping) or not start.index.equals(pd.RangeIndex(len(own)))):
+        beta, n = check_numbers(own, "start", (len(names),), finite=False), engine.fixed.X.shape[1]
+        x, a = default_start(engine), engine.covariance.n_theta
+        x[a:] = np.concatenate([engine.fixed.gamma(beta[:n]), beta[n:]])
+        check_numbers(x[a:], "start")  # dropped columns have no coefficient
+        return x
+    what = "the x of another fit's opt, or a Series of params"
+    return check_numbers(own, "start", (len(engine.parameters),), what=what)

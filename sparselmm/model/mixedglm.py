@@ -43,12 +43,13 @@ from sparselmm.likelihood.laplace.search import MAX_ITERATIONS, TOLERANCE
 from sparselmm.model.generalized_arguments import (
     array_response,
     asked,
-    checked_start,
     chosen_family,
+    coefficient_names,
     further_labels,
     given_designs,
     kept_trials,
     one_formula,
+    start_parameters,
     successes,
     thresholds,
     without_constant,
@@ -361,6 +362,10 @@ class MixedGLM(NamesOthers):
             )
         return engine
 
+    def _coefficient_names(self) -> tuple[list[str], list[str]]:
+        """Names of `MixedGLMResults.params` and the predictor each belongs to."""
+        return coefficient_names(self.exog_names, self.further)
+
     # ------------------------------------------------------------------------------- fit
 
     def fit(
@@ -374,8 +379,9 @@ class MixedGLM(NamesOthers):
         ----------
         nagq : int, optional
             Nodes of the quadrature; default the model's.
-        start : array-like, optional
-            Parameters of the engine to start from, ``results.opt.x`` of another fit.
+        start : array-like, Series or mapping, optional
+            Parameters of the engine to start from, ``results.opt.x`` of another fit; or, by their
+            names, the coefficients of ``results.params``, in any order.
         starts : int, optional
             Number of searches; default as many as needed.
         maxiter : int, optional
@@ -409,16 +415,15 @@ class MixedGLM(NamesOthers):
         >>> model.fit().varcorr.sdcor.round(4).tolist()
         [0.6475]
         """
-        if starts is not None:
-            check_count(starts, "starts")
+        starts = check_starts(starts)
         if maxiter is not None:
             check_count(maxiter, "maxiter")
         check_number(tol, "tol", "a number from 0 to 0.01", low=0.0, high=0.01)
         with one_thread(), np.errstate(over="ignore", invalid="ignore"):
             engine = self.deviance(nagq, memory_limit)
-            x = checked_start(start, len(engine.parameters))
+            x = start_parameters(start, engine, self._coefficient_names()[0])
             opt = minimize_generally(
-                engine, self.exog_names, x=x, starts=check_starts(starts), tolerance=tol,
+                engine, self.exog_names, x=x, starts=starts, tolerance=tol,
                 max_iterations=MAX_ITERATIONS if maxiter is None else maxiter,
             )  # fmt: skip
         if not np.isfinite(opt.deviance):

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from sparselmm.base.arguments import check_flag
+from sparselmm.base.other_names import known_arguments
 from sparselmm.design import capture_env
 from sparselmm.design.formula.residual_bar import split_structure
 from sparselmm.model.mixedlm import MixedLM
 from sparselmm.results.residual import MMRMResults, results_of
 
 
+@known_arguments
 def mmrm(
     formula: str,
     data: Any,

@@ -14,6 +14,7 @@ import pandas as pd
 from sparselmm.base.arguments import check_choice, check_flag, check_strings, wrong_type
 from sparselmm.base.exceptions import ArgumentError, DataError
 from sparselmm.base.grid import p_text
+from sparselmm.base.other_names import known_arguments
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.hypotheses.comparison import boundary_pvalue, chi2_pvalue, variances_tested
 from sparselmm.results.general.base import GeneralBase
@@ -97,6 +98,7 @@ class ModelComparison(InPolars):
         return f"<p>Models ({self.method})<br>{formulas}</p>{table}"
 
 
+@known_arguments
 def compare(
     *results: MixedLMResults, refit: bool = False, names: Sequence[str] | None = None
 ) -> ModelComparison:

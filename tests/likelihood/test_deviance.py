@@ -9,9 +9,11 @@ is that loss in units of sigma; the rest is 1e-10.
 from functools import cache
 
 import numpy as np
+import pandas as pd
 import pytest
 from registry import MODELS, THETAS
 
+import sparselmm
 from sparselmm.base.cholesky import NotPositiveDefiniteError
 
 EPS = np.finfo(float).eps
@@ -239,3 +241,21 @@ def test_a_failed_evaluation_leaves_the_engine_usable():
     with pytest.raises(NotPositiveDefiniteError):
         deviance.value(theta * 1e30)
     assert deviance.value(theta) == good
+
+
+@pytest.mark.parametrize("reml", [True, False])
+def test_the_information_of_one_wide_term_at_a_singular_covariance(reml):
+    """Level by level it is what the directions give."""
+    rng = np.random.default_rng(0)
+    data = pd.DataFrame({"g": np.repeat(np.arange(30), 18), "t": np.tile(np.arange(9), 60)})
+    data["x"], data["y"] = rng.normal(size=540), rng.normal(size=540) + rng.normal(size=30)[data.g]
+    model = sparselmm.mixedlm("y ~ x + (0 + C(t) | g)", data)
+    root = np.tril(rng.normal(size=(9, 9)))
+    root[:, 4:] = 0.0
+    deviance, theta = model.deviance(reml).working(model.deviance(reml).covariance.pick([root]))
+    state = deviance.state_at(theta)
+    assert deviance._lone_and_wide()
+    found = deviance.average_information(state)
+    deviance._lone_and_wide = lambda: False
+    directions = deviance.average_information(state)
+    np.testing.assert_allclose(found, directions, atol=1e-11 * np.abs(directions).max())

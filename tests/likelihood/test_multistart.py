@@ -6,11 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from exact import exact_deviance
-from random_models import judge
+from random_models import draw, judge
 
 import sparselmm
 from sparselmm import datasets
 from sparselmm.base.exceptions import DataError
+from sparselmm.likelihood.optimize import RESTART, _out_of_rank
+from sparselmm.likelihood.term_covariance import TermCovariance
 
 FOLDER = datasets.data_dir().joinpath("reference", "optima")
 CASES = {case["case"]: case for case in json.loads(FOLDER.joinpath("cases.json").read_text())}
@@ -77,7 +79,7 @@ def test_starts_that_are_none(starts):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(0, 200, 20))
+@pytest.mark.parametrize("first", [*range(0, 200, 20), 880, 3200, 4000])
 def test_random_models_against_dense_searches_from_many_starts(first):
     """`python tests/support/random_models.py 0 2000` looks at more of them."""
     verdicts = [judge(number) for number in range(first, first + 20)]
@@ -110,3 +112,57 @@ def test_a_likelihood_that_rises_along_one_direction_is_not_called_converged():
     verdict = judge(579)
     assert verdict.what == "not converged"
     assert "along some combination of the random coefficients" in verdict.facts["opt"].message
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(3211, id="standard deviations of hundreds, one of them next to nothing"),
+        pytest.param(896, id="a standard deviation next to one other"),
+    ],
+)
+def test_minima_far_away_and_next_to_zero(number):
+    verdict = judge(number)
+    assert verdict.what == "right", verdict.detail
+
+
+def test_a_minimum_at_standard_deviations_of_thousands():
+    """Ten rows, weights over six decades: searches from ordinary sizes end 11 higher."""
+    drawn = draw(48)
+    model = sparselmm.mixedlm(drawn.formula, drawn.data, **drawn.keywords)
+    assert model.fit(reml=drawn.reml).opt.deviance < -33.9
+
+
+@pytest.mark.parametrize("method", ["bfgs", "lbfgs", "cg", "nm"])
+def test_other_methods_do_not_depend_on_units(method):
+    data = datasets.load("sleepstudy")
+    ends = []
+    for unit in (1.0, 1e6):
+        scaled = data.assign(Days=unit * data.Days)
+        model = sparselmm.mixedlm("Reaction ~ Days + (Days | Subject)", scaled)
+        opt = model.fit(method=method, reml=False).opt
+        assert opt.converged
+        ends.append((opt.deviance, opt.n_evaluations))
+    assert ends[1] == pytest.approx(ends[0], rel=1e-6, abs=2)
+
+
+def test_out_of_zeros_of_several_coefficients_at_once():
+    """Each variance alone makes the deviance rise, and one of a combination makes it fall."""
+    term = TermCovariance.unstructured(2)
+    slope = 2e-3 * np.array([1.0, -3.0, 1.0])  # of G = [[1, -3], [-3, 1]]
+    theta = _out_of_rank(term, np.zeros(3), slope, np.ones(3))
+    lam = term.factor(theta)
+    np.testing.assert_allclose(lam @ lam.T, 0.5 * RESTART**2 * np.ones((2, 2)), atol=1e-12)
+    slope[1] *= 0.1
+    np.testing.assert_array_equal(_out_of_rank(term, np.zeros(3), slope, np.ones(3)), 0.0)
+
+
+def test_residual_structures_take_starts_and_count_their_ends():
+    data = datasets.load("Orthodont")
+    model = sparselmm.mixedlm("distance ~ age + (1 | Subject)", data, residual="ar1(age | Subject)")
+    opt, many = model.fit().opt, model.fit(starts=6).opt
+    assert (many.n_starts, many.n_optima) == (6, 1)
+    assert many.deviance == pytest.approx(opt.deviance, abs=1e-6)
+    assert {entry.search for entry in many.history} == set(range(6))
+    with pytest.raises(DataError, match="starts must"):
+        model.fit(starts="many")

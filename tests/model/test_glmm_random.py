@@ -1,6 +1,7 @@
 """Random models of every family: what is called converged is an optimum, in any unit."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from glmm_random import judged, random_model
 
@@ -38,3 +39,17 @@ def test_units_do_not_matter(seed):
     np.testing.assert_allclose(
         37.0 * other.fe_params["x"], one.fe_params["x"], rtol=1e-3, atol=1e-3
     )
+
+
+def test_patterned_covariances_start_without_correlations():
+    """At the lower end of its range a correlation is stationary, whatever the data."""
+    rng = np.random.default_rng([31, 29])
+    group, kind, x = rng.integers(0, 8, 120), rng.integers(0, 3, 120), rng.normal(size=120)
+    effects = 0.8 * rng.normal(size=(8, 1)) + 0.2 * rng.normal(size=(8, 3))
+    y = rng.poisson(np.exp(0.3 + 0.5 * x + effects[group, kind]))
+    data = pd.DataFrame({"a": group, "f": np.array(list("pqr"))[kind], "x": x, "y": y})
+    model = sparselmm.mixedglm("y ~ x + cs(0 + f | a)", data, family="poisson")
+    one, many = model.fit(starts=1).opt, model.fit(starts=12).opt
+    assert one.deviance == pytest.approx(many.deviance, abs=1e-6)
+    assert many.n_starts == 12
+    assert many.n_optima >= 1

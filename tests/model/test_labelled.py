@@ -126,3 +126,19 @@ def test_a_dict_of_series(sleep):
     np.testing.assert_allclose(sparselmm.mixedlm(formula, turned).fit().params, expected)
     with pytest.raises(sparselmm.DataError, match="different ind"):
         sparselmm.mixedlm(formula, {**own, "Days": sleep.Days.set_axis(sleep.index + 7)})
+
+
+@pytest.mark.parametrize("kind", [lambda s: s, dict], ids=["Series", "dict"])
+def test_start_of_generalized_models(kind):
+    data = sparselmm.datasets.load("cbpp")
+    formula = "cbind(incidence, size - incidence) ~ period + (1 | herd)"
+    model = sparselmm.mixedglm(formula, data)
+    params = model.fit().params
+
+    def first(start):
+        return model.fit(start=start, starts=1).opt.history[0].theta
+
+    expected = first(params)
+    np.testing.assert_array_equal(first(kind(params[::-1])), expected)
+    refused(first, kind(params.rename({params.index[1]: "x"})), "start is labelled")
+    refused(first, params.to_numpy()[:2], "start must have shape")

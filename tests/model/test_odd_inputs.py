@@ -99,3 +99,20 @@ def test_means_at_infinity(data, counts):
     for fit in (sparselmm.mixedlm("y ~ x + f + (1 | g)", data).fit(), counts):
         with pytest.raises(SparseLMMError, match=r"at\['x'\] has an infinite value"):
             fit.emmeans("f", at={"x": np.inf})
+
+
+def test_infinite_values_of_new_data(data, counts):
+    new = data.head(4).assign(x=[0.0, np.inf, np.nan, 1.0])
+    fit = sparselmm.mixedlm("y ~ x + (0 + np.exp(x) | g)", data).fit()
+    arrays = sparselmm.MixedLM(data.y, data[["x"]].to_numpy(), groups=data.g).fit()
+    for call in (
+        lambda: fit.predict(new), lambda: fit.predict(new, re=True), lambda: counts.predict(new),
+        lambda: fit.get_prediction(new), lambda: fit.simulate(1, newdata=new),
+        lambda: arrays.predict(new[["x"]].to_numpy()),
+    ):  # fmt: skip
+        with pytest.raises(SparseLMMError, match="1 infinite value"):
+            call()
+    slope = sparselmm.mixedlm("y ~ f + (0 + x | g)", data).fit()
+    with pytest.raises(SparseLMMError, match="term 'g': column 'x' has 1 infinite"):
+        slope.predict(new, re=True)
+    assert np.isfinite(slope.predict(new)).all()

@@ -163,3 +163,21 @@ def test_method_says_which_likelihood():
     assert fitted(method="ML", reml=True) == fitted(reml=False)
     with pytest.raises(ArgumentError, match="contradict"):
         fitted(method="REML", reml=False)
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda: fit().simulate(2, sed=1), "MixedLMResults.simulate .* 'sed'; did you mean 'seed'"),
+        (lambda: fit().ranova(x=1), "ranova has no argument 'x'; it takes no options"),
+        (lambda: fit().emmeans("Type").contrast(metod="pairwise"), "did you mean 'method'"),
+        (lambda: counts().predict(unsen="error"), "MixedGLMResults.predict .*'unseen'"),
+        (lambda: counts().model.fit(strat=None), "MixedGLM.fit has no argument 'strat'"),
+        (lambda: sparselmm.mixedglm("y ~ (1 | g)", {}, famly="poisson"), "did you mean 'family'"),
+        (lambda: sparselmm.compare(fit(), ml(), name=["a", "b"]), "did you mean 'names'"),
+    ],
+)
+def test_arguments_that_there_are_none_of(call, match):
+    with pytest.raises(ArgumentError, match=match) as caught:
+        call()
+    assert isinstance(caught.value, TypeError)

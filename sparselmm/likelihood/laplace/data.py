@@ -151,6 +151,10 @@ class FixedRows:
             return self._Q[rows]
         return np.asarray(self.X[rows][:, self._kept] @ self.basis.T)
 
+    def gamma(self, beta: FloatArray) -> FloatArray:
+        """Coefficients in the basis, (r,), from those of the columns of X that were kept."""
+        return np.asarray(np.linalg.solve(self.basis.T, beta[self._kept]))
+
     def effects(self, gamma: FloatArray, offset: FloatArray | None) -> FloatArray:
         """``Q gamma + offset``, (n,)."""
         if self._Q is not None:

@@ -156,7 +156,7 @@ class CheckResults(SimulationResults):
             d = float(self.opt.x[place])
             if not self.opt.at_boundary[place]:
                 continue
-            part = self._coefficients.part.iloc[place - len(self.opt.x)]  # type: ignore[attr-defined]
+            part = self._coefficients.part.iloc[place - len(self.opt.x)]
             if part == "zi":
                 yield Finding(
                     "no excess zeros", "note",

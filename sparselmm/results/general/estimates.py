@@ -110,17 +110,7 @@ class EstimateResults(GeneralBase):
     @cached_property
     def _coefficients(self) -> pd.DataFrame:
         """Estimate and standard error of everything with a Wald test."""
-        names = [*self.model.exog_names]
-        parts = ["mean"] * len(names)
-        seen = set()
-        for further in self.model.further:
-            if further.columns.start in seen:
-                continue
-            seen.add(further.columns.start)
-            part = "threshold" if further.name in ("upper", "lower") else further.name
-            prefix = "" if part == "threshold" else f"{part}: "
-            names += [prefix + label for label in further.labels]
-            parts += [part] * len(further.labels)
+        names, parts = self.model._coefficient_names()
         numbers = self.numbers
         estimate = np.concatenate([numbers.beta, numbers.parts[2]])
         se = np.sqrt(np.concatenate([np.diag(numbers.vcov), np.diag(numbers.vcov_phi)]))

@@ -8,13 +8,14 @@ import pandas as pd
 
 from sparselmm.base.arguments import wrong_type
 from sparselmm.base.exceptions import DataError
+from sparselmm.base.other_names import KnownArguments
 from sparselmm.design.sources.optional import package
 
 TABLES = ("table", "frame", "summary_frame", "to_frame", "summary")
 """Where a result keeps itself as a table, the first that it has."""
 
 
-class InPolars:
+class InPolars(KnownArguments):
     """A result that is a table."""
 
     def to_polars(self) -> Any:

@@ -25,6 +25,7 @@ from sparselmm.base.exceptions import ArgumentError, DataError, MemoryLimitError
 from sparselmm.base.types import CSR, BoolArray, FloatArray, IntArray
 from sparselmm.design import BuiltDesign
 from sparselmm.design.built import Numbers
+from sparselmm.design.new_rows import check_new
 from sparselmm.inference.hypotheses import marginal_means
 from sparselmm.inference.hypotheses.ddf import DDF_METHODS, FTest
 from sparselmm.inference.hypotheses.hypotheses import f_test_of
@@ -138,6 +139,7 @@ class ReferenceGrid:
         for name, step in (moved or {}).items():
             frame[name] = frame[name] + step
         new = spec.evaluate(frame, random=False, offset=offset)
+        check_new(built, new)
         shift = np.zeros(len(frame)) if new.offset is None else new.offset
         counts = _counts(built, levels, at or {}) if count else np.ones(len(frame))
         return cls(levels, frame, new.X, shift, counts)
