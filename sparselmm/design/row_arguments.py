@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -210,12 +211,17 @@ def _labelled_rows(frame: pd.DataFrame, values: Any) -> BoolArray:
     return np.asarray(frame.index.isin(labels))
 
 
+_QUERY = Lock()
+"""pandas changes the filters of warnings while it evaluates, which threads share."""
+
+
 def _query_mask(frame: pd.DataFrame, query: str, env: EvalEnvironment) -> BoolArray:
     namespace = env.namespace
     local = {n: namespace[n] for n in re.findall(r"@(\w+)", query) if n in namespace}
     try:
         unique = frame if frame.columns.is_unique else frame.loc[:, ~frame.columns.duplicated()]
-        mask = np.asarray(unique.eval(query, local_dict=local))
+        with _QUERY:
+            mask = np.asarray(unique.eval(query, local_dict=local))
     except Exception as error:  # whatever pandas makes of the user's expression
         raise DataError(
             f"cannot evaluate subset={query!r}: {type(error).__name__}: {error}"

@@ -212,7 +212,9 @@ class Estimates(Snapshot):
         """
         ratios = np.sqrt(self.variance_covariance.of_ratios)
         var = np.diag(self.vcov).copy()
-        var[self.deviance.cross.basis.kept] += self.variance_covariance.of_beta
+        more = self.variance_covariance.of_beta
+        assert more is not None
+        var[self.deviance.cross.basis.kept] += more
         return np.append(np.sqrt(var), ratios)
 
     @cached_property

@@ -117,8 +117,9 @@ class VarianceCovariance:
         Half the estimation covariance of these.
     undefined : ndarray of bool, (m,)
         Parameters of singular terms.
-    of_beta : ndarray, (r,)
-        What not knowing theta adds to the variances of the fixed effects.
+    of_beta : ndarray, (r,), or None
+        What not knowing theta adds to the variances of the fixed effects; None where the
+        covariance of the residuals is estimated as well.
     """
 
     theta: FloatArray
@@ -127,7 +128,7 @@ class VarianceCovariance:
     to_absolute: FloatArray
     joint: FloatArray
     undefined: BoolArray
-    of_beta: FloatArray
+    of_beta: FloatArray | None = None
 
     @cached_property
     def ratios(self) -> FloatArray:
@@ -237,7 +238,7 @@ def _transform(
     h_ss: float,
     scale: float,
     undefined: BoolArray,
-    of_beta: FloatArray,
+    of_beta: FloatArray | None = None,
 ) -> VarianceCovariance:
     """From ``(theta, s2)`` to ``Psi / s2`` and to ``(Psi, s2)``."""
     m, n_theta = jacobian.shape

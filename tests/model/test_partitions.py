@@ -407,6 +407,13 @@ def test_a_query_with_a_variable():
     assert "data" not in dir(model.built.streamed.recipe.reading.env.namespace)
 
 
+@pytest.mark.filterwarnings("error")
+def test_queries_in_threads_leave_warnings_alone():
+    data, before = rows(n=3000), list(warnings.filters)
+    made("y ~ x + (1 | g)", data, keep_rows=False, chunk_rows=40, subset="year > 1995")
+    assert warnings.filters == before
+
+
 def test_arguments_that_need_all_rows():
     data = rows()
     formula = "y ~ x + (1 | g)"
