@@ -21,7 +21,7 @@ QUESTIONS = {
     "singular?": ("my fit is singular", "boundary"),
     "which method?": ("methods by question", "emmeans"),
 }
-"""What newcomers ask: part of the link (text or address) on the landing page, and what the answer says."""
+"""What newcomers ask: part of the link on the landing page, and what the answer says."""
 
 
 @dataclass
@@ -37,6 +37,7 @@ class Page(HTMLParser):
         super().__init__()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note an anchor or the start of a link."""
         found = dict(attrs)
         self.anchors |= {str(found[key]) for key in ("id", "name") if found.get(key)}
         if tag == "a" and found.get("href"):
@@ -44,9 +45,11 @@ class Page(HTMLParser):
             self.inside = True
 
     def handle_endtag(self, tag: str) -> None:
+        """Note the end of a link."""
         self.inside = self.inside and tag != "a"
 
     def handle_data(self, data: str) -> None:
+        """Keep the text."""
         self.text.append(data)
         if self.inside:
             self.links[-1][1] += data
