@@ -53,8 +53,9 @@ format: $(STAMP) ## rewrite the files as `make check` wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(STAMP) ## build the documentation, executing every page
+docs: $(STAMP) ## build the documentation, executing every page, and check its links
 	$(BIN)/python -m sphinx -E -W --keep-going -b html docs docs/_build/html
+	$(BIN)/python tools/check_pages.py docs/_build/html
 
 linkcheck: $(STAMP) ## visit the addresses the documentation links to; runs no page
 	$(BIN)/python -m sphinx -E -q -b linkcheck -D nb_execution_mode=off docs docs/_build/linkcheck

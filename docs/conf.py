@@ -1,5 +1,7 @@
 from importlib.metadata import metadata
 
+from docutils import nodes
+
 about = metadata("sparselmm")
 project = about["Name"]
 author = about["Author"]
@@ -41,3 +43,30 @@ linkcheck_ignore = [r"https://doi\.org/.*"]
 
 # Shapes in type fields, such as (k_re, k_re), look like references to attributes of two classes.
 suppress_warnings = ["ref.python"]
+
+
+def side_by_side(app, doctree):
+    """On the pages for users of other programs: their calls and output to the left, ours right."""
+    if not app.env.docname.startswith("coming-from/"):
+        return
+    for section in doctree.findall(nodes.section):
+        theirs, ours = [], []
+        for node in [*section.children, None]:
+            literal = isinstance(node, nodes.literal_block)
+            if isinstance(node, nodes.Element) and "cell" in node["classes"] and theirs:
+                ours.append(node)
+            elif literal and not ours:
+                theirs.append(node)
+            else:
+                if ours:
+                    pair = nodes.container(classes=["sides"])
+                    section.insert(section.index(theirs[0]), pair)
+                    for part in (theirs, ours):
+                        for one in part:
+                            section.remove(one)
+                        pair += nodes.container("", *part)
+                theirs, ours = ([node], []) if literal else ([], [])
+
+
+def setup(app):
+    app.connect("doctree-read", side_by_side)

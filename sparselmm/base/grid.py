@@ -76,19 +76,24 @@ class Grid:
         notes : sequence of str
             Lines of the foot.
         """
+        left = ' style="text-align: left"'  # of text; notebooks put all cells to the right
+        style = [left if j and a == "l" else "" for j, a in enumerate(self.aligns)]
         lines = [f'<table class="{css}">']
         if caption:
             lines.append(f"<caption>{html.escape(caption)}</caption>")
         if self.header:
-            cells = "".join(f"<th>{html.escape(head)}</th>" for head in self.header)
+            cells = "".join(
+                f"<th{own}>{html.escape(head)}</th>"
+                for own, head in zip(style, self.header, strict=True)
+            )
             lines.append(f"<thead><tr>{cells}</tr></thead>")
         for block in self.blocks:
             lines.append("<tbody>")
             for row in block:
                 tags = ["th" if stubs and j == 0 else "td" for j in range(len(row))]
                 cells = "".join(
-                    f"<{tag}>{html.escape(cell)}</{tag}>"
-                    for tag, cell in zip(tags, row, strict=True)
+                    f"<{tag}{own}>{html.escape(cell)}</{tag}>"
+                    for tag, own, cell in zip(tags, style, row, strict=True)
                 )
                 lines.append(f"<tr>{cells}</tr>")
             lines.append("</tbody>")

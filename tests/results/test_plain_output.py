@@ -38,7 +38,7 @@ def test_a_result_is_shown_in_a_few_lines(fit):
 
 def test_a_model_is_shown_in_two_lines(fit):
     assert str(fit.model) == (f"MixedLM: {FORMULA}\n180 observations; levels: Subject, 18")
-    assert f"<td>{FORMULA}</td>" in fit.model._repr_html_()
+    assert f">{FORMULA}</td>" in fit.model._repr_html_()
 
 
 def test_a_result_without_rows_is_shown_as_before():

@@ -106,6 +106,7 @@ class FixedEffects:
     def joint_test(self, L: FloatArray) -> FTest | None:
         """Test of ``L beta = 0`` on the part that can be estimated; None if nothing can be."""
         unit = np.sqrt(np.diag(self.vcov))
+        unit[unit == 0.0] = 1.0
         _, size, rows = np.linalg.svd(self.estimable(L)[:, self.kept] * unit, full_matrices=False)
         rank = int((size > 1e-8 * size.max(initial=0.0)).sum())
         if not rank:

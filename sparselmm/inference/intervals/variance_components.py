@@ -122,7 +122,8 @@ def _shares(est: Estimates, values: FloatArray) -> FloatArray:
     parts = parts / parts.sum()
     for t in range(len(est.terms)):
         own = np.flatnonzero(layout.terms == t)
-        if parts[own][layout.rows[own] != layout.cols[own]].any():
+        crossed = parts[own][layout.rows[own] != layout.cols[own]]
+        if np.abs(crossed).max(initial=0.0) > 1e-8:
             parts[own] = np.r_[parts[own].sum(), np.full(len(own) - 1, np.nan)]
     return parts
 

@@ -316,6 +316,8 @@ class FigureResults(EffectFigures):
                       np.asarray(population))
             )  # fmt: skip
         note = ", ".join(f"{key} = {_short(value)}" for key, value in held.items())
+        if len(places) < len(index):
+            note = f"{len(places)} of {len(index):,} levels" + (f"; {note}" if note else "")
         return curves.group_plot(drawn, [x, self._response_label(False)], note, figure)
 
     # -------------------------------------------------------------------- coefficients

@@ -239,7 +239,7 @@ class InferenceResults(SimulationResults, ComparisonResults, EstimateResults):
             - ``sdcor``, ``sdcor_se``: standard deviation or correlation and its standard error;
             - ``lower``, ``upper``: confidence interval of ``sdcor``; squared, that of a variance;
             - ``share``: part of the mean variance of a row that the fixed effects leave; sums to
-              one. A term with slopes and covariances has one share, in its first row (NaN in the
+              one. A term whose covariances count has one share, in its first row (NaN in the
               others): single parts of it would depend on where the covariates have their zero.
 
             Standard errors and Wald intervals of a singular term are NaN: its estimates are on

@@ -422,8 +422,7 @@ def _averages(
         found, first, cell = np.unique(cell[share > 0], return_index=True, return_inverse=True)
         rows = np.flatnonzero(share > 0)
         step = marginal_means.averaging_matrix(cell, share[rows], len(found))
-        total = step @ total[rows]
-        counts = np.bincount(cell, counts[rows]).astype(counts.dtype)
+        total, counts = step @ total[rows], np.bincount(cell, counts[rows]).astype(float)
         place = place[rows][first]
     share = _shares(grid, place, counts, (names, kept, []), weights)
     n_cells = grid.size(kept)
