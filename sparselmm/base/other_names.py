@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from types import FunctionType
-from typing import Any
+from typing import Any, TypeVar
 
 from sparselmm.base.arguments import check_keywords, suggestion
 from sparselmm.base.exceptions import OtherNameError
@@ -140,37 +140,51 @@ def _meant(name: str, others: Mapping[str, str]) -> str | None:
     return next(same, None)
 
 
-def checked_names(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A method whose arguments under other names are answered with ours."""
-    takes = inspect.signature(function).parameters
-    if any(one.kind is one.VAR_KEYWORD for one in takes.values()):
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def known_arguments(function: Function, owner: str = "") -> Function:
+    """The function, with an error for an argument it does not have that names one it has.
+
+    A function that takes any keyword checks them itself, and stays as it is.
+    """
+    code = inspect.unwrap(function).__code__  # type: ignore[attr-defined]
+    if code.co_flags & inspect.CO_VARKEYWORDS:
         return function
-    names = tuple(takes)[1:]
+    named = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    known = [name for name in named if name not in ("self", "cls")]
 
     @functools.wraps(function)
-    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if not kwargs.keys() <= takes.keys():
-            check_keywords(kwargs, names, function.__name__)
-        return function(self, *args, **kwargs)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except TypeError:
+            check_keywords(kwargs, known, f"{owner}{function.__name__}")
+            raise
 
-    method.takes = names  # type: ignore[attr-defined]
-    return method
+    checked.checks_arguments = True  # type: ignore[attr-defined]
+    return checked  # type: ignore[return-value]
 
 
-class NamesOthers:
-    """Attributes and arguments that are not there get an error that names ours."""
+class KnownArguments:
+    """Public methods refuse an argument they do not have by an error of the package."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for base in cls.__mro__:
+            if not base.__module__.startswith("sparselmm."):
+                continue
+            for name, own in list(vars(base).items()):
+                plain = isinstance(own, FunctionType) and not name.startswith("_")
+                if plain and not hasattr(own, "checks_arguments"):  # class methods count frames
+                    setattr(base, name, known_arguments(own, f"{cls.__name__}."))
+
+
+class NamesOthers(KnownArguments):
+    """Attributes that are not there get an error that names ours."""
 
     _other_names: Mapping[str, str] = RESULTS
     _after: type | None = None
-
-    def __init_subclass__(cls) -> None:
-        """Check the names of the arguments of methods: of all of results, of a model's ``fit``."""
-        super().__init_subclass__()
-        for name in ["fit"] if cls._after is not None else dir(cls):
-            found = inspect.getattr_static(cls, name, None)
-            fresh = isinstance(found, FunctionType) and not hasattr(found, "takes")
-            if fresh and not name.startswith("_"):
-                setattr(cls, name, checked_names(found))
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or hasattr(type(self), name):  # the error of a property is its own

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -121,12 +121,12 @@ class MixedGLMResults(
 
     _other_names = GENERAL
 
-    def __getattr__(self, name: str) -> NoReturn:
+    def __getattr__(self, name: str) -> Any:
         if name in NOT_HERE or (not name.startswith("_") and hasattr(MixedLMResults, name)):
             why = NOT_HERE.get(name, "it is defined for linear models only")
             raise NotGeneralizedError(f"{name} is not available for generalized models: {why}")
         if name.startswith("_") or hasattr(type(self), name):
-            return object.__getattribute__(self, name)  # type: ignore[return-value]
+            return object.__getattribute__(self, name)
         raise attribute(self, name, self._other_names)
 
     def __getstate__(self) -> dict[str, Any]:
