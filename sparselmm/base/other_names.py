@@ -148,7 +148,7 @@ def known_arguments(function: Function, owner: str = "") -> Function:
 
     A function that takes any keyword checks them itself, and stays as it is.
     """
-    code = inspect.unwrap(function).__code__  # type: ignore[attr-defined]
+    code = inspect.unwrap(function).__code__
     if code.co_flags & inspect.CO_VARKEYWORDS:
         return function
     named = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]

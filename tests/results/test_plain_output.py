@@ -112,6 +112,13 @@ def test_case_of_other_names_does_not_matter(fit, name, ours):
         getattr(fit, name)
 
 
+def test_a_plan_and_a_design_are_shown_in_a_few_lines(fit):
+    plan = fit.model.plan()
+    assert repr(plan) == str(plan)
+    assert max(map(len, str(plan).splitlines())) <= 80
+    assert repr(fit.model.design) == "Design: 180 rows, 2 fixed effects, terms Subject (18 x 2)"
+
+
 def test_copies_and_pickles_are_not_disturbed(fit):
     assert repr(copy.copy(fit)) == repr(fit)
     assert repr(pickle.loads(pickle.dumps(fit))) == repr(fit)
