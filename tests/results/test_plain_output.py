@@ -189,13 +189,13 @@ def test_arguments_of_methods_lead_to_ours(fit, call, ours):
 
 def test_arguments_of_generalized_models_lead_to_ours(general):
     formula, data = general.model.built.spec.formula, datasets.load("cbpp")
-    for name, ours in (("ziformula", "zi="), ("exposure", "offset="), ("famly", "'family'")):
+    for name, ours in (("ziformula", "zi="), ("exposure", "offset="), ("fam", "'family'")):
         with pytest.raises(ArgumentTypeError, match=ours):
             sparselmm.mixedglm(formula, data, **{name: 1})
     with pytest.raises(ArgumentTypeError, match="nagq"):
         general.model.fit(nAGQ=5)
     with pytest.raises(ArgumentTypeError, match="did you mean 'alpha'"):
-        general.summary(alhpa=0.1)
+        general.summary(alph=0.1)
 
 
 @pytest.mark.parametrize(
