@@ -195,7 +195,7 @@ def test_arguments_of_generalized_models_lead_to_ours(general):
     with pytest.raises(ArgumentTypeError, match="nagq"):
         general.model.fit(nAGQ=5)
     with pytest.raises(ArgumentTypeError, match="did you mean 'alpha'"):
-        general.summary(alph=0.1)
+        general.summary(alfa=0.1)
 
 
 @pytest.mark.parametrize(
