@@ -122,7 +122,13 @@ class _Parser(argparse.ArgumentParser):
     """A parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        raise CommandError(f"{message}; '{self.prog} --help' lists what can be given")
+        several = message.startswith("unrecognized arguments: ") and " -" not in message
+        files = (
+            ". Several files are one table by a pattern in quotes, 'folder/*.csv'"
+            if several
+            else ""
+        )
+        raise CommandError(f"{message}{files}; '{self.prog} --help' lists what can be given")
 
 
 def _parser() -> _Parser:

@@ -273,6 +273,10 @@ class Design(Snapshot):
             raise RemovedRowsError.of(what)
         return self.X
 
+    def __repr__(self) -> str:
+        terms = ", ".join(f"{term.name} ({term.n_levels} x {term.k})" for term in self.terms)
+        return f"Design: {self.n:,} rows, {self.p} fixed effects, terms {terms or 'none'}"
+
     @property
     def n(self) -> int:
         """Number of rows."""

@@ -84,6 +84,9 @@ def unknown_column(name: str, columns: Iterable[object], used_in: str) -> Unknow
     """The error for a name that is neither a column nor known to Python."""
     names = [str(column) for column in columns]
     known = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+    mark = next((mark for mark in ";\t|" if len(names) == 1 and mark in names[0]), None)
+    if mark is not None:
+        known += f". Is that one column a whole line, with {mark!r} between its values?"
     return UnknownColumnError(
         f"{name!r}, used in {used_in}, is not a column of the data{suggestion(name, names)}. "
         f"Columns are: {known}".replace("?.", "?")

@@ -179,35 +179,34 @@ class FitPlan:
         minutes = panels.seconds / 60.0
         return f"{size_text(panels.bytes)}, about {max(minutes, 0.1):.2g} core-minutes"
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def _repr_html_(self) -> str:
         chosen = self.fitting if self.route == "krylov" else self.chosen
+        notes = [note for note in (self._reason().strip(), self.residuals) if note]
+        grid = self._grid(chosen)
+        return grid.html("sparselmm-table", stubs=False, caption=self._head, notes=notes)
+
+    def _table(self, chosen: Candidate | None) -> str:
+        return "\n".join(line.rstrip() for line in self._grid(chosen).lines(gap=2))
+
+    def _grid(self, chosen: Candidate | None) -> Grid:
+        """What there is to choose from, the choice with a star."""
         rows = [
             ["*" if c is chosen else "", c.describe(self.names), f"{c.nnz:,}",
              f"{c.flops / 1e9:.3g}", size_text(c.memory), f"{c.seconds:.2g}"]
             for c in self.candidates
         ]  # fmt: skip
-        grid = Grid([rows], "llrrrr", ["", "factorization", "nnz(L)", "Gflop", "memory", "s/eval"])
-        notes = [note for note in (self._reason().strip(), self.residuals) if note]
-        return grid.html("sparselmm-table", stubs=False, caption=self._head, notes=notes)
-
-    def _table(self, chosen: Candidate | None) -> str:
-        lines = [
-            f"  {'factorization':44s} {'nnz(L)':>12s} {'Gflop':>9s} {'memory':>9s} {'s/eval':>9s}"
-        ]
-        for c in self.candidates:
-            mark = "*" if c is chosen else " "
-            lines.append(
-                f"{mark} {c.describe(self.names):44s} {c.nnz:12,d} {c.flops / 1e9:9.3g} "
-                f"{size_text(c.memory):>9s} {c.seconds:9.2g}"
-            )
         if self.krylov is not None:
-            mark = " " if self.route == "exact" else "*"
-            what = f"conjugate gradients, {self.krylov.settings.probes} probes"
-            lines.append(
-                f"{mark} {what:44s} {self.krylov.nnz:12,d} {'':9s} "
-                f"{size_text(self.krylov.memory):>9s} {self.krylov.seconds:9.2g}"
-            )
-        return "\n".join(lines)
+            rows.append(
+                ["" if self.route == "exact" else "*",
+                 f"conjugate gradients, {self.krylov.settings.probes} probes",
+                 f"{self.krylov.nnz:,}", "", size_text(self.krylov.memory),
+                 f"{self.krylov.seconds:.2g}"]
+            )  # fmt: skip
+        heads = ["", "factorization", "nnz(L)", "Gflop", "memory", "s/eval"]
+        return Grid([rows], "llrrrr", heads, "llrrrr")
 
 
 def make_plan(

@@ -1,16 +1,19 @@
 """Whole scripts in fresh processes: import, read a CSV file, fit once, print the estimates.
 
-    PYTHONPATH=tests python -m benchmarks.scripts [--repeats 5] [--peers-python PATH]
+    PYTHONPATH=tests python -m benchmarks.scripts [--repeats 5] [--peers-python PATH] [--out FILE]
 
 CPU seconds, user and system, of the process and its children, programs taking turns so that what
 else the machine does meets all of them; the median is reported, caches are warm after a first run
 that does not count. Threads are one for all. Peers that are not installed are skipped.
+``--out docs/_static/scripts.json`` records what the documentation shows.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import platform
 import resource
 import shutil
 import statistics
@@ -19,6 +22,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import sparselmm
 from sparselmm import datasets
 
 ROOT = Path(__file__).parents[2]
@@ -89,6 +93,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--cases", nargs="*", default=list(CASES))
     parser.add_argument("--peers-python", default=os.environ.get("PEERS_PYTHON", sys.executable))
+    parser.add_argument("--out", type=Path, help="JSON file for the medians and the machine")
     given = parser.parse_args()
     threads = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
@@ -100,6 +105,7 @@ def main() -> None:
         *(["lme4"] if shutil.which("Rscript") else []),
     ]
     print(f"{'case':<12}" + "".join(f"{name:>13}" for name in programs) + "   ratios to sparselmm")
+    seconds_of: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for case in given.cases:
             data = datasets.load(case)
@@ -114,11 +120,35 @@ def main() -> None:
                     if turn:
                         found[program].append(seconds)
             middle = {name: statistics.median(times) for name, times in found.items()}
+            seconds_of[case] = {n: round(v, 3) for n, v in middle.items() if v == v}
             ratios = {name: value / middle["sparselmm"] for name, value in middle.items()}
             print(
                 f"{case:<12}" + "".join(f"{value:13.2f}" for value in middle.values()) + "   "
                 + ", ".join(f"{n} {r:.2f}" for n, r in ratios.items() if n != "sparselmm")
             )  # fmt: skip
+    if given.out is not None:
+        about = {
+            "command": f"python -m benchmarks.scripts --repeats {given.repeats}",
+            "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1),
+            "versions": versions(programs, given.peers_python), "seconds": seconds_of,
+        }  # fmt: skip
+        given.out.write_text(json.dumps(about, indent=1) + "\n")
+
+
+def versions(programs: list[str], peers: str) -> dict[str, str]:
+    """Versions of the programs that ran."""
+    found = {"Python": platform.python_version(), "sparselmm": sparselmm.__version__}
+    asked = {
+        "statsmodels": [peers, "-c", "import statsmodels; print(statsmodels.__version__)"],
+        "lme4": [
+            "Rscript",
+            "-e",
+            "cat(format(packageVersion('lme4')), 'on R', format(getRversion()))",
+        ],
+    }
+    for name in asked.keys() & set(programs):
+        found[name] = subprocess.run(asked[name], capture_output=True, text=True).stdout.strip()
+    return found
 
 
 if __name__ == "__main__":

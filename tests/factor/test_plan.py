@@ -140,7 +140,7 @@ def test_printed():
     model = crossed(500, 60, 40)
     made = make_plan(CrossProducts.from_design(model.design), ("plate", "sample"), GB)
     head, _, lines = str(made).partition("  factorization")
-    lines = lines.splitlines()[1:]
+    lines = lines.splitlines()[2:]  # below the heads and their rule
     assert head.startswith("n = 500 rows, p = 1, q = 100 random effects")
     assert "memory limit 1 GB" in head
     assert len(lines) == len(made.candidates)

@@ -244,3 +244,13 @@ def test_a_damaged_cache_is_made_again(tmp_path, kind, content):
 
 def test_numbers_of_the_fit_do_not_depend_on_being_told():
     assert np.isfinite(sparselmm.mixedlm(SLEEP, datasets.load("sleepstudy")).fit().llf)
+
+
+def test_several_files_and_other_separators_get_a_hint(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    data = datasets.load("sleepstudy")
+    data.to_csv("a.csv", index=False)
+    data.to_csv("b.csv", index=False, sep=";")
+    for files, says in ((["a.csv", "b.csv"], "pattern in quotes"), (["b.csv"], "';' between")):
+        assert main(["fit", SLEEP, *files]) == 2
+        assert says in capsys.readouterr().err

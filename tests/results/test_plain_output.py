@@ -112,6 +112,13 @@ def test_case_of_other_names_does_not_matter(fit, name, ours):
         getattr(fit, name)
 
 
+def test_a_plan_and_a_design_are_shown_in_a_few_lines(fit):
+    plan = fit.model.plan()
+    assert repr(plan) == str(plan)
+    assert max(map(len, str(plan).splitlines())) <= 80
+    assert repr(fit.model.design) == "Design: 180 rows, 2 fixed effects, terms Subject (18 x 2)"
+
+
 def test_copies_and_pickles_are_not_disturbed(fit):
     assert repr(copy.copy(fit)) == repr(fit)
     assert repr(pickle.loads(pickle.dumps(fit))) == repr(fit)
@@ -182,13 +189,13 @@ def test_arguments_of_methods_lead_to_ours(fit, call, ours):
 
 def test_arguments_of_generalized_models_lead_to_ours(general):
     formula, data = general.model.built.spec.formula, datasets.load("cbpp")
-    for name, ours in (("ziformula", "zi="), ("exposure", "offset="), ("famly", "'family'")):
+    for name, ours in (("ziformula", "zi="), ("exposure", "offset="), ("fam", "'family'")):
         with pytest.raises(ArgumentTypeError, match=ours):
             sparselmm.mixedglm(formula, data, **{name: 1})
     with pytest.raises(ArgumentTypeError, match="nagq"):
         general.model.fit(nAGQ=5)
     with pytest.raises(ArgumentTypeError, match="did you mean 'alpha'"):
-        general.summary(alhpa=0.1)
+        general.summary(alfa=0.1)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.many.reduced import STACK_NUMBERS
-from sparselmm.likelihood.term_covariance import TermCovariance
+from sparselmm.likelihood.term_covariance import OneCoefficient, TermCovariance
 
 LARGEST_REST = 320
 """Random and fixed effects left after the head up to which stacks of dense matrices pay."""
@@ -93,7 +93,7 @@ class BatchedModel:
         triangle or diagonal, and when sigma^2 is known.
         """
         cross, covariance = deviance.cross, deviance.covariance
-        plain = all(type(term) is TermCovariance for term in covariance.terms)
+        plain = all(type(term) in (TermCovariance, OneCoefficient) for term in covariance.terms)
         if not plain or not covariance.n_theta or deviance.known_scale is not None:
             return None
         lead = _lead(cross)

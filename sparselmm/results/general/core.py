@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any
 
 from sparselmm.base.arguments import check_level
 from sparselmm.base.exceptions import NotGeneralizedError
@@ -90,12 +90,12 @@ class MixedGLMResults(RanefResults, GeneralReportResults, NamesOthers):
 
     _other_names = GENERAL
 
-    def __getattr__(self, name: str) -> NoReturn:
+    def __getattr__(self, name: str) -> Any:
         if name in NOT_HERE or (not name.startswith("_") and hasattr(MixedLMResults, name)):
             why = NOT_HERE.get(name, "it is defined for linear models only")
             raise NotGeneralizedError(f"{name} is not available for generalized models: {why}")
         if name.startswith("_") or hasattr(type(self), name):
-            object.__getattribute__(self, name)  # raises what the attribute raised
+            return object.__getattribute__(self, name)
         raise attribute(self, name, self._other_names)
 
     def __getstate__(self) -> dict[str, Any]:
