@@ -64,11 +64,11 @@ LATE = {
     "ModelComparison": "results.compare",
     "PowerResults": "results.tables.power",
     "ProfileResults": "results.tables.profile",
-    "car": "design.known_covariance",
+    "car": "design.relationships",
     "citation": "results.print.citation",
     "compare": "results.compare",
     "mixedglm": "model.mixedglm",
-    "pedigree": "design.known_covariance",
+    "pedigree": "design.relationships",
     "to_polars": "results.print.polars",
 }
 """Public names whose modules a fit does not need: loaded when first asked for."""

@@ -140,7 +140,7 @@ def test_groups_of_one_row_have_no_correlation():
 
 def test_engines_and_arguments_that_lack_it():
     model = sparselmm.mixedlm("y ~ x + (1 | g)", data(), residual="ar1(t | g)")
-    for keywords in ({"engine": "dense"}, {"fix": {"sigma": 1.0}}, {"starts": 3}):
+    for keywords in ({"engine": "dense"}, {"fix": {"sigma": 1.0}}, {"start_theta": [1.0]}):
         with pytest.raises(sparselmm.SparseLMMError, match=next(iter(keywords))):
             model.fit(**keywords)
     with pytest.raises(sparselmm.SparseLMMError, match="fit_many is not available"):

@@ -112,7 +112,7 @@ FORMULAS = [
     ("y ~ x[ + (1|g)", {}, FormulaError, ["brackets"]),
     ("y ~ x in + (1|g)", {}, FormulaError, ["cannot read"]),
     ("y ~ . + (1|g)", {}, FormulaError, ["'.' for all other columns", "write the names"]),
-    ("y ~ a %in% g + (1|g)", {}, FormulaError, ["cannot read 'a % in % g'"]),
+    ("y ~ a %in% g + (1|g)", {}, FormulaError, ["operator %in%", "write a:b"]),
     ("y ~ C( + (1|g)", {}, FormulaError, ["is missing"]),
     ("y ~ twin + (1|g)", {}, DataError, ["2 columns called 'twin'"]),
     ("y ~ x", {"groups": "twin"}, DataError, ["2 columns called 'twin'"]),

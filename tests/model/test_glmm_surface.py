@@ -121,7 +121,7 @@ KINDS = {
     "MixedGLM.deviance.nagq": NONE,
     "memory_limit": NONE | POSITIVE | {"10**30"},
     "start": NONE,
-    "starts": NONE,
+    "starts": NONE | {"0"},
     "maxiter": NONE,
     "tol": {"0"},
     "y": CHOICE,

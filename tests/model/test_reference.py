@@ -130,4 +130,4 @@ def test_number_of_evaluations(name):
     if c.ref.dataset == "InstEval":
         assert opt.n_starts == 1
         assert opt.n_evaluations == first
-    assert opt.n_evaluations <= (40 if c.fit.model.nobs > 150 else 120)
+    assert opt.n_evaluations <= (40 if c.fit.model.nobs > 150 else 180)

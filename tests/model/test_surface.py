@@ -31,7 +31,6 @@ import sparselmm
 from sparselmm import KnownCovariance, MixedLM, MixedLMParams, SparseLMMError, VCSpec, datasets
 from sparselmm.model import fit as fitting
 from sparselmm.model.statsmodels import cloning
-from sparselmm.results import core
 from sparselmm.results.methods import tidy
 from sparselmm.results.methods import variances as inference
 from sparselmm.results.plots.figure import pyplot
@@ -684,7 +683,7 @@ def test_lists_of_keywords_are_those_of_the_functions():
     results = type(fit())
     assert set(fitting.FIT_ARGUMENTS) == named(MixedLM.fit) | set(fitting.ALLOWED)
     assert set(cloning.ARGUMENTS) == named(MixedLM) | named(MixedLM.from_formula)
-    assert set(core.CI_OPTIONS["bootstrap"]) == named(results.bootstrap) | {"resampling"}
+    assert set(inference.CI_OPTIONS["bootstrap"]) == named(results.bootstrap) | {"resampling"}
     assert set(inference.BOOTSTRAP_OPTIONS) == named(results.bootstrap, "n", "seed", "statistic")
     assert set(tidy.TABLE_OPTIONS) == named(results.to_table)
 

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-REPO = Path(sys.argv[1])
+REPO = Path(sys.argv[-1])
 OUT = Path(__file__).parents[2] / "data" / "reference" / "residual" / "sas" / "fev.json"
 NAMES = {
     "us": "us", "ar1": "ar1", "ar1h": "arh1", "cs": "cs", "csh": "csh", "toep": "toep",
