@@ -72,7 +72,7 @@ def _on_cluster(function: Callable[[T], R], tasks: Iterable[T], client: Any) -> 
     import cloudpickle
     from distributed import KilledWorker
 
-    shared = client.submit(pickle.loads, cloudpickle.dumps(function), pure=False)
+    shared = client.submit(received, cloudpickle.dumps(function), pure=False)
     most = AHEAD * max(sum(client.nthreads().values()), 1)
     waiting: deque[Any] = deque()
     try:
@@ -95,3 +95,12 @@ def _on_cluster(function: Callable[[T], R], tasks: Iterable[T], client: Any) -> 
 def _done(function: Callable[[T], R], task: T) -> R:
     with one_thread():
         return function(task)
+
+
+def received(sent: bytes) -> Any:
+    """What was pickled.
+
+    A worker imports the package with this function, before its threads do: threads that unpickle
+    names of several of its modules would each wait for a module that the other is importing.
+    """
+    return pickle.loads(sent)

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from sparselmm.base.exceptions import ArgumentError, DataError
 from sparselmm.base.reduction import WIDTH
 from sparselmm.base.threads import one_thread
+from sparselmm.base.workers import received
 from sparselmm.design.passes.runs import Here, Meter, Runner
 from sparselmm.design.sources.dask import DaskFrame, Partition
 from sparselmm.design.sources.optional import package
@@ -98,7 +99,7 @@ class OnWorkers:
 
     def _sent(self, what: Any) -> Any:
         """Something all tasks need, as a task that any worker can do again."""
-        return self._client.submit(pickle.loads, pickle.dumps(what), pure=False)
+        return self._client.submit(received, pickle.dumps(what), pure=False)
 
     def _tasks(self, function: Any, parts: Sequence[Part]) -> list[Any]:
         sent = self._sent(function)
