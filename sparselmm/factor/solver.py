@@ -39,8 +39,8 @@ from sparselmm.factor.layout import Layout, Strategy
 from sparselmm.factor.pattern import Pair, Pattern, Values
 from sparselmm.factor.remainders import DenseRemainder, Remainder, SparseRemainder
 
-WIDE = 12
-"""Up to this many columns one product with ``lambda (x) I`` beats many k x k products."""
+WIDE = 24
+"""Up to this many numbers of a level one product with ``lambda (x) I`` beats many k x k products."""
 
 WIDE_BLOCK = 64
 """Entries of a block up to which one product with ``left (x) right`` beats two per block."""
@@ -76,8 +76,8 @@ def apply_lambda(
         block = x[part].reshape(l, k, -1)
         if k == 1:
             np.multiply(x[part], lam[0, 0], out=out[part])
-        elif block.shape[2] <= WIDE:
-            wide = kron(lam if transpose else lam.T, np.eye(block.shape[2]))
+        elif (m := block.shape[2]) == 1 or k * m <= WIDE:
+            wide = kron(lam if transpose else lam.T, np.eye(m))
             out[part] = (block.reshape(l, -1) @ wide).reshape(out[part].shape)
         else:
             out[part] = np.matmul(lam.T if transpose else lam, block).reshape(out[part].shape)
