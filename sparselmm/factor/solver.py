@@ -40,7 +40,7 @@ from sparselmm.factor.pattern import Pair, Pattern, Values
 from sparselmm.factor.remainders import DenseRemainder, Remainder, SparseRemainder
 
 WIDE = 24
-"""Up to this many numbers of a level one product with ``lambda (x) I`` beats many k x k products."""
+"""Numbers of a level up to which one product with ``lambda (x) I`` beats many k x k products."""
 
 WIDE_BLOCK = 64
 """Entries of a block up to which one product with ``left (x) right`` beats two per block."""

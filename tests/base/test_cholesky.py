@@ -265,6 +265,7 @@ def test_scales_far_apart_are_solved_without_a_warning(mode):
     np.testing.assert_allclose(factor.solve(M @ expected), expected, rtol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's process table")
 def test_no_factor_outlives_its_successor():
     """Memory of C libraries, which Python's own accounts do not show."""

@@ -223,6 +223,7 @@ tempfile.TemporaryFile = refuse
 """
 
 
+@pytest.mark.slow
 def test_a_cache_that_can_only_be_read_is_used(tmp_path):
     assert "compiling" in compiling(tmp_path / "none", NOWHERE)
     assert "compiling" in compiling(tmp_path)
@@ -231,6 +232,7 @@ def test_a_cache_that_can_only_be_read_is_used(tmp_path):
     assert sorted(tmp_path.rglob("*.nb?")) == kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "content"), [("*.nbi", b""), ("*.nbc", b"cut"), ("*.nbi", b"x" * 99)]
 )

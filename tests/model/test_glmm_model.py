@@ -288,6 +288,7 @@ def test_families_and_links():
     refuse("no zeros to explain", formula, positive, family="poisson", zi="~ 1")
 
 
+@pytest.mark.slow
 def test_what_would_be_passed_over():
     frame = counts().assign(
         one=lambda d: (d.TICKS > 0).astype(int), huge=lambda d: np.where(d.INDEX < 9, 1e18, d.TICKS)

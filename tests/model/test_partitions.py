@@ -172,6 +172,7 @@ def containers(data, folder):
     }
 
 
+@pytest.mark.slow
 def test_containers_in_partitions(tmp_path):
     data = rows().drop(columns="kind")
     formula = "y ~ x + flag + (1 + x | g) + (1 | h)"

@@ -437,6 +437,7 @@ def test_kenward_roger_by_its_definition():
         assert tests.t_df(row[None])[0] == pytest.approx(df, rel=2e-3)
 
 
+@pytest.mark.slow
 def test_degrees_of_freedom_with_many_random_effects():
     """No matrix of random effects by random effects; groups large enough to keep neighbours."""
     rng = np.random.default_rng(0)
