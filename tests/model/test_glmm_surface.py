@@ -4,8 +4,6 @@ The table of values and the rules are those of the linear model's; here is what 
 values an argument may take. A new method fails until its arguments have a kind.
 """
 
-import inspect
-import re
 import warnings
 from functools import cache
 
@@ -21,12 +19,12 @@ from wrong_values import (
     NUMBERS,
     POSITIVE,
     TEXT,
-    VALUES,
+    Surface,
+    methods_of,
 )
 
 import sparselmm
-from sparselmm import CustomFamily, MixedGLM, SparseLMMError
-from sparselmm.results.plots.figure import pyplot
+from sparselmm import CustomFamily, MixedGLM
 
 
 @cache
@@ -171,15 +169,7 @@ def callables():
     """Public callables with arguments, by name."""
     found = {"mixedglm": sparselmm.mixedglm, "MixedGLM": MixedGLM, "CustomFamily": CustomFamily}
     owners = {"MixedGLM": model(), "MixedGLMResults": fit(), "CustomFamily": CustomFamily(poisson)}
-    for name, owner in owners.items():
-        for method in dir(type(owner)):
-            if method.startswith("_"):
-                continue
-            if isinstance(inspect.getattr_static(type(owner), method), property):
-                continue
-            bound = getattr(owner, method)
-            if callable(bound) and inspect.signature(bound).parameters:
-                found[f"{name}.{method}"] = bound
+    found |= methods_of(owners)
     for private in ("constant", "jet"):  # the protocol of families, called by the engine alone
         del found[f"CustomFamily.{private}"]
     del found["MixedGLMResults.load"]  # storage's own, in its test
@@ -210,52 +200,10 @@ BASE = {
 }  # fmt: skip
 
 
-def arguments(name):
-    return [
-        p.name
-        for p in inspect.signature(callables()[name]).parameters.values()
-        if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and not p.name.startswith("_")
-    ]
+SURFACE = Surface(callables(), BASE, KINDS, NAMED_AS)
 
 
-def outcome(name, argument, value):
-    """None when the call works, otherwise the exception."""
-    keywords = BASE.get(name, dict)()
-    if f"{name.split('.')[-1]}.{argument}" == "ranef_contrasts.contrasts":
-        keywords.pop("pairs")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            callables()[name](**{**keywords, argument: value})
-    except Exception as error:
-        return error
-    finally:
-        if "plot" in name:
-            pyplot().close("all")
-    return None
-
-
-def kind_of(name, argument):
-    short = f"{name.split('.')[-1]}.{argument}"
-    return next(KINDS[k] for k in (f"{name}.{argument}", short, argument) if k in KINDS)
-
-
-def mistakes(name):
-    """What is wrong with a callable, one line each."""
-    for argument in arguments(name):
-        for label, value in VALUES.items():
-            error = outcome(name, argument, value)
-            call = f"{name}({argument}={label})"
-            if error is None:
-                if label not in kind_of(name, argument):
-                    yield f"{call} is accepted"
-            elif not isinstance(error, SparseLMMError):
-                yield f"{call} raises {type(error).__name__}: {str(error)[:90]}"
-            elif not re.search(rf"\b({NAMED_AS.get(argument, argument)})\b", str(error)):
-                yield f"{call} does not name the argument: {error}"
-
-
-@pytest.mark.parametrize("name", callables())
+@pytest.mark.parametrize("name", SURFACE.callables)
 def test_wrong_values_are_refused_by_name(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert not list(mistakes(name))
+    assert not list(SURFACE.mistakes(name))

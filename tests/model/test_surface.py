@@ -1,8 +1,7 @@
 """Every public callable times every argument times a table of wrong values.
 
-A call either works, where the table below says that the value may be meant, or it ends in an error
-of the package's own family that names the argument. Callables are found by looking at the public
-classes, so that a new one fails here until its arguments have a kind.
+Callables are found by looking at the public classes, so that a new one fails here until its
+arguments have a kind.
 """
 
 import inspect
@@ -24,7 +23,8 @@ from wrong_values import (
     NUMBERS,
     POSITIVE,
     TEXT,
-    VALUES,
+    Surface,
+    methods_of,
 )
 
 import sparselmm
@@ -33,7 +33,6 @@ from sparselmm.model import fit as fitting
 from sparselmm.model.statsmodels import cloning
 from sparselmm.results.methods import tidy
 from sparselmm.results.methods import variances as inference
-from sparselmm.results.plots.figure import pyplot
 
 SQUARE = NONE | NUMBERS | {"nan", "inf", "[]", "frame"}  # a number is a matrix of order one
 
@@ -390,16 +389,7 @@ def save_new(fname, remove_data=False):
 @cache
 def callables():
     """Public callables with arguments, by name."""
-    found = dict(FUNCTIONS)
-    for name, owner in owners().items():
-        for method in dir(type(owner)):
-            if method.startswith("_"):
-                continue
-            if isinstance(inspect.getattr_static(type(owner), method), property):
-                continue
-            bound = getattr(owner, method)
-            if callable(bound) and inspect.signature(bound).parameters:
-                found[f"{name}.{method}"] = bound
+    found = FUNCTIONS | methods_of(owners())
     found["MixedLMResults.exact_lrt"] = simple().exact_lrt
     found["MixedLMResults.save"] = save_new
     found["MixedLMResults.plot_ranef_correlation"] = slopes().plot_ranef_correlation
@@ -474,57 +464,13 @@ NAMED_AS = {
 }
 """Words by which a message may name an argument."""
 
-INSTEAD = {"ranef_contrasts.contrasts": "pairs"}
-"""Base arguments that go when another is given."""
+SURFACE = Surface(callables(), BASE, KINDS, NAMED_AS)
 
 
-def arguments(name):
-    return [
-        p.name
-        for p in inspect.signature(callables()[name]).parameters.values()
-        if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and not p.name.startswith("_")
-    ]
-
-
-def outcome(name, argument, value):
-    """None when the call works, otherwise the exception."""
-    keywords = BASE.get(name, dict)()
-    keywords.pop(INSTEAD.get(f"{name.split('.')[-1]}.{argument}"), None)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            callables()[name](**{**keywords, argument: value})
-    except Exception as error:
-        return error
-    finally:
-        if "plot" in name:
-            pyplot().close("all")
-    return None
-
-
-def kind_of(name, argument):
-    return KINDS[f"{name}.{argument}" if f"{name}.{argument}" in KINDS else argument]
-
-
-def mistakes(name):
-    """What is wrong with a callable, one line each."""
-    for argument in arguments(name):
-        for label, value in VALUES.items():
-            error = outcome(name, argument, value)
-            call = f"{name}({argument}={label})"
-            if error is None:
-                if label not in kind_of(name, argument):
-                    yield f"{call} is accepted"
-            elif not isinstance(error, SparseLMMError):
-                yield f"{call} raises {type(error).__name__}: {str(error)[:90]}"
-            elif not re.search(rf"\b({NAMED_AS.get(argument, argument)})\b", str(error)):
-                yield f"{call} does not name the argument: {error}"
-
-
-@pytest.mark.parametrize("name", callables())
+@pytest.mark.parametrize("name", SURFACE.callables)
 def test_wrong_values_are_refused_by_name(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert not list(mistakes(name))
+    assert not list(SURFACE.mistakes(name))
 
 
 # ---------------------------------------------------------- mistakes that used to be answered
