@@ -484,7 +484,8 @@ def _newton(
     for iteration in range(limit):
         basis = _basis(recorder, theta, gradient)
         slope, bend = basis.T @ gradient, basis.T @ model @ basis
-        promised = expected_decrease(bend, slope)
+        local = Quadratic.of(bend, slope)
+        promised = local.expected_decrease
         if promised < tolerance:
             return End(theta, "converged: another step gains less than the tolerance", True)
         if known is not None and iteration and known.leads_nowhere(theta, value, promised):
@@ -492,8 +493,8 @@ def _newton(
         exact = patience <= iteration < patience + EXACT_LIMIT and not deviance.model_is_exact
         exact = exact and basis.shape[1] <= EXACT_PARAMETERS
         if exact:
-            bend = exact_bend(recorder, theta, basis, bend)
-        step, predicted = trust_region_step(bend, slope, radius.now)
+            local = Quadratic.of(exact_bend(recorder, theta, basis, bend), slope)
+        step, predicted = local.step(radius.now)
         within = math.sqrt(step @ step) < 0.99 * radius.now
         stretch = _stretch(excess) if within and not exact and not secant else 1.0
         step, predicted = stretch * step, stretch * (2.0 - stretch) * predicted
@@ -630,46 +631,62 @@ def _basis(recorder: Recorder, theta: FloatArray, gradient: FloatArray) -> Float
     return block_diagonal(blocks)
 
 
-def expected_decrease(model: FloatArray, gradient: FloatArray) -> float:
-    """Decrease promised by a full Newton step on the model with its curvature made positive."""
-    return _decrease(*eigen(model), gradient)
+@dataclass(frozen=True, eq=False)
+class Quadratic:
+    """The model ``g's + s'Hs / 2`` of a change of the deviance, in the axes of its curvature.
 
+    Attributes
+    ----------
+    values, vectors : ndarray, (m,) and (m, m)
+        Eigenvalues of H, ascending, and their vectors.
+    part : ndarray, (m,)
+        The gradient g along these.
+    """
 
-def _decrease(values: FloatArray, vectors: FloatArray, gradient: FloatArray) -> float:
-    """The same from eigenvalues and eigenvectors."""
-    sizes = np.abs(values)
-    floor = 1e-10 * max(float(sizes.max(initial=0.0)), 1e-300)
-    part = vectors.T @ gradient
-    return float(0.5 * (part**2 / np.maximum(sizes, floor)).sum())
+    values: FloatArray
+    vectors: FloatArray
+    part: FloatArray
 
+    @classmethod
+    def of(cls, hessian: FloatArray, gradient: FloatArray) -> Quadratic:
+        """From H and g."""
+        values, vectors = eigen(hessian)
+        return cls(values, vectors, vectors.T @ gradient)
 
-def trust_region_step(
-    model: FloatArray, gradient: FloatArray, radius: float
-) -> tuple[FloatArray, float]:
-    """Minimizer of ``g's + s'Hs / 2`` with ``|s| <= radius``, and the decrease it promises."""
-    values, vectors = eigen(model)
-    part: FloatArray = vectors.T @ gradient
+    @property
+    def expected_decrease(self) -> float:
+        """Decrease promised by a full Newton step with the curvature made positive."""
+        sizes = np.abs(self.values)
+        floor = 1e-10 * max(float(sizes.max(initial=0.0)), 1e-300)
+        return float(0.5 * (self.part**2 / np.maximum(sizes, floor)).sum())
 
-    def length(shift: float) -> float:
-        scaled = part / (values + shift)
-        return math.sqrt(scaled @ scaled)
+    def step(self, radius: float) -> tuple[FloatArray, float]:
+        """The minimizer with ``|s| <= radius``, and the decrease it promises."""
+        values, part = self.values, self.part
 
-    smallest = float(values[0])
-    tiny = 1e-12 * max(1.0, max(abs(smallest), abs(float(values[-1]))))
-    low = max(0.0, -smallest) + tiny
-    if smallest > tiny and length(0.0) <= radius:
-        step = -part / values
-    elif length(low) < radius:  # the hard case: walk along the lowest curvature to the edge
-        step = -part / (values + low)
-        step[0] += np.copysign(np.sqrt(max(radius**2 - float(step @ step), 0.0)), step[0] or 1.0)
-    else:
-        high = low + 2.0 * float(np.linalg.norm(part)) / radius
-        shift = float(
-            scipy.optimize.brentq(lambda v: 1.0 / length(v) - 1.0 / radius, low, high, xtol=1e-14)
-        )
-        step = -part / (values + shift)
-    predicted = -float(part @ step + 0.5 * step @ (values * step))
-    return vectors @ step, predicted
+        def length(shift: float) -> float:
+            scaled = part / (values + shift)
+            return math.sqrt(scaled @ scaled)
+
+        smallest = float(values[0])
+        tiny = 1e-12 * max(1.0, max(abs(smallest), abs(float(values[-1]))))
+        low = max(0.0, -smallest) + tiny
+        if smallest > tiny and length(0.0) <= radius:
+            step = -part / values
+        elif length(low) < radius:  # the hard case: walk along the lowest curvature to the edge
+            step = -part / (values + low)
+            left = math.sqrt(max(radius**2 - float(step @ step), 0.0))
+            step[0] += np.copysign(left, step[0] or 1.0)
+        else:
+            high = low + 2.0 * float(np.linalg.norm(part)) / radius
+            shift = float(
+                scipy.optimize.brentq(
+                    lambda v: 1.0 / length(v) - 1.0 / radius, low, high, xtol=1e-14
+                )
+            )
+            step = -part / (values + shift)
+        predicted = -float(part @ step + 0.5 * step @ (values * step))
+        return self.vectors @ step, predicted
 
 
 # ------------------------------------------------------------------------ SciPy's methods
@@ -824,13 +841,10 @@ def evidence(
         for term, part in zip(covariance.terms, covariance.slices, strict=True)
     ]
     scale = np.concatenate(sizes)
-    H, g = (
-        (point.hessian * (scale[:, None] * scale))[inner][:, inner],
-        (point.gradient * scale)[inner],
-    )
-    values, vectors = eigen(H)
-    decrease = _decrease(values, vectors, g)
-    lowest = float(values[0]) if len(values) else np.nan
+    H = (point.hessian * (scale[:, None] * scale))[inner][:, inner]
+    local = Quadratic.of(H, (point.gradient * scale)[inner])
+    decrease = local.expected_decrease
+    lowest = float(local.values[0]) if len(local.values) else np.nan
     good = finished and decrease < max(1e-4, 10.0 * tolerance)
     if finished and not good:
         message += f"; but another step promises to lower the deviance by {decrease:.2g}"

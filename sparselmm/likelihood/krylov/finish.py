@@ -27,10 +27,10 @@ from sparselmm.likelihood.optimize import (
     Callback,
     OptSummary,
     Point,
+    Quadratic,
     Recorder,
     checked_start,
     evidence,
-    expected_decrease,
     minimize,
 )
 
@@ -250,9 +250,7 @@ def _shift(inner: Probed, at: Point) -> list[FloatArray]:
 def _promised(inner: Probed, at: Point) -> float:
     """Decrease that a step from an exact evaluation promises."""
     basis = basis_at(inner, at.theta, at.gradient)
-    if not basis.shape[1]:
-        return 0.0
-    return expected_decrease(basis.T @ at.hessian @ basis, basis.T @ at.gradient)
+    return Quadratic.of(basis.T @ at.hessian @ basis, basis.T @ at.gradient).expected_decrease
 
 
 def _certificate(

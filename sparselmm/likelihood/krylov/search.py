@@ -22,10 +22,9 @@ from sparselmm.factor.krylov.solver import Settings
 from sparselmm.likelihood.krylov.deviance import Probed
 from sparselmm.likelihood.optimize import (
     SMALLEST_SCALE,
+    Quadratic,
     Radius,
     Recorder,
-    expected_decrease,
-    trust_region_step,
 )
 
 DONE = 1e-7
@@ -103,7 +102,8 @@ def search(
     for _ in range(limit):
         basis = basis_at(deviance, theta, model[0])
         slope, bend = basis.T @ model[0], basis.T @ model[1] @ basis
-        promised = expected_decrease(bend, slope) if len(slope) else 0.0
+        local = Quadratic.of(bend, slope)
+        promised = local.expected_decrease
         deviance.solver.frozen |= promised <= FREEZE
         if promised < tolerance:
             error = monte_carlo_error(deviance, theta, basis, bend)
@@ -116,7 +116,7 @@ def search(
             model = deviance.tangent_model(theta)
             recorder.record(theta, level, gradient_norm=_largest(model[0]))
             continue
-        step, predicted = trust_region_step(bend, slope, radius.now)
+        step, predicted = local.step(radius.now)
         length, move = float(np.linalg.norm(step)), basis @ step
         try:
             trial = deviance.lifted(deviance.covariance.retract(theta, move))

@@ -31,8 +31,7 @@ from sparselmm.likelihood.optimize import (
     SMALLEST_SCALE,
     SNAP,
     Evaluation,
-    expected_decrease,
-    trust_region_step,
+    Quadratic,
 )
 
 TOLERANCE = 1e-9
@@ -209,16 +208,18 @@ class GeneralSearch:
             x, value, model = self._leapt(x, value, model)
             basis = self._basis(x, model)
             slope, bend = basis.T @ model.gradient, basis.T @ model.hessian @ basis
-            if expected_decrease(bend, slope) < self.tolerance:
+            local = Quadratic.of(bend, slope)
+            if local.expected_decrease < self.tolerance:
                 if deviance.modes.near > EXACT:
                     x, value, model = self._sharp(x, value, model)
                     continue
                 return x, "converged: another step gains less than the tolerance", True
             if len(self.history) >= self.allowed:
                 break
-            if PATIENCE <= iteration < PATIENCE + EXACT_LIMIT:
+            exact = PATIENCE <= iteration < PATIENCE + EXACT_LIMIT
+            if exact:
                 bend = self._exact(x, basis, bend)
-            found = _within(bend, slope, region.radius)
+            found = _within(None if exact else local, bend, slope, region.radius)
             if found is None:
                 return x, "stopped: the gradient is too large to be followed", False
             part, predicted = found
@@ -453,11 +454,11 @@ class _Region:
 
 
 def _within(
-    bend: FloatArray, slope: FloatArray, radius: float
+    local: Quadratic | None, bend: FloatArray, slope: FloatArray, radius: float
 ) -> tuple[FloatArray, float] | None:  # fmt: skip
-    """The step of the trust region; None where its numbers are beyond floating point."""
+    """The step of the trust region, by ``local`` where it is known; None beyond floating point."""
     try:
-        return trust_region_step(bend, slope, radius)
+        return (local or Quadratic.of(bend, slope)).step(radius)
     except (ZeroDivisionError, ValueError, np.linalg.LinAlgError):
         return None
 
@@ -479,5 +480,5 @@ def certificate(
         boundary[place] = near or x[place] * sign > FAR
     free = ~boundary
     H = (hessian * np.outer(scale, scale))[np.ix_(free, free)]
-    decrease = expected_decrease(H, (gradient * scale)[free]) if free.any() else 0.0
+    decrease = Quadratic.of(H, (gradient * scale)[free]).expected_decrease
     return decrease, boundary, gradient, hessian
