@@ -148,9 +148,18 @@ class Estimates(Snapshot):
         return self.layout.pick(self.psi)
 
     @cached_property
+    def _of_theta(self) -> tuple[VarianceCovariance, FloatArray]:
+        return variance_covariance(self.deviance, self.pls.theta, self.pls.scale, self.layout)
+
+    @property
     def variance_covariance(self) -> VarianceCovariance:
         """Their estimation covariance."""
-        return variance_covariance(self.deviance, self.pls.theta, self.pls.scale, self.layout)
+        return self._of_theta[0]
+
+    @property
+    def added_variance(self) -> FloatArray:
+        """What not knowing them adds to the variances of the fixed effects, (r,)."""
+        return self._of_theta[1]
 
     @cached_property
     def bse_re(self) -> FloatArray:
@@ -212,9 +221,7 @@ class Estimates(Snapshot):
         """
         ratios = np.sqrt(self.variance_covariance.of_ratios)
         var = np.diag(self.vcov).copy()
-        more = self.variance_covariance.of_beta
-        assert more is not None
-        var[self.deviance.cross.basis.kept] += more
+        var[self.deviance.cross.basis.kept] += self.added_variance
         return np.append(np.sqrt(var), ratios)
 
     @cached_property

@@ -151,20 +151,26 @@ class ResidualEstimates(Estimates):
         joint, scale = self.fit, self.pls.scale
         return joint_covariance(joint, scale, self.layout)
 
+    @cached_property
+    def added_variance(self) -> FloatArray:
+        """What not knowing theta and phi adds to the variances of the fixed effects, (r,)."""
+        J = self._joint_slopes()
+        return np.asarray(np.einsum("ij,jk,ik->i", J, np.nan_to_num(self.fit.covariance), J))
 
-def _beta_slopes(joint: JointFit, rank: int) -> FloatArray:
-    """Derivative of the GLS estimate in (theta, phi) by central differences, (r, n)."""
-    deviance, x = joint.deviance, joint.x
-    J = np.zeros((rank, len(x)))
-    for i in np.flatnonzero(joint.free):
-        step = np.zeros(len(x))
-        step[i] = SLOPE_STEP * max(deviance.units[i], abs(x[i]))
-        ends = []
-        for sign in (1.0, -1.0):
-            theta, phi = deviance.split(x + sign * step)
-            ends.append(deviance.engine(phi).at(theta).beta)
-        J[:, i] = (ends[0] - ends[1]) / (2.0 * step[i])
-    return J
+    def _joint_slopes(self) -> FloatArray:
+        """Derivative of the GLS estimate in (theta, phi) by central differences, (r, n)."""
+        joint = self.fit
+        deviance, x = joint.deviance, joint.x
+        J = np.zeros((len(self.pls.beta), len(x)))
+        for i in np.flatnonzero(joint.free):
+            step = np.zeros(len(x))
+            step[i] = SLOPE_STEP * max(deviance.units[i], abs(x[i]))
+            ends = []
+            for sign in (1.0, -1.0):
+                theta, phi = deviance.split(x + sign * step)
+                ends.append(deviance.engine(phi).at(theta).beta)
+            J[:, i] = (ends[0] - ends[1]) / (2.0 * step[i])
+        return J
 
 
 def joint_covariance(joint: JointFit, scale: float, layout: VarianceLayout) -> VarianceCovariance:
@@ -182,7 +188,6 @@ def joint_covariance(joint: JointFit, scale: float, layout: VarianceLayout) -> V
     of_theta[np.ix_(own, own)] = 2.0 * joint.inverse[:m, :m]
     jacobian = np.zeros((len(layout.terms), len(free)))
     jacobian[:, :n_theta] = psi_jacobian(covariance, theta, layout, frozen)
-    J = _beta_slopes(joint, frozen.cross.basis.rank)
     return _transform(
         frozen.original_covariance(joint.theta, of_theta),
         jacobian=jacobian[:, free],
@@ -192,5 +197,4 @@ def joint_covariance(joint: JointFit, scale: float, layout: VarianceLayout) -> V
         h_ss=np.inf if known else deviance.df / scale**2,
         scale=scale,
         undefined=singular[layout.terms],
-        of_beta=np.einsum("ij,jk,ik->i", J, np.nan_to_num(joint.covariance), J),
     )

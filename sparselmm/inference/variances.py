@@ -117,9 +117,6 @@ class VarianceCovariance:
         Half the estimation covariance of these.
     undefined : ndarray of bool, (m,)
         Parameters of singular terms.
-    of_beta : ndarray, (r,), or None
-        What not knowing theta adds to the variances of the fixed effects; None where the
-        covariance of the residuals is estimated as well.
     """
 
     theta: FloatArray
@@ -128,7 +125,6 @@ class VarianceCovariance:
     to_absolute: FloatArray
     joint: FloatArray
     undefined: BoolArray
-    of_beta: FloatArray | None = None
 
     @cached_property
     def ratios(self) -> FloatArray:
@@ -171,7 +167,7 @@ def _squares(slopes: FloatArray, half: FloatArray, undefined: BoolArray) -> Floa
 
 def variance_covariance(
     deviance: ProfiledDeviance, theta: FloatArray, scale: float, layout: VarianceLayout
-) -> VarianceCovariance:
+) -> tuple[VarianceCovariance, FloatArray]:
     """Estimation covariance of the variance parameters from the observed information.
 
     Parameters
@@ -188,6 +184,8 @@ def variance_covariance(
         NaN for the parameters of a singular term, whose estimates are not asymptotically
         normal; the others' are as if that term were known. NaN throughout when the Hessian is
         not positive definite.
+    of_beta : ndarray, (r,)
+        What not knowing theta adds to the variances of the fixed effects.
     """
     outer, outer_theta = deviance, theta
     singular = deviance.covariance.singular(deviance.cross, theta)
@@ -203,7 +201,7 @@ def variance_covariance(
     inverse = _inverse(deviance.hessian(theta)[np.ix_(free, free)])
     of_theta = np.zeros((covariance.n_theta, covariance.n_theta))
     of_theta[np.ix_(free, free)] = 2.0 * inverse
-    return _transform(
+    found = _transform(
         outer.original_covariance(outer_theta, of_theta),
         jacobian=psi_jacobian(covariance, theta, layout, outer)[:, free],
         ratios=layout.pick(outer.covariance.psi(outer_theta)),
@@ -212,8 +210,8 @@ def variance_covariance(
         h_ss=np.inf if known else deviance.df / scale**2,
         scale=scale,
         undefined=singular[layout.terms],
-        of_beta=2.0 * np.einsum("ij,jk,ik->i", J, inverse, J),
     )
+    return found, 2.0 * np.einsum("ij,jk,ik->i", J, inverse, J)
 
 
 def _inverse(H: FloatArray) -> FloatArray:
@@ -238,7 +236,6 @@ def _transform(
     h_ss: float,
     scale: float,
     undefined: BoolArray,
-    of_beta: FloatArray | None = None,
 ) -> VarianceCovariance:
     """From ``(theta, s2)`` to ``Psi / s2`` and to ``(Psi, s2)``."""
     m, n_theta = jacobian.shape
@@ -250,7 +247,7 @@ def _transform(
     to_absolute[:-1, :-1] = scale * jacobian
     to_absolute[:-1, -1] = ratios
     to_absolute[-1, -1] = 1.0
-    return VarianceCovariance(theta, jacobian, inverse, to_absolute, joint, undefined, of_beta)
+    return VarianceCovariance(theta, jacobian, inverse, to_absolute, joint, undefined)
 
 
 def psi_jacobian(
