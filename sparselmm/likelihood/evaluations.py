@@ -8,9 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from sparselmm.base.smallmatrix import (
-    upper_inverse,
-)
+from sparselmm.base.smallmatrix import upper_inverse
 from sparselmm.base.types import FloatArray
 from sparselmm.likelihood.covariance import Covariance
 

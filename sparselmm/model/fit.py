@@ -67,7 +67,6 @@ FIT_ARGUMENTS = (
 )  # fmt: skip
 """What ``MixedLM.fit`` takes."""
 
-
 PARTS = ("fe_params", "cov_re", "vcomp")
 """Of a :class:`MixedLMParams`."""
 

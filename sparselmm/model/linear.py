@@ -19,9 +19,7 @@ from sparselmm.base.exceptions import (
 from sparselmm.base.types import FloatArray
 from sparselmm.design import BuiltDesign
 from sparselmm.design.terms import Design, RandomTerm
-from sparselmm.design.validate import (
-    need_white,
-)
+from sparselmm.design.validate import need_white
 from sparselmm.factor.bases import cross_products, in_model_columns
 from sparselmm.factor.candidates import Candidate
 from sparselmm.factor.crossprod import CrossProducts

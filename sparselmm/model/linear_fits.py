@@ -19,9 +19,7 @@ from sparselmm.base.arguments import (
     wrong_type,
     wrong_value,
 )
-from sparselmm.base.exceptions import (
-    ArgumentError,
-)
+from sparselmm.base.exceptions import ArgumentError
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import FloatArray
 from sparselmm.base.workers import check_workers

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sparselmm.base.arguments import (
-    check_flag,
-)
+from sparselmm.base.arguments import check_flag
 from sparselmm.base.other_names import MODEL, NamesOthers
 from sparselmm.base.threads import one_thread
 from sparselmm.design import BuiltDesign, capture_env, from_arrays, from_formula

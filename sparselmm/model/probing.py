@@ -32,6 +32,8 @@ from sparselmm.likelihood.engine import working_factors
 from sparselmm.likelihood.held import FixedEntries
 from sparselmm.likelihood.patterned import Patterned
 
+ENGINES = ("auto", "sparse", "krylov", "dense")
+
 FEWEST_PROBES = 8
 """With fewer the error that is stated would itself be in error."""
 
@@ -161,6 +163,3 @@ def check_folder(value: Any, name: str) -> str:
     if not isinstance(path, str) or not isdir(path):
         raise wrong_value(name, wanted, value)
     return path
-
-
-ENGINES = ("auto", "sparse", "krylov", "dense")

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparselmm.base.arguments import check_memory, check_numbers, unlabelled
-from sparselmm.base.exceptions import (
-    ArgumentError,
-)
+from sparselmm.base.exceptions import ArgumentError
 from sparselmm.base.progress import Progress
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import FloatArray
@@ -27,9 +25,7 @@ from sparselmm.model.fit import (
 )
 from sparselmm.model.linear import LinearModel
 from sparselmm.model.probing import Probing, Route, need_memory, unsuited
-from sparselmm.model.statsmodels.penalized import (
-    held_by_mask,
-)
+from sparselmm.model.statsmodels.penalized import held_by_mask
 from sparselmm.results.given import Given
 
 STARTED = ("start_params", "free", "fe_pen", "cov_pen")

@@ -11,16 +11,25 @@ from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design.terms import RandomTerm
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.inference.diagnostics.diagnosis import Finding
-from sparselmm.inference.diagnostics.evidence import (
-    CONDITION,
-    FAR,
-    FEW_LEVELS,
-    INFLATION,
-    SCALES,
-    SINGLES,
-    Evidence,
-    listed_names,
-)
+from sparselmm.inference.diagnostics.evidence import Evidence, listed_names
+
+CONDITION = 30.0
+"""Condition index above which collinearity is called harmful (Belsley, Kuh & Welsch 1980, 3.3)."""
+
+INFLATION = 10.0
+"""Variance inflation factor with the same reputation."""
+
+SCALES = 1e3
+"""Ratio of two predictors' standard deviations that calls for other units (lme4's limit)."""
+
+FAR = 100.0
+"""Mean over standard deviation of a predictor whose intercept means nothing."""
+
+FEW_LEVELS = 5
+"""With fewer levels a variance between them is hardly estimated."""
+
+SINGLES = 0.1
+"""Share of groups with one row that is worth a note; half of them, a warning."""
 
 SAME = 1e-10
 """Share of the sum of squares of a term's covariates, left between it and another, that is none."""
@@ -89,11 +98,12 @@ def _constants(e: Evidence) -> FloatArray:
 def collinear(e: Evidence) -> Iterator[Finding]:
     """Columns of X whose separate effects are hardly determined."""
     X = Columns.of(e)
-    if not X.inflation():
+    factors = X.inflation()
+    if not factors:
         return
     values, vectors = np.linalg.eigh(X.gram / np.outer(X.sd, X.sd))
     condition = float(np.sqrt(values[-1] / max(values[0], np.finfo(float).tiny)))
-    inflation = np.array(list(X.inflation().values()))
+    inflation = np.array(list(factors.values()))
     if condition < CONDITION and inflation.max() < INFLATION:
         return
     involved = np.flatnonzero((inflation >= INFLATION) | (np.abs(vectors[:, 0]) > 0.3))

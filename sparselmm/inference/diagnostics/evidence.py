@@ -12,23 +12,8 @@ from sparselmm.inference.estimates import Estimates
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.optimize import OptSummary
 
-CONDITION = 30.0
-"""Condition index above which collinearity is called harmful (Belsley, Kuh & Welsch 1980, 3.3)."""
-
-INFLATION = 10.0
-"""Variance inflation factor with the same reputation."""
-
-SCALES = 1e3
-"""Ratio of two predictors' standard deviations that calls for other units (lme4's limit)."""
-
-FAR = 100.0
-"""Mean over standard deviation of a predictor whose intercept means nothing."""
-
-FEW_LEVELS = 5
-"""With fewer levels a variance between them is hardly estimated."""
-
-SINGLES = 0.1
-"""Share of groups with one row that is worth a note; half of them, a warning."""
+SHOWN = 5
+"""Names in a finding."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +65,3 @@ def listed_names(names: list[str]) -> str:
     """The first of some names, and how many more there are."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
-
-
-SHOWN = 5
-"""Names in a finding."""

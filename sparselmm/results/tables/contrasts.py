@@ -10,9 +10,7 @@ import pandas as pd
 import scipy
 
 from sparselmm.base.types import FloatArray
-from sparselmm.inference.hypotheses.marginal_means import (
-    LinearEstimates,
-)
+from sparselmm.inference.hypotheses.marginal_means import LinearEstimates
 from sparselmm.inference.hypotheses.multiplicity import ADJUSTMENTS, JOINT, Family
 from sparselmm.results.plots.means import interval_plot
 from sparselmm.results.print.notebook import Table, frame_html
