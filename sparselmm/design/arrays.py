@@ -61,7 +61,7 @@ def from_arrays(
     Examples
     --------
     >>> built = from_arrays([1.0, 2, 3, 5], [[1], [1], [1], [1]], ["a", "a", "b", "b"])
-    >>> built.design.terms[0].levels.labels().tolist()
+    >>> built.layout.terms[0].levels.labels().tolist()
     ['a', 'b']
     """
     missing = check_missing_argument(missing)
@@ -99,7 +99,10 @@ def from_arrays(
     if dispersion is not None:
         wide = _matrix(aligned(dispersion, order, "dispersion"), n, "dispersion", "d")
     structure, memory = residual_from_arrays(residual, wide, n, kept, order, rows)
-    design = Design(y, X, x_names, terms, y_name, weights, offset, grouping, structure)
+    design = Design(
+        y=y, X=X, x_names=x_names, terms=terms, y_name=y_name, weights=weights, offset=offset,
+        groups=grouping, residual=structure,
+    )  # fmt: skip
     check_design(design, rows, generalized)
     others = {name: take(values, kept) for name, values in others.items()}
     for name, values in others.items():

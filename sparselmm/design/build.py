@@ -306,7 +306,10 @@ def assemble(
     check_names(x_names, "columns of the fixed-effects design")
     terms = tuple(term for term, _ in built)
     residual, memory = _residual(plan, matrices, space)
-    design = Design(y, X, x_names, terms, y_name, given.weights, offset, groups, residual)
+    design = Design(
+        y=y, X=X, x_names=x_names, terms=terms, y_name=y_name, weights=given.weights,
+        offset=offset, groups=groups, residual=residual,
+    )  # fmt: skip
     if checked:
         check_design(design, space.rows, generalized)
     others = {name: matrices.values(terms) for name, terms in plan.further.items()}
@@ -470,9 +473,9 @@ def _named_apart(bars: list[Built], taken: list[str]) -> list[Built]:
         count = seen[term.name]
         seen[term.name] += 1
         if count:
-            template = replace(memory.template, name=f"{term.name}.{count}")
-            term = replace(term, name=template.name)
-            memory = replace(memory, template=template)  # type: ignore[type-var]
+            layout = replace(memory.layout, name=f"{term.name}.{count}")
+            term = replace(term, name=layout.name)
+            memory = replace(memory, layout=layout)  # type: ignore[type-var]
         out.append((term, memory))
     return out
 

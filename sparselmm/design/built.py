@@ -12,7 +12,7 @@ from sparselmm.base.types import BoolArray, FloatArray, IntArray
 from sparselmm.design.formula.bars import parse_formula
 from sparselmm.design.formula.expressions import names_in, plain_column
 from sparselmm.design.spec import DesignSpec
-from sparselmm.design.terms import Design
+from sparselmm.design.terms import Design, DesignLayout
 
 FEW_VALUES = 2
 """A covariate with at most this many distinct values is kept at each of them, as in emmeans."""
@@ -106,8 +106,8 @@ class BuiltDesign:
 
     Attributes
     ----------
-    design : Design
-        Numbers.
+    layout : DesignLayout
+        Names, levels and structures; a `Design` while there are rows.
     spec : DesignSpec
         Recipe.
     row_labels : Index or None
@@ -124,7 +124,7 @@ class BuiltDesign:
         What remains of rows that were read in partitions and not kept.
     """
 
-    design: Design
+    layout: DesignLayout
     spec: DesignSpec
     row_labels: pd.Index | None
     kept: BoolArray | None
@@ -132,6 +132,29 @@ class BuiltDesign:
     frame: pd.DataFrame | None
     further: dict[str, FloatArray] = field(default_factory=dict)
     streamed: Streamed | None = None
+
+    @property
+    def design(self) -> Design:
+        """Response, fixed and random design of the rows.
+
+        Raises
+        ------
+        RemovedRowsError
+            When they are gone, or were read in partitions and not kept.
+        """
+        return self.layout.rows("the design")
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether the rows are there."""
+        return isinstance(self.layout, Design)
+
+    def without_rows(self) -> BuiltDesign:
+        """The same with every row removed, names and levels kept."""
+        return replace(
+            self, layout=self.design.layout, row_labels=None, kept=None, frame=None,
+            further={name: X[:0] for name, X in self.further.items()},
+        )  # fmt: skip
 
     def owned(self) -> BuiltDesign:
         """The same with a response, weights, offset and frame that others do not change.
@@ -144,7 +167,7 @@ class BuiltDesign:
             offset=None if old.offset is None else old.offset.copy(),
         )  # fmt: skip
         frame = None if self.frame is None else self.frame.copy(deep=False)
-        return replace(self, design=design, frame=frame)
+        return replace(self, layout=design, frame=frame)
 
     def of(self, design: Design, rows: IntArray | None = None) -> BuiltDesign:
         """The same with another response, or of some of the rows, (m,), in any order.
@@ -165,8 +188,8 @@ class BuiltDesign:
                 old = [name for name in names_in(code) if name not in used]
                 frame = frame.drop(columns=[name for name in old if name in frame.columns])
         if rows is None:
-            return replace(self, design=design, frame=frame)
+            return replace(self, layout=design, frame=frame)
         further = {name: X[rows] for name, X in self.further.items()}
         return replace(
-            self, design=design, frame=frame, row_labels=None, kept=None, further=further
+            self, layout=design, frame=frame, row_labels=None, kept=None, further=further
         )

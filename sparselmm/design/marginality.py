@@ -63,9 +63,9 @@ def term_structure(built: BuiltDesign) -> TermStructure:
         When the rows are gone, or too little is left of those that were not kept.
     """
     spec = built.spec
-    X = built.design.row_space("anova")
-    weights = built.design.weights
-    if weights is not None and built.design.n:  # rows of weight zero are no part of the design
+    X = built.layout.row_space("anova")
+    weights = built.design.weights if built.has_rows else None
+    if weights is not None:  # rows of weight zero are no part of the design
         X = X[weights > 0]
     info, frame = spec.design_info, built.frame
     if info is None or spec.formula is None or (frame is None and built.streamed is None):

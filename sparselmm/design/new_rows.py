@@ -123,10 +123,10 @@ def _evaluated(
 
 def _nowhere(memory: TermSpec, m: int) -> RandomTerm:
     """A term none of whose levels occurs in the rows."""
-    template = memory.template
+    layout = memory.layout
     if isinstance(memory, CodedSpec):
-        return replace(template, codes=np.full(m, -1), values=np.zeros((m, template.k)))
-    return replace(template, block=sp.csr_array((m, template.q)))
+        return layout.on_rows(np.full(m, -1), np.zeros((m, layout.k)))
+    return layout.on_rows(block=sp.csr_array((m, layout.q)))
 
 
 def _with_blanks(

@@ -9,7 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from sparselmm.base.types import CSR, BoolArray, FloatArray, IntArray
-from sparselmm.design.terms import Design, RandomTerm, term_slices
+from sparselmm.design.terms import Design, RandomTerm, TermLayout, term_slices
 
 BLOCK_ROWS = 32_768
 """Rows worked on at a time: a few columns of them stay in the cache."""
@@ -108,7 +108,7 @@ def term_z(term: RandomTerm, levels: int | None = None) -> CSR:
     return coded_z(term.codes, term.values, term.k, term.n_levels if levels is None else levels)
 
 
-def mixed(terms: Sequence[RandomTerm], x: FloatArray, transpose: bool = False) -> FloatArray:
+def mixed(terms: Sequence[TermLayout], x: FloatArray, transpose: bool = False) -> FloatArray:
     """Effects of the levels from those of the columns of Z, or the transposed map, (q, ...).
 
     They differ by the root R of a known covariance between levels: ``b = (R (x) I) b*``.
@@ -124,7 +124,7 @@ def mixed(terms: Sequence[RandomTerm], x: FloatArray, transpose: bool = False) -
     return out
 
 
-def of_columns(terms: Sequence[RandomTerm], H: CSR) -> CSR:
+def of_columns(terms: Sequence[TermLayout], H: CSR) -> CSR:
     """Combinations of the effects of levels, (m, q), as combinations of those of columns of Z."""
     if all(term.root is None for term in terms):
         return H
@@ -137,7 +137,7 @@ def of_columns(terms: Sequence[RandomTerm], H: CSR) -> CSR:
     return sp.csr_array(H @ sp.csr_array(sp.block_diag(blocks, format="csr")))
 
 
-def unseen_rows(fitted: RandomTerm, new: RandomTerm) -> BoolArray:
+def unseen_rows(fitted: TermLayout, new: RandomTerm) -> BoolArray:
     """Rows of new data whose level the fit has not seen, (m,).
 
     A coded term marks them. A term given as a matrix shows them only if no row of the fit was
@@ -145,9 +145,9 @@ def unseen_rows(fitted: RandomTerm, new: RandomTerm) -> BoolArray:
     """
     if new.codes is not None:
         return np.asarray(new.codes < 0)
-    assert new.block is not None and fitted.block is not None
+    assert new.block is not None
     empty = np.diff(new.block.indptr) == 0
-    if new.origin == "array" or (np.diff(fitted.block.indptr) == 0).any():
+    if new.origin == "array" or fitted.empty_rows:
         return np.zeros_like(empty)
     return np.asarray(empty)
 

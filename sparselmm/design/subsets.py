@@ -8,7 +8,6 @@ import numpy as np
 import scipy.sparse as sp
 
 from sparselmm.base.types import CSR, IntArray
-from sparselmm.design.built import BuiltDesign
 from sparselmm.design.rows import GroupRows
 from sparselmm.design.terms import Design, Levels, RandomTerm
 
@@ -125,24 +124,3 @@ def _taken_block(term: RandomTerm, Z: CSR, place: IntArray | None) -> RandomTerm
     block = sp.csr_array((Z.data, inverse, Z.indptr), shape=(Z.shape[0], len(distinct)))
     levels = Levels(term.levels.names, (distinct,) * len(term.levels.parts))
     return replace(term, block=block, levels=levels)
-
-
-def without_rows(built: BuiltDesign) -> BuiltDesign:
-    """The built design with every row removed, names and levels kept."""
-    design = built.design
-    groups = design.groups
-    slim = replace(
-        design, y=np.zeros(0), X=np.zeros((0, design.p)), weights=None, offset=None,
-        terms=tuple(_term_without_rows(term) for term in design.terms),
-        groups=None if groups is None else replace(groups, codes=groups.codes[:0]),
-    )  # fmt: skip
-    return replace(built, design=slim, row_labels=None, kept=None, frame=None)
-
-
-def _term_without_rows(term: RandomTerm) -> RandomTerm:
-    return replace(
-        term,
-        codes=None if term.codes is None else term.codes[:0],
-        values=None if term.values is None else term.values[:0],
-        block=None if term.block is None else term.block[:0],
-    )

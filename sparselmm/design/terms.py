@@ -9,7 +9,7 @@ The random-effects part of a linear mixed model is ``Z b`` with ``b = Lambda u``
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -21,6 +21,7 @@ from sparselmm.base.types import CSR, AnyArray, FloatArray, IntArray, Snapshot, 
 from sparselmm.design.residual import ResidualRows
 
 Origin = Literal["re", "vc", "bar", "array"]
+Form = Literal["levels", "covariates", "block"]
 Structure = Literal[
     "unstructured",
     "diagonal",
@@ -105,12 +106,8 @@ def _quoted(labels: AnyArray) -> list[str]:
 
 
 @dataclass(frozen=True, eq=False)
-class RandomTerm:
-    """One random-effects term: ``l`` levels of ``k`` coefficients and one covariance.
-
-    Row ``i`` of the term's part of Z holds ``values[i]`` in the ``k`` columns of level
-    ``codes[i]``. A term with ``block`` instead has any sparse Z_t and one variance, unless it
-    comes from a known covariance between levels.
+class TermLayout:
+    """A random-effects term without its rows: ``l`` levels of ``k`` coefficients, one covariance.
 
     Attributes
     ----------
@@ -123,33 +120,29 @@ class RandomTerm:
         Names of the ``k`` coefficients.
     levels : Levels
         Labels of the ``l`` levels.
-    codes : ndarray of int32 or int64, (n,), or None
-        Level of each row; -1 marks a row that belongs to no level (its Z row is zero).
-    values : ndarray, (n, k), or None
-        Coefficients' covariate values; None stands for a single column of ones.
-    block : csr_array, (n, l * k), or None
-        Z_t of a term that is not of the ``codes`` form; ``k == 1`` without a ``root``.
     structure : Structure
         Covariance of the ``k`` coefficients within one level.
     positions : tuple of int, (k,), or None
         Where the coefficients of an autoregressive term stand, in steps; None for one after the
         other.
     root : csr_array, (l, l), or None
-        R with ``R R'`` the known covariance between levels. Then ``block`` is ``Z_t (R (x) I_k)``,
-        and the effects of the levels are ``R`` times those of its columns (see
-        :mod:`sparselmm.design.known_covariance`).
+        R with ``R R'`` the known covariance between levels. Then the effects of the levels are
+        ``R`` times those of the columns of Z (see :mod:`sparselmm.design.known_covariance`).
+    form : {"levels", "covariates", "block"}
+        Whether a row of Z has a one at its level, covariates there, or anything.
+    empty_rows : bool
+        Of a block: whether some rows of Z are empty.
     """
 
     name: str
     origin: Origin
     columns: tuple[str, ...]
     levels: Levels
-    codes: IntArray | None = None
-    values: FloatArray | None = None
-    block: CSR | None = None
-    structure: Structure = "unstructured"
-    positions: tuple[int, ...] | None = None
-    root: CSR | None = None
+    structure: Structure = field(default="unstructured", kw_only=True)
+    positions: tuple[int, ...] | None = field(default=None, kw_only=True)
+    root: CSR | None = field(default=None, kw_only=True)
+    form: Form = field(default="levels", kw_only=True)
+    empty_rows: bool = field(default=False, kw_only=True)
 
     @property
     def k(self) -> int:
@@ -171,10 +164,57 @@ class RandomTerm:
         """Number of columns of Z, ``l * k``."""
         return self.n_levels * self.k
 
+    def on_rows(
+        self, codes: IntArray | None = None, values: FloatArray | None = None,
+        block: CSR | None = None,
+    ) -> RandomTerm:  # fmt: skip
+        """The term of some rows."""
+        return RandomTerm(
+            self.name, self.origin, self.columns, self.levels, codes, values, block,
+            structure=self.structure, positions=self.positions, root=self.root,
+        )  # fmt: skip
+
 
 @dataclass(frozen=True, eq=False)
-class Grouping:
-    """The statsmodels ``groups`` argument: label and code of every row's group.
+class RandomTerm(TermLayout):
+    """A random-effects term of some rows.
+
+    Row ``i`` of its part of Z holds ``values[i]`` in the ``k`` columns of level ``codes[i]``. A
+    term with ``block`` instead has any sparse Z_t and one variance, unless it comes from a known
+    covariance between levels: then ``block`` is ``Z_t (R (x) I_k)``.
+
+    Attributes
+    ----------
+    codes : ndarray of int32 or int64, (n,), or None
+        Level of each row; -1 marks a row that belongs to no level (its Z row is zero).
+    values : ndarray, (n, k), or None
+        Coefficients' covariate values; None stands for a single column of ones.
+    block : csr_array, (n, l * k), or None
+        Z_t of a term that is not of the ``codes`` form; ``k == 1`` without a ``root``.
+    """
+
+    codes: IntArray | None = None
+    values: FloatArray | None = None
+    block: CSR | None = None
+
+    def __post_init__(self) -> None:
+        coded: Form = "levels" if self.values is None else "covariates"
+        empty = self.block is not None and bool((np.diff(self.block.indptr) == 0).any())
+        object.__setattr__(self, "form", coded if self.block is None else "block")
+        object.__setattr__(self, "empty_rows", empty)
+
+    @property
+    def layout(self) -> TermLayout:
+        """The term without its rows."""
+        return TermLayout(
+            self.name, self.origin, self.columns, self.levels, structure=self.structure,
+            positions=self.positions, root=self.root, form=self.form, empty_rows=self.empty_rows,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class GroupLabels:
+    """The statsmodels ``groups`` argument without the rows.
 
     Attributes
     ----------
@@ -182,12 +222,22 @@ class Grouping:
         Column name when ``groups`` was given as a string, otherwise ``"Group"``.
     labels : ndarray, (n_groups,)
         Sorted group labels.
-    codes : ndarray of int, (n,)
-        Index into ``labels`` for each row.
     """
 
     name: str
     labels: AnyArray
+
+
+@dataclass(frozen=True, eq=False)
+class Grouping(GroupLabels):
+    """The statsmodels ``groups`` argument: label and code of every row's group.
+
+    Attributes
+    ----------
+    codes : ndarray of int, (n,)
+        Index into ``labels`` for each row.
+    """
+
     codes: IntArray
 
 
@@ -221,7 +271,62 @@ class RowSums:
 
 
 @dataclass(frozen=True, eq=False)
-class Design(Snapshot):
+class DesignLayout(Snapshot):
+    """A design without its rows: names, levels and structures; nothing as long as the data.
+
+    Attributes
+    ----------
+    x_names : tuple of str
+        Names of the columns of X, dependent ones included.
+    terms : tuple of TermLayout
+        In the order of their columns in Z.
+    y_name : str
+        Name of the response.
+    groups : GroupLabels or None
+        The statsmodels ``groups`` argument, when given.
+    sums : RowSums or None
+        What is left of rows that were read in partitions and not kept.
+    """
+
+    x_names: tuple[str, ...]
+    terms: tuple[TermLayout, ...]
+    y_name: str = "y"
+    groups: GroupLabels | None = None
+    sums: RowSums | None = field(default=None, kw_only=True)
+
+    @property
+    def p(self) -> int:
+        """Number of columns of X."""
+        return len(self.x_names)
+
+    @property
+    def q(self) -> int:
+        """Number of columns of Z."""
+        return sum(term.q for term in self.terms)
+
+    def rows(self, what: str) -> Design:
+        """The rows as well.
+
+        Raises
+        ------
+        RemovedRowsError
+            When they are gone; ``what`` is what needs them.
+        """
+        raise RemovedRowsError.of(what, self.sums is None)
+
+    def row_space(self, what: str) -> FloatArray:
+        """A few rows with the products of X, (m, p), or X itself.
+
+        Raises
+        ------
+        RemovedRowsError
+            When neither is there; ``what`` is what needs them.
+        """
+        return self.rows(what).X if self.sums is None else self.sums.root
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Design(DesignLayout):
     """Everything a fit needs from the rows of the data.
 
     Attributes
@@ -230,48 +335,36 @@ class Design(Snapshot):
         Response.
     X : ndarray, (n, p)
         Fixed-effects design, all columns, dependent ones included.
-    x_names : tuple of str
-        Names of the columns of X.
     terms : tuple of RandomTerm
-        In the order of their columns in Z.
-    y_name : str
-        Name of the response.
     weights : ndarray, (n,), or None
         Prior weights w_i >= 0; Var(e_i) = sigma^2 / w_i. Rows of weight zero do not count.
     offset : ndarray, (n,), or None
         Known part of the linear predictor.
     groups : Grouping or None
-        The statsmodels ``groups`` argument, when given.
     residual : ResidualRows or None
         Covariance structure of the residuals; None where they are independent.
-    sums : RowSums or None
-        In place of rows that were read in partitions and not kept.
     """
 
     y: FloatArray
     X: FloatArray
-    x_names: tuple[str, ...]
     terms: tuple[RandomTerm, ...]
-    y_name: str = "y"
     weights: FloatArray | None = None
     offset: FloatArray | None = None
     groups: Grouping | None = None
     residual: ResidualRows | None = None
-    sums: RowSums | None = None
 
-    def row_space(self, what: str) -> FloatArray:
-        """X, or a few rows with the same products, (m, p).
+    @property
+    def layout(self) -> DesignLayout:
+        """The design without its rows."""
+        groups = self.groups
+        return DesignLayout(
+            self.x_names, tuple(term.layout for term in self.terms), self.y_name,
+            None if groups is None else GroupLabels(groups.name, groups.labels), sums=self.sums,
+        )  # fmt: skip
 
-        Raises
-        ------
-        RemovedRowsError
-            When neither is there; ``what`` is what needs them.
-        """
-        if self.sums is not None:
-            return self.sums.root
-        if not self.n:
-            raise RemovedRowsError.of(what)
-        return self.X
+    def rows(self, what: str) -> Design:
+        """The design itself."""
+        return self
 
     def __repr__(self) -> str:
         terms = ", ".join(f"{term.name} ({term.n_levels} x {term.k})" for term in self.terms)
@@ -282,23 +375,13 @@ class Design(Snapshot):
         """Number of rows."""
         return len(self.y)
 
-    @property
-    def p(self) -> int:
-        """Number of columns of X."""
-        return int(self.X.shape[1])
-
-    @property
-    def q(self) -> int:
-        """Number of columns of Z."""
-        return sum(term.q for term in self.terms)
-
     @cached_property
     def Z(self) -> CSR:
         """Random-effects design, sparse (n, q), all terms side by side."""
         return assemble_z(self.terms, self.n)
 
 
-def term_slices(terms: tuple[RandomTerm, ...]) -> list[slice]:
+def term_slices(terms: Sequence[TermLayout]) -> list[slice]:
     """Columns of Z that belong to each term."""
     ends = np.cumsum([term.q for term in terms], dtype=np.int64)
     return [slice(int(end) - term.q, int(end)) for end, term in zip(ends, terms, strict=True)]

@@ -23,7 +23,7 @@ from sparselmm.base.exceptions import (
 from sparselmm.base.types import AnyArray, BoolArray, FloatArray, IntArray
 from sparselmm.design.column_types import as_float
 from sparselmm.design.sources.recognised import values_of
-from sparselmm.design.terms import Design, RandomTerm
+from sparselmm.design.terms import Design, TermLayout
 
 MISSING_CHOICES = ("none", "drop", "raise")
 LARGEST, SMALLEST = 1e70, 1e-70
@@ -253,10 +253,10 @@ def check_weights(weights: FloatArray, rows: Rows) -> None:
         )
 
 
-def check_levels(term: RandomTerm, n: int) -> None:
+def check_levels(term: TermLayout, n: int) -> None:
     """Refuse a term with a level per row, which the residual variance takes for its own."""
     what = f"{'component' if term.origin == 'vc' else 'grouping factor'} {term.name!r}"
-    if term.block is None and term.values is None and term.n_levels >= n:
+    if term.form == "levels" and term.n_levels >= n:
         raise DataError(
             f"{what} has {term.n_levels} levels for {n} rows: one per row, "
             "so its variance cannot be told from the residual variance. Use a factor whose levels "
@@ -275,11 +275,11 @@ def check_counted_levels(term: RandomTerm, weights: FloatArray | None) -> None:
     check_level_counts(term, int(rows.sum()), int(seen.sum()), weights is not None)
 
 
-def check_level_counts(term: RandomTerm, n: int, l: int, weighted: bool) -> None:
+def check_level_counts(term: TermLayout, n: int, l: int, weighted: bool) -> None:
     """The same from numbers of rows and levels."""
     what = f"{'component' if term.origin == 'vc' else 'grouping factor'} {term.name!r}"
     counted = " of positive weight" if weighted else ""
-    if term.values is None and l >= n:
+    if term.form != "covariates" and l >= n:
         raise DataError(
             f"{what} has {l} levels for {n} rows{counted}: one per row, "
             "so its variance cannot be told from the residual variance. Use a factor whose levels "
@@ -293,7 +293,7 @@ def check_level_counts(term: RandomTerm, n: int, l: int, weighted: bool) -> None
         )
 
 
-def check_term(term: RandomTerm, n: int, weighted: bool, generalized: bool = False) -> None:
+def check_term(term: TermLayout, n: int, weighted: bool, generalized: bool = False) -> None:
     """Refuse a term whose variance cannot be estimated from ``n`` rows.
 
     A level per row waits for the fit when there are weights: sigma may be held there.
@@ -316,7 +316,7 @@ def check_term(term: RandomTerm, n: int, weighted: bool, generalized: bool = Fal
             "such as cs() or ar1()"
         )
     identified = "autoregressive" in term.structure  # its correlations differ from the residual's
-    if term.block is None and term.values is not None and term.q >= n and not identified:
+    if term.form == "covariates" and term.q >= n and not identified:
         warn_user(
             f"{what} has {term.q} random coefficients ({term.n_levels} levels x {term.k}) for "
             f"{n} rows; the residual variance is probably not identifiable. Use fewer effects",
@@ -324,7 +324,7 @@ def check_term(term: RandomTerm, n: int, weighted: bool, generalized: bool = Fal
         )
 
 
-def _first(term: RandomTerm) -> str:
+def _first(term: TermLayout) -> str:
     return shown(term.levels.labels()[0]) if len(term.levels) else "none"
 
 

@@ -25,7 +25,7 @@ from sparselmm.base.smallmatrix import upper_inverse
 from sparselmm.base.types import FloatArray, IntArray, index_dtype
 from sparselmm.design.built import Numbers
 from sparselmm.design.rows import blocks, response
-from sparselmm.design.terms import Design, RandomTerm, RowSums, term_slices
+from sparselmm.design.terms import Design, DesignLayout, RandomTerm, RowSums, term_slices
 from sparselmm.factor.bases import WELL_CONDITIONED, term_basis, terms_in_bases
 from sparselmm.factor.basis import Basis, independent_columns
 from sparselmm.factor.crossprod import (
@@ -163,7 +163,7 @@ class Products:
 class Accumulator:
     """Products of the rows of one partition, some rows after the others."""
 
-    def __init__(self, template: Design, provisional: Provisional) -> None:
+    def __init__(self, template: DesignLayout, provisional: Provisional) -> None:
         self._provisional, self._basis = provisional, provisional.basis
         self._parts = term_slices(template.terms)
         p, q = len(provisional.T), template.q
@@ -177,10 +177,11 @@ class Accumulator:
         self._pairs: Tree[Pairs] = Tree(_pairs_added)
 
     def add(
-        self, design: Design, groups: IntArray | None, read: int, numbers: dict[str, Numbers]
-    ) -> None:
-        """Add the products of some rows."""
-        if not design.n:
+        self, design: Design | None, groups: IntArray | None, read: int,
+        numbers: dict[str, Numbers],
+    ) -> None:  # fmt: skip
+        """Add the products of some rows; None where no row is in use."""
+        if design is None:
             self._totals.append(Products(((read, 0),)))
             return
         w, y = design.weights, response(design)
@@ -316,7 +317,7 @@ class Finished:
     again: Provisional
 
 
-def finished(total: Products, provisional: Provisional, template: Design) -> Finished:
+def finished(total: Products, provisional: Provisional, template: DesignLayout) -> Finished:
     """Cross-products in the working basis of all rows.
 
     Parameters
@@ -325,7 +326,7 @@ def finished(total: Products, provisional: Provisional, template: Design) -> Fin
         Of all rows.
     provisional : Provisional
         The basis they are in.
-    template : Design
+    template : DesignLayout
         Names and terms of the design.
     """
     p = len(provisional.T)
@@ -388,7 +389,11 @@ def _combined(
 
 
 def _cross(
-    total: Products, provisional: Provisional, template: Design, factor: FloatArray, kept: IntArray
+    total: Products,
+    provisional: Provisional,
+    template: DesignLayout,
+    factor: FloatArray,
+    kept: IntArray,
 ) -> CrossProducts:
     p, r = len(provisional.T), len(kept)
     T = upper_inverse(factor)
@@ -427,7 +432,7 @@ def _pair(keyed: tuple[IntArray, FloatArray], n_rows: int, n_cols: int) -> PairB
 
 
 def _term_bases(
-    total: Products, provisional: Provisional, template: Design
+    total: Products, provisional: Provisional, template: DesignLayout
 ) -> tuple[tuple[FloatArray | None, ...], bool]:
     """Working bases of the random coefficients, and whether those of the sample were no good."""
     out, off = [], False

@@ -17,7 +17,7 @@ import scipy.sparse as sp
 from sparselmm.base.arguments import check_choice
 from sparselmm.base.types import AnyArray, FloatArray, IntArray
 from sparselmm.design.rows import GroupRows, mixed, of_columns
-from sparselmm.design.terms import Grouping, RandomTerm, apart, term_slices
+from sparselmm.design.terms import GroupLabels, TermLayout, apart, term_slices
 from sparselmm.inference.variances import coefficient_names, is_component
 from sparselmm.likelihood.deviance import MAX_BATCH, ProfiledDeviance
 
@@ -50,7 +50,7 @@ class FactorTable:
     columns: tuple[str, ...]
 
 
-def factor_tables(terms: Sequence[RandomTerm]) -> list[FactorTable]:
+def factor_tables(terms: Sequence[TermLayout]) -> list[FactorTable]:
     """One table per grouping factor; several terms of one factor share it."""
     tables: list[FactorTable] = []
     place: dict[tuple[str, ...], int] = {}
@@ -74,14 +74,14 @@ def factor_tables(terms: Sequence[RandomTerm]) -> list[FactorTable]:
     return tables
 
 
-def _same_levels(a: RandomTerm, b: RandomTerm) -> bool:
+def _same_levels(a: TermLayout, b: TermLayout) -> bool:
     return a.levels is b.levels or (
         len(a.levels) == len(b.levels)
         and all(np.array_equal(x, y) for x, y in zip(a.levels.parts, b.levels.parts, strict=True))
     )
 
 
-def factor_table(terms: Sequence[RandomTerm], name: str, argument: str = "term") -> FactorTable:
+def factor_table(terms: Sequence[TermLayout], name: str, argument: str = "term") -> FactorTable:
     """The table of one grouping factor.
 
     Raises
@@ -94,7 +94,7 @@ def factor_table(terms: Sequence[RandomTerm], name: str, argument: str = "term")
     return tables[check_choice(name, argument, known, "random effects of", "those of ")]
 
 
-def table_columns(table: FactorTable, terms: Sequence[RandomTerm]) -> IntArray:
+def table_columns(table: FactorTable, terms: Sequence[TermLayout]) -> IntArray:
     """Column of Z of every entry of a table, (l, number of columns)."""
     parts = term_slices(tuple(terms))
     return np.hstack(
@@ -102,13 +102,13 @@ def table_columns(table: FactorTable, terms: Sequence[RandomTerm]) -> IntArray:
     )
 
 
-def table_modes(table: FactorTable, terms: Sequence[RandomTerm], b: FloatArray) -> FloatArray:
+def table_modes(table: FactorTable, terms: Sequence[TermLayout], b: FloatArray) -> FloatArray:
     """Conditional means of a table, (l, number of columns)."""
     return np.asarray(b[table_columns(table, terms)])
 
 
 def table_variances(
-    table: FactorTable, terms: Sequence[RandomTerm], deviance: ProfiledDeviance,
+    table: FactorTable, terms: Sequence[TermLayout], deviance: ProfiledDeviance,
     theta: FloatArray, scale: float,
 ) -> FloatArray:  # fmt: skip
     """Conditional variances of a table, (l, number of columns), fixed effects taken as known."""
@@ -122,7 +122,7 @@ def table_variances(
 
 
 def _mixed_variances(
-    t: int, terms: Sequence[RandomTerm], deviance: ProfiledDeviance, theta: FloatArray
+    t: int, terms: Sequence[TermLayout], deviance: ProfiledDeviance, theta: FloatArray
 ) -> FloatArray:
     """Conditional variances of the levels of a term with a known covariance, (l, k)."""
     part = term_slices(tuple(terms))[t]
@@ -188,7 +188,7 @@ class Units:
 
 
 def all_units(
-    terms: Sequence[RandomTerm], grouping: Grouping | None, group_names: tuple[str, ...]
+    terms: Sequence[TermLayout], grouping: GroupLabels | None, group_names: tuple[str, ...]
 ) -> list[Units]:
     """Units of a model: its groups, then the levels of every other factor.
 
@@ -218,7 +218,7 @@ def all_units(
     return [replace(units, independent=alone) for units in out]
 
 
-def _is_of_groups(term: RandomTerm, grouping: Grouping | None) -> bool:
+def _is_of_groups(term: TermLayout, grouping: GroupLabels | None) -> bool:
     """Whether the term's levels are the groups, or columns within them."""
     if term.root is not None:  # may have levels that are no groups
         return False
@@ -229,7 +229,7 @@ def _is_of_groups(term: RandomTerm, grouping: Grouping | None) -> bool:
     return set(term.levels.parts[0].tolist()) <= set(grouping.labels.tolist())
 
 
-def _level_units(terms: Sequence[RandomTerm], table: FactorTable) -> Units:
+def _level_units(terms: Sequence[TermLayout], table: FactorTable) -> Units:
     columns = table_columns(table, terms)
     l, k = columns.shape
     names = np.tile(np.array(table.columns, dtype=object), l)
@@ -240,9 +240,9 @@ def _level_units(terms: Sequence[RandomTerm], table: FactorTable) -> Units:
 
 
 def _group_units(
-    terms: Sequence[RandomTerm],
+    terms: Sequence[TermLayout],
     grouped: tuple[int, ...],
-    grouping: Grouping,
+    grouping: GroupLabels,
     group_names: tuple[str, ...],
 ) -> Units:
     """The ``groups`` term's coefficients, then the columns of each component, group by group."""
@@ -268,7 +268,7 @@ def _group_units(
     )  # fmt: skip
 
 
-def component_labels(term: RandomTerm) -> list[str]:
+def component_labels(term: TermLayout) -> list[str]:
     """Statsmodels' labels of a component's columns, ``"cask[C(cask)[a]]"``, (l,)."""
     (template,) = term.columns
     group, *inner = term.levels.parts
@@ -277,17 +277,17 @@ def component_labels(term: RandomTerm) -> list[str]:
     return apart(inner, lambda row: f"{term.name}[{template.format(*row)}]", group)
 
 
-def group_coefficients(terms: Sequence[RandomTerm], from_arrays: bool) -> tuple[str, ...]:
+def group_coefficients(terms: Sequence[TermLayout], from_arrays: bool) -> tuple[str, ...]:
     """Statsmodels' labels of the ``groups`` term in ``random_effects`` and ``cov_re``."""
     for term in terms:
         if term.origin == "re":
-            default = from_arrays and term.values is None
+            default = from_arrays and term.form == "levels"
             return ("Group Var",) if default else coefficient_names(term)
     return ()
 
 
 def unit_covariances(
-    units: Units, terms: Sequence[RandomTerm], deviance: ProfiledDeviance, theta: FloatArray,
+    units: Units, terms: Sequence[TermLayout], deviance: ProfiledDeviance, theta: FloatArray,
     scale: float,
 ) -> list[FloatArray]:  # fmt: skip
     """Conditional covariance of the coefficients of each unit, fixed effects taken as known.
@@ -324,7 +324,7 @@ def unit_covariances(
 
 
 def _unit_products(
-    units: Units, terms: Sequence[RandomTerm], deviance: ProfiledDeviance, theta: FloatArray,
+    units: Units, terms: Sequence[TermLayout], deviance: ProfiledDeviance, theta: FloatArray,
     scale: float,
 ) -> list[FloatArray]:  # fmt: skip
     """The same for units that share rows of data, some units at a time."""

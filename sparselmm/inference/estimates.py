@@ -12,7 +12,7 @@ import scipy.linalg as sla
 from sparselmm.base.arguments import check_strings
 from sparselmm.base.exceptions import ArgumentError
 from sparselmm.base.types import FloatArray, IntArray, Snapshot
-from sparselmm.design.terms import Design, RandomTerm
+from sparselmm.design.terms import Design, DesignLayout, Grouping, TermLayout
 from sparselmm.inference.effects import Units, all_units, group_coefficients
 from sparselmm.inference.variances import (
     VarianceCovariance,
@@ -36,8 +36,8 @@ class Estimates(Snapshot):
 
     Attributes
     ----------
-    design : Design
-        The rows.
+    layout : DesignLayout
+        Names, levels and structures; a `Design` while there are rows.
     deviance : ProfiledDeviance
         The sparse engine.
     pls : PLSFit
@@ -50,7 +50,7 @@ class Estimates(Snapshot):
         Parameters held fixed among beta and theta.
     """
 
-    design: Design
+    layout: DesignLayout
     deviance: ProfiledDeviance
     pls: PLSFit
     group_names: tuple[str, ...]
@@ -59,17 +59,22 @@ class Estimates(Snapshot):
 
     @classmethod
     def of(
-        cls, design: Design, deviance: ProfiledDeviance, pls: PLSFit, from_arrays: bool,
+        cls, layout: DesignLayout, deviance: ProfiledDeviance, pls: PLSFit, from_arrays: bool,
         psi_scale: float | None = None, n_fixed: int = 0,
     ) -> Estimates:  # fmt: skip
         """Estimates of a model built from a formula or from arrays."""
-        names = group_coefficients(design.terms, from_arrays)
-        return cls(design, deviance, pls, names, psi_scale, n_fixed)
+        names = group_coefficients(layout.terms, from_arrays)
+        return cls(layout, deviance, pls, names, psi_scale, n_fixed)
 
     @property
-    def terms(self) -> tuple[RandomTerm, ...]:
+    def design(self) -> Design:
+        """The rows."""
+        return self.layout.rows("the design")
+
+    @property
+    def terms(self) -> tuple[TermLayout, ...]:
         """Random-effects terms."""
-        return self.design.terms
+        return self.layout.terms
 
     @property
     def nobs(self) -> int:
@@ -87,14 +92,16 @@ class Estimates(Snapshot):
         deviance, theta = self.deviance.working(self.pls.theta)
         if deviance is self.deviance:
             return self
-        design = self.deviance.rows(self.design)
-        return replace(self, design=design, deviance=deviance, pls=deviance.at(theta))
+        layout = self.layout
+        if isinstance(layout, Design):
+            layout = self.deviance.rows(layout)
+        return replace(self, layout=layout, deviance=deviance, pls=deviance.at(theta))
 
     @cached_property
     def dropped(self) -> tuple[str, ...]:
         """Names of the columns of X left out as dependent."""
         kept = set(self.deviance.cross.basis.kept.tolist())
-        return tuple(name for j, name in enumerate(self.design.x_names) if j not in kept)
+        return tuple(name for j, name in enumerate(self.layout.x_names) if j not in kept)
 
     @cached_property
     def singular(self) -> bool:
@@ -107,7 +114,7 @@ class Estimates(Snapshot):
     @cached_property
     def beta(self) -> FloatArray:
         """Fixed effects, (p,); NaN for dropped columns."""
-        beta = np.full(self.design.p, np.nan)
+        beta = np.full(self.layout.p, np.nan)
         beta[self.deviance.cross.basis.kept] = self.pls.beta
         return beta
 
@@ -115,7 +122,7 @@ class Estimates(Snapshot):
     def vcov(self) -> FloatArray:
         """``sigma^2 (X'V^-1X)^-1``, (p, p); NaN for dropped columns."""
         kept = self.deviance.cross.basis.kept
-        out = np.full((self.design.p, self.design.p), np.nan)
+        out = np.full((self.layout.p, self.layout.p), np.nan)
         out[np.ix_(kept, kept)] = self.pls.scale * self.pls.vcov_unscaled
         return out
 
@@ -127,7 +134,7 @@ class Estimates(Snapshot):
     # ----------------------------------------------------------------- variance parameters
 
     @cached_property
-    def layout(self) -> VarianceLayout:
+    def places(self) -> VarianceLayout:
         """Where each packed variance parameter stands."""
         return VarianceLayout.of(self.terms)
 
@@ -140,16 +147,16 @@ class Estimates(Snapshot):
     @cached_property
     def ratios(self) -> FloatArray:
         """Packed variance parameters divided by the residual variance, (m,)."""
-        return self.layout.pick(self.deviance.covariance.psi(self.pls.theta))
+        return self.places.pick(self.deviance.covariance.psi(self.pls.theta))
 
     @cached_property
     def variances(self) -> FloatArray:
         """Packed variance parameters in the units of the data, (m,)."""
-        return self.layout.pick(self.psi)
+        return self.places.pick(self.psi)
 
     @cached_property
     def _of_theta(self) -> tuple[VarianceCovariance, FloatArray]:
-        return variance_covariance(self.deviance, self.pls.theta, self.pls.scale, self.layout)
+        return variance_covariance(self.deviance, self.pls.theta, self.pls.scale, self.places)
 
     @property
     def variance_covariance(self) -> VarianceCovariance:
@@ -174,26 +181,29 @@ class Estimates(Snapshot):
     @cached_property
     def cov_re(self) -> FloatArray:
         """``Psi_t`` of the terms with coefficients, block diagonal, (k_re, k_re)."""
-        blocks = [self.psi[t] for t in self.layout.cov_terms]
+        blocks = [self.psi[t] for t in self.places.cov_terms]
         return sla.block_diag(*blocks) if blocks else np.zeros((0, 0))
 
     @cached_property
     def cov_re_unscaled(self) -> FloatArray:
         """``cov_re`` divided by the residual variance."""
         psi = self.deviance.covariance.psi(self.pls.theta)
-        blocks = [psi[t] for t in self.layout.cov_terms]
+        blocks = [psi[t] for t in self.places.cov_terms]
         return sla.block_diag(*blocks) if blocks else np.zeros((0, 0))
 
     @cached_property
     def group_sizes(self) -> IntArray | None:
         """Rows of every group of the ``groups`` argument; None without it."""
-        groups = self.design.groups
-        return None if groups is None else np.bincount(groups.codes, minlength=len(groups.labels))
+        groups = self.layout.groups
+        if groups is None:
+            return None
+        assert isinstance(groups, Grouping)
+        return np.bincount(groups.codes, minlength=len(groups.labels))
 
     @cached_property
     def cov_re_names(self) -> list[str]:
         """Names of the rows of ``cov_re``."""
-        terms = [self.terms[t] for t in self.layout.cov_terms]
+        terms = [self.terms[t] for t in self.places.cov_terms]
         return [
             name
             for term in terms
@@ -205,7 +215,7 @@ class Estimates(Snapshot):
     @cached_property
     def names(self) -> list[str]:
         """Names of ``params``."""
-        return [*self.design.x_names, *self.layout.names]
+        return [*self.layout.x_names, *self.places.names]
 
     @cached_property
     def params(self) -> FloatArray:
@@ -239,7 +249,7 @@ class Estimates(Snapshot):
     @cached_property
     def units(self) -> list[Units]:
         """Keys of ``random_effects`` and their columns of Z."""
-        return all_units(self.terms, self.design.groups, self.group_names)
+        return all_units(self.terms, self.layout.groups, self.group_names)
 
 
 def names_or(given: Sequence[str] | None, default: Sequence[str], argument: str) -> list[str]:

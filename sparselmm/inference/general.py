@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from sparselmm.base.types import BoolArray, FloatArray, IntArray, Snapshot
-from sparselmm.design.terms import Design
+from sparselmm.design.terms import DesignLayout
 from sparselmm.inference.estimates import Estimates
 from sparselmm.inference.variances import VarianceLayout, psi_jacobian
 from sparselmm.likelihood.evaluations import PLSFit
@@ -33,14 +33,14 @@ class GeneralEstimates(Snapshot):
 
     Attributes
     ----------
-    design : Design
-        The user's rows.
+    layout : DesignLayout
+        Of the user's rows, or they themselves.
     columns : ndarray of int
         Columns of the user's X that the engine has.
     from_arrays : bool
     """
 
-    design: Design
+    layout: DesignLayout
     deviance: LaplaceDeviance
     opt: Optimum
     columns: IntArray
@@ -118,7 +118,7 @@ class GeneralEstimates(Snapshot):
     @cached_property
     def beta(self) -> FloatArray:
         """Fixed effects of the columns the engine has, NaN for dependent ones."""
-        out = np.full(self.design.p, np.nan)
+        out = np.full(self.layout.p, np.nan)
         out[self.kept] = self.deviance.fixed.basis.T @ self.parts[1]
         return out[self.columns]
 
@@ -126,7 +126,7 @@ class GeneralEstimates(Snapshot):
     def vcov(self) -> FloatArray:
         """Their covariance."""
         T = self.deviance.fixed.basis.T
-        out = np.full((self.design.p,) * 2, np.nan)
+        out = np.full((self.layout.p,) * 2, np.nan)
         out[np.ix_(self.kept, self.kept)] = T @ self.vcov_gamma @ T.T
         return out[np.ix_(self.columns, self.columns)]
 
@@ -166,9 +166,9 @@ class GeneralEstimates(Snapshot):
     def working(self) -> Estimates:
         """The working linear model's estimates, which answer questions about random effects."""
         x = self.opt.x
-        engine = ConditionalEngine(self.deviance, x, self.vcov_gamma, self.columns, self.design.p)
+        engine = ConditionalEngine(self.deviance, x, self.vcov_gamma, self.columns, self.layout.p)
         fit: PLSFit = engine.at(self.parts[0])
-        return Estimates.of(self.design, engine, fit, self.from_arrays)
+        return Estimates.of(self.layout, engine, fit, self.from_arrays)
 
     @cached_property
     def psi(self) -> list[FloatArray]:
@@ -176,15 +176,15 @@ class GeneralEstimates(Snapshot):
         return self.deviance.covariance.psi(self.parts[0])
 
     @cached_property
-    def layout(self) -> VarianceLayout:
+    def places(self) -> VarianceLayout:
         """Where each packed variance parameter stands."""
-        return VarianceLayout.of(self.design.terms)
+        return VarianceLayout.of(self.layout.terms)
 
     @cached_property
     def variance_se(self) -> FloatArray:
         """Standard errors of the packed variances and covariances, NaN at the boundary."""
         theta = self.parts[0]
-        J = psi_jacobian(self.deviance.covariance, theta, self.layout)
+        J = psi_jacobian(self.deviance.covariance, theta, self.places)
         free = self.free[self._slices[0]]
         V = self.vcov_theta[np.ix_(free, free)]
         inner = J[:, free]

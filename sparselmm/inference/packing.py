@@ -222,7 +222,7 @@ class Packing:
         Columns of X.
     """
 
-    layout: VarianceLayout
+    places: VarianceLayout
     covariance: Covariance
     x_names: tuple[str, ...]
 
@@ -234,22 +234,22 @@ class Packing:
     @property
     def k_re(self) -> int:
         """Order of ``cov_re``."""
-        return sum(self.covariance.terms[t].k for t in self.layout.cov_terms)
+        return sum(self.covariance.terms[t].k for t in self.places.cov_terms)
 
     @property
     def k_vc(self) -> int:
         """Number of components."""
-        return len(self.layout.components)
+        return len(self.places.components)
 
     @property
     def k_re2(self) -> int:
         """Packed entries of ``cov_re``."""
-        return len(self.layout.names) - self.k_vc
+        return len(self.places.names) - self.k_vc
 
     @property
     def blocks(self) -> list[slice]:
         """Part of ``cov_re`` of each term in ``layout.cov_terms``."""
-        sizes = [self.covariance.terms[t].k for t in self.layout.cov_terms]
+        sizes = [self.covariance.terms[t].k for t in self.places.cov_terms]
         ends = np.cumsum(sizes, dtype=int).tolist()
         return [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
 
@@ -269,9 +269,9 @@ class Packing:
         check_numbers(params.cov_re, "cov_re of params")
         check_numbers(params.vcomp, "vcomp of params")
         out: list[FloatArray] = [np.zeros((0, 0))] * len(self.covariance.terms)
-        for t, part in zip(self.layout.cov_terms, self.blocks, strict=True):
+        for t, part in zip(self.places.cov_terms, self.blocks, strict=True):
             out[t] = np.asarray(params.cov_re, dtype=float)[part, part]
-        for t, variance in zip(self.layout.components, params.vcomp, strict=True):
+        for t, variance in zip(self.places.components, params.vcomp, strict=True):
             out[t] = np.array([[float(variance)]])
         return out
 
@@ -299,9 +299,9 @@ class Packing:
 
     def params(self, fe_params: FloatArray, psi: list[FloatArray]) -> MixedLMParams:
         """Parameters from ``Psi_t / sigma^2`` of every term."""
-        blocks = [psi[t] for t in self.layout.cov_terms]
+        blocks = [psi[t] for t in self.places.cov_terms]
         cov_re = block_diagonal(blocks)
-        vcomp = np.array([psi[t][0, 0] for t in self.layout.components], dtype=float)
+        vcomp = np.array([psi[t][0, 0] for t in self.places.components], dtype=float)
         return MixedLMParams.from_components(fe_params, cov_re=cov_re, vcomp=vcomp)
 
     def unpack(self, packed: Any, use_sqrt: bool, has_fe: bool) -> MixedLMParams:
@@ -312,16 +312,16 @@ class Packing:
         ValueError
             When its length is wrong.
         """
-        names = [*self.x_names, *self.layout.names] if has_fe else self.layout.names
+        names = [*self.x_names, *self.places.names] if has_fe else self.places.names
         vector = check_numbers(in_order(packed, names, argument="params"), "params", finite=False)
         first = self.k_fe if has_fe else 0
-        if vector.shape != (first + len(self.layout.names),):
+        if vector.shape != (first + len(self.places.names),):
             raise ArgumentError(
-                f"params, packed parameters, must have length {first + len(self.layout.names)}, "
+                f"params, packed parameters, must have length {first + len(self.places.names)}, "
                 f"got shape {vector.shape}"
             )
         psi = [np.zeros((term.k, term.k)) for term in self.covariance.terms]
-        places = zip(self.layout.terms, self.layout.rows, self.layout.cols, strict=True)
+        places = zip(self.places.terms, self.places.rows, self.places.cols, strict=True)
         for value, (t, i, j) in zip(vector[first:], places, strict=True):
             psi[t][i, j] = value
         if use_sqrt:

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from sparselmm.base.types import BoolArray, FloatArray, Snapshot
-from sparselmm.design.terms import Design
+from sparselmm.design.terms import Design, DesignLayout
 from sparselmm.inference.effects import group_coefficients
 from sparselmm.inference.estimates import SLOPE_STEP, Estimates
 from sparselmm.inference.variances import (
@@ -127,11 +127,11 @@ class ResidualEstimates(Estimates):
 
     @classmethod
     def jointly(
-        cls, design: Design, joint: JointFit, pls: PLSFit, from_arrays: bool
+        cls, layout: DesignLayout, joint: JointFit, pls: PLSFit, from_arrays: bool
     ) -> ResidualEstimates:
         """Estimates of a joint fit."""
-        names = group_coefficients(design.terms, from_arrays)
-        return cls(design, joint.frozen, pls, names, None, 0, joint)
+        names = group_coefficients(layout.terms, from_arrays)
+        return cls(layout, joint.frozen, pls, names, None, 0, joint)
 
     @property
     def fit(self) -> JointFit:
@@ -149,7 +149,7 @@ class ResidualEstimates(Estimates):
     def variance_covariance(self) -> VarianceCovariance:
         """Estimation covariance of the variances, from the information of all parameters."""
         joint, scale = self.fit, self.pls.scale
-        return joint_covariance(joint, scale, self.layout)
+        return joint_covariance(joint, scale, self.places)
 
     @cached_property
     def added_variance(self) -> FloatArray:

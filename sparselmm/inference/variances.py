@@ -27,17 +27,17 @@ import scipy.linalg as sla
 
 from sparselmm.base.smallmatrix import lower_triangle
 from sparselmm.base.types import BoolArray, FloatArray, IntArray
-from sparselmm.design.terms import RandomTerm
+from sparselmm.design.terms import TermLayout
 from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.deviance import ProfiledDeviance
 
 
-def is_component(term: RandomTerm) -> bool:
+def is_component(term: TermLayout) -> bool:
     """Whether the term is reported in ``vcomp`` and not in ``cov_re``."""
     return term.origin in ("vc", "array")
 
 
-def coefficient_names(term: RandomTerm) -> tuple[str, ...]:
+def coefficient_names(term: TermLayout) -> tuple[str, ...]:
     """Names of a term's coefficients in ``cov_re`` and ``params``.
 
     statsmodels' own for the ``groups`` term; for a bar the grouping factor stands for the
@@ -73,7 +73,7 @@ class VarianceLayout:
     components: tuple[int, ...]
 
     @classmethod
-    def of(cls, terms: Sequence[RandomTerm]) -> VarianceLayout:
+    def of(cls, terms: Sequence[TermLayout]) -> VarianceLayout:
         """Layout of a design's terms."""
         cov_terms = tuple(t for t, term in enumerate(terms) if not is_component(term))
         components = tuple(t for t, term in enumerate(terms) if is_component(term))
@@ -299,7 +299,7 @@ class VarianceRow:
 
 
 def variance_rows(
-    terms: Sequence[RandomTerm], psi: Sequence[FloatArray], scale: float
+    terms: Sequence[TermLayout], psi: Sequence[FloatArray], scale: float
 ) -> list[VarianceRow]:
     """Variances, then covariances, of every term in the order of Z; the residual last."""
     rows = []

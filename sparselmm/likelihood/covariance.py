@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from sparselmm.base.types import BoolArray, FloatArray, IntArray, Snapshot
-from sparselmm.design.terms import RandomTerm, Structure
+from sparselmm.design.terms import Structure, TermLayout
 from sparselmm.likelihood.patterned import PATTERNED, Patterned
 from sparselmm.likelihood.term_covariance import COLLINEAR, TermCovariance, lower_root
 
@@ -45,7 +45,7 @@ class Covariance(Snapshot):
     terms: tuple[TermCovariance, ...]
 
     @classmethod
-    def of(cls, terms: Sequence[RandomTerm]) -> Covariance:
+    def of(cls, terms: Sequence[TermLayout]) -> Covariance:
         """Covariance parameters of a design's terms."""
         return _covariance(tuple((term.k, term.structure, term.positions) for term in terms))
 
@@ -262,7 +262,7 @@ SINGULAR_TOLERANCE = 1e-4
 
 
 def singular_words(
-    cross: Sizes, covariance: Covariance, theta: FloatArray, terms: Sequence[RandomTerm]
+    cross: Sizes, covariance: Covariance, theta: FloatArray, terms: Sequence[TermLayout]
 ) -> list[tuple[str, str]]:
     """Which variances are zero and which correlations one in size, and one thing to try for each.
 

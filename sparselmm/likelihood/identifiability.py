@@ -17,7 +17,7 @@ import numpy as np
 
 from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.design.rows import term_z
-from sparselmm.design.terms import Design, RandomTerm
+from sparselmm.design.terms import Design, RandomTerm, TermLayout
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.optimize import OptSummary
@@ -108,7 +108,7 @@ def confounded_at(
     return Confounded(involved, bool(taking[-1]) and not held, taking[: len(theta)])
 
 
-def zero_columns(cross: CrossProducts, terms: Sequence[RandomTerm]) -> str:
+def zero_columns(cross: CrossProducts, terms: Sequence[TermLayout]) -> str:
     """What to say of random coefficients that are zero in every row; empty when there are none."""
     found = [
         f"{column!r} of {term.name!r}"
@@ -124,7 +124,7 @@ def zero_columns(cross: CrossProducts, terms: Sequence[RandomTerm]) -> str:
     )
 
 
-def unidentified(deviance: ProfiledDeviance, opt: OptSummary, terms: Sequence[RandomTerm]) -> str:
+def unidentified(deviance: ProfiledDeviance, opt: OptSummary, terms: Sequence[TermLayout]) -> str:
     """What the data cannot tell, in a sentence, and what to change; empty when there is nothing."""
     zero = zero_columns(deviance.cross, terms)
     if zero:
@@ -136,7 +136,7 @@ def unidentified(deviance: ProfiledDeviance, opt: OptSummary, terms: Sequence[Ra
 
 
 def dependent_columns(
-    deviance: ProfiledDeviance, terms: Sequence[RandomTerm]
+    deviance: ProfiledDeviance, terms: Sequence[TermLayout]
 ) -> Confounded | None:  # fmt: skip
     """The first term whose covariates depend on each other; None where there is none.
 

@@ -211,11 +211,11 @@ def start_parameters(packing: Packing, given: Any, use_sqrt: bool) -> MixedLMPar
         fe = getattr(given, "fe_params", np.zeros(packing.k_fe))
         fe = fe if len(fe) == packing.k_fe else np.zeros(packing.k_fe)
         return MixedLMParams.from_components(fe, cov_re=given.cov_re, vcomp=given.vcomp)
-    every = [*packing.x_names, *packing.layout.names]
-    given = in_order(given, every, packing.layout.names, argument="start_params")
+    every = [*packing.x_names, *packing.places.names]
+    given = in_order(given, every, packing.places.names, argument="start_params")
     given = check_numbers(given, "start_params", (None,), finite=False)
-    check_numbers(given[max(len(given) - len(packing.layout.names), 0) :], "start_params")
-    m = len(packing.layout.names)
+    check_numbers(given[max(len(given) - len(packing.places.names), 0) :], "start_params")
+    m = len(packing.places.names)
     if len(given) not in (m, m + packing.k_fe):
         raise ArgumentError(
             f"invalid start_params: length {len(given)}, expected {m} covariance parameters or "
@@ -253,7 +253,7 @@ def penalties_of(
     if fe_pen is None and cov_pen is None and not fixed.any():
         return None
     assert start is not None
-    inner = Packing(packing.layout, deviance.covariance, packing.x_names)
+    inner = Packing(packing.places, deviance.covariance, packing.x_names)
     values = np.asarray(start.fe_params, dtype=float)[kept]
     fe_pen, cov_pen = CheckedPenalty.of(fe_pen, "fe_pen"), CheckedPenalty.of(cov_pen, "cov_pen")
     return Penalties(inner, fe_pen, cov_pen, fixed, values)

@@ -14,11 +14,11 @@ from sparselmm.base.arguments import (
 from sparselmm.base.exceptions import (
     DataError,
     RankDeficiencyWarning,
-    RemovedRowsError,
 )
 from sparselmm.base.types import FloatArray
 from sparselmm.design import BuiltDesign
-from sparselmm.design.terms import Design, RandomTerm
+from sparselmm.design.residual import ResidualRows
+from sparselmm.design.terms import Design, TermLayout
 from sparselmm.design.validate import need_white
 from sparselmm.factor.bases import cross_products, in_model_columns
 from sparselmm.factor.candidates import Candidate
@@ -57,14 +57,20 @@ class LinearModel:
         return self.built.design
 
     @property
-    def terms(self) -> tuple[RandomTerm, ...]:
+    def terms(self) -> tuple[TermLayout, ...]:
         """Random-effects terms in the order of their columns of Z."""
-        return self.design.terms
+        return self.built.layout.terms
 
     @property
     def exog_names(self) -> list[str]:
         """Names of the columns of X."""
-        return list(self.design.x_names)
+        return list(self.built.layout.x_names)
+
+    @property
+    def _residual(self) -> ResidualRows | None:
+        """Covariance structure of the residuals; None where they are independent."""
+        layout = self.built.layout
+        return layout.residual if isinstance(layout, Design) else None
 
     @property
     def nobs(self) -> int:
@@ -74,16 +80,15 @@ class LinearModel:
 
     def _need_rows(self, what: str) -> None:
         """Refuse for the model of results without rows."""
-        if not self.built.design.n:
-            raise RemovedRowsError.of(f"model.{what}", self.built.streamed is None)
+        self.built.layout.rows(f"model.{what}")
 
     @cached_property
     def _layout(self) -> VarianceLayout:
-        return VarianceLayout.of(self.built.design.terms)
+        return VarianceLayout.of(self.built.layout.terms)
 
     @property
     def _packing(self) -> Packing:
-        return Packing(self._layout, self.covariance, self.built.design.x_names)
+        return Packing(self._layout, self.covariance, self.built.layout.x_names)
 
     @cached_property
     def cross(self) -> CrossProducts:
@@ -126,7 +131,7 @@ class LinearModel:
             Prints as a table; ``chosen`` is what :meth:`fit` will do.
         """
         limit = check_memory(memory_limit)
-        if self.design.residual is not None:
+        if self._residual is not None:
             return residual_plan(ResidualDeviance(self.design, reml=True), limit)
         probing = Probing("auto", Settings(), 0.01, None)
         rival = None
@@ -169,7 +174,7 @@ class LinearModel:
             Both have ``value(theta)``, ``gradient(theta)`` and ``at(theta)``.
         """
         reml = check_flag(reml, "reml")
-        if self.design.residual is not None:
+        if self._residual is not None:
             engine = check_choice(engine, "engine", ("sparse", "auto"))
             return ResidualDeviance(self.design, reml=reml)
         if check_choice(engine, "engine", ENGINES) == "dense":

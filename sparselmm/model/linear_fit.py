@@ -86,7 +86,7 @@ def _fit_exactly(model: LinearModel, request: Request, setting: Setting) -> Ende
         objective: Any = model._dense(request.reml, held) if dense else _penalized(sparse, pen)
         with request.monitor.watching():
             opt = task.run(objective, setting.theta)
-            if opt.rounding > FEW_DIGITS and not dense and model.design.n:
+            if opt.rounding > FEW_DIGITS and not dense and model.built.has_rows:
                 sparse = centred_at(sparse, model.design, opt.theta)
                 objective = _penalized(sparse, pen)
                 opt = joined(opt, task.run(objective, opt.theta))
@@ -108,7 +108,7 @@ def _penalized(sparse: ProfiledDeviance, pen: Penalties | None) -> Any:
 
 def _endless(model: LinearModel, reml: bool, held: Held) -> str:
     """Why the likelihood has no maximum, in words; empty where it has one."""
-    if held.scale is not None or not model.design.n:
+    if held.scale is not None or not model.built.has_rows:
         return ""
     if not reml and unbounded(model.design):
         return UNBOUNDED

@@ -182,7 +182,7 @@ class LinearFits(StatsmodelsInterface):
         request = Request.of(locals())
         if self.built.streamed is None:
             self._need_rows("fit")
-        if self.design.residual is not None:
+        if self._residual is not None:
             found = fit_residual(self, request)
             self.reml = request.reml
             return found
@@ -311,11 +311,11 @@ class LinearFits(StatsmodelsInterface):
             When the method is unknown.
         """
         need_white(self.built.design, "fit_regularized")
-        alpha = in_order(alpha, self.built.design.x_names, argument="alpha")
+        alpha = in_order(alpha, self.built.layout.x_names, argument="alpha")
         weights = check_numbers(alpha, "alpha")
-        if weights.shape not in ((), (self.built.design.p,)) or (weights < 0).any():
+        if weights.shape not in ((), (self.built.layout.p,)) or (weights < 0).any():
             raise wrong_value(
-                "alpha", f"one number or {self.built.design.p}, none of them negative", alpha
+                "alpha", f"one number or {self.built.layout.p}, none of them negative", alpha
             )
         if method is None:
             raise wrong_type("method", "'l1' or a penalty", method)
@@ -330,7 +330,7 @@ class LinearFits(StatsmodelsInterface):
         ptol = check_number(ptol, "ptol", "a number, not negative", low=0.0)
         maxit = check_count(maxit, "maxit")
         plain = self.fit(**fit_kwargs)
-        weights = np.broadcast_to(weights, (self.built.design.p,))
+        weights = np.broadcast_to(weights, (self.built.layout.p,))
         weights = weights[self.cross.basis.kept]
         beta = shooting(plain.pls, weights, ceps, ptol, maxit)
         fit = known_only(fit_at(plain.deviance, plain.theta, beta), ceps)

@@ -50,7 +50,7 @@ class FittedModel(ModelAbstract):  # type: ignore[misc]
         for name in names:  # text must be categorical there
             if not pd.api.types.is_numeric_dtype(frame[name].dtype):
                 frame[name] = frame[name].astype("category")
-        response = str(built.design.y_name)
+        response = str(built.layout.y_name)
         frame[response] = built.design.y
         coef, covariance = self._coefficients(result)
         if len(coef) > MOST_COEFFICIENTS:
@@ -80,7 +80,7 @@ class FittedModel(ModelAbstract):  # type: ignore[misc]
         if not self._random:
             return np.asarray(fixed.beta), np.asarray(fixed.vcov)
         est = result._est
-        p, q = est.design.p, len(est.pls.b)
+        p, q = est.layout.p, len(est.pls.b)
         rows = np.vstack([np.eye(p)[self._kept], np.zeros((q, p))])
         H = sp.vstack([sp.csr_array((len(self._kept), q)), sp.eye_array(q, format="csr")])
         targets = Targets(rows, sp.csr_array(H), (), (), (), None)
@@ -151,7 +151,7 @@ def with_ddf(table: MarginaleffectsResult, result: Any, ddf: str) -> Marginaleff
     if any(name.startswith("p_value_") for name in frame.columns):
         raise ArgumentError("table: leave equivalence= out; its p-values are those of normal tests")
     fixed, J = result._fixed_effects("z"), np.asarray(J)
-    rows = np.zeros((len(J), result._est.design.p))
+    rows = np.zeros((len(J), result._est.layout.p))
     rows[:, fixed.kept] = J[:, : len(fixed.kept)]
     inner = J[:, len(fixed.kept) :]
     if inner.shape[1] not in (0, len(result._est.pls.b)):

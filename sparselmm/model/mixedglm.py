@@ -153,7 +153,7 @@ class MixedGLM(NamesOthers):
             generalized=True,
         )  # fmt: skip
         if name is not None:
-            built = replace(built, design=replace(built.design, y_name=name))
+            built = replace(built, layout=replace(built.layout, y_name=name))
         self._set_up(built.owned(), chosen, kept_trials(m, built), categories, nagq)
 
     @classmethod
@@ -241,7 +241,7 @@ class MixedGLM(NamesOthers):
             further={k: one_formula(k, text) for k, text in formulas.items() if asked(text)},
         )  # fmt: skip
         built = replace(
-            built, design=replace(built.design, y_name=response.name),
+            built, layout=replace(built.layout, y_name=response.name),
             spec=replace(built.spec, formula=formula),
         )  # fmt: skip
         model = cls.__new__(cls)
@@ -277,7 +277,7 @@ class MixedGLM(NamesOthers):
     def _check_identified(self, kind: str) -> None:
         """A Gaussian response needs levels that repeat."""
         if kind == "gaussian" and self.built.design.weights is None:
-            for term in self.built.design.terms:
+            for term in self.built.layout.terms:
                 if term.origin in ("re", "bar"):
                     check_levels(term, self.built.design.n)
 
@@ -311,7 +311,7 @@ class MixedGLM(NamesOthers):
     @property
     def exog_names(self) -> tuple[str, ...]:
         """Names of the columns of X."""
-        names = self.built.design.x_names
+        names = self.built.layout.x_names
         return tuple(names[j] for j in self.x_columns)
 
     @property
@@ -443,7 +443,7 @@ class MixedGLM(NamesOthers):
         elif results.singular:
             words = singular_words(
                 results.deviance, results.deviance.covariance, results.numbers.parts[0],
-                self.built.design.terms,
+                self.built.layout.terms,
             )  # fmt: skip
             warn_user(
                 "The MLE may be on the boundary of the parameter space. " + boundary_message(words),

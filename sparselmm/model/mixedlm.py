@@ -265,7 +265,7 @@ class MixedLM(LinearFits, NamesOthers):
         self.use_sqrt = check_flag(use_sqrt, "use_sqrt")
         if built.spec.formula is not None:
             self.formula = built.spec.formula
-        self.covariance = Covariance.of(built.design.terms)
+        self.covariance = Covariance.of(built.layout.terms)
         self.reml, self.fe_pen, self.cov_pen, self.re_pen = True, None, None, None
         self._freepat: MixedLMParams | None = None
         self._engines: dict[bool, ProfiledDeviance] = {}

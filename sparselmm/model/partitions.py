@@ -192,13 +192,13 @@ def build_partitioned(
     first, memories, some = _learn(plan, reading, parts, runner)
     built, recipe, sample = recipe_of(plan, reading, first, memories, arguments["covariance"])
     used = sum(count for _, count in first.counts)
-    for term in built.design.terms:
+    for term in built.layout.terms:
         check_term(term, used, reading.weights is not None)
     total, done = _multiply(recipe, sample, first, parts, runner)
     cross = done.cross
     assert cross is not None
-    design = replace(built.design, sums=done.sums)
-    return replace(built, design=design, streamed=_streamed(total, cross, recipe, some)), cross
+    layout = replace(built.layout, sums=done.sums)
+    return replace(built, layout=layout, streamed=_streamed(total, cross, recipe, some)), cross
 
 
 def _env_of(used: EvalEnvironment, env: EvalEnvironment, subset: str | None) -> EvalEnvironment:

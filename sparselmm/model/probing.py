@@ -21,7 +21,7 @@ from sparselmm.base.exceptions import (
 )
 from sparselmm.base.memory import available_memory, size_text
 from sparselmm.base.types import FloatArray
-from sparselmm.design.terms import RandomTerm
+from sparselmm.design.terms import TermLayout
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.krylov.crossing import leading_term
 from sparselmm.factor.krylov.price import Rival
@@ -106,7 +106,7 @@ class Probing:
 
 
 def unsuited(
-    covariance: Covariance, terms: Sequence[RandomTerm], cross: CrossProducts,
+    covariance: Covariance, terms: Sequence[TermLayout], cross: CrossProducts,
     others: Mapping[str, Any],
 ) -> str:  # fmt: skip
     """What speaks against conjugate gradients, in words; empty where nothing does.
@@ -124,7 +124,7 @@ def unsuited(
             return f"does not know the covariance structure of {term.name!r}"
         if own.n_theta > 0 and own.k > 1 and isinstance(own, FixedEntries):
             return f"holds a covariance whole or not at all, and part of {term.name!r} is held"
-        if term.root is not None and term.block is not None:
+        if term.root is not None and term.form == "block":
             return f"does not take the known covariance of {term.name!r}"
     if not covariance.n_theta:
         return "has nothing to search: every covariance is held"

@@ -154,7 +154,7 @@ def _check_levels(model: LinearModel) -> None:
     """Refuse terms with a level per row."""
     streamed = model.built.streamed
     if streamed is None:
-        for term in model.terms:
+        for term in model.design.terms:
             check_counted_levels(term, model.design.weights)
         return
     for term, levels in zip(model.terms, streamed.counted_levels, strict=True):

@@ -16,6 +16,7 @@ from sparselmm.base.exceptions import ArgumentError, DataError
 from sparselmm.base.grid import p_text
 from sparselmm.base.other_names import known_arguments
 from sparselmm.base.types import FloatArray
+from sparselmm.design.terms import Design
 from sparselmm.inference.hypotheses.comparison import boundary_pvalue, chi2_pvalue, variances_tested
 from sparselmm.results.general.base import GeneralBase
 from sparselmm.results.general.intervals import compare_general
@@ -237,7 +238,8 @@ def _boundary(chisq: float, df: int, small: MixedLMResults, big: MixedLMResults)
 
 
 def _formula(result: MixedLMResults) -> str:
-    text, rows = result.built.spec.formula or "(from arrays)", result.built.design.residual
+    text, layout = result.built.spec.formula or "(from arrays)", result.built.layout
+    rows = layout.residual if isinstance(layout, Design) else None
     if rows is None:
         return text
     dispersion = ["dispersion: " + ", ".join(rows.d_names)] if rows.d_names else []
@@ -252,8 +254,8 @@ def _check_same_data(results: Sequence[MixedLMResults], names: Sequence[str]) ->
                 f"{names[0]} was fitted to {first.nobs} rows and {name} to {other.nobs}; "
                 "likelihoods compare only on the same rows (are values missing in a column of one?)"
             )
-        a, b = first.built.design, other.built.design
-        if a.n and b.n:
+        a, b = first.built.layout, other.built.layout
+        if isinstance(a, Design) and isinstance(b, Design):
             _check_equal(a.y, b.y, "response", names[0], name)
             ones = np.ones(a.n)
             _check_equal(
@@ -288,11 +290,11 @@ def _check_criterion(results: Sequence[MixedLMResults]) -> None:
 
 def _same_fixed_effects(a: MixedLMResults, b: MixedLMResults) -> bool:
     """Whether two models have the same independent columns of X."""
-    kept = [[r.built.design.x_names[j] for j in r.deviance.cross.basis.kept] for r in (a, b)]
+    kept = [[r.built.layout.x_names[j] for j in r.deviance.cross.basis.kept] for r in (a, b)]
     if sorted(kept[0]) != sorted(kept[1]):
         return False
-    X, other = a.built.design, b.built.design
-    if not (X.n and other.n):
+    X, other = a.built.layout, b.built.layout
+    if not (isinstance(X, Design) and isinstance(other, Design)):
         return True
     return all(
         np.array_equal(X.X[:, X.x_names.index(name)], other.X[:, other.x_names.index(name)])

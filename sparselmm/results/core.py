@@ -90,7 +90,7 @@ class MixedLMResults(ResultsInterface, ValidationResults, LinearReportResults, N
         self.given = Given() if given is None else given
         self.hist = [self.mle_retvals] if full_output else None
         self._est = Estimates.of(
-            built.design, deviance, fit, built.spec.formula is None, psi_scale, n_fixed
+            built.layout, deviance, fit, built.spec.formula is None, psi_scale, n_fixed
         )
         if built.streamed is not None:
             self._est.__dict__["group_sizes"] = built.streamed.group_sizes
@@ -143,7 +143,7 @@ class MixedLMResults(ResultsInterface, ValidationResults, LinearReportResults, N
         if ddf is not None:
             ddf = check_choice(ddf, "ddf", DDF_METHODS)
         return summary.summarize(
-            self._est, self.opt, yname or self.built.design.y_name, xname_fe, xname_re,
+            self._est, self.opt, yname or self.built.layout.y_name, xname_fe, xname_re,
             summary.TITLE if title is None else title, alpha,
             None if ddf is None or ddf == "z" else self._ddf(str(ddf)),
         )  # fmt: skip

@@ -183,7 +183,7 @@ class ResidualSimulation(ResultsBase):
             self.built.design, joint, pls, self.built.spec.formula is None
         )
         structure = joint.deviance.structure
-        names = (*est.design.x_names, *est.layout.names, *structure.names)
+        names = (*est.layout.x_names, *est.places.names, *structure.names)
         values = np.concatenate([est.beta, est.variances, structure.natural(joint.phi, pls.scale)])
         if pls.known_scale is None:
             return (*names, "sigma"), np.append(values, pls.sigma)

@@ -90,7 +90,9 @@ def make(
     y = y + rng.normal(size=n) * np.exp(0.2 * x)
     w = rng.uniform(0.5, 2.0, n) if weights else None
     X = np.column_stack([np.ones(n), x])
-    return Design(y, X, ("one", "x"), terms, weights=w, residual=rows)
+    return Design(
+        y=y, X=X, x_names=("one", "x"), terms=terms, weights=w, residual=rows
+    )  # fmt: skip
 
 
 def somewhere(deviance: ResidualDeviance, seed: int) -> np.ndarray:

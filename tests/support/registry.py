@@ -33,7 +33,7 @@ def term(name, codes, values=None, *, n_levels=None, structure="unstructured"):
         values = np.asarray(values, dtype=float)
     columns = tuple(f"c{i}" for i in range(1 if values is None else values.shape[1]))
     levels = Levels((name,), (np.arange(l),))
-    return RandomTerm(name, "bar", columns, levels, codes, values, None, structure)
+    return RandomTerm(name, "bar", columns, levels, codes, values, structure=structure)
 
 
 def block(name, matrix):
@@ -46,7 +46,7 @@ def block(name, matrix):
 def design(y, X, *terms, weights=None, offset=None):
     """A design with default names."""
     names = tuple(f"x{j}" for j in range(X.shape[1]))
-    return Design(y, X, names, terms, weights=weights, offset=offset)
+    return Design(y=y, X=X, x_names=names, terms=terms, weights=weights, offset=offset)
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ from sparselmm.design.formula import remembered
 from sparselmm.design.formula.expressions import plain_column
 from sparselmm.design.formula.namespace import Namespace, rebuild
 from sparselmm.design.formula.remembered import DesignInfo
-from sparselmm.design.terms import Origin, RandomTerm, Structure
+from sparselmm.design.terms import Origin, RandomTerm, Structure, TermLayout
 from sparselmm.design.validate import Rows, aligned, check_codes, check_length, unknown_column
 
 _MADE_UP = re.compile(r"x(_re)?\d+|const")  # names of columns that had none
@@ -59,7 +59,7 @@ class TermSpec(Protocol):
     """What a random-effects term remembers."""
 
     @property
-    def template(self) -> RandomTerm:
+    def layout(self) -> TermLayout:
         """The term without anything of the length of the data."""
 
     def codes_used(self) -> list[str]:
@@ -78,7 +78,7 @@ class CodedSpec:
 
     Attributes
     ----------
-    template : RandomTerm
+    layout : TermLayout
         Without codes and values.
     factors : tuple of str
         Expressions of the crossed factors; ``GROUPS`` for the ``groups`` argument.
@@ -89,7 +89,7 @@ class CodedSpec:
         or None for an intercept. Without a namespace the new ``exog_re`` is taken.
     """
 
-    template: RandomTerm
+    layout: TermLayout
     factors: tuple[str, ...]
     crossing: Crossing
     effects: DesignInfo | tuple[str, ...] | None
@@ -116,7 +116,7 @@ class CodedSpec:
             for code, labels in zip(self.factors, self.crossing.labels, strict=True)
         ]
         level = match_crossed(self.crossing.table, codes) if len(codes) > 1 else codes[0]
-        return replace(self.template, codes=level, values=self.new_values(new))
+        return self.layout.on_rows(codes=level, values=self.new_values(new))
 
     def _codes(self, code: str, labels: Any, new: NewRows) -> IntArray:
         if code == GROUPS:
@@ -130,7 +130,7 @@ class CodedSpec:
         if self.effects is None:
             return None
         if new.space is None:
-            covariates, names = new.arrays["exog_re"], self.template.columns
+            covariates, names = new.arrays["exog_re"], self.layout.columns
             if isinstance(covariates, pd.Series) and any(n in covariates.index for n in names):
                 covariates = one_row(covariates)
             covariates = aligned(covariates, new.rows.index, "exog_re", "the new data")
@@ -244,7 +244,7 @@ def coded_term(
         Covariance of the coefficients, and where they stand if that is autoregressive.
     """
     levels = crossing.levels(names)
-    template = RandomTerm(
+    layout = TermLayout(
         name=name,
         origin=origin,
         columns=columns,
@@ -252,6 +252,6 @@ def coded_term(
         structure=structure,
         positions=positions,
     )
-    term = replace(template, codes=compact(crossing.codes, len(levels)), values=values)
+    term = layout.on_rows(codes=compact(crossing.codes, len(levels)), values=values)
     memory = replace(crossing, codes=np.empty(0, dtype=np.int32))
-    return term, CodedSpec(template, factors, memory, effects)
+    return term, CodedSpec(layout, factors, memory, effects)

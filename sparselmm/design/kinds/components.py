@@ -43,7 +43,7 @@ from sparselmm.design.formula.namespace import (
 from sparselmm.design.formula.remembered import DesignInfo, Term
 from sparselmm.design.kinds.coded import GROUPS, CodedSpec, NewRows, TermSpec, coded_term, product
 from sparselmm.design.rows import GroupRows
-from sparselmm.design.terms import Grouping, Levels, RandomTerm
+from sparselmm.design.terms import Grouping, Levels, RandomTerm, TermLayout
 from sparselmm.design.validate import check_codes, check_finite, not_finite
 
 
@@ -242,7 +242,7 @@ class PerGroupSpec:
 
     Attributes
     ----------
-    template : RandomTerm
+    layout : TermLayout
         Without the block.
     infos : dict
         Code of a group to patsy's memory of its columns.
@@ -250,7 +250,7 @@ class PerGroupSpec:
         Columns ``starts[g]:starts[g + 1]`` of the block belong to group ``g``.
     """
 
-    template: RandomTerm
+    layout: TermLayout
     infos: dict[int, DesignInfo]
     starts: IntArray
 
@@ -278,7 +278,7 @@ class PerGroupSpec:
                 matrix = rebuild(info, part)
                 pieces.append((matrix, known, int(self.starts[group])))
         shape = (new.rows.n, int(self.starts[-1]))
-        return replace(self.template, block=stack_blocks(pieces, shape))
+        return self.layout.on_rows(block=stack_blocks(pieces, shape))
 
 
 def _per_group(
@@ -299,10 +299,10 @@ def _per_group(
         columns.extend(info.column_names)
         labels.extend([group] * matrix.shape[1])
     levels = Levels((groups.name, name), (groups.labels[labels], np.array(columns, dtype=object)))
-    template = RandomTerm(name=name, origin="vc", columns=("{}",), levels=levels)
+    layout = TermLayout(name=name, origin="vc", columns=("{}",), levels=levels)
     block = stack_blocks(pieces, (space.n, int(starts[-1])))
     _check_block(name, block, levels.parts[1], space)
-    return replace(template, block=block), PerGroupSpec(template, infos, starts)
+    return layout.on_rows(block=block), PerGroupSpec(layout, infos, starts)
 
 
 def _check_block(name: str, block: CSR, columns: AnyArray, space: Namespace) -> None:

@@ -16,7 +16,7 @@ from sparselmm.design.factors import match
 from sparselmm.design.kinds.coded import GROUPS, CodedSpec, NewRows
 from sparselmm.design.kinds.matrices import Built
 from sparselmm.design.known_covariance import LARGEST_ROOT, KnownCovariance
-from sparselmm.design.terms import Levels, RandomTerm
+from sparselmm.design.terms import Levels, RandomTerm, TermLayout
 
 SHOWN_LABELS = 5
 
@@ -27,13 +27,13 @@ class KnownSpec:
 
     Attributes
     ----------
-    template : RandomTerm
+    layout : TermLayout
         Without the block; with the root.
     inner : CodedSpec
         Memory of the same term with independent levels.
     """
 
-    template: RandomTerm
+    layout: TermLayout
     inner: CodedSpec
 
     @property
@@ -51,14 +51,14 @@ class KnownSpec:
 
     def evaluate(self, new: NewRows) -> RandomTerm:
         """The term on new rows; rows of levels without a known covariance are empty."""
-        (code,), labels = self.inner.factors, self.template.levels.parts[0]
+        (code,), labels = self.inner.factors, self.layout.levels.parts[0]
         if code == GROUPS:
             values = new.group_values
         else:
             assert new.space is not None
             values = new.space.labels(code)
         level = match(labels, values)
-        return _mixed(self.template, level, self.inner.new_values(new), new.rows.n)
+        return _mixed(self.layout, level, self.inner.new_values(new), new.rows.n)
 
 
 def with_known(built: list[Built], covariance: Mapping[str, Any] | None) -> list[Built]:
@@ -121,33 +121,33 @@ def _with_root(term: RandomTerm, spec: Any, known: KnownCovariance) -> Built:
         )
     assert term.codes is not None
     levels = Levels(term.levels.names, (known.labels,))
-    template = replace(spec.template, levels=levels, root=known.root)
+    layout = replace(spec.layout, levels=levels, root=known.root)
     level = np.where(term.codes < 0, -1, place[term.codes])
-    memory = KnownSpec(template, spec)
-    return _mixed(template, level, term.values, len(level)), memory
+    memory = KnownSpec(layout, spec)
+    return _mixed(layout, level, term.values, len(level)), memory
 
 
-def _mixed(template: RandomTerm, level: IntArray, values: FloatArray | None, n: int) -> RandomTerm:
+def _mixed(layout: TermLayout, level: IntArray, values: FloatArray | None, n: int) -> RandomTerm:
     """``Z_t (R (x) I_k)`` of some rows."""
-    root = template.root
+    root = layout.root
     assert root is not None
-    entries = int(np.diff(root.indptr)[level[level >= 0]].sum()) * template.k
+    entries = int(np.diff(root.indptr)[level[level >= 0]].sum()) * layout.k
     if entries > LARGEST_ROOT:
         raise MemoryLimitError(
-            f"the {n} rows of {template.name!r} would have {entries:.3g} entries of Z with this "
+            f"the {n} rows of {layout.name!r} would have {entries:.3g} entries of Z with this "
             f"known covariance ({12e-9 * entries:.3g} GB); use fewer rows, or average the rows of "
             "a level that have the same covariates and give their numbers as weights"
         )
     known = np.flatnonzero(level >= 0)
-    part, k = sp.csr_array(root[level[known]]), template.k
+    part, k = sp.csr_array(root[level[known]]), layout.k
     part.sort_indices()
     times = np.diff(part.indptr)
     data = part.data[:, None]
     if values is not None:
         data = data * np.repeat(values[known], times, axis=0)  # zeros stay: the row has a level
-    itype = index_dtype(max(template.q, entries))
+    itype = index_dtype(max(layout.q, entries))
     ends = np.zeros(n + 1, dtype=itype)
     ends[known + 1] = k * times
     columns = part.indices.astype(itype, copy=False)[:, None] * itype(k) + np.arange(k, dtype=itype)
-    block: CSR = sp.csr_array((data.ravel(), columns.ravel(), ends.cumsum()), shape=(n, template.q))
-    return replace(template, block=block)
+    block: CSR = sp.csr_array((data.ravel(), columns.ravel(), ends.cumsum()), shape=(n, layout.q))
+    return layout.on_rows(block=block)

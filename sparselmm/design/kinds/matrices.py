@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from sparselmm.design.factors import Factor, factorize, match
 from sparselmm.design.kinds.coded import NewRows, TermSpec
 from sparselmm.design.kinds.components import stack_blocks
 from sparselmm.design.rows import GroupRows
-from sparselmm.design.terms import Grouping, Levels, RandomTerm
+from sparselmm.design.terms import Grouping, Levels, RandomTerm, TermLayout
 from sparselmm.design.validate import Rows, aligned, check_finite, check_length, check_names
 
 Built = tuple[RandomTerm, TermSpec]
@@ -90,8 +90,8 @@ class Stack:
         """The term and its memory."""
         check_finite(self.block.data, [self.name], "a matrix of exog_vc", rows)
         levels = Levels(("Group", self.name), (self.groups, self.columns))
-        template = RandomTerm(name=self.name, origin="vc", columns=("{}",), levels=levels)
-        return replace(template, block=self.block), StackSpec(template)
+        layout = TermLayout(name=self.name, origin="vc", columns=("{}",), levels=levels)
+        return layout.on_rows(block=self.block), StackSpec(layout)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,11 +100,11 @@ class StackSpec:
 
     Attributes
     ----------
-    template : RandomTerm
+    layout : TermLayout
         Without the block.
     """
 
-    template: RandomTerm
+    layout: TermLayout
 
     def codes_used(self) -> list[str]:
         """None: nothing is evaluated."""
@@ -119,17 +119,17 @@ class StackSpec:
         vc = new.arrays["exog_vc"]
         if vc is None:
             raise DataError(
-                f"component {self.template.name!r} was given as matrices; pass exog_vc= with the "
+                f"component {self.layout.name!r} was given as matrices; pass exog_vc= with the "
                 "matrices of the new rows"
             )
         stacks = {s.name: s for s in stack_all(vc, factorize(new.group_values, sort=True))}
-        if self.template.name not in stacks:
-            raise DataError(f"exog_vc has no component {self.template.name!r}")
-        stack = stacks[self.template.name]
-        known = {pair: j for j, pair in enumerate(_pairs(*self.template.levels.parts))}
-        if len(known) < self.template.n_levels:
+        if self.layout.name not in stacks:
+            raise DataError(f"exog_vc has no component {self.layout.name!r}")
+        stack = stacks[self.layout.name]
+        known = {pair: j for j, pair in enumerate(_pairs(*self.layout.levels.parts))}
+        if len(known) < self.layout.n_levels:
             raise DataError(
-                f"component {self.template.name!r} has columns of one name in one group, which "
+                f"component {self.layout.name!r} has columns of one name in one group, which "
                 "cannot be matched with those of new rows; give them names of their own in colnames"
             )
         found = [known.get(pair, -1) for pair in _pairs(stack.groups, stack.columns)]
@@ -137,8 +137,8 @@ class StackSpec:
         entries = stack.block.tocoo()
         keep = place[entries.col] >= 0
         where = (entries.row[keep], place[entries.col[keep]])
-        shape = (new.rows.n, self.template.n_levels)
-        return replace(self.template, block=sp.csr_array((entries.data[keep], where), shape=shape))
+        shape = (new.rows.n, self.layout.n_levels)
+        return self.layout.on_rows(block=sp.csr_array((entries.data[keep], where), shape=shape))
 
 
 def _pairs(groups: AnyArray, columns: AnyArray) -> Iterator[tuple[Any, Any]]:
@@ -236,8 +236,8 @@ class UserMatrix:
         """The term and its memory."""
         check_finite(self.block.data, [self.name], "the matrix z_terms", rows)
         levels = Levels(("column",), (self.labels,))
-        template = RandomTerm(name=self.name, origin="array", columns=("{}",), levels=levels)
-        return replace(template, block=self.block), MatrixSpec(template)
+        layout = TermLayout(name=self.name, origin="array", columns=("{}",), levels=levels)
+        return layout.on_rows(block=self.block), MatrixSpec(layout)
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,11 +246,11 @@ class MatrixSpec:
 
     Attributes
     ----------
-    template : RandomTerm
+    layout : TermLayout
         Without the block.
     """
 
-    template: RandomTerm
+    layout: TermLayout
 
     def codes_used(self) -> list[str]:
         """None: nothing is evaluated."""
@@ -262,7 +262,7 @@ class MatrixSpec:
 
     def evaluate(self, new: NewRows) -> RandomTerm:
         """The term with the new matrix."""
-        name, width = self.template.name, self.template.n_levels
+        name, width = self.layout.name, self.layout.n_levels
         if name not in new.arrays["z_terms"]:
             raise DataError(
                 f"term {name!r} is a matrix of z_terms; pass z_terms={{{name!r}: Z}} with one row "
@@ -273,7 +273,7 @@ class MatrixSpec:
             raise DataError(
                 f"z_terms[{name!r}] has {matrix.block.shape[1]} columns but the fit had {width}"
             )
-        return replace(self.template, block=matrix.block)
+        return self.layout.on_rows(block=matrix.block)
 
 
 def user_matrices(

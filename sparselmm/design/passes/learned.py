@@ -29,8 +29,7 @@ from sparselmm.design.passes.reading import Reading, Taken, named
 from sparselmm.design.row_arguments import Given, subset_mask
 from sparselmm.design.sources.readers import Part
 from sparselmm.design.spec import DesignSpec, check_rows
-from sparselmm.design.subsets import without_rows
-from sparselmm.design.terms import Design
+from sparselmm.design.terms import Design, DesignLayout
 from sparselmm.design.validate import Rows, check_some_rows
 
 
@@ -40,8 +39,8 @@ class Chunk:
 
     Attributes
     ----------
-    design : Design
-        With the levels of all rows.
+    design : Design or None
+        With the levels of all rows; None when no row is in use.
     group_counts : ndarray of int, (n_groups,), or None
         Rows of each group.
     read : int
@@ -49,7 +48,7 @@ class Chunk:
     numbers : dict of str to Numbers
     """
 
-    design: Design
+    design: Design | None
     group_counts: IntArray | None
     read: int
     numbers: dict[str, Numbers]
@@ -63,8 +62,7 @@ class Recipe:
     ----------
     reading : Reading
     spec : DesignSpec
-    template : Design
-        Without rows.
+    template : DesignLayout
     response : str
         Expression of the response.
     response_spec : DesignSpec or None
@@ -75,7 +73,7 @@ class Recipe:
 
     reading: Reading
     spec: DesignSpec
-    template: Design
+    template: DesignLayout
     response: str
     response_spec: DesignSpec | None
     numbers: tuple[str, ...]
@@ -89,7 +87,7 @@ class Recipe:
                     numbers = {n: Numbers.of(as_float(taken.frame[n])) for n in self.numbers}
                     yield Chunk(design, counts, taken.read, numbers)
                 else:
-                    yield Chunk(self.template, None, taken.read, {})
+                    yield Chunk(None, None, taken.read, {})
 
     def of(self, taken: Taken, checked: bool = True) -> tuple[Design, IntArray | None]:
         """Some rows as a design, ``checked`` for what a fit can use, and the rows of each group."""
@@ -109,9 +107,9 @@ class Recipe:
                     f"{term.name!r} has a level that did not occur in the first pass; the rows "
                     "must be the same whenever they are read"
                 )
-        design = replace(
-            self.template, y=self._response(frame, rows), X=new.X, terms=new.terms,
-            weights=taken.weights, offset=new.offset, groups=None,
+        design = Design(
+            y=self._response(frame, rows), X=new.X, x_names=self.template.x_names,
+            terms=new.terms, y_name=self.template.y_name, weights=taken.weights, offset=new.offset,
         )  # fmt: skip
         if checked:
             check_rows(design, rows)
@@ -173,18 +171,18 @@ def recipe_of(
     with memories.at_hand():
         built = assemble(plan, given, covariance, space, None, False, checked=False)
         response = _response_spec(plan, space, built.spec)
-    if not built.design.terms:
+    if not built.layout.terms:
         raise NoRandomEffectsError(
             "the model has no random effects; add a term such as '+ (1|g)' or groups="
         )
-    bare = without_rows(built)
+    bare = built.without_rows()
     spec = built.spec
     numbers = tuple(
         name
         for name in spec.fixed_variables()
         if name in frame and spec.factor_levels(name) is None and kind_of(frame[name]) == NUMBERS
     )
-    recipe = Recipe(reading, spec, bare.design, plan.parsed.response, response, numbers)
+    recipe = Recipe(reading, spec, bare.layout, plan.parsed.response, response, numbers)
     _check_by_row(recipe, first.sample, reading)
     return bare, recipe, first.sample
 

@@ -20,7 +20,7 @@ import numpy as np
 import scipy
 
 from sparselmm.base.types import FloatArray, IntArray
-from sparselmm.design.terms import RandomTerm
+from sparselmm.design.terms import Design, TermLayout
 from sparselmm.inference.diagnostics.design_checks import (
     collinear,
     confounded,
@@ -95,7 +95,7 @@ def _singular(e: Evidence) -> Iterator[Finding]:
         yield from _correlations(term, psi, np.flatnonzero(~none))
 
 
-def _correlations(term: RandomTerm, psi: FloatArray, inside: IntArray) -> Iterator[Finding]:
+def _correlations(term: TermLayout, psi: FloatArray, inside: IntArray) -> Iterator[Finding]:
     if len(inside) < 2 or term.structure == "diagonal":
         return
     sd = np.sqrt(np.diag(psi)[inside])
@@ -191,7 +191,7 @@ def standardized_effects(est: Estimates, t: int) -> FloatArray:
 
 
 def _outlying_rows(e: Evidence) -> Iterator[Finding]:
-    if not e.design.n:
+    if not isinstance(e.layout, Design):
         yield Finding(
             "not-checked", "note",
             "residuals and slopes within groups were not looked at: the rows were read in "

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sparselmm.base.types import FloatArray, IntArray
-from sparselmm.design.terms import RandomTerm
+from sparselmm.design.terms import Design, TermLayout
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.inference.diagnostics.diagnosis import Finding
 from sparselmm.inference.diagnostics.evidence import Evidence, listed_names
@@ -56,7 +56,7 @@ class Columns:
     def of(cls, e: Evidence) -> Columns:
         """From the working basis, whose Q'WQ is the identity: no pass over the rows."""
         basis, n = e.dev.cross.basis, e.dev.cross.n
-        names = [e.design.x_names[j] for j in basis.kept]
+        names = [e.layout.x_names[j] for j in basis.kept]
         if not names:
             return cls([], np.zeros((0, 0)), np.zeros(0))
         R = np.linalg.inv(basis.T)
@@ -89,8 +89,8 @@ class Columns:
 
 def _constants(e: Evidence) -> FloatArray:
     """The value of the columns of X that have one, NaN for the others, (p,)."""
-    if e.design.sums is not None:
-        return e.design.sums.constant
+    if e.layout.sums is not None:
+        return e.layout.sums.constant
     X = e.design.X if e.positive.all() else e.design.X[e.positive]
     return np.where(np.ptp(X, axis=0) == 0.0, X[0], np.nan)
 
@@ -188,15 +188,15 @@ def few_levels(e: Evidence) -> Iterator[Finding]:
 
 def _sizes(e: Evidence, t: int) -> IntArray | None:
     """Rows of every level of a term, (l,); None where rows do not belong to one level."""
-    if e.design.sums is not None:
-        return e.design.sums.sizes[t]
-    codes = e.est.terms[t].codes
-    if codes is None:
+    if e.layout.sums is not None:
+        return e.layout.sums.sizes[t]
+    term = e.design.terms[t]
+    if term.codes is None:
         return None
-    return np.bincount(codes[e.positive & (codes >= 0)], minlength=e.est.terms[t].n_levels)
+    return np.bincount(term.codes[e.positive & (term.codes >= 0)], minlength=term.n_levels)
 
 
-def _too_many(term: RandomTerm, used: int, n: int) -> Finding:
+def _too_many(term: TermLayout, used: int, n: int) -> Finding:
     what = f"{used} levels" if term.k == 1 else f"{used} levels x {term.k} coefficients"
     return Finding(
         "not-identifiable", "problem",
@@ -223,10 +223,10 @@ def confounded(e: Evidence) -> Iterator[Finding]:
             )  # fmt: skip
         for s in range(t + 1, len(terms)):
             other = terms[s]
-            if e.design.sums is not None:
+            if e.layout.sums is not None:
                 same = _same_products(e, t, s)
             else:
-                same = _same_columns(term, other) and _same_partition(e, term, other)
+                same = _same_columns(e, t, s) and _same_partition(e, t, s)
             if same:
                 yield Finding(
                     "not-identifiable", "problem",
@@ -236,7 +236,8 @@ def confounded(e: Evidence) -> Iterator[Finding]:
                 )  # fmt: skip
 
 
-def _same_columns(a: RandomTerm, b: RandomTerm) -> bool:
+def _same_columns(e: Evidence, t: int, s: int) -> bool:
+    a, b = e.design.terms[t], e.design.terms[s]
     if a.codes is None or b.codes is None or a.k != b.k:
         return False
     if a.values is None or b.values is None:
@@ -244,7 +245,8 @@ def _same_columns(a: RandomTerm, b: RandomTerm) -> bool:
     return bool(np.array_equal(a.values, b.values))
 
 
-def _same_partition(e: Evidence, a: RandomTerm, b: RandomTerm) -> bool:
+def _same_partition(e: Evidence, t: int, s: int) -> bool:
+    a, b = e.design.terms[t], e.design.terms[s]
     assert a.codes is not None
     assert b.codes is not None
     rows = e.positive
@@ -261,7 +263,7 @@ def _same_products(e: Evidence, t: int, s: int) -> bool:
     For rows a of the one and b of the other in the same place, ``|a - b|^2 = 0``.
     """
     cross, terms = e.dev.cross, e.est.terms
-    if terms[t].codes is None or terms[s].codes is None or terms[t].k != terms[s].k:
+    if "block" in (terms[t].form, terms[s].form) or terms[t].k != terms[s].k:
         return False
     pair = cross.pair(s, t)
     met = np.abs(pair.data).reshape(len(pair.data), -1).sum(axis=1) > 0.0
@@ -281,8 +283,10 @@ def _model_basis(cross: CrossProducts, t: int) -> FloatArray:
 
 def constant_slopes(e: Evidence) -> Iterator[Finding]:
     """Covariates of random slopes that hardly vary within levels."""
-    for term in e.est.terms:
-        if term.codes is None or term.values is None or not e.design.n:
+    if not isinstance(e.layout, Design):
+        return
+    for term in e.design.terms:
+        if term.codes is None or term.values is None:
             continue
         rows = np.flatnonzero(e.positive & (term.codes >= 0))
         codes, values = term.codes[rows], term.values[rows]

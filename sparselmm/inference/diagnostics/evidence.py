@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sparselmm.base.types import AnyArray, BoolArray, FloatArray
-from sparselmm.design.terms import Design
+from sparselmm.design.terms import Design, DesignLayout
 from sparselmm.inference.estimates import Estimates
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.optimize import OptSummary
@@ -43,6 +43,11 @@ class Evidence:
         """Of a fit whose rows were not kept."""
         none = np.zeros(0)
         return cls(est, opt, none, none, none, none)
+
+    @property
+    def layout(self) -> DesignLayout:
+        """Of the rows, or they themselves."""
+        return self.est.layout
 
     @property
     def design(self) -> Design:

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy
 
-from sparselmm.base.exceptions import RemovedRowsError
 from sparselmm.base.types import FloatArray, IntArray
-from sparselmm.design.terms import Design, RandomTerm
+from sparselmm.design.terms import Design, DesignLayout, TermLayout
 from sparselmm.factor.bases import terms_in_bases
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.factorization import Factorization
@@ -57,7 +56,7 @@ def boundary_pvalue(statistic: float, df: int) -> float:
 # -------------------------------------------------------------------- what two models differ in
 
 
-def covariance_parameters(terms: Sequence[RandomTerm]) -> tuple[Counter[str], Counter[str]]:
+def covariance_parameters(terms: Sequence[TermLayout]) -> tuple[Counter[str], Counter[str]]:
     """Names of the variances, and of the covariances, of a model's random effects."""
     variances: Counter[str] = Counter()
     covariances: Counter[str] = Counter()
@@ -71,7 +70,7 @@ def covariance_parameters(terms: Sequence[RandomTerm]) -> tuple[Counter[str], Co
     return variances, covariances
 
 
-def variances_tested(small: Sequence[RandomTerm], big: Sequence[RandomTerm]) -> int | None:
+def variances_tested(small: Sequence[TermLayout], big: Sequence[TermLayout]) -> int | None:
     """Number of variances the larger model adds; None when they do not nest by their names.
 
     Covariances are added together with a variance they belong to, or alone.
@@ -108,7 +107,7 @@ class RandomDrop:
 
 
 def random_drops(
-    terms: Sequence[RandomTerm], effects: Sequence[Mapping[str, Sequence[int]]]
+    terms: Sequence[TermLayout], effects: Sequence[Mapping[str, Sequence[int]]]
 ) -> list[RandomDrop]:
     """Single deletions of random effects.
 
@@ -143,7 +142,7 @@ def random_drops(
     return out
 
 
-def term_label(term: RandomTerm, columns: Mapping[str, Sequence[int]]) -> str:
+def term_label(term: TermLayout, columns: Mapping[str, Sequence[int]]) -> str:
     """A term in the notation of bars."""
     if is_component(term):
         return term.name
@@ -223,7 +222,7 @@ def _without(deviance: ProfiledDeviance, theta: FloatArray, drop: RandomDrop) ->
 def delete_fixed(
     deviance: ProfiledDeviance,
     theta: FloatArray,
-    design: Design,
+    layout: DesignLayout,
     columns: Mapping[str, Sequence[int]],
 ) -> tuple[float, list[Deletion]]:
     """Refit by ML without the columns of each fixed-effects term in turn.
@@ -234,8 +233,8 @@ def delete_fixed(
         The fitted model, REML or ML.
     theta : ndarray, (n_theta,)
         Its estimate.
-    design : Design
-        Its rows; read only when columns of X are linearly dependent.
+    layout : DesignLayout
+        Its rows are read only when columns of X are linearly dependent.
     columns : mapping
         Name of each term to drop to its columns of X.
 
@@ -248,7 +247,7 @@ def delete_fixed(
     full, theta = ml_minimum(deviance, theta)
     out, solver = [], solver_like(deviance)
     for name, cols in columns.items():
-        sub = _without_columns(deviance, solver, design, cols)
+        sub = _without_columns(deviance, solver, layout, cols)
         value = minimize(sub, theta).deviance if len(theta) else sub.value(theta)
         df = deviance.cross.basis.rank - sub.cross.basis.rank
         lrt = max(value - full, 0.0)
@@ -257,7 +256,7 @@ def delete_fixed(
 
 
 def null_lrt(
-    deviance: ProfiledDeviance, theta: FloatArray, design: Design, columns: Sequence[int]
+    deviance: ProfiledDeviance, theta: FloatArray, layout: DesignLayout, columns: Sequence[int]
 ) -> tuple[float, int]:
     """Likelihood ratio of the model against no random effects and fewer fixed effects.
 
@@ -269,7 +268,7 @@ def null_lrt(
     """
     solver = solver_like(deviance)
     sub = (
-        _without_columns(deviance, solver, design, columns)
+        _without_columns(deviance, solver, layout, columns)
         if len(columns)
         else but(deviance, solver, reml=False)
     )
@@ -278,15 +277,13 @@ def null_lrt(
 
 
 def _without_columns(
-    deviance: ProfiledDeviance, solver: Factorization, design: Design, cols: Sequence[int]
+    deviance: ProfiledDeviance, solver: Factorization, layout: DesignLayout, cols: Sequence[int]
 ) -> ProfiledDeviance:
     """The ML deviance without some columns of X."""
     basis = deviance.cross.basis
     if basis.rank == basis.p:
         return with_known(deviance, solver, cols, np.zeros(len(cols)), reml=False)
-    if design.n == 0:
-        what = "drop1 or exact_lrt of a rank-deficient X"
-        raise RemovedRowsError.of(what, design.sums is None)
+    design = layout.rows("drop1 or exact_lrt of a rank-deficient X")
     stay: IntArray = np.setdiff1d(np.arange(basis.p), cols)
     names = tuple(design.x_names[j] for j in stay)
     y = design.y if design.offset is None else design.y - design.offset
@@ -299,7 +296,8 @@ def _same_random_part(
 ) -> CrossProducts:
     """Cross-products of another X with the same Z."""
     terms = design.terms if cross.bases is None else terms_in_bases(design.terms, cross.bases)
-    from_rows = CrossProducts.from_design(Design(y, X, names, terms, design.y_name, design.weights))
+    rows = replace(design, y=y, X=X, x_names=names, terms=terms, offset=None)
+    from_rows = CrossProducts.from_design(rows)
     return CrossProducts(
         cross.pattern, cross.values, from_rows.B, from_rows.C, from_rows.basis, cross.n,
         cross.sum_log_w, cross.bases,

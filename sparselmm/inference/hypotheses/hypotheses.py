@@ -79,12 +79,12 @@ def kept_columns(est: Estimates, L: FloatArray) -> tuple[FloatArray, BoolArray]:
         When L does not have one column per fixed effect.
     """
     L = np.atleast_2d(np.asarray(L, dtype=float))
-    if L.ndim != 2 or L.shape[1] != est.design.p:
+    if L.ndim != 2 or L.shape[1] != est.layout.p:
         raise ArgumentError(
-            f"contrasts need {est.design.p} columns, one per fixed effect, got shape {L.shape}"
+            f"contrasts need {est.layout.p} columns, one per fixed effect, got shape {L.shape}"
         )
     kept = est.deviance.cross.basis.kept
-    dropped = np.setdiff1d(np.arange(est.design.p), kept)
+    dropped = np.setdiff1d(np.arange(est.layout.p), kept)
     return L[:, kept], np.asarray(~L[:, dropped].any(axis=1))
 
 
@@ -109,7 +109,7 @@ def estimable(est: Estimates, L: FloatArray) -> FloatArray:
 def full_covariance(est: Estimates, vcov: FloatArray) -> FloatArray:
     """Covariance of all p coefficients from that of the kept ones, NaN elsewhere."""
     kept = est.deviance.cross.basis.kept
-    out = np.full((est.design.p, est.design.p), np.nan)
+    out = np.full((est.layout.p, est.layout.p), np.nan)
     out[np.ix_(kept, kept)] = vcov
     return out
 

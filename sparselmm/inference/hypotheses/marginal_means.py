@@ -65,10 +65,10 @@ class FixedEffects:
     def of(cls, est: Estimates, tests: DenominatorDF) -> FixedEffects:
         """Of a linear mixed model."""
         kept = est.deviance.cross.basis.kept
-        null = np.zeros((est.design.p, 0))
+        null = np.zeros((est.layout.p, 0))
         if est.dropped:
             what = "which means of a rank-deficient X are estimable"
-            null = null_space(est.design.row_space(what), kept)
+            null = null_space(est.layout.row_space(what), kept)
         return cls(est.pls.beta, tests.vcov[np.ix_(kept, kept)], kept, null, tests)
 
     def estimates(self, L: FloatArray, offset: FloatArray) -> LinearEstimates:

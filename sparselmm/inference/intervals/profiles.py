@@ -21,7 +21,7 @@ import scipy
 
 from sparselmm.base.cholesky import NotPositiveDefiniteError
 from sparselmm.base.types import FloatArray
-from sparselmm.design.terms import RandomTerm
+from sparselmm.design.terms import TermLayout
 from sparselmm.inference.intervals.constrained import (
     Constrained,
     Objective,
@@ -277,7 +277,7 @@ def _backtrack(
 
 
 def parameters(
-    terms: Sequence[RandomTerm], x_names: Sequence[str], *, sigma: bool = True
+    terms: Sequence[TermLayout], x_names: Sequence[str], *, sigma: bool = True
 ) -> list[Parameter]:
     """Parameters of a model in lme4's order: terms, sigma, fixed effects.
 
@@ -301,11 +301,11 @@ def parameters(
     return out + [Parameter(name, "beta", first=j) for j, name in enumerate(x_names)]
 
 
-def _of_component(t: int, term: RandomTerm) -> list[Parameter]:
+def _of_component(t: int, term: TermLayout) -> list[Parameter]:
     return [Parameter(f"sd_{term.name}", "sd", t, 0)]
 
 
-def _of_term(t: int, term: RandomTerm, group: str) -> list[Parameter]:
+def _of_term(t: int, term: TermLayout, group: str) -> list[Parameter]:
     """Standard deviations and correlations of a term, column by column of its triangle."""
     names = term.columns
     common = term.structure in PATTERNED and term.k > 1
@@ -326,7 +326,7 @@ def _of_term(t: int, term: RandomTerm, group: str) -> list[Parameter]:
     return sorted(out + pairs, key=lambda p: (p.first, p.second))
 
 
-def theta_parameters(terms: Sequence[RandomTerm], n_theta: Sequence[int]) -> list[Parameter]:
+def theta_parameters(terms: Sequence[TermLayout], n_theta: Sequence[int]) -> list[Parameter]:
     """Entries of theta, named after their term."""
     names = [
         f"theta_{term.name}" + (f"[{i}]" if n > 1 else "")

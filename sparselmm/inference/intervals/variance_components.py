@@ -26,10 +26,9 @@ from dataclasses import dataclass
 import numpy as np
 import scipy
 
-from sparselmm.base.exceptions import RemovedRowsError
 from sparselmm.base.grid import pairs_html, pairs_text
 from sparselmm.base.types import BoolArray, FloatArray
-from sparselmm.design.terms import RandomTerm
+from sparselmm.design.terms import Design, RandomTerm
 from sparselmm.inference.estimates import Estimates
 from sparselmm.inference.intervals.constrained import Parameter
 from sparselmm.inference.wald import quantile
@@ -62,7 +61,7 @@ class VarianceIntervals:
 
 def entry_order(est: Estimates) -> list[int]:
     """Packed variance parameters in lme4's order: term by term, variances before covariances."""
-    layout = est.layout
+    layout = est.places
     keys = [
         (int(t), int(a != b), int(b), int(a))
         for t, a, b in zip(layout.terms, layout.rows, layout.cols, strict=True)
@@ -81,7 +80,7 @@ def variance_intervals(est: Estimates, alpha: float) -> VarianceIntervals:
     alpha : float
         One minus the confidence level.
     """
-    layout, cov = est.layout, est.variance_covariance
+    layout, cov = est.places, est.variance_covariance
     values = np.append(est.variances, est.pls.scale)
     se = np.sqrt(cov.of_absolute)
     place = {
@@ -117,7 +116,7 @@ def _shares(est: Estimates, values: FloatArray) -> FloatArray:
     Those of single entries of a term whose coefficients covary would change with the origins of
     the covariates, and be below zero or above one.
     """
-    layout = est.layout
+    layout = est.places
     parts = variance_weights(est).sum(axis=0) * values
     parts = parts / parts.sum()
     for t in range(len(est.terms)):
@@ -143,7 +142,7 @@ def profile_ends(est: Estimates, parameters: Sequence[Parameter], limits: FloatA
         Where a term has one standard deviation or one correlation in common, that of every entry
         it stands for. NaN for an entry that no parameter stands for.
     """
-    layout = est.layout
+    layout = est.places
     ends = {
         (p.kind, p.term, p.first, p.second): limit
         for p, limit in zip(parameters, limits, strict=True)
@@ -178,7 +177,7 @@ def variance_weights(est: Estimates) -> FloatArray:
     ndarray, (n_terms + 1, m + 1)
         Row t times ``(variances, sigma^2)`` is ``v_t``; the last row gives ``v_e``.
     """
-    layout = est.layout
+    layout = est.places
     out = np.zeros((len(est.terms) + 1, len(layout.names) + 1))
     moments = [second_moments(est, t) for t in range(len(est.terms))]
     for j, (t, a, b) in enumerate(zip(layout.terms, layout.rows, layout.cols, strict=True)):
@@ -189,36 +188,33 @@ def variance_weights(est: Estimates) -> FloatArray:
 
 def _inverse_weight(est: Estimates) -> float:
     """Mean of 1 / w over rows of positive weight."""
-    if est.design.sums is not None:
-        return est.design.sums.inverse_weight
-    used, weights = _used_rows(est), est.design.weights
-    return 1.0 if weights is None or used is None else float(np.mean(1.0 / weights[used]))
+    if est.layout.sums is not None:
+        return est.layout.sums.inverse_weight
+    weights = _weights(est)
+    return 1.0 if weights is None else float(np.mean(1.0 / weights[weights > 0]))
 
 
-def _used_rows(est: Estimates) -> BoolArray | None:
-    """Rows of positive weight; None without weights.
+def _weights(est: Estimates) -> FloatArray | None:
+    """Prior weights, (n,); None without.
 
     Raises
     ------
     DataError
         When there were weights and the rows are gone.
     """
-    weights = est.design.weights
-    if weights is None:
-        if est.deviance.cross.sum_log_w != 0.0:
-            raise RemovedRowsError.of("variance_components of a fit with weights")
-        return None
-    return np.asarray(weights > 0)
+    if isinstance(est.layout, Design) or est.deviance.cross.sum_log_w != 0.0:
+        return est.layout.rows("variance_components of a fit with weights").weights
+    return None
 
 
 def second_moments(est: Estimates, t: int) -> FloatArray:
     """Mean over the rows of ``z_i z_i'``, (k, k); rows without a level count as zero."""
-    if est.design.sums is not None:
-        return est.design.sums.moments[t]
-    used = _used_rows(est)
-    if used is None:
+    if est.layout.sums is not None:
+        return est.layout.sums.moments[t]
+    weights = _weights(est)
+    if weights is None:
         return est.deviance.cross.model_moments(t)
-    return _moments(est.terms[t], used)
+    return _moments(est.design.terms[t], weights > 0)
 
 
 def _moments(term: RandomTerm, used: BoolArray) -> FloatArray:
@@ -348,13 +344,12 @@ def r_squared(est: Estimates) -> RSquared:
 
 def _fixed_variance(est: Estimates) -> float:
     """Variance of ``X beta`` over the rows of positive weight."""
-    X, sums = est.design.X, est.design.sums
+    sums = est.layout.sums
     beta = np.where(np.isfinite(est.beta), est.beta, 0.0)
     if not len(beta):
         return 0.0
     if sums is not None:
         return float(beta @ sums.cov @ beta)
-    if not len(X):
-        raise RemovedRowsError.of("r2")
-    used, mean = _used_rows(est), X @ beta
-    return float(np.var(mean if used is None else mean[used], ddof=1))
+    design = est.layout.rows("r2")
+    mean = design.X @ beta
+    return float(np.var(mean if design.weights is None else mean[design.weights > 0], ddof=1))

@@ -91,7 +91,7 @@ def left_out(est: Estimates, folds: Sequence[IntArray], refit: bool) -> LeftOut:
 
 def _residual(est: Estimates, Z: CSR, pls: PLSFit) -> FloatArray:
     """Residuals of all rows at some theta, (n,)."""
-    beta = np.zeros(est.design.p)
+    beta = np.zeros(est.layout.p)
     beta[est.deviance.cross.basis.kept] = pls.beta
     return est.design.y - fixed_part(est.design.X, beta, est.design.offset) - Z @ pls.b
 

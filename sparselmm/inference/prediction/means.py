@@ -24,7 +24,7 @@ from sparselmm.design.kinds.coded import one_row
 from sparselmm.design.new_rows import Labels, Switches, any_on, level_labels, new_design
 from sparselmm.design.rows import times_z, unseen_rows
 from sparselmm.design.spec import as_frame, is_table, row_vector
-from sparselmm.design.terms import RandomTerm
+from sparselmm.design.terms import RandomTerm, TermLayout
 from sparselmm.design.validate import aligned
 from sparselmm.inference.estimates import Estimates
 
@@ -37,7 +37,7 @@ SHOWN_LABELS = 5
 # ------------------------------------------------------------------------------ switches
 
 
-def switches(terms: Sequence[RandomTerm], re: Any) -> Switches:
+def switches(terms: Sequence[TermLayout], re: Any) -> Switches:
     """Which random effects the argument ``re`` of ``predict`` asks for.
 
     Parameters
@@ -83,18 +83,18 @@ def switches(terms: Sequence[RandomTerm], re: Any) -> Switches:
     return out
 
 
-def _names_of(term: RandomTerm) -> tuple[str, ...]:
+def _names_of(term: TermLayout) -> tuple[str, ...]:
     return term.name, ":".join(term.levels.names)
 
 
-def _chosen(term: RandomTerm, columns: Any) -> Any:
+def _chosen(term: TermLayout, columns: Any) -> Any:
     if isinstance(columns, (bool, np.bool_)):
         return bool(columns)
     columns = check_strings(columns, "re", "a mapping of names to coefficients")
     return np.isin(np.array(term.columns, dtype=object), list(columns))
 
 
-def _check_columns(name: str, columns: Any, terms: Sequence[RandomTerm]) -> None:
+def _check_columns(name: str, columns: Any, terms: Sequence[TermLayout]) -> None:
     if isinstance(columns, (bool, np.bool_)):
         return
     known = dict.fromkeys(column for term in terms for column in term.columns)
@@ -225,7 +225,7 @@ def warn_if_dropped(dropped: Sequence[str]) -> None:
 
 
 def new_random_part(
-    fitted: Sequence[RandomTerm], new: NewDesign, b: FloatArray, on: Switches, unseen: str,
+    fitted: Sequence[TermLayout], new: NewDesign, b: FloatArray, on: Switches, unseen: str,
     labels: Labels,
 ) -> FloatArray:  # fmt: skip
     """``Z b`` of new rows under a policy for unseen levels, (m,).

@@ -34,7 +34,7 @@ from sparselmm.base.threads import one_thread
 from sparselmm.base.types import AnyArray, FloatArray, IntArray
 from sparselmm.base.workers import Workers, in_parallel
 from sparselmm.design.subsets import Groups
-from sparselmm.design.terms import Design, RandomTerm
+from sparselmm.design.terms import Design, TermLayout
 from sparselmm.inference.resampling.simulate import Simulator
 from sparselmm.inference.variances import VarianceLayout
 from sparselmm.likelihood.covariance import Covariance
@@ -202,7 +202,7 @@ def quantity_names(x_names: Sequence[str], layout: VarianceLayout) -> list[str]:
 
 def quantities(
     theta: FloatArray, beta: FloatArray, scale: FloatArray, covariance: Covariance,
-    terms: Sequence[RandomTerm],
+    terms: Sequence[TermLayout],
 ) -> FloatArray:  # fmt: skip
     """Everything estimated, one fit per row, (m, c).
 

@@ -50,10 +50,10 @@ def telling(what: str, arguments: argparse.Namespace) -> Iterator[None]:
 
 def size_of(model: Any, linear: bool) -> str:
     """Rows, random effects and, of a linear model, what the plan expects of one evaluation."""
-    design = model.built.design
-    q = sum(term.q for term in design.terms)
-    text = f"fitting {len(design.y):,} rows, {q:,} random effects"
-    if linear and design.residual is None:
+    built = model.built
+    n = built.design.n if built.streamed is None else built.streamed.n
+    text = f"fitting {n:,} rows, {built.layout.q:,} random effects"
+    if linear and model._residual is None:
         chosen = model.plan().chosen
         text += f"; about {chosen.seconds:.2g} s an evaluation, some 10 of them"
     return text

@@ -63,7 +63,7 @@ def with_arrays(built: BuiltDesign, endog: Any, exog: Any) -> BuiltDesign:
     check_length(len(y), built.design.n, "endog", against)
     check_length(X.shape[0] if X.ndim else 1, len(y), "exog", "endog")
     X = X.reshape(len(y), -1)
-    names = built.design.x_names
+    names = built.layout.x_names
     if X.shape[1] != len(names):
         names = tuple(f"x{j}" for j in range(1, X.shape[1] + 1))
     pandas = hasattr(exog, "columns") or hasattr(endog, "index")
@@ -88,7 +88,7 @@ def with_data(built: BuiltDesign, data: Any) -> BuiltDesign:
     rows = Rows(len(frame), frame.index)
     names = [name for name in names_in(code) if name in frame.columns]
     space = Namespace(frame, built.spec.env, rows, take_columns(frame, names, [code]))
-    return _with(built, space.vector(code), X, built.design.x_names, frame=frame)
+    return _with(built, space.vector(code), X, built.layout.x_names, frame=frame)
 
 
 def _with(
@@ -96,4 +96,4 @@ def _with(
 ) -> BuiltDesign:
     design = replace(built.design, y=y, X=X, x_names=names)
     check_design(design, Rows(design.n, built.row_labels))
-    return replace(built, design=design, **other)
+    return replace(built, layout=design, **other)

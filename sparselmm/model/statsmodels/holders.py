@@ -95,7 +95,7 @@ class ModelData:
     @classmethod
     def of(cls, built: BuiltDesign, layout: VarianceLayout) -> ModelData:
         """Names of a built design."""
-        design = built.design
+        design = built.layout
         own = group_coefficients(design.terms, built.spec.formula is None)
         re_names = [
             name

@@ -23,6 +23,7 @@ from sparselmm.base.types import CSR, AnyArray, FloatArray, IntArray
 from sparselmm.design import VCSpec
 from sparselmm.design.column_types import as_array, float_matrix
 from sparselmm.design.rows import GroupRows, times_z
+from sparselmm.design.terms import Design
 from sparselmm.design.validate import aligned, need_white
 from sparselmm.inference.packing import MixedLMParams
 from sparselmm.likelihood.evaluations import PLSFit
@@ -121,7 +122,7 @@ class StatsmodelsInterface(LinearModel):
     @property
     def k_params(self) -> int:
         """``k_fe + k_re2``, as statsmodels counts."""
-        return self.built.design.p + self.k_re2
+        return self.built.layout.p + self.k_re2
 
     @cached_property
     def k_constant(self) -> int:
@@ -157,7 +158,7 @@ class StatsmodelsInterface(LinearModel):
     @cached_property
     def exog_re(self) -> FloatArray | None:
         """Covariates of the ``groups`` term, (n, k_re); None without such a term."""
-        for term in self.built.design.terms:
+        for term in self.design.terms:
             if term.origin == "re":
                 return np.ones((self.n_totobs, 1)) if term.values is None else term.values
         return None
@@ -165,8 +166,8 @@ class StatsmodelsInterface(LinearModel):
     @cached_property
     def exog_vc(self) -> VCSpec:
         """Variance components; their matrices are made when first asked for."""
-        terms = [term for term in self.built.design.terms if term.origin == "vc"]
-        grouping = self.built.design.groups
+        terms = [term for term in self.design.terms if term.origin == "vc"]
+        grouping = self.design.groups
         labels = np.empty(0) if grouping is None else grouping.labels
         rows = list(self.row_indices.values()) if terms else []
         return ComponentMatrices(terms, rows, labels)
@@ -226,8 +227,8 @@ class StatsmodelsInterface(LinearModel):
 
     def _kept(self, fe_params: Any) -> FloatArray:
         """Fixed effects that are estimated; those of dropped columns may be NaN."""
-        p = (self.built.design.p,)
-        fe_params = in_order(fe_params, self.built.design.x_names, argument="fe_params")
+        p = (self.built.layout.p,)
+        fe_params = in_order(fe_params, self.built.layout.x_names, argument="fe_params")
         beta = check_numbers(fe_params, "fe_params", p, finite=False)[self.cross.basis.kept]
         return check_numbers(beta, "fe_params")
 
@@ -263,8 +264,8 @@ class StatsmodelsInterface(LinearModel):
 
     def _pwrss(self, fit: PLSFit) -> float:
         """``|W^1/2 (y - X beta - Z b)|^2 + |u|^2`` from the rows: second differences need it."""
-        design = self.built.design
-        if not design.n:
+        design = self.built.layout
+        if not isinstance(design, Design):
             return fit.pwrss
         residual = design.y - design.X[:, self.cross.basis.kept] @ fit.beta
         residual -= times_z(design.terms, fit.b, slice(0, design.n))
@@ -274,7 +275,7 @@ class StatsmodelsInterface(LinearModel):
         return float(squares.sum() + (fit.u**2).sum())
 
     def _spread(self, beta: FloatArray) -> FloatArray:
-        out = np.zeros(self.built.design.p)
+        out = np.zeros(self.built.layout.p)
         out[self.cross.basis.kept] = beta
         return out
 
@@ -297,7 +298,7 @@ class StatsmodelsInterface(LinearModel):
         parts = self._scores(at, profile_fe, self.use_sqrt)
         if self._freepat is not None:
             mask = self._freepat
-            free = self._packing.layout.pick(self._packing.psi(mask))
+            free = self._packing.places.pick(self._packing.psi(mask))
             sizes = [free[: self.k_re2], free[self.k_re2 :]]
             parts = (parts[0] * mask.fe_params, parts[1] * sizes[0], parts[2] * sizes[1])
         return np.concatenate(parts[1:] if profile_fe else parts)
@@ -365,7 +366,7 @@ class StatsmodelsInterface(LinearModel):
         deviance, packing = self._engine(self.reml), self._packing
         psi = packing.psi(at)
         inner = hessian(deviance, packing, psi, self._kept(at.fe_params))
-        p = self.built.design.p
+        p = self.built.layout.p
         place = np.append(deviance.cross.basis.kept, p + np.arange(len(self._layout.names)))
         out = np.full((p + len(self._layout.names),) * 2, np.nan)
         out[np.ix_(place, place)] = inner
@@ -429,9 +430,9 @@ class StatsmodelsInterface(LinearModel):
         -------
         ndarray, (m,)
         """
-        p = self.built.design.p
+        p = self.built.layout.p
         beta = params.fe_params if hasattr(params, "fe_params") else params
-        names = self.built.design.x_names
+        names = self.built.layout.x_names
         beta = in_order(beta, names, [*names, *self._layout.names], argument="params")
         beta = check_numbers(beta, "params", (None,), finite=False)
         if len(beta) < p:
@@ -444,7 +445,7 @@ class StatsmodelsInterface(LinearModel):
             self._need_rows(what)
             return self.built.design.X
         X = float_matrix(exog, "exog")
-        p = self.built.design.p
+        p = self.built.layout.p
         if X.ndim not in (1, 2) or X.shape[-1] != p:
             raise ArgumentError(f"exog must have {p} columns, got shape {X.shape}")
         return X
@@ -477,7 +478,7 @@ class StatsmodelsInterface(LinearModel):
         scale = check_positive(scale, "scale")
         X = self._exog(exog, "get_distribution")
         lams = [factor_of(_nearest(psi)) for psi in self._packing.psi(at)]
-        return Distribution(X @ at.fe_params, self.built.design.terms, lams, scale)
+        return Distribution(X @ at.fe_params, self.design.terms, lams, scale)
 
     def _get_init_kwds(self) -> dict[str, Any]:
         """Keywords that make the same model of another y and X, see `cloning`."""

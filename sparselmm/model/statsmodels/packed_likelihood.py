@@ -105,8 +105,8 @@ def point(deviance: ProfiledDeviance, theta: FloatArray, beta: FloatArray | None
 
 def score_raw(packing: Packing, at: Point) -> FloatArray:
     """Score with respect to packed entries of ``Psi / sigma^2``, (m,)."""
-    packed = packing.layout.pick(at.psi_gradient)
-    twice = np.where(packing.layout.rows == packing.layout.cols, 1.0, 2.0)
+    packed = packing.places.pick(at.psi_gradient)
+    twice = np.where(packing.places.rows == packing.places.cols, 1.0, 2.0)
     return -0.5 * twice * packed
 
 
@@ -114,7 +114,7 @@ def score_sqrt(packing: Packing, theta: FloatArray, at: Point) -> FloatArray:
     """Score with respect to packed entries of ``lambda``, (m,)."""
     lams = packing.covariance.factors(theta)
     blocks = [-G @ lam for G, lam in zip(at.psi_gradient, lams, strict=True)]
-    return packing.layout.pick(blocks)
+    return packing.places.pick(blocks)
 
 
 def hessian(
@@ -138,7 +138,7 @@ def hessian(
     theta = packing.covariance.pick([factor_of(block) for block in psi])
     base = fit_at(deviance, theta, beta)
     Sxx = np.linalg.inv(base.vcov_unscaled)
-    r, m = len(beta), len(packing.layout.names)
+    r, m = len(beta), len(packing.places.names)
     first = point(deviance, theta, beta)
     out = np.zeros((r + m, r + m))
     out[:r, :r] = -Sxx / base.scale
@@ -155,7 +155,7 @@ def _difference(
     deviance: ProfiledDeviance, packing: Packing, psi: list[FloatArray], beta: FloatArray, p: int
 ) -> FloatArray:
     """Derivative of the score with respect to packed parameter p, (r + m,)."""
-    layout = packing.layout
+    layout = packing.places
     t, i, j = int(layout.terms[p]), int(layout.rows[p]), int(layout.cols[p])
     rms = deviance.cross.model_rms(t)
     unit = 1.0 / np.where(rms > 0, rms, 1.0)
@@ -179,7 +179,7 @@ def _difference(
 
 def add_packed(packing: Packing, gradients: list[FloatArray], packed: FloatArray) -> None:
     """Add twice a derivative in packed ``cov_re`` to derivatives in the symmetric ``Psi_t``."""
-    layout = packing.layout
+    layout = packing.places
     places = zip(packed, layout.terms, layout.rows, layout.cols, strict=False)
     for value, t, i, j in places:
         if i == j:

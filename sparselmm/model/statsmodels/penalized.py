@@ -244,14 +244,14 @@ def constrained_entries(packing: Packing, held: Held) -> IntArray:
     """Packed entries of ``Psi`` that equality constraints hold."""
     if held.psi is None:
         return np.zeros(0, dtype=np.intp)
-    return np.flatnonzero(packing.layout.pick([mask.astype(float) for mask in held.psi]) == 0)
+    return np.flatnonzero(packing.places.pick([mask.astype(float) for mask in held.psi]) == 0)
 
 
 def minimize_constrained(
     objective: ProfiledDeviance | PenalizedDeviance, packing: Packing, held: Held, maxiter: int
 ) -> tuple[FloatArray, str, bool]:
     """Theta, message and success of a minimization with entries of ``Psi`` held fixed (SLSQP)."""
-    covariance, layout = packing.covariance, packing.layout
+    covariance, layout = packing.covariance, packing.places
     assert held.psi is not None and held.start is not None
     kept = constrained_entries(packing, held)
     wanted = layout.pick(covariance.psi(held.start))[kept]

@@ -140,8 +140,8 @@ class CheckResults(SimulationResults):
         for name in self.singular_terms:
             advice = "A variance is zero or a correlation one: a simpler term fits as well"
             yield Finding("singular", "warning", f"the covariance of {name!r} is singular", advice)
-        for term in self.built.design.terms:
-            if term.block is None and term.n_levels < FEW_LEVELS:
+        for term in self.built.layout.terms:
+            if term.form != "block" and term.n_levels < FEW_LEVELS:
                 yield Finding(
                     "few levels", "note", f"{term.name!r} has {term.n_levels} levels",
                     f"A variance between fewer than {FEW_LEVELS} levels is hardly estimated; "

@@ -84,9 +84,8 @@ class MixedGLMResults(RanefResults, GeneralReportResults, NamesOthers):
         self.built = model.built
         self.family = model.family
         arrays = model.built.spec.formula is None
-        self.numbers = GeneralEstimates(
-            model.built.design, deviance, opt, model.x_columns, arrays
-        )  # fmt: skip
+        layout = model.built.layout
+        self.numbers = GeneralEstimates(layout, deviance, opt, model.x_columns, arrays)
 
     _other_names = GENERAL
 

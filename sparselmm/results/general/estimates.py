@@ -87,7 +87,7 @@ class EstimateResults(GeneralBase):
     @property
     def singular_terms(self) -> tuple[str, ...]:
         """Names of the terms whose covariance matrix is singular."""
-        terms = self.built.design.terms
+        terms = self.built.layout.terms
         return tuple(t.name for t, bad in zip(terms, self._singular, strict=True) if bad)
 
     # ---------------------------------------------------------------------- fixed effects
@@ -214,7 +214,7 @@ class EstimateResults(GeneralBase):
     @as_table
     def varcorr(self) -> pd.DataFrame:
         """Variances and covariances of the random effects, lme4's ``VarCorr``."""
-        rows = variance_rows(self.built.design.terms, self.numbers.psi, 1.0)
+        rows = variance_rows(self.built.layout.terms, self.numbers.psi, 1.0)
         return labels.varcorr_frame(rows[:-1])
 
     @as_table
@@ -233,7 +233,7 @@ class EstimateResults(GeneralBase):
             ``vcov``, ``se``, ``sdcor``, ``ci_lower``, ``ci_upper`` (of ``sdcor``).
         """
         check_level(alpha)
-        layout, psi = self.numbers.layout, self.numbers.psi
+        layout, psi = self.numbers.places, self.numbers.psi
         value, se = layout.pick(psi), self.numbers.variance_se
         sd = [np.sqrt(np.diag(block)) for block in psi]
         rows = []
@@ -307,10 +307,10 @@ class EstimateResults(GeneralBase):
             ratio = fixed.loc[mean, "estimate"].to_numpy()
             fixed.loc[mean, "std_error"] = ratio * fixed.loc[mean, "std_error"].to_numpy()
         own = self.variance_components(alpha)
-        terms = self.built.design.terms
+        terms = self.built.layout.terms
         random = pd.DataFrame({
             "effect": "ran_pars", "component": "mean",
-            "group": [terms[t].name for t in self.numbers.layout.terms], "term": list(own.index),
+            "group": [terms[t].name for t in self.numbers.places.terms], "term": list(own.index),
             "estimate": own.sdcor.to_numpy(), "std_error": np.nan, "statistic": np.nan,
             "p_value": np.nan, "conf_low": own.ci_lower.to_numpy(),
             "conf_high": own.ci_upper.to_numpy(),

@@ -63,7 +63,7 @@ class GeneralFigureResults(
     def _response_label(self, categories: bool) -> str:
         if categories or base_of(self.family).name == "binomial":
             return "probability"
-        return str(self.built.design.y_name)
+        return str(self.built.layout.y_name)
 
     def _working_residual(self) -> FloatArray:
         population = self.predict(random="population")

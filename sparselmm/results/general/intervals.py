@@ -113,7 +113,7 @@ class IntervalResults(EstimateResults):
             row = np.zeros(n)
             row[a + r + i] = 1.0
             out[name] = held(row)
-        for term, part in zip(self.built.design.terms, deviance.covariance.slices, strict=True):
+        for term, part in zip(self.built.layout.terms, deviance.covariance.slices, strict=True):
             if part.stop - part.start == 1:
                 row = np.zeros(n)
                 row[part.start] = 1.0

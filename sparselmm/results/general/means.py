@@ -122,7 +122,7 @@ class MeanResults(GeneralBase):
         numbers, working = self.numbers, self.numbers.working
         T = self.deviance.fixed.basis.T
         vcov = T @ numbers.vcov_gamma @ T.T
-        null = np.zeros((working.design.p, 0))
+        null = np.zeros((working.layout.p, 0))
         if base_of(self.family).name != "ordinal":  # whose thresholds stand for the intercept
             null = FixedEffects.of(working, denominator_df(working, "z")).null
         return FixedEffects(T @ numbers.parts[1], vcov, np.asarray(numbers.kept), null)
@@ -185,7 +185,7 @@ class MeanResults(GeneralBase):
             for term, psi in zip(engine.data.terms, numbers.psi, strict=True)
         ]
         total = sum(own) + self._latent_residual()
-        return Numbers([v / total for v in own], [t.name for t in self.built.design.terms])
+        return Numbers([v / total for v in own], [t.name for t in self.built.layout.terms])
 
     def r2(self) -> pd.Series:
         """Marginal and conditional R-squared on the latent scale (Nakagawa et al. 2017).

@@ -179,8 +179,8 @@ class PredictionResults(GeneralBase):
 
     def _new_rows(self, exog: Any, kind: str, unseen: str, arrays: dict[str, Any]) -> NewRows:
         built, numbers = self.built, self.numbers
-        known = any(term.root is not None for term in built.design.terms)
-        on = switches(built.design.terms, kind == "conditional" or (kind == "average" and known))
+        known = any(term.root is not None for term in built.layout.terms)
+        on = switches(built.layout.terms, kind == "conditional" or (kind == "average" and known))
         if exog is None:
             design: Any = built.design
             new = NewDesign(design.X, design.terms, design.offset, built.row_labels,
@@ -196,7 +196,7 @@ class PredictionResults(GeneralBase):
         H, spread = None, np.zeros(len(eta))
         if kind == "conditional":
             labels = level_labels(built, given, arrays["groups"])
-            eta = eta + new_random_part(built.design.terms, new, numbers.b, on, unseen, labels)
+            eta = eta + new_random_part(built.layout.terms, new, numbers.b, on, unseen, labels)
             terms = tuple(masked(t, part) for t, part in zip(new.terms, on, strict=True))
             H = assemble_z(terms, len(eta))
         if kind == "average":
@@ -253,7 +253,7 @@ class PredictionResults(GeneralBase):
     def _link_se(self, rows: NewRows) -> FloatArray:
         """Standard errors of the predictors, (m,)."""
         working, theta = self.numbers.working, self.numbers.parts[0]
-        X = np.zeros((len(rows.eta), self.built.design.p))
+        X = np.zeros((len(rows.eta), self.built.layout.p))
         X[:, self.numbers.kept] = rows.X
         H = None if rows.H is None else sp.csr_array(rows.H)
         roots = fixed_roots(working.deviance, theta, X, H)

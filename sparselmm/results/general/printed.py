@@ -33,11 +33,11 @@ def summarize(results: Any, alpha: float) -> Summary:
         ("AIC:", f"{results.aic:.4f}"),
     ]  # fmt: skip
     right = [
-        ("Dependent Variable:", results.built.design.y_name), ("Family:", name),
+        ("Dependent Variable:", results.built.layout.y_name), ("Family:", name),
         ("Link:", family.link), ("Log-Likelihood:", f"{results.llf:.4f}"),
         ("Converged:", "Yes" if results.converged else "No"),
     ]  # fmt: skip
-    rows = variance_rows(results.built.design.terms, results.numbers.psi, 1.0)[:-1]
+    rows = variance_rows(results.built.layout.terms, results.numbers.psi, 1.0)[:-1]
     return Summary(
         [info_table(left, right), _coefficients(results, alpha), variance_table(rows)], TITLE,
         _notes(results),
@@ -65,7 +65,7 @@ def _notes(results: Any) -> tuple[str, ...]:
         notes.append(f"Singular covariance: {', '.join(results.singular_terms)}.")
     sizes = [
         f"{term.name}, {term.n_levels}"
-        for term in results.built.design.terms
+        for term in results.built.layout.terms
     ]  # fmt: skip
     notes.append(f"Number of levels: {'; '.join(sizes)}.")
     return tuple(notes)

@@ -45,6 +45,6 @@ class GeneralReportResults(ReportResults, GeneralFigureResults, CheckResults, Ex
         return f"A generalized linear mixed model ({self.family.name}, {self.family.link} link)"
 
     def _in_mathematics(self) -> list[str]:
-        name = self.built.design.y_name
+        name = self.built.layout.y_name
         left = f"{self.family.link}(E <i>{name}</i>)"
         return equation(self.built.spec.x_names, self._random_parts(), left, "")

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 import pandas as pd
 
 from sparselmm.base.arguments import check_choice, check_list
-from sparselmm.base.exceptions import ArgumentError, DataError, RemovedRowsError
+from sparselmm.base.exceptions import ArgumentError, DataError
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design import BuiltDesign
 from sparselmm.design.exact_labels import label_index
@@ -53,7 +53,7 @@ def from_sums(method: Method) -> Method:
 
     @functools.wraps(method)
     def checked(self: ResultsBase, *args: Any, **kwargs: Any) -> Any:
-        if self.built.design.sums is None:
+        if self.built.layout.sums is None:
             self._need_rows(method.__name__)
         return method(self, *args, **kwargs)
 
@@ -96,8 +96,7 @@ class ResultsBase(Labelled):
 
     def _need_rows(self, what: str) -> None:
         """Refuse after ``remove_data()``."""
-        if not self.built.design.n:
-            raise RemovedRowsError.of(what, self.built.streamed is None)
+        self.built.layout.rows(what)
 
     def _ddf(self, method: str) -> DenominatorDF:
         """Tests of the fixed effects with one method's degrees of freedom, computed once."""

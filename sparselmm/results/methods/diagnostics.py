@@ -200,7 +200,7 @@ class DiagnosticResults(ResultsBase):
         exact = check_flag(exact, "exact")
         theta = None if theta is None else check_flag(theta, "theta")
         workers = check_workers(1, client)
-        names = [self.built.design.x_names[j] for j in self.deviance.cross.basis.kept]
+        names = [self.built.layout.x_names[j] for j in self.deviance.cross.basis.kept]
         if group is None:
             labels = self._row_index()
             codes: IntArray = np.arange(self.built.design.n)
@@ -309,7 +309,7 @@ class DiagnosticResults(ResultsBase):
         return diagnose(self._evidence())
 
     def _evidence(self) -> Evidence:
-        if not self.built.design.n:
+        if not self.built.has_rows:
             return Evidence.without_rows(self._est, self.opt)
         raw = self._raw("conditional")
         of = {

@@ -288,4 +288,4 @@ class EffectFigures:
         return self.built.frame
 
     def _response_label(self, categories: bool) -> str:
-        return "probability" if categories else str(self.built.design.y_name)
+        return "probability" if categories else str(self.built.layout.y_name)

@@ -120,12 +120,12 @@ class EstimateResults(ResultsBase):
     @property
     def fe_params(self) -> Vector:
         """Fixed effects, (k_fe,); NaN for dropped columns."""
-        return self._vector(self._est.beta, self.built.design.x_names)
+        return self._vector(self._est.beta, self.built.layout.x_names)
 
     @property
     def bse_fe(self) -> Vector:
         """Standard errors of the fixed effects, (k_fe,)."""
-        return self._vector(self._est.bse_fe, self.built.design.x_names)
+        return self._vector(self._est.bse_fe, self.built.layout.x_names)
 
     # ------------------------------------------------------------------------ all parameters
 
@@ -150,7 +150,7 @@ class EstimateResults(ResultsBase):
 
         From the observed information in (Psi, sigma^2). NaN for a singular term.
         """
-        return self._vector(self._est.bse_re, self._est.layout.names)
+        return self._vector(self._est.bse_re, self._est.places.names)
 
     @property
     def tvalues(self) -> Vector:
@@ -181,7 +181,7 @@ class EstimateResults(ResultsBase):
     @property
     def vcomp(self) -> FloatArray:
         """Variance components in the units of the data, (k_vc,); always an array."""
-        return np.array([self._est.psi[t][0, 0] for t in self._est.layout.components])
+        return np.array([self._est.psi[t][0, 0] for t in self._est.places.components])
 
     @property
     @as_table
@@ -214,7 +214,7 @@ class EstimateResults(ResultsBase):
     @property
     def k_fe(self) -> int:
         """Columns of X, dropped ones included."""
-        return self.built.design.p
+        return self.built.layout.p
 
     @property
     def df_resid(self) -> int:

@@ -42,8 +42,7 @@ class LinearReportResults(ReportResults, LinearFigureResults, TidyResults):
         return f"A linear mixed model ({how})"
 
     def _in_mathematics(self) -> list[str]:
-        design = self.built.design
-        name = f"<i>{design.y_name}</i>"
+        name = f"<i>{self.built.layout.y_name}</i>"
         lines = equation(self.built.spec.x_names, self._random_parts(), name,
                          "&epsilon;")  # fmt: skip
         return [*lines, "&epsilon; ~ N(0, &sigma;&sup2;)"]

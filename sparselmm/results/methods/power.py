@@ -150,7 +150,7 @@ class PowerMethods(ResultsBase):
     def _effects(self, effect: Mapping[str, float]) -> tuple[list[str], IntArray]:
         check_mapping(effect, "effect", "{'Days': 5.0}")
         names = [str(name) for name in effect]
-        known = self.built.design.x_names
+        known = self.built.layout.x_names
         if not names:
             raise DataError(f"effect names no fixed effect; there are {list(known)}")
         for name, value in effect.items():

@@ -212,8 +212,7 @@ class PredictionResults(RanefResults):
         return self._prediction(targets, mean, ddf, new.row_labels)
 
     def _training_rows(self) -> NewDesign:
-        design = self.built.design
-        self._need_rows("get_prediction without new data")
+        design = self.built.layout.rows("get_prediction without new data")
         return NewDesign(design.X, design.terms, design.offset, self.built.row_labels)
 
     def _targets(self, new: NewDesign, on: Switches, weights: FloatArray | None) -> Targets:
@@ -239,7 +238,7 @@ class PredictionResults(RanefResults):
         undefined = np.isnan(mean)
         if est.dropped:
             what = "which predictions of a rank-deficient X are estimable"
-            null = null_space(est.design.row_space(what), est.deviance.cross.basis.kept)
+            null = null_space(est.layout.row_space(what), est.deviance.cross.basis.kept)
             undefined = undefined | ~estimable(targets.X, null)
         se[:, undefined] = np.nan
         return Prediction(
@@ -418,7 +417,7 @@ class PredictionResults(RanefResults):
         return FixedEffects.of(self._est, self._ddf(ddf))
 
     def _response_scale(self) -> Scale | None:
-        return response_scale(self.built.design.y_name)
+        return response_scale(self.built.layout.y_name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -446,7 +445,7 @@ class _Joint:
         est = self.results._est
         if est.dropped:
             what = "which predictions of a rank-deficient X are estimable"
-            null = null_space(est.design.row_space(what), est.deviance.cross.basis.kept)
+            null = null_space(est.layout.row_space(what), est.deviance.cross.basis.kept)
             se[:, ~estimable(own.X, null)] = np.nan
         return L @ mean, se[0], df[0]
 

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from sparselmm.base.arguments import check_flag, check_level, check_text
-from sparselmm.base.exceptions import RemovedRowsError
 from sparselmm.base.providers import versions
 from sparselmm.inference.effects import factor_tables
 from sparselmm.results.methods.figures import FigureResults
@@ -95,9 +94,8 @@ class ReportResults(FigureResults):
         # Mixed model of Reaction
         """
         alpha, pictures = check_level(alpha), check_flag(pictures, "pictures")
-        if not self.built.design.n:
-            raise RemovedRowsError.of("report", self.built.streamed is None)
-        name = str(self.built.design.y_name)
+        self.built.layout.rows("report")
+        name = str(self.built.layout.y_name)
         title = f"Mixed model of {name}" if title is None else check_text(title, "title")
         level = f"{100 * (1 - alpha):.3g} %"
         sections = [
@@ -185,7 +183,7 @@ class ReportResults(FigureResults):
             if len(table.labels) <= MOST_LEVELS:
                 figure = self.plot_ranef(table.name)
                 out.append(Section(f"Random effects of {table.name}", figure=figure))
-        if 0 < self.built.design.n <= MOST_ROWS:
+        if self.built.has_rows and self.built.design.n <= MOST_ROWS:
             out.append(Section("Residuals", figure=self._residual_figure()))
         for section in out:
             pyplot().close(section.figure)  # shown in the report alone
@@ -204,7 +202,7 @@ class ReportResults(FigureResults):
 
     @property
     def __maketables_depvar__(self) -> str:
-        return str(self.built.design.y_name)
+        return str(self.built.layout.y_name)
 
     @property
     def __maketables_fixef_string__(self) -> None:

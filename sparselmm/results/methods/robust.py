@@ -70,7 +70,7 @@ class RobustResults(ResultsBase):
         0.00637
         """
         found = self._robust(kind, groups, None)
-        return self._matrix(self._full_matrix(found.vcov), self.built.design.x_names)
+        return self._matrix(self._full_matrix(found.vcov), self.built.layout.x_names)
 
     @from_rows
     @as_table
@@ -110,7 +110,7 @@ class RobustResults(ResultsBase):
         >>> fit.robust_tests().loc["Days", ["t", "df"]].round(3).tolist()
         [6.771, 17.0]
         """
-        names, p = list(self.built.design.x_names), self.built.design.p
+        names, p = list(self.built.layout.x_names), self.built.layout.p
         kept = self.deviance.cross.basis.kept
         check_level(alpha)
         r_matrix = in_order(r_matrix, names, argument="r_matrix")
@@ -183,7 +183,7 @@ class RobustResults(ResultsBase):
         return codes
 
     def _full_matrix(self, inner: FloatArray) -> FloatArray:
-        p, kept = self.built.design.p, self.deviance.cross.basis.kept
+        p, kept = self.built.layout.p, self.deviance.cross.basis.kept
         out = np.full((p, p), np.nan)
         out[np.ix_(kept, kept)] = inner
         return out

@@ -414,7 +414,7 @@ class SimulationResults(PowerMethods):
         if statistic is not None:
             return labelled(statistic(self))
         est = self._est
-        names = bootstrap.quantity_names(self.built.design.x_names, est.layout)
+        names = bootstrap.quantity_names(self.built.layout.x_names, est.places)
         values = bootstrap.quantities(
             self.pls.theta[None], est.beta[None], np.array([self.pls.scale]),
             self.deviance.covariance, est.terms,

@@ -133,7 +133,7 @@ class ComparisonResults(RobustResults):
             return self._drop1_f(columns, ddf)
         self._check_plain("drop1")
         est = self._est
-        full, found = tests.delete_fixed(self.deviance, self.pls.theta, est.design, columns)
+        full, found = tests.delete_fixed(self.deviance, self.pls.theta, est.layout, columns)
         values = np.array(
             [
                 (np.nan, full + 2.0 * est.n_parameters, np.nan, np.nan),
@@ -150,7 +150,7 @@ class ComparisonResults(RobustResults):
     def _drop1_f(self, columns: dict[str, list[int]], ddf: str) -> pd.DataFrame:
         engine = self._ddf(ddf)
         kept = set(self.deviance.cross.basis.kept.tolist())
-        rows, index, eye = [], [], np.eye(self.built.design.p)
+        rows, index, eye = [], [], np.eye(self.built.layout.p)
         for name, cols in columns.items():
             stay = [j for j in cols if j in kept]
             if not stay:
@@ -167,9 +167,9 @@ class ComparisonResults(RobustResults):
 
     def _droppable(self) -> dict[str, list[int]]:
         """Columns of the fixed-effects terms that marginality lets go."""
-        design, columns = self.built.design, self.built.spec.term_columns()
+        columns = self.built.spec.term_columns()
         if columns is None:
-            self._need_rows("drop1 of a model built from arrays")
+            design = self.built.layout.rows("drop1 of a model built from arrays")
             constant = [bool(np.ptp(column) == 0) for column in design.X.T]
             return {name: [j] for j, name in enumerate(design.x_names) if not constant[j]}
         factors = self.built.spec.term_factors()
@@ -275,14 +275,14 @@ class ComparisonResults(RobustResults):
             )
         t = self._tested(None, "exact_lrt")
         statistic, n_fixed = tests.null_lrt(
-            self.deviance, self.pls.theta, self._est.design, self._named_columns(drop)
+            self.deviance, self.pls.theta, self._est.layout, self._named_columns(drop)
         )
         null = NullSpectrum.of(self.deviance.cross, t)
         return exact_test(statistic, null, reml=False, n_fixed=n_fixed, nsim=nsim, seed=seed)
 
     def _named_columns(self, names: Sequence[str]) -> list[int]:
         names = check_strings(names, "drop")
-        design, columns = self.built.design, self.built.spec.term_columns() or {}
+        design, columns = self.built.layout, self.built.spec.term_columns() or {}
         out: list[int] = []
         for name in names:
             if name in columns:
@@ -430,7 +430,7 @@ class ComparisonResults(RobustResults):
         return Profiler(self.deviance, self.pls.theta)
 
     def _profile_parameters(self, which: Any) -> list[Parameter]:
-        design, basis = self.built.design, self.deviance.cross.basis
+        design, basis = self.built.layout, self.deviance.cross.basis
         names = [design.x_names[j] for j in basis.kept]
         known = parameters(design.terms, names, sigma=self.deviance.known_scale is None)
         if which is None:

@@ -17,7 +17,6 @@ from sparselmm.base.arguments import (
 )
 from sparselmm.base.exceptions import ArgumentError, DataError
 from sparselmm.base.types import FloatArray
-from sparselmm.design.subsets import without_rows
 from sparselmm.inference.packing import MixedLMParams, Packing
 from sparselmm.results.methods.base import Matrix, from_rows
 from sparselmm.results.methods.hypotheses import HypothesisResults
@@ -57,12 +56,12 @@ class ResultsInterface(HypothesisResults):
     @property
     def k_re2(self) -> int:
         """Variances and covariances in ``params`` before the variance components."""
-        return len(self._est.layout.names) - self.k_vc
+        return len(self._est.places.names) - self.k_vc
 
     @property
     def k_vc(self) -> int:
         """Variance components: entries of ``vcomp``."""
-        return len(self._est.layout.components)
+        return len(self._est.places.components)
 
     @property
     def k_constant(self) -> int:
@@ -72,7 +71,7 @@ class ResultsInterface(HypothesisResults):
     @property
     def params_object(self) -> MixedLMParams:
         """Fixed effects and variances divided by ``scale``, as a :class:`MixedLMParams`."""
-        packing = Packing(self._est.layout, self.deviance.covariance, self.built.design.x_names)
+        packing = Packing(self._est.places, self.deviance.covariance, self.built.layout.x_names)
         return packing.params(self._est.beta, self.deviance.covariance.psi(self.pls.theta))
 
     @property
@@ -149,7 +148,7 @@ class ResultsInterface(HypothesisResults):
             params.cov_re = params.cov_re[np.ix_(order, order)]
             value = float(params.cov_re[0, 0])
         else:
-            names = [self._est.terms[t].name for t in self._est.layout.components]
+            names = [self._est.terms[t].name for t in self._est.places.components]
             place = names.index(check_choice(re_ix, "re_ix", names))
             value = float(params.vcomp[place])
         scale = self.pls.scale
@@ -200,11 +199,11 @@ class ResultsInterface(HypothesisResults):
         """
         est = self._est
         sizes = est.group_sizes
-        built = without_rows(self.built)
+        built = self.built.without_rows()
         cross = self.deviance.cross
         model = self.model._copy(built, cross, k_constant=self.k_constant)
         self.model, self.built = model, built
-        slim = replace(est, design=built.design)
+        slim = replace(est, layout=built.layout)
         slim.__dict__["group_sizes"] = sizes
         self._est = slim
         self.__dict__.pop("_fitted", None)

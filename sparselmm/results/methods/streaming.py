@@ -80,7 +80,7 @@ def _frames(
             with named(part.label):
                 design, _ = everything.of(taken)
             lev = leverage(est.deviance, design, est.pls.theta) if influence else None
-            yield taken.frame.assign(**row_columns(replace(est, design=design), lev))
+            yield taken.frame.assign(**row_columns(replace(est, layout=design), lev))
 
 
 def write_parquet(frames: Iterable[pd.DataFrame], to: Any) -> Path:

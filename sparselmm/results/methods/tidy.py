@@ -130,12 +130,12 @@ class TidyResults(ResultsBase):
         est = self._est
         vcov = est.vcov if tests is None else tests.vcov
         se = np.sqrt(np.diag(vcov))
-        df = np.full(est.design.p, np.inf) if tests is None else tests.t_df(np.eye(est.design.p))
+        df = np.full(est.layout.p, np.inf) if tests is None else tests.t_df(np.eye(est.layout.p))
         wald = Wald(est.beta, se, df)
         table = np.column_stack(
             [est.beta, se, wald.statistic, df, wald.pvalue, wald.interval(1.0 - level)]
         )
-        head = [{"effect": "fixed", "term": name} for name in est.design.x_names]
+        head = [{"effect": "fixed", "term": name} for name in est.layout.x_names]
         return [
             one | dict(zip(COLUMNS[4:], row, strict=True))
             for one, row in zip(head, table, strict=True)
@@ -160,7 +160,7 @@ class TidyResults(ResultsBase):
     def _tidy_coefficients(self) -> list[dict[str, Any]]:
         """Random plus fixed coefficients; a fixed effect without random part stays as it is."""
         est = self._est
-        fixed = dict(zip(est.design.x_names, np.nan_to_num(est.beta), strict=True))
+        fixed = dict(zip(est.layout.x_names, np.nan_to_num(est.beta), strict=True))
         rows = []
         for name, modes in labels.mode_tables(est, factor_tables(est.terms)).items():
             levels = apart([np.asarray(modes.index)], "".join)

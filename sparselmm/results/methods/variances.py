@@ -383,7 +383,7 @@ class InferenceResults(SimulationResults, ComparisonResults, EstimateResults):
         se, ends = found.se, found.ends
         if ci == "bootstrap":
             done = self.bootstrap(n, seed=seed, **bootstrap_options)
-            first = est.design.p
+            first = est.layout.p
             values = icc_values(
                 variance_weights(est), done.values[:, first : first + len(est.variances) + 1]
             )

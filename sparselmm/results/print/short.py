@@ -15,10 +15,10 @@ MOST_NAMES = 6
 
 def what(built: BuiltDesign, kind: str) -> list[str]:
     """The formula, or the arrays' shape, and the number of levels of every term."""
-    design = built.design
-    text = built.spec.formula or f"{design.y_name}, {design.p} fixed effects"
-    sizes = "; ".join(f"{term.name}, {term.n_levels}" for term in design.terms)
-    n = design.n if built.streamed is None else built.streamed.n
+    layout = built.layout
+    text = built.spec.formula or f"{layout.y_name}, {layout.p} fixed effects"
+    sizes = "; ".join(f"{term.name}, {term.n_levels}" for term in layout.terms)
+    n = built.design.n if built.streamed is None else built.streamed.n
     levels = f"; levels: {sizes}" if sizes else ""
     return [f"{kind}: {text}", f"{n} observations{levels}"]
 
@@ -46,7 +46,7 @@ def fitted(est: Estimates, opt: OptSummary, formula: str | None) -> list[str]:
 
 def fitted_general(results: Any) -> list[str]:
     """The same of a generalized model."""
-    terms, opt = results.built.design.terms, results.opt
+    terms, opt = results.built.layout.terms, results.opt
     sizes = "; ".join(dict.fromkeys(f"{term.name}, {term.n_levels}" for term in terms))
     state = "converged" if results.converged else f"NOT converged: {opt.message}"
     singular = "; singular" if results.singular else ""

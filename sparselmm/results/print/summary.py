@@ -144,8 +144,8 @@ def summarize(
     With ``tests`` the fixed effects have t statistics with these degrees of freedom.
     """
     names = [
-        *names_or(xname_fe, est.design.x_names, "xname_fe"),
-        *names_or(xname_re, est.layout.names, "xname_re"),
+        *names_or(xname_fe, est.layout.x_names, "xname_fe"),
+        *names_or(xname_re, est.places.names, "xname_re"),
     ]
     tables = [
         info_table(*_facts(est, opt, yname)),
@@ -167,7 +167,7 @@ _DDF_NOTES = {
 
 def _numbers(est: Estimates, alpha: float, tests: DenominatorDF | None) -> FloatArray:
     """The coefficient table, (p + m, 6), or 7 with df: no tests and intervals for variances."""
-    p = est.design.p
+    p = est.layout.p
     se = est.bse_fe if tests is None else np.sqrt(np.diag(tests.vcov))
     df = np.full(p, np.inf) if tests is None else tests.t_df(np.eye(p))
     wald = Wald(est.beta, se, df)
