@@ -217,7 +217,7 @@ class LinearModel:
         return profiled_deviance(cross, covariance, solver, reml=reml, known_scale=known_scale)
 
     def _engine(self, reml: bool) -> ProfiledDeviance:
-        need_white(self.design, "loglike, score, hessian, get_fe_params or get_scale")
+        need_white(self.built.layout, "loglike, score, hessian, get_fe_params or get_scale")
         engine = self._engines.get(reml)
         if engine is None:
             engine = self._sparse(self._plan(None).chosen, reml)

@@ -259,7 +259,7 @@ class LinearFits(StatsmodelsInterface):
         [10.4673, 0.0338]
         """
         self._need_rows("fit_many")
-        need_white(self.design, "fit_many")
+        need_white(self.built.layout, "fit_many")
         workers = check_workers(n_jobs, client)
         reml = check_flag(reml, "reml")
         with one_thread():
@@ -310,7 +310,7 @@ class LinearFits(StatsmodelsInterface):
         ValueError
             When the method is unknown.
         """
-        need_white(self.built.design, "fit_regularized")
+        need_white(self.built.layout, "fit_regularized")
         alpha = in_order(alpha, self.built.layout.x_names, argument="alpha")
         weights = check_numbers(alpha, "alpha")
         if weights.shape not in ((), (self.built.layout.p,)) or (weights < 0).any():

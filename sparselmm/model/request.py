@@ -154,8 +154,8 @@ def _check_levels(model: LinearModel) -> None:
     """Refuse terms with a level per row."""
     streamed = model.built.streamed
     if streamed is None:
-        for term in model.design.terms:
-            check_counted_levels(term, model.design.weights)
+        for own in model.design.terms:
+            check_counted_levels(own, model.design.weights)
         return
     for term, levels in zip(model.terms, streamed.counted_levels, strict=True):
         if term.root is None:

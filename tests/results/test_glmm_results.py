@@ -70,7 +70,7 @@ def test_variance_components():
     theta, V = numbers.parts[0], numbers.vcov_theta
 
     def packed(own):
-        return numbers.layout.pick(fit.deviance.covariance.psi(own))
+        return numbers.places.pick(fit.deviance.covariance.psi(own))
 
     J = np.array([(packed(theta + e) - packed(theta - e)) / 2e-5 for e in 1e-5 * np.eye(3)])
     np.testing.assert_allclose(table.se, np.sqrt(np.diag(J.T @ V @ J)), rtol=1e-6)

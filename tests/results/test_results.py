@@ -272,7 +272,7 @@ def b_by_term(fit, b):
 
 def minus_two_log_likelihood(fit, packed, reml):
     """Textbook deviance at (packed Psi entries, sigma^2), fixed effects profiled out."""
-    layout, design = fit._est.layout, fit.built.design
+    layout, design = fit._est.places, fit.built.design
     psi = [np.zeros_like(block) for block in fit._est.psi]
     for value, t, i, j in zip(packed[:-1], layout.terms, layout.rows, layout.cols, strict=True):
         psi[t][i, j] = psi[t][j, i] = value
@@ -290,7 +290,7 @@ def minus_two_log_likelihood(fit, packed, reml):
 def test_standard_errors_of_variances_are_those_of_the_observed_information(name, reml):
     fit = fitted(name, reml)
     assert not fit.singular
-    packed = np.append(fit._est.layout.pick(fit._est.psi), fit.scale)
+    packed = np.append(fit._est.places.pick(fit._est.psi), fit.scale)
     m = len(packed)
     step = 5e-4 * fit._est.variance_covariance.absolute.diagonal() ** 0.5
     H = np.empty((m, m))
@@ -302,7 +302,7 @@ def test_standard_errors_of_variances_are_those_of_the_observed_information(name
             ) / (4 * step[i] * step[j])
     expected = np.sqrt(np.diag(2.0 * np.linalg.inv(H)))
     close(fit.bse_re, expected[:-1], 2e-4)  # second differences of a value carry no more digits
-    ratios = fit._est.layout.pick(fit._est.psi) / fit.scale
+    ratios = fit._est.places.pick(fit._est.psi) / fit.scale
     slope = np.column_stack([np.eye(m - 1) / fit.scale, -ratios / fit.scale])
     delta = np.sqrt(np.diag(slope @ (2.0 * np.linalg.inv(H)) @ slope.T))
     close(fit.bse[fit.k_fe :], delta, 2e-4)

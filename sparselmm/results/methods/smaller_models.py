@@ -11,6 +11,7 @@ import pandas as pd
 from sparselmm.base.arguments import check_choice, check_count, check_level, check_strings
 from sparselmm.base.exceptions import DataError
 from sparselmm.design.kinds.coded import CodedSpec
+from sparselmm.design.terms import RandomTerm, TermLayout
 from sparselmm.inference.diagnostics.caic import ConditionalAIC, conditional_aic
 from sparselmm.inference.hypotheses import comparison as tests
 from sparselmm.inference.hypotheses.ddf import DDF_METHODS
@@ -454,21 +455,19 @@ class ComparisonResults(RobustResults):
         return list(dict.fromkeys(out))
 
 
-def _effects(spec: Any, term: Any) -> dict[str, list[int]]:
+def _effects(spec: Any, term: TermLayout) -> dict[str, list[int]]:
     """Effects of a random term as written: name to its columns, ``"1"`` the intercept."""
     written = spec.effect_columns() if isinstance(spec, CodedSpec) else None
     if written is not None:
         return {("1" if name == "Intercept" else name): cols for name, cols in written.items()}
     columns = list(range(term.k))
-    constant = term.values is None if len(columns) == 1 else False
-    if constant:
+    if len(columns) == 1 and term.form != "covariates":
         return {"1": [0]}
     names = [_is_intercept(term, j) for j in columns]
     return {("1" if one else term.columns[j]): [j] for j, one in zip(columns, names, strict=True)}
 
 
-def _is_intercept(term: Any, j: int) -> bool:
-    values = term.values
-    if values is None or not len(values):
-        return bool(term.columns[j] == "Intercept")
-    return bool((values[:, j] == 1.0).all())
+def _is_intercept(term: TermLayout, j: int) -> bool:
+    if not isinstance(term, RandomTerm) or term.values is None:
+        return term.columns[j] == "Intercept"
+    return bool((term.values[:, j] == 1.0).all())

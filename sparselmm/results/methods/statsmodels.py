@@ -238,20 +238,20 @@ class ResultsInterface(HypothesisResults):
 
 def _leading(model: Any, index: int) -> tuple[Any, list[int]]:
     """The model with one coefficient of its only ``cov_re`` term put first, and the order."""
-    layout = model._packing.layout
-    if len(layout.cov_terms) != 1:
+    cov_terms = model._packing.places.cov_terms
+    if len(cov_terms) != 1:
         raise DataError(
             "profile_re with vtype='re' needs one term with coefficients; the model has "
-            f"{len(layout.cov_terms)}"
+            f"{len(cov_terms)}"
         )
-    (t,) = layout.cov_terms
-    term = model.terms[t]
+    (t,) = cov_terms
+    term = model.design.terms[t]
     if index >= term.k:
         raise ArgumentError(f"re_ix must be less than {term.k}, the order of cov_re, got {index}")
     order = list(range(term.k))
     order[0], order[index] = order[index], order[0]
-    terms = list(model.terms)
+    terms = list(model.design.terms)
     values = None if term.values is None else np.ascontiguousarray(term.values[:, order])
     terms[t] = replace(term, values=values, columns=tuple(term.columns[j] for j in order))
-    built = replace(model.built, design=replace(model.design, terms=tuple(terms)))
+    built = replace(model.built, layout=replace(model.design, terms=tuple(terms)))
     return model._copy(built), order
