@@ -149,10 +149,17 @@ class BuiltDesign:
         """Whether the rows are there."""
         return isinstance(self.layout, Design)
 
+    @property
+    def n(self) -> int:
+        """Rows in use, kept or not; none after they were removed."""
+        if self.streamed is not None:
+            return self.streamed.n
+        return self.design.n if self.has_rows else 0
+
     def without_rows(self) -> BuiltDesign:
         """The same with every row removed, names and levels kept."""
         return replace(
-            self, layout=self.design.layout, row_labels=None, kept=None, frame=None,
+            self, layout=self.layout.without_rows(), row_labels=None, kept=None, frame=None,
             further={name: X[:0] for name, X in self.further.items()},
         )  # fmt: skip
 

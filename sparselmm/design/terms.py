@@ -304,6 +304,10 @@ class DesignLayout(Snapshot):
         """Number of columns of Z."""
         return sum(term.q for term in self.terms)
 
+    def without_rows(self) -> DesignLayout:
+        """The layout alone."""
+        return self
+
     def rows(self, what: str) -> Design:
         """The rows as well.
 
@@ -353,9 +357,8 @@ class Design(DesignLayout):
     groups: Grouping | None = None
     residual: ResidualRows | None = None
 
-    @property
-    def layout(self) -> DesignLayout:
-        """The design without its rows."""
+    def without_rows(self) -> DesignLayout:
+        """The layout alone."""
         groups = self.groups
         return DesignLayout(
             self.x_names, tuple(term.layout for term in self.terms), self.y_name,

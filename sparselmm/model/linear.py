@@ -75,8 +75,7 @@ class LinearModel:
     @property
     def nobs(self) -> int:
         """Number of rows."""
-        streamed = self.built.streamed
-        return self.design.n if streamed is None else streamed.n
+        return self.built.n
 
     def _need_rows(self, what: str) -> None:
         """Refuse for the model of results without rows."""

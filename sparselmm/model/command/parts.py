@@ -51,8 +51,7 @@ def telling(what: str, arguments: argparse.Namespace) -> Iterator[None]:
 def size_of(model: Any, linear: bool) -> str:
     """Rows, random effects and, of a linear model, what the plan expects of one evaluation."""
     built = model.built
-    n = built.design.n if built.streamed is None else built.streamed.n
-    text = f"fitting {n:,} rows, {built.layout.q:,} random effects"
+    text = f"fitting {built.n:,} rows, {built.layout.q:,} random effects"
     if linear and model._residual is None:
         chosen = model.plan().chosen
         text += f"; about {chosen.seconds:.2g} s an evaluation, some 10 of them"

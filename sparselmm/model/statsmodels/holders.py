@@ -70,12 +70,13 @@ class ModelData:
     @property
     def endog(self) -> FloatArray:
         """Response, (n,)."""
-        return self.built.design.y
+        return self.built.design.y if self.built.has_rows else np.zeros(0)
 
     @property
     def exog(self) -> FloatArray:
         """X, (n, p)."""
-        return self.built.design.X
+        layout = self.built.layout
+        return self.built.design.X if self.built.has_rows else np.zeros((0, layout.p))
 
     @property
     def orig_endog(self) -> Any:

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from sparselmm.base.arguments import (
     check_flag,
@@ -62,24 +63,24 @@ class StatsmodelsInterface(LinearModel):
     def endog(self) -> FloatArray:
         """Response, (n,)."""
         self._need_kept("endog")
-        return self.design.y
+        return self.design.y if self.built.has_rows else np.zeros(0)
 
     @property
     def exog(self) -> FloatArray:
         """Fixed-effects design, (n, p)."""
         self._need_kept("exog")
-        return self.design.X
+        return self.design.X if self.built.has_rows else np.zeros((0, self.k_fe))
 
     @property
     def Z(self) -> CSR:
         """Random-effects design, sparse (n, q)."""
         self._need_kept("Z")
-        return self.design.Z
+        return self.design.Z if self.built.has_rows else sp.csr_array((0, self.built.layout.q))
 
     @property
     def endog_names(self) -> str:
         """Name of the response."""
-        return self.design.y_name
+        return self.built.layout.y_name
 
     @property
     def groups(self) -> AnyArray | None:
@@ -90,7 +91,7 @@ class StatsmodelsInterface(LinearModel):
     @property
     def k_fe(self) -> int:
         """Number of fixed effects."""
-        return self.design.p
+        return self.built.layout.p
 
     def _need_kept(self, what: str) -> None:
         """Refuse what would be empty because rows were read in partitions."""
@@ -127,8 +128,8 @@ class StatsmodelsInterface(LinearModel):
     @cached_property
     def k_constant(self) -> int:
         """1 when X has a constant column, else 0."""
-        X = self.built.design.X
-        return int(any(column.min() == column.max() != 0 for column in X.T)) if len(X) else 0
+        X = self.design.X
+        return int(any(column.min() == column.max() != 0 for column in X.T))
 
     @property
     def n_totobs(self) -> int:
@@ -138,7 +139,7 @@ class StatsmodelsInterface(LinearModel):
     @property
     def group_labels(self) -> list[Hashable]:
         """Sorted labels of the ``groups`` argument; empty without it."""
-        grouping = self.built.design.groups
+        grouping = self.built.layout.groups
         return [] if grouping is None else grouping.labels.tolist()
 
     @property

@@ -20,7 +20,7 @@ from sparselmm.design import BuiltDesign
 from sparselmm.inference.effects import factor_table, factor_tables
 from sparselmm.inference.estimates import Estimates
 from sparselmm.results.plots import curves, levels, tables
-from sparselmm.results.print.labels import mode_tables, row_groups, variance_tables
+from sparselmm.results.print.labels import grouping_names, mode_tables, row_groups, variance_tables
 
 
 class EffectFigures:
@@ -248,16 +248,20 @@ class EffectFigures:
         return tables.share_plot(self._variance_shares(), ax)
 
     def _factor_rows(self, factor: str | None) -> tuple[str, tuple[pd.Index, IntArray]]:
-        known = row_groups(self.built.design)
+        name = self._factor_name(factor)
+        return name, row_groups(self.built.design)[name]
+
+    def _factor_name(self, factor: str | None) -> str:
+        known = grouping_names(self.built.layout)
         if not known:
             raise DataError("the model has no grouping factor")
-        name = next(iter(known)) if factor is None else factor
+        name = known[0] if factor is None else factor
         if not isinstance(name, str) or name not in known:
             raise DataError(
                 f"factor: no grouping factor {shown(factor)} in the model; there are: "
                 f"{', '.join(known)}"
             )
-        return name, known[name]
+        return name
 
     @abstractmethod
     def _fixed_values(self) -> Any:

@@ -125,7 +125,7 @@ class LinearFigureResults(InferenceResults, PredictionResults, DiagnosticResults
         >>> fit.plot_ranks("sample").axes[0].get_xlabel()
         'rank'
         """
-        name, _ = self._factor_rows(factor)
+        name = self._factor_name(factor)
         table = self.rank(name, coefficient, alpha=alpha, ascending=ascending)
         return levels.rank_plot(table, "rank_lower", "rank_upper", name, "expected_rank", ax)
 

@@ -12,7 +12,7 @@ from sparselmm.base.exceptions import ArgumentTypeError, MemoryLimitError
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design.exact_labels import label_index
 from sparselmm.design.rows import mixed
-from sparselmm.design.terms import Design
+from sparselmm.design.terms import Design, DesignLayout
 from sparselmm.inference.effects import (
     FactorTable,
     Units,
@@ -109,6 +109,13 @@ def varcorr_frame(rows: Sequence[VarianceRow]) -> pd.DataFrame:
     labels = [[row.group, row.first, row.second] for row in rows]
     frame = pd.DataFrame(labels, columns=["grp", "var1", "var2"], dtype=object)
     return frame.assign(vcov=[row.vcov for row in rows], sdcor=[row.sdcor for row in rows])
+
+
+def grouping_names(layout: DesignLayout) -> list[str]:
+    """Names of the grouping factors, those of `row_groups` in its order."""
+    groups = [] if layout.groups is None else [layout.groups.name]
+    coded = [":".join(t.levels.names) for t in layout.terms if t.form != "block"]
+    return list(dict.fromkeys([*groups, *coded]))
 
 
 def row_groups(design: Design) -> dict[str, tuple[pd.Index, IntArray]]:

@@ -18,9 +18,8 @@ def what(built: BuiltDesign, kind: str) -> list[str]:
     layout = built.layout
     text = built.spec.formula or f"{layout.y_name}, {layout.p} fixed effects"
     sizes = "; ".join(f"{term.name}, {term.n_levels}" for term in layout.terms)
-    n = built.design.n if built.streamed is None else built.streamed.n
     levels = f"; levels: {sizes}" if sizes else ""
-    return [f"{kind}: {text}", f"{n} observations{levels}"]
+    return [f"{kind}: {text}", f"{built.n} observations{levels}"]
 
 
 def fitted(est: Estimates, opt: OptSummary, formula: str | None) -> list[str]:
