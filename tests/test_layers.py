@@ -47,6 +47,7 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
         "evaluations held moments",
         "boundary curvature",
         "deviance",
+        "quadratic",
         "dense optimize rebased",
         "krylov",
         "engine identifiability multistart residual special_directions",

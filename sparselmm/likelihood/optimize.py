@@ -36,10 +36,11 @@ from sparselmm.base.cholesky import NotPositiveDefiniteError
 from sparselmm.base.exceptions import ArgumentError, DataError
 from sparselmm.base.grid import pairs_html, pairs_text
 from sparselmm.base.providers import provider
-from sparselmm.base.smallmatrix import block_diagonal, eigen
+from sparselmm.base.smallmatrix import block_diagonal
 from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.evaluations import Deviance
+from sparselmm.likelihood.quadratic import Quadratic, Radius
 from sparselmm.likelihood.term_covariance import TermCovariance
 
 TOLERANCE = 1e-9
@@ -475,7 +476,7 @@ def _newton(
     known: Known | None = None, patience: int = PATIENCE,
 ) -> End:  # fmt: skip
     """Trust-region iterations from ``start``, with the exact Hessian after some of them."""
-    deviance, radius = recorder.deviance, Radius()
+    deviance, radius = recorder.deviance, Radius(*RADIUS)
     theta, value = _finite(recorder, start)
     gradient, model = deviance.tangent_model(theta)
     recorder.record(theta, value, gradient_norm=_size(deviance, gradient))
@@ -495,6 +496,8 @@ def _newton(
         if exact:
             local = Quadratic.of(exact_bend(recorder, theta, basis, bend), slope)
         step, predicted = local.step(radius.now)
+        if not np.isfinite(predicted):
+            return End(theta, "stopped: the gradient is too large to be followed", False)
         within = math.sqrt(step @ step) < 0.99 * radius.now
         stretch = _stretch(excess) if within and not exact and not secant else 1.0
         step, predicted = stretch * step, stretch * (2.0 - stretch) * predicted
@@ -558,28 +561,6 @@ def exact_bend(
     return 0.5 * (out + out.T)
 
 
-class Radius:
-    """Radius of the trust region.
-
-    It shrinks where the model fails and grows where it holds. Its limit keeps the first steps from
-    leaving for places where the model means nothing; after two steps to the edge that gained what
-    the model promised the way is straight, and the limit grows threefold with each further one.
-    """
-
-    def __init__(self) -> None:
-        self.now, self.largest = RADIUS
-        self._straight = 0
-
-    def update(self, ratio: float, length: float) -> None:
-        """After a step of a length with a ratio of actual to predicted decrease."""
-        at_edge = length > 0.8 * self.now
-        self._straight = self._straight + 1 if at_edge and 0.9 < ratio < 1.1 else 0
-        if ratio < 0.25 or np.isnan(ratio):
-            self.now = 0.25 * length
-        elif ratio > 0.75 and at_edge:
-            self.now = min(3.0 * self.now, self.largest * 3.0 ** max(self._straight - 2, 0))
-
-
 def _stretch(excess: Sequence[float]) -> float:
     """Factor for a Newton step from the steps before it.
 
@@ -629,64 +610,6 @@ def _basis(recorder: Recorder, theta: FloatArray, gradient: FloatArray) -> Float
         )
     ]
     return block_diagonal(blocks)
-
-
-@dataclass(frozen=True, eq=False)
-class Quadratic:
-    """The model ``g's + s'Hs / 2`` of a change of the deviance, in the axes of its curvature.
-
-    Attributes
-    ----------
-    values, vectors : ndarray, (m,) and (m, m)
-        Eigenvalues of H, ascending, and their vectors.
-    part : ndarray, (m,)
-        The gradient g along these.
-    """
-
-    values: FloatArray
-    vectors: FloatArray
-    part: FloatArray
-
-    @classmethod
-    def of(cls, hessian: FloatArray, gradient: FloatArray) -> Quadratic:
-        """From H and g."""
-        values, vectors = eigen(hessian)
-        return cls(values, vectors, vectors.T @ gradient)
-
-    @property
-    def expected_decrease(self) -> float:
-        """Decrease promised by a full Newton step with the curvature made positive."""
-        sizes = np.abs(self.values)
-        floor = 1e-10 * max(float(sizes.max(initial=0.0)), 1e-300)
-        return float(0.5 * (self.part**2 / np.maximum(sizes, floor)).sum())
-
-    def step(self, radius: float) -> tuple[FloatArray, float]:
-        """The minimizer with ``|s| <= radius``, and the decrease it promises."""
-        values, part = self.values, self.part
-
-        def length(shift: float) -> float:
-            scaled = part / (values + shift)
-            return math.sqrt(scaled @ scaled)
-
-        smallest = float(values[0])
-        tiny = 1e-12 * max(1.0, max(abs(smallest), abs(float(values[-1]))))
-        low = max(0.0, -smallest) + tiny
-        if smallest > tiny and length(0.0) <= radius:
-            step = -part / values
-        elif length(low) < radius:  # the hard case: walk along the lowest curvature to the edge
-            step = -part / (values + low)
-            left = math.sqrt(max(radius**2 - float(step @ step), 0.0))
-            step[0] += np.copysign(left, step[0] or 1.0)
-        else:
-            high = low + 2.0 * float(np.linalg.norm(part)) / radius
-            shift = float(
-                scipy.optimize.brentq(
-                    lambda v: 1.0 / length(v) - 1.0 / radius, low, high, xtol=1e-14
-                )
-            )
-            step = -part / (values + shift)
-        predicted = -float(part @ step + 0.5 * step @ (values * step))
-        return self.vectors @ step, predicted
 
 
 # ------------------------------------------------------------------------ SciPy's methods

@@ -27,12 +27,12 @@ from sparselmm.likelihood.optimize import (
     Callback,
     OptSummary,
     Point,
-    Quadratic,
     Recorder,
     checked_start,
     evidence,
     minimize,
 )
+from sparselmm.likelihood.quadratic import Quadratic
 
 AGAIN = 2e-6
 """Promised decrease at the exact evaluation up to which one is enough: the end of the corrected

@@ -21,11 +21,11 @@ from sparselmm.base.types import FloatArray
 from sparselmm.factor.krylov.solver import Settings
 from sparselmm.likelihood.krylov.deviance import Probed
 from sparselmm.likelihood.optimize import (
+    RADIUS,
     SMALLEST_SCALE,
-    Quadratic,
-    Radius,
     Recorder,
 )
+from sparselmm.likelihood.quadratic import Quadratic, Radius
 
 DONE = 1e-7
 """Promised decrease at which the search ends, 3e-4 standard errors of theta before the zero."""
@@ -97,7 +97,7 @@ def search(
         deviance.solver.frozen = False
     theta, model = _first(deviance, start)
     level = deviance.rough_value(theta) if level is None else level
-    radius, last = Radius(), np.inf
+    radius, last = Radius(*RADIUS), np.inf
     recorder.record(theta, level, gradient_norm=_largest(model[0]))
     for _ in range(limit):
         basis = basis_at(deviance, theta, model[0])

@@ -31,8 +31,8 @@ from sparselmm.likelihood.optimize import (
     SMALLEST_SCALE,
     SNAP,
     Evaluation,
-    Quadratic,
 )
+from sparselmm.likelihood.quadratic import Quadratic, Radius
 
 TOLERANCE = 1e-9
 """Stop when another step promises less than this decrease of the deviance."""
@@ -46,7 +46,7 @@ EXACT_LIMIT = 25
 """Iterations with the exact Hessian, which costs two gradients per parameter."""
 
 LARGEST = 3.0
-"""Largest radius of the trust region, until the way is straight: see `_Region`."""
+"""Largest radius of the trust region, until the way is straight: see `Radius`."""
 
 GONE = 1e-10
 """Slope of the deviance in a dispersion at which it counts as at its limit."""
@@ -199,7 +199,7 @@ class GeneralSearch:
         if not np.isfinite(value):
             self.record(x, value, accepted=False)
             return x, "stopped: the log-likelihood is not finite at the start", False
-        model, region = self._modelled(x), _Region()
+        model, region = self._modelled(x), Radius(1.0, LARGEST)
         if model is None:
             self.record(x, value, accepted=False)
             return x, "stopped: the gradient is not finite at the start", False
@@ -219,7 +219,7 @@ class GeneralSearch:
             exact = PATIENCE <= iteration < PATIENCE + EXACT_LIMIT
             if exact:
                 bend = self._exact(x, basis, bend)
-            found = _within(None if exact else local, bend, slope, region.radius)
+            found = _within(None if exact else local, bend, slope, region.now)
             if found is None:
                 return x, "stopped: the gradient is too large to be followed", False
             part, predicted = found
@@ -232,7 +232,7 @@ class GeneralSearch:
             good = bool(ratio > 1e-4 or abs(value - after) < 1e-12 * abs(value))
             new = self._modelled(trial) if good else None
             good = new is not None
-            facts = {"step": length, "ratio": ratio, "radius": region.radius, "accepted": good}
+            facts = {"step": length, "ratio": ratio, "radius": region.now, "accepted": good}
             region.update(ratio if good else 0.0, length)
             if not good:
                 self.record(trial, after, **facts)
@@ -436,31 +436,15 @@ class GeneralSearch:
         )  # fmt: skip
 
 
-class _Region:
-    """Radius of the trust region; its limit grows after two steps to the edge that held."""
-
-    def __init__(self) -> None:
-        self.radius, self._straight = 1.0, 0
-
-    def update(self, ratio: float, length: float) -> None:
-        """After a step of a length with a ratio of actual to predicted decrease."""
-        at_edge = length > 0.8 * self.radius
-        self._straight = self._straight + 1 if at_edge and 0.9 < ratio < 1.1 else 0
-        if not ratio >= 0.25:
-            self.radius = 0.25 * length
-        elif ratio > 0.75 and at_edge:
-            limit = LARGEST * 3.0 ** max(self._straight - 2, 0)
-            self.radius = min(3.0 * self.radius, limit)
-
-
 def _within(
     local: Quadratic | None, bend: FloatArray, slope: FloatArray, radius: float
 ) -> tuple[FloatArray, float] | None:  # fmt: skip
     """The step of the trust region, by ``local`` where it is known; None beyond floating point."""
     try:
-        return (local or Quadratic.of(bend, slope)).step(radius)
-    except (ZeroDivisionError, ValueError, np.linalg.LinAlgError):
+        step, predicted = (local or Quadratic.of(bend, slope)).step(radius)
+    except np.linalg.LinAlgError:
         return None
+    return (step, predicted) if np.isfinite(predicted) else None
 
 
 def certificate(

@@ -14,12 +14,10 @@ from sparselmm.likelihood.many.evaluation import Points, evaluate
 from sparselmm.likelihood.many.reduced import Responses
 from sparselmm.likelihood.many.setup import BatchedModel
 from sparselmm.likelihood.optimize import MAX_ITERATIONS, PROBE, RADIUS, SMALLEST_SCALE, SNAP
+from sparselmm.likelihood.quadratic import Quadratic, next_radius
 
 GAIN = 1e-6
 """Decrease of the deviance that another step may promise at a certified end."""
-
-BISECTIONS = 60
-"""Halvings of the interval of the trust region's multiplier."""
 
 
 def search(
@@ -64,11 +62,11 @@ def _walk(
             return
         at = points.take(rows)
         local = LocalModel(model, at)
-        done = local.expected_decrease < tolerance
+        done = local.quadratic.expected_decrease < tolerance
         finished[rows[done]] = True
         if done.all():
             return
-        step, predicted = local.step(radius[rows])
+        step, predicted = local.quadratic.step(radius[rows])
         rows, step, predicted = rows[~done], step[~done], predicted[~done]
         trial = evaluate(model, local.moved(step, ~done), responses.take(rows))
         value = at.value[~done]
@@ -77,15 +75,7 @@ def _walk(
             change = value - trial.value
             ratio = change / predicted
             good = (ratio > 1e-4) | (np.abs(change) < 1e-12 * np.abs(value))
-        radius[rows] = np.where(
-            ~(ratio >= 0.25),
-            0.25 * length,
-            np.where(
-                (ratio > 0.75) & (length > 0.8 * radius[rows]),
-                np.minimum(3.0 * radius[rows], RADIUS[1]),
-                radius[rows],
-            ),
-        )
+        radius[rows] = next_radius(radius[rows], RADIUS[1], ratio, length)
         finished[rows[~good & (length < 1e-10)]] = True
         points.put(rows[good], trial.take(good))
 
@@ -104,46 +94,12 @@ class LocalModel:
         bend = across @ bend @ across
         size = 1.0 + np.abs(bend).max(axis=(1, 2))  # rotations: no step goes there
         bend += size[:, None, None] * (np.eye(bend.shape[1]) - across)
-        self.values, self.vectors = np.linalg.eigh(bend)
-        self.part = np.einsum("mji,mj->mi", self.vectors, np.einsum("mij,mj->mi", across, slope))
+        self.quadratic = Quadratic.of(bend, np.einsum("mij,mj->mi", across, slope))
 
     def moved(self, step: FloatArray, rows: BoolArray) -> FloatArray:
         """Theta of some responses after a step in the metric."""
         tangent = np.einsum("mij,mj->mi", self.B[rows], step)
         return self.covariance.retract(self.theta[rows], tangent)
-
-    @property
-    def expected_decrease(self) -> FloatArray:
-        """Decrease promised by a full step with the curvature made positive, (m,)."""
-        size = np.abs(self.values)
-        floor = 1e-10 * np.maximum(size.max(axis=1, keepdims=True), 1e-300)
-        out: FloatArray = 0.5 * (self.part**2 / np.maximum(size, floor)).sum(axis=1)
-        return out
-
-    def step(self, radius: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Minimizers within the radius, (m, c), and the decrease they promise, (m,)."""
-        values, part = self.values, self.part
-        lowest = values[:, 0]
-        tiny = 1e-12 * np.maximum(1.0, np.abs(values).max(axis=1))
-        low = np.maximum(0.0, -lowest) + tiny
-
-        def length(shift: FloatArray) -> FloatArray:
-            return np.sqrt(((part / (values + shift[:, None])) ** 2).sum(axis=1))
-
-        with np.errstate(divide="ignore", invalid="ignore"):
-            inner = (lowest > tiny) & (length(np.zeros_like(low)) <= radius)
-        hard = ~inner & (length(low) < radius)
-        high = low + 2.0 * np.linalg.norm(part, axis=1) / radius
-        for _ in range(BISECTIONS if not (inner | hard).all() else 0):
-            middle = 0.5 * (low + high)
-            long = length(middle) > radius
-            low, high = np.where(long & ~hard, middle, low), np.where(long, high, middle)
-        shift = np.where(inner, 0.0, np.where(hard, low, high))
-        step = -part / (values + shift[:, None])
-        edge = np.sqrt(np.maximum(radius**2 - (step**2).sum(axis=1), 0.0))
-        step[:, 0] += np.where(hard, np.where(step[:, 0] < 0, -edge, edge), 0.0)
-        predicted = -(part * step).sum(axis=1) - 0.5 * (values * step**2).sum(axis=1)
-        return np.einsum("mij,mj->mi", self.vectors, step), predicted
 
 
 def _metric(model: BatchedModel, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -222,10 +178,6 @@ def _certificate(model: BatchedModel, points: Points) -> FloatArray:
     H += np.einsum("mi,ij->mij", (~free).astype(float), np.eye(len(inner)))
     finite = np.isfinite(H).reshape(len(H), -1).all(axis=1)
     bad: BoolArray = np.asarray(~(finite & np.isfinite(g).all(axis=1)), dtype=bool)
-    values, vectors = np.linalg.eigh(np.where(bad[:, None, None], np.eye(len(inner)), H))
-    part = np.einsum("mji,mj->mi", vectors, np.where(bad[:, None], np.inf, g))
+    H, g = np.where(bad[:, None, None], np.eye(len(inner)), H), np.where(bad[:, None], np.inf, g)
     with np.errstate(invalid="ignore"):
-        size = np.abs(values)
-        floor = 1e-10 * np.maximum(size.max(axis=1, keepdims=True), 1e-300)
-        out: FloatArray = 0.5 * (part**2 / np.maximum(size, floor)).sum(axis=1)
-    return np.where(bad, np.inf, out)
+        return np.where(bad, np.inf, Quadratic.of(H, g).expected_decrease)
