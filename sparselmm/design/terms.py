@@ -284,6 +284,8 @@ class DesignLayout(Snapshot):
         Name of the response.
     groups : GroupLabels or None
         The statsmodels ``groups`` argument, when given.
+    residual : ResidualRows or None
+        Covariance structure of the residuals, of no rows; None where they are independent.
     sums : RowSums or None
         What is left of rows that were read in partitions and not kept.
     """
@@ -292,6 +294,7 @@ class DesignLayout(Snapshot):
     terms: tuple[TermLayout, ...]
     y_name: str = "y"
     groups: GroupLabels | None = None
+    residual: ResidualRows | None = None
     sums: RowSums | None = field(default=None, kw_only=True)
 
     @property
@@ -346,7 +349,7 @@ class Design(DesignLayout):
         Known part of the linear predictor.
     groups : Grouping or None
     residual : ResidualRows or None
-        Covariance structure of the residuals; None where they are independent.
+        Of the rows.
     """
 
     y: FloatArray
@@ -355,14 +358,14 @@ class Design(DesignLayout):
     weights: FloatArray | None = None
     offset: FloatArray | None = None
     groups: Grouping | None = None
-    residual: ResidualRows | None = None
 
     def without_rows(self) -> DesignLayout:
         """The layout alone."""
-        groups = self.groups
+        groups, residual = self.groups, self.residual
         return DesignLayout(
             self.x_names, tuple(term.layout for term in self.terms), self.y_name,
-            None if groups is None else GroupLabels(groups.name, groups.labels), sums=self.sums,
+            None if groups is None else GroupLabels(groups.name, groups.labels),
+            None if residual is None else residual.kept(np.zeros(0, dtype=int)), sums=self.sums,
         )  # fmt: skip
 
     def rows(self, what: str) -> Design:

@@ -23,7 +23,7 @@ from sparselmm.base.exceptions import (
 from sparselmm.base.types import AnyArray, BoolArray, FloatArray, IntArray
 from sparselmm.design.column_types import as_float
 from sparselmm.design.sources.recognised import values_of
-from sparselmm.design.terms import Design, DesignLayout, RandomTerm, TermLayout
+from sparselmm.design.terms import DesignLayout, RandomTerm, TermLayout
 
 MISSING_CHOICES = ("none", "drop", "raise")
 LARGEST, SMALLEST = 1e70, 1e-70
@@ -352,5 +352,5 @@ def missing_rows(values: Any) -> BoolArray:
 
 def need_white(layout: DesignLayout, what: str) -> None:
     """Refuse what holds for independent residuals of equal variance alone."""
-    if isinstance(layout, Design) and layout.residual is not None:
+    if layout.residual is not None:
         raise UnsupportedError(f"{what} is not available for a model with residual= or dispersion=")

@@ -17,7 +17,6 @@ from sparselmm.base.exceptions import (
 )
 from sparselmm.base.types import FloatArray
 from sparselmm.design import BuiltDesign
-from sparselmm.design.residual import ResidualRows
 from sparselmm.design.terms import Design, TermLayout
 from sparselmm.design.validate import need_white
 from sparselmm.factor.bases import cross_products, in_model_columns
@@ -65,12 +64,6 @@ class LinearModel:
     def exog_names(self) -> list[str]:
         """Names of the columns of X."""
         return list(self.built.layout.x_names)
-
-    @property
-    def _residual(self) -> ResidualRows | None:
-        """Covariance structure of the residuals; None where they are independent."""
-        layout = self.built.layout
-        return layout.residual if isinstance(layout, Design) else None
 
     @property
     def nobs(self) -> int:
@@ -130,7 +123,7 @@ class LinearModel:
             Prints as a table; ``chosen`` is what :meth:`fit` will do.
         """
         limit = check_memory(memory_limit)
-        if self._residual is not None:
+        if self.built.layout.residual is not None:
             return residual_plan(ResidualDeviance(self.design, reml=True), limit)
         probing = Probing("auto", Settings(), 0.01, None)
         rival = None
@@ -173,7 +166,7 @@ class LinearModel:
             Both have ``value(theta)``, ``gradient(theta)`` and ``at(theta)``.
         """
         reml = check_flag(reml, "reml")
-        if self._residual is not None:
+        if self.built.layout.residual is not None:
             engine = check_choice(engine, "engine", ("sparse", "auto"))
             return ResidualDeviance(self.design, reml=reml)
         if check_choice(engine, "engine", ENGINES) == "dense":

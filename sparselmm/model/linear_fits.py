@@ -182,7 +182,7 @@ class LinearFits(StatsmodelsInterface):
         request = Request.of(locals())
         if self.built.streamed is None:
             self._need_rows("fit")
-        if self._residual is not None:
+        if self.built.layout.residual is not None:
             found = fit_residual(self, request)
             self.reml = request.reml
             return found

@@ -238,8 +238,7 @@ def _boundary(chisq: float, df: int, small: MixedLMResults, big: MixedLMResults)
 
 
 def _formula(result: MixedLMResults) -> str:
-    text, layout = result.built.spec.formula or "(from arrays)", result.built.layout
-    rows = layout.residual if isinstance(layout, Design) else None
+    text, rows = result.built.spec.formula or "(from arrays)", result.built.layout.residual
     if rows is None:
         return text
     dispersion = ["dispersion: " + ", ".join(rows.d_names)] if rows.d_names else []

@@ -52,7 +52,7 @@ def size_of(model: Any, linear: bool) -> str:
     """Rows, random effects and, of a linear model, what the plan expects of one evaluation."""
     built = model.built
     text = f"fitting {built.n:,} rows, {built.layout.q:,} random effects"
-    if linear and model._residual is None:
+    if linear and built.layout.residual is None:
         chosen = model.plan().chosen
         text += f"; about {chosen.seconds:.2g} s an evaluation, some 10 of them"
     return text
