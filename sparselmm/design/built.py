@@ -87,6 +87,8 @@ class Streamed:
         A few rows with all labels that meet in the fixed part.
     numbers : dict of str to Numbers
         Columns of numbers that the fixed part is made of.
+    grouped : Design or None
+        Where residuals depend on each other, their groups, those alike added up.
     """
 
     n: int
@@ -98,6 +100,7 @@ class Streamed:
     recipe: Any
     shown: pd.DataFrame
     numbers: dict[str, Numbers]
+    grouped: Design | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -135,6 +135,7 @@ def without_rows(built: BuiltDesign) -> BuiltDesign:
         design, y=np.zeros(0), X=np.zeros((0, design.p)), weights=None, offset=None,
         terms=tuple(_term_without_rows(term) for term in design.terms),
         groups=None if groups is None else replace(groups, codes=groups.codes[:0]),
+        residual=None if design.residual is None else design.residual.kept(np.zeros(0, dtype=int)),
     )  # fmt: skip
     return replace(built, design=slim, row_labels=None, kept=None, frame=None)
 

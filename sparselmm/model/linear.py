@@ -72,6 +72,13 @@ class LinearModel:
         streamed = self.built.streamed
         return self.design.n if streamed is None else streamed.n
 
+    @property
+    def _groups(self) -> Design:
+        """Rows whose residuals depend on each other, or sums that stand for groups of them."""
+        streamed = self.built.streamed
+        kept = None if streamed is None else streamed.grouped
+        return self.design if kept is None else kept
+
     def _need_rows(self, what: str) -> None:
         """Refuse for the model of results without rows."""
         if not self.built.design.n:
@@ -127,7 +134,7 @@ class LinearModel:
         """
         limit = check_memory(memory_limit)
         if self.design.residual is not None:
-            return residual_plan(ResidualDeviance(self.design, reml=True), limit)
+            return residual_plan(ResidualDeviance(self._groups, reml=True), limit)
         probing = Probing("auto", Settings(), 0.01, None)
         rival = None
         if not unsuited(self.covariance, self.terms, self.cross, {}):
@@ -171,7 +178,7 @@ class LinearModel:
         reml = check_flag(reml, "reml")
         if self.design.residual is not None:
             engine = check_choice(engine, "engine", ("sparse", "auto"))
-            return ResidualDeviance(self.design, reml=reml)
+            return ResidualDeviance(self._groups, reml=reml)
         if check_choice(engine, "engine", ENGINES) == "dense":
             return self._dense(reml, Held.of(None, self.covariance, ()))
         if engine == "krylov":

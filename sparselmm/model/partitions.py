@@ -28,12 +28,14 @@ from sparselmm.design.passes.first import (
     label_sets,
     shown,
 )
+from sparselmm.design.passes.groups import GroupPass
 from sparselmm.design.passes.learned import Recipe, recipe_of
 from sparselmm.design.passes.reading import Reading, whole
 from sparselmm.design.passes.runs import Runner
 from sparselmm.design.sources.arrow import joined
 from sparselmm.design.sources.readers import Part, Source, readable
 from sparselmm.design.sources.recognised import source_of
+from sparselmm.design.terms import Design
 from sparselmm.design.validate import (
     Rows,
     check_missing_argument,
@@ -173,7 +175,7 @@ def build_partitioned(
         When the second pass reads other rows than the first.
     """
     plan = given.plan
-    _refuse(plan, arguments)
+    _refuse(arguments)
     check_missing_argument(arguments["missing"])
     names, used_env = used_columns(
         plan.codes, pd.DataFrame(columns=given.source.names), with_r_names(env)
@@ -198,7 +200,9 @@ def build_partitioned(
     cross = done.cross
     assert cross is not None
     design = replace(built.design, sums=done.sums)
-    return replace(built, design=design, streamed=_streamed(total, cross, recipe, some)), cross
+    grouped = _group(recipe, first, parts, runner)
+    streamed = _streamed(total, cross, recipe, some, grouped)
+    return replace(built, design=design, streamed=streamed), cross
 
 
 def _env_of(used: EvalEnvironment, env: EvalEnvironment, subset: str | None) -> EvalEnvironment:
@@ -208,13 +212,7 @@ def _env_of(used: EvalEnvironment, env: EvalEnvironment, subset: str | None) -> 
     return used.with_outer_namespace({name: known[name] for name in wanted}) if wanted else used
 
 
-def _refuse(plan: Plan, arguments: Mapping[str, Any]) -> None:
-    if plan.residual is not None or plan.dispersion is not None:
-        name = "residual" if plan.residual is not None else "dispersion"
-        raise DataError(
-            f"{name}= needs all rows of a group together, and the rows are read in partitions; "
-            "pass keep_rows=True"
-        )
+def _refuse(arguments: Mapping[str, Any]) -> None:
     if arguments["z_terms"] is not None:
         raise DataError(
             "z_terms are as long as the data, and the rows are read in partitions; pass "
@@ -316,6 +314,18 @@ def _multiply(
     )
 
 
+def _group(
+    recipe: Recipe, first: First, parts: Sequence[Part], runner: Runner
+) -> Design | None:
+    """Another pass where residuals depend on each other: their groups, those alike added up."""
+    if recipe.spec.residual is None:
+        return None
+    step = GroupPass(recipe)
+    found = runner.run(step, parts, step.merge, "pass of the groups")
+    _check_same(first.counts, found.counts, parts)
+    return step.finish(found)
+
+
 def _check_same(
     first: tuple[tuple[int, int], ...], now: tuple[tuple[int, int], ...], parts: Sequence[Part]
 ) -> None:
@@ -340,8 +350,9 @@ def _check_total(total: Products, recipe: Recipe) -> None:
 
 
 def _streamed(
-    total: Products, cross: CrossProducts, recipe: Recipe, some: pd.DataFrame
-) -> Streamed:
+    total: Products, cross: CrossProducts, recipe: Recipe, some: pd.DataFrame,
+    grouped: Design | None,
+) -> Streamed:  # fmt: skip
     counted = []
     for t in range(len(cross.sizes)):
         pair = cross.pairs[t, t]
@@ -351,5 +362,5 @@ def _streamed(
         n=sum(used for _, used in total.counts), group_sizes=total.groups,
         k_constant=int((np.nan_to_num(total.constant) != 0).any()), counted_levels=tuple(counted),
         n_counted=total.n, weighted=recipe.reading.weights is not None, recipe=recipe,
-        shown=some, numbers=total.numbers,
+        shown=some, numbers=total.numbers, grouped=grouped,
     )  # fmt: skip

@@ -28,7 +28,8 @@ from sparselmm.design.passes.first import First, completed
 from sparselmm.design.passes.reading import Reading, Taken, named
 from sparselmm.design.row_arguments import Given, subset_mask
 from sparselmm.design.sources.readers import Part
-from sparselmm.design.spec import DesignSpec, check_rows
+from sparselmm.design.rows import response
+from sparselmm.design.spec import DesignSpec, check_residual_weights, check_rows
 from sparselmm.design.subsets import without_rows
 from sparselmm.design.terms import Design
 from sparselmm.design.validate import Rows, check_some_rows
@@ -111,7 +112,7 @@ class Recipe:
                 )
         design = replace(
             self.template, y=self._response(frame, rows), X=new.X, terms=new.terms,
-            weights=taken.weights, offset=new.offset, groups=None,
+            weights=taken.weights, offset=new.offset, groups=None, residual=None,
         )  # fmt: skip
         if checked:
             check_rows(design, rows)
@@ -119,6 +120,27 @@ class Recipe:
         if memory is not None:
             counts = np.bincount(match(memory.labels, taken.groups), minlength=len(memory.labels))
         return design, counts
+
+    def grouped(self, taken: Taken) -> Design:
+        """Some rows as a design without offset, with the structure of their residuals."""
+        design, _ = self.of(taken)
+        memory, rows = self.spec.residual, Rows(len(taken.frame), taken.frame.index)
+        assert memory is not None
+        residual = self.spec.residual_rows(taken.frame, every_visit=True)
+        if memory.bar is None:
+            residual = replace(residual, group=np.arange(design.n))
+        if (residual.group < 0).any():
+            raise SourceChangedError(
+                f"{residual.group_name!r} has a level that did not occur in the first pass; the "
+                "rows must be the same whenever they are read"
+            )
+        elif not memory.bar.coords:
+            residual = replace(residual, coords=np.zeros((design.n, 1)))
+        if memory.bar is not None and not memory.visits_count:
+            residual = replace(residual, visits=np.zeros_like(residual.visits))
+        design = replace(design, y=response(design), offset=None, residual=residual)
+        check_residual_weights(design, rows)
+        return design
 
     def sampled(self, sample: pd.DataFrame) -> Design:
         """Rows of the sample as a design; where they are bad, the second pass says so."""
@@ -173,7 +195,7 @@ def recipe_of(
     with memories.at_hand():
         built = assemble(plan, given, covariance, space, None, False, checked=False)
         response = _response_spec(plan, space, built.spec)
-    if not built.design.terms:
+    if not built.design.terms and built.design.residual is None:
         raise NoRandomEffectsError(
             "the model has no random effects; add a term such as '+ (1|g)' or groups="
         )
@@ -209,24 +231,36 @@ def _check_by_row(recipe: Recipe, sample: pd.DataFrame, reading: Reading) -> Non
         raise _other_rows(f"subset={reading.subset!r}", "the arguments")
     half = len(sample) // 2
     whole = recipe.sampled(sample)
-    parts = [
-        recipe.sampled(part.reset_index(drop=True))
-        for part in (sample.iloc[:half], sample.iloc[half:])
+    halves = [
+        part.reset_index(drop=True) for part in (sample.iloc[:half], sample.iloc[half:])
     ]
+    parts = [recipe.sampled(part) for part in halves]
     checks = [("the response", whole.y[:, None], [p.y[:, None] for p in parts], [whole.y_name])]
     checks.append(("the formula", whole.X, [p.X for p in parts], list(whole.x_names)))
     if whole.offset is not None:
         offsets = [np.zeros(0) if p.offset is None else p.offset for p in parts]
         checks.append(("offset", whole.offset[:, None], [o[:, None] for o in offsets], ["offset"]))
+    if recipe.spec.residual is not None:
+        memory = recipe.spec.residual
+        names = [*memory.template.d_names, *(() if memory.bar is None else memory.bar.coords)]
+        own, *others = (_residual_columns(recipe, part) for part in (sample, *halves))
+        checks.append(("residual= or dispersion=", own, others, names))
     for t, term in enumerate(whole.terms):
         if term.values is not None:
             pieces = [p for part in parts if (p := part.terms[t].values) is not None]
             checks.append((term.name, term.values, pieces, list(term.columns)))
-    for place, values, halves, names in checks:
-        together = np.vstack(halves)
+    for place, values, pieces, names in checks:
+        together = np.vstack(pieces)
         for j, name in enumerate(names):
             if not np.allclose(values[:, j], together[:, j], rtol=1e-9, atol=0.0, equal_nan=True):
                 raise _other_rows(repr(name), place)
+
+
+def _residual_columns(recipe: Recipe, frame: pd.DataFrame) -> FloatArray:
+    rows, memory = recipe.spec.residual_rows(frame), recipe.spec.residual
+    assert memory is not None
+    own = memory.bar is not None and len(memory.bar.coords) > 0
+    return np.hstack([rows.D, rows.coords]) if own else rows.D
 
 
 def _other_rows(what: str, place: str) -> DataError:
