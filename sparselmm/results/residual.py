@@ -43,7 +43,7 @@ from sparselmm.inference.residual_rows import block, row_sd, whitened
 from sparselmm.inference.variances import VarianceRow
 from sparselmm.likelihood.residual.structure import Structured, Unstructured
 from sparselmm.results.core import MixedLMResults
-from sparselmm.results.methods.base import Matrix, Vector, from_rows
+from sparselmm.results.methods.base import Matrix, Vector, from_rows, from_sums
 from sparselmm.results.print.notebook import as_table
 from sparselmm.results.print.summary import Summary, variance_table
 from sparselmm.results.residual_prediction import ResidualPrediction
@@ -333,9 +333,11 @@ class ResidualResults(ResidualPrediction, ResidualSimulation, MixedLMResults):
     def _row_variance(self) -> FloatArray:
         return np.asarray(self.sigma_by_row) ** 2
 
-    @from_rows
+    @from_sums
     def check(self) -> Diagnosis:
         """As :meth:`MixedLMResults.check`, rows by their normalized residuals."""
+        if not self.built.design.n:
+            return diagnose(Evidence.without_rows(self._est, self.opt))
         e = np.asarray(self.residuals("normalized"))
         fitted = self.built.design.y - self._raw("conditional")
         return diagnose(Evidence(self._est, self.opt, e, e, fitted, np.asarray(self._row_index())))

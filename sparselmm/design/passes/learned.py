@@ -127,16 +127,17 @@ class Recipe:
         memory, rows = self.spec.residual, Rows(len(taken.frame), taken.frame.index)
         assert memory is not None
         residual = self.spec.residual_rows(taken.frame, every_visit=True)
-        if memory.bar is None:
+        bar = memory.bar
+        if bar is None:
             residual = replace(residual, group=np.arange(design.n))
         if (residual.group < 0).any():
             raise SourceChangedError(
                 f"{residual.group_name!r} has a level that did not occur in the first pass; the "
                 "rows must be the same whenever they are read"
             )
-        elif not memory.bar.coords:
+        if bar is not None and not bar.coords:  # in any order
             residual = replace(residual, coords=np.zeros((design.n, 1)))
-        if memory.bar is not None and not memory.visits_count:
+        elif bar is not None and not memory.visits_count:
             residual = replace(residual, visits=np.zeros_like(residual.visits))
         design = replace(design, y=response(design), offset=None, residual=residual)
         check_residual_weights(design, rows)
