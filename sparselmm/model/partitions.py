@@ -192,7 +192,9 @@ def build_partitioned(
     )  # fmt: skip
     parts = given.source.parts(given.rows)
     first, memories, some = _learn(plan, reading, parts, runner)
-    built, recipe, sample = recipe_of(plan, reading, first, memories, arguments["covariance"])
+    built, recipe, sample = recipe_of(
+        plan, reading, first, memories, arguments["covariance"], arguments["contrasts"]
+    )
     used = sum(count for _, count in first.counts)
     for term in built.design.terms:
         check_term(term, used, reading.weights is not None)

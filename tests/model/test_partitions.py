@@ -85,6 +85,9 @@ MODELS = {
     ),
     "weights": ("y ~ x + offset(o) + (1 | g) + (1 | h)", {"weights": "w"}),
     "subset": ("y ~ x + (1 | g)", {"subset": "year > 1995 and g != 'g03'"}),
+    "contrasts": (
+        "y ~ kind * x + C(h) + (0 + kind | g)", {"contrasts": {"kind": "sum", "h": "poly"}}
+    ),
     "known": ("y ~ x + (1 + x | g) + (1 | h)", {"covariance": {"g": KNOWN}}),
 }  # fmt: skip
 

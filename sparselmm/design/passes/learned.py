@@ -21,6 +21,7 @@ from sparselmm.design.built import BuiltDesign, Numbers
 from sparselmm.design.column_types import NUMBERS, as_float, check_numeric, kind_of
 from sparselmm.design.factors import match
 from sparselmm.design.formula.columns import take_columns
+from sparselmm.design.formula.contrasts import with_contrasts
 from sparselmm.design.formula.expressions import plain_column
 from sparselmm.design.formula.memory import Memories
 from sparselmm.design.formula.namespace import Namespace, learn, single_term
@@ -165,6 +166,7 @@ def recipe_of(
     first: First,
     memories: Memories,
     covariance: Mapping[str, Any] | None,
+    contrasts: Mapping[str, Any] | None,
 ) -> tuple[BuiltDesign, Recipe, pd.DataFrame]:
     """The built design without rows, the recipe of its rows, and the sample.
 
@@ -177,7 +179,7 @@ def recipe_of(
         What the first pass learned of all partitions.
     memories : Memories
         Finished.
-    covariance : mapping or None
+    covariance, contrasts : mapping or None
         As in ``from_formula``.
 
     Raises
@@ -192,6 +194,7 @@ def recipe_of(
     frame = completed(first)
     given = Given.of(frame, reading.groups, reading.weights, reading.offset, None)
     columns = take_columns(frame, reading.names, plan.read)
+    columns = with_contrasts(columns, plan.read, contrasts)
     space = Namespace(frame, reading.env, Rows(len(frame)), columns)
     with memories.at_hand():
         built = assemble(plan, given, covariance, space, None, False, checked=False)
