@@ -197,6 +197,8 @@ class RowSums:
 
     Attributes
     ----------
+    n : int
+        How many.
     root : ndarray, (m, p)
         Some matrix with ``root'root = X'X``.
     constant : ndarray, (p,)
@@ -211,6 +213,7 @@ class RowSums:
         Of every term the rows of each level; None where rows do not belong to one level.
     """
 
+    n: int
     root: FloatArray
     constant: FloatArray
     mean: FloatArray
@@ -272,6 +275,18 @@ class Design(Snapshot):
         if not self.n:
             raise RemovedRowsError.of(what)
         return self.X
+
+    def with_constant(self, what: str) -> FloatArray:
+        """``[X 1]`` of rows of positive weight, or a few rows with the same products, (m, p + 1)."""
+        X = self.row_space(what)
+        if self.sums is None:
+            X = X if self.weights is None else X[self.weights > 0]
+            return np.column_stack([X, np.ones(len(X))])
+        n, size = float(self.sums.n), np.linalg.norm(X, axis=0)
+        size[size == 0.0] = 1.0
+        c = np.linalg.lstsq((X / size).T, n * self.sums.mean / size)[0]
+        corner = np.sqrt(max(n - float(c @ c), 0.0))
+        return np.block([[X, c[:, None]], [np.zeros(self.p), corner]])
 
     def __repr__(self) -> str:
         terms = ", ".join(f"{term.name} ({term.n_levels} x {term.k})" for term in self.terms)

@@ -293,7 +293,7 @@ class SecondPass:
         """Products of its rows."""
         sums = Accumulator(self.recipe.template, self.provisional)
         for chunk in self.recipe.chunks(part):
-            sums.add(chunk.design, chunk.group_counts, chunk.read, chunk.numbers)
+            sums.add(chunk.design, chunk.group_counts, chunk.read, chunk.numbers, chunk.cells)
         return sums.result()
 
 
@@ -364,5 +364,5 @@ def _streamed(
         n=sum(used for _, used in total.counts), group_sizes=total.groups,
         k_constant=int((np.nan_to_num(total.constant) != 0).any()), counted_levels=tuple(counted),
         n_counted=total.n, weighted=recipe.reading.weights is not None, recipe=recipe,
-        shown=some, numbers=total.numbers, grouped=grouped,
+        shown=some, numbers=total.numbers, cells=total.cells, grouped=grouped,
     )  # fmt: skip

@@ -15,9 +15,9 @@ from sparselmm.base.exceptions import (
     NoRandomEffectsError,
     SourceChangedError,
 )
-from sparselmm.base.types import FloatArray, IntArray
+from sparselmm.base.types import AnyArray, FloatArray, IntArray
 from sparselmm.design.build import Plan, assemble
-from sparselmm.design.built import BuiltDesign, Numbers
+from sparselmm.design.built import BuiltDesign, Cells, Numbers
 from sparselmm.design.column_types import NUMBERS, as_float, check_numeric, kind_of
 from sparselmm.design.factors import match
 from sparselmm.design.formula.columns import take_columns
@@ -49,12 +49,14 @@ class Chunk:
     read : int
         Rows read, those left out included.
     numbers : dict of str to Numbers
+    cells : Cells or None
     """
 
     design: Design
     group_counts: IntArray | None
     read: int
     numbers: dict[str, Numbers]
+    cells: Cells | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +75,8 @@ class Recipe:
         Memory of it, when it is more than a column.
     numbers : tuple of str
         Columns of numbers that the fixed part is made of.
+    factors : dict of str to ndarray
+        Levels of the columns that enter it as factors.
     """
 
     reading: Reading
@@ -81,6 +85,7 @@ class Recipe:
     response: str
     response_spec: DesignSpec | None
     numbers: tuple[str, ...]
+    factors: dict[str, AnyArray]
 
     def chunks(self, part: Part) -> Iterator[Chunk]:
         """The rows of a partition as designs, those of a few at a time."""
@@ -89,7 +94,8 @@ class Recipe:
                 if len(taken.frame):
                     design, counts = self.of(taken)
                     numbers = {n: Numbers.of(as_float(taken.frame[n])) for n in self.numbers}
-                    yield Chunk(design, counts, taken.read, numbers)
+                    cells = self._cells(taken, numbers)
+                    yield Chunk(design, counts, taken.read, numbers, cells)
                 else:
                     yield Chunk(self.template, None, taken.read, {})
 
@@ -121,6 +127,12 @@ class Recipe:
         if memory is not None:
             counts = np.bincount(match(memory.labels, taken.groups), minlength=len(memory.labels))
         return design, counts
+
+    def _cells(self, taken: Taken, numbers: Mapping[str, Numbers]) -> Cells | None:
+        frame = taken.frame
+        codes = {name: match(levels, frame[name]) for name, levels in self.factors.items()}
+        few = [name for name, one in numbers.items() if one.few]
+        return Cells.of(codes, {name: as_float(frame[name]) for name in few}, taken.weights)
 
     def grouped(self, taken: Taken) -> Design:
         """Some rows as a design without offset, with the structure of their residuals."""
@@ -210,7 +222,12 @@ def recipe_of(
         for name in spec.fixed_variables()
         if name in frame and spec.factor_levels(name) is None and kind_of(frame[name]) == NUMBERS
     )
-    recipe = Recipe(reading, spec, bare.design, plan.parsed.response, response, numbers)
+    factors = {
+        name: np.asarray(levels, dtype=object)
+        for name in spec.fixed_variables()
+        if name in frame and (levels := spec.factor_levels(name)) is not None
+    }
+    recipe = Recipe(reading, spec, bare.design, plan.parsed.response, response, numbers, factors)
     _check_by_row(recipe, first.sample, reading)
     return bare, recipe, first.sample
 

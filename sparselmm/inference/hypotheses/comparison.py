@@ -15,13 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 import scipy
 
-from sparselmm.base.exceptions import RemovedRowsError
-from sparselmm.base.types import FloatArray, IntArray
+from sparselmm.base.types import FloatArray
 from sparselmm.design.terms import Design, RandomTerm
-from sparselmm.factor.bases import terms_in_bases
-from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.factorization import Factorization
-from sparselmm.factor.submodels import mixed_columns
+from sparselmm.factor.submodels import fewer_columns, mixed_columns
 from sparselmm.inference.variances import is_component
 from sparselmm.likelihood.covariance import mixed_covariance, mixed_theta
 from sparselmm.likelihood.deviance import ProfiledDeviance
@@ -284,23 +281,5 @@ def _without_columns(
     basis = deviance.cross.basis
     if basis.rank == basis.p:
         return with_known(deviance, solver, cols, np.zeros(len(cols)), reml=False)
-    if design.n == 0:
-        what = "drop1 or exact_lrt of a rank-deficient X"
-        raise RemovedRowsError.of(what, design.sums is None)
-    stay: IntArray = np.setdiff1d(np.arange(basis.p), cols)
-    names = tuple(design.x_names[j] for j in stay)
-    y = design.y if design.offset is None else design.y - design.offset
-    cross = _same_random_part(deviance.cross, design, design.X[:, stay], names, y)
-    return but(deviance, solver, cross=cross, reml=False)
-
-
-def _same_random_part(
-    cross: CrossProducts, design: Design, X: FloatArray, names: tuple[str, ...], y: FloatArray
-) -> CrossProducts:
-    """Cross-products of another X with the same Z."""
-    terms = design.terms if cross.bases is None else terms_in_bases(design.terms, cross.bases)
-    from_rows = CrossProducts.from_design(Design(y, X, names, terms, design.y_name, design.weights))
-    return CrossProducts(
-        cross.pattern, cross.values, from_rows.B, from_rows.C, from_rows.basis, cross.n,
-        cross.sum_log_w, cross.bases,
-    )  # fmt: skip
+    rows = design.with_constant("drop1 or exact_lrt of a rank-deficient X")
+    return but(deviance, solver, cross=fewer_columns(deviance.cross, rows, cols), reml=False)
