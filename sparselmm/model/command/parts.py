@@ -52,7 +52,9 @@ def size_of(model: Any, linear: bool) -> str:
     """Rows, random effects and, of a linear model, what the plan expects of one evaluation."""
     design = model.built.design
     q = sum(term.q for term in design.terms)
-    text = f"fitting {len(design.y):,} rows, {q:,} random effects"
+    streamed = model.built.streamed
+    n = len(design.y) if streamed is None else streamed.n
+    text = f"fitting {n:,} rows, {q:,} random effects"
     if linear and design.residual is None:
         chosen = model.plan().chosen
         text += f"; about {chosen.seconds:.2g} s an evaluation, some 10 of them"
