@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sparselmm.exceptions import (
     ArgumentError,
+    ArgumentTypeError,
     DataError,
     FormulaError,
     MissingDataError,
@@ -190,6 +191,39 @@ def test_containers_in_partitions(tmp_path):
         assert max(map(len, frames)) <= 100
         resid = np.concatenate([frame[".resid"] for frame in frames])
         assert np.allclose(resid, whole.fit().resid, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_generalized_models_read_every_container(tmp_path):
+    data = rows().drop(columns="kind")
+    formula = "flag ~ x + (1 | g)"
+    whole = sparselmm.mixedglm(formula, data, family="binomial").fit()
+    for name, source in containers(data, tmp_path).items():
+        fit = sparselmm.mixedglm(formula, source, family="binomial").fit()
+        assert fit.llf == pytest.approx(whole.llf, rel=1e-12), name
+        assert np.allclose(fit.predict(source), whole.predict(data), rtol=1e-9)
+    for name in ("chunk_rows", "keep_rows"):
+        with pytest.raises(ArgumentTypeError, match=f"'{name}'; linear models alone"):
+            sparselmm.mixedglm(formula, data, family="binomial", **{name: 10})
+
+
+@pytest.mark.slow
+def test_new_data_in_every_container(tmp_path):
+    data = rows().drop(columns="kind")
+    formula = "y ~ x + flag + (1 + x | g) + (1 | h)"
+    whole = made(formula, data).fit()
+    parts = made(formula, data, keep_rows=False, chunk_rows=50).fit()
+    wanted = [
+        whole.predict(data, re=True), whole.get_prediction(data, re=True).summary_frame(),
+        whole.simulate(2, seed=1, newdata=data), whole.augment()[".resid"],
+    ]  # fmt: skip
+    for source in ({"mapping": data.to_dict("list")} | containers(data, tmp_path)).values():
+        found = [
+            parts.predict(source, re=True), parts.get_prediction(source, re=True).summary_frame(),
+            parts.simulate(2, seed=1, newdata=source), pd.concat(parts.augment(source))[".resid"],
+        ]  # fmt: skip
+        for one, other in zip(wanted, found, strict=True):
+            assert np.allclose(one, other, atol=1e-6)
 
 
 def digest(model):
