@@ -138,7 +138,7 @@ class Cells:
         if len(known) < len(parts):
             return None
         columns = {}
-        for j, name in enumerate(known[0].names):
+        for name in known[0].names:
             if all(name in part.names for part in known):
                 values = np.concatenate([p.values[:, p.names.index(name)] for p in known])
                 if name not in covariates or len(np.unique(values)) <= FEW_VALUES:

@@ -277,7 +277,7 @@ class Design(Snapshot):
         return self.X
 
     def with_constant(self, what: str) -> FloatArray:
-        """``[X 1]`` of rows of positive weight, or a few rows with the same products, (m, p + 1)."""
+        """``[X 1]`` of rows that count, or a few rows with the same products, (m, p + 1)."""
         X = self.row_space(what)
         if self.sums is None:
             X = X if self.weights is None else X[self.weights > 0]

@@ -126,8 +126,10 @@ def known_change(
 
 
 def _spanned(H: FloatArray, v: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """What multiplies ``[Q, y]`` for the columns ``Q H`` and the response ``y + Q v``, their
-    working basis T, and what it takes off that response."""
+    """What multiplies ``[Q, y]`` for the columns ``Q H`` and the response ``y + Q v``.
+
+    Also the working basis T of these columns, and the coefficients it takes off the response.
+    """
     r, s = H.shape
     U, T = np.zeros((r, 0)), np.zeros((0, 0))
     if s:

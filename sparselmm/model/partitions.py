@@ -316,9 +316,7 @@ def _multiply(
     )
 
 
-def _group(
-    recipe: Recipe, first: First, parts: Sequence[Part], runner: Runner
-) -> Design | None:
+def _group(recipe: Recipe, first: First, parts: Sequence[Part], runner: Runner) -> Design | None:
     """Another pass where residuals depend on each other: their groups, those alike added up."""
     if recipe.spec.residual is None:
         return None

@@ -1,4 +1,4 @@
-"""Residual structures of rows read in partitions: groups alike are added up, the fit is the same."""
+"""Residual structures of rows read in partitions: groups alike are added up."""
 
 import numpy as np
 import pandas as pd
@@ -8,7 +8,8 @@ from sparselmm.exceptions import DataError, RemovedRowsError, SourceChangedError
 import sparselmm
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore::sparselmm.exceptions.BoundaryWarning", "ignore::sparselmm.SpecificationWarning",
+    "ignore::sparselmm.exceptions.BoundaryWarning",
+    "ignore::sparselmm.SpecificationWarning",
     "ignore::sparselmm.exceptions.RankDeficiencyWarning",
 )
 

@@ -132,7 +132,9 @@ class GroupPass:
         done, left = _taken(design, ~goes_on), _taken(design, goes_on)
         self._check(done)
         seen = np.union1d(seen, _numbers(done)) if self._spec.bar is not None else seen
-        ended = _numbered_apart([part for part in (closed, done) if part is not None], self._sums_from)
+        ended = _numbered_apart(
+            [part for part in (closed, done) if part is not None], self._sums_from
+        )
         number = max(self._sums_from, int(_some_rows(ended).group.max(initial=-1)) + 1)
         return Grouped(counts, added_up(ended, number), seen, left, first, last)
 

@@ -28,8 +28,8 @@ from sparselmm.design.formula.namespace import Namespace, learn, single_term
 from sparselmm.design.passes.first import First, completed
 from sparselmm.design.passes.reading import Reading, Taken, named
 from sparselmm.design.row_arguments import Given, subset_mask
-from sparselmm.design.sources.readers import Part
 from sparselmm.design.rows import response
+from sparselmm.design.sources.readers import Part
 from sparselmm.design.spec import DesignSpec, check_residual_weights, check_rows
 from sparselmm.design.subsets import without_rows
 from sparselmm.design.terms import Design
@@ -252,9 +252,7 @@ def _check_by_row(recipe: Recipe, sample: pd.DataFrame, reading: Reading) -> Non
         raise _other_rows(f"subset={reading.subset!r}", "the arguments")
     half = len(sample) // 2
     whole = recipe.sampled(sample)
-    halves = [
-        part.reset_index(drop=True) for part in (sample.iloc[:half], sample.iloc[half:])
-    ]
+    halves = [part.reset_index(drop=True) for part in (sample.iloc[:half], sample.iloc[half:])]
     parts = [recipe.sampled(part) for part in halves]
     checks = [("the response", whole.y[:, None], [p.y[:, None] for p in parts], [whole.y_name])]
     checks.append(("the formula", whole.X, [p.X for p in parts], list(whole.x_names)))

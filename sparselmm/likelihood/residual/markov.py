@@ -119,7 +119,9 @@ class Markov:
 
     def rounding(self, state: MarkovState) -> float:
         """As `Blocks.rounding`."""
-        return float(np.finfo(float).eps * (self.counts.sum() + self.counts[self.later] @ (2.0 / state.left)))
+        return float(
+            np.finfo(float).eps * (self.counts.sum() + self.counts[self.later] @ (2.0 / state.left))
+        )
 
     def cells(self, state: MarkovState) -> FloatArray:
         """Entries of the inverse, (n_cells,): the diagonal, then the links."""

@@ -140,7 +140,10 @@ class FigureResults(EffectFigures):
         """The rows; none of rows that were read in partitions, where they are not asked for."""
         if self.built.streamed is None or self.built.spec.formula is None:
             return self._figure_frame("plot_predictions")
-        for wanted, what in ((data == "partial", "data='partial'"), (groups is not None, "groups=")):
+        for wanted, what in (
+            (data == "partial", "data='partial'"),
+            (groups is not None, "groups="),
+        ):
             if wanted:
                 raise RemovedRowsError.of(f"plot_predictions with {what}", kept=False)
         return pd.DataFrame()
