@@ -44,9 +44,10 @@ from sparselmm.model.command.parts import (
     telling,
 )
 from sparselmm.model.command.record import own_versions, record, write_json
-from sparselmm.model.command.tables import read_data
+from sparselmm.model.command.tables import frames_of, read_data
 from sparselmm.model.linear import DENSE_LIMIT
 from sparselmm.model.mixedlm import MixedLM
+from sparselmm.model.partitions import CHUNK_ROWS
 from sparselmm.model.warming import warm
 from sparselmm.results import MixedLMResults
 
@@ -230,6 +231,13 @@ def _add_model(fit: _Parser) -> None:
         default="none",
         help="'drop' leaves out rows with missing values; otherwise they are an error",
     )
+    add(
+        "--chunk-rows",
+        metavar="N",
+        type=int,
+        help="read files N rows at a time and keep none of them; default: from 262,144 rows of a "
+        "folder, a pattern, or a large file",
+    )
     add("--ml", action="store_true", help="maximum likelihood instead of REML")
     add(
         "--method",
@@ -318,14 +326,13 @@ def _predict(arguments: argparse.Namespace) -> None:
         result: Any = _general_result(arguments)[0]
     else:
         result = _result(arguments, _model(arguments))
-    table = predicted(result, new, arguments)
-    if arguments.out == "-":
-        table.to_csv(sys.stdout, index=False)
-        return
-    try:
-        table.to_csv(arguments.out, index=False)
-    except (OSError, ValueError) as error:
-        raise CommandError(f"--out {arguments.out}: {first_line(error)}") from error
+    out: Any = sys.stdout if arguments.out == "-" else arguments.out
+    for number, part in enumerate(frames_of(new, arguments.chunk_rows or CHUNK_ROWS)):
+        table = predicted(result, part, arguments)
+        try:
+            table.to_csv(out, index=False, header=not number, mode="a" if number else "w")
+        except (OSError, ValueError) as error:
+            raise CommandError(f"--out {arguments.out}: {first_line(error)}") from error
 
 
 def _general_result(arguments: argparse.Namespace) -> tuple[Any, float]:
@@ -351,7 +358,7 @@ def _fit_general(arguments: argparse.Namespace) -> None:
 
 def _model(arguments: argparse.Namespace) -> MixedLM:
     with telling(f"reading {arguments.data}", arguments):
-        data = read_data(arguments.data)
+        data = read_data(arguments.data, in_parts=arguments.chunk_rows is not None)
     return MixedLM.from_formula(
         arguments.formula,
         data,
@@ -365,6 +372,8 @@ def _model(arguments: argparse.Namespace) -> MixedLM:
         residual=arguments.residual,
         dispersion=arguments.dispersion,
         eval_env=NO_VARIABLES,
+        chunk_rows=CHUNK_ROWS if arguments.chunk_rows is None else arguments.chunk_rows,
+        progress=_shown(arguments),
     )
 
 
@@ -379,8 +388,13 @@ def _result(arguments: argparse.Namespace, model: MixedLM) -> MixedLMResults:
             reml=not arguments.ml,
             method=arguments.method,
             engine=arguments.engine,
-            progress=True if arguments.progress else False if arguments.quiet else None,
+            progress=_shown(arguments),
         )
+
+
+def _shown(arguments: argparse.Namespace) -> bool | None:
+    """Whether progress is shown; None where that depends on the terminal."""
+    return True if arguments.progress else False if arguments.quiet else None
 
 
 # ------------------------------------------------------------------------- data sets and demo

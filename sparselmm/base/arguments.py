@@ -415,6 +415,8 @@ OTHER_ARGUMENTS = {
     "nAGQ": "; here it is nagq=",
     "ziformula": "; here it is zi=",
     "dispformula": "; here it is dispersion=",
+    "chunk_rows": "; linear models alone, mixedlm(), can be fitted without keeping the rows",
+    "keep_rows": "; linear models alone, mixedlm(), can be fitted without keeping the rows",
     "exposure": "; here it is offset=, of its logarithm",
     "random": "; write bars in the formula, '+ (1|g)', or groups= and re_formula=",
     "correlation": "; here it is residual='ar1(time | subject)'",

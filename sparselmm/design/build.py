@@ -305,7 +305,7 @@ def assemble(
     X, x_names = matrices.values(plan.fixed), tuple(fixed.column_names)
     check_names(x_names, "columns of the fixed-effects design")
     terms = tuple(term for term, _ in built)
-    residual, memory = _residual(plan, matrices, space)
+    residual, memory = _residual(plan, matrices, space, checked)
     design = Design(
         y=y, X=X, x_names=x_names, terms=terms, y_name=y_name, weights=given.weights,
         offset=offset, groups=groups, residual=residual,
@@ -335,7 +335,7 @@ def assemble(
 
 
 def _residual(
-    plan: Plan, matrices: _Matrices, space: Namespace
+    plan: Plan, matrices: _Matrices, space: Namespace, checked: bool
 ) -> tuple[ResidualRows | None, ResidualSpec | None]:
     """Covariance structure of the residuals, and its memory."""
     if plan.residual is None and plan.dispersion is None:
@@ -347,7 +347,7 @@ def _residual(
                 "dispersion has no covariate; leave it out for equal variances, or write '~ x'"
             )
         dispersion = matrices.values(plan.dispersion), matrices.info(plan.dispersion)
-    return residual_rows(plan.residual, dispersion, space)
+    return residual_rows(plan.residual, dispersion, space, checked)
 
 
 def _groups_spec(groups: Grouping, given: Given) -> GroupsSpec:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from sparselmm.base.types import BoolArray, FloatArray, IntArray
+from sparselmm.base.types import AnyArray, BoolArray, FloatArray, IntArray
 from sparselmm.design.formula.bars import parse_formula
 from sparselmm.design.formula.expressions import names_in, plain_column
 from sparselmm.design.spec import DesignSpec
@@ -16,6 +17,12 @@ from sparselmm.design.terms import Design, DesignLayout
 
 FEW_VALUES = 2
 """A covariate with at most this many distinct values is kept at each of them, as in emmeans."""
+
+SOME_VALUES = 3
+"""Distinct values that are remembered."""
+
+MOST_CELLS = 200_000
+"""Combinations of levels that are counted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +35,9 @@ class Numbers:
         Rows.
     mean, low, high : float
     distinct : tuple of float, or None
-        Its values, sorted, where they are no more than `FEW_VALUES`.
+        Its values, sorted, where they are no more than `SOME_VALUES`.
+    squares : float
+        Sum of the squares of the differences from the mean.
     """
 
     n: int
@@ -36,15 +45,16 @@ class Numbers:
     low: float
     high: float
     distinct: tuple[float, ...] | None
+    squares: float
 
     @classmethod
     def of(cls, values: FloatArray) -> Numbers:
         """Of some rows."""
         low, high = float(values.min()), float(values.max())
-        few = bool(((values == low) | (values == high)).all())
         mean = float(values.mean())
         mean += float((values - mean).mean())  # removes the rounding error
-        return cls(len(values), mean, low, high, tuple(sorted({low, high})) if few else None)
+        squares = float(((values - mean) ** 2).sum())
+        return cls(len(values), mean, low, high, _few(values, {low, high}), squares)
 
     @classmethod
     def merged(cls, parts: Sequence[Numbers]) -> Numbers:
@@ -53,14 +63,106 @@ class Numbers:
         base = parts[0].mean
         mean = base + sum(part.n / n * (part.mean - base) for part in parts)
         found = {value for part in parts for value in part.distinct or ()}
-        few = all(part.distinct is not None for part in parts) and len(found) <= FEW_VALUES
+        few = all(part.distinct is not None for part in parts) and len(found) <= SOME_VALUES
         low, high = min(part.low for part in parts), max(part.high for part in parts)
-        return cls(n, mean, low, high, tuple(sorted(found)) if few else None)
+        squares = sum(part.squares + part.n * (part.mean - mean) ** 2 for part in parts)
+        return cls(n, mean, low, high, tuple(sorted(found)) if few else None, squares)
 
     @property
     def values(self) -> list[float]:
         """Where marginal means are taken: at its two values, or its mean."""
-        return [self.mean] if self.distinct is None else list(self.distinct)
+        return list(self.distinct or ()) if self.few else [self.mean]
+
+    @property
+    def few(self) -> bool:
+        """Whether it has no more than `FEW_VALUES` values."""
+        return self.distinct is not None and len(self.distinct) <= FEW_VALUES
+
+    @property
+    def sd(self) -> float:
+        """Standard deviation, with n."""
+        return float(np.sqrt(self.squares / self.n))
+
+
+def _few(values: FloatArray, found: set[float]) -> tuple[float, ...] | None:
+    """Distinct values, some of which were found, or None where there are many."""
+    while len(found) <= SOME_VALUES:
+        for rows in (slice(64), slice(64, None)):  # many values show at once
+            part = values[rows]
+            known = part == next(iter(found))
+            for value in found:
+                known |= part == value
+            if not known.all():
+                found = {*found, float(part[np.argmin(known)])}
+                break
+        else:
+            return tuple(sorted(found))
+    return None
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """How many rows have the same levels of the factors of the fixed part.
+
+    Attributes
+    ----------
+    names : tuple of str
+        The factors, and covariates of no more than `FEW_VALUES` values.
+    values : ndarray, (c, number of names)
+        Of every combination seen the places of the levels, and the values of covariates.
+    rows, share : ndarray, (c,)
+        Rows in use, and their prior weights summed.
+    """
+
+    names: tuple[str, ...]
+    values: FloatArray
+    rows: FloatArray
+    share: FloatArray
+
+    @classmethod
+    def of(
+        cls, codes: Mapping[str, AnyArray], covariates: Mapping[str, FloatArray],
+        weights: FloatArray | None,
+    ) -> Cells | None:  # fmt: skip
+        """Of some rows; None where there are too many combinations."""
+        columns = {**codes, **covariates}
+        n = max(map(len, columns.values()), default=0)
+        values = [np.asarray(column, dtype=float) for column in columns.values()]
+        one = np.ones(n)
+        return cls._together(tuple(columns), values, one, one if weights is None else weights)
+
+    @classmethod
+    def merged(cls, parts: Sequence[Cells | None], covariates: Collection[str]) -> Cells | None:
+        """Of the rows of several partitions; of ``covariates`` those with few values."""
+        known = [part for part in parts if part is not None]
+        if len(known) < len(parts):
+            return None
+        columns = {}
+        for name in known[0].names:
+            if all(name in part.names for part in known):
+                values = np.concatenate([p.values[:, p.names.index(name)] for p in known])
+                if name not in covariates or len(np.unique(values)) <= FEW_VALUES:
+                    columns[name] = values
+        return cls._together(
+            tuple(columns), list(columns.values()), np.concatenate([p.rows for p in known]),
+            np.concatenate([p.share for p in known]),
+        )  # fmt: skip
+
+    @classmethod
+    def _together(
+        cls, names: tuple[str, ...], columns: Sequence[FloatArray], rows: FloatArray,
+        share: FloatArray,
+    ) -> Cells | None:  # fmt: skip
+        key = np.zeros(len(rows), dtype=np.int64)
+        for column in columns:
+            own, found = pd.factorize(column)
+            key, _ = pd.factorize(key * max(len(found), 1) + own)
+        count = int(key.max(initial=-1)) + 1
+        if count > MOST_CELLS:
+            return None
+        _, first = np.unique(key, return_index=True)
+        values = np.column_stack([c[first] for c in columns]) if columns else np.zeros((count, 0))
+        return cls(names, values, np.bincount(key, rows, count), np.bincount(key, share, count))
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +189,10 @@ class Streamed:
         A few rows with all labels that meet in the fixed part.
     numbers : dict of str to Numbers
         Columns of numbers that the fixed part is made of.
+    cells : Cells or None
+        Rows by the levels of its factors; None where there are too many combinations.
+    grouped : Design or None
+        Where residuals depend on each other, their groups, those alike added up.
     """
 
     n: int
@@ -98,6 +204,8 @@ class Streamed:
     recipe: Any
     shown: pd.DataFrame
     numbers: dict[str, Numbers]
+    cells: Cells | None = None
+    grouped: Design | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -259,7 +259,7 @@ def _table(known: IntArray) -> tuple[int, IntArray | None]:
     if high - low >= SPREAD * len(known) + 1024:
         return low, None
     table: IntArray = np.full(high - low + 2, -1, dtype=index_dtype(len(known)))
-    table[known - low] = np.arange(len(known))
+    table[known.astype(np.int64) - low] = np.arange(len(known))
     return low, table
 
 

@@ -16,6 +16,10 @@ MARKOV = ("ar1", "car1", "exp", "ad")
 """Kinds whose inverse joins neighbours alone (exp along one coordinate)."""
 
 
+MOST_STEPS = 100_000
+"""Distances that a median is taken of, where groups alike were added up."""
+
+
 @dataclass(frozen=True, eq=False)
 class ResidualRows(Snapshot):
     """The residual covariance structure of a design, row by row.
@@ -46,6 +50,9 @@ class ResidualRows(Snapshot):
     text : str
         As the user wrote it, for messages.
     group_name : str
+    stands : ndarray, (n,), or None
+        Groups that the row's group stands for, where groups alike were added up
+        (:mod:`sparselmm.design.passes.alike`); None where each is itself.
     """
 
     kind: str
@@ -61,6 +68,17 @@ class ResidualRows(Snapshot):
     nugget: bool = False
     text: str = ""
     group_name: str = ""
+    stands: FloatArray | None = None
+
+    @property
+    def counts(self) -> FloatArray:
+        """Rows of the data that each row stands for, (n,)."""
+        return np.ones(len(self.group)) if self.stands is None else self.stands
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the data."""
+        return len(self.group) if self.stands is None else round(float(self.stands.sum()))
 
     @property
     def n_visits(self) -> int:
@@ -83,6 +101,11 @@ class ResidualRows(Snapshot):
         o = self.order
         same = np.diff(self.group[o]) == 0
         step = np.sqrt((np.diff(self.coords[o], axis=0)[same] ** 2).sum(axis=1))
+        if self.stands is not None:  # at most some are needed for a median
+            each, place = np.unique(step, return_inverse=True)
+            counts = np.bincount(place, self.stands[o[1:]][same])
+            shares = np.rint(counts * min(1.0, MOST_STEPS / max(counts.sum(), 1.0)))
+            step = np.repeat(each, np.maximum(shares, 1.0).astype(int))
         return np.sort(step[step > 0])
 
     @property
@@ -105,4 +128,5 @@ class ResidualRows(Snapshot):
         return replace(
             self, group=self.group[rows], coords=self.coords[rows], visits=self.visits[rows],
             stratum=self.stratum[rows], D=self.D[rows],
+            stands=None if self.stands is None else self.stands[rows],
         )  # fmt: skip

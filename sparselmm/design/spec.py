@@ -290,7 +290,7 @@ class DesignSpec:
         formula = [] if self.formula is None else [self.formula]
         return [*formula, *self.variables(), *self.x_names, *memory, *coords]
 
-    def residual_rows(self, data: Any) -> ResidualRows:
+    def residual_rows(self, data: Any, every_visit: bool = False) -> ResidualRows:
         """The covariance structure of the residuals on new data; unseen groups are -1."""
         assert self.env is not None and self.residual is not None
         frame, memory = as_frame(data), self.residual
@@ -307,7 +307,7 @@ class DesignSpec:
         rows = Rows(len(frame), frame.index)
         known = {name: self.categories[name] for name in names if name in self.categories}
         space = Namespace(frame, self.env, rows, take_columns(frame, names, read, known))
-        return memory.evaluate(space)
+        return memory.evaluate(space, every_visit)
 
     def labels(self, data: Any, code: str) -> Any:
         """Values of an expression that names a grouping factor, on new data, (m,)."""
@@ -455,7 +455,7 @@ def _check_sizes(design: Design) -> None:
             check_size(term.block.data, [term.name], "the matrix of", root_w)
 
 
-def _check_residual_weights(design: Design, rows: Rows) -> None:
+def check_residual_weights(design: Design, rows: Rows) -> None:
     """Refuse rows of weight zero: their residuals have no variance that others could share."""
     if design.residual is None or design.weights is None:
         return
@@ -490,7 +490,7 @@ def check_design(design: Design, rows: Rows, generalized: bool = False) -> None:
     if design.weights is not None:
         if not design.weights.any():
             raise DataError("all weights are zero; at least some rows must count")
-        _check_residual_weights(design, rows)
+        check_residual_weights(design, rows)
     if not generalized:
         check_response(design.y, design.y_name, design.offset)
     _check_sizes(design)

@@ -247,6 +247,8 @@ class RowSums:
 
     Attributes
     ----------
+    n : int
+        How many.
     root : ndarray, (m, p)
         Some matrix with ``root'root = X'X``.
     constant : ndarray, (p,)
@@ -261,6 +263,7 @@ class RowSums:
         Of every term the rows of each level; None where rows do not belong to one level.
     """
 
+    n: int
     root: FloatArray
     constant: FloatArray
     mean: FloatArray
@@ -331,6 +334,17 @@ class DesignLayout(Snapshot):
         """
         return self.rows(what).X if self.sums is None else self.sums.root
 
+    def with_constant(self, what: str) -> FloatArray:
+        """A few rows with the products of ``[X 1]`` of rows that count, (m, p + 1), or these."""
+        if self.sums is None:
+            return self.rows(what).with_constant(what)
+        root, n = self.sums.root, float(self.sums.n)
+        size = np.linalg.norm(root, axis=0)
+        size[size == 0.0] = 1.0
+        c = np.linalg.lstsq((root / size).T, n * self.sums.mean / size)[0]
+        corner = np.sqrt(max(n - float(c @ c), 0.0))
+        return np.block([[root, c[:, None]], [np.zeros(self.p), corner]])
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Design(DesignLayout):
@@ -371,6 +385,11 @@ class Design(DesignLayout):
     def rows(self, what: str) -> Design:
         """The design itself."""
         return self
+
+    def with_constant(self, what: str) -> FloatArray:
+        """``[X 1]`` of the rows that count, (m, p + 1)."""
+        X = self.X if self.weights is None else self.X[self.weights > 0]
+        return np.column_stack([X, np.ones(len(X))])
 
     def __repr__(self) -> str:
         terms = ", ".join(f"{term.name} ({term.n_levels} x {term.k})" for term in self.terms)

@@ -23,7 +23,7 @@ from scipy.linalg import lapack, solve_triangular
 from sparselmm.base.reduction import Tree
 from sparselmm.base.smallmatrix import upper_inverse
 from sparselmm.base.types import FloatArray, IntArray, index_dtype
-from sparselmm.design.built import Numbers
+from sparselmm.design.built import Cells, Numbers
 from sparselmm.design.rows import blocks, response
 from sparselmm.design.terms import Design, DesignLayout, RandomTerm, RowSums, term_slices
 from sparselmm.factor.bases import WELL_CONDITIONED, term_basis, terms_in_bases
@@ -136,6 +136,8 @@ class Products:
         Sums without weights; None where no row is in use.
     numbers : dict of str to Numbers
         Columns of numbers that X is made of.
+    cells : Cells or None
+        Rows by the levels of its factors.
     """
 
     counts: tuple[tuple[int, int], ...]
@@ -153,6 +155,7 @@ class Products:
     constant: FloatArray = field(default_factory=lambda: np.zeros(0))
     plain: Plain | None = None
     numbers: dict[str, Numbers] = field(default_factory=dict)
+    cells: Cells | None = None
 
     def __sizeof__(self) -> int:
         """Bytes, by which a cluster plans what it moves and holds."""
@@ -178,7 +181,7 @@ class Accumulator:
 
     def add(
         self, design: Design | None, groups: IntArray | None, read: int,
-        numbers: dict[str, Numbers],
+        numbers: dict[str, Numbers], cells: Cells | None,
     ) -> None:  # fmt: skip
         """Add the products of some rows; None where no row is in use."""
         if design is None:
@@ -196,7 +199,7 @@ class Accumulator:
         self._add_pairs(terms, w)
         plain = Plain.of(design, self._provisional.T)
         totals = _totals(design, y, groups, read)
-        self._totals.append(replace(totals, plain=plain, numbers=numbers))
+        self._totals.append(replace(totals, plain=plain, numbers=numbers, cells=cells))
 
     def _add_pairs(self, terms: Sequence[RandomTerm], w: FloatArray | None) -> None:
         keyed: Pairs = {}
@@ -278,6 +281,7 @@ def added(parts: Sequence[Products]) -> Products:
         constant=np.where((constants == constants[0]).all(axis=0), constants[0], np.nan),
         plain=Plain.added([part.plain for part in live if part.plain is not None]),
         numbers={n: Numbers.merged([part.numbers[n] for part in live]) for n in first.numbers},
+        cells=Cells.merged([part.cells for part in live], first.numbers),
     )  # fmt: skip
 
 

@@ -159,7 +159,7 @@ class FitPlan:
         head = "\n".join(textwrap.wrap(self._head.replace(" ", "\0").replace(",\0", ", "), 80))
         tail = f"\n{self.residuals}" if self.residuals else ""
         head = head.replace("\0", " ")
-        chosen = self.fitting if self.route == "krylov" else self.chosen
+        chosen = self.fitting if self.route == "krylov" or not self.q else self.chosen
         table = "\n" + self._table(chosen) if self.q or not tail else ""
         return head + table + self._reason() + tail
 

@@ -121,7 +121,7 @@ def row_sums(
         for t in terms
     )
     return RowSums(
-        _root(gram[:p, :p], n) @ R, constant, np.where(varies, mean @ R, constant),
+        n, _root(gram[:p, :p], n) @ R, constant, np.where(varies, mean @ R, constant),
         np.where(np.logical_and.outer(varies, varies), cov, 0.0),
         1.0 if plain.gram is None else plain.inverse / n, moments, sizes,
     )  # fmt: skip

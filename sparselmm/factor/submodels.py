@@ -16,9 +16,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from sparselmm.base.smallmatrix import upper_inverse
+from sparselmm.base.smallmatrix import solve_triangular, upper_inverse
 from sparselmm.base.types import FloatArray, IntArray
-from sparselmm.factor.basis import Basis
+from sparselmm.factor.basis import Basis, independent_columns
 from sparselmm.factor.crossprod import CrossProducts, PairBlocks
 
 
@@ -82,7 +82,34 @@ def known_columns(
     values : ndarray, (d,)
         Their coefficients in the units of X; zero drops a column.
     """
-    change, basis = known_change(cross.basis, columns, values)
+    return _changed(cross, *known_change(cross.basis, columns, values))
+
+
+def fewer_columns(cross: CrossProducts, rows: FloatArray, columns: Sequence[int]) -> CrossProducts:
+    """Cross-products without some columns of X, where some of its columns depend on others.
+
+    Columns that were dropped take the place of those they depend on.
+
+    Parameters
+    ----------
+    rows : ndarray, (m, p + 1)
+        ``[X 1]`` of rows that count, or a matrix with the same products.
+    columns : sequence of int
+        Columns of X.
+    """
+    basis = cross.basis
+    stay = np.setdiff1d(np.arange(basis.p), columns)
+    _, kept = independent_columns(np.linalg.qr(rows[:, np.append(stay, basis.p)], mode="r"))
+    own = rows[:, basis.kept]
+    size = np.linalg.norm(own, axis=0)
+    Q, R = np.linalg.qr(own / size)  # every column in those of the basis
+    coefficients = solve_triangular(R, Q.T @ rows[:, stay[kept]]) / size[:, None]
+    Tinv = upper_inverse(basis.T)
+    change, T, shift = _spanned(Tinv @ coefficients, Tinv @ basis.shift)
+    return _changed(cross, change, Basis(len(stay), kept, T, shift))
+
+
+def _changed(cross: CrossProducts, change: FloatArray, basis: Basis) -> CrossProducts:
     return replace(cross, B=cross.B @ change, C=change.T @ cross.C @ change, basis=basis)
 
 
@@ -94,13 +121,21 @@ def known_change(
     stay = np.setdiff1d(np.arange(basis.rank), known)
     Tinv = upper_inverse(basis.T)
     v = Tinv[:, known] @ (basis.shift[known] - values)
-    if len(stay):
-        U, R = np.linalg.qr(Tinv[:, stay])
+    change, T, fitted = _spanned(Tinv[:, stay], v)
+    return change, Basis(basis.p, basis.kept[stay], T, basis.shift[stay] + fitted)
+
+
+def _spanned(H: FloatArray, v: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """What multiplies ``[Q, y]`` for the columns ``Q H`` and the response ``y + Q v``.
+
+    Also the working basis T of these columns, and the coefficients it takes off the response.
+    """
+    r, s = H.shape
+    U, T = np.zeros((r, 0)), np.zeros((0, 0))
+    if s:
+        U, R = np.linalg.qr(H)
         T = upper_inverse(R)
-        fitted = U.T @ v
-        w, shift = v - U @ fitted, basis.shift[stay] + T @ fitted
-    else:
-        U, T, w, shift = np.zeros((basis.rank, 0)), np.zeros((0, 0)), v, np.zeros(0)
-    change = np.zeros((basis.rank + 1, len(stay) + 1))
-    change[:-1, :-1], change[:-1, -1], change[-1, -1] = U, w, 1.0
-    return change, Basis(basis.p, basis.kept[stay], T, shift)
+    fitted = U.T @ v
+    change = np.zeros((r + 1, s + 1))
+    change[:-1, :-1], change[:-1, -1], change[-1, -1] = U, v - U @ fitted, 1.0
+    return change, T, T @ fitted

@@ -70,6 +70,13 @@ class LinearModel:
         """Number of rows."""
         return self.built.n
 
+    @property
+    def _groups(self) -> Design:
+        """Rows whose residuals depend on each other, or sums that stand for groups of them."""
+        streamed = self.built.streamed
+        kept = None if streamed is None else streamed.grouped
+        return self.design if kept is None else kept
+
     def _need_rows(self, what: str) -> None:
         """Refuse for the model of results without rows."""
         self.built.layout.rows(f"model.{what}")
@@ -124,7 +131,7 @@ class LinearModel:
         """
         limit = check_memory(memory_limit)
         if self.built.layout.residual is not None:
-            return residual_plan(ResidualDeviance(self.design, reml=True), limit)
+            return residual_plan(ResidualDeviance(self._groups, reml=True), limit)
         probing = Probing("auto", Settings(), 0.01, None)
         rival = None
         if not unsuited(self.covariance, self.terms, self.cross, {}):
@@ -168,7 +175,7 @@ class LinearModel:
         reml = check_flag(reml, "reml")
         if self.built.layout.residual is not None:
             engine = check_choice(engine, "engine", ("sparse", "auto"))
-            return ResidualDeviance(self.design, reml=reml)
+            return ResidualDeviance(self._groups, reml=reml)
         if check_choice(engine, "engine", ENGINES) == "dense":
             return self._dense(reml, Held.of(None, self.covariance, ()))
         if engine == "krylov":

@@ -190,8 +190,9 @@ class MixedGLM(NamesOthers):
             With lme4's bars, ``"y ~ x + (1 | g)"``, or together with ``groups``. A binomial
             response is 0 and 1, two labels (failure first), ``cbind(success, failure)``, or a
             proportion with ``weights`` the trials.
-        data : DataFrame or mapping
-            One row per observation.
+        data : DataFrame, mapping, or another container of rows
+            One row per observation; containers as of :meth:`MixedLM.from_formula`. The rows of the
+            columns in use are always kept.
         re_formula, vc_formula, subset, missing
             As in :meth:`MixedLM.from_formula`.
         family, link, nagq

@@ -9,6 +9,7 @@ from sparselmm.base.other_names import known_arguments
 from sparselmm.design import capture_env
 from sparselmm.design.formula.residual_bar import split_structure
 from sparselmm.model.mixedlm import MixedLM
+from sparselmm.model.partitions import CHUNK_ROWS
 from sparselmm.results.residual import MMRMResults, results_of
 
 
@@ -25,6 +26,9 @@ def mmrm(
     missing: str = "drop",
     contrasts: Any = None,
     eval_env: Any = 0,
+    chunk_rows: int = CHUNK_ROWS,
+    keep_rows: bool | str = "auto",
+    client: Any = None,
     **fit_arguments: Any,
 ) -> MMRMResults:
     """Fit a mixed model for repeated measures.
@@ -39,8 +43,8 @@ def mmrm(
         ``"FEV1 ~ RACE + ARMCD * AVISIT + us(AVISIT | USUBJID)"``, with one structure of those that
         ``residual=`` of :meth:`MixedLM.from_formula` takes; ``ar1h``, ``csh``, ``toeph`` and
         ``adh`` have a variance of each visit.
-    data : DataFrame or mapping
-        One row per subject and visit.
+    data : DataFrame, mapping, or another container of rows
+        One row per subject and visit; containers as of :meth:`MixedLM.from_formula`.
     reml : bool
         REML instead of maximum likelihood.
     dispersion : str, optional
@@ -55,6 +59,8 @@ def mmrm(
         As of :meth:`MixedLM.from_formula`.
     eval_env : int or patsy.EvalEnvironment
         How many frames up the variables of the formula are looked up.
+    chunk_rows, keep_rows, client
+        As of :meth:`MixedLM.from_formula`.
     **fit_arguments
         As of :meth:`MixedLM.fit`.
 
@@ -87,7 +93,8 @@ def mmrm(
     model = MixedLM.from_formula(
         rest, data, residual=structure, dispersion=dispersion, weights=weights, offset=offset,
         subset=subset, missing=missing, contrasts=contrasts,
-        eval_env=capture_env(eval_env, above=1), keep_rows=True,
+        eval_env=capture_env(eval_env, above=1), chunk_rows=chunk_rows, keep_rows=keep_rows,
+        client=client,
     )  # fmt: skip
     fit: Any = model.fit(reml=reml, **fit_arguments)
     out: MMRMResults = results_of(MMRMResults, model, fit.built, fit.joint)

@@ -28,12 +28,14 @@ from sparselmm.design.passes.first import (
     label_sets,
     shown,
 )
+from sparselmm.design.passes.groups import GroupPass
 from sparselmm.design.passes.learned import Recipe, recipe_of
 from sparselmm.design.passes.reading import Reading, whole
 from sparselmm.design.passes.runs import Runner
 from sparselmm.design.sources.arrow import joined
 from sparselmm.design.sources.readers import Part, Source, readable
 from sparselmm.design.sources.recognised import source_of
+from sparselmm.design.terms import Design
 from sparselmm.design.validate import (
     Rows,
     check_missing_argument,
@@ -173,7 +175,7 @@ def build_partitioned(
         When the second pass reads other rows than the first.
     """
     plan = given.plan
-    _refuse(plan, arguments)
+    _refuse(arguments)
     check_missing_argument(arguments["missing"])
     names, used_env = used_columns(
         plan.codes, pd.DataFrame(columns=given.source.names), with_r_names(env)
@@ -190,7 +192,9 @@ def build_partitioned(
     )  # fmt: skip
     parts = given.source.parts(given.rows)
     first, memories, some = _learn(plan, reading, parts, runner)
-    built, recipe, sample = recipe_of(plan, reading, first, memories, arguments["covariance"])
+    built, recipe, sample = recipe_of(
+        plan, reading, first, memories, arguments["covariance"], arguments["contrasts"]
+    )
     used = sum(count for _, count in first.counts)
     for term in built.layout.terms:
         check_term(term, used, reading.weights is not None)
@@ -198,7 +202,9 @@ def build_partitioned(
     cross = done.cross
     assert cross is not None
     layout = replace(built.layout, sums=done.sums)
-    return replace(built, layout=layout, streamed=_streamed(total, cross, recipe, some)), cross
+    grouped = _group(recipe, first, parts, runner)
+    streamed = _streamed(total, cross, recipe, some, grouped)
+    return replace(built, layout=layout, streamed=streamed), cross
 
 
 def _env_of(used: EvalEnvironment, env: EvalEnvironment, subset: str | None) -> EvalEnvironment:
@@ -208,13 +214,7 @@ def _env_of(used: EvalEnvironment, env: EvalEnvironment, subset: str | None) -> 
     return used.with_outer_namespace({name: known[name] for name in wanted}) if wanted else used
 
 
-def _refuse(plan: Plan, arguments: Mapping[str, Any]) -> None:
-    if plan.residual is not None or plan.dispersion is not None:
-        name = "residual" if plan.residual is not None else "dispersion"
-        raise DataError(
-            f"{name}= needs all rows of a group together, and the rows are read in partitions; "
-            "pass keep_rows=True"
-        )
+def _refuse(arguments: Mapping[str, Any]) -> None:
     if arguments["z_terms"] is not None:
         raise DataError(
             "z_terms are as long as the data, and the rows are read in partitions; pass "
@@ -293,7 +293,7 @@ class SecondPass:
         """Products of its rows."""
         sums = Accumulator(self.recipe.template, self.provisional)
         for chunk in self.recipe.chunks(part):
-            sums.add(chunk.design, chunk.group_counts, chunk.read, chunk.numbers)
+            sums.add(chunk.design, chunk.group_counts, chunk.read, chunk.numbers, chunk.cells)
         return sums.result()
 
 
@@ -314,6 +314,16 @@ def _multiply(
         "the columns of the fixed effects are too nearly dependent for products of partitions; "
         "centre or rescale the covariates, or pass keep_rows=True"
     )
+
+
+def _group(recipe: Recipe, first: First, parts: Sequence[Part], runner: Runner) -> Design | None:
+    """Another pass where residuals depend on each other: their groups, those alike added up."""
+    if recipe.spec.residual is None:
+        return None
+    step = GroupPass(recipe)
+    found = runner.run(step, parts, step.merge, "pass of the groups")
+    _check_same(first.counts, found.counts, parts)
+    return step.finish(found)
 
 
 def _check_same(
@@ -340,8 +350,9 @@ def _check_total(total: Products, recipe: Recipe) -> None:
 
 
 def _streamed(
-    total: Products, cross: CrossProducts, recipe: Recipe, some: pd.DataFrame
-) -> Streamed:
+    total: Products, cross: CrossProducts, recipe: Recipe, some: pd.DataFrame,
+    grouped: Design | None,
+) -> Streamed:  # fmt: skip
     counted = []
     for t in range(len(cross.sizes)):
         pair = cross.pairs[t, t]
@@ -351,5 +362,5 @@ def _streamed(
         n=sum(used for _, used in total.counts), group_sizes=total.groups,
         k_constant=int((np.nan_to_num(total.constant) != 0).any()), counted_levels=tuple(counted),
         n_counted=total.n, weighted=recipe.reading.weights is not None, recipe=recipe,
-        shown=some, numbers=total.numbers,
+        shown=some, numbers=total.numbers, cells=total.cells, grouped=grouped,
     )  # fmt: skip

@@ -38,7 +38,7 @@ REFUSED = (
 def fit_residual(model: LinearModel, request: Request) -> ResidualResults:
     """Estimate theta and phi together."""
     _refuse(request.given)
-    design = model.design
+    design = model._groups
     with one_thread():
         cross = model.cross  # warns of dependent columns
         deviance = ResidualDeviance(design, reml=request.reml)

@@ -43,7 +43,7 @@ from sparselmm.inference.residual_rows import block, row_sd, whitened
 from sparselmm.inference.variances import VarianceRow
 from sparselmm.likelihood.residual.structure import Structured, Unstructured
 from sparselmm.results.core import MixedLMResults
-from sparselmm.results.methods.base import Matrix, Vector, from_rows
+from sparselmm.results.methods.base import Matrix, Vector, from_rows, from_sums
 from sparselmm.results.print.notebook import as_table
 from sparselmm.results.print.summary import Summary, variance_table
 from sparselmm.results.residual_prediction import ResidualPrediction
@@ -149,7 +149,7 @@ class ResidualResults(ResidualPrediction, ResidualSimulation, MixedLMResults):
         super().__init__(*args, **kwargs)
         self.joint = joint
         self._est = ResidualEstimates.jointly(
-            self.built.design, joint, self.pls, self.built.spec.formula is None
+            self.built.layout, joint, self.pls, self.built.spec.formula is None
         )
 
     # ------------------------------------------------------------------------- parameters
@@ -333,9 +333,11 @@ class ResidualResults(ResidualPrediction, ResidualSimulation, MixedLMResults):
     def _row_variance(self) -> FloatArray:
         return np.asarray(self.sigma_by_row) ** 2
 
-    @from_rows
+    @from_sums
     def check(self) -> Diagnosis:
         """As :meth:`MixedLMResults.check`, rows by their normalized residuals."""
+        if not self.built.has_rows:
+            return diagnose(Evidence.without_rows(self._est, self.opt))
         e = np.asarray(self.residuals("normalized"))
         fitted = self.built.design.y - self._raw("conditional")
         return diagnose(Evidence(self._est, self.opt, e, e, fitted, np.asarray(self._row_index())))
@@ -372,7 +374,7 @@ class ResidualResults(ResidualPrediction, ResidualSimulation, MixedLMResults):
     def summary(self, *args: Any, **kwargs: Any) -> Summary:
         """As :meth:`MixedLMResults.summary`, with the parameters of the residuals below."""
         out = super().summary(*args, **kwargs)
-        rows = self.built.design.residual
+        rows = self.built.layout.residual
         assert rows is not None
         table = self.residual_params(kwargs.get("alpha", 0.05))
         head = "Residuals: " + ", ".join(
@@ -387,7 +389,7 @@ class ResidualResults(ResidualPrediction, ResidualSimulation, MixedLMResults):
 
     def _visit_rows(self) -> list[VarianceRow]:
         """Variances and correlations of the visits of ``us``."""
-        structure, rows = self.joint.deviance.structure, self.built.design.residual
+        structure, rows = self.joint.deviance.structure, self.built.layout.residual
         assert isinstance(structure, Unstructured) and rows is not None
         out = []
         strata = [f"Residual[{s}]" for s in rows.strata] or ["Residual"]
@@ -405,7 +407,7 @@ class ResidualResults(ResidualPrediction, ResidualSimulation, MixedLMResults):
 
     @property
     def _has_dispersion(self) -> bool:
-        rows = self.built.design.residual
+        rows = self.built.layout.residual
         return rows is not None and bool(rows.d_names)
 
     def tidy(

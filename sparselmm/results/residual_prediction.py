@@ -94,27 +94,26 @@ class ResidualPrediction(ResultsBase):
         self, exog: Any, new: NewDesign, weights: Any, given_rows: bool, observed: bool
     ) -> Neighbours | None:
         """Residuals of the new rows given those of the fit; None where they do not count."""
-        design = self.built.design
-        rows = design.residual
-        assert rows is not None
-        m = len(new.X)
         if not (observed or given_rows):
             return None
+        m, built = len(new.X), self.built
+        none = sp.csr_array((m, built.design.n if built.has_rows else 0))
         if exog is None:
-            left = row_sd(self.joint, rows, design.weights) ** 2
-            return Neighbours(sp.csr_array((m, design.n)), left)
-        memory = self.built.spec
-        if memory.formula is None or not hasattr(exog, "columns"):
+            design = built.layout.rows("get_prediction without new data")
+            assert design.residual is not None
+            return Neighbours(none, row_sd(self.joint, design.residual, design.weights) ** 2)
+        if built.spec.formula is None or not hasattr(exog, "columns"):
             raise UnsupportedError(
                 "predictions of new observations under residual= need a formula and a data frame; "
                 "pass interval='confidence' and re=False"
             )
         w = None if weights is None else prediction.prior_weights(weights, m, new.row_labels)
-        own = memory.residual_rows(exog)
+        own = built.spec.residual_rows(exog)
         if given_rows:
-            self._need_rows("get_prediction with re=True")
-            return neighbours(self.joint, rows, own, design.weights, w)
-        return Neighbours(sp.csr_array((m, design.n)), row_sd(self.joint, own, w) ** 2)
+            design = built.layout.rows("get_prediction with re=True")
+            assert design.residual is not None
+            return neighbours(self.joint, design.residual, own, design.weights, w)
+        return Neighbours(none, row_sd(self.joint, own, w) ** 2)
 
 
 def _difference(H: CSR | None, weights: CSR, Z: CSR) -> CSR | None:

@@ -180,7 +180,7 @@ class ResidualSimulation(ResultsBase):
         """Names and values of what is bootstrapped."""
         pls = joint.frozen.at(joint.theta)
         est = ResidualEstimates.jointly(
-            self.built.design, joint, pls, self.built.spec.formula is None
+            self.built.layout, joint, pls, self.built.spec.formula is None
         )
         structure = joint.deviance.structure
         names = (*est.layout.x_names, *est.places.names, *structure.names)

@@ -92,3 +92,9 @@ def test_huge_products_do_not_overflow():
     crossing = cross(factors)
     assert crossing.codes.tolist() == [1, 0, 1]
     assert match_crossed(crossing.table, [code] * 4).tolist() == [1, 0, 1]
+
+
+def test_small_integers_far_apart_are_matched():
+    known = np.array([-100, 20, 60, 100], dtype=np.int8)
+    assert match(known, known[::-1].copy()).tolist() == [3, 2, 1, 0]
+    assert match(known, np.array([60, 127, -128], dtype=np.int8)).tolist() == [2, -1, -1]

@@ -316,6 +316,26 @@ def test_dictionaries_keep_their_order_and_may_repeat_values():
     assert built.design.terms[0].levels.labels().tolist() == ["b", "a"]
 
 
+def test_labels_of_polars_are_in_order_unless_an_enum_says_otherwise():
+    """The order of a Categorical is that in which the process met its labels."""
+    pl = pytest.importorskip("polars")
+    labels = ["mid", "low", "top", "low", "mid", "top"]
+    frame = pl.DataFrame({
+        "y": [1.0, 2.0, 4.0, 3.0, 7.0, 5.0],
+        "free": pl.Series(labels, dtype=pl.Categorical),
+        "given": pl.Series(labels, dtype=pl.Enum(["low", "mid", "top"])),
+        "g": ["a", "b", "a", "b", "b", "a"],
+    })  # fmt: skip
+    for data in (frame, frame.lazy(), frame.to_arrow()):
+        for chunk_rows in (3, 10):
+            design = sparselmm.mixedlm(
+                "y ~ free + (1 | g)", data, chunk_rows=chunk_rows, keep_rows=False
+            ).design
+            assert design.x_names == ("Intercept", "free[T.mid]", "free[T.top]")
+        names = from_formula("y ~ given + (1 | g)", data).design.x_names
+        assert names == ("Intercept", "given[T.mid]", "given[T.top]")
+
+
 def test_frames_of_different_categories_are_put_together():
     parts = [
         pd.DataFrame({"y": [1.0, 2.0], "g": pd.Categorical(["b", "a"], ["b", "a"])}),

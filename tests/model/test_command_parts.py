@@ -109,6 +109,30 @@ def test_predict(tmp_path, capsys):
     assert main(["predict", SLEEP, "sleepstudy", known, "--out", "nowhere/x.csv"]) == 2
 
 
+def test_files_are_read_in_partitions(tmp_path, capsys):
+    pytest.importorskip("pyarrow")
+    data = datasets.load("sleepstudy")
+    (tmp_path / "parts").mkdir()
+    for j in range(3):
+        data[60 * j : 60 * j + 60].to_parquet(tmp_path / "parts" / f"{j}.parquet")
+    data.to_csv(tmp_path / "rows.csv", index=False)
+    whole = sparselmm.mixedlm(SLEEP, data).fit()
+    for source in ("parts", "parts/*.parquet", "rows.csv"):
+        arguments = ["fit", SLEEP, str(tmp_path / source), "--chunk-rows", "50"]
+        assert main(arguments) == 0
+        assert str(whole.summary()) in capsys.readouterr().out
+        assert main([*arguments, "--progress"]) == 0
+        assert "fitting 180 rows" in capsys.readouterr().err
+    for out in (["--out", str(tmp_path / "out.csv")], []):
+        assert main(["predict", SLEEP, str(tmp_path / "parts"), str(tmp_path / "parts"),
+                     "--random", "--chunk-rows", "50", *out]) == 0  # fmt: skip
+        text = capsys.readouterr().out
+        found = pd.read_csv(tmp_path / "out.csv" if out else io.StringIO(text))
+        assert found.predicted.to_numpy() == pytest.approx(whole.fittedvalues.to_numpy(), rel=1e-6)
+    assert main([*arguments[:3], "--chunk-rows", "0"]) == 2
+    assert "chunk_rows must be a positive integer" in capsys.readouterr().err
+
+
 def test_predict_of_a_family(capsys):
     formula = "r2 ~ Anger + (1 | id)"
     command = ["predict", formula, "VerbAgg", "VerbAgg", "--family", "binomial"]

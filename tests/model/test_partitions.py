@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sparselmm.exceptions import (
     ArgumentError,
+    ArgumentTypeError,
     DataError,
     FormulaError,
     MissingDataError,
@@ -85,6 +86,9 @@ MODELS = {
     ),
     "weights": ("y ~ x + offset(o) + (1 | g) + (1 | h)", {"weights": "w"}),
     "subset": ("y ~ x + (1 | g)", {"subset": "year > 1995 and g != 'g03'"}),
+    "contrasts": (
+        "y ~ kind * x + C(h) + (0 + kind | g)", {"contrasts": {"kind": "sum", "h": "poly"}}
+    ),
     "known": ("y ~ x + (1 + x | g) + (1 | h)", {"covariance": {"g": KNOWN}}),
 }  # fmt: skip
 
@@ -187,6 +191,39 @@ def test_containers_in_partitions(tmp_path):
         assert max(map(len, frames)) <= 100
         resid = np.concatenate([frame[".resid"] for frame in frames])
         assert np.allclose(resid, whole.fit().resid, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_generalized_models_read_every_container(tmp_path):
+    data = rows().drop(columns="kind")
+    formula = "flag ~ x + (1 | g)"
+    whole = sparselmm.mixedglm(formula, data, family="binomial").fit()
+    for name, source in containers(data, tmp_path).items():
+        fit = sparselmm.mixedglm(formula, source, family="binomial").fit()
+        assert fit.llf == pytest.approx(whole.llf, rel=1e-12), name
+        assert np.allclose(fit.predict(source), whole.predict(data), rtol=1e-9)
+    for name in ("chunk_rows", "keep_rows"):
+        with pytest.raises(ArgumentTypeError, match=f"'{name}'; linear models alone"):
+            sparselmm.mixedglm(formula, data, family="binomial", **{name: 10})
+
+
+@pytest.mark.slow
+def test_new_data_in_every_container(tmp_path):
+    data = rows().drop(columns="kind")
+    formula = "y ~ x + flag + (1 + x | g) + (1 | h)"
+    whole = made(formula, data).fit()
+    parts = made(formula, data, keep_rows=False, chunk_rows=50).fit()
+    wanted = [
+        whole.predict(data, re=True), whole.get_prediction(data, re=True).summary_frame(),
+        whole.simulate(2, seed=1, newdata=data), whole.augment()[".resid"],
+    ]  # fmt: skip
+    for source in ({"mapping": data.to_dict("list")} | containers(data, tmp_path)).values():
+        found = [
+            parts.predict(source, re=True), parts.get_prediction(source, re=True).summary_frame(),
+            parts.simulate(2, seed=1, newdata=source), pd.concat(parts.augment(source))[".resid"],
+        ]  # fmt: skip
+        for one, other in zip(wanted, found, strict=True):
+            assert np.allclose(one, other, atol=1e-6)
 
 
 def digest(model):
@@ -301,7 +338,9 @@ def test_what_sums_over_the_rows_give_needs_no_rows(name, chunk_rows):
         lambda fit: fit.anova(type=2),
         lambda fit: fit.anova(type=3),
         lambda fit: fit.emmeans("kind" if "kind" in formula else "h").frame,
+        lambda fit: fit.emmeans("kind" if "kind" in formula else "h", weights="proportional").frame,
         lambda fit: fit.joint_tests().select_dtypes("number"),
+        lambda fit: fit.drop1(),
         lambda fit: fit.get_prediction(data[:7]).summary_frame(),
     ):
         a, b = ask(whole), ask(parts)
@@ -311,6 +350,8 @@ def test_what_sums_over_the_rows_give_needs_no_rows(name, chunk_rows):
     r2 = whole.r2(), parts.r2()
     for field in ("marginal", "conditional", "var_fixed", "var_random", "var_residual"):
         assert getattr(r2[0], field) == pytest.approx(getattr(r2[1], field), rel=1e-6)
+    words = [fit.report(pictures=False).markdown.split("## Checks")[0] for fit in (whole, parts)]
+    assert words[0] == words[1]
     rows_only = {"outlying-rows", "not-normal", "spread", "constant-slope"}
     assert {*parts.check().codes} == {*whole.check().codes} - rows_only | {"not-checked"}
 
@@ -335,10 +376,30 @@ def test_slopes_of_a_covariate_and_what_is_refused():
         *(f.emtrends("x", "kind").frame.select_dtypes("number") for f in (whole, parts)),
         rtol=1e-6,
     )
-    with pytest.raises(RemovedRowsError, match=r"weights='proportional'.*not kept"):
-        parts.emmeans("kind", weights="proportional")
     with pytest.raises(RemovedRowsError, match=r"bootstrap.*not kept"):
         parts.icc("bootstrap", n=3)
+
+
+def test_predictions_are_drawn_without_rows():
+    pytest.importorskip("matplotlib")
+    data = rows()
+    data["three"] = np.arange(300) % 3
+    formula = "y ~ x * kind + three + flag + (1 | g)"
+    whole = made(formula, data).fit()
+    parts = made(formula, data, keep_rows=False, chunk_rows=41).fit()
+    for names in ("x", ["x", "kind"], ["kind", "x"], ["x", "three"]):
+        figures = [f.plot_predictions(names, data="none", bands="both") for f in (whole, parts)]
+        drawn = [[line.get_ydata() for line in f.axes[0].lines] for f in figures]
+        np.testing.assert_allclose(*np.array(drawn, dtype=float), rtol=1e-6, atol=1e-9)
+        assert figures[0]._supxlabel.get_text() == figures[1]._supxlabel.get_text()
+    assert len(parts.plot_predictions("x").axes[0].lines) == 1
+    report = parts.report()
+    assert [s.title for s in report.sections][4:7] == [
+        "Coefficients", "Predictions", "Random effects of g",
+    ]  # fmt: skip
+    for arguments, what in (({"data": "partial"}, "data='partial'"), ({"groups": "g"}, "groups=")):
+        with pytest.raises(RemovedRowsError, match=f"plot_predictions with {what}.*not kept"):
+            parts.plot_predictions("x", **arguments)
 
 
 def test_augment_streams_every_column(tmp_path):

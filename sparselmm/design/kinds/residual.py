@@ -24,6 +24,9 @@ from sparselmm.design.validate import Rows, aligned, check_codes, check_length
 VISITS = ("us", "toep", "ad")
 """Kinds with parameters of every visit."""
 
+POSITIONS = ("car1", "exp", "gau")
+"""Kinds of positions, which have no visits."""
+
 ORDERED = ("ar1", "toep", "ad")
 """Kinds for which the order of visits counts."""
 
@@ -59,7 +62,7 @@ class ResidualSpec:
     template: ResidualRows
 
     @property
-    def _visits_count(self) -> bool:
+    def visits_count(self) -> bool:
         """Whether anything but the distance depends on the visit."""
         bar = self.bar
         assert bar is not None
@@ -70,8 +73,11 @@ class ResidualSpec:
         """Expressions it evaluates on the data, those of the dispersion apart."""
         return [] if self.bar is None else bar_codes(self.bar)
 
-    def evaluate(self, space: Namespace) -> ResidualRows:
-        """The structure on new rows; groups the fit has not seen are -1."""
+    def evaluate(self, space: Namespace, every_visit: bool = False) -> ResidualRows:
+        """The structure on new rows; groups the fit has not seen are -1.
+
+        Visits are numbered where they count, or wherever there are some if ``every_visit``.
+        """
         bar, n = self.bar, space.n
         group = np.full(n, -1)
         coords, visits, stratum = np.zeros((n, 1)), np.zeros(n, int), np.zeros(n, int)
@@ -83,7 +89,8 @@ class ResidualSpec:
             group = match_crossed(self.crossing.table, codes) if len(codes) > 1 else codes[0]
             if bar.by is not None and self.strata is not None:
                 stratum = _known(self.strata, space.labels(bar.by), bar.by, space.rows)
-            if self.visits is not None and self._visits_count:
+            some = self.visits is not None and len(self.visits) > 0
+            if self.visits is not None and (self.visits_count or (every_visit and some)):
                 visits = _known(self.visits, space.labels(bar.coords[0]), bar.coords[0], space.rows)
             coords = _positions(bar, space, visits, self.visits)
         D = np.zeros((n, 0))
@@ -103,9 +110,10 @@ def bar_codes(bar: ResidualBar) -> list[str]:
 
 
 def residual_rows(
-    bar: ResidualBar | None, dispersion: tuple[FloatArray, DesignInfo] | None, space: Namespace
-) -> tuple[ResidualRows, ResidualSpec]:
-    """The structure of a formula's rows, and its memory."""
+    bar: ResidualBar | None, dispersion: tuple[FloatArray, DesignInfo] | None, space: Namespace,
+    checked: bool = True,
+) -> tuple[ResidualRows, ResidualSpec]:  # fmt: skip
+    """The structure of a formula's rows, ``checked`` for what a fit needs, and its memory."""
     n = space.n
     crossing = None
     group: IntArray = np.arange(n)
@@ -130,8 +138,9 @@ def residual_rows(
     if dispersion is not None:
         kept, D, names = _dispersion(dispersion[0], dispersion[1].column_names)
     rows = assembled(
-        bar, group, labels, coords, visits, visit_labels, stratum, strata, D, names, space.rows
-    )
+        bar, group, labels, coords, visits, visit_labels, stratum, strata, D, names, space.rows,
+        checked,
+    )  # fmt: skip
     template = rows.kept(np.zeros(0, int))
     memory = None if crossing is None else _without_codes(crossing)
     return rows, ResidualSpec(bar, memory, labels, visit_labels, strata, info, kept, template)
@@ -140,9 +149,9 @@ def residual_rows(
 def assembled(
     bar: ResidualBar | None, group: IntArray, labels: AnyArray, coords: FloatArray,
     visits: IntArray, visit_labels: AnyArray | None, stratum: IntArray, strata: AnyArray | None,
-    D: FloatArray, names: Sequence[str], where: Rows,
+    D: FloatArray, names: Sequence[str], where: Rows, checked: bool = True,
 ) -> ResidualRows:  # fmt: skip
-    """The rows, checked, with the indicators of visits and strata among the columns of D."""
+    """The rows, ``checked``, with the indicators of visits and strata among the columns of D."""
     shown_visits = () if visit_labels is None else tuple(map(str, visit_labels))
     rows = ResidualRows(
         "" if bar is None else bar.kind, group.astype(int), labels, coords, visits, shown_visits,
@@ -150,14 +159,13 @@ def assembled(
         bar is not None and bar.nugget, "" if bar is None else bar.text,
         "" if bar is None else bar.name,
     )  # fmt: skip
-    if bar is not None:
-        _check_ties(rows, bar, where)
-        _check_strata(rows, bar)
-        if bar.kind in VISITS:
-            _check_visits(rows)
+    if bar is not None and checked:
+        check_groups(rows, bar, where)
+        check_all_groups(rows, bar)
     own = _indicators(rows, bar, visits, stratum)
     D, all_names = np.hstack([D, own]), (*names, *_indicator_names(rows, bar))
-    _check_dispersion(D, all_names)
+    if checked:
+        check_dispersion(D, all_names)
     return ResidualRows(
         rows.kind, rows.group, labels, coords, visits, shown_visits, stratum, rows.strata, D,
         tuple(all_names), rows.nugget, rows.text, rows.group_name,
@@ -181,7 +189,7 @@ def _known(labels: AnyArray, values: Any, code: str, rows: Rows) -> IntArray:
 
 def _visits(bar: ResidualBar, space: Namespace) -> tuple[IntArray, AnyArray]:
     """Number of every row's visit, and the labels in order."""
-    if len(bar.coords) > 1 or bar.kind in ("car1", "exp", "gau"):
+    if len(bar.coords) > 1 or bar.kind in POSITIONS:
         return np.zeros(space.n, int), np.zeros(0)
     code = bar.coords[0]
     values = space.labels(code)
@@ -246,6 +254,20 @@ def _check_times(bad: AnyArray, code: str, bar: ResidualBar, rows: Rows) -> None
         )
 
 
+def check_groups(rows: ResidualRows, bar: ResidualBar, where: Rows) -> None:
+    """Refuse groups with two rows at one time, or in two strata."""
+    _check_ties(rows, bar, where)
+    _check_strata(rows, bar)
+
+
+def check_all_groups(rows: ResidualRows, bar: ResidualBar) -> None:
+    """Refuse groups that together say too little of a structure."""
+    if rows.strata and len(rows.strata) < 2:
+        raise DataError(f"{bar.text}: by={bar.by} has a single value; leave by out")
+    if bar.kind in VISITS:
+        _check_visits(rows)
+
+
 def _check_ties(rows: ResidualRows, bar: ResidualBar, where: Rows) -> None:
     """Refuse two rows of a group at one time."""
     if not bar.coords or bar.nugget:
@@ -269,8 +291,6 @@ def _check_strata(rows: ResidualRows, bar: ResidualBar) -> None:
     """Refuse groups that lie in two strata."""
     if not rows.strata:
         return
-    if len(rows.strata) < 2:
-        raise DataError(f"{bar.text}: by={bar.by} has a single value; leave by out")
     o = np.argsort(rows.group, kind="stable")
     group, stratum = rows.group[o], rows.stratum[o]
     mixed = np.flatnonzero((np.diff(group) == 0) & (np.diff(stratum) != 0))
@@ -287,7 +307,7 @@ def _check_visits(rows: ResidualRows) -> None:
     T, strata = rows.n_visits, max(len(rows.strata), 1)
     for s in range(strata):
         own = rows.stratum == s
-        counts = np.bincount(rows.visits[own], minlength=T)
+        counts = np.rint(np.bincount(rows.visits[own], rows.counts[own], T)).astype(int)
         few = np.flatnonzero(counts < 2)
         if len(few):
             within = f" in the stratum {rows.strata[s]}" if rows.strata else ""
@@ -326,7 +346,7 @@ def _dispersion(
     return kept, matrix[:, kept], tuple(f"log_sd({names[j]})" for j in kept)
 
 
-def _check_dispersion(D: FloatArray, names: Sequence[str]) -> None:
+def check_dispersion(D: FloatArray, names: Sequence[str]) -> None:
     """Refuse columns that are constant or depend on each other and on sigma's column of ones."""
     if not D.shape[1]:
         return

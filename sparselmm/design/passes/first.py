@@ -24,6 +24,7 @@ from sparselmm.design.formula.columns import take_columns
 from sparselmm.design.formula.expressions import names_in, plain_column
 from sparselmm.design.formula.memory import Key, Memories, Summary
 from sparselmm.design.formula.namespace import Namespace, codes_of, right_terms
+from sparselmm.design.kinds.residual import POSITIONS
 from sparselmm.design.passes.reading import Reading, Taken, named
 from sparselmm.design.sources.arrow import joined
 from sparselmm.design.sources.readers import Part
@@ -279,6 +280,11 @@ def label_sets(
         for text in plan.vc.values():
             labels = [c for c in codes_of(right_terms(text)) if _is_labels(c, head)]
             sets.append(_set_of((groups, *labels), head))
+    if plan.residual is not None:
+        bar = plan.residual
+        sets.append(_set_of((*bar.factors, *([] if bar.by is None else [bar.by])), head))
+        if bar.coords and bar.kind not in POSITIONS:
+            sets.append(_set_of(bar.coords, head))
     codes = [code for code in plan.read if code not in memories.states]
     sets += [_set_of((code,), head) for code in codes if _is_labels(code, head)]
     return _largest([*sets, *fixed_sets(plan, head, memories)])

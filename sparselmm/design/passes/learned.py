@@ -15,20 +15,22 @@ from sparselmm.base.exceptions import (
     NoRandomEffectsError,
     SourceChangedError,
 )
-from sparselmm.base.types import FloatArray, IntArray
+from sparselmm.base.types import AnyArray, FloatArray, IntArray
 from sparselmm.design.build import Plan, assemble
-from sparselmm.design.built import BuiltDesign, Numbers
+from sparselmm.design.built import BuiltDesign, Cells, Numbers
 from sparselmm.design.column_types import NUMBERS, as_float, check_numeric, kind_of
 from sparselmm.design.factors import match
 from sparselmm.design.formula.columns import take_columns
+from sparselmm.design.formula.contrasts import with_contrasts
 from sparselmm.design.formula.expressions import plain_column
 from sparselmm.design.formula.memory import Memories
 from sparselmm.design.formula.namespace import Namespace, learn, single_term
 from sparselmm.design.passes.first import First, completed
 from sparselmm.design.passes.reading import Reading, Taken, named
 from sparselmm.design.row_arguments import Given, subset_mask
+from sparselmm.design.rows import response
 from sparselmm.design.sources.readers import Part
-from sparselmm.design.spec import DesignSpec, check_rows
+from sparselmm.design.spec import DesignSpec, check_residual_weights, check_rows
 from sparselmm.design.terms import Design, DesignLayout
 from sparselmm.design.validate import Rows, check_some_rows
 
@@ -46,12 +48,14 @@ class Chunk:
     read : int
         Rows read, those left out included.
     numbers : dict of str to Numbers
+    cells : Cells or None
     """
 
     design: Design | None
     group_counts: IntArray | None
     read: int
     numbers: dict[str, Numbers]
+    cells: Cells | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +73,8 @@ class Recipe:
         Memory of it, when it is more than a column.
     numbers : tuple of str
         Columns of numbers that the fixed part is made of.
+    factors : dict of str to ndarray
+        Levels of the columns that enter it as factors.
     """
 
     reading: Reading
@@ -77,6 +83,7 @@ class Recipe:
     response: str
     response_spec: DesignSpec | None
     numbers: tuple[str, ...]
+    factors: dict[str, AnyArray]
 
     def chunks(self, part: Part) -> Iterator[Chunk]:
         """The rows of a partition as designs, those of a few at a time."""
@@ -85,7 +92,8 @@ class Recipe:
                 if len(taken.frame):
                     design, counts = self.of(taken)
                     numbers = {n: Numbers.of(as_float(taken.frame[n])) for n in self.numbers}
-                    yield Chunk(design, counts, taken.read, numbers)
+                    cells = self._cells(taken, numbers)
+                    yield Chunk(design, counts, taken.read, numbers, cells)
                 else:
                     yield Chunk(None, None, taken.read, {})
 
@@ -118,6 +126,34 @@ class Recipe:
             counts = np.bincount(match(memory.labels, taken.groups), minlength=len(memory.labels))
         return design, counts
 
+    def _cells(self, taken: Taken, numbers: Mapping[str, Numbers]) -> Cells | None:
+        frame = taken.frame
+        codes = {name: match(levels, frame[name]) for name, levels in self.factors.items()}
+        few = [name for name, one in numbers.items() if one.few]
+        return Cells.of(codes, {name: as_float(frame[name]) for name in few}, taken.weights)
+
+    def grouped(self, taken: Taken) -> Design:
+        """Some rows as a design without offset, with the structure of their residuals."""
+        design, _ = self.of(taken)
+        memory, rows = self.spec.residual, Rows(len(taken.frame), taken.frame.index)
+        assert memory is not None
+        residual = self.spec.residual_rows(taken.frame, every_visit=True)
+        bar = memory.bar
+        if bar is None:
+            residual = replace(residual, group=np.arange(design.n))
+        if (residual.group < 0).any():
+            raise SourceChangedError(
+                f"{residual.group_name!r} has a level that did not occur in the first pass; the "
+                "rows must be the same whenever they are read"
+            )
+        if bar is not None and not bar.coords:  # in any order
+            residual = replace(residual, coords=np.zeros((design.n, 1)))
+        elif bar is not None and not memory.visits_count:
+            residual = replace(residual, visits=np.zeros_like(residual.visits))
+        design = replace(design, y=response(design), offset=None, residual=residual)
+        check_residual_weights(design, rows)
+        return design
+
     def sampled(self, sample: pd.DataFrame) -> Design:
         """Rows of the sample as a design; where they are bad, the second pass says so."""
         how = self.reading
@@ -140,6 +176,7 @@ def recipe_of(
     first: First,
     memories: Memories,
     covariance: Mapping[str, Any] | None,
+    contrasts: Mapping[str, Any] | None,
 ) -> tuple[BuiltDesign, Recipe, pd.DataFrame]:
     """The built design without rows, the recipe of its rows, and the sample.
 
@@ -152,7 +189,7 @@ def recipe_of(
         What the first pass learned of all partitions.
     memories : Memories
         Finished.
-    covariance : mapping or None
+    covariance, contrasts : mapping or None
         As in ``from_formula``.
 
     Raises
@@ -167,11 +204,12 @@ def recipe_of(
     frame = completed(first)
     given = Given.of(frame, reading.groups, reading.weights, reading.offset, None)
     columns = take_columns(frame, reading.names, plan.read)
+    columns = with_contrasts(columns, plan.read, contrasts)
     space = Namespace(frame, reading.env, Rows(len(frame)), columns)
     with memories.at_hand():
         built = assemble(plan, given, covariance, space, None, False, checked=False)
         response = _response_spec(plan, space, built.spec)
-    if not built.layout.terms:
+    if not built.layout.terms and built.layout.residual is None:
         raise NoRandomEffectsError(
             "the model has no random effects; add a term such as '+ (1|g)' or groups="
         )
@@ -182,7 +220,12 @@ def recipe_of(
         for name in spec.fixed_variables()
         if name in frame and spec.factor_levels(name) is None and kind_of(frame[name]) == NUMBERS
     )
-    recipe = Recipe(reading, spec, bare.layout, plan.parsed.response, response, numbers)
+    factors = {
+        name: np.asarray(levels, dtype=object)
+        for name in spec.fixed_variables()
+        if name in frame and (levels := spec.factor_levels(name)) is not None
+    }
+    recipe = Recipe(reading, spec, bare.layout, plan.parsed.response, response, numbers, factors)
     _check_by_row(recipe, first.sample, reading)
     return bare, recipe, first.sample
 
@@ -207,24 +250,34 @@ def _check_by_row(recipe: Recipe, sample: pd.DataFrame, reading: Reading) -> Non
         raise _other_rows(f"subset={reading.subset!r}", "the arguments")
     half = len(sample) // 2
     whole = recipe.sampled(sample)
-    parts = [
-        recipe.sampled(part.reset_index(drop=True))
-        for part in (sample.iloc[:half], sample.iloc[half:])
-    ]
+    halves = [part.reset_index(drop=True) for part in (sample.iloc[:half], sample.iloc[half:])]
+    parts = [recipe.sampled(part) for part in halves]
     checks = [("the response", whole.y[:, None], [p.y[:, None] for p in parts], [whole.y_name])]
     checks.append(("the formula", whole.X, [p.X for p in parts], list(whole.x_names)))
     if whole.offset is not None:
         offsets = [np.zeros(0) if p.offset is None else p.offset for p in parts]
         checks.append(("offset", whole.offset[:, None], [o[:, None] for o in offsets], ["offset"]))
+    if recipe.spec.residual is not None:
+        memory = recipe.spec.residual
+        names = [*memory.template.d_names, *(() if memory.bar is None else memory.bar.coords)]
+        own, *others = (_residual_columns(recipe, part) for part in (sample, *halves))
+        checks.append(("residual= or dispersion=", own, others, names))
     for t, term in enumerate(whole.terms):
         if term.values is not None:
             pieces = [p for part in parts if (p := part.terms[t].values) is not None]
             checks.append((term.name, term.values, pieces, list(term.columns)))
-    for place, values, halves, names in checks:
-        together = np.vstack(halves)
+    for place, values, pieces, names in checks:
+        together = np.vstack(pieces)
         for j, name in enumerate(names):
             if not np.allclose(values[:, j], together[:, j], rtol=1e-9, atol=0.0, equal_nan=True):
                 raise _other_rows(repr(name), place)
+
+
+def _residual_columns(recipe: Recipe, frame: pd.DataFrame) -> FloatArray:
+    rows, memory = recipe.spec.residual_rows(frame), recipe.spec.residual
+    assert memory is not None
+    own = memory.bar is not None and len(memory.bar.coords) > 0
+    return np.hstack([rows.D, rows.coords]) if own else rows.D
 
 
 def _other_rows(what: str, place: str) -> DataError:

@@ -1,7 +1,8 @@
 """Arrow tables as pandas frames: numbers without a copy, labels exactly, nothing cast on the way.
 
 Whole numbers and booleans with missing values become pandas' nullable ones, not floats; strings
-pandas' strings on Arrow's memory; dictionaries Categoricals in the order of their values.
+pandas' strings on Arrow's memory; dictionaries Categoricals in the order of their values, but for
+those of polars' Categorical, whose order is that in which the process met them: they are strings.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ from sparselmm.design.sources.optional import package
 
 SAFE_DIGITS = 15
 """Decimal digits that any double keeps."""
+
+
+UNORDERED = b"_PL_CATEGORICAL"
+"""How the metadata of polars' Categorical begins."""
 
 
 def table_of(stream: Any, what: str) -> Any:
@@ -40,7 +45,12 @@ def frame_of(table: Any) -> pd.DataFrame:
     for name in names:
         if names.count(name) > 1:
             raise DataError(f"the data have several columns called {name!r}; keep one")
-    columns = {name: column_of(table.column(name), name) for name in names}
+    columns = {}
+    for field in table.schema:
+        values = table.column(field.name)
+        if any(key.startswith(UNORDERED) for key in field.metadata or ()):
+            values = _decoded(values)
+        columns[field.name] = column_of(values, field.name)
     return pd.DataFrame(columns, index=pd.RangeIndex(table.num_rows), copy=False)
 
 
@@ -106,11 +116,21 @@ def _categorical(values: Any, name: str) -> Any:
     chunk = whole.chunk(0) if isinstance(whole, pa.ChunkedArray) else whole
     labels = pd.Index(pd.Series(column_of(chunk.dictionary, name)))
     if labels.hasnans or not labels.is_unique:
-        return column_of(chunk.cast(chunk.type.value_type), name)
+        return column_of(_decoded(chunk), name)
     codes = np.asarray(chunk.indices.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False))
     if len(labels) < np.iinfo(np.int32).max:
         codes = codes.astype(np.int32)
     return pd.Categorical.from_codes(codes, labels, ordered=bool(chunk.type.ordered))
+
+
+def _decoded(values: Any) -> Any:
+    """A column without its dictionary."""
+    pa = package("pyarrow", "an Arrow column")
+    values = values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([values])
+    chunks = [_plain(pa.chunked_array([c.dictionary])).take(c.indices) for c in values.chunks]
+    if not chunks:
+        return _plain(pa.chunked_array([], values.type.value_type))
+    return pa.chunked_array([piece for chunk in chunks for piece in chunk.chunks])
 
 
 def _check_decimals(values: Any, name: str) -> None:

@@ -10,17 +10,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import scipy
 
-from sparselmm.base.types import FloatArray, IntArray
-from sparselmm.design.terms import Design, DesignLayout, TermLayout
-from sparselmm.factor.bases import terms_in_bases
-from sparselmm.factor.crossprod import CrossProducts
+from sparselmm.base.types import FloatArray
+from sparselmm.design.terms import DesignLayout, TermLayout
 from sparselmm.factor.factorization import Factorization
-from sparselmm.factor.submodels import mixed_columns
+from sparselmm.factor.submodels import fewer_columns, mixed_columns
 from sparselmm.inference.variances import is_component
 from sparselmm.likelihood.covariance import mixed_covariance, mixed_theta
 from sparselmm.likelihood.deviance import ProfiledDeviance
@@ -283,22 +281,5 @@ def _without_columns(
     basis = deviance.cross.basis
     if basis.rank == basis.p:
         return with_known(deviance, solver, cols, np.zeros(len(cols)), reml=False)
-    design = layout.rows("drop1 or exact_lrt of a rank-deficient X")
-    stay: IntArray = np.setdiff1d(np.arange(basis.p), cols)
-    names = tuple(design.x_names[j] for j in stay)
-    y = design.y if design.offset is None else design.y - design.offset
-    cross = _same_random_part(deviance.cross, design, design.X[:, stay], names, y)
-    return but(deviance, solver, cross=cross, reml=False)
-
-
-def _same_random_part(
-    cross: CrossProducts, design: Design, X: FloatArray, names: tuple[str, ...], y: FloatArray
-) -> CrossProducts:
-    """Cross-products of another X with the same Z."""
-    terms = design.terms if cross.bases is None else terms_in_bases(design.terms, cross.bases)
-    rows = replace(design, y=y, X=X, x_names=names, terms=terms, offset=None)
-    from_rows = CrossProducts.from_design(rows)
-    return CrossProducts(
-        cross.pattern, cross.values, from_rows.B, from_rows.C, from_rows.basis, cross.n,
-        cross.sum_log_w, cross.bases,
-    )  # fmt: skip
+    rows = layout.with_constant("drop1 or exact_lrt of a rank-deficient X")
+    return but(deviance, solver, cross=fewer_columns(deviance.cross, rows, cols), reml=False)

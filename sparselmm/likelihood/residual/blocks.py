@@ -32,15 +32,15 @@ class Batch:
         Which of the P patterns each has, ascending.
     geometry : Geometry
         Of the P patterns.
-    counts : ndarray of int, (P,)
-        Groups of each.
+    counts : ndarray, (P,)
+        Groups of each, those that others stand for included.
     first_cell : int
     """
 
     index: IntArray
     pattern: IntArray
     geometry: Geometry
-    counts: IntArray
+    counts: FloatArray
     first_cell: int
 
     @property
@@ -66,7 +66,7 @@ class Batch:
             wide = own.transpose(1, 0, 2).reshape(self.m, -1)
             return np.asarray((wide @ wide.T)[None])
         each = own @ own.transpose(0, 2, 1)
-        starts = np.concatenate([[0], np.cumsum(self.counts)[:-1]])
+        starts = np.searchsorted(self.pattern, np.arange(len(self.counts)))
         return np.asarray(np.add.reduceat(each, starts, axis=0))
 
 
@@ -262,4 +262,5 @@ def _batch(rows: ResidualRows, half: FloatArray, index: IntArray, first_cell: in
     )
     order = np.argsort(pattern, kind="stable")
     at = Geometry(distance[first], visits[first], stratum[first], D[first], own[first])
-    return Batch(index[order], pattern[order], at, np.bincount(pattern), first_cell)
+    counts = np.bincount(pattern, rows.counts[index[:, 0]])
+    return Batch(index[order], pattern[order], at, counts, first_cell)

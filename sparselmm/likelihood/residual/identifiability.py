@@ -51,9 +51,8 @@ class Direction:
 def confounded_terms(design: Design) -> str:
     """What cannot be told apart and what to drop, in a sentence; empty when there is nothing."""
     sample = _sample(design)
-    found = _confounded(sample)
-    if not found or sample is design:
-        return found
+    if sample is not design and not _confounded(sample):
+        return ""
     assert design.residual is not None  # what a sample lacks, all rows may have
     sizes = np.bincount(design.residual.group).astype(float)
     return _confounded(design) if float(sizes @ sizes) <= MANY_PAIRS else ""
@@ -118,7 +117,8 @@ def _sample(design: Design) -> Design:
     rows = design.residual
     assert rows is not None
     sizes = np.bincount(rows.group)
-    if design.n <= MOST_ROWS and float(sizes @ sizes) <= MOST_PAIRS:
+    few = design.n <= MOST_ROWS and float(sizes @ sizes) <= MOST_PAIRS
+    if few or rows.stands is not None:  # sums of groups tell nothing one by one
         return design
     seen = np.minimum(sizes, LONGEST)
     order = np.random.default_rng(0).permutation(len(sizes))
@@ -178,7 +178,7 @@ def _term_directions(term: RandomTerm) -> list[FloatArray]:
 def _gram(design: Design, blocks: Blocks, directions: list[Direction]) -> FloatArray:
     """Inner products of the directions."""
     maps = _maps(design.terms, blocks) if design.terms else {}
-    counts = _cell_counts(blocks)
+    counts = _cell_counts(design, blocks)
     moments = {
         (s, t): _moments(design.terms[s], design.terms[t])
         for s in range(len(design.terms))
@@ -200,9 +200,10 @@ def _gram(design: Design, blocks: Blocks, directions: list[Direction]) -> FloatA
     return out
 
 
-def _cell_counts(blocks: Blocks) -> FloatArray:
-    _, _, cell = blocks.pairs()
-    return np.bincount(cell, minlength=blocks.n_cells).astype(float)
+def _cell_counts(design: Design, blocks: Blocks) -> FloatArray:
+    assert design.residual is not None
+    left, _, cell = blocks.pairs()
+    return np.bincount(cell, design.residual.counts[left], blocks.n_cells)
 
 
 def _mixed(one: PairMap, E: FloatArray, cells: FloatArray) -> float:

@@ -67,6 +67,7 @@ class Markov:
         self.visits = np.stack([rows.visits[o][self.later], rows.visits[o][self.later - 1]])
         self.stratum, self.D = rows.stratum[o], rows.D[o]
         self.half = np.zeros(len(o)) if weights is None else 0.5 * np.log(weights[o])
+        self.counts = rows.counts[o]
         self.n_cells = len(o) + len(self.later)
 
     def _links(self, phi: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -107,18 +108,20 @@ class Markov:
         for j in range(first):
             Qd[j] = -2.0 * self.D[:, j] * diagonal
             Ql[j] = -(self.D[later, j] + self.D[later - 1, j]) * link
-            logdet[j] = 2.0 * self.D[:, j].sum()
+            logdet[j] = 2.0 * float(self.counts @ self.D[:, j])
         for j, slope in enumerate(slopes, first):
             moved = 2.0 * r * slope * a * a
             Qd[j] = _with_neighbours(np.zeros(n), moved, later) * inverse**2
             Ql[j] = -(a * slope + moved * r) * both
-            logdet[j] = -float(np.sum(2.0 * r * slope * a))
-        total = float(np.log(left).sum() + 2.0 * log_sd.sum())
+            logdet[j] = -float(self.counts[later] @ (2.0 * r * slope * a))
+        total = float(self.counts[later] @ np.log(left) + 2.0 * self.counts @ log_sd)
         return MarkovState(phi, diagonal, link, (Qd, Ql), total, logdet, left)
 
     def rounding(self, state: MarkovState) -> float:
         """As `Blocks.rounding`."""
-        return float(np.finfo(float).eps * (len(self.order) + np.sum(2.0 / state.left)))
+        return float(
+            np.finfo(float).eps * (self.counts.sum() + self.counts[self.later] @ (2.0 / state.left))
+        )
 
     def cells(self, state: MarkovState) -> FloatArray:
         """Entries of the inverse, (n_cells,): the diagonal, then the links."""

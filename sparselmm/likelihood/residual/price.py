@@ -41,7 +41,7 @@ def route(deviance: ResidualDeviance) -> str:
     backend, maps = deviance.backend, deviance.products.maps
     entries = sum(one.T.nnz for one in maps.values())
     if isinstance(backend, Blocks):
-        groups = sum(len(batch.index) for batch in backend.batches)
+        groups = round(float(sum(batch.counts.sum() for batch in backend.batches)))
         patterns = sum(len(batch.counts) for batch in backend.batches)
         kept = f"{patterns:,} matrices for {groups:,} groups"
         few = backend.n_cells < deviance.design.n
@@ -49,6 +49,9 @@ def route(deviance: ResidualDeviance) -> str:
         kept, few = "one neighbour of every row", False
     how = "cells" if few else "rows"
     text = f"residuals: {kept}, {backend.n_cells:,} different entries of the inverse"
+    rows = deviance.design.residual
+    if rows is not None and rows.stands is not None:
+        text += f"; {deviance.design.n:,} sums stand for {rows.n_rows:,} rows"
     if not maps:
         return text
     return f"{text}; Z'R^-1 Z by {how}, {entries:,} products"

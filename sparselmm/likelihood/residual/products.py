@@ -72,7 +72,9 @@ class Products:
     def __init__(
         self, design: Design, backend: Backend, bases: tuple[FloatArray | None, ...] | None
     ):
+        assert design.residual is not None
         self.design, self.backend, self.bases = design, backend, bases
+        self.n_rows = design.residual.n_rows
         y = response(design)
         self.basis = working_basis(design.X, y, None)
         self.Xy = self.basis.apply(design.X, y)
@@ -93,7 +95,7 @@ class Products:
             B=np.ascontiguousarray(self.Zt @ QXy),
             C=self.Xy.T @ QXy,
             basis=self.basis,
-            n=self.design.n,
+            n=self.n_rows,
             sum_log_w=-state.logdet,
             bases=self.bases,
         )

@@ -37,11 +37,11 @@ def start_phi(
     """
     w = np.ones(len(residual)) if weights is None else weights
     z = residual * np.sqrt(w)
-    gamma = _log_variances(structure.rows.D, z)
+    gamma = _log_variances(structure.rows, z)
     z = z * np.exp(-structure.rows.D @ gamma)
     psi = structure.correlation.start()
     if structure.correlation.kind in ("ar1", "cs", "toep", "ad") and not mixed:
-        psi = _correlations(structure, z / np.sqrt(np.mean(z**2)), psi)
+        psi = _correlations(structure, z / np.sqrt(_mean_square(structure.rows, z)), psi)
     elif structure.correlation.kind == "ar1":
         rho = _beside_effects(structure.rows, z)
         psi[0] = psi[0] if rho is None else np.arcsin(rho)
@@ -92,17 +92,22 @@ def further_starts(
         yield np.append(wide, structure.drawn(phi, rng))
 
 
-def _log_variances(D: FloatArray, z: FloatArray) -> FloatArray:
+def _mean_square(rows: ResidualRows, z: FloatArray) -> float:
+    return float(z @ z / rows.n_rows)
+
+
+def _log_variances(rows: ResidualRows, z: FloatArray) -> FloatArray:
     """Gamma of ``log Var(z) = c + 2 D gamma`` for independent normal z, by Fisher scoring."""
+    D, counts = rows.D, rows.counts
     a = D.shape[1]
     if not a or not (z != 0).any():
         return np.zeros(a)
     X = np.column_stack([np.ones(len(z)), D])
     c = np.zeros(a + 1)
-    c[0] = np.log(np.mean(z**2))
+    c[0] = np.log(_mean_square(rows, z))
     for _ in range(STEPS):
         share = z**2 * np.exp(-np.clip(X @ c, -300.0, 300.0))
-        step = np.linalg.lstsq(X.T @ X, X.T @ (share - 1.0), rcond=None)[0]
+        step = np.linalg.lstsq(X.T @ (counts[:, None] * X), X.T @ (share - counts), rcond=None)[0]
         largest = float(np.abs(X @ step).max())
         c += step * min(1.0, 2.0 / largest if largest > 0 else 1.0)
     return np.asarray(0.5 * c[1:])
@@ -139,7 +144,8 @@ def _lagged(rows: ResidualRows, z: FloatArray, lag: int = 1) -> tuple[float, int
     group, time = rows.group[o], rows.coords[o, 0]
     near = (group[lag:] == group[:-lag]) & (time[lag:] - time[:-lag] == lag)
     at = np.flatnonzero(near)
-    return (float(np.mean(z[o[at]] * z[o[at + lag]])) if len(at) else 0.0), len(at)
+    n = round(float(rows.counts[o[at]].sum()))
+    return (float(z[o[at]] @ z[o[at + lag]] / n) if n else 0.0), n
 
 
 def _beside_effects(rows: ResidualRows, z: FloatArray) -> float | None:
@@ -152,7 +158,7 @@ def _beside_effects(rows: ResidualRows, z: FloatArray) -> float | None:
     if far < LONG:
         return None
     (first, n), (second, m), (last, k) = (_lagged(rows, z, lag) for lag in (1, 2, far))
-    if min(n, m, k) < MANY or first - last < CLEAR * np.mean(z**2):
+    if min(n, m, k) < MANY or first - last < CLEAR * _mean_square(rows, z):
         return None
     return float(np.clip((second - last) / (first - last), 0.05, LARGEST))
 
@@ -169,7 +175,7 @@ def _pairwise(rows: ResidualRows, z: FloatArray) -> tuple[FloatArray, FloatArray
         place[o] = rank
         T = rows.largest
     wide, seen = np.zeros((n, T)), np.zeros((n, T))
-    wide[rows.group, place], seen[rows.group, place] = z, 1.0
+    wide[rows.group, place], seen[rows.group, place] = z, np.sqrt(rows.counts)
     return wide.T @ wide, seen.T @ seen
 
 

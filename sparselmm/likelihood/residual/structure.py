@@ -142,7 +142,7 @@ class Structured:
 
     def metric(self, phi: FloatArray) -> FloatArray:
         """Steps that count as one, (n, n) by columns: of gamma, in units of its covariate."""
-        spread = self.rows.D.std(axis=0)
+        spread = _spreads(self.rows)
         return np.diag(np.append(1.0 / np.where(spread > 0, spread, 1.0), np.ones(self.n - self.a)))
 
     def distance(self, phi: FloatArray, other: FloatArray) -> float:
@@ -240,7 +240,7 @@ class Unstructured:
             groups, g = np.unique(rows.group[kept], return_inverse=True)
             wide, seen = np.zeros((len(groups), self.T)), np.zeros((len(groups), self.T))
             wide[g, rows.visits[kept]] = residual[kept]
-            seen[g, rows.visits[kept]] = 1.0
+            seen[g, rows.visits[kept]] = np.sqrt(rows.counts[kept])
             S = wide.T @ wide / np.maximum(seen.T @ seen, 1.0)
             values, vectors = np.linalg.eigh(S)
             S = (vectors * np.maximum(values, 0.05 * values[-1])) @ vectors.T
@@ -328,6 +328,14 @@ class Unstructured:
 
 
 Structure = Structured | Unstructured
+
+
+def _spreads(rows: ResidualRows) -> FloatArray:
+    """Standard deviations of the columns of D over the rows of the data."""
+    if rows.stands is None:
+        return np.asarray(rows.D.std(axis=0))
+    share = rows.stands / rows.stands.sum()
+    return np.asarray(np.sqrt(share @ (rows.D - share @ rows.D) ** 2))
 
 
 def structure_of(rows: ResidualRows) -> Structure:

@@ -10,7 +10,7 @@ from sparselmm.model.mixedglm import MixedGLM
 from sparselmm.results.general.core import MixedGLMResults
 
 ONLY_LINEAR = {"ml": False, "method": None, "engine": "auto", "plan": False, "residual": None,
-               "ddf": None}  # fmt: skip
+               "ddf": None, "chunk_rows": None}  # fmt: skip
 """Options without a meaning for generalized models, and their values when not given."""
 
 ONLY_GENERAL = ("link", "trials", "dispersion", "zi", "hurdle", "nagq")
@@ -37,7 +37,7 @@ def refused(arguments: argparse.Namespace) -> str | None:
         return f"--{wrong[0]} needs --family; give one such as binomial" if wrong else None
     for name, default in ONLY_LINEAR.items():
         if getattr(arguments, name) != default:
-            return f"--{name} is for linear models; leave it out with --family"
+            return f"--{name.replace('_', '-')} is for linear models; leave it out with --family"
     return None
 
 

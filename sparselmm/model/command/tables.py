@@ -6,6 +6,7 @@ import glob
 import gzip
 import io
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import pandas as pd
 from sparselmm import datasets
 from sparselmm.base.arguments import suggestion
 from sparselmm.design.sources.files import format_of
+from sparselmm.design.sources.readers import readable
+from sparselmm.design.sources.recognised import source_of
 from sparselmm.model.command.parts import (
     CommandError,
     first_line,
@@ -36,7 +39,7 @@ LEADING_ZERO = r"[+-]?0\d+"
 """Whole numbers whose text is lost when they are read as numbers: labels such as 007."""
 
 
-def read_data(source: str) -> pd.DataFrame | str:
+def read_data(source: str, in_parts: bool = False) -> pd.DataFrame | str:
     """Read a table from a file, or load a data set by its name.
 
     Parameters
@@ -45,6 +48,8 @@ def read_data(source: str) -> pd.DataFrame | str:
         Path of a ``.csv``, ``.tsv`` (also compressed) or ``.parquet`` file, or a name of
         :func:`sparselmm.datasets.names`. A file wins over a data set of the same name. A folder of
         files, a pattern such as ``"sales/*.parquet"`` and files of Arrow are read by Arrow.
+    in_parts : bool
+        Whether Arrow shall read every file that it can read.
 
     Returns
     -------
@@ -75,7 +80,7 @@ def read_data(source: str) -> pd.DataFrame | str:
         endings.pop()
     ending = endings[-1] if endings else ""
     large = ending in PARQUET and path.stat().st_size > LARGE_FILE
-    if large or ending in ARROW:
+    if large or ending in ARROW or (in_parts and format_of(source) is not None):
         return source
     if ending not in (*SEPARATORS, *PARQUET):
         raise CommandError(
@@ -98,6 +103,18 @@ def read_data(source: str) -> pd.DataFrame | str:
         ) from error
     except Exception as error:  # every format has errors of its own for a damaged file
         raise CommandError(f"{source}: cannot be read: {first_line(error)}") from error
+
+
+def frames_of(table: pd.DataFrame | str, rows: int) -> Iterator[pd.DataFrame]:
+    """A table that was read, or what Arrow reads of files, at most so many rows at a time."""
+    if isinstance(table, pd.DataFrame):
+        yield table
+        return
+    source = source_of(table)
+    assert source is not None
+    for part in source.parts(rows):
+        with readable(part.label):
+            yield from part.frames(None, rows)
 
 
 def _are_files(path: Path, source: str) -> bool:

@@ -23,14 +23,16 @@ from sparselmm.base.arguments import (
     shown,
     suggestion,
 )
-from sparselmm.base.exceptions import ArgumentError, DataError
+from sparselmm.base.exceptions import ArgumentError, DataError, RemovedRowsError
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design import BuiltDesign
+from sparselmm.design.built import Numbers
 from sparselmm.inference.effects import factor_tables
 from sparselmm.results.methods.effect_figures import EffectFigures
 from sparselmm.results.plots import curves
 from sparselmm.results.plots.curves import Curve, Group, Points
 from sparselmm.results.print.labels import mode_tables, row_groups
+from sparselmm.results.tables.emmeans import numbers_of, variables_of
 
 BANDS = ("confidence", "prediction", "both", "none")
 DATA = ("points", "partial", "none")
@@ -73,7 +75,8 @@ class FigureResults(EffectFigures):
             Of the mean, or of a new observation.
         data : {"points", "partial", "none"}
             "partial" draws partial residuals: the prediction at the row's own values of the
-            variables drawn, all others held, plus its residual.
+            variables drawn, all others held, plus its residual. Rows that were read in partitions
+            and not kept are not drawn; "partial" and ``groups`` need them.
         alpha : float
             One minus the confidence level of the bands.
         figure : matplotlib Figure, optional
@@ -102,10 +105,10 @@ class FigureResults(EffectFigures):
         bands = check_choice(bands, "bands", BANDS)
         data = check_choice(data, "data", DATA)
         alpha = check_level(alpha)
-        frame = self._figure_frame("plot_predictions")
-        names = self._drawn_variables(variables, frame, groups is not None)
-        held = self._held(frame, names, at)
-        values = [_grid_values(self.built, frame, name, i == 0) for i, name in enumerate(names)]
+        frame = self._frame_beside(data, groups)
+        names = self._drawn_variables(variables, groups is not None)
+        held = self._held(names, at)
+        values = [_grid_values(self.built, name, i == 0) for i, name in enumerate(names)]
         factor, picked = self._picked(groups)
         drawn, categories = [], False
         for combination in product(*(v for v in values[1:] or [[None]])):
@@ -124,7 +127,7 @@ class FigureResults(EffectFigures):
                 series = labels[0] if labels else ""
                 drawn.append(Curve(", ".join(labels[1:]), series, values[0], table))
         points = None
-        if data != "none" and not categories:
+        if data != "none" and not categories and self.built.frame is not None:
             points = self._points(frame, names, held, values, data, factor, picked)
         legend = "category" if categories else (names[1] if len(names) > 1 else "")
         legend = legend if factor is None else factor
@@ -133,8 +136,20 @@ class FigureResults(EffectFigures):
         labels = [names[0], self._response_label(categories), legend]
         return curves.curve_plot(drawn, points, labels, x_levels, note, figure)
 
-    def _drawn_variables(self, variables: Any, frame: pd.DataFrame, with_groups: bool) -> list[str]:
-        known = [n for n in self.built.spec.fixed_variables() if n in frame.columns]
+    def _frame_beside(self, data: str, groups: Any) -> pd.DataFrame:
+        """The rows; none of rows that were read in partitions, where they are not asked for."""
+        if self.built.streamed is None or self.built.spec.formula is None:
+            return self._figure_frame("plot_predictions")
+        for wanted, what in (
+            (data == "partial", "data='partial'"),
+            (groups is not None, "groups="),
+        ):
+            if wanted:
+                raise RemovedRowsError.of(f"plot_predictions with {what}", kept=False)
+        return pd.DataFrame()
+
+    def _drawn_variables(self, variables: Any, with_groups: bool) -> list[str]:
+        known = variables_of(self.built)
         if not known:
             raise DataError("plot_predictions: the model has no fixed effects but the intercept")
         names = known[:1] if variables is None else check_strings(variables, "variables")
@@ -151,14 +166,12 @@ class FigureResults(EffectFigures):
                 )
         return names
 
-    def _held(
-        self, frame: pd.DataFrame, names: Sequence[str], at: Mapping[str, Any] | None
-    ) -> dict[str, Any]:
+    def _held(self, names: Sequence[str], at: Mapping[str, Any] | None) -> dict[str, Any]:
         """Values of the variables that are not drawn."""
         if at is not None:
             check_mapping(at, "at", "{'Days': 5}")
         given = dict(at or {})
-        known = [n for n in self.built.spec.fixed_variables() if n in frame.columns]
+        known = variables_of(self.built)
         for name in given:
             if name not in known or name in names:
                 raise DataError(
@@ -171,10 +184,10 @@ class FigureResults(EffectFigures):
                 continue
             if name in given:
                 out[name] = given[name]
-            elif _is_number(self.built, frame, name):
-                out[name] = float(frame[name].mean())
+            elif (numbers := _covariate_of(self.built, name)) is not None:
+                out[name] = numbers.mean
             else:
-                out[name] = frame[name].mode().iloc[0]
+                out[name] = _most_frequent(self.built, name)
         return out
 
     def _picked(self, groups: Any) -> tuple[str | None, list[tuple[str | None, IntArray | None]]]:
@@ -299,7 +312,7 @@ class FigureResults(EffectFigures):
         frame = self._figure_frame("plot_groups")
         name, (index, codes) = self._factor_rows(factor)
         x = self._covariate(x, frame, "x")
-        held = self._held(frame, [x], None)
+        held = self._held([x], None)
         places = self._level_places(name, index, levels, SHOWN_GROUPS, "levels")
         y = self._data_values()
         drawn = []
@@ -380,20 +393,36 @@ def _is_number(built: BuiltDesign, frame: pd.DataFrame, name: str) -> bool:
     return numeric and built.spec.factor_levels(name) is None
 
 
-def _grid_values(built: BuiltDesign, frame: pd.DataFrame, name: str, along: bool) -> list[Any]:
+def _covariate_of(built: BuiltDesign, name: str) -> Numbers | None:
+    """A covariate over the rows; None for factors and whatever else is no number."""
+    return None if built.spec.factor_levels(name) is not None else numbers_of(built, name)
+
+
+def _most_frequent(built: BuiltDesign, name: str) -> Any:
+    """The level that most rows have."""
+    if built.frame is not None:
+        return built.frame[name].mode().iloc[0]
+    cells = None if built.streamed is None else built.streamed.cells
+    levels = built.spec.factor_levels(name)
+    if cells is None or levels is None:
+        raise RemovedRowsError.of(f"plot_predictions without at={{{name!r}: value}}", kept=False)
+    codes = cells.values[:, cells.names.index(name)].astype(int)
+    return levels[int(np.bincount(codes, cells.rows).argmax())]
+
+
+def _grid_values(built: BuiltDesign, name: str, along: bool) -> list[Any]:
     """Values of a variable: a fine grid along the axis, a few for lines and panels."""
     factor = built.spec.factor_levels(name)
     if factor is not None:
         return list(factor)
-    if not _is_number(built, frame, name):
+    numbers = _covariate_of(built, name)
+    if numbers is None:
         raise DataError(f"variables: {name!r} is neither a number nor a factor as it stands")
-    column = frame[name].to_numpy(dtype=float)
     if along:
-        return np.linspace(column.min(), column.max(), STEPS).tolist()
-    distinct = np.unique(column)
-    if len(distinct) <= 3:
-        return distinct.tolist()
-    mean, sd = column.mean(), column.std()
+        return np.linspace(numbers.low, numbers.high, STEPS).tolist()
+    if numbers.distinct is not None:
+        return list(numbers.distinct)
+    mean, sd = numbers.mean, numbers.sd
     return [float(f"{v:.3g}") for v in (mean - sd, mean, mean + sd)]
 
 

@@ -15,6 +15,7 @@ from sparselmm.inference.effects import factor_tables
 from sparselmm.results.methods.figures import FigureResults
 from sparselmm.results.plots.figure import pyplot
 from sparselmm.results.print.report import Report, Section, apa_p, listed
+from sparselmm.results.tables.emmeans import variables_of
 
 MOST_LEVELS = 2_000
 """Levels of a factor up to which a report draws its random effects."""
@@ -94,7 +95,8 @@ class ReportResults(FigureResults):
         # Mixed model of Reaction
         """
         alpha, pictures = check_level(alpha), check_flag(pictures, "pictures")
-        self.built.layout.rows("report")
+        if self.built.streamed is None:
+            self.built.layout.rows("report")
         name = str(self.built.layout.y_name)
         title = f"Mixed model of {name}" if title is None else check_text(title, "title")
         level = f"{100 * (1 - alpha):.3g} %"
@@ -125,16 +127,17 @@ class ReportResults(FigureResults):
         return [(t.name, [str(c) for c in t.columns]) for t in factor_tables(self._est.terms)]
 
     def _in_words(self) -> str:
-        design, built = self.built.design, self.built
+        built = self.built
         fixed = [n for n in built.spec.x_names if n != "Intercept"]
         random = []
         for table in factor_tables(self._est.terms):
             names = ["intercepts" if c == "Intercept" else f"slopes of {c}" for c in table.columns]
             random.append(f"{listed(names)} for the {len(table.labels):,} levels of {table.name}")
         what = f"{listed(fixed)} as fixed effects" if fixed else "an intercept alone"
+        effects = f" and, as random effects, {listed(random)}" if random else ""
         return (
-            f"{self._kind_in_words()} of {design.y_name} was fitted to {design.n:,} rows with "
-            f"{what} and, as random effects, {listed(random)}."
+            f"{self._kind_in_words()} of {built.layout.y_name} was fitted to {built.n:,} rows with "
+            f"{what}{effects}."
         )
 
     @abstractmethod
@@ -176,8 +179,7 @@ class ReportResults(FigureResults):
         out = []
         if len(self.built.spec.x_names) > 1:
             out.append(Section("Coefficients", figure=self.plot_coefficients()))
-        frame = self.built.frame
-        if frame is not None and any(n in frame.columns for n in self.built.spec.fixed_variables()):
+        if self.built.spec.formula is not None and variables_of(self.built):
             out.append(Section("Predictions", figure=self.plot_predictions()))
         for table in factor_tables(self._est.terms):
             if len(table.labels) <= MOST_LEVELS:

@@ -17,8 +17,9 @@ from sparselmm.base.types import FloatArray
 from sparselmm.design.built import Streamed
 from sparselmm.design.passes.reading import named
 from sparselmm.design.sources.optional import package
-from sparselmm.design.sources.readers import Part
+from sparselmm.design.sources.readers import Part, of_pandas
 from sparselmm.design.sources.recognised import source_of
+from sparselmm.design.spec import as_frame
 from sparselmm.design.validate import unknown_column
 from sparselmm.inference.diagnostics import residuals as numbers
 from sparselmm.inference.diagnostics.leverage import Leverage, leverage
@@ -61,7 +62,7 @@ def streamed_rows(
     if data is None:
         raise RemovedRowsError.of("augment() without data", kept=False)
     if source is None:
-        raise wrong_type("data", "a data frame, files, or another container of rows", data)
+        source = of_pandas(as_frame(data))
     absent = [name for name in recipe.reading.columns if name not in source.names]
     if absent:
         raise unknown_column(absent[0], source.names, "the fit, in the data of augment")

@@ -127,4 +127,7 @@ def row_groups(design: Design) -> dict[str, tuple[pd.Index, IntArray]]:
         if term.codes is not None:
             pair = label_index(term.levels.labels()), term.codes
             known.setdefault(":".join(term.levels.names), pair)
+    rows = design.residual
+    if rows is not None and rows.kind:
+        known.setdefault(rows.group_name, (label_index(rows.labels), rows.group))
     return known

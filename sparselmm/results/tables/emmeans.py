@@ -112,7 +112,7 @@ class ReferenceGrid:
             )
         if at is not None:
             check_mapping(at, "at", "{'Days': [0, 5]}")
-        names = _variables(built)
+        names = variables_of(built)
         unknown = [name for name in at or {} if name not in names]
         if unknown:
             raise DataError(
@@ -145,7 +145,7 @@ class ReferenceGrid:
         return cls(levels, frame, new.X, shift, counts)
 
 
-def _variables(built: BuiltDesign) -> list[str]:
+def variables_of(built: BuiltDesign) -> list[str]:
     """Columns of the data that the fixed effects and the offset are made of."""
     spec = built.spec
     names = spec.fixed_variables()
@@ -162,7 +162,7 @@ def _levels(built: BuiltDesign, name: str, at: Mapping[str, Any]) -> list[Any]:
     factor = built.spec.factor_levels(name)
     if factor is not None:
         return factor
-    numbers = _numbers(built, name)
+    numbers = numbers_of(built, name)
     if numbers is None:
         raise DataError(
             f"{name!r} is neither a factor nor a number; pass at={{{name!r}: values}} to say where "
@@ -187,7 +187,7 @@ def _given_levels(given: Any, argument: str) -> list[Any]:
     return values
 
 
-def _numbers(built: BuiltDesign, name: str) -> Numbers | None:
+def numbers_of(built: BuiltDesign, name: str) -> Numbers | None:
     """A covariate over the rows; None where it is no number."""
     if built.streamed is not None and name in built.streamed.numbers:
         return built.streamed.numbers[name]
@@ -212,14 +212,10 @@ def _counts(
     sizes = [len(values) for values in levels.values()]
     if not factors:
         return np.ones(int(np.prod(sizes, dtype=int)))
-    frame = built.frame
-    if frame is None:
-        raise RemovedRowsError.of("weights='proportional'", built.streamed is None)
-    weights = built.design.weights
-    share = np.ones(built.design.n) if weights is None else weights
-    codes, there = [], np.ones(built.design.n, dtype=bool)
+    seen, share = _seen(built, factors)
+    codes, there = [], np.ones(len(share), dtype=bool)
     for name in factors:
-        own, found = pd.factorize(frame[name])
+        own, found = seen[name]
         places = pd.Index(levels[name], dtype=object).get_indexer(pd.Index(found, dtype=object))
         codes.append(places[own])
         there &= codes[-1] >= 0
@@ -228,6 +224,25 @@ def _counts(
     counts = np.bincount(joint, share[there], int(np.prod(own_sizes, dtype=int)))
     places = [_code_of(levels, name) for name in factors]
     return np.asarray(counts[_joint_code(places, own_sizes, len(places[0]))])
+
+
+def _seen(
+    built: BuiltDesign, factors: Sequence[str]
+) -> tuple[dict[str, tuple[IntArray, Any]], FloatArray]:
+    """Codes and labels of some factors, of the rows or of their combinations, and their weights."""
+    if built.frame is not None:
+        weights = built.design.weights
+        share = np.ones(built.design.n) if weights is None else weights
+        return {name: pd.factorize(built.frame[name]) for name in factors}, share
+    cells = None if built.streamed is None else built.streamed.cells
+    if cells is None:
+        raise RemovedRowsError.of("weights='proportional'", built.streamed is None)
+    seen = {}
+    for name in factors:
+        values, labels = cells.values[:, cells.names.index(name)], built.spec.factor_levels(name)
+        codes = pd.factorize(values) if labels is None else (values.astype(int), labels)
+        seen[name] = codes
+    return seen, cells.share
 
 
 # -------------------------------------------------------------------------- the means
@@ -248,7 +263,7 @@ def estimated_trends(
 ) -> MarginalMeans:  # fmt: skip
     """Slopes of a covariate; arguments as of ``MixedLMResults.emtrends``."""
     check_text(var, "var")
-    names = _variables(built)
+    names = variables_of(built)
     if var not in names or built.spec.factor_levels(var) is not None:
         covariates = [name for name in names if built.spec.factor_levels(name) is None]
         raise DataError(
@@ -257,7 +272,7 @@ def estimated_trends(
         )
     if at is not None:
         check_mapping(at, "at", "{'Days': [0, 5]}")
-    numbers = _numbers(built, var)
+    numbers = numbers_of(built, var)
     if numbers is None:
         raise DataError(f"var must name a covariate; {var!r} is no number")
     step = TREND_STEP * (numbers.high - numbers.low) or TREND_STEP
@@ -350,7 +365,7 @@ def _confounded(
 
 def _counting(built: BuiltDesign, options: Options) -> bool:
     """Whether the rows in every cell are wanted: as weights, or to see what is nested."""
-    factors = [n for n in _variables(built) if len(built.spec.factor_levels(n) or ()) > 1]
+    factors = [n for n in variables_of(built) if len(built.spec.factor_levels(n) or ()) > 1]
     return options.weights != "equal" or (len(factors) > 1 and built.frame is not None)
 
 
