@@ -17,6 +17,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from sparselmm.base.exceptions import RemovedRowsError
+from sparselmm.base.smallmatrix import one_after_the_other
 from sparselmm.base.types import CSR, AnyArray, FloatArray, IntArray, Snapshot, index_dtype
 from sparselmm.design.residual import ResidualRows
 
@@ -300,8 +301,7 @@ class Design(Snapshot):
 
 def term_slices(terms: tuple[RandomTerm, ...]) -> list[slice]:
     """Columns of Z that belong to each term."""
-    ends = np.cumsum([term.q for term in terms], dtype=np.int64)
-    return [slice(int(end) - term.q, int(end)) for end, term in zip(ends, terms, strict=True)]
+    return one_after_the_other(term.q for term in terms)
 
 
 def assemble_z(terms: tuple[RandomTerm, ...], n: int) -> CSR:

@@ -28,6 +28,7 @@ variance.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -39,7 +40,6 @@ from sparselmm.base.cholesky import NotPositiveDefiniteError
 from sparselmm.base.smallmatrix import (
     level_products,
     solve_triangular,
-    upper_inverse,
 )
 from sparselmm.base.types import CSR, FloatArray
 from sparselmm.design.terms import Design, RandomTerm
@@ -120,10 +120,8 @@ class ProfiledDeviance:
         self.known_scale = known_scale
         self.df = cross.n - cross.basis.rank if reml else cross.n
         self.levels = [l for _, l in cross.sizes]
-        self.units = theta_units(covariance, [cross.rms(t) for t in range(len(cross.sizes))])
-        self.unit_roots = covariance.unit_roots(
-            [cross.second_moments(t) for t in range(len(cross.sizes))]
-        )
+        self.units = theta_units(covariance, cross.moments)
+        self.unit_roots = covariance.unit_roots(cross.moments)
 
     @property
     def solver(self) -> Factorization:
@@ -193,7 +191,7 @@ class ProfiledDeviance:
     def at(self, theta: FloatArray) -> PLSFit:
         """The penalized least-squares solution at theta."""
         state, basis = self.state_at(theta), self.cross.basis
-        root = basis.T @ upper_inverse(state.Rxx)
+        root = basis.T @ state.inverse_root
         return PLSFit(
             theta=state.theta.copy(),
             beta=basis.shift + basis.T @ state.gamma,
@@ -225,7 +223,7 @@ class ProfiledDeviance:
     def _gamma_blocks(self, state: State) -> list[FloatArray]:
         """Derivative with respect to every entry of every ``lambda_t``, each (k, k)."""
         singular = [t for t, pivot in enumerate(self._pivots(state)) if pivot <= NEARLY_SINGULAR]
-        precision = self._precision(state.pwrss)
+        precision, root = self._precision(state.pwrss), self._root(state)
         dense = {
             t: slope_at_boundary(self.cross, self.solver, state, t, precision, self.reml)
             for t in singular
@@ -238,7 +236,7 @@ class ProfiledDeviance:
             elif t in singular:  # lambda_t = 0: the deviance is even in it
                 out.append(np.zeros_like(lam))
             else:
-                inner = self.information_gap(state, t, state.residual, precision)
+                inner = self.information_gap(state, t, root)
                 out.append(2.0 * self.covariance.terms[t].divide(lam, inner))
         return out
 
@@ -257,26 +255,23 @@ class ProfiledDeviance:
         """``1 / sigma^2``."""
         return self.df / pwrss if self.known_scale is None else 1.0 / self.known_scale
 
-    def information_gap(
-        self, state: State, t: int, residual: FloatArray, precision: float
-    ) -> FloatArray:
+    def information_gap(self, state: State, t: int, root: FloatArray) -> FloatArray:
         """``l I - sum_j (G_jj + K_xj S_xx^-1 K_xj' + u_j u_j' / sigma^2)``, (k, k).
 
-        The middle term for REML only; ``u = K residual``, ``precision`` is ``1 / sigma^2``.
+        The middle term for REML only; ``root`` is that of `_root`.
         """
         k, l = self.cross.sizes[t]
         part = self.cross.slices[t]
         gap = -self.solver.inverse_sum(t)
         gap.flat[:: k + 1] += l
-        return gap - level_products(state.K[part], self._root(state, residual, precision), k)
+        return gap - level_products(state.K[part], root, k)
 
-    def _root(self, state: State, residual: FloatArray, precision: float) -> FloatArray:
+    def _root(self, state: State) -> FloatArray:
         """A root of the derivative of the criterion in S, (r + 1, c)."""
         r = len(state.gamma) if self.reml else 0
-        inverse = upper_inverse(state.Rxx[:r, :r])
-        root = np.zeros((len(residual), 1 + r))
-        root[:, 0] = np.sqrt(precision) * residual
-        root[:r, 1:] = inverse
+        root = np.zeros((len(state.residual), 1 + r))
+        root[:, 0] = math.sqrt(self._precision(state.pwrss)) * state.residual
+        root[:r, 1:] = state.inverse_root[:r, :r]
         return root
 
     # ------------------------------------------------------------------------ curvature
@@ -431,7 +426,7 @@ class ProfiledDeviance:
         return own.rounding[1]
 
     def _rounding(self, state: State) -> float:
-        root = self._root(state, state.residual, self._precision(state.pwrss))
+        root = self._root(state)
         total = float(state.found.sizes @ np.sum(root**2, axis=1))
         for t, lam in enumerate(np.abs(lam) for lam in state.lams):
             pair, k = self.cross.pairs[t, t], len(lam)
@@ -492,7 +487,7 @@ class ProfiledDeviance:
         out = np.empty((r, self.covariance.n_theta))
         for j in range(r):
             out[j] = self.covariance.chain(state.theta, [block[:, :, j] for block in blocks])
-        inverse = upper_inverse(state.Rxx)
+        inverse = state.inverse_root
         return np.asarray(inverse @ (inverse.T @ out))
 
     def pwrss_gradient(self, theta: FloatArray) -> FloatArray:

@@ -145,13 +145,11 @@ def dependent_columns(
     cross, slices = deviance.cross, deviance.covariance.slices
     for t, (term, part) in enumerate(zip(terms, slices, strict=True)):
         own = term.k > 1 and term.structure == "unstructured"
-        if own and (cross.bases is None or cross.bases[t] is None):
-            size = cross.rms(t)
-            scaled = cross.second_moments(t) / np.outer(size, size)
-            if np.linalg.eigvalsh(scaled)[0] < DEPENDENT:
-                entries = np.zeros(deviance.covariance.n_theta, dtype=bool)
-                entries[part] = True
-                return Confounded([term.name], False, entries)
+        own = own and (cross.bases is None or cross.bases[t] is None)
+        if own and cross.moments[t].axes[0][0] < DEPENDENT:
+            entries = np.zeros(deviance.covariance.n_theta, dtype=bool)
+            entries[part] = True
+            return Confounded([term.name], False, entries)
     return None
 
 

@@ -96,7 +96,7 @@ def moment_starts(
     if known_scale is not None:
         residual = np.full_like(residual, known_scale)
     theta = np.zeros((len(s), covariance.n_theta))
-    roots = covariance.unit_roots([cross.second_moments(t) for t in range(len(psis))])
+    roots = covariance.unit_roots(cross.moments)
     for t, (term, part) in enumerate(zip(covariance.terms, covariance.slices, strict=True)):
         if term.k == 1:  # no correlations: the floor is all there is
             variance = psis[t][:, 0, 0] / residual / roots[t][0, 0] ** 2
@@ -120,12 +120,14 @@ def _inside_cone(psi: FloatArray) -> FloatArray:
 
     Variances are floored and correlations shrunk.
     """
-    eye = np.eye(psi.shape[1])
-    variances = np.einsum("mii->mi", psi)
+    variances = np.diagonal(psi, axis1=1, axis2=2)
     positive = variances > SMALLEST**2
     sd = np.sqrt(np.maximum(variances, SMALLEST**2))
-    both = positive[:, :, None] & positive[:, None, :]
-    corr = np.where(both, psi / (sd[:, :, None] * sd[:, None, :]), 0.0) * (1.0 - eye) + eye
+    corr = psi / (sd[:, :, None] * sd[:, None, :])
+    if positive.all() and np.abs(corr).sum(axis=2).max() <= 1.0 + STRONGEST:
+        return psi  # no eigenvalue of a correlation matrix is further from one (Gershgorin)
+    eye, both = np.eye(psi.shape[1]), positive[:, :, None] & positive[:, None, :]
+    corr = np.where(both, corr, 0.0) * (1.0 - eye) + eye
     values, vectors = np.linalg.eigh(corr)
     values = np.maximum(values, 1.0 - STRONGEST)[:, :, None]
     corr = vectors @ (values * vectors.transpose(0, 2, 1))

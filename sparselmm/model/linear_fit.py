@@ -92,7 +92,8 @@ def _fit_exactly(model: LinearModel, request: Request, setting: Setting) -> Ende
                 opt = joined(opt, task.run(objective, opt.theta))
         fit = objective.at(opt.theta)
         if given["do_cg"]:
-            opt = replace(opt, unidentified=unidentified(sparse, opt, model.terms))
+            if said := unidentified(sparse, opt, model.terms):
+                opt = replace(opt, unidentified=said)
             if endless:
                 opt = replace(opt, converged=False, message=endless)
             _warn(model, opt, sparse)
