@@ -19,6 +19,7 @@ factor and a sparse remainder.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -224,7 +225,7 @@ class BlockSolver:
                 self._couple(lams, values)
                 self._rest.subtract(self.layout.coupling, self._Y)
             logdet += self._rest.factorize()
-        if not np.isfinite(logdet):
+        if not math.isfinite(logdet):
             raise NotPositiveDefiniteError("a leading block is not positive definite")
         return logdet
 

@@ -58,9 +58,8 @@ def add_root_curvature(
         if bends is not None:
             H[at, at] += bends
         return
-    rows, cols = term.tangent
-    same = cols[:, None] == cols[None, :]
-    H[at, at] += np.where(same, (psi + psi.T)[np.ix_(rows, rows)], 0.0)
+    rows, cols, same = term.tangent_pairs
+    H[at, at] += np.where(same, (psi + psi.T)[rows, cols], 0.0)
 
 
 def difference_hessian(
@@ -80,14 +79,16 @@ def difference_hessian(
 
 def whitened_directions(
     cross: CrossProducts, covariance: Covariance, state: State
-) -> tuple[FloatArray, FloatArray]:
+) -> tuple[FloatArray, FloatArray | None]:
     """Columns ``h_i = Lambda^-1 g_i`` (q, m), and what a tangent vector is made of in them.
 
     A step ``dlambda`` moves ``Psi_t`` by ``lambda Y lambda'`` with ``Y = lambda^-1 dlambda +
     (lambda^-1 dlambda)'``, and its column is ``(Y (x) I) u``. Where the symmetric matrices
-    with one or two ones are fewer than the tangent coordinates, they stand for Y.
+    with one or two ones are fewer than the tangent coordinates, they stand for Y; where they
+    are nowhere, a tangent vector is made of itself, for which None stands.
     """
-    maps, columns = [], []
+    maps: list[FloatArray | None] = []
+    columns = []
     for t, (term, lam) in enumerate(zip(covariance.terms, state.lams, strict=True)):
         back = term.divide(lam, np.eye(term.k)).T
         own = state.theta[covariance.slices[t]]
@@ -99,14 +100,18 @@ def whitened_directions(
             wide = symmetric_units(term.k).transpose(2, 1, 0).reshape(term.k, -1)
             columns.append((u @ wide).reshape(cross.sizes[t][1] * term.k, -1))
         else:
-            maps.append(np.eye(term.n_tangent))
+            maps.append(None)
             columns.append(term.moved(own, back, u).reshape(u.size, -1))
     h = np.zeros((cross.q, sum(own.shape[1] for own in columns)))
     first = 0
     for own, part in zip(columns, cross.slices, strict=True):
         h[part, first : first + own.shape[1]] = own
         first += own.shape[1]
-    return h, block_diagonal(maps)
+    if all(own is None for own in maps):
+        return h, None
+    sizes = [term.n_tangent for term in covariance.terms]
+    pairs = zip(maps, sizes, strict=True)
+    return h, block_diagonal([np.eye(m) if own is None else own for own, m in pairs])
 
 
 def directions(

@@ -71,6 +71,8 @@ lambda_t counts as singular: dividing by it would cost more than half the gradie
 SMALLEST_PIVOT = 1e-6
 """A curvature needs few digits, so its division by a diagonal of lambda_t may lose most."""
 
+EPS = float(np.finfo(float).eps)
+
 MAX_BATCH = 256
 """Right-hand sides solved together; more gain nothing."""
 
@@ -161,7 +163,7 @@ class ProfiledDeviance:
         cross = self.cross
         if self.centred is None:
             K, explained = self.solver.project(lams, cross.B)
-            return Projected(K, K, cross.C - explained, np.diag(cross.C))
+            return Projected(K, K, cross.C - explained, cross.C.diagonal())
         left = self.centred.at(cross, lams)
         right = apply_lambda(cross, lams, left.D) - left.u0
         u = self.solver.solve(right)
@@ -223,7 +225,7 @@ class ProfiledDeviance:
     def _gamma_blocks(self, state: State) -> list[FloatArray]:
         """Derivative with respect to every entry of every ``lambda_t``, each (k, k)."""
         singular = [t for t, pivot in enumerate(self._pivots(state)) if pivot <= NEARLY_SINGULAR]
-        precision, root = self._precision(state.pwrss), self._root(state)
+        precision, root = self._precision(state.pwrss), self.root(state)
         dense = {
             t: slope_at_boundary(self.cross, self.solver, state, t, precision, self.reml)
             for t in singular
@@ -258,7 +260,7 @@ class ProfiledDeviance:
     def information_gap(self, state: State, t: int, root: FloatArray) -> FloatArray:
         """``l I - sum_j (G_jj + K_xj S_xx^-1 K_xj' + u_j u_j' / sigma^2)``, (k, k).
 
-        The middle term for REML only; ``root`` is that of `_root`.
+        With ``root`` R of `root` it is ``l I - sum_j (G_jj + K_j R R' K_j')``.
         """
         k, l = self.cross.sizes[t]
         part = self.cross.slices[t]
@@ -266,11 +268,18 @@ class ProfiledDeviance:
         gap.flat[:: k + 1] += l
         return gap - level_products(state.K[part], root, k)
 
-    def _root(self, state: State) -> FloatArray:
-        """A root of the derivative of the criterion in S, (r + 1, c)."""
+    def root(
+        self, state: State, residual: FloatArray | None = None, precision: float | None = None
+    ) -> FloatArray:
+        """A root of the derivative of the criterion in S, (r + 1, c).
+
+        At other fixed effects with their ``residual``, and another ``precision = 1 / sigma^2``.
+        """
+        residual = state.residual if residual is None else residual
+        precision = self._precision(state.pwrss) if precision is None else precision
         r = len(state.gamma) if self.reml else 0
-        root = np.zeros((len(state.residual), 1 + r))
-        root[:, 0] = math.sqrt(self._precision(state.pwrss)) * state.residual
+        root = np.zeros((len(residual), 1 + r))
+        root[:, 0] = math.sqrt(precision) * residual
         root[:r, 1:] = state.inverse_root[:r, :r]
         return root
 
@@ -333,7 +342,7 @@ class ProfiledDeviance:
     def _residual_information(self, state: State, Q: FloatArray, slope: FloatArray) -> FloatArray:
         """``g'Pg / sigma^2``, an unknown sigma^2 profiled out; ``slope`` is ``g'd``."""
         if self.known_scale is None:
-            Q -= np.outer(slope, slope) / state.pwrss
+            Q -= slope[:, None] * slope / state.pwrss
         return Q * self._precision(state.pwrss)
 
     def _with_many_parameters(self, state: State) -> list[int]:
@@ -357,7 +366,7 @@ class ProfiledDeviance:
         Q = h.T @ h - h.T @ self._roughly(h)
         Kh = solve_triangular(state.Rxx, state.K[:, :-1].T @ h, transposed=True)
         Q = self._residual_information(state, Q - Kh.T @ Kh, h.T @ state.u)
-        return to_h.T @ Q @ to_h
+        return Q if to_h is None else to_h.T @ Q @ to_h
 
     def _roughly(self, h: FloatArray) -> FloatArray:
         """``M^-1 h`` with the digits that a curvature needs."""
@@ -404,7 +413,7 @@ class ProfiledDeviance:
     def newton_matrix(self, theta: FloatArray) -> FloatArray:
         """The model Hessian in theta, (n_theta, n_theta)."""
         inner = self.covariance.in_tangent
-        return self.tangent_model(theta)[1][np.ix_(inner, inner)]
+        return self.tangent_model(theta)[1][inner[:, None], inner]
 
     def hessian(self, theta: FloatArray) -> FloatArray:
         """Hessian of the deviance in theta by central differences of the exact gradient."""
@@ -426,17 +435,17 @@ class ProfiledDeviance:
         return own.rounding[1]
 
     def _rounding(self, state: State) -> float:
-        root = self._root(state)
-        total = float(state.found.sizes @ np.sum(root**2, axis=1))
+        root = self.root(state)
+        total = float(state.found.sizes @ (root * root).sum(axis=1))
         for t, lam in enumerate(np.abs(lam) for lam in state.lams):
             pair, k = self.cross.pairs[t, t], len(lam)
             own = pair.data if pair.is_block_diagonal else pair.data[pair.rows == pair.cols]
             squares = (lam[:, None] * lam).reshape(k * k, k)
             size = 1.0 + np.abs(own).reshape(-1, k * k) @ squares
             half = state.found.solved[self.cross.slices[t]] @ root
-            by_m = np.einsum("bii->bi", self.solver.inverse_blocks(t)).ravel()
-            total += float(size.ravel() @ (by_m + np.einsum("ij,ij->i", half, half)))
-        return float(np.finfo(float).eps) * total
+            by_m = self.solver.inverse_blocks(t).diagonal(axis1=1, axis2=2).ravel()
+            total += float(size.ravel() @ (by_m + (half * half).sum(axis=1)))
+        return EPS * total
 
     # ------------------------------------------------------------- after the optimization
 
@@ -523,7 +532,7 @@ class ProfiledDeviance:
     ) -> tuple[FloatArray, FloatArray]:
         """Gradient and Hessian in theta from those in the entries of `working`'s ``lambda_t``."""
         inside = self.covariance.in_tangent
-        return self.covariance.chain(theta, gammas), hessian[np.ix_(inside, inside)]
+        return self.covariance.chain(theta, gammas), hessian[inside[:, None], inside]
 
     def rows(self, design: Design) -> Design:
         """The design with the columns that ``cross`` was made of."""

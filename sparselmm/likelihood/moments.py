@@ -169,16 +169,18 @@ def _moment_estimates(
 
 def _size(cross: CrossProducts, t: int) -> FloatArray:
     """Sums of squares of ``Z_t'WZ_t``, (k, k): what the moments would be without X."""
-    return np.einsum("bij,bij->ij", cross.pairs[t, t].data, cross.pairs[t, t].data)
+    data = cross.values[t, t]
+    return np.asarray((data * data).sum(axis=0))
 
 
 def _solve(T: FloatArray, right: FloatArray, sizes: list[FloatArray]) -> FloatArray:
     """Solutions of the scaled moment equations; what X explains entirely comes out as zero."""
-    diagonal = T.diagonal()
-    confounded = np.append(diagonal[:-1] <= 1e-9 * np.concatenate(sizes), False)
-    scale = np.sqrt(np.where(confounded | (diagonal <= 0), np.inf, diagonal))[:, None]
+    diagonal, least = T.diagonal(), np.zeros(len(T))
+    least[:-1] = 1e-9 * np.concatenate(sizes)
+    confounded = diagonal <= least
+    scale = np.sqrt(np.where(confounded, np.inf, diagonal))[:, None]
     T, right = T / scale / scale.T, right / scale
-    if not confounded.any() and diagonal.min() > 0.0:
+    if not confounded.any():
         R, indefinite = lapack.dpotrf(T)
         regular = not indefinite and R.diagonal().min() > REGULAR
         if regular:
@@ -315,7 +317,7 @@ def _sum_of_products(
     """
     n, kt, ku = x.shape
     if left_alone and right_alone:
-        return np.asarray(np.einsum("nia,nia->ia", x, y))
+        return np.asarray((x * y).sum(axis=0))
     if left_alone:  # a batch of products, one for every i
         return np.matmul(x.transpose(1, 2, 0), y.transpose(1, 0, 2)).reshape(kt, ku * ku)
     if right_alone:
@@ -337,6 +339,7 @@ def _at_theta(F: FloatArray, left: TermCovariance, right: TermCovariance) -> Flo
     rows = _entries(left)[:, None]
     both = F[rows, _entries(right)]
     if not right.is_diagonal:
-        off = right.rows != right.cols
-        both = both + np.where(off, F[rows, right.cols * right.k + right.rows], 0.0)
+        both = both + np.where(
+            right.on_diagonal, 0.0, F[rows, right.cols * right.k + right.rows]
+        )
     return both * _twice(left)[:, None]

@@ -101,6 +101,12 @@ class TermCovariance(Snapshot):
         rows, cols = np.divmod(np.arange(self.k**2), self.k)
         return rows, cols
 
+    @cached_property
+    def tangent_pairs(self) -> tuple[IntArray, IntArray, BoolArray]:
+        """Rows of every two of these, and whether they stand in one column, each (m, m)."""
+        rows, cols = self.tangent
+        return rows[:, None], rows[None, :], cols[:, None] == cols
+
     @property
     def n_tangent(self) -> int:
         """Number of coordinates of a step."""
@@ -304,7 +310,7 @@ class OneCoefficient(TermCovariance):
     def pivot(self, lam: FloatArray, units: FloatArray) -> FloatArray:
         """The size of ``lambda_t`` as a share of itself, or of what counts as one."""
         size = np.abs(lam[..., 0, 0])
-        return np.asarray(size / np.maximum(size, units[0]))
+        return np.asarray(size / (np.maximum(size, units[0]) if size.ndim else max(size, units[0])))
 
     def sizes(self, theta: FloatArray, units: FloatArray, smallest: float) -> FloatArray:
         """Standard deviation of the coefficient, (..., 1)."""

@@ -103,7 +103,7 @@ class Probed(ProfiledDeviance):
     # ------------------------------------------------------------------------- gradient
 
     def _gamma_blocks(self, state: State) -> list[FloatArray]:
-        own, root = self.covariance, self._root(state)
+        own, root = self.covariance, self.root(state)
         out = []
         for t, (term, lam) in enumerate(zip(own.terms, state.lams, strict=True)):
             smallest = self.turned(state.theta, t)[1].min(initial=np.inf)
