@@ -41,6 +41,14 @@ def lower_triangle(k: int, *, diagonal: bool = True) -> tuple[IntArray, IntArray
 
 
 @cache
+def identity(k: int) -> FloatArray:
+    """The identity, shared by all callers."""
+    eye = np.eye(k)
+    eye.flags.writeable = False
+    return eye
+
+
+@cache
 def columns_of_triangle(k: int) -> tuple[IntArray, IntArray]:
     """Rows and columns of the lower triangle, column by column."""
     cols, rows = np.triu_indices(k)
@@ -77,6 +85,8 @@ def triangular_root(x: FloatArray) -> FloatArray:
 
 def block_diagonal(blocks: Sequence[FloatArray]) -> FloatArray:
     """The blocks along the diagonal of a matrix of zeros."""
+    if len(blocks) == 1:
+        return blocks[0]
     out = np.zeros((sum(len(b) for b in blocks), sum(b.shape[1] for b in blocks)))
     row = col = 0
     for b in blocks:
@@ -131,7 +141,7 @@ def singular_values(x: FloatArray) -> FloatArray:
 
 def upper_inverse(R: FloatArray) -> FloatArray:
     """Inverse of an upper triangular matrix."""
-    return solve_triangular(R, np.eye(len(R)))
+    return solve_triangular(R, identity(len(R)))
 
 
 @dataclass(frozen=True, eq=False)

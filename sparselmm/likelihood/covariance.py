@@ -18,7 +18,7 @@ from sparselmm.base.smallmatrix import SecondMoments, one_after_the_other
 from sparselmm.base.types import BoolArray, FloatArray, IntArray, Snapshot
 from sparselmm.design.terms import RandomTerm, Structure
 from sparselmm.likelihood.patterned import PATTERNED, Patterned
-from sparselmm.likelihood.term_covariance import TermCovariance, lower_root
+from sparselmm.likelihood.term_covariance import TermCovariance, lower_root, row_norms
 
 
 def term_covariance(
@@ -193,7 +193,7 @@ class Covariance(Snapshot):
         for t, lam in enumerate(self.factors(theta)):
             if cross.bases is not None and (F := cross.bases[t]) is not None:
                 lam = lower_root(F @ lam)  # far from the data every correlation is one
-            sd = np.linalg.norm(lam, axis=-1)
+            sd = row_norms(lam)
             root = self.terms[t].triangular(lam)
             own = np.abs(np.diagonal(root, axis1=-2, axis2=-1))
             none = sd * cross.rms(t) < SINGULAR_TOLERANCE

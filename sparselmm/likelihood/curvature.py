@@ -9,6 +9,7 @@ import numpy as np
 
 from sparselmm.base.smallmatrix import (
     block_diagonal,
+    identity,
     lower_triangle,
     solve_triangular,
 )
@@ -90,7 +91,7 @@ def whitened_directions(
     maps: list[FloatArray | None] = []
     columns = []
     for t, (term, lam) in enumerate(zip(covariance.terms, state.lams, strict=True)):
-        back = term.divide(lam, np.eye(term.k)).T
+        back = term.divide(lam, identity(term.k)).T
         own = state.theta[covariance.slices[t]]
         u = state.u[cross.slices[t]].reshape(-1, term.k)
         below, left = lower_triangle(term.k)
@@ -111,7 +112,7 @@ def whitened_directions(
         return h, None
     sizes = [term.n_tangent for term in covariance.terms]
     pairs = zip(maps, sizes, strict=True)
-    return h, block_diagonal([np.eye(m) if own is None else own for own, m in pairs])
+    return h, block_diagonal([identity(m) if own is None else own for own, m in pairs])
 
 
 def directions(

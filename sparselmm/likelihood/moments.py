@@ -339,7 +339,5 @@ def _at_theta(F: FloatArray, left: TermCovariance, right: TermCovariance) -> Flo
     rows = _entries(left)[:, None]
     both = F[rows, _entries(right)]
     if not right.is_diagonal:
-        both = both + np.where(
-            right.on_diagonal, 0.0, F[rows, right.cols * right.k + right.rows]
-        )
+        both = both + np.where(right.on_diagonal, 0.0, F[rows, right.cols * right.k + right.rows])
     return both * _twice(left)[:, None]

@@ -14,6 +14,7 @@ import numpy as np
 
 from sparselmm.base.smallmatrix import (
     columns_of_triangle,
+    identity,
     lower_triangle,
     root_of_sum,
     solve_triangular,
@@ -132,8 +133,7 @@ class TermCovariance(Snapshot):
         ``back`` is ``lambda_t^-1``.
         """
         rows, cols = self.tangent
-        half = np.zeros((len(rows), self.k, self.k))
-        half[np.arange(len(rows)), :, cols] = back[:, rows].T
+        half = back.T[rows, :, None] * identity(self.k)[cols, None, :]
         return half + half.transpose(0, 2, 1)
 
     def moved(self, theta: FloatArray, back: FloatArray, u: FloatArray) -> FloatArray:
@@ -198,6 +198,8 @@ class TermCovariance(Snapshot):
 
     def rectify(self, theta: FloatArray) -> FloatArray:
         """The theta of the same ``Psi_t`` in the range shown to users."""
+        if (theta[..., self.on_diagonal] > 0.0).all():
+            return theta + 0.0
         lam = self.factor(theta)
         sign = np.where(_diagonal(lam) < 0, -1.0, 1.0)
         return (lam * sign[..., None, :])[..., self.rows, self.cols] + 0.0
@@ -258,6 +260,8 @@ class TermCovariance(Snapshot):
 
     def snapped(self, theta: FloatArray, units: FloatArray, below: float) -> FloatArray:
         """Theta with the columns of ``lambda_t`` that are all below a limit set to zero."""
+        if (np.abs(theta) >= below * units).all():
+            return theta
         small = np.abs(self.factor(theta / units)).max(axis=-2) < below
         return np.where(small[..., self.cols], 0.0, theta)
 
