@@ -21,6 +21,9 @@ from sparselmm.base.types import FloatArray, IntArray, Snapshot
 IN_CACHE = 32_768
 """Numbers of a piece of work that stays in the second-level cache."""
 
+SHARED = 32
+"""Order up to which an identity matrix is kept."""
+
 COLLINEAR = 1e-11
 """Share of the largest second moment below which a direction of covariates counts as none."""
 
@@ -40,9 +43,13 @@ def lower_triangle(k: int, *, diagonal: bool = True) -> tuple[IntArray, IntArray
     return rows, cols
 
 
-@cache
 def identity(k: int) -> FloatArray:
-    """The identity, shared by all callers."""
+    """The identity, read-only; a small one is shared by all callers."""
+    return _identity(k) if k <= SHARED else np.eye(k)
+
+
+@cache
+def _identity(k: int) -> FloatArray:
     eye = np.eye(k)
     eye.flags.writeable = False
     return eye
