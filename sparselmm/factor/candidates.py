@@ -172,7 +172,7 @@ def entries_of_a(cross: CrossProducts) -> int:
 def _base(cross: CrossProducts) -> tuple[int, float]:
     """Memory and time every strategy needs: right-hand sides and products with A."""
     m = cross.basis.rank + 1
-    return 8 * cross.q * m * 4, OVERHEAD * len(cross.sizes) + 4.0 * cross.q * m / RATE["loop"]
+    return 8 * cross.q * m * 2, OVERHEAD * len(cross.sizes) + 4.0 * cross.q * m / RATE["loop"]
 
 
 def search_price(cross: CrossProducts, covariance: Parameters | None) -> tuple[int, float]:
@@ -182,7 +182,7 @@ def search_price(cross: CrossProducts, covariance: Parameters | None) -> tuple[i
     step moves (q, m), and the model of the deviance in those directions.
     """
     r, q = cross.basis.rank + 1, cross.q
-    memory, flops = 8 * 5 * r * r, 16.0 * q * r * r + 0.5 * float(r) ** 3
+    memory, flops = 8 * 4 * r * r, 16.0 * q * r * r + 0.5 * float(r) ** 3
     if covariance is not None:
         terms = list(zip(covariance.terms, cross.sizes, strict=True))
         tangent = sum(term.n_tangent for term, _ in terms)

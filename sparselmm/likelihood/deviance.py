@@ -141,7 +141,7 @@ class ProfiledDeviance:
             or own.solver.holds is not state  # another deviance may share the solver
             or np.asarray(theta, dtype=float).tobytes() != state.theta.tobytes()
         ):
-            own.state = None
+            own.state = own.gammas = own.tangent = own.rounding = own.pivots = None  # frees the last
             own.state = own.solver.holds = state = self._evaluate(np.array(theta, dtype=float))
         return state
 
