@@ -187,7 +187,8 @@ class SecondMoments(Snapshot):
         values, vectors = self.axes
         values = np.where(values > COLLINEAR * values[-1], values, values[-1])
         inverse = (vectors / values) @ vectors.T
-        return np.asarray(np.linalg.cholesky(inverse / (self.units[:, None] * self.units)))
+        root, _ = lapack.dpotrf(inverse / (self.units[:, None] * self.units), lower=1)
+        return np.asarray(root)
 
     @cached_property
     def independent_root(self) -> FloatArray:

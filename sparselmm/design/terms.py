@@ -18,7 +18,15 @@ import scipy.sparse as sp
 
 from sparselmm.base.exceptions import RemovedRowsError
 from sparselmm.base.smallmatrix import one_after_the_other
-from sparselmm.base.types import CSR, AnyArray, FloatArray, IntArray, Snapshot, index_dtype
+from sparselmm.base.types import (
+    CSR,
+    AnyArray,
+    BoolArray,
+    FloatArray,
+    IntArray,
+    Snapshot,
+    index_dtype,
+)
 from sparselmm.design.residual import ResidualRows
 
 Origin = Literal["re", "vc", "bar", "array"]
@@ -292,6 +300,16 @@ class Design(Snapshot):
     def q(self) -> int:
         """Number of columns of Z."""
         return sum(term.q for term in self.terms)
+
+    @property
+    def counted(self) -> BoolArray | slice:
+        """The rows of positive weight."""
+        return slice(None) if self.weights is None else self.weights > 0
+
+    @property
+    def n_counted(self) -> int:
+        """How many these are."""
+        return self.n if self.weights is None else int(np.count_nonzero(self.weights > 0))
 
     @cached_property
     def Z(self) -> CSR:

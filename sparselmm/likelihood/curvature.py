@@ -80,16 +80,14 @@ def difference_hessian(
 
 def whitened_directions(
     cross: CrossProducts, covariance: Covariance, state: State
-) -> tuple[FloatArray, FloatArray | None]:
+) -> tuple[FloatArray, FloatArray]:
     """Columns ``h_i = Lambda^-1 g_i`` (q, m), and what a tangent vector is made of in them.
 
     A step ``dlambda`` moves ``Psi_t`` by ``lambda Y lambda'`` with ``Y = lambda^-1 dlambda +
     (lambda^-1 dlambda)'``, and its column is ``(Y (x) I) u``. Where the symmetric matrices
-    with one or two ones are fewer than the tangent coordinates, they stand for Y; where they
-    are nowhere, a tangent vector is made of itself, for which None stands.
+    with one or two ones are fewer than the tangent coordinates, they stand for Y.
     """
-    maps: list[FloatArray | None] = []
-    columns = []
+    maps, columns = [], []
     for t, (term, lam) in enumerate(zip(covariance.terms, state.lams, strict=True)):
         back = term.divide(lam, identity(term.k)).T
         own = state.theta[covariance.slices[t]]
@@ -101,18 +99,9 @@ def whitened_directions(
             wide = symmetric_units(term.k).transpose(2, 1, 0).reshape(term.k, -1)
             columns.append((u @ wide).reshape(cross.sizes[t][1] * term.k, -1))
         else:
-            maps.append(None)
+            maps.append(identity(term.n_tangent))
             columns.append(term.moved(own, back, u).reshape(u.size, -1))
-    h = np.zeros((cross.q, sum(own.shape[1] for own in columns)))
-    first = 0
-    for own, part in zip(columns, cross.slices, strict=True):
-        h[part, first : first + own.shape[1]] = own
-        first += own.shape[1]
-    if all(own is None for own in maps):
-        return h, None
-    sizes = [term.n_tangent for term in covariance.terms]
-    pairs = zip(maps, sizes, strict=True)
-    return h, block_diagonal([identity(m) if own is None else own for own, m in pairs])
+    return block_diagonal(columns), block_diagonal(maps)
 
 
 def directions(

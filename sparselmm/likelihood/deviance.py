@@ -141,7 +141,9 @@ class ProfiledDeviance:
             or own.solver.holds is not state  # another deviance may share the solver
             or np.asarray(theta, dtype=float).tobytes() != state.theta.tobytes()
         ):
-            own.state = own.gammas = own.tangent = own.rounding = own.pivots = None  # frees the last
+            own.state = own.gammas = own.tangent = own.rounding = own.pivots = (
+                None  # frees the last
+            )
             own.state = own.solver.holds = state = self._evaluate(np.array(theta, dtype=float))
         return state
 
@@ -366,7 +368,7 @@ class ProfiledDeviance:
         Q = h.T @ h - h.T @ self._roughly(h)
         Kh = solve_triangular(state.Rxx, state.K[:, :-1].T @ h, transposed=True)
         Q = self._residual_information(state, Q - Kh.T @ Kh, h.T @ state.u)
-        return Q if to_h is None else to_h.T @ Q @ to_h
+        return to_h.T @ Q @ to_h
 
     def _roughly(self, h: FloatArray) -> FloatArray:
         """``M^-1 h`` with the digits that a curvature needs."""
