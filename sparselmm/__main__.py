@@ -22,6 +22,7 @@ import textwrap
 import time
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -37,6 +38,7 @@ from sparselmm.model.command.parts import (
     check_ddf,
     check_file,
     draw,
+    expected,
     first_line,
     predicted,
     say,
@@ -257,6 +259,11 @@ def _component(text: str) -> tuple[str, str]:
 
 def _check(arguments: argparse.Namespace) -> None:
     """Refuse options that do not go together, before anything is read."""
+    if "~" in arguments.data and "~" not in arguments.formula:
+        raise CommandError(
+            f"the formula comes before the data: {shlex.quote(arguments.data)} "
+            f"{shlex.quote(arguments.formula)}"
+        )
     names = [name for name, _ in arguments.vc]
     for name in names:
         if names.count(name) > 1:
@@ -333,7 +340,7 @@ def _general_result(arguments: argparse.Namespace) -> tuple[Any, float]:
     with telling(f"reading {arguments.data}", arguments):
         model = model_of(arguments, read_data(arguments.data), NO_VARIABLES)
     start = time.perf_counter()
-    with telling(size_of(model, linear=False), arguments):
+    with telling(size_of(model), arguments):
         result = model.fit()
     return result, time.perf_counter() - start
 
@@ -374,7 +381,9 @@ def _result(arguments: argparse.Namespace, model: MixedLM) -> MixedLMResults:
             f"--engine dense is meant for checks on at most {DENSE_LIMIT} rows; the data have "
             f"{model.nobs}"
         )
-    with telling(size_of(model, linear=True), arguments):
+    with telling(size_of(model), arguments) as also:
+        if model.design.residual is None and arguments.engine != "dense":
+            also(partial(expected, model))
         return model.fit(
             reml=not arguments.ml,
             method=arguments.method,

@@ -125,6 +125,13 @@ class ProfiledDeviance:
         self.units = theta_units(covariance, cross.moments)
         self.unit_roots = covariance.unit_roots(cross.moments)
 
+    def __repr__(self) -> str:
+        kind = "REML criterion" if self.reml else "-2 log-likelihood"
+        return (
+            f"{type(self).__name__}: the {kind} as a function of theta ({self.covariance.n_theta} "
+            "entries), value(theta) and gradient(theta); opt.deviance is its minimum"
+        )
+
     @property
     def solver(self) -> Factorization:
         """The solver of the thread that asks."""
