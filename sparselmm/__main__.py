@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from sparselmm import __version__, datasets
+from sparselmm.base.arguments import check_choice
 from sparselmm.base.exceptions import ModelWarning, SparseLMMError, SpecificationWarning
 from sparselmm.base.providers import show_versions
 from sparselmm.likelihood.optimize import SCIPY_METHODS
@@ -47,8 +48,10 @@ from sparselmm.model.command.parts import (
 )
 from sparselmm.model.command.record import own_versions, record, write_json
 from sparselmm.model.command.tables import read_data
+from sparselmm.model.fit import method_names
 from sparselmm.model.linear import DENSE_LIMIT
 from sparselmm.model.mixedlm import MixedLM
+from sparselmm.model.probing import ENGINES
 from sparselmm.model.warming import warm
 from sparselmm.results import MixedLMResults
 
@@ -120,6 +123,16 @@ def _show_warning(
 # -------------------------------------------------------------------------------- arguments
 
 
+HINTS = {
+    "--data": "The table is the second word after fit, without an option",
+    "--formula": "The formula is the first word after fit, without an option",
+    "--reml": "REML is what there is without --ml",
+    "--REML": "REML is what there is without --ml",
+    "--random": "Random effects are bars in the formula, '+ (1|g)'",
+}
+"""What to write for options of other programs."""
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser whose errors are one line."""
 
@@ -130,6 +143,9 @@ class _Parser(argparse.ArgumentParser):
             if several
             else ""
         )
+        files += next((f". {hint}" for word, hint in HINTS.items() if f" {word}" in message), "")
+        if "invalid choice: " in message and "~" in message:
+            files = ". Write fit before the formula"
         raise CommandError(f"{message}{files}; '{self.prog} --help' lists what can be given")
 
 
@@ -228,22 +244,22 @@ def _add_model(fit: _Parser) -> None:
     add("--subset", metavar="QUERY", help="rows to use, e.g. 'age > 3'")
     add(
         "--missing",
-        choices=["none", "drop", "raise"],
+        metavar="HOW",
         default="none",
         help="'drop' leaves out rows with missing values; otherwise they are an error",
     )
     add("--ml", action="store_true", help="maximum likelihood instead of REML")
     add(
         "--method",
-        choices=["newton", *SCIPY_METHODS],
         metavar="NAME",
         help=f"optimizer: newton (default), {', '.join(SCIPY_METHODS)}",
     )
     add(
         "--engine",
-        choices=["auto", "sparse", "krylov", "dense"],
+        metavar="NAME",
         default="auto",
-        help="krylov: conjugate gradients, for huge crossed designs; dense: slow, for checks",
+        help="auto (default) or sparse; krylov: conjugate gradients, for huge crossed designs; "
+        "dense: slow, for checks",
     )
     add_options(fit)
 
@@ -259,11 +275,14 @@ def _component(text: str) -> tuple[str, str]:
 
 def _check(arguments: argparse.Namespace) -> None:
     """Refuse options that do not go together, before anything is read."""
-    if "~" in arguments.data and "~" not in arguments.formula:
-        raise CommandError(
-            f"the formula comes before the data: {shlex.quote(arguments.data)} "
-            f"{shlex.quote(arguments.formula)}"
-        )
+    words = [arguments.formula, arguments.data, *([arguments.new] if "new" in arguments else [])]
+    late = [word for word in words[1:] if "~" in word]
+    if late and "~" not in arguments.formula:
+        rest = [word for word in words if word != late[0]]
+        raise CommandError(f"the formula comes before the data: {shlex.join([late[0], *rest])}")
+    arguments.missing = check_choice(arguments.missing, "--missing", ("none", "drop", "raise"))
+    arguments.engine = check_choice(arguments.engine, "--engine", ENGINES)
+    method_names(arguments.method)
     names = [name for name, _ in arguments.vc]
     for name in names:
         if names.count(name) > 1:

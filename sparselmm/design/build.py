@@ -142,11 +142,6 @@ def columns_in_use(
     used_columns(plan.codes, head, env)
     for name in named:
         if isinstance(name, str) and name not in source.names:
-            if "(" in name:
-                raise DataError(
-                    f"{name!r} is an expression and no column; write offset({name}) in the formula "
-                    "for an offset, and make any other column beforehand"
-                )
             raise unknown_column(name, head.columns, "groups=, weights= or offset=")
     names = mentioned(source.names, [*plan.codes, subset, *named, *plan.vc.values()])
     return names or source.names[:1]
