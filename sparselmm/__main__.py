@@ -22,10 +22,12 @@ import textwrap
 import time
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from sparselmm import __version__, datasets
+from sparselmm.base.arguments import check_choice
 from sparselmm.base.exceptions import ModelWarning, SparseLMMError, SpecificationWarning
 from sparselmm.base.providers import show_versions
 from sparselmm.likelihood.optimize import SCIPY_METHODS
@@ -37,6 +39,7 @@ from sparselmm.model.command.parts import (
     check_ddf,
     check_file,
     draw,
+    expected,
     first_line,
     predicted,
     say,
@@ -45,9 +48,11 @@ from sparselmm.model.command.parts import (
 )
 from sparselmm.model.command.record import own_versions, record, write_json
 from sparselmm.model.command.tables import frames_of, read_data
+from sparselmm.model.fit import method_names
 from sparselmm.model.linear import DENSE_LIMIT
 from sparselmm.model.mixedlm import MixedLM
 from sparselmm.model.partitions import CHUNK_ROWS
+from sparselmm.model.probing import ENGINES
 from sparselmm.model.warming import warm
 from sparselmm.results import MixedLMResults
 
@@ -119,6 +124,16 @@ def _show_warning(
 # -------------------------------------------------------------------------------- arguments
 
 
+HINTS = {
+    "--data": "The table is the second word after fit, without an option",
+    "--formula": "The formula is the first word after fit, without an option",
+    "--reml": "REML is what there is without --ml",
+    "--REML": "REML is what there is without --ml",
+    "--random": "Random effects are bars in the formula, '+ (1|g)'",
+}
+"""What to write for options of other programs."""
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser whose errors are one line."""
 
@@ -129,6 +144,9 @@ class _Parser(argparse.ArgumentParser):
             if several
             else ""
         )
+        files += next((f". {hint}" for word, hint in HINTS.items() if f" {word}" in message), "")
+        if "invalid choice: " in message and "~" in message:
+            files = ". Write fit before the formula"
         raise CommandError(f"{message}{files}; '{self.prog} --help' lists what can be given")
 
 
@@ -227,7 +245,7 @@ def _add_model(fit: _Parser) -> None:
     add("--subset", metavar="QUERY", help="rows to use, e.g. 'age > 3'")
     add(
         "--missing",
-        choices=["none", "drop", "raise"],
+        metavar="HOW",
         default="none",
         help="'drop' leaves out rows with missing values; otherwise they are an error",
     )
@@ -241,15 +259,15 @@ def _add_model(fit: _Parser) -> None:
     add("--ml", action="store_true", help="maximum likelihood instead of REML")
     add(
         "--method",
-        choices=["newton", *SCIPY_METHODS],
         metavar="NAME",
         help=f"optimizer: newton (default), {', '.join(SCIPY_METHODS)}",
     )
     add(
         "--engine",
-        choices=["auto", "sparse", "krylov", "dense"],
+        metavar="NAME",
         default="auto",
-        help="krylov: conjugate gradients, for huge crossed designs; dense: slow, for checks",
+        help="auto (default) or sparse; krylov: conjugate gradients, for huge crossed designs; "
+        "dense: slow, for checks",
     )
     add_options(fit)
 
@@ -265,6 +283,14 @@ def _component(text: str) -> tuple[str, str]:
 
 def _check(arguments: argparse.Namespace) -> None:
     """Refuse options that do not go together, before anything is read."""
+    words = [arguments.formula, arguments.data, *([arguments.new] if "new" in arguments else [])]
+    late = [word for word in words[1:] if "~" in word]
+    if late and "~" not in arguments.formula:
+        rest = [word for word in words if word != late[0]]
+        raise CommandError(f"the formula comes before the data: {shlex.join([late[0], *rest])}")
+    arguments.missing = check_choice(arguments.missing, "--missing", ("none", "drop", "raise"))
+    arguments.engine = check_choice(arguments.engine, "--engine", ENGINES)
+    method_names(arguments.method)
     names = [name for name, _ in arguments.vc]
     for name in names:
         if names.count(name) > 1:
@@ -340,7 +366,7 @@ def _general_result(arguments: argparse.Namespace) -> tuple[Any, float]:
     with telling(f"reading {arguments.data}", arguments):
         model = model_of(arguments, read_data(arguments.data), NO_VARIABLES)
     start = time.perf_counter()
-    with telling(size_of(model, linear=False), arguments):
+    with telling(size_of(model), arguments):
         result = model.fit()
     return result, time.perf_counter() - start
 
@@ -383,7 +409,9 @@ def _result(arguments: argparse.Namespace, model: MixedLM) -> MixedLMResults:
             f"--engine dense is meant for checks on at most {DENSE_LIMIT} rows; the data have "
             f"{model.nobs}"
         )
-    with telling(size_of(model, linear=True), arguments):
+    with telling(size_of(model), arguments) as also:
+        if model.built.layout.residual is None and arguments.engine != "dense":
+            also(partial(expected, model))
         return model.fit(
             reml=not arguments.ml,
             method=arguments.method,

@@ -403,6 +403,11 @@ OTHER_ARGUMENTS = {
     "lmerControl": "; options of the search are arguments of fit() of their own",
     "na_action": "; here it is missing='drop' or 'raise', an argument of the model",
     "re_form": "; here it is re=True or False",
+    "re.form": "; here it is re=True or False",
+    "allow_new_levels": "; here it is unseen='population'",
+    "allow.new.levels": "; here it is unseen='population'",
+    "family": "; generalized models are sparselmm.mixedglm(formula, data, family=...)",
+    "ddf": "; degrees of freedom are asked of the result, summary(ddf=...) or anova(ddf=...)",
     "newdata": "; new data are the first argument",
     "interval": "; get_prediction() has intervals",
     "nsim": "; here it is n, the first argument",
@@ -432,5 +437,7 @@ def check_keywords(given: Iterable[str], known: Sequence[str], function: str) ->
             takes = f"; it takes {', '.join(known) or 'no options'}"
             same = name.lower() in map(str.lower, known)
             theirs = None if same else OTHER_ARGUMENTS.get(name)
+            if name == "correlation" and function.endswith("summary"):  # of lme4's estimates
+                theirs = "; the correlation of the fixed effects follows from cov_params()"
             hint = theirs or suggestion(name, known) or takes
             raise ArgumentTypeError(f"{function} has no argument {name!r}{hint}")

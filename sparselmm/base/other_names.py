@@ -9,7 +9,7 @@ from types import FunctionType
 from typing import Any, TypeVar
 
 from sparselmm.base.arguments import check_keywords, suggestion
-from sparselmm.base.exceptions import OtherNameError
+from sparselmm.base.exceptions import ArgumentTypeError, OtherNameError
 
 _MEANS = "emmeans(...).contrast('pairwise')"
 _DDF = "summary(ddf='satterthwaite') or anova(), also with ddf='kenward-roger'"
@@ -53,7 +53,10 @@ RESULTS = {
     "plot": "plot_diagnostics(), plot_predictions() or another of plot_...",
     "qqplot": "plot_diagnostics()", "plot_residuals": "plot_diagnostics()",
     "dotplot": "plot_ranef()", "caterpillar": "plot_ranef()", "ranef_plot": "plot_ranef()",
-    "model_matrix": "model.exog",
+    "model_matrix": "model.exog", "glht": _MEANS, "mcp": _MEANS, "lincom": "t_test()",
+    "vif": "check()", "collinearity": "check()", "call": "model.formula",
+    "terms": "model.exog_names", "avg_comparisons": _MEANS, "comparisons": _MEANS,
+    "slopes": "emtrends()",
 }  # fmt: skip
 """Attributes of results under names of lme4, nlme, glmmTMB, statsmodels and SAS: ours."""
 
@@ -76,6 +79,15 @@ GENERAL = {theirs: ours for theirs, ours in RESULTS.items() if theirs not in _LI
 }  # fmt: skip
 """The same of generalized models."""
 
+MEANS = {
+    "contrasts": "contrast('pairwise')", "pairwise": "pairs()", "summary": "frame, or print it",
+    "to_frame": "frame", "to_pandas": "frame", "as_data_frame": "frame", "table": "frame",
+    "confint": "frame, with the limits", "conf_int": "frame, with the limits", "tests": "test()",
+    "joint_tests": "that of the result", "regrid": "emmeans(..., type='response')",
+    "multcomp": "cld()", "letters": "cld()", "emmeans": "frame",
+}  # fmt: skip
+"""The same of marginal means."""
+
 MODEL = {
     "estimate": "fit()", "optimize": "fit()", "run": "fit()", "train": "fit()",
     "from_dataframe": "from_formula()", "X": "exog", "y": "endog",
@@ -90,7 +102,8 @@ MODULE = {
     "emmeans": "the method emmeans() of a fit", "fit": "mixedlm(...).fit()",
     "load_dataset": "datasets.load", "load": "datasets.load, or MixedLMResults.load for a fit",
     "api": "sparselmm itself", "formula": "sparselmm.mixedlm", "bootstrap": "that of a fit",
-    "summary": "that of a fit",
+    "summary": "that of a fit", "gls": "mixedlm with residual=", "mmrm": "mixedlm with residual=",
+    "glm": "mixedglm", "gee": "mixedglm", "mixed": "mixedlm",
 }  # fmt: skip
 """Names of the module under those of other packages: ours."""
 
@@ -153,6 +166,7 @@ def known_arguments(function: Function, owner: str = "") -> Function:
         return function
     named = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
     known = [name for name in named if name not in ("self", "cls")]
+    signature = inspect.signature(function)
 
     @functools.wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
@@ -160,6 +174,13 @@ def known_arguments(function: Function, owner: str = "") -> Function:
             return function(*args, **kwargs)
         except TypeError:
             check_keywords(kwargs, known, f"{owner}{function.__name__}")
+            try:
+                signature.bind(*args, **kwargs)
+            except TypeError as error:
+                raise ArgumentTypeError(
+                    f"{owner}{function.__name__}: {error}; it is called "
+                    f"{function.__name__}({', '.join(known)})"
+                ) from None
             raise
 
     checked.checks_arguments = True  # type: ignore[attr-defined]

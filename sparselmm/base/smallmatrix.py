@@ -6,18 +6,33 @@ its time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from itertools import accumulate
 
 import numpy as np
 import scipy.linalg as sla
 from scipy.linalg import lapack
 
 from sparselmm.base.exceptions import ArgumentError
-from sparselmm.base.types import FloatArray, IntArray
+from sparselmm.base.types import FloatArray, IntArray, Snapshot
 
 IN_CACHE = 32_768
 """Numbers of a piece of work that stays in the second-level cache."""
+
+SHARED = 32
+"""Order up to which an identity matrix is kept."""
+
+COLLINEAR = 1e-11
+"""Share of the largest second moment below which a direction of covariates counts as none."""
+
+
+def one_after_the_other(lengths: Iterable[int]) -> list[slice]:
+    """Slices of these lengths that follow each other."""
+    lengths = [int(length) for length in lengths]
+    ends = accumulate(lengths)
+    return [slice(end - length, end) for end, length in zip(ends, lengths, strict=True)]
 
 
 @cache
@@ -26,6 +41,18 @@ def lower_triangle(k: int, *, diagonal: bool = True) -> tuple[IntArray, IntArray
     rows, cols = np.tril_indices(k, 0 if diagonal else -1)
     rows.flags.writeable = cols.flags.writeable = False  # shared by all callers
     return rows, cols
+
+
+def identity(k: int) -> FloatArray:
+    """The identity, read-only; a small one is shared by all callers."""
+    return _identity(k) if k <= SHARED else np.eye(k)
+
+
+@cache
+def _identity(k: int) -> FloatArray:
+    eye = np.eye(k)
+    eye.flags.writeable = False
+    return eye
 
 
 @cache
@@ -65,6 +92,8 @@ def triangular_root(x: FloatArray) -> FloatArray:
 
 def block_diagonal(blocks: Sequence[FloatArray]) -> FloatArray:
     """The blocks along the diagonal of a matrix of zeros."""
+    if len(blocks) == 1:
+        return blocks[0]
     out = np.zeros((sum(len(b) for b in blocks), sum(b.shape[1] for b in blocks)))
     row = col = 0
     for b in blocks:
@@ -101,9 +130,70 @@ def eigen(H: FloatArray) -> tuple[FloatArray, FloatArray]:
     return np.asarray(values), np.asarray(vectors)
 
 
+def svd(x: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Singular value decomposition ``U diag(s) Vt`` of a square matrix, s descending."""
+    U, s, Vt, info = lapack.dgesdd(x)
+    if info:
+        raise np.linalg.LinAlgError("singular values did not converge")
+    return U, s, Vt
+
+
+def singular_values(x: FloatArray) -> FloatArray:
+    """Singular values of a square matrix, descending."""
+    _, s, _, info = lapack.dgesdd(x, compute_uv=0)
+    if info:
+        raise np.linalg.LinAlgError("singular values did not converge")
+    return np.asarray(s)
+
+
 def upper_inverse(R: FloatArray) -> FloatArray:
     """Inverse of an upper triangular matrix."""
-    return solve_triangular(R, np.eye(len(R)))
+    return solve_triangular(R, identity(len(R)))
+
+
+@dataclass(frozen=True, eq=False)
+class SecondMoments(Snapshot):
+    """Mean products of a term's covariates over the rows, and what follows from them.
+
+    Attributes
+    ----------
+    mean : ndarray, (k, k)
+    """
+
+    mean: FloatArray
+
+    @cached_property
+    def rms(self) -> FloatArray:
+        """Root mean square of each covariate, (k,)."""
+        return np.asarray(np.sqrt(self.mean.diagonal()))
+
+    @cached_property
+    def units(self) -> FloatArray:
+        """The same with ones for covariates of zeros, (k,)."""
+        return np.where(self.rms > 0.0, self.rms, 1.0)
+
+    @cached_property
+    def axes(self) -> tuple[FloatArray, FloatArray]:
+        """Eigenvalues, ascending, and eigenvectors of the moments scaled to a unit diagonal."""
+        return eigen(self.mean / (self.units[:, None] * self.units))
+
+    @cached_property
+    def unit_root(self) -> FloatArray:
+        """Root of the covariance of coefficients that counts as one, (k, k) lower triangular.
+
+        The inverse of the moments is the covariance that adds about one to the variance of a
+        typical row, whatever the units and the origins of the covariates are.
+        """
+        values, vectors = self.axes
+        values = np.where(values > COLLINEAR * values[-1], values, values[-1])
+        inverse = (vectors / values) @ vectors.T
+        root, _ = lapack.dpotrf(inverse / (self.units[:, None] * self.units), lower=1)
+        return np.asarray(root)
+
+    @cached_property
+    def independent_root(self) -> FloatArray:
+        """The same of coefficients that are independent, or alone."""
+        return np.diag(1.0 / self.units)
 
 
 def level_products(x: FloatArray, F: FloatArray, k: int) -> FloatArray:

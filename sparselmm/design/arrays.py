@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sparselmm.base.arguments import shown
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray
 from sparselmm.design.built import BuiltDesign
@@ -134,6 +135,11 @@ def _response(endog: Any) -> tuple[FloatArray, str, pd.Index | None]:
         if endog.shape[1] != 1:
             raise DataError(f"endog has {endog.shape[1]} columns; give the response alone")
         endog = endog.iloc[:, 0]
+    if isinstance(endog, str):
+        raise DataError(
+            f"endog is the text {shown(endog)}; a formula goes to sparselmm.mixedlm(formula, data) "
+            "or mixedglm, or to from_formula()"
+        )
     index = endog.index if isinstance(endog, pd.Series) else None
     name = "y" if index is None or endog.name is None else str(endog.name)
     values = endog if index is not None else as_array(endog, "endog")

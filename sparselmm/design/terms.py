@@ -17,7 +17,16 @@ import numpy as np
 import scipy.sparse as sp
 
 from sparselmm.base.exceptions import RemovedRowsError
-from sparselmm.base.types import CSR, AnyArray, FloatArray, IntArray, Snapshot, index_dtype
+from sparselmm.base.smallmatrix import one_after_the_other
+from sparselmm.base.types import (
+    CSR,
+    AnyArray,
+    BoolArray,
+    FloatArray,
+    IntArray,
+    Snapshot,
+    index_dtype,
+)
 from sparselmm.design.residual import ResidualRows
 
 Origin = Literal["re", "vc", "bar", "array"]
@@ -400,6 +409,16 @@ class Design(DesignLayout):
         """Number of rows."""
         return len(self.y)
 
+    @property
+    def counted(self) -> BoolArray | slice:
+        """The rows of positive weight."""
+        return slice(None) if self.weights is None else self.weights > 0
+
+    @property
+    def n_counted(self) -> int:
+        """How many these are."""
+        return self.n if self.weights is None else int(np.count_nonzero(self.weights > 0))
+
     @cached_property
     def Z(self) -> CSR:
         """Random-effects design, sparse (n, q), all terms side by side."""
@@ -408,8 +427,7 @@ class Design(DesignLayout):
 
 def term_slices(terms: Sequence[TermLayout]) -> list[slice]:
     """Columns of Z that belong to each term."""
-    ends = np.cumsum([term.q for term in terms], dtype=np.int64)
-    return [slice(int(end) - term.q, int(end)) for end, term in zip(ends, terms, strict=True)]
+    return one_after_the_other(term.q for term in terms)
 
 
 def assemble_z(terms: tuple[RandomTerm, ...], n: int) -> CSR:

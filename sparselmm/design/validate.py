@@ -87,6 +87,8 @@ def unknown_column(name: str, columns: Iterable[object], used_in: str) -> Unknow
     mark = next((mark for mark in ";\t|" if len(names) == 1 and mark in names[0]), None)
     if mark is not None:
         known += f". Is that one column a whole line, with {mark!r} between its values?"
+    if "(" in name:
+        known += f". An expression stands in the formula, as offset({name}) where it is an offset"
     return UnknownColumnError(
         f"{name!r}, used in {used_in}, is not a column of the data{suggestion(name, names)}. "
         f"Columns are: {known}".replace("?.", "?")

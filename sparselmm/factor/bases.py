@@ -20,7 +20,7 @@ from dataclasses import replace
 import numpy as np
 import scipy.sparse as sp
 
-from sparselmm.base.smallmatrix import upper_inverse
+from sparselmm.base.smallmatrix import SecondMoments, upper_inverse
 from sparselmm.base.types import FloatArray
 from sparselmm.design.terms import Design, RandomTerm
 from sparselmm.factor.crossprod import CrossProducts
@@ -77,10 +77,8 @@ def term_basis(term: RandomTerm, w: FloatArray | None) -> FloatArray | None:
         return None
     values = _covariates(term)
     moments = values.T @ (values if w is None else values * w[:, None])
-    size = np.sqrt(np.diag(moments))
-    if not (np.isfinite(size).all() and (size > 0).all()):
-        return None
-    if np.linalg.eigvalsh(moments / np.outer(size, size))[0] > WELL_CONDITIONED:
+    own = SecondMoments(moments)
+    if not (own.rms.min() > 0.0 and own.rms.max() < np.inf) or own.axes[0][0] > WELL_CONDITIONED:
         return None
     w = np.ones(len(values)) if w is None else w
     return _orthogonalized(values, w / w.sum())

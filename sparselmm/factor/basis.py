@@ -133,7 +133,8 @@ def _gram_factor(G: FloatArray) -> FloatArray | None:
     clearly_independent = 1e-3  # squared in the Gram matrix: far above rounding
     if info or R.diagonal().min() < clearly_independent:
         return None
-    return None if _rcond(R) < GRAM_RCOND else R * scale  # columns may depend on many together
+    rcond, _ = lapack.dtrcon(R, uplo="U")  # its columns have length one
+    return None if rcond < GRAM_RCOND else R * scale  # columns may depend on many together
 
 
 def _qr_factor(X: FloatArray, w: FloatArray | None) -> tuple[FloatArray, IntArray]:

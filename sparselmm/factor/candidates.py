@@ -172,7 +172,7 @@ def entries_of_a(cross: CrossProducts) -> int:
 def _base(cross: CrossProducts) -> tuple[int, float]:
     """Memory and time every strategy needs: right-hand sides and products with A."""
     m = cross.basis.rank + 1
-    return 8 * cross.q * m * 4, OVERHEAD * len(cross.sizes) + 4.0 * cross.q * m / RATE["loop"]
+    return 8 * cross.q * m * 2, OVERHEAD * len(cross.sizes) + 4.0 * cross.q * m / RATE["loop"]
 
 
 def search_price(cross: CrossProducts, covariance: Parameters | None) -> tuple[int, float]:

@@ -25,6 +25,7 @@ import scipy.sparse as sp
 
 from sparselmm.base import kernels
 from sparselmm.base.exceptions import DataError
+from sparselmm.base.smallmatrix import SecondMoments
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import CSR, FloatArray, IntArray, Snapshot
 from sparselmm.design.rows import GroupRows, blocks, response, term_z
@@ -175,9 +176,14 @@ class CrossProducts(Snapshot):
         """``Z_s'WZ_t`` for any order of s and t."""
         return self.pairs[s, t] if s >= t else self.pairs[t, s].transposed()
 
+    @cached_property
+    def moments(self) -> list[SecondMoments]:
+        """Weighted means over the rows of the products of every term's covariates."""
+        return [SecondMoments(sums / max(self.n, 1)) for sums in self.diagonal_sums]
+
     def second_moments(self, t: int) -> FloatArray:
-        """Weighted mean over the rows of the covariates' products of term t, (k, k)."""
-        return self.diagonal_sums[t] / max(self.n, 1)
+        """The same of term t, (k, k)."""
+        return self.moments[t].mean
 
     @cached_property
     def diagonal_sums(self) -> list[FloatArray]:
@@ -189,7 +195,7 @@ class CrossProducts(Snapshot):
 
     def rms(self, t: int) -> FloatArray:
         """Weighted root mean square over the rows of each covariate of term t, (k,)."""
-        return np.sqrt(np.diag(self.second_moments(t)))
+        return self.moments[t].rms
 
     def model_moments(self, t: int) -> FloatArray:
         """The same as `second_moments` of the model's covariates, (k, k)."""

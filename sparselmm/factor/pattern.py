@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from sparselmm.base.smallmatrix import one_after_the_other
 from sparselmm.base.types import FloatArray, IntArray, Snapshot
 
 Pair = tuple[int, int]
@@ -103,10 +104,7 @@ class Pattern(Snapshot):
     @cached_property
     def slices(self) -> list[slice]:
         """Columns of Z that belong to each term."""
-        ends = np.cumsum([k * l for k, l in self.sizes], dtype=np.int64)
-        return [
-            slice(int(end) - k * l, int(end)) for end, (k, l) in zip(ends, self.sizes, strict=True)
-        ]
+        return one_after_the_other(k * l for k, l in self.sizes)
 
     def pair(self, s: int, t: int) -> PairPattern:
         """The pattern of ``Z_s'WZ_t`` for any order of s and t."""

@@ -261,7 +261,8 @@ def make_plan(
         candidates=tuple(candidates),
         given_limit=limit,
     )
-    return replace(plan, krylov=budget.priced(plan))
+    priced = budget.priced(plan)
+    return plan if priced is None else replace(plan, krylov=priced)
 
 
 class _Budget:

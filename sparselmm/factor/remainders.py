@@ -55,10 +55,9 @@ class DenseRemainder:
             ks, kt = layout.pattern.orders(s, t)
             first = pair.cols * np.int64(kt * n) + pair.rows * np.int64(ks)
             first += layout.starts[t] * n + layout.starts[s]
-            self._index[s, t] = first[:, None, None] + np.add.outer(
-                np.arange(ks), n * np.arange(kt)
-            )
-        self._upper: dict[Pair, tuple[IntArray, IntArray]] = {}
+            within = np.arange(ks)[:, None] + n * np.arange(kt)
+            self._index[s, t] = first[:, None, None] + within
+        self._upper: dict[Pair, IntArray] = {}
 
     def assemble(self, blocks: dict[Pair, FloatArray]) -> None:
         """Start from ``Lambda'A Lambda + I`` among the trailing columns."""
@@ -100,9 +99,12 @@ class DenseRemainder:
         """``S^-1`` where a pair of trailing terms has blocks, (nb, k_s, k_t)."""
         assert self._G is not None
         if pair not in self._upper:
-            col, row = np.divmod(self._index[pair], self._n)
-            self._upper[pair] = np.minimum(col, row), np.maximum(col, row)
-        return self._G[self._upper[pair]]
+            index, (s, t) = self._index[pair], pair
+            if s == t:  # half of what a term has with itself is below the diagonal
+                col, row = np.divmod(index, self._n)
+                index = np.minimum(index, row * self._n + col)
+            self._upper[pair] = index
+        return self._G.reshape(-1)[self._upper[pair]]
 
 
 class SparseRemainder:

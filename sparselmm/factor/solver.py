@@ -19,6 +19,7 @@ factor and a sparse remainder.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -31,7 +32,7 @@ from sparselmm.base.cholesky import (
     CholeskyFactor,
     NotPositiveDefiniteError,
 )
-from sparselmm.base.smallmatrix import kron
+from sparselmm.base.smallmatrix import identity, kron
 from sparselmm.base.threads import equal_parts, in_parts
 from sparselmm.base.types import CSR, FloatArray, IntArray
 from sparselmm.factor.crossprod import CrossProducts
@@ -77,7 +78,7 @@ def apply_lambda(
         if k == 1:
             np.multiply(x[part], lam[0, 0], out=out[part])
         elif (m := block.shape[2]) == 1 or k * m <= WIDE:
-            wide = kron(lam if transpose else lam.T, np.eye(m))
+            wide = kron(lam if transpose else lam.T, identity(m))
             out[part] = (block.reshape(l, -1) @ wide).reshape(out[part].shape)
         else:
             out[part] = np.matmul(lam.T if transpose else lam, block).reshape(out[part].shape)
@@ -120,7 +121,12 @@ def inverse_factors(D: FloatArray) -> tuple[FloatArray, float]:
         C = np.linalg.cholesky(D)
     except np.linalg.LinAlgError:
         return np.full(D.shape, np.nan), np.nan
-    return np.tril(np.linalg.inv(C)), float(2.0 * np.log(np.einsum("lkk->lk", C)).sum())
+    diagonal, k = C.diagonal(axis1=1, axis2=2), C.shape[1]
+    R, scale = np.zeros(C.shape), 1.0 / diagonal
+    R.reshape(len(R), -1)[:, :: k + 1] = scale
+    for i in range(1, k):  # rows of the inverse from those above
+        R[:, i : i + 1, :i] = (-scale[:, i, None, None] * C[:, i : i + 1, :i]) @ R[:, :i, :i]
+    return R, float(2.0 * np.log(diagonal).sum())
 
 
 def _wide_inverse_factors(D: FloatArray) -> tuple[FloatArray, float]:
@@ -224,7 +230,7 @@ class BlockSolver:
                 self._couple(lams, values)
                 self._rest.subtract(self.layout.coupling, self._Y)
             logdet += self._rest.factorize()
-        if not np.isfinite(logdet):
+        if not math.isfinite(logdet):
             raise NotPositiveDefiniteError("a leading block is not positive definite")
         return logdet
 
@@ -234,7 +240,7 @@ class BlockSolver:
             return 0.0
         D = congruence(values[lead, lead], lams[lead], lams[lead])
         k = D.shape[1]
-        D = D + np.eye(k)
+        D = D + identity(k)
         if k == 1:
             self._R = 1.0 / np.sqrt(D)
             return float(np.log(D).sum())

@@ -31,6 +31,10 @@ from sparselmm.design.terms import TermLayout
 from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.deviance import ProfiledDeviance
 
+FLAT = 1e-9
+"""Share of its curvature that a parameter keeps beside the others, below which it has none of its
+own: a Hessian by differences says no more."""
+
 
 def is_component(term: TermLayout) -> bool:
     """Whether the term is reported in ``vcomp`` and not in ``cov_re``."""
@@ -215,7 +219,7 @@ def variance_covariance(
 
 
 def _inverse(H: FloatArray) -> FloatArray:
-    """Inverse of a positive definite matrix in any units; NaN when it is not one."""
+    """Inverse of a positive definite matrix in any units; NaN when it is not one, or hardly."""
     diagonal = np.diag(H)
     if not (diagonal > 0).all():
         return np.full_like(H, np.nan)
@@ -223,6 +227,8 @@ def _inverse(H: FloatArray) -> FloatArray:
     try:
         factor = sla.cho_factor(H / np.outer(size, size))
     except np.linalg.LinAlgError:
+        return np.full_like(H, np.nan)
+    if (factor[0].diagonal() ** 2 < FLAT).any():
         return np.full_like(H, np.nan)
     return np.asarray(sla.cho_solve(factor, np.eye(len(H))) / np.outer(size, size))
 

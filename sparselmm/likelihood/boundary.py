@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from sparselmm.base.smallmatrix import upper_inverse
 from sparselmm.base.types import FloatArray
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.factorization import Factorization
@@ -27,7 +26,7 @@ def slope_at_boundary(
     d, u = (D @ state.residual).reshape(l, k), state.u[part].reshape(l, k)
     total -= precision * (d.T @ u)
     if reml and len(state.gamma):
-        Dx = D[:, :-1] @ upper_inverse(state.Rxx)
+        Dx = D[:, :-1] @ state.inverse_root
         Dx = Dx.reshape(l, k, -1).transpose(1, 0, 2).reshape(k, -1)
         Kx = state.Kx[part].reshape(l, k, -1).transpose(1, 0, 2).reshape(k, -1)
         total -= Dx @ Kx.T

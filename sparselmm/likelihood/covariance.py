@@ -14,10 +14,11 @@ from typing import Protocol
 
 import numpy as np
 
+from sparselmm.base.smallmatrix import SecondMoments, one_after_the_other
 from sparselmm.base.types import BoolArray, FloatArray, IntArray, Snapshot
 from sparselmm.design.terms import Structure, TermLayout
 from sparselmm.likelihood.patterned import PATTERNED, Patterned
-from sparselmm.likelihood.term_covariance import COLLINEAR, TermCovariance, lower_root
+from sparselmm.likelihood.term_covariance import TermCovariance, lower_root, row_norms
 
 
 def term_covariance(
@@ -52,11 +53,7 @@ class Covariance(Snapshot):
     @cached_property
     def slices(self) -> list[slice]:
         """Part of theta that belongs to each term."""
-        ends = np.cumsum([term.n_theta for term in self.terms], dtype=int)
-        return [
-            slice(int(end) - term.n_theta, int(end))
-            for end, term in zip(ends, self.terms, strict=True)
-        ]
+        return one_after_the_other(term.n_theta for term in self.terms)
 
     @cached_property
     def n_theta(self) -> int:
@@ -89,31 +86,12 @@ class Covariance(Snapshot):
         """``Psi_t = scale * lambda_t lambda_t'`` of every term, each (k, k)."""
         return [scale * lam @ lam.T for lam in self.factors(theta)]
 
-    def unit_roots(self, second_moments: Sequence[FloatArray]) -> list[FloatArray]:
-        """Roots of the coefficient covariances that count as one, each (k, k) lower triangular.
-
-        The inverse of a term's second moments of covariates is the covariance of coefficients
-        that adds about one to the variance of a typical row, whatever the units and the origins
-        of the covariates are.
-
-        Parameters
-        ----------
-        second_moments : sequence of ndarray, (k, k)
-            Mean products of each term's covariates.
-        """
-        out = []
-        for term, moments in zip(self.terms, second_moments, strict=True):
-            rms = np.sqrt(moments.diagonal())
-            rms[rms == 0] = 1.0
-            if term.is_diagonal:  # independent coefficients, or only one
-                out.append(np.diag(1.0 / rms))
-                continue
-            both = rms[:, None] * rms
-            values, vectors = np.linalg.eigh(moments / both)
-            values = np.where(values > COLLINEAR * values[-1], values, values[-1])
-            inverse = (vectors / values) @ vectors.T
-            out.append(np.linalg.cholesky(inverse / both))
-        return out
+    def unit_roots(self, moments: Sequence[SecondMoments]) -> list[FloatArray]:
+        """Roots of the coefficient covariances that count as one, each (k, k) lower triangular."""
+        return [
+            own.independent_root if term.is_diagonal else own.unit_root
+            for term, own in zip(self.terms, moments, strict=True)
+        ]
 
     def pick(self, lams: Sequence[FloatArray]) -> FloatArray:
         """Theta of lower-triangular ``lambda_t``, (n_theta,)."""
@@ -135,11 +113,7 @@ class Covariance(Snapshot):
     @cached_property
     def tangent_slices(self) -> list[slice]:
         """Part of a tangent vector that belongs to each term."""
-        ends = np.cumsum([term.n_tangent for term in self.terms], dtype=int)
-        return [
-            slice(int(end) - term.n_tangent, int(end))
-            for end, term in zip(ends, self.terms, strict=True)
-        ]
+        return one_after_the_other(term.n_tangent for term in self.terms)
 
     @cached_property
     def n_tangent(self) -> int:
@@ -219,7 +193,7 @@ class Covariance(Snapshot):
         for t, lam in enumerate(self.factors(theta)):
             if cross.bases is not None and (F := cross.bases[t]) is not None:
                 lam = lower_root(F @ lam)  # far from the data every correlation is one
-            sd = np.linalg.norm(lam, axis=-1)
+            sd = row_norms(lam)
             root = self.terms[t].triangular(lam)
             own = np.abs(np.diagonal(root, axis1=-2, axis2=-1))
             none = sd * cross.rms(t) < SINGULAR_TOLERANCE
@@ -324,7 +298,7 @@ def mixed_theta(covariance: Covariance, theta: FloatArray, t: int, C: FloatArray
     return np.concatenate([theta[: part.start], middle, theta[part.stop :]])
 
 
-def theta_units(covariance: Covariance, rms: Sequence[FloatArray]) -> FloatArray:
+def theta_units(covariance: Covariance, moments: Sequence[SecondMoments]) -> FloatArray:
     """One over the root mean square of the covariate each entry of theta belongs to."""
-    units = [term.units(size) for term, size in zip(covariance.terms, rms, strict=True)]
-    return np.concatenate(units) if units else np.zeros(0)
+    pairs = zip(covariance.terms, moments, strict=True)
+    return _joined([term.units(own.rms) for term, own in pairs])

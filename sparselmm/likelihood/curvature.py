@@ -9,6 +9,7 @@ import numpy as np
 
 from sparselmm.base.smallmatrix import (
     block_diagonal,
+    identity,
     lower_triangle,
     solve_triangular,
 )
@@ -58,9 +59,8 @@ def add_root_curvature(
         if bends is not None:
             H[at, at] += bends
         return
-    rows, cols = term.tangent
-    same = cols[:, None] == cols[None, :]
-    H[at, at] += np.where(same, (psi + psi.T)[np.ix_(rows, rows)], 0.0)
+    rows, cols, same = term.tangent_pairs
+    H[at, at] += np.where(same, (psi + psi.T)[rows, cols], 0.0)
 
 
 def difference_hessian(
@@ -89,7 +89,7 @@ def whitened_directions(
     """
     maps, columns = [], []
     for t, (term, lam) in enumerate(zip(covariance.terms, state.lams, strict=True)):
-        back = term.divide(lam, np.eye(term.k)).T
+        back = term.divide(lam, identity(term.k)).T
         own = state.theta[covariance.slices[t]]
         u = state.u[cross.slices[t]].reshape(-1, term.k)
         below, left = lower_triangle(term.k)
@@ -99,14 +99,9 @@ def whitened_directions(
             wide = symmetric_units(term.k).transpose(2, 1, 0).reshape(term.k, -1)
             columns.append((u @ wide).reshape(cross.sizes[t][1] * term.k, -1))
         else:
-            maps.append(np.eye(term.n_tangent))
+            maps.append(identity(term.n_tangent))
             columns.append(term.moved(own, back, u).reshape(u.size, -1))
-    h = np.zeros((cross.q, sum(own.shape[1] for own in columns)))
-    first = 0
-    for own, part in zip(columns, cross.slices, strict=True):
-        h[part, first : first + own.shape[1]] = own
-        first += own.shape[1]
-    return h, block_diagonal(maps)
+    return block_diagonal(columns), block_diagonal(maps)
 
 
 def directions(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 import scipy.linalg as sla
 
+from sparselmm.base.smallmatrix import SecondMoments
 from sparselmm.base.types import FloatArray
 from sparselmm.design.terms import Design
 from sparselmm.factor.basis import working_basis
@@ -52,11 +53,11 @@ class DenseDeviance:
         self.Z, self.w = design.Z.toarray()[rows], w[rows]
         self.terms, self.covariance, self.reml = design.terms, covariance, reml
         moments = [
-            np.einsum("n,nja,njb->ab", self.w, Zt, Zt) / len(self.y)
+            SecondMoments(np.einsum("n,nja,njb->ab", self.w, Zt, Zt) / len(self.y))
             for Zt in self._by_coefficient()
         ]
         self.levels = [term.n_levels for term in design.terms]
-        self.units = theta_units(covariance, [np.sqrt(np.diag(S)) for S in moments])
+        self.units = theta_units(covariance, moments)
         self.unit_roots = covariance.unit_roots(moments)
         self.df = len(self.y) - (self.X.shape[1] if reml else 0)
         self.known_scale = known_scale

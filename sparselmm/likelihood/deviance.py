@@ -28,6 +28,7 @@ variance.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -39,7 +40,6 @@ from sparselmm.base.cholesky import NotPositiveDefiniteError
 from sparselmm.base.smallmatrix import (
     level_products,
     solve_triangular,
-    upper_inverse,
 )
 from sparselmm.base.types import CSR, FloatArray
 from sparselmm.design.terms import Design, RandomTerm
@@ -70,6 +70,8 @@ lambda_t counts as singular: dividing by it would cost more than half the gradie
 
 SMALLEST_PIVOT = 1e-6
 """A curvature needs few digits, so its division by a diagonal of lambda_t may lose most."""
+
+EPS = float(np.finfo(float).eps)
 
 MAX_BATCH = 256
 """Right-hand sides solved together; more gain nothing."""
@@ -120,9 +122,14 @@ class ProfiledDeviance:
         self.known_scale = known_scale
         self.df = cross.n - cross.basis.rank if reml else cross.n
         self.levels = [l for _, l in cross.sizes]
-        self.units = theta_units(covariance, [cross.rms(t) for t in range(len(cross.sizes))])
-        self.unit_roots = covariance.unit_roots(
-            [cross.second_moments(t) for t in range(len(cross.sizes))]
+        self.units = theta_units(covariance, cross.moments)
+        self.unit_roots = covariance.unit_roots(cross.moments)
+
+    def __repr__(self) -> str:
+        kind = "REML criterion" if self.reml else "-2 log-likelihood"
+        return (
+            f"{type(self).__name__}: the {kind} as a function of theta ({self.covariance.n_theta} "
+            "entries), value(theta) and gradient(theta); opt.deviance is its minimum"
         )
 
     @property
@@ -141,7 +148,9 @@ class ProfiledDeviance:
             or own.solver.holds is not state  # another deviance may share the solver
             or np.asarray(theta, dtype=float).tobytes() != state.theta.tobytes()
         ):
-            own.state = None
+            own.state = own.gammas = own.tangent = own.rounding = own.pivots = (
+                None  # frees the last
+            )
             own.state = own.solver.holds = state = self._evaluate(np.array(theta, dtype=float))
         return state
 
@@ -163,7 +172,7 @@ class ProfiledDeviance:
         cross = self.cross
         if self.centred is None:
             K, explained = self.solver.project(lams, cross.B)
-            return Projected(K, K, cross.C - explained, np.diag(cross.C))
+            return Projected(K, K, cross.C - explained, cross.C.diagonal())
         left = self.centred.at(cross, lams)
         right = apply_lambda(cross, lams, left.D) - left.u0
         u = self.solver.solve(right)
@@ -193,7 +202,7 @@ class ProfiledDeviance:
     def at(self, theta: FloatArray) -> PLSFit:
         """The penalized least-squares solution at theta."""
         state, basis = self.state_at(theta), self.cross.basis
-        root = basis.T @ upper_inverse(state.Rxx)
+        root = basis.T @ state.inverse_root
         return PLSFit(
             theta=state.theta.copy(),
             beta=basis.shift + basis.T @ state.gamma,
@@ -225,7 +234,7 @@ class ProfiledDeviance:
     def _gamma_blocks(self, state: State) -> list[FloatArray]:
         """Derivative with respect to every entry of every ``lambda_t``, each (k, k)."""
         singular = [t for t, pivot in enumerate(self._pivots(state)) if pivot <= NEARLY_SINGULAR]
-        precision = self._precision(state.pwrss)
+        precision, root = self._precision(state.pwrss), self.root(state)
         dense = {
             t: slope_at_boundary(self.cross, self.solver, state, t, precision, self.reml)
             for t in singular
@@ -238,7 +247,7 @@ class ProfiledDeviance:
             elif t in singular:  # lambda_t = 0: the deviance is even in it
                 out.append(np.zeros_like(lam))
             else:
-                inner = self.information_gap(state, t, state.residual, precision)
+                inner = self.information_gap(state, t, root)
                 out.append(2.0 * self.covariance.terms[t].divide(lam, inner))
         return out
 
@@ -257,26 +266,30 @@ class ProfiledDeviance:
         """``1 / sigma^2``."""
         return self.df / pwrss if self.known_scale is None else 1.0 / self.known_scale
 
-    def information_gap(
-        self, state: State, t: int, residual: FloatArray, precision: float
-    ) -> FloatArray:
+    def information_gap(self, state: State, t: int, root: FloatArray) -> FloatArray:
         """``l I - sum_j (G_jj + K_xj S_xx^-1 K_xj' + u_j u_j' / sigma^2)``, (k, k).
 
-        The middle term for REML only; ``u = K residual``, ``precision`` is ``1 / sigma^2``.
+        With ``root`` R of `root` it is ``l I - sum_j (G_jj + K_j R R' K_j')``.
         """
         k, l = self.cross.sizes[t]
         part = self.cross.slices[t]
         gap = -self.solver.inverse_sum(t)
         gap.flat[:: k + 1] += l
-        return gap - level_products(state.K[part], self._root(state, residual, precision), k)
+        return gap - level_products(state.K[part], root, k)
 
-    def _root(self, state: State, residual: FloatArray, precision: float) -> FloatArray:
-        """A root of the derivative of the criterion in S, (r + 1, c)."""
+    def root(
+        self, state: State, residual: FloatArray | None = None, precision: float | None = None
+    ) -> FloatArray:
+        """A root of the derivative of the criterion in S, (r + 1, c).
+
+        At other fixed effects with their ``residual``, and another ``precision = 1 / sigma^2``.
+        """
+        residual = state.residual if residual is None else residual
+        precision = self._precision(state.pwrss) if precision is None else precision
         r = len(state.gamma) if self.reml else 0
-        inverse = upper_inverse(state.Rxx[:r, :r])
         root = np.zeros((len(residual), 1 + r))
-        root[:, 0] = np.sqrt(precision) * residual
-        root[:r, 1:] = inverse
+        root[:, 0] = math.sqrt(precision) * residual
+        root[:r, 1:] = state.inverse_root[:r, :r]
         return root
 
     # ------------------------------------------------------------------------ curvature
@@ -338,7 +351,7 @@ class ProfiledDeviance:
     def _residual_information(self, state: State, Q: FloatArray, slope: FloatArray) -> FloatArray:
         """``g'Pg / sigma^2``, an unknown sigma^2 profiled out; ``slope`` is ``g'd``."""
         if self.known_scale is None:
-            Q -= np.outer(slope, slope) / state.pwrss
+            Q -= slope[:, None] * slope / state.pwrss
         return Q * self._precision(state.pwrss)
 
     def _with_many_parameters(self, state: State) -> list[int]:
@@ -409,7 +422,7 @@ class ProfiledDeviance:
     def newton_matrix(self, theta: FloatArray) -> FloatArray:
         """The model Hessian in theta, (n_theta, n_theta)."""
         inner = self.covariance.in_tangent
-        return self.tangent_model(theta)[1][np.ix_(inner, inner)]
+        return self.tangent_model(theta)[1][inner[:, None], inner]
 
     def hessian(self, theta: FloatArray) -> FloatArray:
         """Hessian of the deviance in theta by central differences of the exact gradient."""
@@ -431,17 +444,17 @@ class ProfiledDeviance:
         return own.rounding[1]
 
     def _rounding(self, state: State) -> float:
-        root = self._root(state, state.residual, self._precision(state.pwrss))
-        total = float(state.found.sizes @ np.sum(root**2, axis=1))
+        root = self.root(state)
+        total = float(state.found.sizes @ (root * root).sum(axis=1))
         for t, lam in enumerate(np.abs(lam) for lam in state.lams):
             pair, k = self.cross.pairs[t, t], len(lam)
             own = pair.data if pair.is_block_diagonal else pair.data[pair.rows == pair.cols]
             squares = (lam[:, None] * lam).reshape(k * k, k)
             size = 1.0 + np.abs(own).reshape(-1, k * k) @ squares
             half = state.found.solved[self.cross.slices[t]] @ root
-            by_m = np.einsum("bii->bi", self.solver.inverse_blocks(t)).ravel()
-            total += float(size.ravel() @ (by_m + np.einsum("ij,ij->i", half, half)))
-        return float(np.finfo(float).eps) * total
+            by_m = self.solver.inverse_blocks(t).diagonal(axis1=1, axis2=2).ravel()
+            total += float(size.ravel() @ (by_m + (half * half).sum(axis=1)))
+        return EPS * total
 
     # ------------------------------------------------------------- after the optimization
 
@@ -492,7 +505,7 @@ class ProfiledDeviance:
         out = np.empty((r, self.covariance.n_theta))
         for j in range(r):
             out[j] = self.covariance.chain(state.theta, [block[:, :, j] for block in blocks])
-        inverse = upper_inverse(state.Rxx)
+        inverse = state.inverse_root
         return np.asarray(inverse @ (inverse.T @ out))
 
     def pwrss_gradient(self, theta: FloatArray) -> FloatArray:
@@ -528,7 +541,7 @@ class ProfiledDeviance:
     ) -> tuple[FloatArray, FloatArray]:
         """Gradient and Hessian in theta from those in the entries of `working`'s ``lambda_t``."""
         inside = self.covariance.in_tangent
-        return self.covariance.chain(theta, gammas), hessian[np.ix_(inside, inside)]
+        return self.covariance.chain(theta, gammas), hessian[inside[:, None], inside]
 
     def rows(self, design: Design) -> Design:
         """The design with the columns that ``cross`` was made of."""

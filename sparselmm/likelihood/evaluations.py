@@ -179,9 +179,14 @@ class State:
         return self.K @ self.residual
 
     @cached_property
+    def inverse_root(self) -> FloatArray:
+        """``Rxx^-1``, upper triangular, whose product with its transpose is ``S_xx^-1``, (r, r)."""
+        return upper_inverse(self.Rxx)
+
+    @cached_property
     def Kx(self) -> FloatArray:
         """``K_x S_xx^-1/2``, (q, r)."""
-        return self.K[:, :-1] @ upper_inverse(self.Rxx)
+        return self.K[:, :-1] @ self.inverse_root
 
 
 def residual_part(pwrss: float, df: int, known_scale: float | None) -> float:

@@ -145,13 +145,11 @@ def dependent_columns(
     cross, slices = deviance.cross, deviance.covariance.slices
     for t, (term, part) in enumerate(zip(terms, slices, strict=True)):
         own = term.k > 1 and term.structure == "unstructured"
-        if own and (cross.bases is None or cross.bases[t] is None):
-            size = cross.rms(t)
-            scaled = cross.second_moments(t) / np.outer(size, size)
-            if np.linalg.eigvalsh(scaled)[0] < DEPENDENT:
-                entries = np.zeros(deviance.covariance.n_theta, dtype=bool)
-                entries[part] = True
-                return Confounded([term.name], False, entries)
+        own = own and (cross.bases is None or cross.bases[t] is None)
+        if own and cross.moments[t].axes[0][0] < DEPENDENT:
+            entries = np.zeros(deviance.covariance.n_theta, dtype=bool)
+            entries[part] = True
+            return Confounded([term.name], False, entries)
     return None
 
 
@@ -178,10 +176,10 @@ def unbounded(design: Design) -> bool:
     falls like ``t^-2`` and the deviance like ``-n log t^2``, against ``rank(Z_S) log t^2`` of the
     determinant: without end when ``rank(Z_S) < n``.
     """
-    counted = np.ones(design.n, dtype=bool) if design.weights is None else design.weights > 0
-    n, width = int(counted.sum()), design.p + sum(term.q for term in design.terms)
+    n, width = design.n_counted, design.p + design.q
     if width < n or float(n) * width**2 > DENSE_WORK:
         return False
+    counted = design.counted
     X = design.X[counted]
     parts = [_directions(term, term_z(term)[counted].toarray()) for term in design.terms]
     for chosen in islice(product(*parts), MOST_SUBSETS):

@@ -96,7 +96,7 @@ def moment_starts(
     if known_scale is not None:
         residual = np.full_like(residual, known_scale)
     theta = np.zeros((len(s), covariance.n_theta))
-    roots = covariance.unit_roots([cross.second_moments(t) for t in range(len(psis))])
+    roots = covariance.unit_roots(cross.moments)
     for t, (term, part) in enumerate(zip(covariance.terms, covariance.slices, strict=True)):
         if term.k == 1:  # no correlations: the floor is all there is
             variance = psis[t][:, 0, 0] / residual / roots[t][0, 0] ** 2
@@ -120,12 +120,14 @@ def _inside_cone(psi: FloatArray) -> FloatArray:
 
     Variances are floored and correlations shrunk.
     """
-    eye = np.eye(psi.shape[1])
-    variances = np.einsum("mii->mi", psi)
+    variances = np.diagonal(psi, axis1=1, axis2=2)
     positive = variances > SMALLEST**2
     sd = np.sqrt(np.maximum(variances, SMALLEST**2))
-    both = positive[:, :, None] & positive[:, None, :]
-    corr = np.where(both, psi / (sd[:, :, None] * sd[:, None, :]), 0.0) * (1.0 - eye) + eye
+    corr = psi / (sd[:, :, None] * sd[:, None, :])
+    if positive.all() and np.abs(corr).sum(axis=2).max() <= 1.0 + STRONGEST:
+        return psi  # no eigenvalue of a correlation matrix is further from one (Gershgorin)
+    eye, both = np.eye(psi.shape[1]), positive[:, :, None] & positive[:, None, :]
+    corr = np.where(both, corr, 0.0) * (1.0 - eye) + eye
     values, vectors = np.linalg.eigh(corr)
     values = np.maximum(values, 1.0 - STRONGEST)[:, :, None]
     corr = vectors @ (values * vectors.transpose(0, 2, 1))
@@ -167,16 +169,18 @@ def _moment_estimates(
 
 def _size(cross: CrossProducts, t: int) -> FloatArray:
     """Sums of squares of ``Z_t'WZ_t``, (k, k): what the moments would be without X."""
-    return np.einsum("bij,bij->ij", cross.pairs[t, t].data, cross.pairs[t, t].data)
+    data = cross.values[t, t]
+    return np.asarray((data * data).sum(axis=0))
 
 
 def _solve(T: FloatArray, right: FloatArray, sizes: list[FloatArray]) -> FloatArray:
     """Solutions of the scaled moment equations; what X explains entirely comes out as zero."""
-    diagonal = T.diagonal()
-    confounded = np.append(diagonal[:-1] <= 1e-9 * np.concatenate(sizes), False)
-    scale = np.sqrt(np.where(confounded | (diagonal <= 0), np.inf, diagonal))[:, None]
+    diagonal, least = T.diagonal(), np.zeros(len(T))
+    least[:-1] = 1e-9 * np.concatenate(sizes)
+    confounded = diagonal <= least
+    scale = np.sqrt(np.where(confounded, np.inf, diagonal))[:, None]
     T, right = T / scale / scale.T, right / scale
-    if not confounded.any() and diagonal.min() > 0.0:
+    if not confounded.any():
         R, indefinite = lapack.dpotrf(T)
         regular = not indefinite and R.diagonal().min() > REGULAR
         if regular:
@@ -313,7 +317,7 @@ def _sum_of_products(
     """
     n, kt, ku = x.shape
     if left_alone and right_alone:
-        return np.asarray(np.einsum("nia,nia->ia", x, y))
+        return np.asarray((x * y).sum(axis=0))
     if left_alone:  # a batch of products, one for every i
         return np.matmul(x.transpose(1, 2, 0), y.transpose(1, 0, 2)).reshape(kt, ku * ku)
     if right_alone:
@@ -335,6 +339,5 @@ def _at_theta(F: FloatArray, left: TermCovariance, right: TermCovariance) -> Flo
     rows = _entries(left)[:, None]
     both = F[rows, _entries(right)]
     if not right.is_diagonal:
-        off = right.rows != right.cols
-        both = both + np.where(off, F[rows, right.cols * right.k + right.rows], 0.0)
+        both = both + np.where(right.on_diagonal, 0.0, F[rows, right.cols * right.k + right.rows])
     return both * _twice(left)[:, None]

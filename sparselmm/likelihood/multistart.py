@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from sparselmm.base.cholesky import NotPositiveDefiniteError
+from sparselmm.base.smallmatrix import singular_values, solve_triangular
 from sparselmm.base.types import FloatArray
 from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.evaluations import Deviance
@@ -198,7 +199,7 @@ def _smallest(deviance: Deviance, theta: FloatArray) -> float:
     sizes = [
         abs(lam[0, 0] / unit[0, 0])
         if len(lam) == 1
-        else np.linalg.svd(np.linalg.solve(unit, lam), compute_uv=False)[-1]
+        else singular_values(solve_triangular(unit, lam, lower=True))[-1]
         for lam, unit in pairs
     ]
     return float(min(sizes, default=np.inf))
@@ -299,6 +300,8 @@ class Optima:
             )
             end = replace(end, message=why, finished=False)
         opt = self.search.certified(end)
+        if self.n_starts == 1:
+            return opt
         return replace(opt, n_starts=self.n_starts, n_optima=len(self._places))
 
 

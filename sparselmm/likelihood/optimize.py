@@ -757,13 +757,9 @@ def evidence(
     """The record of an optimization that ended at a point, judged by what is known there."""
     covariance: Covariance = recorder.deviance.covariance
     theta, rounding = point.theta, point.rounding
-    boundary = _boundary(covariance, theta)
+    boundary = covariance.at_zero(theta)
     inner = ~boundary
-    sizes = [
-        term.sizes(theta[part], recorder.units[part], SMALLEST_SCALE)
-        for term, part in zip(covariance.terms, covariance.slices, strict=True)
-    ]
-    scale = np.concatenate(sizes)
+    scale = covariance.sizes(theta, recorder.units, SMALLEST_SCALE)
     H = (point.hessian * (scale[:, None] * scale))[inner][:, inner]
     local = Quadratic.of(H, (point.gradient * scale)[inner])
     decrease = local.expected_decrease
@@ -783,11 +779,3 @@ def evidence(
         method=method, message=message, converged=good, n_evaluations=len(recorder.history),
         history=tuple(recorder.history), rounding=rounding,
     )  # fmt: skip
-
-
-def _boundary(covariance: Covariance, theta: FloatArray) -> BoolArray:
-    """Entries in columns of ``lambda_t`` that are entirely zero."""
-    out = np.zeros(len(theta), dtype=bool)
-    for term, part in zip(covariance.terms, covariance.slices, strict=True):
-        out[part] = term.at_zero(theta[part])
-    return out

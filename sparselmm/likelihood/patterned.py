@@ -22,9 +22,9 @@ from functools import cached_property
 
 import numpy as np
 
-from sparselmm.base.smallmatrix import root_of_sum, solve_triangular
+from sparselmm.base.smallmatrix import COLLINEAR, root_of_sum, solve_triangular
 from sparselmm.base.types import BoolArray, FloatArray, IntArray
-from sparselmm.likelihood.term_covariance import COLLINEAR, TermCovariance, lower_root
+from sparselmm.likelihood.term_covariance import TermCovariance, lower_root
 
 
 @dataclass(frozen=True, eq=False)

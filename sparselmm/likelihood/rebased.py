@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from sparselmm.base.smallmatrix import block_diagonal, kron, upper_inverse
+from sparselmm.base.smallmatrix import SecondMoments, block_diagonal, kron, upper_inverse
 from sparselmm.base.types import CSR, FloatArray
 from sparselmm.design.terms import Design, RandomTerm
 from sparselmm.factor.bases import in_bases, terms_in_bases
@@ -68,8 +68,8 @@ class RebasedDeviance(ProfiledDeviance):
         self.cross, self.covariance, self.levels = cross, inner.covariance, inner.levels
         self.centred = inner.centred
         self.reml, self.known_scale, self.df = inner.reml, inner.known_scale, inner.df
-        moments = [self.cross.model_moments(t) for t in range(len(self.bases))]
-        self.units = theta_units(self.covariance, [np.sqrt(np.diag(m)) for m in moments])
+        moments = [SecondMoments(self.cross.model_moments(t)) for t in range(len(self.bases))]
+        self.units = theta_units(self.covariance, moments)
         self._turned: Turned | None = None
 
     @property

@@ -41,10 +41,10 @@ ENDLESS = (
 
 def rises_without_end(design: Design, covariance: Covariance, reml: bool) -> bool:
     """Whether a small model has such directions."""
-    counted = np.ones(design.n, dtype=bool) if design.weights is None else design.weights > 0
-    n, width = int(counted.sum()), design.p + sum(term.q for term in design.terms)
+    n, width = design.n_counted, design.p + design.q
     if width < n or float(n) * width**2 > SMALL_WORK:
         return False
+    counted = design.counted
     X, y = design.X[counted], response(design)[counted]
     size = np.abs(X).max(axis=0, initial=0.0)
     X = X[:, size > 0] / size[size > 0]

@@ -14,9 +14,11 @@ import numpy as np
 
 from sparselmm.base.smallmatrix import (
     columns_of_triangle,
+    identity,
     lower_triangle,
     root_of_sum,
     solve_triangular,
+    svd,
     triangular_root,
 )
 from sparselmm.base.types import BoolArray, FloatArray, IntArray, Snapshot
@@ -26,9 +28,6 @@ NUMEROUS = 20
 
 FEW_LEVELS = 4.0
 """Levels per parameter below which the effects of the levels tell too little of a Hessian."""
-
-COLLINEAR = 1e-11
-"""Share of the largest second moment below which a direction of covariates counts as none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +102,12 @@ class TermCovariance(Snapshot):
         rows, cols = np.divmod(np.arange(self.k**2), self.k)
         return rows, cols
 
+    @cached_property
+    def tangent_pairs(self) -> tuple[IntArray, IntArray, BoolArray]:
+        """Rows of every two of these, and whether they stand in one column, each (m, m)."""
+        rows, cols = self.tangent
+        return rows[:, None], rows[None, :], cols[:, None] == cols
+
     @property
     def n_tangent(self) -> int:
         """Number of coordinates of a step."""
@@ -128,8 +133,7 @@ class TermCovariance(Snapshot):
         ``back`` is ``lambda_t^-1``.
         """
         rows, cols = self.tangent
-        half = np.zeros((len(rows), self.k, self.k))
-        half[np.arange(len(rows)), :, cols] = back[:, rows].T
+        half = back.T[rows, :, None] * identity(self.k)[cols, None, :]
         return half + half.transpose(0, 2, 1)
 
     def moved(self, theta: FloatArray, back: FloatArray, u: FloatArray) -> FloatArray:
@@ -194,6 +198,8 @@ class TermCovariance(Snapshot):
 
     def rectify(self, theta: FloatArray) -> FloatArray:
         """The theta of the same ``Psi_t`` in the range shown to users."""
+        if (theta[..., self.on_diagonal] > 0.0).all():
+            return theta + 0.0
         lam = self.factor(theta)
         sign = np.where(_diagonal(lam) < 0, -1.0, 1.0)
         return (lam * sign[..., None, :])[..., self.rows, self.cols] + 0.0
@@ -206,14 +212,14 @@ class TermCovariance(Snapshot):
         """Smallest diagonal of ``lambda_t`` as a share of its row, or of what counts as one."""
         unit = np.ones(self.k)
         unit[self.rows] = units
-        share = np.abs(_diagonal(lam)) / np.maximum(np.sqrt((lam * lam).sum(axis=-1)), unit)
+        share = np.abs(_diagonal(lam)) / np.maximum(row_norms(lam), unit)
         return np.asarray(share.min(axis=-1, initial=np.inf))
 
     def sizes(self, theta: FloatArray, units: FloatArray, smallest: float) -> FloatArray:
         """Standard deviation of the coefficient each entry of theta belongs to, (..., n_theta)."""
         unit = np.ones(self.k)
         unit[self.rows] = units
-        sd = np.maximum(np.linalg.norm(self.factor(theta), axis=-1), smallest * unit)
+        sd = np.maximum(row_norms(self.factor(theta)), smallest * unit)
         return np.asarray(sd[..., self.rows])
 
     def distance(
@@ -254,11 +260,15 @@ class TermCovariance(Snapshot):
 
     def snapped(self, theta: FloatArray, units: FloatArray, below: float) -> FloatArray:
         """Theta with the columns of ``lambda_t`` that are all below a limit set to zero."""
+        if (np.abs(theta) >= below * units).all():
+            return theta
         small = np.abs(self.factor(theta / units)).max(axis=-2) < below
         return np.where(small[..., self.cols], 0.0, theta)
 
     def at_zero(self, theta: FloatArray) -> BoolArray:
         """Entries in columns of ``lambda_t`` that are entirely zero, (..., n_theta)."""
+        if theta.all():
+            return np.zeros(theta.shape, dtype=bool)
         used = np.asarray(self.factor(theta).any(axis=-2))
         return np.asarray(~used[..., self.cols])
 
@@ -304,7 +314,7 @@ class OneCoefficient(TermCovariance):
     def pivot(self, lam: FloatArray, units: FloatArray) -> FloatArray:
         """The size of ``lambda_t`` as a share of itself, or of what counts as one."""
         size = np.abs(lam[..., 0, 0])
-        return np.asarray(size / np.maximum(size, units[0]))
+        return np.asarray(size / (np.maximum(size, units[0]) if size.ndim else max(size, units[0])))
 
     def sizes(self, theta: FloatArray, units: FloatArray, smallest: float) -> FloatArray:
         """Standard deviation of the coefficient, (..., 1)."""
@@ -325,6 +335,11 @@ class OneCoefficient(TermCovariance):
         return np.asarray(theta == 0.0)
 
 
+def row_norms(lam: FloatArray) -> FloatArray:
+    """Lengths of the rows of matrices, (..., k)."""
+    return np.asarray(np.sqrt((lam * lam).sum(axis=-1)))
+
+
 def _diagonal(lam: FloatArray) -> FloatArray:
     """Diagonals of matrices, (..., k)."""
     return np.diagonal(lam, axis1=-2, axis2=-1)
@@ -336,19 +351,35 @@ def across_rotations(lam: FloatArray) -> FloatArray:
     With the singular value decomposition ``lam = U S V'`` it is all ``U Y V'`` with ``S Y``
     symmetric. Two singular values of zero leave both entries of Y free.
     """
-    U, s, Vt = np.linalg.svd(lam)
+    U, s, Vt = svd(lam)
     s = np.where(s > 1e-8 * s[0], s, 0.0)
     rows, cols = lower_triangle(len(s), diagonal=False)
+    first, second, Y = _planes(len(s))
     size = np.hypot(s[rows], s[cols])
-    lost = size == 0.0
-    size[lost] = 1.0
-    each, n = np.arange(len(rows)), len(s)
-    Y = np.zeros((n + len(rows) + int(lost.sum()), n, n))
-    Y[np.arange(n), np.arange(n), np.arange(n)] = 1.0
-    Y[n + each, rows, cols] = np.where(lost, 1.0, s[cols] / size)
-    Y[n + each, cols, rows] = s[rows] / size
-    Y[n + len(rows) + np.arange(int(lost.sum())), cols[lost], rows[lost]] = 1.0
+    lost = np.flatnonzero(size == 0.0)
+    if len(lost):
+        size[lost] = 1.0
+        Y = np.concatenate([Y, np.zeros((len(lost), *Y.shape[1:]))])
+        Y[-len(lost) :][np.arange(len(lost)), cols[lost], rows[lost]] = 1.0
+    else:
+        Y = Y.copy()
+    flat = Y.reshape(-1)
+    flat[first], flat[second] = s[cols] / size, s[rows] / size
+    flat[first[lost]] = 1.0
     return np.asarray(U @ Y @ Vt)
+
+
+@cache
+def _planes(k: int) -> tuple[IntArray, IntArray, FloatArray]:
+    """Units of the diagonal and room for one matrix per pair of rows, (m, k, k).
+
+    Before it where in all of it, flat, the two entries of each pair stand.
+    """
+    rows, cols = lower_triangle(k, diagonal=False)
+    Y = np.zeros((k + len(rows), k, k))
+    Y[np.arange(k), np.arange(k), np.arange(k)] = 1.0
+    start = (k + np.arange(len(rows))) * k * k
+    return start + rows * k + cols, start + cols * k + rows, Y
 
 
 def lower_root(lam: FloatArray) -> FloatArray:

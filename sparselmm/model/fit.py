@@ -267,7 +267,8 @@ class Task:
     ----------
     optimize : bool
         False: nothing, the model at its start values.
-    packing : Packing
+    packing : Packing or None
+        Needed where entries of ``Psi`` are held.
     held : Held
     methods : list of str or None
         Optimizers to try in turn.
@@ -281,7 +282,7 @@ class Task:
     """
 
     optimize: bool
-    packing: Packing
+    packing: Packing | None
     held: Held
     methods: list[str | None]
     keywords: Mapping[str, Any]
@@ -296,6 +297,7 @@ class Task:
             reason = "nothing to optimize" if self.optimize else "not optimized: do_cg=False"
             return not_optimized(objective, start, reason, fine=self.optimize)
         if self.held.psi is not None:
+            assert self.packing is not None
             return constrained(objective, self.packing, self.held, self.maxiter)
         return self._search(objective, start)
 

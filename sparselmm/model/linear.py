@@ -141,7 +141,7 @@ class LinearModel:
     def _plan(self, limit: int | None, rival: Rival | None = None) -> FitPlan:
         """The plan of exact factorizations, and of conjugate gradients where they may be used."""
         names = tuple(term.name for term in self.terms)
-        return make_plan(self.cross, names, limit, self._packing.covariance, rival)
+        return make_plan(self.cross, names, limit, self.covariance, rival)
 
     def _rival(
         self, covariance: Covariance, probing: Probing, start: Callable[[], FloatArray]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -69,16 +70,17 @@ def fit_linear(model: LinearModel, request: Request) -> tuple[Ended, type[MixedL
 
 def _fit_exactly(model: LinearModel, request: Request, setting: Setting) -> Ended:
     """A fit by exact evaluations."""
-    given, held, packing = request.given, setting.held, model._packing
+    given, held = request.given, setting.held
     assert setting.plan is not None
     chosen = setting.plan.chosen
+    packing = None if held.psi is None else model._packing
     task = Task(
         given["do_cg"], packing, held, request.methods, request.keywords, given["maxiter"],
         request.monitor, chosen.seconds, checked_starts(given["starts"], held.free),
     )  # fmt: skip
     with chosen.threads():
         sparse = model._sparse(chosen, request.reml, held.covariance, held.scale)
-        pen = penalties_of(packing, sparse, held, setting.params, given["fe_pen"], given["cov_pen"])
+        pen = _penalties(model, sparse, setting, given)
         dense = request.engine == "dense"
         endless = _endless(model, request.reml, held) if given["do_cg"] and pen is None else ""
         if endless and given["starts"] is None:  # no other start finds a maximum
@@ -92,14 +94,25 @@ def _fit_exactly(model: LinearModel, request: Request, setting: Setting) -> Ende
                 opt = joined(opt, task.run(objective, opt.theta))
         fit = objective.at(opt.theta)
         if given["do_cg"]:
-            opt = replace(opt, unidentified=unidentified(sparse, opt, model.terms))
+            if said := unidentified(sparse, opt, model.terms):
+                opt = replace(opt, unidentified=said)
             if endless:
                 opt = replace(opt, converged=False, message=endless)
             _warn(model, opt, sparse)
-    n_fixed = len(constrained_entries(packing, held))
+    n_fixed = 0 if packing is None else len(constrained_entries(packing, held))
     if pen is not None and pen.held.any():
         fit, n_fixed = without_fixed(fit, pen.held), n_fixed + int(pen.held.sum())
     return Ended(sparse, opt, fit, n_fixed)
+
+
+def _penalties(
+    model: LinearModel, sparse: ProfiledDeviance, setting: Setting, given: Mapping[str, Any]
+) -> Penalties | None:
+    """Penalties and held fixed effects, None when there are none."""
+    asked = given["fe_pen"], given["cov_pen"]
+    if asked == (None, None) and setting.held.fixed is None:
+        return None
+    return penalties_of(model._packing, sparse, setting.held, setting.params, *asked)
 
 
 def _penalized(sparse: ProfiledDeviance, pen: Penalties | None) -> Any:

@@ -30,6 +30,7 @@ from sparselmm.base.other_names import MODEL, NamesOthers
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import AnyArray, FloatArray, IntArray
 from sparselmm.design import BuiltDesign, capture_env, from_arrays, from_formula
+from sparselmm.design.formula.bars import check_order
 from sparselmm.design.responses import read_response
 from sparselmm.design.spec import as_frame
 from sparselmm.design.validate import check_levels
@@ -226,6 +227,7 @@ class MixedGLM(NamesOthers):
         """
         if others:
             check_keywords(others, tuple(signature(cls.from_formula).parameters)[:-1], "mixedglm")
+        check_order(formula, data)
         env = capture_env(eval_env, above=1)
         chosen = chosen_family(family, link, dispersion, zi, hurdle)
         data = as_frame(data, [

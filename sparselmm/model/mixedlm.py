@@ -9,6 +9,7 @@ from sparselmm.base.arguments import check_flag
 from sparselmm.base.other_names import MODEL, NamesOthers
 from sparselmm.base.threads import one_thread
 from sparselmm.design import BuiltDesign, capture_env, from_arrays, from_formula
+from sparselmm.design.formula.bars import check_order
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.inference.packing import MixedLMParams
 from sparselmm.likelihood.covariance import Covariance
@@ -230,6 +231,7 @@ class MixedLM(LinearFits, NamesOthers):
         if other is not None:
             built = with_data(other, data)
         else:
+            check_order(formula, data)
             env = capture_env(eval_env, above=1)
             given = partitioned(formula, data, locals(), env, chunk_rows, keep_rows)
             if isinstance(given, Partitioned):

@@ -320,6 +320,17 @@ def test_packages_and_as_factor(written, read):
     [
         ("Days %in% f + (1 | Subject)", "%in%.*write a:b"),
         ("Days %foo% f + (1 | Subject)", "%foo%"),
+        ("Days %/% 2 + (1 | Subject)", "%/%.*a // b"),
+        ("Days %% 2 + (1 | Subject)", "%%.*a % b"),
+        ("data$Days + (1 | Subject)", r"'\$'.*alone"),
+        ("I(Days - mean(Days)) + (1 | Subject)", r"center\(x\)"),
+        ("te(Days, Days) + (1 | Subject)", r"te\(cr\(x"),
+        ("scale(Days, T) + (1 | Subject)", "R's constant write TRUE"),
+        ("Days + NULL + (1 | Subject)", "NULL.*constant"),
+        ("(0 + dummy(f, 'b') | Subject)", "I.f == "),
+        ("C(f, contr.treatment(base=3)) + (1 | Subject)", "the levels are 2"),
+        ("C(f, base='b') + (1 | Subject)", "'b' is no level"),
+        ("C(f, contr.sum, base=2) + (1 | Subject)", "treatment coding"),
         ("as.numeric(Days) + (1 | Subject)", "'as.numeric' is R's"),
         ("Days + (. | Subject)", "write the names"),
         ("ifelse(Days > 4, 1, 0) + (1 | Subject)", r"np\.where"),
@@ -332,3 +343,54 @@ def test_what_r_has_and_formulas_here_do_not(right, says):
     data = datasets.load("sleepstudy").assign(f=lambda d: d.Days > 4)
     with pytest.raises(FormulaError, match=says):
         sparselmm.mixedlm(f"Reaction ~ {right}", data)
+
+
+@pytest.mark.parametrize(
+    ("written", "same"),
+    [
+        ("scale(Days, scale=FALSE)", "center(Days)"),
+        ("scale(Days, center=TRUE, scale=FALSE)", "center(Days)"),
+        ("scale(Days, scale=True)", "standardize(Days)"),
+        ("scale(Days, ddof=1)", "standardize(Days, ddof=1)"),
+        ("scale(Days, center=3, scale=2)", "I((Days - 3) / 2)"),
+        ("scale(Days, center=FALSE, scale=4)", "I(Days / 4)"),
+        ("log(Days + 1, 2)", "log2(Days + 1)"),
+        ("log(Days + 1, base=10)", "log10(Days + 1)"),
+        ("bs(Days, knots=c(3, 6))", "bs(Days, knots=[3, 6])"),
+        ("bs(Days, df=4, knots=NULL)", "bs(Days, df=4)"),
+        ("C(Days, contr.treatment(base=2))", "C(Days, Treatment(1))"),
+        ("C(Days, contr.treatment(10, base=2))", "C(Days, Treatment(1))"),
+        ("C(Days, base=2)", "C(Days, Treatment(1))"),
+        ("C(Days, contr.treatment)", "C(Days)"),
+        ("C(Days, contr.sum(10))", "C(Days, Sum)"),
+        ("C(Days, contr.helmert(10))", "C(Days, Helmert)"),
+        ("0 + C(Days, contr.treatment(base=2))", "0 + C(Days)"),
+        ("factor(f, levels=c('b', 'a'))", "C(f, levels=['b', 'a'])"),
+    ],
+)
+def test_arguments_of_r(written, same):
+    data = datasets.load("sleepstudy").assign(f=lambda d: np.where(d.Days > 4, "a", "b"))
+    one, other = (
+        sparselmm.mixedlm(f"Reaction ~ {right} + (1 | Subject)", data) for right in (written, same)
+    )
+    np.testing.assert_allclose(one.exog, other.exog, rtol=1e-12, atol=1e-12)
+    result = pickle.loads(pickle.dumps(one.fit()))
+    np.testing.assert_allclose(result.predict(data[:9]), other.fit().predict(data[:9]), rtol=1e-9)
+
+
+def test_scale_of_rows_that_are_not_kept():
+    data = datasets.load("sleepstudy")
+    formula = "Reaction ~ scale(Days, scale=FALSE) + (1 | Subject)"
+    kept, streamed = (
+        sparselmm.mixedlm(formula, data, **options).fit()
+        for options in ({}, {"keep_rows": False, "chunk_rows": 50})
+    )
+    np.testing.assert_allclose(streamed.fe_params, kept.fe_params, rtol=1e-9)
+
+
+@pytest.mark.parametrize("given", ["scale='a'", "scale=0", "center='a'"])
+def test_wrong_amounts_of_scale(given):
+    with pytest.raises(SparseLMMError, match="scale"):
+        sparselmm.mixedlm(
+            f"Reaction ~ scale(Days, {given}) + (1 | Subject)", datasets.load("sleepstudy")
+        )

@@ -188,7 +188,7 @@ def test_columns_as_options(folder, capsys):
     assert record["fixed_effects"][1]["estimate"] == pytest.approx(9.467286, abs=1e-5)  # less 1
     record = fitted(capsys, SLEEP, "sleep.csv", "--subset", "Days > 1")
     assert record["nobs"] == 144
-    record = fitted(capsys, SLEEP, "missing.csv", "--missing", "drop", "--method", "bfgs")
+    record = fitted(capsys, SLEEP, "missing.csv", "--missing", "na.omit", "--method", "BFGS")
     assert record["nobs"] == 178
     assert record["convergence"]["optimizer"] == "bfgs"
 
@@ -234,11 +234,19 @@ def test_plan_stops_before_the_fit(capsys):
         ("fit y~x sleep.csv --json no/x", "folder does not exist"),
         ("fit Reaction~Days+(1|Subject) sleep.csv --json .", "directory"),
         ("fit y~x sleep.csv --quiet --progress", "not allowed with"),
-        ("fit y~x sleep.csv --method sgd", "invalid choice: 'sgd'"),
-        ("fit y~x sleep.csv --missing none --engine fast", "invalid choice: 'fast'"),
+        ("fit y~x sleep.csv --method sgd", "unknown optimizer 'sgd'"),
+        ("fit y~x sleep.csv --missing none --engine fast", "got 'fast'"),
         ("fit y~1+(1|s) InstEval --engine dense", "at most 5000 rows"),
         ("fit y~x nothing.csv", "there is no file 'nothing.csv'"),
         ("fit y~x sleepstudi", "did you mean 'sleepstudy'"),
+        ("fit sleep.csv Reaction~Days+(1|Subject)", "before the data: 'Reaction~Days+(1|Subject)'"),
+        ("predict sleep.csv sleep.csv y~x+(1|g)", "'y~x+(1|g)' sleep.csv sleep.csv"),
+        ("y~x+(1|g) sleep.csv", "Write fit before the formula"),
+        ("fit y~x+(1|g) --data sleep.csv", "second word after fit"),
+        ("fit y~x+(1|g) sleep.csv --REML", "without --ml"),
+        ("fit y~x+(1|g) sleep.csv --missing leave", "--missing must be one of"),
+        ("fit y~x+(1|g) sleep.csv --offset log(x)", "used in the formula"),
+        ("fit Reaction~1+(1|Subject) sleep.csv --offset log(Days)", "offset(log(Days))"),
         ("fit y~x empty.csv", "empty.csv: the file is empty"),
         ("fit Reaction~Days+(1|Subject) header.csv", "no rows"),
         ("fit y~x ragged.csv", "ragged.csv: cannot be read"),

@@ -181,3 +181,49 @@ def test_arguments_that_there_are_none_of(call, match):
     with pytest.raises(ArgumentError, match=match) as caught:
         call()
     assert isinstance(caught.value, TypeError)
+
+
+@pytest.mark.parametrize(
+    "family",
+    ["binomial(link='probit')", "binomial(link=probit)", 'binomial(link = "probit")',
+     'Binomial("probit")', "binomial(probit)"],
+)  # fmt: skip
+def test_families_with_their_links(family):
+    data = datasets.load("cbpp")
+    formula = "cbind(incidence, size - incidence) ~ period + (1 | herd)"
+    other = sparselmm.mixedglm(formula, data, family="binomial", link="probit")
+    own = sparselmm.mixedglm(formula, data, family=family)
+    assert (own.family.name, own.family.link) == (other.family.name, other.family.link)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"family": "probit"}, "family='binomial', link='probit'"),
+        ({"family": "binomial(nope)"}, "unknown link 'nope'"),
+        ({"family": "binomial(probit)", "link": "logit"}, "has a link already"),
+        ({"family": "nope(log)"}, "unknown family"),
+    ],
+)
+def test_wrong_families(options, says):
+    with pytest.raises(sparselmm.DataError, match=says):
+        sparselmm.mixedglm("r2 ~ Anger + (1 | id)", datasets.load("VerbAgg"), **options)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda d: sparselmm.mixedlm(d, "effort ~ Type + (1 | Subject)"), "formula first"),
+        (lambda d: sparselmm.mixedglm(d, "effort ~ Type + (1 | Subject)"), "formula first"),
+        (lambda d: sparselmm.MixedLM("effort ~ Type + (1 | Subject)", d), "mixedlm"),
+        (lambda d: sparselmm.mixedlm("effort ~ Type + (1 | Subject)", d, family="poisson"),
+         "mixedglm"),
+        (lambda d: sparselmm.mixedlm("effort ~ Type + (1 | Subject)", d).fit(ddf="KR"),
+         "asked of the result"),
+        (lambda d: sparselmm.mixedlm("effort ~ 1 + (1 | Subject)", d, offset="log(effort)"),
+         r"offset\(log\(effort\)\)"),
+    ],
+)  # fmt: skip
+def test_first_minutes(call, says):
+    with pytest.raises(sparselmm.SparseLMMError, match=says):
+        call(datasets.load("ergoStool"))

@@ -15,6 +15,7 @@ from sparselmm.base.exceptions import (
     MemoryLimitError,
     ModelWarning,
     RankDeficiencyWarning,
+    SparseLMMError,
 )
 from sparselmm.inference.hypotheses import multiplicity
 from sparselmm.inference.wald import two_sided
@@ -239,3 +240,44 @@ def test_a_factor_that_is_a_number_elsewhere(kind, random):
     new = pd.DataFrame({"age": [14, 14], "sex": ["F", "M"], "g": [3, 4]})
     both = pd.concat([new, new.assign(age=8)], ignore_index=True)
     np.testing.assert_allclose(fit.predict(new), fit.predict(both)[:2])
+
+
+@pytest.mark.parametrize(
+    ("specs", "names", "by"),
+    [
+        ("~ nitro_f", "nitro_f", None),
+        ("~ nitro_f | Variety", "nitro_f", "Variety"),
+        ("nitro_f | Variety", "nitro_f", "Variety"),
+        ("~ nitro_f * Variety", ["nitro_f", "Variety"], None),
+        ("~ nitro_f:Variety", ["nitro_f", "Variety"], None),
+    ],
+)
+def test_specifications_of_r(specs, names, by):
+    formula = "Yield ~ nitro_f * Variety + (1 | Block / Variety)"
+    fit = mixedlm(formula, datasets.load("Oats")).fit()
+    one, other = fit.emmeans(specs), fit.emmeans(names, by)
+    pd.testing.assert_frame_equal(one.frame, other.frame)
+    pd.testing.assert_frame_equal(one.pairs(), other.pairs())
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda r: r.emmeans("pairwise ~ Type"), r"emmeans\('Type'\)\.contrast\('pairwise'\)"),
+        (lambda r: r.emmeans("~ Type | Type", by="Type"), "leave out by="),
+        (lambda r: r.emmeans("type"), "did you mean 'Type'"),
+        (lambda r: r.emtrends("Type", var="x"), "multiple values for argument 'var'.*emtrends"),
+        (lambda r: r.refit(), r"missing a required argument: 'endog'; it is called refit\(endog\)"),
+    ],
+)
+def test_calls_of_r(call, says):
+    fit = mixedlm("effort ~ Type + (1 | Subject)", datasets.load("ergoStool")).fit()
+    with pytest.raises(SparseLMMError, match=says):
+        call(fit)
+
+
+@pytest.mark.parametrize(("name", "ours"), [("contrasts", "contrast"), ("summary", "frame")])
+def test_other_names_of_means(name, ours):
+    fit = mixedlm("effort ~ Type + (1 | Subject)", datasets.load("ergoStool")).fit()
+    with pytest.raises(AttributeError, match=f"here it is {ours}"):
+        getattr(fit.emmeans("Type"), name)

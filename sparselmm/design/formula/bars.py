@@ -10,7 +10,9 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations
+from typing import Any
 
+from sparselmm.base.arguments import shown
 from sparselmm.base.exceptions import FormulaError
 from sparselmm.design.formula.tokens import (
     CLOSING,
@@ -117,6 +119,12 @@ def parse_formula(text: str) -> ParsedFormula:
     if not isinstance(text, str):
         raise FormulaError(f"the formula must be a string, not {type(text).__name__}")
     return _parsed(text)
+
+
+def check_order(formula: Any, data: Any) -> None:
+    """Refuse a formula in the place of the data, before either is read."""
+    if isinstance(data, str) and "~" in data and not (isinstance(formula, str) and "~" in formula):
+        raise FormulaError(f"data is the formula {shown(data)}: write the formula first, then data")
 
 
 @lru_cache(maxsize=256)

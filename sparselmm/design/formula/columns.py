@@ -65,6 +65,8 @@ def used_columns(
     columns: dict[str, None] = {}
     others: set[str] = set()
     for code, place in codes.items():
+        if code in CONSTANTS and code not in frame.columns:
+            raise FormulaError(f"{code}, used in {place}, is a constant and no variable")
         for name in names_in(code):
             if name in frame.columns:
                 columns[name] = None
@@ -81,8 +83,13 @@ def used_columns(
     return list(columns), env.subset([name for name in others if name in namespace])
 
 
+CONSTANTS = ("TRUE", "FALSE", "NULL", "pi")
+"""Names of R that are no variables; arguments of functions may be these."""
+
+R_LETTERS = {"T": "TRUE", "F": "FALSE", "NA": "np.nan", "Inf": "np.inf"}
+"""Other constants of R: what to write here."""
+
 OTHER_FUNCTIONS = {
-    "c": "write a list, [1, 2]",
     "cut": "make the column beforehand with pandas.cut",
     "ordered": "make the column beforehand: pandas.Categorical(..., ordered=True)",
     "Error": "write a random intercept, (1 | g)",
@@ -99,6 +106,13 @@ OTHER_FUNCTIONS = {
     "rcs": "write ns(x, df=...)",
     "gr": "write the grouping factor alone, (1 | g)",
     "s": "write ns(x, df=...) or cr(x, df=...) for a smooth curve",
+    "mean": "write center(x) for x less its mean (remembered for new data), or np.mean(x)",
+    "sd": "write scale(x) for x in standard deviations (remembered for new data), or np.std(x)",
+    "median": "write np.median(x)",
+    "rank": "make the column beforehand with Series.rank()",
+    "dummy": 'write I(f == "b"), or 0 + f for all levels',
+    "weights": "give weights= beside the formula",
+    "nest": "write a/b",
     "droplevels": "levels without rows are left out anyway",
 }
 """Functions of R's formulas: what to write here."""
@@ -110,6 +124,11 @@ def _unknown(name: str, code: str, frame: pd.DataFrame, place: str) -> FormulaEr
         return FormulaError(
             f"{dotted!r}, used in {place}, reads as attribute access in Python; "
             f'a column of that name is written Q("{dotted}")'
+        )
+    if name in R_LETTERS:
+        return UnknownColumnError(
+            f"{name!r}, used in {place}, is not a column of the data; for R's constant write "
+            f"{R_LETTERS[name]}"
         )
     return unknown_column(name, frame.columns, place)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,13 +17,62 @@ from sparselmm.design.formula.expressions import uses_of
 SAS = codings.Treatment(reference=-1)
 """R's ``contr.SAS``: the last level is the reference."""
 
+
+class Based(codings.Treatment):  # type: ignore[misc]
+    """R's ``contr.treatment(n, base=1)``: the reference by its place, or by its name.
+
+    The number of levels, which R wants, is known.
+    """
+
+    def __init__(self, n: Any = None, base: Any = 1) -> None:
+        super().__init__()
+        self.base = base
+
+    def _at(self, levels: Sequence[Any]) -> codings.Treatment:
+        base = self.base
+        if isinstance(base, (int, np.integer)) and not isinstance(base, bool):
+            if not 1 <= base <= len(levels):
+                raise FormulaError(
+                    f"contr.treatment(base={base}): the levels are {len(levels)}, and base says "
+                    "which of them, counted from one"
+                )
+            base = levels[int(base) - 1]
+        elif base not in levels:
+            raise FormulaError(
+                f"base={base!r} is no level; there are {', '.join(map(repr, levels[:8]))}"
+            )
+        return codings.Treatment(base)
+
+    def code_with_intercept(self, levels: Sequence[Any]) -> Any:
+        """The coding with a column for every level."""
+        return self._at(levels).code_with_intercept(levels)
+
+    def code_without_intercept(self, levels: Sequence[Any]) -> Any:
+        """The coding without the reference."""
+        return self._at(levels).code_without_intercept(levels)
+
+
+def _sized(kind: Any) -> Any:
+    """A coding whose argument is R's number of levels, which is known."""
+
+    class Sized(kind):  # type: ignore[misc]
+        def __init__(self, n: Any = None) -> None:
+            super().__init__()
+
+    return Sized
+
+
 CODINGS: dict[str, Any] = {
     "treatment": codings.Treatment, "sum": codings.Sum, "helmert": codings.Helmert,
     "poly": codings.Poly, "diff": codings.Diff, "sdif": codings.Diff, "SAS": SAS,
 }  # fmt: skip
 """Codings by R's and patsy's names; ``deviation`` and the like are given as objects of patsy."""
 
-R_CODINGS = SimpleNamespace(**CODINGS)
+R_CODINGS = SimpleNamespace(
+    **CODINGS
+    | {"treatment": Based}
+    | {name: _sized(CODINGS[name]) for name in ("sum", "helmert", "poly", "diff", "sdif")}
+)
 """What ``contr.sum`` and its like in a formula look up."""
 
 

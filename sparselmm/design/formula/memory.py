@@ -26,7 +26,7 @@ from sparselmm.design.formula.pickling import dumps
 Key = tuple[str, str]
 """An expression, and patsy's name of a transform in it."""
 
-MOMENTS, RANGE = ("Center", "Standardize"), ("BS", "CR", "CC", "NaturalSpline", "Poly")
+MOMENTS, RANGE = ("Center", "Standardize", "Scale"), ("BS", "CR", "CC", "NaturalSpline", "Poly")
 HOMES = ("patsy.", "sparselmm.")
 KEEP = "or keep the rows: keep_rows=True"
 
@@ -188,7 +188,7 @@ def _finished(
     if kind == "Center":
         transform._sum, transform._count = seen.mean, 1
         return transform
-    if kind == "Standardize":
+    if kind in ("Standardize", "Scale"):
         transform.current_n, transform.current_mean = seen.n, seen.mean
         transform.current_M2 = seen.squares
         return transform

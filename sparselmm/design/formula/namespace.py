@@ -34,7 +34,7 @@ from sparselmm.design.factors import Factor, factorize, match, unordered
 from sparselmm.design.formula import remembered
 from sparselmm.design.formula.arithmetic import GUARDS, guarded
 from sparselmm.design.formula.checked import Expression, Kept, Missing
-from sparselmm.design.formula.contrasts import R_CODINGS, coding
+from sparselmm.design.formula.contrasts import R_CODINGS, Based, coding
 from sparselmm.design.formula.expressions import (
     names_in,
     plain_column,
@@ -51,11 +51,15 @@ MANY_ROWS = 100_000
 _READY = "sparselmm_levels"  # marks, in ``attrs``, a column whose categories are final
 
 
-def C(data: Any, contrast: Any = None, levels: Any = None) -> Any:
+def C(data: Any, contrast: Any = None, levels: Any = None, *, base: Any = None) -> Any:
     """Do what patsy's ``C`` does, without a loop over the rows of columns made ready before.
 
-    patsy reads a contrast from the attribute of that name.
+    patsy reads a contrast from the attribute of that name. ``base`` is R's: the reference.
     """
+    if base is not None:
+        if contrast not in (None, Based):
+            raise FormulaError("C(): base is the reference of treatment coding, and of no other")
+        contrast = Based(base=base)
     if contrast is not None:
         contrast = coding(contrast, "contrast")
     elif isinstance(data, pd.Series):
@@ -67,10 +71,21 @@ def C(data: Any, contrast: Any = None, levels: Any = None) -> Any:
     return marked
 
 
+def log(x: Any, base: float | None = None) -> Any:
+    """R's logarithm, to the base e or another."""
+    return np.log(x) if base is None else np.log(x) / np.log(base)
+
+
+def combined(*values: Any) -> list[Any]:
+    """R's ``c(1, 2)``."""
+    return list(values)
+
+
 R_NAMES: dict[str, Any] = {
     "C": C,
     "factor": C,
-    "log": np.log,
+    "c": combined,
+    "log": log,
     "log2": np.log2,
     "log10": np.log10,
     "log1p": np.log1p,
@@ -83,6 +98,7 @@ R_NAMES: dict[str, Any] = {
     "pi": np.pi,
     "TRUE": True,
     "FALSE": False,
+    "NULL": None,
     "contr": R_CODINGS,
     **TRANSFORMS,
 }
@@ -414,6 +430,8 @@ def _patsy_errors(space: Namespace, codes: Iterable[str]) -> Iterator[None]:
     except PatsyError as error:
         if "missing values" in str(error.message):
             raise describe_missing(space, codes) from error
+        if isinstance(error.__cause__, SparseLMMError):  # of one of our own functions
+            raise error.__cause__ from error
         raise FormulaError(f"the formula cannot be evaluated: {error}") from error
     except (Exception, SystemExit) as error:  # of a transform, patsy's or the user's
         raise FormulaError(

@@ -14,7 +14,7 @@ _TOKEN = re.compile(
       | `[^`]*`                                                  # R's quoted names
       | [^\W\d]\w*                                               # names
       | (?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?                     # numbers
-      | \*\* | \|\| | // | == | != | <= | >= | %\w+%             # operators of two characters
+      | \*\* | \|\| | // | == | != | <= | >= | %[\w/%*|]*%       # operators of two characters
       | \S
     )""",
     re.VERBOSE | re.DOTALL,
@@ -27,6 +27,12 @@ CLOSING = frozenset(OPENING.values())
 _OPERATORS = frozenset(
     ("+", "-", "*", "/", "**", "//", "%", "@", ":", "~", "|", "||", "=", "==", "!=", "<", ">")
 )
+
+R_OPERATORS = {
+    "%in%": "write a:b, or a/b for nested effects", "%/%": "write I(a // b)",
+    "%%": "write I(a % b)",
+}  # fmt: skip
+"""What to write for operators of R."""
 
 Tokens = tuple[str, ...]
 
@@ -69,10 +75,10 @@ def _without_packages(tokens: Sequence[str], text: str) -> Tokens:
     out: list[str] = []
     for token in tokens:
         if token.startswith("%") and token.endswith("%") and len(token) > 1:
-            hint = (
-                "write a:b, or a/b for nested effects" if token == "%in%" else "write it in Python"
-            )
+            hint = R_OPERATORS.get(token, "write it in Python")
             raise FormulaError(f"R's operator {token} in {text!r} is not known here; {hint}")
+        if token == "$" and out:
+            raise FormulaError(f"'$' in {text!r}: write the name of the column alone")
         packaged = token == "(" and out[-3:-1] == [":", ":"] and len(out) > 3
         if packaged and is_word(out[-4]) and is_word(out[-1]):
             out[-4:-1] = []

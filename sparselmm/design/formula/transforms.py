@@ -11,9 +11,18 @@ import scipy
 import scipy.linalg
 from patsy import stateful_transform
 from patsy.builtins import C as Boxed
+from patsy.mgcv_cubic_splines import TE
+from patsy.state import Standardize
 
-from sparselmm.base.arguments import check_choice, check_count, check_flag, check_numbers, shown
-from sparselmm.base.exceptions import DataError, FormulaError
+from sparselmm.base.arguments import (
+    check_choice,
+    check_count,
+    check_flag,
+    check_number,
+    check_numbers,
+    shown,
+)
+from sparselmm.base.exceptions import ArgumentError, DataError, FormulaError
 from sparselmm.base.types import AnyArray, FloatArray
 from sparselmm.design.column_types import BOOLEANS, NUMBERS, as_float, kind_of
 from sparselmm.design.factors import factorize, match
@@ -219,10 +228,55 @@ def _coded(column: pd.Series, labels: list[Any], function: str) -> pd.Series:
     return pd.Series(pd.Categorical.from_codes(codes, known), index=column.index)
 
 
-CLASSES = (Poly, NaturalSpline, Relevel, Interaction)
+class Scale(Standardize):  # type: ignore[misc]
+    """patsy's ``scale(x, center=True, rescale=True, ddof=0)`` under R's names, too.
+
+    ``scale=`` is ``rescale``; numbers in place of True are subtracted and divided by, as in R.
+    """
+
+    def memorize_chunk(
+        self, x: Any, center: Any = True, rescale: Any = True, ddof: int = 0, *, scale: Any = None
+    ) -> None:
+        """Learn from some rows."""
+        super().memorize_chunk(x)
+
+    def transform(
+        self, x: Any, center: Any = True, rescale: Any = True, ddof: int = 0, *, scale: Any = None
+    ) -> Any:
+        """The variable less its mean, divided by its standard deviation."""
+        rescale = rescale if scale is None else scale
+        (centred, by), (scaled, size) = _amount(center, "center"), _amount(rescale, "scale")
+        out = super().transform(x, center=centred, rescale=scaled, ddof=ddof)
+        return (out - by) / size if (by, size) != (0.0, 1.0) else out
+
+
+def _amount(given: Any, name: str) -> tuple[bool, float]:
+    """Whether the rows tell how much, and how much beyond that."""
+    if isinstance(given, (bool, np.bool_)) or given is None:
+        return bool(given), 1.0 if name == "scale" else 0.0
+    wanted = "True, False or a number"
+    amount = check_number(given, f"scale(): {name}", wanted)
+    if name == "scale" and not amount > 0:
+        raise ArgumentError(f"scale(): scale must be a positive number, got {shown(given)}")
+    return False, amount
+
+
+class Tensor(TE):  # type: ignore[misc]
+    """patsy's tensor products, of smooths alone: those of covariates are interactions."""
+
+    def memorize_chunk(self, *args: Any, **keywords: Any) -> None:
+        """Learn from some rows."""
+        if any(np.ndim(arg) < 2 for arg in args):
+            raise FormulaError("te() takes smooths: write te(cr(x, df=4), cr(z, df=4))")
+        super().memorize_chunk(*args, **keywords)
+
+
+CLASSES = (Poly, NaturalSpline, Relevel, Interaction, Scale, Tensor)
 
 TRANSFORMS: dict[str, Callable[..., Any]] = {
     name: stateful_transform(kind)
-    for name, kind in zip(("poly", "ns", "relevel", "interaction"), CLASSES, strict=True)
+    for name, kind in zip(
+        ("poly", "ns", "relevel", "interaction", "scale", "te"), CLASSES, strict=True
+    )
 }
 """Functions a formula may call; each remembers what it learned for new data."""

@@ -21,7 +21,6 @@ from functools import cached_property
 
 import numpy as np
 
-from sparselmm.base.smallmatrix import upper_inverse
 from sparselmm.base.types import FloatArray, IntArray, Snapshot
 from sparselmm.design.rows import Entries, blocks, response, times_z
 from sparselmm.design.terms import Design
@@ -100,7 +99,7 @@ def leverage(dev: ProfiledDeviance, design: Design, theta: FloatArray) -> Levera
     state = dev.state_at(theta)
     fixed = np.empty(design.n)
     r = len(state.gamma)
-    root = upper_inverse(state.Rxx)
+    root = state.inverse_root
     for rows, E in whitened_rows(dev, design, state):
         fixed[rows] = np.sum((E[:, :r] @ root) ** 2, axis=1)
     random = posterior_variances(dev, design, theta)

@@ -27,7 +27,6 @@ import numpy as np
 import scipy.linalg as sla
 
 from sparselmm.base.exceptions import SpecificationWarning, catchable, warn_user
-from sparselmm.base.smallmatrix import upper_inverse
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.inference.hypotheses.directions import (
@@ -151,7 +150,7 @@ def information(deviance: ProfiledDeviance, theta: FloatArray) -> Information:
     cross, covariance = deviance.cross, deviance.covariance
     state, scale = deviance.state_at(theta), deviance.at(theta).scale
     r = len(state.gamma)
-    root = upper_inverse(state.Rxx)
+    root = state.inverse_root
     Dy = deviance.products(state)
     D, d = Dy[:, :r] @ root, Dy @ state.residual
     which = directions(covariance, theta)

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg as sla
 
-from sparselmm.base.smallmatrix import upper_inverse
 from sparselmm.base.types import FloatArray
 from sparselmm.factor.solver import apply_lambda
 from sparselmm.inference.hypotheses.directions import directions, images
@@ -108,7 +107,7 @@ class _Parts:
         theta, phi = deviance.split(joint.x)
         dev, backend, state = deviance.engine(phi), deviance.backend, deviance._state(phi)
         at, products = dev.state_at(theta), deviance.products
-        root = upper_inverse(at.Rxx)
+        root = at.inverse_root
         LK = apply_lambda(dev.cross, at.lams, at.K[:, :-1], transpose=False)
         F = backend.solve(state, (products.Xy[:, :-1] - products.Z @ LK) @ root)  # type: ignore[arg-type]
         J, r = len(phi), F.shape[1]
@@ -136,7 +135,7 @@ class _Parts:
         theta, phi = deviance.split(self.joint.x)
         dev, m = deviance.engine(phi), len(Q) - len(phi)
         at = dev.state_at(theta)
-        D = dev.products(at)[:, :-1] @ upper_inverse(at.Rxx)
+        D = dev.products(at)[:, :-1] @ at.inverse_root
         ED = images(dev.cross, directions(deviance.theta_covariance, theta), D)
         J, r = len(phi), Q.shape[-1]
         for j in range(J):

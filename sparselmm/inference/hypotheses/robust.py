@@ -34,7 +34,6 @@ import scipy.sparse as sp
 
 from sparselmm.base.arguments import shown
 from sparselmm.base.exceptions import DataError
-from sparselmm.base.smallmatrix import upper_inverse
 from sparselmm.base.types import BoolArray, FloatArray, IntArray
 from sparselmm.design.rows import GroupRows, blocks
 from sparselmm.design.terms import Design, RandomTerm
@@ -107,7 +106,7 @@ def cluster_robust(
     if len(np.unique(clusters[counted] if design.weights is not None else clusters)) < 2:
         raise DataError("a cluster-robust covariance needs at least two clusters, got one")
     sums = _Sums(np.zeros((basis.rank, basis.rank)), _Moments.of(contrasts, basis))
-    inverse_root = upper_inverse(state.Rxx)
+    inverse_root = state.inverse_root
     factor = np.sqrt(n_clusters / (n_clusters - 1.0)) if kind == "CR1" else 1.0
     columns = level_clusters(design.terms, clusters)
     for gram, cross_y in _gram_batches(deviance, state, design, clusters, n_clusters, columns):

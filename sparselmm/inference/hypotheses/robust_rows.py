@@ -12,7 +12,6 @@ import scipy.sparse as sp
 
 from sparselmm.base.arguments import shown
 from sparselmm.base.exceptions import DataError
-from sparselmm.base.smallmatrix import upper_inverse
 from sparselmm.base.types import CSR, FloatArray, IntArray
 from sparselmm.design.rows import GroupRows, response
 from sparselmm.design.terms import Design
@@ -46,7 +45,7 @@ def cluster_robust_rows(
     e, X = Xy @ state.residual, Xy[:, :-1]
     ZL = _z_lambda(joint, design)
     half = np.zeros(design.n) if design.weights is None else 0.5 * np.log(design.weights)
-    inverse_root = upper_inverse(state.Rxx)
+    inverse_root = state.inverse_root
     factor = np.sqrt(n_clusters / (n_clusters - 1.0)) if kind == "CR1" else 1.0
     meat, moments = np.zeros((basis.rank, basis.rank)), _Moments.of(contrasts, basis)
     for rows in GroupRows.of(clusters, n_clusters):

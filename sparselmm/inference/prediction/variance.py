@@ -27,7 +27,6 @@ import numpy as np
 import scipy.sparse as sp
 
 from sparselmm.base.exceptions import ArgumentError, DataError
-from sparselmm.base.smallmatrix import upper_inverse
 from sparselmm.base.types import CSR, BoolArray, FloatArray, IntArray
 from sparselmm.design.terms import RandomTerm
 from sparselmm.inference.effects import BATCH_NUMBERS
@@ -208,7 +207,7 @@ def fixed_roots(
     basis = deviance.cross.basis
     state = deviance.state_at(theta)
     r = basis.rank
-    inverse = upper_inverse(state.Rxx)
+    inverse = state.inverse_root
     out = np.zeros((1, r))
     if X is not None:
         out = out + X[:, basis.kept] @ (basis.T @ inverse)

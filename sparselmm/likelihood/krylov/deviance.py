@@ -103,14 +103,14 @@ class Probed(ProfiledDeviance):
     # ------------------------------------------------------------------------- gradient
 
     def _gamma_blocks(self, state: State) -> list[FloatArray]:
-        own = self.covariance
+        own, root = self.covariance, self.root(state)
         out = []
         for t, (term, lam) in enumerate(zip(own.terms, state.lams, strict=True)):
             smallest = self.turned(state.theta, t)[1].min(initial=np.inf)
             if term.n_theta == 0 or smallest < 0.5 * FLOOR:
                 out.append(np.zeros_like(lam))
                 continue
-            gap = self.information_gap(state, t, state.residual, self._precision(state.pwrss))
+            gap = self.information_gap(state, t, root)
             out.append(2.0 * term.divide(lam, gap))
         if self.shift is not None:
             out = [G + 2.0 * d @ lam for G, d, lam in zip(out, self.shift, state.lams, strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
 from typing import Any
 
@@ -24,6 +25,9 @@ ALIASES = {
     "negativebinomial": "nbinom2",
     "negative_binomial": "nbinom2",
     "negbin": "nbinom2",
+    "nb": "nbinom2",
+    "nb2": "nbinom2",
+    "nb1": "nbinom1",
     "negbinomial": "nbinom2",
     "cumulative": "ordinal",
     "ordered": "ordinal",
@@ -39,6 +43,12 @@ LINK_ALIASES = {
     "id": "identity",
 }
 """Other names of links, in lower case."""
+
+R_CALL = re.compile(r"""(\w[\w. ]*?)\s*\(\s*(?:link\s*=\s*)?["']?([\w/^. -]*?)["']?\s*\)""")
+"""R's ``binomial(link = "probit")``: the family, and its link."""
+
+BINARY = ("logit", "probit", "cloglog", "cauchit")
+"""Links that are mistaken for families."""
 
 COUNTS = ("poisson", "nbinom1", "nbinom2")
 TRIALS = ("binomial", "betabinomial")
@@ -69,6 +79,12 @@ def choose_family(family: Any, link: Any = None) -> Any:
         return family
     name, own = _named(family)
     kind = FAMILIES.get(name)
+    if own is not None and link is not None and isinstance(family, str):
+        raise DataError(f"family {family!r} has a link already; leave out link={link!r}")
+    if kind is None and name in BINARY:
+        raise DataError(
+            f"unknown family {family!r}: that is a link, family='binomial', link={name!r}"
+        )
     if kind is None:
         known = sorted(FAMILIES)
         raise DataError(
@@ -81,8 +97,10 @@ def choose_family(family: Any, link: Any = None) -> Any:
 def _named(family: Any) -> tuple[str, str | None]:
     """Name and link of what was given as ``family``."""
     if isinstance(family, str):
+        called = R_CALL.fullmatch(family.strip())
+        family, link = called.groups() if called else (family, None)
         name = family.strip().lower().replace(" ", "_").replace("-", "_")
-        return ALIASES.get(name, name), None
+        return ALIASES.get(name, name), link or None
     kind = family if isinstance(family, type) else type(family)
     if kind.__module__.startswith("statsmodels."):
         name = kind.__name__.lower()

@@ -178,10 +178,8 @@ class LaplaceDeviance:
         self.constant = data.constant()
         weights = np.ones(data.n) if data.weights is None else data.weights
         self.modes.refill((weights > 0).astype(float))
-        terms = range(len(data.terms))
-        self._rms = [self.cross.rms(t) for t in terms]
-        self.units = theta_units(self.covariance, self._rms)
-        self.unit_roots = self.covariance.unit_roots([self.cross.second_moments(t) for t in terms])
+        self.units = theta_units(self.covariance, self.cross.moments)
+        self.unit_roots = self.covariance.unit_roots(self.cross.moments)
         self.n_evaluations = 0
         self._point: Point | None = None
         self._model: tuple[Point, Model] | None = None
@@ -191,7 +189,7 @@ class LaplaceDeviance:
 
     def rms(self, t: int) -> FloatArray:
         """Root mean square over the rows of each covariate of term t, (k,)."""
-        return self._rms[t]
+        return self.cross.rms(t)
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the last evaluation, whose factor is not portable."""

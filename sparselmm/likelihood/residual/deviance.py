@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sparselmm.base.cholesky import NotPositiveDefiniteError
-from sparselmm.base.smallmatrix import solve_triangular, upper_inverse
+from sparselmm.base.smallmatrix import solve_triangular
 from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.design.terms import Design
 from sparselmm.factor.bases import cross_products, in_bases, term_basis
@@ -239,7 +239,7 @@ class ResidualDeviance:
         r = len(state.Rxx) if self.reml else 0
         turn = np.zeros((len(state.residual), r + 1))
         if r:
-            turn[:r, :r] = upper_inverse(state.Rxx)
+            turn[:r, :r] = state.inverse_root
         turn[:, -1] = state.residual
         return np.asarray((products.Xy - products.Z @ LK) @ turn)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from sparselmm.base.exceptions import (
     ArgumentError,
     DataError,
 )
+from sparselmm.factor.candidates import EVALUATIONS
 from sparselmm.inference.hypotheses.ddf import DDF_METHODS
 from sparselmm.inference.prediction.means import UNSEEN
 from sparselmm.results.plots.figure import pyplot
@@ -28,34 +30,49 @@ INTERVALS = ("none", "confidence", "prediction")
 
 
 @contextmanager
-def telling(what: str, arguments: argparse.Namespace) -> Iterator[None]:
-    """Say on stderr what is being done once it takes longer than a second."""
-    quiet = getattr(arguments, "quiet", False)
-    wanted = getattr(arguments, "progress", False) or sys.stderr.isatty()
-    if quiet or not wanted:
-        yield
+def telling(what: str, arguments: argparse.Namespace) -> Iterator[Callable[[Say], None]]:
+    """Say on stderr what is being done once it takes longer than a second.
+
+    Gives a function for what is found out meanwhile, which is asked only where it is shown.
+    """
+    wanted = getattr(arguments, "progress", False)
+    if getattr(arguments, "quiet", False) or not (wanted or sys.stderr.isatty()):
+        yield lambda found: None
         return
-    if getattr(arguments, "progress", False):
-        print(f"sparselmm: {what}", file=sys.stderr)
-        yield
-        return
-    timer = threading.Timer(PATIENCE, print, [f"sparselmm: {what}"], {"file": sys.stderr})
-    timer.daemon = True
-    timer.start()
+    timers: list[threading.Timer] = []
+    start = time.perf_counter() - (PATIENCE if wanted else 0.0)
+
+    def later(text: str) -> None:
+        left = start + PATIENCE - time.perf_counter()
+        if left <= 0.0:
+            print(f"sparselmm: {text}", file=sys.stderr)
+            return
+        timers.append(threading.Timer(left, print, [f"sparselmm: {text}"], {"file": sys.stderr}))
+        timers[-1].daemon = True
+        timers[-1].start()
+
+    later(what)
     try:
-        yield
+        yield lambda found: later(found())
     finally:
-        timer.cancel()
+        for timer in timers:
+            timer.cancel()
 
 
-def size_of(model: Any, linear: bool) -> str:
-    """Rows, random effects and, of a linear model, what the plan expects of one evaluation."""
+Say = Callable[[], str]
+
+
+def size_of(model: Any) -> str:
+    """Rows and random effects of a model."""
     built = model.built
-    text = f"fitting {built.n:,} rows, {built.layout.q:,} random effects"
-    if linear and built.layout.residual is None:
-        chosen = model.plan().chosen
-        text += f"; about {chosen.seconds:.2g} s an evaluation, some 10 of them"
-    return text
+    return f"fitting {built.n:,} rows, {built.layout.q:,} random effects"
+
+
+def expected(model: Any) -> str:
+    """What the plan of a linear model expects of a fit."""
+    plan = model.plan()
+    seconds = plan.krylov.seconds if plan.route == "krylov" else plan.chosen.seconds
+    return f"about {seconds:.2g} s an evaluation, some {EVALUATIONS} of them"
 
 
 def check_ddf(value: str | None) -> str | None:

@@ -94,10 +94,11 @@ def point(deviance: ProfiledDeviance, theta: FloatArray, beta: FloatArray | None
     inside = lifted(deviance, theta)
     near = fit if inside is theta else fit_at(deviance, inside, beta)
     state = deviance.state_at(inside)
-    residual = state.residual if beta is None else _residual(deviance, beta)
+    residual = None if beta is None else _residual(deviance, beta)
+    root = deviance.root(state, residual, 1.0 / near.scale)
     gradients = []
     for t, lam in enumerate(state.lams):
-        gap = deviance.information_gap(state, t, residual, 1.0 / near.scale)
+        gap = deviance.information_gap(state, t, root)
         divide = deviance.covariance.terms[t].divide
         gradients.append(deviance.original_slope(t, divide(lam, divide(lam, gap).T)))
     return Point(fit, score_fe, gradients)

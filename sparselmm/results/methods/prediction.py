@@ -270,7 +270,8 @@ class PredictionResults(RanefResults):
         Parameters
         ----------
         specs : str or sequence of str
-            Variables of the fixed effects for whose levels means are wanted.
+            Variables of the fixed effects for whose levels means are wanted. R's
+            ``"~ a * b | c"`` says ``by``, too.
         by : str or sequence of str, optional
             Variables within whose levels the means are compared.
         at : mapping of str to values, optional

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
@@ -20,6 +21,7 @@ from sparselmm.base.arguments import (
     check_strings,
     check_text,
     shown,
+    suggestion,
 )
 from sparselmm.base.exceptions import ArgumentError, DataError, MemoryLimitError, RemovedRowsError
 from sparselmm.base.types import CSR, BoolArray, FloatArray, IntArray
@@ -269,6 +271,7 @@ def estimated_trends(
         raise DataError(
             f"var must name a covariate of the fixed effects "
             f"({', '.join(map(repr, covariates)) or 'there is none'}), got {var!r}"
+            f"{suggestion(var, covariates)}"
         )
     if at is not None:
         check_mapping(at, "at", "{'Days': [0, 5]}")
@@ -386,12 +389,37 @@ class Options:
         check_level(self.alpha)
 
 
+def specified(specs: Any, by: Any, known: Sequence[str]) -> tuple[Any, Any]:
+    """``specs`` and ``by`` of R's ``~ a * b | c``; anything else as it is.
+
+    Raises
+    ------
+    ArgumentError
+        When there is more before the ``~``, or ``by`` twice.
+    """
+    if not isinstance(specs, str) or specs in known or not set("~|*+:") & set(specs):
+        return specs, by
+    left, _, right = specs.rpartition("~")
+    own, bar, within = right.partition("|")
+    names = [[name.strip() for name in re.split("[*+:]", part)] for part in (own, within)]
+    if left.strip():
+        listed = names[0] if len(names[0]) > 1 else repr(names[0][0])
+        raise ArgumentError(
+            f"specs: {left.strip()!r} before the '~' in {specs!r}; contrasts are asked of the "
+            f"means, emmeans({listed}).contrast({left.strip()!r})"
+        )
+    if bar and by is not None:
+        raise ArgumentError(f"specs {specs!r} says by what already; leave out by=")
+    return names[0], names[1] if bar else by
+
+
 def _averaged(
     fixed: FixedEffects, built: BuiltDesign, grid: ReferenceGrid,
     rows: tuple[FloatArray, FloatArray], variables: tuple[Any, Any], options: Options, name: str,
 ) -> MarginalMeans:  # fmt: skip
     """Averages of rows of X and of offsets over the cells of some variables."""
     nests = nested_factors(built, grid)
+    variables = specified(*variables, tuple(grid.levels))
     within = _names(variables[1], grid, "by")
     wanted = tuple(n for n in _names(variables[0], grid, "specs") if n not in within)
     if not wanted:
@@ -496,8 +524,9 @@ def _names(given: Any, grid: ReferenceGrid, argument: str) -> tuple[str, ...]:
         raise DataError(f"{argument} names a variable twice: {given!r}")
     if unknown or (argument == "specs" and not names):
         known = ", ".join(map(repr, grid.levels)) or "none"
+        hint = suggestion(unknown[0], grid.levels) if unknown else ""
         raise DataError(
-            f"{argument} must name variables of the fixed effects ({known}), got {given!r}"
+            f"{argument} must name variables of the fixed effects ({known}), got {given!r}{hint}"
         )
     return names
 

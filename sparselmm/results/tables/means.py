@@ -19,6 +19,7 @@ from sparselmm.base.arguments import (
     check_text,
 )
 from sparselmm.base.exceptions import ArgumentError, DataError
+from sparselmm.base.other_names import MEANS, NamesOthers
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.inference.hypotheses import marginal_means
 from sparselmm.inference.hypotheses.marginal_means import (
@@ -48,7 +49,7 @@ TRENDS = "trend"
 
 
 @dataclass(frozen=True, eq=False)
-class MarginalMeans(InPolars):
+class MarginalMeans(InPolars, NamesOthers):
     """Estimated marginal means, or trends, of a fitted model.
 
     Attributes
@@ -70,6 +71,8 @@ class MarginalMeans(InPolars):
     name : str
         Column of the estimates: "emmean", or "x.trend".
     """
+
+    _other_names = MEANS
 
     specs: tuple[str, ...]
     by: tuple[str, ...]
