@@ -99,7 +99,7 @@ class ModeFinder:
             return None
         if ldM is None:
             return None
-        return Mode(search.u, search.b, search.h, ldM, search.Zg)
+        return Mode(search.u, search.b, search.h, ldM, self.passes.Zg)
 
 
 class _Newton:
@@ -129,8 +129,7 @@ class _Newton:
 
     def _direction(self) -> tuple[FloatArray, float]:
         """Step with the factor at hand, and half its squared decrement."""
-        self.Zg = self.finder.random.products(self.passes.g)
-        r = self._lambda(self.Zg, True) - self.u
+        r = self._lambda(self.passes.Zg, True) - self.u
         step = self.finder.solver.solve(r[:, None])[:, 0]
         return step, 0.5 * float(r @ step)
 

@@ -7,7 +7,7 @@ terms keeps for every row the place of its block; ``data = P w`` and, for G on t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -20,7 +20,7 @@ from sparselmm.design.terms import RandomTerm, assemble_z, term_slices
 from sparselmm.factor.basis import Basis
 from sparselmm.factor.crossprod import SMALL_ROWS, CrossProducts, PairBlocks, apart, pair_blocks
 
-BLOCK = 8192
+BLOCK = 16384
 """Rows that are taken through all passes together, so that what lies between stays in the cache."""
 
 MOST_PRODUCTS = 20_000_000
@@ -34,14 +34,17 @@ def blocks(n: int) -> Iterator[slice]:
         yield slice(start, min(start + size, n))
 
 
+Reader = Callable[[slice, FloatArray], None]
+
+
 class Pair(Protocol):
     """Blocks of one pair of terms, and the rows they are made of."""
 
     def fill(self, w: FloatArray, data: FloatArray) -> None:
         """Write ``Z_s'W Z_t``, (nb, k_s, k_t)."""
 
-    def read(self, G: FloatArray, factor: float, out: FloatArray) -> None:
-        """Add ``factor * z_s'G z_t`` of every row, (n,)."""
+    def reader(self, G: FloatArray, factor: float) -> Reader:
+        """What adds ``factor * z_s'G z_t`` of some rows to an array, (nb,)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,9 +76,14 @@ class Listed:
         """See `Pair`."""
         data[...] = (self.P @ w).reshape(data.shape)
 
-    def read(self, G: FloatArray, factor: float, out: FloatArray) -> None:
+    def reader(self, G: FloatArray, factor: float) -> Reader:
         """See `Pair`."""
-        out += factor * (self.Pt @ np.ascontiguousarray(G).ravel())
+        entries, n = factor * np.ascontiguousarray(G).ravel(), self.Pt.shape[0]
+
+        def read(rows: slice, out: FloatArray) -> None:
+            out += (self.Pt if len(out) == n else self.Pt[rows]) @ entries
+
+        return read
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,10 +99,15 @@ class Coded:
         data[...] = 0.0
         loops.fill_pair(self.places, self.left, self.right, w, data)
 
-    def read(self, G: FloatArray, factor: float, out: FloatArray) -> None:
+    def reader(self, G: FloatArray, factor: float) -> Reader:
         """See `Pair`."""
         G = np.ascontiguousarray(G)
-        loops.read_pair(self.places, self.left, self.right, G, factor, out)
+
+        def read(rows: slice, out: FloatArray) -> None:
+            left, right = self.left[rows], self.right[rows]
+            loops.read_pair(self.places[rows], left, right, G, factor, out)
+
+        return read
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,13 +130,16 @@ class Full:
             total += self.Zs[rows].T @ right
         data[...] = total[self._entries]
 
-    def read(self, G: FloatArray, factor: float, out: FloatArray) -> None:
+    def reader(self, G: FloatArray, factor: float) -> Reader:
         """See `Pair`."""
         full = np.zeros((self.Zs.shape[1], self.Zt.shape[1]))
         full[self._entries] = G
-        for rows in blocks(len(out)):
+
+        def read(rows: slice, out: FloatArray) -> None:
             half = self.Zs[rows] @ full
-            out[rows] += factor * np.asarray(self.Zt[rows].multiply(half).sum(axis=1)).ravel()
+            out += factor * np.asarray(self.Zt[rows].multiply(half).sum(axis=1)).ravel()
+
+        return read
 
 
 class RandomRows:

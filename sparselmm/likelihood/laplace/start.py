@@ -45,7 +45,7 @@ def _first_theta(deviance: LaplaceDeviance, gamma: FloatArray, phi: FloatArray) 
     if not np.isfinite(passes.run(fixed, np.zeros(deviance.random.q), phi)):
         return independent(deviance, sizes)
     modes.refill(passes.w)
-    scores = deviance.random.products(passes.g)
+    scores = passes.Zg
     for t, (k, l) in enumerate(deviance.cross.sizes):
         pair = deviance.cross.pairs[t, t]
         if pair.is_block_diagonal:
