@@ -155,15 +155,17 @@ class FixedRows:
         """Coefficients in the basis, (r,), from those of the columns of X that were kept."""
         return np.asarray(np.linalg.solve(self.basis.T, beta[self._kept]))
 
-    def effects(self, gamma: FloatArray, offset: FloatArray | None) -> FloatArray:
-        """``Q gamma + offset``, (n,)."""
+    def effects(
+        self, gamma: FloatArray, offset: FloatArray | None, rows: slice = slice(None)
+    ) -> FloatArray:
+        """``Q gamma + offset`` of some rows, (nb,)."""
         if self._Q is not None:
-            out = self._Q @ gamma
+            out = self._Q[rows] @ gamma
         else:
             beta = np.zeros(self.X.shape[1])
             beta[self._kept] = self.basis.T @ gamma
-            out = self.X @ beta
-        return np.asarray(out if offset is None else out + offset)
+            out = self.X[rows] @ beta
+        return np.asarray(out if offset is None else out + offset[rows])
 
     def products(self, x: FloatArray) -> FloatArray:
         """``Q'x``, (r,)."""
@@ -217,15 +219,22 @@ class Passes:
         if random.compiled and not hasattr(data.family, "base"):  # excess zeros are NumPy's
             self.loop = kernels_families.loop_of(data.family.name, data.family.link)
 
-    def run(self, fixed: FloatArray, b: FloatArray, phi: FloatArray) -> float:
-        """Log-likelihood without its constant; NaN or infinite where there is none."""
-        total, self.Zg = 0.0, np.zeros(self.random.q)
+    def run(self, fixed: FloatArray, b: FloatArray | None, phi: FloatArray) -> float:
+        """Log-likelihood without its constant; NaN or infinite where there is none.
+
+        Without b random effects are zero, and ``Zg`` stays as it is.
+        """
+        total = 0.0
+        if b is not None:
+            self.Zg = np.zeros(self.random.q)
         for rows in blocks(self.data.n):
             eta = self.eta[rows]
             eta[...] = fixed[rows]
-            self.random.add_effects(b, rows, eta)
+            if b is not None:
+                self.random.add_effects(b, rows, eta)
             total += self._block(eta, phi, rows)
-            self.random.add_products(self.g[rows], rows, self.Zg)
+            if b is not None:
+                self.random.add_products(self.g[rows], rows, self.Zg)
         return total
 
     def _block(self, eta: FloatArray, phi: FloatArray, rows: slice) -> float:

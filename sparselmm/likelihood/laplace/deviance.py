@@ -187,7 +187,7 @@ class LaplaceDeviance:
         self._model: tuple[Point, Model] | None = None
         self._start = np.zeros(self.random.q)
         self._psi: dict[int, FloatArray] = {}
-        self._mixed = [np.empty(data.n) for _ in data.further]
+        self._mixed: list[FloatArray] = []
 
     def rms(self, t: int) -> FloatArray:
         """Root mean square over the rows of each covariate of term t, (k,)."""
@@ -195,8 +195,7 @@ class LaplaceDeviance:
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the last evaluation, whose factor is not portable."""
-        mixed = [np.empty(self.data.n) for _ in self.data.further]
-        own = {**self.__dict__, "_point": None, "_model": None, "_mixed": mixed}
+        own = {**self.__dict__, "_point": None, "_model": None, "_mixed": []}
         return {name: value for name, value in own.items() if name != "lock"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -292,12 +291,15 @@ class LaplaceDeviance:
 
     def _first_sums(self, readers: Sequence[Reader]) -> _FirstSums:
         """One pass over the rows: ``tau``, ``t`` and the products with the weights."""
-        n, r, q = self.data.n, self.fixed.r, self.random.q
-        t = np.zeros(n)
-        tau = np.empty(n if self.data.n_phi else 0)
+        data, q, r = self.data, self.random.q, self.fixed.r
+        arrays = max(len(data.further), 2 if data.n_phi else 1)
+        if len(self._mixed) < arrays:
+            self._mixed = [np.empty(data.n) for _ in range(arrays)]
+        t, tau = self._mixed[0], self._mixed[1] if data.n_phi else np.zeros(0)
         Zt, S, B = np.zeros(q), np.zeros((r, r)), np.zeros((q, r))
-        for rows in blocks(n):
+        for rows in blocks(data.n):
             own = t[rows]
+            own[...] = 0.0
             for read in readers:
                 read(rows, own)
             if len(tau):
@@ -309,36 +311,35 @@ class LaplaceDeviance:
 
     def _second_sums(self, first: _FirstSums, moved: FloatArray, phi: FloatArray) -> _SecondSums:
         """Another, with ``Z Lambda s`` = Z moved: sums of ``t~`` and of the further predictors."""
-        passes, random, fixed, J = self.passes, self.random, self.fixed, self.data.n_phi
-        q, r = random.q, fixed.r
+        passes, random, J = self.passes, self.random, self.data.n_phi
+        q, r = random.q, self.fixed.r
         sums = _SecondSums(
             np.zeros(q), np.zeros(r), np.zeros(J), np.zeros((J, J)), np.zeros((q, J)),
             np.zeros((r, J)),
         )  # fmt: skip
         for rows in blocks(self.data.n):
-            tilde, Q = first.t[rows], fixed.columns(rows)
+            tilde, Q = first.t[rows], self.fixed.columns(rows)
             spread = np.zeros(len(tilde))
             random.add_effects(moved, rows, spread)
-            if J:
-                self._add_further(sums, phi, rows, Q, first.tau[rows], spread)
-            spread *= passes.w[rows]
-            tilde -= spread
-            np.multiply(passes.g[rows], 2.0, out=spread)
-            tilde -= spread
+            tilde -= passes.w[rows] * spread
+            tilde -= 2.0 * passes.g[rows]
             random.add_products(tilde, rows, sums.Z)
             sums.X[:] += Q.T @ tilde
+            if J:
+                self._add_further(sums, phi, rows, Q, first.tau[rows], spread)
         return sums
 
     def _add_further(
         self, sums: _SecondSums, phi: FloatArray, rows: slice, Q: FloatArray, tau: FloatArray,
         spread: FloatArray,
     ) -> None:  # fmt: skip
-        """Add what some rows say of the further predictors."""
+        """Add what some rows say of the further predictors; the arrays of t and tau take theirs."""
         data = self.data
         jet = data.jet(self.passes.eta[rows], phi, rows, True)
-        for i, part in enumerate(data.further):
-            f, e, ee = (np.broadcast_to(x, Q.shape[:1]) for x in jet.a[i])
+        slopes = [tuple(np.broadcast_to(x, Q.shape[:1]) for x in own) for own in jet.a]
+        for (f, e, ee), part in zip(slopes, data.further, strict=True):
             sums.slope[part.columns] += part.products(-2.0 * f - tau * ee + spread * e, rows)
+        for i, (part, (_, e, _)) in enumerate(zip(data.further, slopes, strict=True)):
             self._mixed[i][rows] = e
             mixed = part.scaled(e, rows)
             sums.XG[:, part.columns] += Q.T @ mixed
@@ -457,12 +458,12 @@ class LaplaceDeviance:
             self.model(point.x)  # which knows the derivatives of g by the further predictors
         products = np.zeros(random.q)
         for rows in blocks(self.data.n):
-            row = self.fixed.columns(rows) @ gamma
+            row = self.fixed.effects(gamma, None, rows)
             random.add_effects(moved_b, rows, row)
             row *= passes.w[rows]
             np.negative(row, out=row)
             if np.any(phi):
-                for mixed, part in zip(self._mixed, self.data.further, strict=True):
+                for mixed, part in zip(self._mixed, self.data.further, strict=False):
                     row += mixed[rows] * part.change(phi, rows)
             random.add_products(row, rows, products)
         rhs = apply_lambda(self.cross, steps, point.mode.products[:, None])[:, 0]
