@@ -20,7 +20,7 @@ from sparselmm.design.terms import RandomTerm, assemble_z, term_slices
 from sparselmm.factor.basis import Basis
 from sparselmm.factor.crossprod import SMALL_ROWS, CrossProducts, PairBlocks, apart, pair_blocks
 
-BLOCK = 16384
+BLOCK = 8192
 """Rows that are taken through all passes together, so that what lies between stays in the cache."""
 
 MOST_PRODUCTS = 20_000_000
@@ -34,14 +34,21 @@ def blocks(n: int) -> Iterator[slice]:
         yield slice(start, min(start + size, n))
 
 
+FLOOR = 1e-10
+"""Weight of a row whose log-likelihood is not concave, in the direction of a Newton step."""
+
 Reader = Callable[[slice, FloatArray], None]
+
+
+def _floored(w: FloatArray, floor: bool) -> FloatArray:
+    return np.maximum(w, FLOOR) if floor else w
 
 
 class Pair(Protocol):
     """Blocks of one pair of terms, and the rows they are made of."""
 
-    def fill(self, w: FloatArray, data: FloatArray) -> None:
-        """Write ``Z_s'W Z_t``, (nb, k_s, k_t)."""
+    def fill(self, w: FloatArray, data: FloatArray, floor: bool) -> None:
+        """Write ``Z_s'W Z_t``, (nb, k_s, k_t), weights at least `FLOOR` if ``floor``."""
 
     def reader(self, G: FloatArray, factor: float) -> Reader:
         """What adds ``factor * z_s'G z_t`` of some rows to an array, (nb,)."""
@@ -72,9 +79,9 @@ class Listed:
         P = sp.csr_array((data, (where, row)), shape=(pair.data.size, len(n_s)))
         return Listed(P, sp.csr_array(P.T))
 
-    def fill(self, w: FloatArray, data: FloatArray) -> None:
+    def fill(self, w: FloatArray, data: FloatArray, floor: bool) -> None:
         """See `Pair`."""
-        data[...] = (self.P @ w).reshape(data.shape)
+        data[...] = (self.P @ _floored(w, floor)).reshape(data.shape)
 
     def reader(self, G: FloatArray, factor: float) -> Reader:
         """See `Pair`."""
@@ -94,10 +101,12 @@ class Coded:
     left: FloatArray
     right: FloatArray
 
-    def fill(self, w: FloatArray, data: FloatArray) -> None:
+    def fill(self, w: FloatArray, data: FloatArray, floor: bool) -> None:
         """See `Pair`."""
         data[...] = 0.0
-        loops.fill_pair(self.places, self.left, self.right, w, data)
+        for rows in blocks(len(w)):
+            left, right = self.left[rows], self.right[rows]
+            loops.fill_pair(self.places[rows], left, right, _floored(w[rows], floor), data)
 
     def reader(self, G: FloatArray, factor: float) -> Reader:
         """See `Pair`."""
@@ -122,11 +131,11 @@ class Full:
     def _entries(self) -> tuple[IntArray, IntArray]:
         return self.pair.pattern.coordinates((0, 0), self.pair.data.shape[1:])
 
-    def fill(self, w: FloatArray, data: FloatArray) -> None:
+    def fill(self, w: FloatArray, data: FloatArray, floor: bool) -> None:
         """See `Pair`."""
         total = np.zeros((self.Zs.shape[1], self.Zt.shape[1]))
         for rows in blocks(len(w)):
-            right = self.Zt[rows].toarray() * w[rows, None]
+            right = self.Zt[rows].toarray() * _floored(w[rows], floor)[:, None]
             total += self.Zs[rows].T @ right
         data[...] = total[self._entries]
 
