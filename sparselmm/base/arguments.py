@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from numbers import Integral, Real
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -430,13 +431,16 @@ OTHER_ARGUMENTS = {
 """Arguments of other packages: what there is here."""
 
 
-def check_keywords(given: Iterable[str], known: Sequence[str], function: str) -> None:
-    """Refuse keyword arguments a function does not have."""
+def check_keywords(
+    given: Iterable[str], known: Sequence[str], function: str,
+    others: Mapping[str, str] = MappingProxyType({}),
+) -> None:  # fmt: skip
+    """Refuse keyword arguments a function does not have; ``others`` go before `OTHER_ARGUMENTS`."""
     for name in given:
         if name not in known:
             takes = f"; it takes {', '.join(known) or 'no options'}"
             same = name.lower() in map(str.lower, known)
-            theirs = None if same else OTHER_ARGUMENTS.get(name)
+            theirs = None if same else others.get(name, OTHER_ARGUMENTS.get(name))
             if name == "correlation" and function.endswith("summary"):  # of lme4's estimates
                 theirs = "; the correlation of the fixed effects follows from cov_params()"
             hint = theirs or suggestion(name, known) or takes

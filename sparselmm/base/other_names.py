@@ -173,7 +173,8 @@ def known_arguments(function: Function, owner: str = "") -> Function:
         try:
             return function(*args, **kwargs)
         except TypeError:
-            check_keywords(kwargs, known, f"{owner}{function.__name__}")
+            others = getattr(args[0], "_other_arguments", {}) if args else {}
+            check_keywords(kwargs, known, f"{owner}{function.__name__}", others)
             try:
                 signature.bind(*args, **kwargs)
             except TypeError as error:
@@ -189,6 +190,9 @@ def known_arguments(function: Function, owner: str = "") -> Function:
 
 class KnownArguments:
     """Public methods refuse an argument they do not have by an error of the package."""
+
+    _other_arguments: Mapping[str, str] = {}
+    """Arguments of others' methods, and what there is here."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -94,6 +94,26 @@ def test_generalized_fits_answer_other_names_too(general):
         assert has(general, ours), ours
 
 
+@pytest.mark.parametrize("method", ["emmeans", "emtrends", "joint_tests", "summary", "tidy"])
+def test_degrees_of_freedom_are_refused_by_name(general, method):
+    given = ("period",) if method in ("emmeans", "emtrends") else ()
+    with pytest.raises(sparselmm.ArgumentError, match=r"'ddf'; denominator .* are for linear"):
+        getattr(general, method)(*given, ddf="satterthwaite")
+
+
+@pytest.mark.parametrize(
+    ("method", "argument", "ours"),
+    [
+        ("conf_int", "method", "confint"), ("residuals", "scaled", "kind="),
+        ("predict", "re", "random="), ("predict", "re_form", "random="),
+        ("wald_test", "r_matrix", "contrasts"), ("bootstrap", "statistic", "replicates"),
+    ],
+)  # fmt: skip
+def test_arguments_of_linear_models_are_answered(general, method, argument, ours):
+    with pytest.raises(sparselmm.ArgumentError, match=ours):
+        getattr(general, method)(**{argument: 1})
+
+
 def test_what_belongs_to_the_other_is_said(fit, general):
     for model, result in ((fit.model, fit), (general.model, general)):
         with pytest.raises(OtherNameError, match=r"model\.fit\(\)\.pvalues"):

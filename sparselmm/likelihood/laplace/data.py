@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sparselmm.base import kernels_families
+from sparselmm.base import kernels_families, kernels_rows
 from sparselmm.base.types import CSR, FloatArray
 from sparselmm.design.terms import RandomTerm
 from sparselmm.factor.basis import Basis, working_basis
@@ -155,15 +155,17 @@ class FixedRows:
         """Coefficients in the basis, (r,), from those of the columns of X that were kept."""
         return np.asarray(np.linalg.solve(self.basis.T, beta[self._kept]))
 
-    def effects(self, gamma: FloatArray, offset: FloatArray | None) -> FloatArray:
-        """``Q gamma + offset``, (n,)."""
+    def effects(
+        self, gamma: FloatArray, offset: FloatArray | None, rows: slice = slice(None)
+    ) -> FloatArray:
+        """``Q gamma + offset`` of some rows, (nb,)."""
         if self._Q is not None:
-            out = self._Q @ gamma
+            out = self._Q[rows] @ gamma
         else:
             beta = np.zeros(self.X.shape[1])
             beta[self._kept] = self.basis.T @ gamma
-            out = self.X @ beta
-        return np.asarray(out if offset is None else out + offset)
+            out = self.X[rows] @ beta
+        return np.asarray(out if offset is None else out + offset[rows])
 
     def products(self, x: FloatArray) -> FloatArray:
         """``Q'x``, (r,)."""
@@ -176,15 +178,23 @@ class FixedRows:
         """``Q'WQ``, (r, r), and ``Z'WQ``, (q, r)."""
         S, B = np.zeros((self.r, self.r)), np.zeros((random.q, self.r))
         for rows in blocks(len(w)):
-            own = self.columns(rows)
-            scaled = own * w[rows, None]
-            S += own.T @ scaled
-            if random.compiled:
-                for term, part in zip(random.terms, random.parts, strict=True):
-                    add_term_product(B[part], term, rows, scaled)
-            else:
-                B += random.Zt @ scaled
+            self.add_weighted(w[rows], rows, random, S, B)
         return S, B
+
+    def add_weighted(
+        self, w: FloatArray, rows: slice, random: RandomRows, S: FloatArray, B: FloatArray
+    ) -> None:
+        """Add the same of some rows."""
+        own = self.columns(rows)
+        if not random.compiled:
+            scaled = own * w[:, None]
+            B += random.Zt @ scaled
+        else:
+            scaled = np.empty_like(own)
+            kernels_rows.scale_rows(own, w, scaled)
+            for term, part in zip(random.terms, random.parts, strict=True):
+                add_term_product(B[part], term, rows, scaled)
+        S += own.T @ scaled
 
 
 Loop = Callable[..., float]
@@ -197,23 +207,34 @@ class Passes:
     ----------
     eta, g, w, dw : ndarray, (n,)
         Predictor, first derivative, minus the second and the third, at the last pass.
+    Zg : ndarray, (q,)
+        ``Z'g`` at the last pass.
     """
 
     def __init__(self, data: GeneralData, random: RandomRows):
         self.data, self.random = data, random
         self.eta, self.g, self.w, self.dw = (np.empty(data.n) for _ in range(4))
+        self.Zg = np.zeros(random.q)
         self.loop: Loop | None = None
         if random.compiled and not hasattr(data.family, "base"):  # excess zeros are NumPy's
             self.loop = kernels_families.loop_of(data.family.name, data.family.link)
 
-    def run(self, fixed: FloatArray, b: FloatArray, phi: FloatArray) -> float:
-        """Log-likelihood without its constant; NaN or infinite where there is none."""
+    def run(self, fixed: FloatArray, b: FloatArray | None, phi: FloatArray) -> float:
+        """Log-likelihood without its constant; NaN or infinite where there is none.
+
+        Without b random effects are zero, and ``Zg`` stays as it is.
+        """
         total = 0.0
+        if b is not None:
+            self.Zg = np.zeros(self.random.q)
         for rows in blocks(self.data.n):
             eta = self.eta[rows]
             eta[...] = fixed[rows]
-            self.random.add_effects(b, rows, eta)
+            if b is not None:
+                self.random.add_effects(b, rows, eta)
             total += self._block(eta, phi, rows)
+            if b is not None:
+                self.random.add_products(self.g[rows], rows, self.Zg)
         return total
 
     def _block(self, eta: FloatArray, phi: FloatArray, rows: slice) -> float:

@@ -22,7 +22,7 @@ and so on, to which comes the exact curvature of ``lambda -> lambda lambda'``.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -39,7 +39,7 @@ from sparselmm.likelihood.deviance import SMALLEST_PIVOT
 from sparselmm.likelihood.engine import solver_of
 from sparselmm.likelihood.laplace.data import FixedRows, GeneralData, Passes
 from sparselmm.likelihood.laplace.modes import Mode, ModeFinder
-from sparselmm.likelihood.laplace.rows import RandomRows, blocks
+from sparselmm.likelihood.laplace.rows import RandomRows, Reader, blocks
 
 LIMITS = {"nbinom1": -1.0, "nbinom2": 1.0, "betabinomial": 1.0}
 """Where the logarithm of the dispersion goes in responses without overdispersion."""
@@ -185,7 +185,7 @@ class LaplaceDeviance:
         self._model: tuple[Point, Model] | None = None
         self._start = np.zeros(self.random.q)
         self._psi: dict[int, FloatArray] = {}
-        self._mixed = [np.empty(data.n) for _ in data.further]
+        self._mixed: list[FloatArray] = []
 
     def rms(self, t: int) -> FloatArray:
         """Root mean square over the rows of each covariate of term t, (k,)."""
@@ -193,8 +193,7 @@ class LaplaceDeviance:
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the last evaluation, whose factor is not portable."""
-        mixed = [np.empty(self.data.n) for _ in self.data.further]
-        own = {**self.__dict__, "_point": None, "_model": None, "_mixed": mixed}
+        own = {**self.__dict__, "_point": None, "_model": None, "_mixed": []}
         return {name: value for name, value in own.items() if name != "lock"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -247,95 +246,120 @@ class LaplaceDeviance:
         wide = np.ascontiguousarray(x.reshape(len(x), -1))
         return apply_lambda(self.cross, point.lams, wide, transpose).reshape(x.shape)
 
-    def _inverse(self, point: Point) -> tuple[FloatArray, list[FloatArray]]:
-        """``tau`` of every row, and ``sum_j (A Lambda G)_jj`` of every term."""
-        tau = np.zeros(self.data.n)
+    def _inverse(self, point: Point) -> tuple[list[Reader], list[FloatArray]]:
+        """What adds ``tau`` of some rows, and ``sum_j (A Lambda G)_jj`` of every term."""
+        readers: list[Reader] = []
         traces = [np.zeros((k, k)) for k, _ in self.cross.sizes]
         for (s, t), pair in self.cross.pairs.items():
             G = self.solver.inverse_on_pattern((s, t))
             left, right = point.lams[s], point.lams[t]
             inner = congruence(G, left.T, right.T)
-            self.modes.fills[s, t].read(inner, 1.0 if s == t else 2.0, tau)
+            readers.append(self.modes.fills[s, t].reader(inner, 1.0 if s == t else 2.0))
             traces[t] += np.einsum("bsi,sr,brj->ij", pair.data, left, G, optimize=True)
             if s != t:
                 traces[s] += np.einsum("bis,sr,bjr->ij", pair.data, right, G, optimize=True)
-        return tau, traces
+        return readers, traces
 
     def _modelled(self, point: Point) -> Model:
-        passes, random, solver = self.passes, self.random, self.solver
-        tau, traces = self._inverse(point)
-        t = passes.dw * tau
-        if not self.data.n_phi:
-            tau = np.zeros(0)  # nothing else needs it
-        S, B = self.fixed.weighted(passes.w, random)
-        columns = np.column_stack([B, random.products(t)])
+        solver, u = self.solver, point.mode.u
+        readers, traces = self._inverse(point)
+        first = self._first_sums(readers)
+        columns = np.column_stack([first.B, first.Zt])
         right = self._lambda(point, columns, True)
         solved = solver.solve(np.ascontiguousarray(right))
         K, s = solved[:, :-1], solved[:, -1]
         LB = right[:, :-1]
-        S = S - LB.T @ K
-        spread = random.effects(self._lambda(point, s, False))
-        tilde = t
-        for rows in blocks(self.data.n):
-            tilde[rows] -= passes.w[rows] * spread[rows] + 2.0 * passes.g[rows]
-        D1, D2 = random.products(tilde), point.mode.products
+        S = first.S - LB.T @ K
+        theta, _, phi = self.parameters.split(point.x)
+        further = self._second_sums(first, self._lambda(point, s, False), phi)
+        D1, D2 = further.Z, point.mode.products
         blocks_ = [
             2.0 * traces[i]
-            + D1[part].reshape(l, k).T @ point.mode.u[part].reshape(l, k)
+            + D1[part].reshape(l, k).T @ u[part].reshape(l, k)
             + D2[part].reshape(l, k).T @ s[part].reshape(l, k)
             for i, (part, (k, l)) in enumerate(
                 zip(self.cross.slices, self.cross.sizes, strict=True)
             )
         ]
-        theta, _, phi = self.parameters.split(point.x)
-        further = self._further(point, phi, tau, spread)
         by_theta = self.covariance.tangent_vector(theta, blocks_)
-        gradient = np.concatenate([by_theta, self.fixed.products(tilde), further.slope])
-        H = self._curvature(point, S, B, LB, K, further)
+        gradient = np.concatenate([by_theta, further.X, further.slope])
+        H = self._curvature(point, S, first.B, LB, K, further)
         self._bend(H, point, theta, blocks_)
         return Model(gradient, H, S)
 
-    def _further(
-        self, point: Point, phi: FloatArray, tau: FloatArray, spread: FloatArray
-    ) -> _FurtherSums:
-        """Sums over the rows of what belongs to the further predictors."""
-        data, passes, J = self.data, self.passes, self.data.n_phi
-        sums = _FurtherSums(
-            np.zeros(J), np.zeros((J, J)), np.zeros((self.random.q, J)), np.zeros((self.fixed.r, J))
-        )
-        if not J:
-            return sums
+    def _first_sums(self, readers: Sequence[Reader]) -> _FirstSums:
+        """One pass over the rows: ``tau``, ``t`` and the products with the weights."""
+        data, q, r = self.data, self.random.q, self.fixed.r
+        arrays = max(len(data.further), 2 if data.n_phi else 1)
+        if len(self._mixed) < arrays:
+            self._mixed = [np.empty(data.n) for _ in range(arrays)]
+        t, tau = self._mixed[0], self._mixed[1] if data.n_phi else np.zeros(0)
+        Zt, S, B = np.zeros(q), np.zeros((r, r)), np.zeros((q, r))
         for rows in blocks(data.n):
-            jet = data.jet(passes.eta[rows], phi, rows, True)
-            Q = self.fixed.columns(rows)
-            for i, part in enumerate(data.further):
-                f, e, ee = (np.broadcast_to(x, Q.shape[:1]) for x in jet.a[i])
-                sums.slope[part.columns] += part.products(
-                    -2.0 * f - tau[rows] * ee + spread[rows] * e, rows
-                )
-                self._mixed[i][rows] = e
-                mixed = part.scaled(e, rows)
-                sums.XG[:, part.columns] += Q.T @ mixed
-                for c, column in enumerate(mixed.T, part.columns.start):
-                    product = np.zeros(self.random.q)
-                    self.random.add_products(np.ascontiguousarray(column), rows, product)
-                    sums.ZG[:, c] += product
-                for j, other in enumerate(data.further[: i + 1]):
-                    own = (jet.aa or {}).get((j, i))
-                    if own is None:
-                        continue
-                    own = np.broadcast_to(own, Q.shape[:1])
-                    block = part.scaled(own, rows).T @ other.scaled(np.ones(len(own)), rows)
-                    sums.H[part.columns, other.columns] -= 2.0 * block
-                    if j != i:
-                        sums.H[other.columns, part.columns] -= 2.0 * block.T
+            own = t[rows]
+            own[...] = 0.0
+            for read in readers:
+                read(rows, own)
+            if len(tau):
+                tau[rows] = own
+            own *= self.passes.dw[rows]
+            self.random.add_products(own, rows, Zt)
+            self.fixed.add_weighted(self.passes.w[rows], rows, self.random, S, B)
+        return _FirstSums(t, tau, Zt, S, B)
+
+    def _second_sums(self, first: _FirstSums, moved: FloatArray, phi: FloatArray) -> _SecondSums:
+        """Another, with ``Z Lambda s`` = Z moved: sums of ``t~`` and of the further predictors."""
+        passes, random, J = self.passes, self.random, self.data.n_phi
+        q, r = random.q, self.fixed.r
+        sums = _SecondSums(
+            np.zeros(q), np.zeros(r), np.zeros(J), np.zeros((J, J)), np.zeros((q, J)),
+            np.zeros((r, J)),
+        )  # fmt: skip
+        for rows in blocks(self.data.n):
+            tilde, Q = first.t[rows], self.fixed.columns(rows)
+            spread = np.zeros(len(tilde))
+            random.add_effects(moved, rows, spread)
+            tilde -= passes.w[rows] * spread
+            tilde -= 2.0 * passes.g[rows]
+            random.add_products(tilde, rows, sums.Z)
+            sums.X[:] += Q.T @ tilde
+            if J:
+                self._add_further(sums, phi, rows, Q, first.tau[rows], spread)
         return sums
+
+    def _add_further(
+        self, sums: _SecondSums, phi: FloatArray, rows: slice, Q: FloatArray, tau: FloatArray,
+        spread: FloatArray,
+    ) -> None:  # fmt: skip
+        """Add what some rows say of the further predictors; the arrays of t and tau take theirs."""
+        data = self.data
+        jet = data.jet(self.passes.eta[rows], phi, rows, True)
+        slopes = [tuple(np.broadcast_to(x, Q.shape[:1]) for x in own) for own in jet.a]
+        for (f, e, ee), part in zip(slopes, data.further, strict=True):
+            sums.slope[part.columns] += part.products(-2.0 * f - tau * ee + spread * e, rows)
+        for i, (part, (_, e, _)) in enumerate(zip(data.further, slopes, strict=True)):
+            self._mixed[i][rows] = e
+            mixed = part.scaled(e, rows)
+            sums.XG[:, part.columns] += Q.T @ mixed
+            for c, column in enumerate(mixed.T, part.columns.start):
+                product = np.zeros(self.random.q)
+                self.random.add_products(np.ascontiguousarray(column), rows, product)
+                sums.ZG[:, c] += product
+            for j, other in enumerate(data.further[: i + 1]):
+                own = (jet.aa or {}).get((j, i))
+                if own is None:
+                    continue
+                own = np.broadcast_to(own, Q.shape[:1])
+                block = part.scaled(own, rows).T @ other.scaled(np.ones(len(own)), rows)
+                sums.H[part.columns, other.columns] -= 2.0 * block
+                if j != i:
+                    sums.H[other.columns, part.columns] -= 2.0 * block.T
 
     # ------------------------------------------------------------------------ curvature
 
     def _curvature(
         self, point: Point, S: FloatArray, B: FloatArray, LB: FloatArray, K: FloatArray,
-        further: _FurtherSums,
+        further: _SecondSums,
     ) -> FloatArray:  # fmt: skip
         """The model Hessian but for the curvature of ``lambda lambda'``."""
         g = self._directions(point)
@@ -427,15 +451,21 @@ class LaplaceDeviance:
         new = self.covariance.factors(self.parameters.split(trial)[0])
         steps = self._root_steps(point, moved, new)
         u = point.mode.u
-        row = self.fixed.effects(gamma, None) if len(gamma) else np.zeros(self.data.n)
         moved_b = apply_lambda(self.cross, steps, u[:, None], transpose=False)[:, 0]
+        if np.any(phi):
+            self.model(point.x)  # which knows the derivatives of g by the further predictors
+        products = np.zeros(random.q)
         for rows in blocks(self.data.n):
-            random.add_effects(moved_b, rows, row[rows])
-        row *= passes.w
-        np.negative(row, out=row)
-        self._add_mixed_slope(point, phi, row)
+            row = self.fixed.effects(gamma, None, rows)
+            random.add_effects(moved_b, rows, row)
+            row *= passes.w[rows]
+            np.negative(row, out=row)
+            if np.any(phi):
+                for mixed, part in zip(self._mixed, self.data.further, strict=False):
+                    row += mixed[rows] * part.change(phi, rows)
+            random.add_products(row, rows, products)
         rhs = apply_lambda(self.cross, steps, point.mode.products[:, None])[:, 0]
-        rhs = rhs + self._lambda(point, random.products(row), True)
+        rhs = rhs + self._lambda(point, products, True)
         out = u + self.solver.solve(rhs[:, None])[:, 0]
         for t, (part, (k, l)) in enumerate(zip(self.cross.slices, self.cross.sizes, strict=True)):
             root = point.lams[t] + steps[t]
@@ -460,15 +490,6 @@ class LaplaceDeviance:
             step[term.tangent] = moved[at]
             out.append(step)
         return out
-
-    def _add_mixed_slope(self, point: Point, step: FloatArray, out: FloatArray) -> None:
-        """Add the change of g by a step of phi, (n,)."""
-        if not np.any(step):
-            return
-        self.model(point.x)  # which knows the derivatives of g
-        for mixed, part in zip(self._mixed, self.data.further, strict=True):
-            for rows in blocks(self.data.n):
-                out[rows] += mixed[rows] * part.change(step, rows)
 
     def limits(self) -> list[tuple[int, float]]:
         """Place in x of common parameters without a bound, and the sign that leads there.
@@ -501,9 +522,23 @@ class LaplaceDeviance:
 
 
 @dataclass(frozen=True, eq=False)
-class _FurtherSums:
-    """Sums over the rows: slope (J,), curvature (J, J), ``Z'g_p`` (q, J) and ``Q'g_p`` (r, J)."""
+class _FirstSums:
+    """``t`` and, where it is needed again, ``tau`` (n,); ``Z't`` (q,), ``Q'WQ`` and ``Z'WQ``."""
 
+    t: FloatArray
+    tau: FloatArray
+    Zt: FloatArray
+    S: FloatArray
+    B: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class _SecondSums:
+    """``Z't~`` (q,), ``Q't~`` (r,), and of the further predictors: slope (J,), curvature (J, J),
+    ``Z'g_p`` (q, J) and ``Q'g_p`` (r, J)."""
+
+    Z: FloatArray
+    X: FloatArray
     slope: FloatArray
     H: FloatArray
     ZG: FloatArray

@@ -25,9 +25,6 @@ CHORD = 1e-3
 EXACT = 1e-18
 """Half squared decrements of the inner search."""
 
-FLOOR = 1e-10
-"""Weight of a row whose log-likelihood is not concave, in the direction of a Newton step."""
-
 MOST = 100
 """Newton steps to a mode."""
 
@@ -76,15 +73,16 @@ class ModeFinder:
         self.near = EXACT
         self.n_factorizations = self.n_passes = 0
 
-    def refill(self, w: FloatArray) -> Values:
-        """New numbers of A, in the same places."""
+    def refill(self, w: FloatArray, floor: bool = False) -> Values:
+        """New numbers of A, in the same places; of weights that are not negative if ``floor``."""
         for key, fill in self.fills.items():
-            fill.fill(w, self.cross.values[key])
+            fill.fill(w, self.cross.values[key], floor)
         return {**self.cross.values}
 
-    def _factorize(self, w: FloatArray, lams: Sequence[FloatArray]) -> float:
+    def factorize(self, lams: Sequence[FloatArray], floor: bool = False) -> float:
+        """Factor M at the weights of the last pass, and return ``log det M``."""
         self.n_factorizations += 1
-        return self.solver.factorize(lams, self.refill(w))
+        return self.solver.factorize(lams, self.refill(self.passes.w, floor))
 
     def find(
         self, lams: Sequence[FloatArray], fixed: FloatArray, phi: FloatArray, u: FloatArray
@@ -99,7 +97,7 @@ class ModeFinder:
             return None
         if ldM is None:
             return None
-        return Mode(search.u, search.b, search.h, ldM, search.Zg)
+        return Mode(search.u, search.b, search.h, ldM, self.passes.Zg)
 
 
 class _Newton:
@@ -129,26 +127,24 @@ class _Newton:
 
     def _direction(self) -> tuple[FloatArray, float]:
         """Step with the factor at hand, and half its squared decrement."""
-        self.Zg = self.finder.random.products(self.passes.g)
-        r = self._lambda(self.Zg, True) - self.u
+        r = self._lambda(self.passes.Zg, True) - self.u
         step = self.finder.solver.solve(r[:, None])[:, 0]
         return step, 0.5 * float(r @ step)
 
     def run(self) -> float | None:
         """``log det M`` at the mode."""
         for _ in range(MOST):
-            w = self.passes.w
-            concave = not bool((w < 0.0).any())
-            ldM = self.finder._factorize(w if concave else np.maximum(w, FLOOR), self.lams)
+            concave = not self.passes.w.min(initial=0.0) < 0.0
+            ldM = self.finder.factorize(self.lams, floor=not concave)
             step, gain = self._direction()
             if not np.isfinite(gain):
                 return None
             if gain < self.finder.near:
-                return ldM if concave else self.finder._factorize(w, self.lams)
+                return ldM if concave else self.finder.factorize(self.lams)
             if not self._take(step, gain):
-                return self.finder._factorize(self.passes.w, self.lams)
+                return self.finder.factorize(self.lams)
             if gain < CHORD and self._chord(gain, concave):
-                return self.finder._factorize(self.passes.w, self.lams)
+                return self.finder.factorize(self.lams)
         return None
 
     def _take(self, step: FloatArray, gain: float) -> bool:

@@ -7,7 +7,7 @@ terms keeps for every row the place of its block; ``data = P w`` and, for G on t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -34,14 +34,24 @@ def blocks(n: int) -> Iterator[slice]:
         yield slice(start, min(start + size, n))
 
 
+FLOOR = 1e-10
+"""Weight of a row whose log-likelihood is not concave, in the direction of a Newton step."""
+
+Reader = Callable[[slice, FloatArray], None]
+
+
+def _floored(w: FloatArray, floor: bool) -> FloatArray:
+    return np.maximum(w, FLOOR) if floor else w
+
+
 class Pair(Protocol):
     """Blocks of one pair of terms, and the rows they are made of."""
 
-    def fill(self, w: FloatArray, data: FloatArray) -> None:
-        """Write ``Z_s'W Z_t``, (nb, k_s, k_t)."""
+    def fill(self, w: FloatArray, data: FloatArray, floor: bool) -> None:
+        """Write ``Z_s'W Z_t``, (nb, k_s, k_t), weights at least `FLOOR` if ``floor``."""
 
-    def read(self, G: FloatArray, factor: float, out: FloatArray) -> None:
-        """Add ``factor * z_s'G z_t`` of every row, (n,)."""
+    def reader(self, G: FloatArray, factor: float) -> Reader:
+        """What adds ``factor * z_s'G z_t`` of some rows to an array, (nb,)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,13 +79,18 @@ class Listed:
         P = sp.csr_array((data, (where, row)), shape=(pair.data.size, len(n_s)))
         return Listed(P, sp.csr_array(P.T))
 
-    def fill(self, w: FloatArray, data: FloatArray) -> None:
+    def fill(self, w: FloatArray, data: FloatArray, floor: bool) -> None:
         """See `Pair`."""
-        data[...] = (self.P @ w).reshape(data.shape)
+        data[...] = (self.P @ _floored(w, floor)).reshape(data.shape)
 
-    def read(self, G: FloatArray, factor: float, out: FloatArray) -> None:
+    def reader(self, G: FloatArray, factor: float) -> Reader:
         """See `Pair`."""
-        out += factor * (self.Pt @ np.ascontiguousarray(G).ravel())
+        entries, n = factor * np.ascontiguousarray(G).ravel(), self.Pt.shape[0]
+
+        def read(rows: slice, out: FloatArray) -> None:
+            out += (self.Pt if len(out) == n else self.Pt[rows]) @ entries
+
+        return read
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,15 +101,22 @@ class Coded:
     left: FloatArray
     right: FloatArray
 
-    def fill(self, w: FloatArray, data: FloatArray) -> None:
+    def fill(self, w: FloatArray, data: FloatArray, floor: bool) -> None:
         """See `Pair`."""
         data[...] = 0.0
-        loops.fill_pair(self.places, self.left, self.right, w, data)
+        for rows in blocks(len(w)):
+            left, right = self.left[rows], self.right[rows]
+            loops.fill_pair(self.places[rows], left, right, _floored(w[rows], floor), data)
 
-    def read(self, G: FloatArray, factor: float, out: FloatArray) -> None:
+    def reader(self, G: FloatArray, factor: float) -> Reader:
         """See `Pair`."""
         G = np.ascontiguousarray(G)
-        loops.read_pair(self.places, self.left, self.right, G, factor, out)
+
+        def read(rows: slice, out: FloatArray) -> None:
+            left, right = self.left[rows], self.right[rows]
+            loops.read_pair(self.places[rows], left, right, G, factor, out)
+
+        return read
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,21 +131,24 @@ class Full:
     def _entries(self) -> tuple[IntArray, IntArray]:
         return self.pair.pattern.coordinates((0, 0), self.pair.data.shape[1:])
 
-    def fill(self, w: FloatArray, data: FloatArray) -> None:
+    def fill(self, w: FloatArray, data: FloatArray, floor: bool) -> None:
         """See `Pair`."""
         total = np.zeros((self.Zs.shape[1], self.Zt.shape[1]))
         for rows in blocks(len(w)):
-            right = self.Zt[rows].toarray() * w[rows, None]
+            right = self.Zt[rows].toarray() * _floored(w[rows], floor)[:, None]
             total += self.Zs[rows].T @ right
         data[...] = total[self._entries]
 
-    def read(self, G: FloatArray, factor: float, out: FloatArray) -> None:
+    def reader(self, G: FloatArray, factor: float) -> Reader:
         """See `Pair`."""
         full = np.zeros((self.Zs.shape[1], self.Zt.shape[1]))
         full[self._entries] = G
-        for rows in blocks(len(out)):
+
+        def read(rows: slice, out: FloatArray) -> None:
             half = self.Zs[rows] @ full
-            out[rows] += factor * np.asarray(self.Zt[rows].multiply(half).sum(axis=1)).ravel()
+            out += factor * np.asarray(self.Zt[rows].multiply(half).sum(axis=1)).ravel()
+
+        return read
 
 
 class RandomRows:

@@ -45,7 +45,7 @@ def _first_theta(deviance: LaplaceDeviance, gamma: FloatArray, phi: FloatArray) 
     if not np.isfinite(passes.run(fixed, np.zeros(deviance.random.q), phi)):
         return independent(deviance, sizes)
     modes.refill(passes.w)
-    scores = deviance.random.products(passes.g)
+    scores = passes.Zg
     for t, (k, l) in enumerate(deviance.cross.sizes):
         pair = deviance.cross.pairs[t, t]
         if pair.is_block_diagonal:
@@ -123,11 +123,13 @@ def _first_phi(data: GeneralData) -> FloatArray:
 def _fixed_only(deviance: LaplaceDeviance, phi: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Fixed effects and further coefficients of the model without random effects."""
     data, fixed = deviance.data, deviance.fixed
-    offset = 0.0 if data.offset is None else data.offset
     eta = first_predictors(data)
-    gamma = fixed.products(eta - offset)
+    if data.offset is not None:
+        eta = eta - data.offset
+    gamma = fixed.products(eta)
     if (data.family.link in POWERS and data.family.link != "identity") or _needs_positive(data):
-        gamma = _positive(deviance, gamma, eta - offset)
+        gamma = _positive(deviance, gamma, eta)
+    del eta
     value = _value(deviance, gamma, phi)
     for _ in range(STEPS):
         step, gain = _newton_step(deviance, gamma, phi)
@@ -170,26 +172,27 @@ def _positive(deviance: LaplaceDeviance, gamma: FloatArray, eta: FloatArray) -> 
 
 
 def _value(deviance: LaplaceDeviance, gamma: FloatArray, phi: FloatArray) -> float:
-    data, total = deviance.data, 0.0
-    eta = deviance.fixed.effects(gamma, data.offset)
-    for rows in blocks(data.n):
-        total -= float(data.jet(eta[rows], phi, rows, False).f.sum())
+    """Minus the log-likelihood without random effects; the rows then hold its derivatives."""
+    fixed = deviance.fixed.effects(gamma, deviance.data.offset)
+    total = -deviance.passes.run(fixed, None, phi)
     return total if np.isfinite(total) else np.inf
 
 
 def _newton_step(
     deviance: LaplaceDeviance, gamma: FloatArray, phi: FloatArray
 ) -> tuple[FloatArray, float]:  # fmt: skip
-    """Step of all coefficients with eigenvalues made positive, and half its squared decrement."""
+    """Step of all coefficients from where the rows stand, and half its squared decrement."""
     data, fixed = deviance.data, deviance.fixed
     r, J = fixed.r, data.n_phi
     slope, H = np.zeros(r + J), np.zeros((r + J, r + J))
-    eta = fixed.effects(gamma, data.offset)
+    passes = deviance.passes
     for rows in blocks(data.n):
-        jet = data.jet(eta[rows], phi, rows, True)
         Q = fixed.columns(rows)
-        slope[:r] += Q.T @ jet.e
-        H[:r, :r] -= Q.T @ (Q * jet.ee[:, None])
+        slope[:r] += Q.T @ passes.g[rows]
+        H[:r, :r] += Q.T @ (Q * passes.w[rows, None])
+        if not J:
+            continue
+        jet = data.jet(passes.eta[rows], phi, rows, True)
         for i, part in enumerate(data.further):
             at = slice(r + part.columns.start, r + part.columns.stop)
             f, e, _ = (np.broadcast_to(x, Q.shape[:1]) for x in jet.a[i])

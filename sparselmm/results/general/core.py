@@ -46,6 +46,23 @@ NOT_HERE = {
 }
 """What does not carry over from linear models, and what to use."""
 
+_RANDOM = "; here it is random=, which effects of the levels count"
+
+OTHER_ARGUMENTS = {
+    "ddf": f"; {NOT_HERE['ddf']}",
+    "re": _RANDOM, "re_form": _RANDOM,
+    "method": "; other intervals are those of confint(method='profile') and bootstrap()",
+    "scaled": "; give kind='pearson', 'deviance' or 'quantile'",
+    "level": "; give kind='response' or 'pearson'; without the random effects they are the "
+    "response less predict(random='population')",
+    "newdata": "; draws are for the rows of the fit; make a model of the others",
+    "statistic": "; what is replicated are params and standard deviations: see its replicates",
+    "scale": "; a generalized model has no residual variance of its own",
+    "r_matrix": "; here it is contrasts", "q_matrix": "; here it is value",
+    "use_f": "; tests are by the chi-squared distribution",
+}  # fmt: skip
+"""Arguments of linear models' methods and what there is here."""
+
 
 class MixedGLMResults(RanefResults, GeneralReportResults, NamesOthers):
     """A fitted generalized linear mixed model.
@@ -87,7 +104,7 @@ class MixedGLMResults(RanefResults, GeneralReportResults, NamesOthers):
         layout = model.built.layout
         self.numbers = GeneralEstimates(layout, deviance, opt, model.x_columns, arrays)
 
-    _other_names = GENERAL
+    _other_names, _other_arguments = GENERAL, OTHER_ARGUMENTS
 
     def __getattr__(self, name: str) -> Any:
         if name in NOT_HERE or (not name.startswith("_") and hasattr(MixedLMResults, name)):
