@@ -507,7 +507,7 @@ def _newton(
         radius.update(ratio, length)
         if not good:
             recorder.record(trial, trial_value, **details)
-            if length < 1e-10:
+            if length < 1e-10 or (promised < LOST_DIGITS and promised < deviance.rounding(theta)):
                 return End(theta, "stopped: no decrease within rounding", True)
             continue
         excess.append(1.0 - (2.0 - ratio * (2.0 - stretch)) / stretch if within else np.nan)

@@ -138,7 +138,10 @@ class JointTextbook:
         theta, phi = x[: self.n_theta], x[self.n_theta :]
         if np.abs(phi).max(initial=0.0) > 300.0:
             return np.inf, np.zeros_like(x)
-        R = self.R(phi)
+        try:
+            R = self.R(phi)
+        except np.linalg.LinAlgError:
+            return np.inf, np.zeros_like(x)
         value, slope, Gamma = self.white.with_errors(theta, R, self.known)
         along = np.zeros(len(phi))
         for j in range(len(phi) if np.isfinite(value) else 0):
@@ -175,8 +178,8 @@ def _scaled(
 def _sure(textbook: JointTextbook, x: np.ndarray) -> bool:
     """Whether the textbook has digits there."""
     dense = textbook.dense
-    dense.R = textbook.R(x[textbook.n_theta :])
     try:
+        dense.R = textbook.R(x[textbook.n_theta :])
         return dense.rounding(x[: textbook.n_theta]) < 1e-5
     except np.linalg.LinAlgError:
         return False

@@ -9,6 +9,9 @@ from sparselmm.design.terms import Design
 from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.dense import DenseDeviance
 
+LARGEST = 1.0 - 5e-7
+"""Largest correlation, of neighbours."""
+
 
 class Residuals:
     """R of every pair of rows by its definition, of real or complex parameters.
@@ -60,7 +63,8 @@ class Residuals:
         rows, d = self.rows, self.distance[at]
         first, second = rows.visits[self.i[at]], rows.visits[self.j[at]]
         if rows.kind == "ar1":
-            return np.sin(psi[0]) ** d.astype(int)
+            left = (1.0 - LARGEST) / max(rows.typical_distance, 1.0)
+            return ((1.0 - left) * np.sin(psi[0])) ** d.astype(int)
         if rows.kind in ("car1", "exp"):
             return np.exp(-d / np.exp(psi[0]))
         if rows.kind == "gau":
@@ -72,14 +76,14 @@ class Residuals:
             return np.array(autocorrelations(psi[: rows.n_visits - 1]))[np.abs(first - second)]
         if rows.kind == "ad":
             pairs = zip(np.minimum(first, second), np.maximum(first, second), strict=True)
-            return np.array([np.prod(np.sin(psi[a:b])) for a, b in pairs])
+            return np.array([np.prod(LARGEST * np.sin(psi[a:b])) for a, b in pairs])
         return np.zeros(len(at))
 
 
 def autocorrelations(psi: np.ndarray) -> list[float]:
     """From partial ones: each lag's correlation given all shorter ones (Yule and Walker)."""
     r = [1.0]
-    for k, x in enumerate(np.sin(psi), 1):
+    for k, x in enumerate(LARGEST * np.sin(psi), 1):
         if k == 1:
             r.append(x)
             continue

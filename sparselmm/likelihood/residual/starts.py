@@ -44,7 +44,7 @@ def start_phi(
         psi = _correlations(structure, z / np.sqrt(np.mean(z**2)), psi)
     elif structure.correlation.kind == "ar1":
         rho = _beside_effects(structure.rows, z)
-        psi[0] = psi[0] if rho is None else np.arcsin(rho)
+        psi[0] = psi[0] if rho is None else structure.correlation.angle(rho)
     return np.concatenate([gamma, np.tile(psi, structure.n_strata)])
 
 
@@ -114,7 +114,7 @@ def _correlations(structure: Structured, z: FloatArray, psi: FloatArray) -> Floa
     if kind == "ar1":
         r, n = _lagged(rows, z)
         if n:
-            out[0] = np.arcsin(np.clip(r, -LARGEST, LARGEST))
+            out[0] = structure.correlation.angle(float(np.clip(r, -LARGEST, LARGEST)))
         return out
     S, N = _pairwise(rows, z)
     if kind == "cs":
@@ -134,10 +134,10 @@ def _correlations(structure: Structured, z: FloatArray, psi: FloatArray) -> Floa
 
 
 def _lagged(rows: ResidualRows, z: FloatArray, lag: int = 1) -> tuple[float, int]:
-    """Mean product of rows so many steps apart."""
-    o = rows.order
+    """Mean product of rows so many steps, typical ones, apart."""
+    o, far = rows.order, lag * rows.typical_distance
     group, time = rows.group[o], rows.coords[o, 0]
-    near = (group[lag:] == group[:-lag]) & (time[lag:] - time[:-lag] == lag)
+    near = (group[lag:] == group[:-lag]) & (time[lag:] - time[:-lag] == far)
     at = np.flatnonzero(near)
     return (float(np.mean(z[o[at]] * z[o[at + lag]])) if len(at) else 0.0), len(at)
 

@@ -143,7 +143,8 @@ class Structured:
     def metric(self, phi: FloatArray) -> FloatArray:
         """Steps that count as one, (n, n) by columns: of gamma, in units of its covariate."""
         spread = self.rows.D.std(axis=0)
-        return np.diag(np.append(1.0 / np.where(spread > 0, spread, 1.0), np.ones(self.n - self.a)))
+        psi = np.tile(self.correlation.sizes, self.n_strata)
+        return np.diag(np.append(1.0 / np.where(spread > 0, spread, 1.0), psi))
 
     def distance(self, phi: FloatArray, other: FloatArray) -> float:
         """Largest change, by what counts as one."""
@@ -155,6 +156,8 @@ class Structured:
         psi, own = self.psi(out), self.correlation.n_own  # a view
         if self.rows.kind in ("ar1", "ad", "toep"):
             psi[:, :own] = _within(psi[:, :own])
+        if self.rows.kind == "ar1" and self.rows.even:  # rho and -rho are the same
+            psi[:, 0] = np.abs(psi[:, 0])
         if self.correlation.nugget:
             psi[:, -1] = np.abs(_within(psi[:, -1]))
         return out
