@@ -20,13 +20,12 @@ import numpy as np
 import pandas as pd
 import scipy.optimize as so
 from random_models import TOLERANCE, RandomModel, Textbook, Verdict
+from residual_twin import Residuals
 
 import sparselmm
-from sparselmm.design.residual import ResidualRows
 from sparselmm.design.terms import Design
 from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.dense import DenseDeviance
-from residual_twin import Residuals
 
 STRUCTURES = (
     "", "ar1(t|g)", "car1(tt|g)", "exp(tt|g)", "exp(tt + t2|g)", "gau(tt|g)", "gau(tt + t2|g)",
@@ -97,9 +96,7 @@ def _rows(rng: np.random.Generator) -> pd.DataFrame:
     })  # fmt: skip
 
 
-def _errors(
-    rng: np.random.Generator, g: np.ndarray, t: np.ndarray, tt: np.ndarray
-) -> np.ndarray:
+def _errors(rng: np.random.Generator, g: np.ndarray, t: np.ndarray, tt: np.ndarray) -> np.ndarray:
     """Errors of one of four kinds."""
     kind = rng.choice(["ar", "white", "gau", "cs"])
     rho, far = rng.uniform(-0.5, 0.9), rng.uniform(0.3, 3.0)
@@ -168,9 +165,7 @@ def lowest(
     return best, where
 
 
-def _scaled(
-    textbook: JointTextbook, z: np.ndarray, units: np.ndarray
-) -> tuple[float, np.ndarray]:
+def _scaled(textbook: JointTextbook, z: np.ndarray, units: np.ndarray) -> tuple[float, np.ndarray]:
     value, gradient = textbook(z * units)
     return (value if np.isfinite(value) else 1e10), np.nan_to_num(gradient) * units
 
@@ -200,9 +195,7 @@ def _starts(
         yield np.append(wide, _anywhere(textbook, rng, phi))
 
 
-def _anywhere(
-    textbook: JointTextbook, rng: np.random.Generator, phi: np.ndarray
-) -> np.ndarray:
+def _anywhere(textbook: JointTextbook, rng: np.random.Generator, phi: np.ndarray) -> np.ndarray:
     """A random phi: correlations of any size and sign, ranges around typical distances."""
     rows = textbook.R.rows
     if rows.kind == "us":

@@ -7,8 +7,8 @@ Each kind gives C, its first and its second derivatives for a stack of blocks (P
     toep  one correlation per lag, by partial correlations sin psi
     ad    the product of the correlations sin psi between neighbouring visits
 
-Sines of correlations stop short of one (`sine`). A nugget multiplies what is off the diagonal by ``1 - sin(eta)^2``: like a standard deviation, eta
-reaches a nugget of zero within a finite step.
+Sines stop short of one (`sine`). A nugget multiplies what is off the diagonal by
+``1 - sin(eta)^2``: like a standard deviation, eta reaches a nugget of zero within a finite step.
 """
 
 from __future__ import annotations

@@ -8,10 +8,9 @@ import numpy as np
 
 from sparselmm.base.types import FloatArray
 
-
 LEFT = 5e-7
-"""What a correlation leaves at least to one: R keeps its digits, and an end at the limit, where random
-effects fill the directions that R leaves empty, is a stationary point like any other."""
+"""What a correlation leaves to one at least: R keeps its digits, and an end at the limit, where
+random effects fill the directions that R leaves empty, is a stationary point like any other."""
 
 
 @dataclass(frozen=True, eq=False)
