@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -116,6 +117,25 @@ class Deviance(Protocol):
 
     def original(self, inner: FloatArray) -> FloatArray:
         """Theta of the model from that of `working`."""
+
+
+@runtime_checkable
+class Joint(Deviance, Protocol):
+    """A deviance of more than the covariances of random effects.
+
+    Its model Hessian leaves something out, which the search learns along its last step, and where
+    several minima are likely it knows itself.
+    """
+
+    @property
+    def patience(self) -> float:
+        """How much longer than those of other models searches from other starts may take."""
+
+    def doubtful(self, theta: FloatArray) -> bool:
+        """Whether there may be a lower minimum than the end of a search at theta."""
+
+    def starting_points(self, end: FloatArray, drawn: int | None) -> Iterator[FloatArray]:
+        """Where further searches start, the most promising ones first, then so many random ones."""
 
 
 @dataclass(frozen=True, eq=False)

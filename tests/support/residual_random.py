@@ -133,7 +133,7 @@ class JointTextbook:
     def __call__(self, x: np.ndarray) -> tuple[float, np.ndarray]:
         """Value and gradient; (inf, 0) where V cannot be factored."""
         theta, phi = x[: self.n_theta], x[self.n_theta :]
-        if np.abs(phi).max(initial=0.0) > 300.0:
+        if self.known is None and np.abs(phi).max(initial=0.0) > 300.0:
             return np.inf, np.zeros_like(x)
         try:
             R = self.R(phi)

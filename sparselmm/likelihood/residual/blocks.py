@@ -215,11 +215,11 @@ class Blocks:
             Qw[batch.index] = own
             gram += np.tensordot(w, own, axes=([0, 1], [0, 1]))
             slope += np.tensordot(w, eps[:, :, 0], axes=([0, 1], [0, 1]))
-        return self._along(state, Gammas), curvature, Qw, gram, slope
+        return self._along(state, Gammas, F, sums), curvature, Qw, gram, slope
 
     def gradient(self, state: BlockState, F: FloatArray, sums: FloatArray) -> FloatArray:
         """The gradient of `model` alone."""
-        return self._along(state, self._gammas(state, F, sums))
+        return self._along(state, self._gammas(state, F, sums), F, sums)
 
     def _gammas(self, state: BlockState, F: FloatArray, sums: FloatArray) -> list[FloatArray]:
         """Derivative of the deviance in the R of every pattern, (P, m, m) of each batch."""
@@ -229,10 +229,20 @@ class Blocks:
             out.append(batch.counts[:, None, None] * Q - Q @ Theta @ Q)
         return out
 
-    def _along(self, state: BlockState, Gammas: list[FloatArray]) -> FloatArray:
-        total = np.zeros(self.structure.n)
-        for R1, Gamma in zip(state.R1, Gammas, strict=True):
-            total += np.tensordot(R1, Gamma, axes=([1, 2, 3], [0, 1, 2]))
+    def _along(
+        self, state: BlockState, Gammas: list[FloatArray], F: FloatArray, sums: FloatArray
+    ) -> FloatArray:
+        """``<Gamma, R_j>``; where a log standard deviation moves, ``2 sum_i D_i (N - Q Theta)_ii``,
+        which keeps its digits where R is nearly singular.
+        """
+        total, a = np.zeros(self.structure.n), self.structure.a
+        parts = zip(self.batches, state.R1, state.Q, Gammas, strict=True)
+        for batch, R1, Q, Gamma in parts:
+            total[a:] += np.tensordot(R1[a:], Gamma, axes=([1, 2, 3], [0, 1, 2]))
+            if a:
+                Theta = batch.gram(F) + self._matrices(batch, sums)
+                left = batch.counts[:, None] - np.einsum("pij,pji->pi", Q, Theta)
+                total[:a] += 2.0 * np.einsum("pia,pi->a", batch.geometry.D, left)
         return total
 
     @staticmethod

@@ -92,11 +92,8 @@ class Correlation:
         at = self.range if self.kind in SPATIAL else 0.0
         return np.append(np.full(self.n_own, at), [0.0] * int(self.nugget))
 
-    def others(self, psi: FloatArray) -> list[FloatArray]:
-        """Where other searches start: strong and weak correlation, each (n,), then ``psi`` turned.
-
-        Of ``toep`` and ``ad``, which have several, one at a time is near one or minus one.
-        """
+    def others(self) -> list[FloatArray]:
+        """Where other searches start: with strong and weak correlation, each (n,)."""
         out = []
         for strength, share in ((0.8, 0.8), (0.05, 0.15), (0.97, 0.15), (0.5, 1.2)):
             own = np.full(self.n_own, self.angle(strength))
@@ -107,13 +104,23 @@ class Correlation:
             elif self.kind in SPATIAL:
                 own[:] = self.range + np.log(-np.log(0.3) / -np.log(strength))
             out.append(np.append(own, [share] * int(self.nugget)))
-        for j in range(self.n_own if self.kind in ("ar1", "toep", "ad") else 0):
-            for turned in (STRONG, -STRONG):
-                out.append(np.where(np.arange(self.n) == j, self.angle(turned), psi))
-        if self.kind in SPATIAL:  # correlation of the nearest rows alone
-            own = np.full(self.n_own, np.log(self.nearest / 5.0))
-            out.append(np.append(own, [0.02] * int(self.nugget)))
-        return out
+        return [*out, self.weakest()] if self.kind in SPATIAL else out
+
+    def weakest(self) -> FloatArray:
+        """Where next to nothing is correlated, (n,): of positions the nearest rows alone."""
+        if self.kind not in SPATIAL:
+            return self.center()
+        own = np.full(self.n_own, np.log(self.nearest / 5.0))
+        return np.append(own, [0.02] * int(self.nugget))
+
+    def near_limits(self, psi: FloatArray) -> list[FloatArray]:
+        """``psi`` with one angle at a time near one and minus one."""
+        angles = self.n_own if self.kind in ("ar1", "toep", "ad") else 0
+        return [
+            np.where(np.arange(self.n) == j, self.angle(sign * STRONG), psi)
+            for j in range(angles)
+            for sign in (-1.0, 1.0)
+        ]
 
     def strength(self, psi: FloatArray) -> float:
         """Largest correlation of rows at a typical distance."""

@@ -88,11 +88,7 @@ class ResidualDeviance:
     """
 
     model_is_exact = False
-    secant = True
-    """Whether the search may correct the model along its last step."""
-
     patience = 3.0
-    """How much longer than those of other models searches from other starts may take."""
 
     def __init__(self, design: Design, *, reml: bool, strategy: Strategy | None = None):
         assert design.residual is not None
@@ -354,8 +350,8 @@ class ResidualDeviance:
 
     def starting_points(self, end: FloatArray, drawn: int | None) -> Iterator[FloatArray]:
         """Where further searches start, the most promising ones first."""
-        roots = self.unit_roots[:-1]
-        return further_starts(self.structure, self.theta_covariance, roots, end, drawn)
+        roots, covariance = self.unit_roots[:-1], self.theta_covariance
+        return further_starts(self.structure, covariance, roots, self.units, end, drawn)
 
     def _value_or_inf(self, x: FloatArray) -> float:
         try:

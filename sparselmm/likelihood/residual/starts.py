@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import count
 
 import numpy as np
 
 from sparselmm.base.types import FloatArray
 from sparselmm.design.residual import ResidualRows
 from sparselmm.likelihood.covariance import Covariance
+from sparselmm.likelihood.multistart import random_starts
 from sparselmm.likelihood.residual.structure import Structure, Structured
 
 STEPS = 8
@@ -17,6 +17,9 @@ STEPS = 8
 
 LONG, MANY, CLEAR = 8, 500, 0.1
 """Far lag, pairs and share of the variance from which lags tell of the correlation."""
+
+SIZES = (0, -1, 1)
+"""Sizes of random effects at random starts, as powers of ten."""
 
 LARGEST = 0.9
 """Correlations at the start are within this."""
@@ -49,12 +52,9 @@ def start_phi(
 
 
 def further_starts(
-    structure: Structure,
-    covariance: Covariance,
-    roots: list[FloatArray],
-    end: FloatArray,
-    drawn: int | None,
-) -> Iterator[FloatArray]:
+    structure: Structure, covariance: Covariance, roots: list[FloatArray], units: FloatArray,
+    end: FloatArray, drawn: int | None,
+) -> Iterator[FloatArray]:  # fmt: skip
     """Where further searches of (theta, phi) start.
 
     Parameters
@@ -64,6 +64,8 @@ def further_starts(
         Of theta.
     roots : list of ndarray
         What counts as one in every term.
+    units : ndarray, (n_theta + J,)
+        In every entry.
     end : ndarray
         Where the first search ended.
     drawn : int or None
@@ -76,19 +78,19 @@ def further_starts(
     n = covariance.n_theta
     theta, phi = end[:n], end[n:]
     one, none = (covariance.pick([s * root for root in roots]) for s in (1.0, 0.1))
-    lifted = np.where(
-        covariance.on_diagonal & (np.abs(theta) < 0.3 * np.abs(one)), 0.3 * one, theta
-    )
+    small = covariance.on_diagonal & (np.abs(theta) < 0.3 * np.abs(one))
+    lifted = np.where(small, 0.3 * one, theta)
     others = structure.others(phi)
     for place in others:
         yield np.append(lifted, place)
     for place in others[:2] if n else []:
         yield np.append(one, place)
         yield np.append(none, place)
+    for place in structure.near_limits(phi):
+        for effects in (one, lifted) if n else (theta,):
+            yield np.append(effects, place)
     rng = np.random.default_rng(0)
-    for _ in count() if drawn is None else range(drawn):
-        sizes = 10.0 ** rng.uniform(-1.5, 1.0, len(roots))
-        wide = covariance.pick([s * root for s, root in zip(sizes, roots, strict=True)])
+    for wide in random_starts(covariance, units[:n], drawn, decades=SIZES):
         yield np.append(wide, structure.drawn(phi, rng))
 
 
