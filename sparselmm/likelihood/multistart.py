@@ -153,10 +153,12 @@ def _until_sure(optima: Optima, seconds: float) -> None:
     """Search from one start after the other while the price allows it."""
     search, deviance = optima.search, optima.deviance
     spent = len(search.recorder.history)
-    own = isinstance(deviance, Joint)
-    left = spent + allowance(spent, seconds / (deviance.patience if own else 1.0))
-    for start in () if own else _out_of_zero(deviance, optima.best.theta):
-        optima.search_from(start, in_full=True)  # the deviance falls there, however little
+    if isinstance(deviance, Joint):
+        seconds /= deviance.patience
+    else:
+        for start in _out_of_zero(deviance, optima.best.theta):
+            optima.search_from(start, in_full=True)  # the deviance falls there, however little
+    left = spent + allowance(spent, seconds)
     sure = informative(deviance)
     for place, start in enumerate(_points(deviance, optima.best.theta, DRAWN)):
         if len(search.recorder.history) >= left or (sure and place == optima.returned == 2):

@@ -66,7 +66,8 @@ class Correlation:
 
     def angle(self, correlation: FloatArray | float) -> FloatArray:
         """Psi of correlations at the typical distance of ar1, of neighbouring visits."""
-        return np.arcsin(np.sign(correlation) * np.abs(correlation) ** (1.0 / self.step))
+        root = np.abs(correlation) ** (1.0 / self.step)
+        return np.asarray(np.arcsin(np.sign(correlation) * root))
 
     @property
     def sizes(self) -> FloatArray:

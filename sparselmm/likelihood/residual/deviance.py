@@ -38,7 +38,7 @@ from sparselmm.likelihood.engine import (
     solver_of,
     working_deviance,
 )
-from sparselmm.likelihood.evaluations import Deviance, PLSFit
+from sparselmm.likelihood.evaluations import Deviance, Joint, PLSFit
 from sparselmm.likelihood.moments import moment_start
 from sparselmm.likelihood.residual.blocks import Blocks
 from sparselmm.likelihood.residual.limits import at_a_limit
@@ -75,7 +75,7 @@ def backend_of(design: Design, structure: Structure) -> Backend:
     return Blocks(rows, structure, design.weights)
 
 
-class ResidualDeviance:
+class ResidualDeviance(Joint):
     """Profiled deviance of (theta, phi), in the working bases of the engine.
 
     Parameters
