@@ -337,12 +337,14 @@ class ResidualDeviance(Joint):
         """Whether there may be a lower minimum.
 
         With a nugget, at a limit, at a variance of zero; and where few rows leave open whether
-        what is nearly constant within a group is residual or random effect.
+        what is nearly constant within a group is residual or random effect, or in which stratum.
         """
         _, phi = self.split(x)
         if self.design.residual is not None and self.design.residual.nugget:
             return True
-        if self.n_theta and self.df <= FEW_ROWS and self.structure.strength(phi) > STRONG:
+        strata = self.structure.n_strata > 1
+        open_to_doubt = strata or self.structure.strength(phi) > STRONG
+        if self.n_theta and self.df <= FEW_ROWS and open_to_doubt:
             return True
         zero = [term.at_zero(x[part]).any() for term, part in zip(
             self.covariance.terms, self.covariance.slices, strict=True)]  # fmt: skip
