@@ -50,8 +50,8 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
         "quadratic",
         "dense optimize rebased",
         "krylov",
-        "engine identifiability multistart residual special_directions",
-        "laplace many",
+        "engine identifiability multistart special_directions",
+        "laplace many residual",
     ),
     "inference": (
         "variances wald",

@@ -426,6 +426,10 @@ OTHER_ARGUMENTS = {
     "exposure": "; here it is offset=, of its logarithm",
     "random": "; write bars in the formula, '+ (1|g)', or groups= and re_formula=",
     "correlation": "; here it is residual='ar1(time | subject)'",
+    "rcov": "; here it is residual='ar1(time | subject)'",
+    "covariance": "; write the structure in the formula, '+ us(visit | subject)'",
+    "vcov": "; tests have ddf='satterthwaite' or 'kenward-roger' as an argument",
+    "ddf": "; tests have it as an argument: summary(ddf='satterthwaite')",
     "pairwise": "; write emmeans('f').contrast('pairwise')",
 }
 """Arguments of other packages: what there is here."""

@@ -119,6 +119,11 @@ class ResidualRows(Snapshot):
         return float(self._steps[0]) if len(self._steps) else 1.0
 
     @property
+    def even(self) -> bool:
+        """Whether all distances within groups are even numbers."""
+        return bool(len(self._steps)) and not (self._steps % 2.0).any()
+
+    @property
     def markov(self) -> bool:
         """Whether R^-1 joins neighbours alone."""
         return self.kind in MARKOV and not self.nugget and self.coords.shape[1] == 1

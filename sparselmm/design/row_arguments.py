@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from sparselmm.base.arguments import shown, unmasked
-from sparselmm.base.exceptions import DataError
+from sparselmm.base.exceptions import DataError, FormulaError
 from sparselmm.base.types import AnyArray, BoolArray, FloatArray
 from sparselmm.design.exact_labels import objects
 from sparselmm.design.factors import Crossing, Factor, cross, factorize
@@ -117,6 +117,11 @@ def _origin(groups: Any, frame: pd.DataFrame) -> str | None:
 
 def _column(frame: pd.DataFrame, name: str, argument: str) -> Any:
     if name not in frame.columns:
+        if argument == "weights" and name.startswith("var") and "(" in name:
+            raise FormulaError(
+                f"weights = {name!r} is not available; variances that follow a factor or a "
+                "covariate are dispersion='~ factor' or dispersion='~ log(x)'"
+            )
         raise unknown_column(name, frame.columns, f"{argument}=")
     column: Any = frame[name]
     if isinstance(column, pd.DataFrame):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -116,6 +117,25 @@ class Deviance(Protocol):
 
     def original(self, inner: FloatArray) -> FloatArray:
         """Theta of the model from that of `working`."""
+
+
+class Joint:
+    """A deviance of more than the covariances of random effects.
+
+    Its model Hessian leaves something out, which the search learns along its last step, and it
+    knows itself where several minima are likely.
+    """
+
+    patience: float = 1.0
+    """How much longer than those of other models searches from other starts may take."""
+
+    def doubtful(self, x: FloatArray) -> bool:
+        """Whether there may be a lower minimum than the end of a search at x."""
+        raise NotImplementedError
+
+    def starting_points(self, end: FloatArray, drawn: int | None) -> Iterator[FloatArray]:
+        """Where further searches start, the most promising ones first, then so many random ones."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False)

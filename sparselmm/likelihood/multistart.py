@@ -21,7 +21,7 @@ from sparselmm.base.cholesky import NotPositiveDefiniteError
 from sparselmm.base.smallmatrix import singular_values, solve_triangular
 from sparselmm.base.types import FloatArray
 from sparselmm.likelihood.covariance import Covariance
-from sparselmm.likelihood.evaluations import Deviance
+from sparselmm.likelihood.evaluations import Deviance, Joint
 from sparselmm.likelihood.optimize import (
     EXACT_LIMIT,
     PATIENCE,
@@ -154,10 +154,12 @@ def _until_sure(optima: Optima, seconds: float) -> None:
     """Search from one start after the other while the price allows it."""
     search, deviance = optima.search, optima.deviance
     spent = len(search.recorder.history)
-    left = spent + allowance(spent, seconds / getattr(deviance, "patience", 1.0))
-    own = hasattr(deviance, "starting_points")
-    for start in () if own else _out_of_zero(deviance, optima.best.theta):
-        optima.search_from(start, in_full=True)  # the deviance falls there, however little
+    if isinstance(deviance, Joint):
+        seconds /= deviance.patience
+    else:
+        for start in _out_of_zero(deviance, optima.best.theta):
+            optima.search_from(start, in_full=True)  # the deviance falls there, however little
+    left = spent + allowance(spent, seconds)
     sure = informative(deviance)
     for place, start in enumerate(_points(deviance, optima.best.theta, DRAWN)):
         if len(search.recorder.history) >= left or (sure and place == optima.returned == 2):
@@ -177,9 +179,8 @@ def doubtful(search: Search, end: End, seconds: float) -> bool:
         return False
     if not end.finished or evaluations > MANY:
         return True
-    own = getattr(deviance, "doubtful", None)
-    if own is not None:
-        return bool(own(end.theta))
+    if isinstance(deviance, Joint):
+        return deviance.doubtful(end.theta)
     if allowance(evaluations, seconds) < 5 * MANY:  # each evaluation is dear
         return False
     if _smallest(deviance, end.theta) < NEARLY_SINGULAR:
@@ -330,8 +331,9 @@ def _requested(deviance: Deviance, theta: FloatArray, starts: Any) -> Iterator[F
 
 def _points(deviance: Deviance, end: FloatArray, drawn: int | None) -> Iterator[FloatArray]:
     """Where to start again: a deviance with more than covariances of effects knows for itself."""
-    own = getattr(deviance, "starting_points", None)
-    return starting_points(deviance, end, drawn) if own is None else own(end, drawn)
+    if isinstance(deviance, Joint):
+        return deviance.starting_points(end, drawn)
+    return starting_points(deviance, end, drawn)
 
 
 def starting_points(

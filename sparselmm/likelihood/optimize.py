@@ -39,7 +39,7 @@ from sparselmm.base.providers import provider
 from sparselmm.base.smallmatrix import block_diagonal
 from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.likelihood.covariance import Covariance
-from sparselmm.likelihood.evaluations import Deviance
+from sparselmm.likelihood.evaluations import Deviance, Joint
 from sparselmm.likelihood.quadratic import Quadratic, Radius
 from sparselmm.likelihood.term_covariance import TermCovariance
 
@@ -70,6 +70,9 @@ DIFFERENCE = 1e-4
 
 LOST_DIGITS = 1e-4
 """Rounding error of the deviance above which its minimum is not known."""
+
+NEARLY_THERE = 1e-2
+"""Promised decrease below which a search whose model holds goes on after its last iteration."""
 
 SECANT_BELOW = 0.5
 """Promised decrease of a step below which its curvature tells of the next ones."""
@@ -481,8 +484,9 @@ def _newton(
     gradient, model = deviance.tangent_model(theta)
     recorder.record(theta, value, gradient_norm=_size(deviance, gradient))
     excess: list[float] = []
-    secant = getattr(deviance, "secant", False)
-    for iteration in range(limit):
+    secant = isinstance(deviance, Joint)
+    ratio = np.nan
+    for iteration in range(2 * limit):
         basis = _basis(recorder, theta, gradient)
         slope, bend = basis.T @ gradient, basis.T @ model @ basis
         local = Quadratic.of(bend, slope)
@@ -491,7 +495,10 @@ def _newton(
             return End(theta, "converged: another step gains less than the tolerance", True)
         if known is not None and iteration and known.leads_nowhere(theta, value, promised):
             return End(theta, "abandoned: an optimum that is known or higher", False, True)
-        exact = patience <= iteration < patience + EXACT_LIMIT and not deviance.model_is_exact
+        if iteration >= limit and not (promised < NEARLY_THERE and 0.5 < ratio < 1.5):
+            break
+        exact = patience <= iteration < min(patience + EXACT_LIMIT, limit)
+        exact = exact and not deviance.model_is_exact
         exact = exact and basis.shape[1] <= EXACT_PARAMETERS
         if exact:
             local = Quadratic.of(exact_bend(recorder, theta, basis, bend), slope)
@@ -510,7 +517,9 @@ def _newton(
         radius.update(ratio, length)
         if not good:
             recorder.record(trial, trial_value, **details)
-            if length < 1e-10:
+            if length < 1e-10 or (
+                promised < LOST_DIGITS and promised < 10.0 * deviance.rounding(theta)
+            ):
                 return End(theta, "stopped: no decrease within rounding", True)
             continue
         excess.append(1.0 - (2.0 - ratio * (2.0 - stretch)) / stretch if within else np.nan)

@@ -41,6 +41,17 @@ def data(n_groups=30, visits=4, seed=0):
         ("cs(t | g, nugget=True)", "a parameter too many"),
         ("car1(t | g, hom=False)", "dispersion="),
         ("ar1(t | nope)", "nope"),
+        ("ar1(t | g, by=arm, by=one)", "by more than once"),
+        ("ar1(-t | g)", "minus sign"),
+        ("exp(t - x | g)", "minus sign"),
+        ("exp(t * x | g)", "a product before the bar"),
+        ("ar1(factor(t) + 0 | g)", "write ar1(time | g) without factor()"),
+        ("ar1(C(t) | g)", "write ar1(time | g) without factor()"),
+        ("corAR1(form = ~ t | g)", "here it is ar1(time | subject)"),
+        ("AR(1)", "here it is ar1(time | subject)"),
+        ("UN", "here it is us(visit | subject)"),
+        ("SP(POW)(t)", "here it is car1(time | subject)"),
+        ("varIdent(form=~1|arm)", "here it is dispersion='~ factor'"),
     ],
 )
 def test_text_that_cannot_be_read(residual, says):
@@ -70,6 +81,12 @@ def test_times_that_are_missing_or_text_or_broken():
             sparselmm.mixedlm("y ~ x", frame, residual=f"{kind}(t | g)")
     model = sparselmm.mixedlm("y ~ x", frame, residual="ar1(t | g)", missing="drop")
     assert model.nobs == len(frame) - 1
+
+
+def test_times_in_units_that_are_too_small():
+    frame = data().assign(ns=lambda d: 86_400_000_000_000 * d.t)
+    with pytest.raises(DataError, match="count the times in larger units"):
+        sparselmm.mixedlm("y ~ x", frame, residual="ar1(ns | g)")
 
 
 def test_visits_in_the_order_of_a_categorical():
@@ -222,3 +239,49 @@ def test_methods_of_the_model_that_hold_for_white_residuals_refuse_by_name():
     for name, call in calls.items():
         with pytest.raises(sparselmm.SparseLMMError, match=name):
             call()
+
+
+@pytest.mark.parametrize(
+    ("formula", "says"),
+    [
+        ("y ~ x - us(visit | g)", "subtracts us(visit|g)"),
+        ("y ~ x + un(visit | g)", r"here it is us(visit | subject)"),
+        ("y ~ x", "0 covariance structures"),
+        ("y ~ us(visit | g) + cs(visit | g)", "2 covariance structures"),
+    ],
+)
+def test_formulas_of_mmrm_without_one_structure(formula, says):
+    with pytest.raises(FormulaError) as caught:
+        sparselmm.mmrm(formula, data())
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("argument", ["covariance", "vcov", "ddf"])
+def test_arguments_of_other_packages(argument):
+    with pytest.raises(TypeError, match=r"has no argument .*; (write|tests)"):
+        sparselmm.mmrm("y ~ x + us(visit | g)", data(), **{argument: "us"})
+
+
+@pytest.mark.parametrize(
+    ("entries", "says"),
+    [
+        ({"hom": "no"}, "True or False"),
+        ({"nugget": "False"}, "True or False"),
+        ({"structure": "AR(1)"}, "is unknown"),
+        ({"structure": 1}, "is unknown"),
+        ({"groups": "g"}, "one value per row"),
+        ({"times": "t"}, "one value per row"),
+        ({"time": 1}, "unknown entry"),
+        ({"times": np.arange("2020", "2140", dtype="datetime64[Y]")}, "holds dates"),
+    ],
+)
+def test_entries_of_an_array_structure(entries, says):
+    frame = data()
+    given = {"structure": "ar1", "groups": frame.g, "times": frame.t} | entries
+    with pytest.raises((DataError, FormulaError, TypeError), match=says):
+        sparselmm.MixedLM(frame.y, np.ones((len(frame), 1)), residual=given)
+
+
+def test_variances_written_as_weights():
+    with pytest.raises(FormulaError, match="dispersion='~ factor'"):
+        sparselmm.mixedlm("y ~ x + (1 | g)", data(), weights="varIdent(form = ~ 1 | arm)")

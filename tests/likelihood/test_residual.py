@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+from residual_random import judge
 from scipy.signal import lfilter
 
 import sparselmm
@@ -236,3 +237,70 @@ def test_what_a_sample_cannot_tell_apart_all_rows_may():
     frame = pd.DataFrame({"y": y, "s": subject, "t": trial, "i": item})
     model = sparselmm.mixedlm("y ~ 1 + (1 | s) + (1 | i)", frame, residual="ar1(t | s)")
     assert confounded_terms(model.design) == ""
+
+
+@pytest.mark.parametrize("effects", ["none", "intercept"])
+@pytest.mark.parametrize("unit", [2, 30, 86_400])
+def test_ar1_does_not_depend_on_the_unit_of_time(unit, effects):
+    """``rho`` is the correlation one unit apart, however far apart the rows are."""
+    one, other = (make("ar1", effects, dispersion=False, seed=1) for _ in range(2))
+    rows = replace(other.residual, coords=unit * other.residual.coords)
+    ends = []
+    for design in (one, replace(other, residual=rows)):
+        deviance = ResidualDeviance(design, reml=True)
+        assert confounded_terms(design) == ""
+        found = minimize_globally(deviance, deviance.start(), seconds=1e-3)
+        assert found.converged
+        rho = deviance.structure.natural(deviance.split(found.theta)[1], 1.0)[0]
+        ends.append((found.deviance, rho))
+    assert ends[1][0] == pytest.approx(ends[0][0], rel=1e-9)
+    assert ends[1][1] ** unit == pytest.approx(abs(ends[0][1]), abs=1e-4)
+
+
+@pytest.mark.parametrize("structure", ["ar1", "ad", "toep"])
+def test_correlations_at_the_limit_have_digits(structure):
+    """Random slopes fill the directions that a singular R leaves empty."""
+    design = make(structure, "slope crossed", dispersion=True)
+    deviance = ResidualDeviance(design, reml=True)
+    x = somewhere(deviance, 1)
+    angles = deviance.n_theta + deviance.structure.a
+    for limit in (0.5 * np.pi, -0.5 * np.pi):
+        x[angles] = limit
+        assert deviance.value(x) == pytest.approx(dense_value(design, x, True), rel=1e-7)
+        assert deviance.rounding(x) < 1e-5
+        gradient = deviance.gradient(x)
+        assert gradient[angles] == pytest.approx(0.0, abs=1e-3)  # stationary in the angle
+        for j in range(deviance.n_theta, angles):  # of the log standard deviations
+            step = np.zeros(len(x))
+            step[j] = 1e-4
+            slope = (deviance.value(x + step) - deviance.value(x - step)) / 2e-4
+            assert gradient[j] == pytest.approx(slope, abs=1e-2 + 1e-4 * abs(slope))
+
+
+def test_strata_of_which_one_is_correlated():
+    """Half of the groups have next to constant errors of their own, the others white ones."""
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        g, t = (part.ravel() for part in np.indices((16, 5)))
+        t = t + rng.uniform(0.0, 0.7, 80)
+        own = rng.normal(size=16)[g] + 0.1 * rng.normal(size=80)
+        y = np.where(g % 2, 0.3 * rng.normal(size=80), own) + rng.normal(size=8)[g // 2]
+        frame = pd.DataFrame({"y": y, "g": g, "t": t, "sub": g // 2, "arm": g % 2})
+        model = sparselmm.mixedlm("y ~ 1 + (1 | sub)", frame, residual="exp(t | g, by=arm)")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            fit = model.fit()
+        deviance = ResidualDeviance(model.design, reml=True)
+        assert fit.opt.converged
+        for ranges in ((4.0, -2.0), (-2.0, 4.0), (2.0, 2.0), (-1.0, -1.0)):
+            end = minimize(deviance, np.array([1.0, 0.0, *ranges]))
+            assert fit.opt.deviance < end.deviance + 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", [0, 20, 40])
+def test_random_models_against_textbook_searches_from_many_starts(first):
+    """`python tests/support/residual_random.py 0 300` looks at more of them."""
+    verdicts = [judge(number) for number in range(first, first + 12)]
+    assert not [(v.number, v.what, v.detail) for v in verdicts if v.wrong]
+    assert sum(v.what == "right" for v in verdicts) >= 6

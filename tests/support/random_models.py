@@ -120,8 +120,14 @@ class Textbook:
 
     def __call__(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
         """Value and gradient; (inf, 0) where V cannot be factored."""
+        return self.with_errors(theta, np.diag(1.0 / self.dense.w))[:2]
+
+    def with_errors(
+        self, theta: np.ndarray, R: np.ndarray, known_scale: float | None = None
+    ) -> tuple[float, np.ndarray, np.ndarray]:
+        """The same with errors of covariance R, and the derivative in V, (n, n)."""
         d, lams = self.dense, self.dense.covariance.factors(theta)
-        V = np.diag(1.0 / d.w)
+        V = R.copy()
         for Zt, lam in zip(self.blocks, lams, strict=True):
             half = (Zt @ lam).reshape(len(V), -1)
             V += half @ half.T
@@ -131,24 +137,24 @@ class Textbook:
             VX = Vinv @ d.X
             XVX = sla.cho_factor(d.X.T @ VX, lower=True)
         except (sla.LinAlgError, ValueError):
-            return np.inf, np.zeros_like(theta)
+            return np.inf, np.zeros_like(theta), np.zeros_like(V)
         P = Vinv - VX @ sla.cho_solve(XVX, VX.T)
         Py = P @ d.y
         pwrss = float(d.y @ Py)
         if not pwrss > 0:
-            return np.inf, np.zeros_like(theta)
-        value = 2.0 * np.log(np.diag(root[0])).sum() + d.df * (
-            1.0 + np.log(2.0 * np.pi * pwrss / d.df)
-        )
+            return np.inf, np.zeros_like(theta), np.zeros_like(V)
+        scale = pwrss / d.df if known_scale is None else known_scale
+        value = 2.0 * np.log(np.diag(root[0])).sum() + pwrss / scale
+        value += d.df * np.log(2.0 * np.pi * scale)
         if d.reml:
             value += 2.0 * np.log(np.diag(XVX[0])).sum()
-        T, slopes = (P if d.reml else Vinv), []
+        Gamma = (P if d.reml else Vinv) - np.outer(Py, Py) / scale
+        slopes = []
         for Zt, lam in zip(self.blocks, lams, strict=True):
-            TZ = (T @ Zt.reshape(len(V), -1)).reshape(Zt.shape)
-            u = np.einsum("njk,n->jk", Zt, Py)
-            psi = np.einsum("njk,njm->km", Zt, TZ) - d.df / pwrss * u.T @ u
+            GZ = (Gamma @ Zt.reshape(len(V), -1)).reshape(Zt.shape)
+            psi = np.einsum("njk,njm->km", Zt, GZ)
             slopes.append((psi + psi.T) @ lam)
-        return float(value), d.covariance.chain(theta, slopes)
+        return float(value), d.covariance.chain(theta, slopes), Gamma
 
 
 def lowest(dense: DenseDeviance, rng: np.random.Generator, known: np.ndarray) -> np.ndarray:

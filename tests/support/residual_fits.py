@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+import sparselmm
 from sparselmm import datasets
 
 FOLDER = datasets.data_dir().joinpath("reference", "residual")
@@ -158,3 +159,57 @@ def data_of(name: str) -> pd.DataFrame:
     if "Diet" in data:
         data["Diet"] = data.Diet.astype(str)
     return data
+
+
+SAS = {
+    "ar1(visit | USUBJID)": 3875.5,
+    "ar1h(visit | USUBJID)": 3740.0,
+    "cs(visit | USUBJID)": 3918.0,
+    "csh(visit | USUBJID)": 3784.9,
+    "toeph(visit | USUBJID)": 3722.4,
+    "adh(visit | USUBJID)": 3713.5,
+    "gau(VISITN | USUBJID)": 3870.7,
+}
+"""-2 REML log-likelihoods of ``FEV1 ~ 1`` as SAS prints them (openpharma/mmrm, its tests)."""
+
+
+def fitted(name):
+    case, ref = CASES[name], reference(name)
+    model = sparselmm.mixedlm(
+        case.formula, data_of(case.data), residual=case.residual, dispersion=case.dispersion
+    )
+    reml = ref.get("REML", "REML" in ref.get("criterion", "") if "REML" not in ref else True)
+    return model.fit(reml=bool(reml)), ref
+
+
+def deviations(fit: Any, ref: dict[str, Any]) -> tuple[float, float]:
+    """Largest differences of fixed effects, relative to the largest of them or one, and of their
+    standard errors, relative to themselves.
+    """
+    beta, vcov = fixed(ref)
+    size = np.array(list(ref["se"].values())) if vcov is None else np.sqrt(np.diag(vcov))
+    ours, se, order = fit.fe_params.to_numpy(), fit.bse_fe.to_numpy(), matched(fit, ref)
+    if vcov is None and not fit.built.design.terms and not fit.reml:  # gls divides by n - p
+        se = se * np.sqrt(fit.nobs / (fit.nobs - len(beta)))
+    if "glmmTMB" in ref.get("call", "") and not fit.reml:  # from the joint information
+        se = fit.bse.to_numpy()[: len(se)]
+    gap = np.abs(ours[order] - beta).max() / max(np.abs(beta).max(), 1.0)
+    return float(gap), float(np.abs(se[order] / size - 1.0).max())
+
+
+def fixed(ref):
+    if "fixef" in ref:
+        return np.array(ref["fixef"]), np.array(ref["vcov"])
+    return np.array(list(ref["beta"].values())), None
+
+
+def matched(fit, ref):
+    """Our columns in the reference's order: interactions and factors are named by their parts."""
+    names = ref["fixef_names"] if "fixef_names" in ref else list(ref["beta"])
+    plain = [frozenset(simple(part) for part in name.split(":")) for name in fit.fe_params.index]
+    return [plain.index(frozenset(simple(part) for part in name.split(":"))) for name in names]
+
+
+def simple(name):
+    text = name.replace("[T.", "").replace("C(", "").replace("np.", "")
+    return "".join(c for c in text if c.isalnum())

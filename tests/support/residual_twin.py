@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from sparselmm.design.residual import ResidualRows
@@ -11,33 +9,81 @@ from sparselmm.design.terms import Design
 from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.dense import DenseDeviance
 
+LARGEST = 1.0 - 5e-7
+"""Largest correlation, of neighbours."""
 
-def correlation(rows: ResidualRows, psi: np.ndarray, i: int, j: int) -> float:
-    """Correlation of two different rows of a group."""
-    d = math.dist(rows.coords[i], rows.coords[j])
-    if rows.kind == "ar1":
-        c = math.sin(psi[0]) ** d
-    elif rows.kind in ("car1", "exp"):
-        c = math.exp(-d / math.exp(psi[0]))
-    elif rows.kind == "gau":
-        c = math.exp(-((d / math.exp(psi[0])) ** 2))
-    elif rows.kind == "cs":
-        low = -1.0 / (max(np.bincount(rows.group)) - 1)
-        c = low + (1.0 - low) / (1.0 + math.exp(-psi[0]))
-    elif rows.kind == "ad":
-        a, b = sorted((rows.visits[i], rows.visits[j]))
-        c = math.prod(math.sin(psi[v]) for v in range(a, b))
-    elif rows.kind == "toep":
-        c = autocorrelations(psi)[abs(rows.visits[i] - rows.visits[j])]
-    else:
-        c = 0.0
-    return c * (1.0 - math.sin(psi[-1]) ** 2) if rows.nugget else c
+
+class Residuals:
+    """R of every pair of rows by its definition, of real or complex parameters.
+
+    Parameters
+    ----------
+    weights : ndarray, (n,), or None
+    """
+
+    def __init__(self, rows: ResidualRows, weights: np.ndarray | None):
+        self.rows = rows
+        self.i, self.j = np.nonzero(rows.group[:, None] == rows.group)
+        self.distance = np.linalg.norm(rows.coords[self.i] - rows.coords[self.j], axis=1)
+        w = np.ones(len(rows.group)) if weights is None else weights
+        self.weight = np.sqrt(w[self.i] * w[self.j])
+        self.strata = max(len(rows.strata), 1)
+
+    def __call__(self, phi: np.ndarray) -> np.ndarray:
+        """R at phi, relative to sigma^2, (n, n)."""
+        rows, i, j = self.rows, self.i, self.j
+        if rows.kind == "us":
+            entries = self._unstructured(phi)
+        else:
+            a = rows.D.shape[1]
+            entries = np.exp((rows.D[i] + rows.D[j]) @ phi[:a]) * self._correlations(phi[a:])
+        R = np.zeros((len(rows.group),) * 2, dtype=phi.dtype)
+        R[i, j] = entries / self.weight
+        return R
+
+    def _unstructured(self, phi: np.ndarray) -> np.ndarray:
+        rows, T = self.rows, self.rows.n_visits
+        S = np.zeros((self.strata, T, T), dtype=phi.dtype)
+        for one, own in zip(S, phi.reshape(self.strata, -1), strict=True):
+            L = np.zeros((T, T), dtype=phi.dtype)
+            L[np.triu_indices(T)[::-1]] = own
+            one[...] = L @ L.T
+        return S[rows.stratum[self.i], rows.visits[self.i], rows.visits[self.j]]
+
+    def _correlations(self, phi: np.ndarray) -> np.ndarray:
+        out = np.ones(len(self.i), dtype=phi.dtype)
+        for s, psi in enumerate(phi.reshape(self.strata, -1)):
+            at = np.flatnonzero((self.i != self.j) & (self.rows.stratum[self.i] == s))
+            c = self._of_pairs(psi, at)
+            out[at] = c * (1.0 - np.sin(psi[-1]) ** 2) if self.rows.nugget else c
+        return out
+
+    def _of_pairs(self, psi: np.ndarray, at: np.ndarray) -> np.ndarray:
+        """Correlations of pairs of different rows."""
+        rows, d = self.rows, self.distance[at]
+        first, second = rows.visits[self.i[at]], rows.visits[self.j[at]]
+        if rows.kind == "ar1":
+            left = (1.0 - LARGEST) / max(rows.typical_distance, 1.0)
+            return ((1.0 - left) * np.sin(psi[0])) ** d.astype(int)
+        if rows.kind in ("car1", "exp"):
+            return np.exp(-d / np.exp(psi[0]))
+        if rows.kind == "gau":
+            return np.exp(-((d / np.exp(psi[0])) ** 2))
+        if rows.kind == "cs":
+            low = -1.0 / (max(np.bincount(rows.group)) - 1)
+            return np.full(len(at), low + (1.0 - low) / (1.0 + np.exp(-psi[0])))
+        if rows.kind == "toep":
+            return np.array(autocorrelations(psi[: rows.n_visits - 1]))[np.abs(first - second)]
+        if rows.kind == "ad":
+            pairs = zip(np.minimum(first, second), np.maximum(first, second), strict=True)
+            return np.array([np.prod(LARGEST * np.sin(psi[a:b])) for a, b in pairs])
+        return np.zeros(len(at))
 
 
 def autocorrelations(psi: np.ndarray) -> list[float]:
     """From partial ones: each lag's correlation given all shorter ones (Yule and Walker)."""
     r = [1.0]
-    for k, x in enumerate(np.sin(psi), 1):
+    for k, x in enumerate(LARGEST * np.sin(psi), 1):
         if k == 1:
             r.append(x)
             continue
@@ -51,31 +97,8 @@ def autocorrelations(psi: np.ndarray) -> list[float]:
 
 def residual_matrix(design: Design, phi: np.ndarray) -> np.ndarray:
     """R at phi, relative to sigma^2, (n, n)."""
-    rows = design.residual
-    assert rows is not None
-    n, strata = design.n, max(len(rows.strata), 1)
-    w = np.ones(n) if design.weights is None else design.weights
-    if rows.kind == "us":
-        roots = []
-        for own in phi.reshape(strata, -1):
-            L = np.zeros((rows.n_visits, rows.n_visits))
-            L[np.triu_indices(rows.n_visits)[::-1]] = own
-            roots.append(L @ L.T)
-    a = rows.D.shape[1]
-    psi = phi[a:].reshape(strata, -1)
-    R = np.zeros((n, n))
-    for i in range(n):
-        for j in range(n):
-            if rows.group[i] != rows.group[j]:
-                continue
-            s = rows.stratum[i]
-            if rows.kind == "us":
-                R[i, j] = roots[s][rows.visits[i], rows.visits[j]]
-            else:
-                size = math.exp((rows.D[i] + rows.D[j]) @ phi[:a])
-                R[i, j] = size * (1.0 if i == j else correlation(rows, psi[s], i, j))
-            R[i, j] /= math.sqrt(w[i] * w[j])
-    return R
+    assert design.residual is not None
+    return Residuals(design.residual, design.weights)(phi)
 
 
 def dense_value(design: Design, x: np.ndarray, reml: bool) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from sparselmm.base.arguments import suggestion
@@ -22,6 +23,25 @@ HETEROGENEOUS = {f"{kind}h": kind for kind in ("ar1", "cs", "toep", "ad")}
 
 NUGGETS = ("ar1", "car1", "exp", "gau")
 """Kinds with which a nugget makes sense."""
+
+_VISITS, _TIMES = "(visit | subject)", "(time | subject)"
+_EXCHANGEABLE, _FREE = "cs(1 | subject)", f"us{_VISITS}"
+_SPREAD = "dispersion='~ x', log-linear in the residual standard deviation"
+OTHER_STRUCTURES = {
+    "corar1": f"ar1{_TIMES}", "ar": f"ar1{_TIMES}",
+    "arh": f"ar1h{_VISITS}", "arh1": f"ar1h{_VISITS}",
+    "corcar1": f"car1{_TIMES}", "ou": f"car1{_TIMES}",
+    "sp": f"car1{_TIMES}, exp(x | subject) or gau(x | subject)",
+    "corcompsymm": _EXCHANGEABLE, "comp_symm": _EXCHANGEABLE, "exchangeable": _EXCHANGEABLE,
+    "homcs": _EXCHANGEABLE, "hetcs": f"csh{_VISITS}",
+    "corsymm": _FREE, "un": _FREE, "unstructured": _FREE, "unr": _FREE,
+    "corexp": "exp(x | subject)", "sp_exp": "exp(x | subject)", "corgaus": "gau(x | subject)",
+    "toeplitz": f"toep{_VISITS}", "ante": f"adh{_VISITS}", "antedependence": f"adh{_VISITS}",
+    "varident": "dispersion='~ factor'", "varexp": "dispersion='~ x'", "vc": _SPREAD,
+    "varpower": "dispersion='~ log(x)'", "varcomb": "dispersion= with a sum",
+    "varfixed": "weights=, one over the variance", "diag": _SPREAD, "homdiag": _SPREAD,
+}  # fmt: skip
+"""Names that nlme, glmmTMB, SAS and mmrm have, in small letters: ours."""
 
 TRUTH = {"True": True, "TRUE": True, "False": False, "FALSE": False}
 
@@ -67,6 +87,9 @@ def parse_residual(text: str) -> ResidualBar:
     if tokens[:1] == ("~",):
         tokens = tokens[1:]
     name = tokens[0] if tokens else ""
+    theirs = OTHER_STRUCTURES.get(name.lower())
+    if theirs is not None:
+        raise FormulaError(f"residual = {text!r}: there is no {name}; here it is {theirs}")
     if len(tokens) < 4 or not is_wrapped(tokens[1:]):
         raise FormulaError(
             f"residual = {text!r} is not understood; write a structure of times within groups, "
@@ -74,11 +97,7 @@ def parse_residual(text: str) -> ResidualBar:
         )
     kind = HETEROGENEOUS.get(name.lower(), name.lower())
     if kind not in KINDS:
-        known = [*KINDS, *HETEROGENEOUS]
-        raise FormulaError(
-            f"residual = {text!r}: the structure {name!r} is unknown; use one of "
-            f"{', '.join(KINDS)}{suggestion(name, known)}"
-        )
+        raise unknown_structure(name, f"residual = {text!r}")
     inside, *options = split_at(tokens[2:-1], ",")
     if not any(token in ("|", "||") for token in inside):
         raise FormulaError(
@@ -94,14 +113,52 @@ def parse_residual(text: str) -> ResidualBar:
     settings: dict[str, object] = {"hom": name.lower() == kind, "nugget": False, "by": None}
     for option in options:
         _read_option(option, settings, text)
-    coords = tuple(render(term) for _, term in split_terms(tokenize(bar.effects)))
-    coords = () if coords == ("1",) else coords
+    again = [key for key, n in Counter(option[0] for option in options).items() if n > 1]
+    if again:
+        raise FormulaError(f"residual = {text!r} says {again[0]} more than once; write it once")
+    free = kind in ("us", "cs")
+    coords = _coordinates(bar.effects, free, f"{name}(time | {bar.names[0]})", text)
     out = ResidualBar(
         kind, coords, bar.names[0], tuple(bar.groupings[0]), bool(settings["hom"]),
         bool(settings["nugget"]), settings["by"], render(tokens),  # type: ignore[arg-type]
     )  # fmt: skip
     _check(out, text)
     return out
+
+
+def unknown_structure(name: str, where: str) -> FormulaError:
+    """The error for a name that is no structure's."""
+    known = [*KINDS, *HETEROGENEOUS]
+    theirs = OTHER_STRUCTURES.get(name.lower())
+    hint = suggestion(name, known) if theirs is None else f"; here it is {theirs}"
+    return FormulaError(
+        f"{where}: the structure {name!r} is unknown; use one of {', '.join(KINDS)}{hint}"
+    )
+
+
+def _coordinates(effects: str, free: bool, wanted: str, text: str) -> tuple[str, ...]:
+    """Expressions before the bar, none of them for ``1``; ``free`` when labels in any order do."""
+    terms = split_terms(tokenize(effects))
+    shown = tuple(render(term) for _, term in terms)
+    if shown == ("1",):
+        return ()
+    if any(sign == "-" for sign, _ in terms):
+        raise FormulaError(
+            f"residual = {text!r} has a minus sign before the bar; write the names of columns, or "
+            "an expression inside I(...)"
+        )
+    coded = not free and any(own[0] in ("factor", "C") for _, own in terms)
+    if coded or "0" in shown:
+        raise FormulaError(
+            f"residual = {text!r}: what stands before the bar is a time or visit, not a design; "
+            f"write {wanted} without factor(), C() and '+ 0'"
+        )
+    if any(len(split_at(own, "*")) > 1 for _, own in terms):
+        raise FormulaError(
+            f"residual = {text!r} has a product before the bar; write two coordinates as x + y, or "
+            "arithmetic inside I(...)"
+        )
+    return shown
 
 
 def _read_option(option: Tokens, settings: dict[str, object], text: str) -> None:
@@ -156,13 +213,19 @@ def split_structure(formula: str) -> tuple[str, str]:
     left, mark, right = formula.partition("~")
     if not mark:
         raise FormulaError(f"no '~' in the formula {formula!r}; write 'response ~ predictors'")
-    kept, found = [], []
+    kept, found, other = [], [], ""
     for sign, term in split_terms(tokenize(right)):
-        known = bool(term) and term[0].lower() in (*KINDS, *HETEROGENEOUS)
-        if known and len(term) > 3 and is_wrapped(term[1:]) and "|" in term:
+        wrapped = len(term) > 3 and is_wrapped(term[1:]) and "|" in term
+        if wrapped and term[0].lower() in (*KINDS, *HETEROGENEOUS):
+            if sign == "-":
+                raise FormulaError(f"{formula!r} subtracts {render(term)}; add it with '+'")
             found.append(render(term))
         else:
+            if wrapped and term[0].lower() in OTHER_STRUCTURES:
+                other = other or term[0]
             kept.append(f"{sign} {render(term)}")
+    if not found and other:
+        raise unknown_structure(other, repr(formula))
     if len(found) != 1:
         raise FormulaError(
             f"{formula!r} has {len(found)} covariance structures; write one, such as "

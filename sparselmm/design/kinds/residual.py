@@ -9,16 +9,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparselmm.base.arguments import shown
+from sparselmm.base.arguments import check_flag, shown
 from sparselmm.base.exceptions import DataError, MissingDataError
 from sparselmm.base.types import AnyArray, BoolArray, FloatArray, IntArray
-from sparselmm.design.column_types import NUMBERS, as_float, kind_of
+from sparselmm.design.column_types import CATEGORIES, NUMBERS, TEXT, as_float, kind_of
 from sparselmm.design.factors import Crossing, factorize, match, match_crossed
 from sparselmm.design.formula.namespace import Namespace, capture_env, rebuild
 from sparselmm.design.formula.remembered import DesignInfo
-from sparselmm.design.formula.residual_bar import ResidualBar, parse_residual
+from sparselmm.design.formula.residual_bar import (
+    HETEROGENEOUS,
+    ResidualBar,
+    parse_residual,
+    unknown_structure,
+)
 from sparselmm.design.kinds.coded import grouping
-from sparselmm.design.residual import ResidualRows
+from sparselmm.design.residual import KINDS, ResidualRows
 from sparselmm.design.validate import Rows, aligned, check_codes, check_length
 
 VISITS = ("us", "toep", "ad")
@@ -29,6 +34,10 @@ POSITIONS = ("car1", "exp", "gau")
 
 ORDERED = ("ar1", "toep", "ad")
 """Kinds for which the order of visits counts."""
+
+
+FARTHEST = 1e9
+"""Steps of time, between rows that follow each other, up to which ar1 has digits for one step."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,13 +209,14 @@ def _visits(bar: ResidualBar, space: Namespace) -> tuple[IntArray, AnyArray]:
         space.frame.get(code, series).dtype, pd.CategoricalDtype
     )
     if not coded and kind_of(series) != NUMBERS and bar.kind in ORDERED:
-        raise _text(code, bar)
+        raise _no_times(code, kind_of(series), bar)
     return np.asarray(factor.codes).astype(int), np.asarray(factor.labels)
 
 
-def _text(code: str, bar: ResidualBar) -> DataError:
+def _no_times(code: str, holds: str, bar: ResidualBar) -> DataError:
+    what = "is text" if holds in (TEXT, CATEGORIES) else f"holds {holds}"
     return DataError(
-        f"{bar.text}: {code!r} is text, and {bar.kind} needs times; make it a number, or for "
+        f"{bar.text}: {code!r} {what}, and {bar.kind} needs times; make it a number, or for "
         "visits in order a pandas Categorical with its categories in that order"
     )
 
@@ -226,9 +236,10 @@ def _positions(
         values = space.evaluate(code)
         series = values if isinstance(values, pd.Series) else pd.Series(values)
         if kind_of(series) != NUMBERS:
-            raise _text(code, bar)
+            raise _no_times(code, kind_of(series), bar)
         column = as_float(series)
-        _check_times(~np.isfinite(column), code, bar, space.rows)
+        _check_times(np.isnan(column), code, bar, space.rows)
+        _check_times(np.isinf(column), code, bar, space.rows, "infinite")
         columns.append(column)
     if bar.kind == "ar1":
         _check_whole(columns[0], bar, space.rows)
@@ -244,11 +255,22 @@ def _check_whole(times: FloatArray, bar: ResidualBar, rows: Rows) -> None:
         )
 
 
-def _check_times(bad: AnyArray, code: str, bar: ResidualBar, rows: Rows) -> None:
+def _check_units(rows: ResidualRows, bar: ResidualBar) -> None:
+    """Refuse times so far apart that the correlation one unit apart cannot be told from one."""
+    if bar.kind == "ar1" and rows.typical_distance > FARTHEST:
+        raise DataError(
+            f"{bar.text}: rows of a group are {rows.typical_distance:.3g} units of time apart, and "
+            "ar1 has the correlation of rows one unit apart; count the times in larger units"
+        )
+
+
+def _check_times(
+    bad: AnyArray, code: str, bar: ResidualBar, rows: Rows, what: str = "missing"
+) -> None:  # fmt: skip
     where = np.flatnonzero(bad)
     if len(where):
         raise MissingDataError(
-            f"{bar.text}: {code!r} is missing in {len(where)} row(s), the first is "
+            f"{bar.text}: {code!r} is {what} in {len(where)} row(s), the first is "
             f"{rows.where(int(where[0]))}; fill in the time or leave the rows out "
             "(missing='drop')"
         )
@@ -264,6 +286,7 @@ def check_all_groups(rows: ResidualRows, bar: ResidualBar) -> None:
     """Refuse groups that together say too little of a structure."""
     if rows.strata and len(rows.strata) < 2:
         raise DataError(f"{bar.text}: by={bar.by} has a single value; leave by out")
+    _check_units(rows, bar)
     if bar.kind in VISITS:
         _check_visits(rows)
 
@@ -449,8 +472,11 @@ def _as_formula(residual: Any, n: int, order: pd.Index | None) -> tuple[str, dic
         raise DataError(f"residual has the unknown entry {unknown[0]!r}; use {', '.join(known)}")
     if residual.get("groups") is None:
         raise DataError("residual needs 'groups', one label per row")
+    structure = residual["structure"]
+    if not isinstance(structure, str) or structure.lower() not in (*KINDS, *HETEROGENEOUS):
+        raise unknown_structure(str(structure), "residual['structure']")
     given = {
-        name: aligned(residual[name], order, f"residual[{name!r}]")
+        name: _by_row(residual[name], order, name)
         for name in ("groups", "times", "by")
         if residual.get(name) is not None
     }
@@ -462,11 +488,24 @@ def _as_formula(residual: Any, n: int, order: pd.Index | None) -> tuple[str, dic
         columns = [times] if wide.ndim == 1 else list(wide.T)
         frame |= {f"time{j}": column for j, column in enumerate(columns, 1)}
         coords = " + ".join(f"time{j}" for j in range(1, len(columns) + 1))
-    options = [f"{key}={bool(residual[key])}" for key in ("hom", "nugget") if key in residual]
+    options = [
+        f"{key}={check_flag(residual[key], f'residual[{key!r}]')}"
+        for key in ("hom", "nugget")
+        if key in residual
+    ]
     if "by" in given:
         frame["by"] = given["by"]
         options.append("by=by")
     for name, values in frame.items():
         check_length(len(values), n, f"residual[{name!r}]", "endog")
         frame[name] = values.to_numpy() if isinstance(values, pd.Series) else values
-    return f"{residual['structure']}({', '.join([f'{coords} | groups', *options])})", frame
+    return f"{structure}({', '.join([f'{coords} | groups', *options])})", frame
+
+
+def _by_row(values: Any, order: pd.Index | None, name: str) -> Any:
+    """An entry with one value per row, of times also several."""
+    most = 2 if name == "times" else 1
+    if isinstance(values, str) or not 1 <= np.ndim(values) <= most:
+        what = repr(values) if isinstance(values, str) else f"of shape {np.shape(values)}"
+        raise DataError(f"residual[{name!r}] must have one value per row, it is {what}")
+    return aligned(values, order, f"residual[{name!r}]")

@@ -206,7 +206,7 @@ class Blocks:
         J = self.structure.n
         curvature, gram = np.zeros((J, J)), np.zeros((J, J))
         slope, Qw = np.zeros(J), np.zeros((len(e), J))
-        Gammas = self._gammas(state, F, sums)
+        Gammas, gradient = self._slopes(state, F, sums)
         for batch, R1, Q, Gamma in zip(self.batches, state.R1, state.Q, Gammas, strict=True):
             curvature += self.structure.curvature(state.phi, batch.geometry, Gamma)
             eps = batch.products(Q, e[:, None])
@@ -215,25 +215,28 @@ class Blocks:
             Qw[batch.index] = own
             gram += np.tensordot(w, own, axes=([0, 1], [0, 1]))
             slope += np.tensordot(w, eps[:, :, 0], axes=([0, 1], [0, 1]))
-        return self._along(state, Gammas), curvature, Qw, gram, slope
+        return gradient, curvature, Qw, gram, slope
 
     def gradient(self, state: BlockState, F: FloatArray, sums: FloatArray) -> FloatArray:
         """The gradient of `model` alone."""
-        return self._along(state, self._gammas(state, F, sums))
+        return self._slopes(state, F, sums)[1]
 
-    def _gammas(self, state: BlockState, F: FloatArray, sums: FloatArray) -> list[FloatArray]:
-        """Derivative of the deviance in the R of every pattern, (P, m, m) of each batch."""
-        out = []
-        for batch, Q in zip(self.batches, state.Q, strict=True):
-            Theta = batch.gram(F) + self._matrices(batch, sums)
-            out.append(batch.counts[:, None, None] * Q - Q @ Theta @ Q)
-        return out
+    def _slopes(
+        self, state: BlockState, F: FloatArray, sums: FloatArray
+    ) -> tuple[list[FloatArray], FloatArray]:
+        """Derivatives in the R of every pattern, (P, m, m) of each batch, and in phi.
 
-    def _along(self, state: BlockState, Gammas: list[FloatArray]) -> FloatArray:
-        total = np.zeros(self.structure.n)
-        for R1, Gamma in zip(state.R1, Gammas, strict=True):
-            total += np.tensordot(R1, Gamma, axes=([1, 2, 3], [0, 1, 2]))
-        return total
+        For log standard deviations the latter are ``2 sum_i D_i (N - Q Theta)_ii``, which keeps
+        its digits where R is nearly singular.
+        """
+        Gammas, total, a = [], np.zeros(self.structure.n), self.structure.a
+        for batch, R1, Q in zip(self.batches, state.R1, state.Q, strict=True):
+            moved = Q @ (batch.gram(F) + self._matrices(batch, sums))
+            Gammas.append(batch.counts[:, None, None] * Q - moved @ Q)
+            total[a:] += np.tensordot(R1[a:], Gammas[-1], axes=([1, 2, 3], [0, 1, 2]))
+            left = batch.counts[:, None] - np.einsum("pii->pi", moved)
+            total[:a] += 2.0 * np.einsum("pia,pi->a", batch.geometry.D[..., :a], left)
+        return Gammas, total
 
     @staticmethod
     def _matrices(batch: Batch, sums: FloatArray) -> FloatArray:

@@ -7,8 +7,8 @@ Each kind gives C, its first and its second derivatives for a stack of blocks (P
     toep  one correlation per lag, by partial correlations sin psi
     ad    the product of the correlations sin psi between neighbouring visits
 
-A nugget multiplies what is off the diagonal by ``1 - sin(eta)^2``: like a standard deviation, eta
-reaches a nugget of zero within a finite step.
+Sines stop short of one (`sine`). A nugget multiplies what is off the diagonal by
+``1 - sin(eta)^2``: like a standard deviation, eta reaches a nugget of zero within a finite step.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 
 from sparselmm.base.types import AnyArray, FloatArray
 from sparselmm.design.residual import ResidualRows
-from sparselmm.likelihood.residual.jets import Jet, lag_correlations, products_between
+from sparselmm.likelihood.residual.jets import LEFT, Jet, lag_correlations, products_between, sine
 
 Stack = tuple[FloatArray, list[FloatArray], list[list[FloatArray]]]
 """C (P, m, m), its J first derivatives, its J x J second ones."""
@@ -27,8 +27,8 @@ Stack = tuple[FloatArray, list[FloatArray], list[list[FloatArray]]]
 SPATIAL = ("car1", "exp", "gau")
 """Kinds with a range, in the units of the positions."""
 
-STRONG = 1.2
-"""Psi of a correlation near one."""
+STRONG = 0.93
+"""A correlation near one."""
 
 NUGGET_START = 0.37
 """Eta at the start: a share of 13 percent."""
@@ -47,7 +47,10 @@ class Correlation:
         self.kind, self.nugget = rows.kind, rows.nugget
         self.visits = rows.n_visits
         self.lowest = -1.0 / max(rows.largest - 1, 1)
-        self.range, self.nearest = np.log(rows.typical_distance), rows.nearest_distance
+        self.typical, self.nearest = rows.typical_distance, rows.nearest_distance
+        self.range = np.log(self.typical)
+        self.step = max(self.typical, 1.0) if self.kind == "ar1" else 1.0
+        self.left = LEFT / self.step
 
     @property
     def n_own(self) -> int:
@@ -61,6 +64,17 @@ class Correlation:
         """Number of parameters."""
         return self.n_own + int(self.nugget)
 
+    def angle(self, correlation: FloatArray | float) -> FloatArray:
+        """Psi of correlations at the typical distance of ar1, of neighbouring visits."""
+        root = np.abs(correlation) ** (1.0 / self.step)
+        return np.asarray(np.arcsin(np.sign(correlation) * root))
+
+    @property
+    def sizes(self) -> FloatArray:
+        """Steps of psi that count as one, (n,): an angle's are short where rho is near one."""
+        own = np.full(self.n_own, 1.0 / np.sqrt(self.step))
+        return np.append(own, [1.0] * int(self.nugget))
+
     def start(self) -> FloatArray:
         """Where a search starts, (n,)."""
         if self.kind == "cs":
@@ -69,7 +83,7 @@ class Correlation:
         elif self.kind == "toep":
             own = [0.3] + [0.05] * (self.n_own - 1)
         elif self.kind in ("ar1", "ad"):
-            own = [0.3] * self.n_own
+            own = [float(self.angle(0.3))] * self.n_own
         else:
             own = [self.range] * self.n_own
         return np.array(own + [NUGGET_START] * int(self.nugget))
@@ -79,14 +93,11 @@ class Correlation:
         at = self.range if self.kind in SPATIAL else 0.0
         return np.append(np.full(self.n_own, at), [0.0] * int(self.nugget))
 
-    def others(self, psi: FloatArray) -> list[FloatArray]:
-        """Where other searches start: strong and weak correlation, each (n,), then ``psi`` turned.
-
-        Of ``toep`` and ``ad``, which have several, one at a time is near one or minus one.
-        """
+    def others(self) -> list[FloatArray]:
+        """Where other searches start: with strong and weak correlation, each (n,)."""
         out = []
         for strength, share in ((0.8, 0.8), (0.05, 0.15), (0.97, 0.15), (0.5, 1.2)):
-            own = np.full(self.n_own, np.arcsin(strength))
+            own = np.full(self.n_own, self.angle(strength))
             if self.kind == "toep":
                 own[1:] = 0.1
             elif self.kind == "cs":
@@ -94,19 +105,29 @@ class Correlation:
             elif self.kind in SPATIAL:
                 own[:] = self.range + np.log(-np.log(0.3) / -np.log(strength))
             out.append(np.append(own, [share] * int(self.nugget)))
-        for j in range(self.n_own if self.kind in ("ar1", "toep", "ad") else 0):
-            for turned in (STRONG, -STRONG):
-                out.append(np.where(np.arange(self.n) == j, turned, psi))
-        if self.kind in SPATIAL:  # correlation of the nearest rows alone
-            own = np.full(self.n_own, np.log(self.nearest / 5.0))
-            out.append(np.append(own, [0.02] * int(self.nugget)))
-        return out
+        return [*out, self.weakest()] if self.kind in SPATIAL else out
+
+    def weakest(self) -> FloatArray:
+        """Where next to nothing is correlated, (n,): of positions the nearest rows alone."""
+        if self.kind not in SPATIAL:
+            return self.center()
+        own = np.full(self.n_own, np.log(self.nearest / 5.0))
+        return np.append(own, [0.02] * int(self.nugget))
+
+    def near_limits(self, psi: FloatArray) -> list[FloatArray]:
+        """``psi`` with one angle at a time near one and minus one."""
+        angles = self.n_own if self.kind in ("ar1", "toep", "ad") else 0
+        return [
+            np.where(np.arange(self.n) == j, self.angle(sign * STRONG), psi)
+            for j in range(angles)
+            for sign in (-1.0, 1.0)
+        ]
 
     def strength(self, psi: FloatArray) -> float:
         """Largest correlation of rows at a typical distance."""
         own = psi[: self.n_own]
         if self.kind in ("ar1", "ad", "toep"):
-            each = np.sin(own)
+            each = sine(own, self.left)[0] ** self.step
         elif self.kind in SPATIAL:
             step = np.exp(self.range - own)
             each = np.exp(-(step**2) if self.kind == "gau" else -step)
@@ -116,7 +137,8 @@ class Correlation:
 
     def drawn(self, rng: np.random.Generator) -> FloatArray:
         """A random place, (n,)."""
-        own = self.center()[: self.n_own] + rng.normal(size=self.n_own)
+        own = rng.normal(size=self.n_own)
+        own = self.angle(np.sin(own)) if self.kind == "ar1" else self.center()[: self.n_own] + own
         return np.append(own, rng.uniform(0.1, 1.4, int(self.nugget)))
 
     def names(self) -> list[str]:
@@ -133,7 +155,7 @@ class Correlation:
         """The parameters as users know them, (n,)."""
         own = psi[: self.n_own]
         if self.kind in ("ar1", "ad"):
-            out = np.sin(own)
+            out = sine(own, self.left)[0]
         elif self.kind == "toep":
             out = np.array([jet.value for jet in lag_correlations(own)[1:]])
         elif self.kind == "cs":
@@ -150,7 +172,7 @@ class Correlation:
         J = np.zeros((self.n, self.n))
         inner = J[: self.n_own, : self.n_own]
         if self.kind in ("ar1", "ad"):
-            inner[...] = np.diag(np.cos(own))
+            inner[...] = np.diag(sine(own, self.left)[1])
         elif self.kind == "toep":
             inner[...] = [jet.first for jet in lag_correlations(own)[1:]]
         elif self.kind == "cs":
@@ -181,7 +203,7 @@ class Correlation:
         if self.kind == "":
             return np.broadcast_to(np.eye(d.shape[1]), d.shape), [], []
         if self.kind == "ar1":
-            return _powers(psi[0], d)
+            return _powers(sine(psi[0], self.left), d)
         if self.kind == "cs":
             return self._exchangeable(psi[0], d)
         if self.kind in ("toep", "ad"):
@@ -230,9 +252,9 @@ class Correlation:
         return C[:, 0, 0], np.array([c[:, 0, 0] for c in C1])
 
 
-def _powers(psi: float, d: FloatArray) -> Stack:
-    """``rho^d`` for whole numbers d."""
-    r, c = np.sin(psi), np.cos(psi)
+def _powers(rho: tuple[FloatArray, FloatArray], d: FloatArray) -> Stack:
+    """``rho^d`` for whole numbers d; of an angle, whose second derivative is ``-rho``."""
+    r, c = rho
     C = np.where(d == 0, 1.0, r**d)
     slope = np.where(d == 0, 0.0, d * r ** np.maximum(d - 1.0, 0.0))
     bend = np.where(d <= 1, 0.0, d * (d - 1.0) * r ** np.maximum(d - 2.0, 0.0))

@@ -38,7 +38,7 @@ from sparselmm.likelihood.engine import (
     solver_of,
     working_deviance,
 )
-from sparselmm.likelihood.evaluations import Deviance, PLSFit
+from sparselmm.likelihood.evaluations import Deviance, Joint, PLSFit
 from sparselmm.likelihood.moments import moment_start
 from sparselmm.likelihood.residual.blocks import Blocks
 from sparselmm.likelihood.residual.limits import at_a_limit
@@ -75,7 +75,7 @@ def backend_of(design: Design, structure: Structure) -> Backend:
     return Blocks(rows, structure, design.weights)
 
 
-class ResidualDeviance:
+class ResidualDeviance(Joint):
     """Profiled deviance of (theta, phi), in the working bases of the engine.
 
     Parameters
@@ -88,11 +88,7 @@ class ResidualDeviance:
     """
 
     model_is_exact = False
-    secant = True
-    """Whether the search may correct the model along its last step."""
-
     patience = 3.0
-    """How much longer than those of other models searches from other starts may take."""
 
     def __init__(self, design: Design, *, reml: bool, strategy: Strategy | None = None):
         assert design.residual is not None
@@ -341,12 +337,14 @@ class ResidualDeviance:
         """Whether there may be a lower minimum.
 
         With a nugget, at a limit, at a variance of zero; and where few rows leave open whether
-        what is nearly constant within a group is residual or random effect.
+        what is nearly constant within a group is residual or random effect, or in which stratum.
         """
         _, phi = self.split(x)
         if self.design.residual is not None and self.design.residual.nugget:
             return True
-        if self.n_theta and self.df <= FEW_ROWS and self.structure.strength(phi) > STRONG:
+        strata = self.structure.n_strata > 1
+        open_to_doubt = strata or self.structure.strength(phi) > STRONG
+        if self.n_theta and self.df <= FEW_ROWS and open_to_doubt:
             return True
         zero = [term.at_zero(x[part]).any() for term, part in zip(
             self.covariance.terms, self.covariance.slices, strict=True)]  # fmt: skip
@@ -354,8 +352,8 @@ class ResidualDeviance:
 
     def starting_points(self, end: FloatArray, drawn: int | None) -> Iterator[FloatArray]:
         """Where further searches start, the most promising ones first."""
-        roots = self.unit_roots[:-1]
-        return further_starts(self.structure, self.theta_covariance, roots, end, drawn)
+        roots, covariance = self.unit_roots[:-1], self.theta_covariance
+        return further_starts(self.structure, covariance, roots, self.units, end, drawn)
 
     def _value_or_inf(self, x: FloatArray) -> float:
         try:

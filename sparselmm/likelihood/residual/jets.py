@@ -8,6 +8,10 @@ import numpy as np
 
 from sparselmm.base.types import FloatArray
 
+LEFT = 5e-7
+"""What a correlation leaves to one at least: R keeps its digits, and an end at the limit, where
+random effects fill the directions that R leaves empty, is a stationary point like any other."""
+
 
 @dataclass(frozen=True, eq=False)
 class Jet:
@@ -37,13 +41,18 @@ def constant(value: float, n: int) -> Jet:
     return Jet(value, np.zeros(n), np.zeros((n, n)))
 
 
+def sine(psi: FloatArray, left: float = LEFT) -> tuple[FloatArray, FloatArray]:
+    """Correlations ``(1 - left) sin psi`` of angles, and their derivatives."""
+    return (1.0 - left) * np.sin(psi), (1.0 - left) * np.cos(psi)
+
+
 def sines(psi: FloatArray) -> list[Jet]:
-    """``sin(psi_j)`` of every parameter."""
-    n = len(psi)
-    eye = np.eye(n)
+    """`sine` of every parameter."""
+    eye = np.eye(len(psi))
+    values, slopes = sine(psi)
     return [
-        Jet(float(np.sin(x)), np.cos(x) * eye[j], -np.sin(x) * np.outer(eye[j], eye[j]))
-        for j, x in enumerate(psi)
+        Jet(float(r), slopes[j] * eye[j], -r * np.outer(eye[j], eye[j]))
+        for j, r in enumerate(values)
     ]
 
 

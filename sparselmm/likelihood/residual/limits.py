@@ -34,7 +34,7 @@ def at_a_limit(structure: Structure, phi: FloatArray) -> str:
         elif name.startswith("nugget"):
             if value < NEAR or value > 1.0 - NEAR:
                 found.append(f"{name} = {value:.3g}")
-        elif abs(value) > 1.0 - NEAR or (
+        elif abs(value) ** correlation.step > 1.0 - NEAR or (
             correlation.kind == "cs" and value < correlation.lowest + NEAR
         ):
             found.append(f"{name} = {value:.3g}")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import count
 
 import numpy as np
 
 from sparselmm.base.types import FloatArray
 from sparselmm.design.residual import ResidualRows
 from sparselmm.likelihood.covariance import Covariance
+from sparselmm.likelihood.multistart import random_starts
 from sparselmm.likelihood.residual.structure import Structure, Structured
 
 STEPS = 8
@@ -17,6 +17,9 @@ STEPS = 8
 
 LONG, MANY, CLEAR = 8, 500, 0.1
 """Far lag, pairs and share of the variance from which lags tell of the correlation."""
+
+SIZES = (0, -1, 1)
+"""Sizes of random effects at random starts, as powers of ten."""
 
 LARGEST = 0.9
 """Correlations at the start are within this."""
@@ -44,17 +47,14 @@ def start_phi(
         psi = _correlations(structure, z / np.sqrt(_mean_square(structure.rows, z)), psi)
     elif structure.correlation.kind == "ar1":
         rho = _beside_effects(structure.rows, z)
-        psi[0] = psi[0] if rho is None else np.arcsin(rho)
+        psi[0] = psi[0] if rho is None else structure.correlation.angle(rho)
     return np.concatenate([gamma, np.tile(psi, structure.n_strata)])
 
 
 def further_starts(
-    structure: Structure,
-    covariance: Covariance,
-    roots: list[FloatArray],
-    end: FloatArray,
-    drawn: int | None,
-) -> Iterator[FloatArray]:
+    structure: Structure, covariance: Covariance, roots: list[FloatArray], units: FloatArray,
+    end: FloatArray, drawn: int | None,
+) -> Iterator[FloatArray]:  # fmt: skip
     """Where further searches of (theta, phi) start.
 
     Parameters
@@ -64,6 +64,8 @@ def further_starts(
         Of theta.
     roots : list of ndarray
         What counts as one in every term.
+    units : ndarray, (n_theta + J,)
+        In every entry.
     end : ndarray
         Where the first search ended.
     drawn : int or None
@@ -76,19 +78,19 @@ def further_starts(
     n = covariance.n_theta
     theta, phi = end[:n], end[n:]
     one, none = (covariance.pick([s * root for root in roots]) for s in (1.0, 0.1))
-    lifted = np.where(
-        covariance.on_diagonal & (np.abs(theta) < 0.3 * np.abs(one)), 0.3 * one, theta
-    )
+    small = covariance.on_diagonal & (np.abs(theta) < 0.3 * np.abs(one))
+    lifted = np.where(small, 0.3 * one, theta)
     others = structure.others(phi)
     for place in others:
         yield np.append(lifted, place)
     for place in others[:2] if n else []:
         yield np.append(one, place)
         yield np.append(none, place)
+    for place in structure.near_limits(phi):
+        for effects in (one, lifted) if n else (theta,):
+            yield np.append(effects, place)
     rng = np.random.default_rng(0)
-    for _ in count() if drawn is None else range(drawn):
-        sizes = 10.0 ** rng.uniform(-1.5, 1.0, len(roots))
-        wide = covariance.pick([s * root for s, root in zip(sizes, roots, strict=True)])
+    for wide in random_starts(covariance, units[:n], drawn, decades=SIZES):
         yield np.append(wide, structure.drawn(phi, rng))
 
 
@@ -119,7 +121,7 @@ def _correlations(structure: Structured, z: FloatArray, psi: FloatArray) -> Floa
     if kind == "ar1":
         r, n = _lagged(rows, z)
         if n:
-            out[0] = np.arcsin(np.clip(r, -LARGEST, LARGEST))
+            out[0] = structure.correlation.angle(float(np.clip(r, -LARGEST, LARGEST)))
         return out
     S, N = _pairwise(rows, z)
     if kind == "cs":
@@ -139,10 +141,10 @@ def _correlations(structure: Structured, z: FloatArray, psi: FloatArray) -> Floa
 
 
 def _lagged(rows: ResidualRows, z: FloatArray, lag: int = 1) -> tuple[float, int]:
-    """Mean product of rows so many steps apart."""
-    o = rows.order
+    """Mean product of rows so many steps, typical ones, apart."""
+    o, far = rows.order, lag * rows.typical_distance
     group, time = rows.group[o], rows.coords[o, 0]
-    near = (group[lag:] == group[:-lag]) & (time[lag:] - time[:-lag] == lag)
+    near = (group[lag:] == group[:-lag]) & (time[lag:] - time[:-lag] == far)
     at = np.flatnonzero(near)
     n = round(float(rows.counts[o[at]].sum()))
     return (float(z[o[at]] @ z[o[at + lag]] / n) if n else 0.0), n

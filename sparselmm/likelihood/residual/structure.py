@@ -68,9 +68,26 @@ class Structured:
 
     def others(self, phi: FloatArray) -> list[FloatArray]:
         """Where further searches start: ``phi`` with other correlations."""
-        gamma, psi = phi[: self.a], self.psi(phi)
-        own = [self.correlation.others(one) for one in psi]
-        return [np.concatenate([gamma, *together]) for together in zip(*own, strict=True)]
+        places = self.correlation.others()
+        out = [np.append(phi[: self.a], np.tile(place, self.n_strata)) for place in places]
+        if self.n_strata == 1 or not places:
+            return out
+        plain = np.append(np.zeros(self.a), np.tile(places[0], self.n_strata))
+        weak = self.correlation.weakest()  # one stratum differs from the others
+        return [*out, *(self._with(plain, s, weak) for s in range(self.n_strata))]
+
+    def near_limits(self, phi: FloatArray) -> list[FloatArray]:
+        """``phi`` with one of its correlations near one or minus one."""
+        return [
+            self._with(phi, s, place)
+            for s, psi in enumerate(self.psi(phi))
+            for place in self.correlation.near_limits(psi)
+        ]
+
+    def _with(self, phi: FloatArray, stratum: int, psi: FloatArray) -> FloatArray:
+        out = phi.copy()
+        self.psi(out)[stratum] = psi
+        return out
 
     def strength(self, phi: FloatArray) -> float:
         """Largest correlation of rows at a typical distance."""
@@ -143,7 +160,8 @@ class Structured:
     def metric(self, phi: FloatArray) -> FloatArray:
         """Steps that count as one, (n, n) by columns: of gamma, in units of its covariate."""
         spread = _spreads(self.rows)
-        return np.diag(np.append(1.0 / np.where(spread > 0, spread, 1.0), np.ones(self.n - self.a)))
+        psi = np.tile(self.correlation.sizes, self.n_strata)
+        return np.diag(np.append(1.0 / np.where(spread > 0, spread, 1.0), psi))
 
     def distance(self, phi: FloatArray, other: FloatArray) -> float:
         """Largest change, by what counts as one."""
@@ -155,6 +173,8 @@ class Structured:
         psi, own = self.psi(out), self.correlation.n_own  # a view
         if self.rows.kind in ("ar1", "ad", "toep"):
             psi[:, :own] = _within(psi[:, :own])
+        if self.rows.kind == "ar1" and self.rows.even:  # rho and -rho are the same
+            psi[:, 0] = np.abs(psi[:, 0])
         if self.correlation.nugget:
             psi[:, -1] = np.abs(_within(psi[:, -1]))
         return out
@@ -194,6 +214,7 @@ class Unstructured:
     """A free covariance matrix of the visits in every stratum, absolute."""
 
     known_scale: float | None = 1.0
+    a = 0
 
     def __init__(self, rows: ResidualRows):
         self.rows, self.T = rows, rows.n_visits
@@ -221,6 +242,10 @@ class Unstructured:
         plain = np.zeros_like(L)
         np.einsum("sii->si", plain)[:] = np.sqrt(np.einsum("sij,sij->si", L, L))
         return [self.start(), plain[:, self.r, self.c].ravel()]
+
+    def near_limits(self, phi: FloatArray) -> list[FloatArray]:
+        """None: the root of a singular covariance is a place like others."""
+        return []
 
     def strength(self, phi: FloatArray) -> float:
         """Zero: correlations of any size are as good as others."""
