@@ -162,7 +162,8 @@ class Cells:
             return None
         _, first = np.unique(key, return_index=True)
         values = np.column_stack([c[first] for c in columns]) if columns else np.zeros((count, 0))
-        return cls(names, values, np.bincount(key, rows, count), np.bincount(key, share, count))
+        sums = [np.asarray(np.bincount(key, w, count), dtype=float) for w in (rows, share)]
+        return cls(names, values, *sums)
 
 
 @dataclass(frozen=True, eq=False)

@@ -99,7 +99,8 @@ def fewer_columns(cross: CrossProducts, rows: FloatArray, columns: Sequence[int]
     """
     basis = cross.basis
     stay = np.setdiff1d(np.arange(basis.p), columns)
-    _, kept = independent_columns(np.linalg.qr(rows[:, np.append(stay, basis.p)], mode="r"))
+    left = np.asarray(np.linalg.qr(rows[:, np.append(stay, basis.p)], mode="r"))
+    _, kept = independent_columns(left)
     own = rows[:, basis.kept]
     size = np.linalg.norm(own, axis=0)
     Q, R = np.linalg.qr(own / size)  # every column in those of the basis

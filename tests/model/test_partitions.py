@@ -486,8 +486,6 @@ def test_arguments_that_need_all_rows():
         ({"subset": data["flag"]}, "subset is as long as the data"),
         ({"subset": "x > x.mean()"}, "subset='x > x.mean.*depends on other rows"),
         ({"z_terms": {"a": np.ones((300, 2))}}, "z_terms are as long as the data"),
-        ({"residual": "ar1(year | g)"}, "residual= needs all rows of a group together"),
-        ({"dispersion": "~ flag"}, "dispersion= needs all rows"),
     ):
         with pytest.raises(DataError, match=message):
             made(formula, data, keep_rows=False, chunk_rows=50, **arguments)

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 import scipy.linalg
+import scipy.sparse as sp
 
 from sparselmm.base.types import BoolArray, FloatArray, IntArray
 from sparselmm.design.residual import ResidualRows
@@ -48,7 +49,7 @@ def added_up(design: Design, first: int) -> Design:
                 sums.append(_sums(design, alike, roots, first))
                 first += len(roots)
                 single[alike] = False
-    return one_below_the_other([_taken(design, single), *sums]) if sums else design
+    return one_below_the_other([some_rows(design, single), *sums]) if sums else design
 
 
 def one_below_the_other(parts: Sequence[Design]) -> Design:
@@ -79,8 +80,6 @@ def one_below_the_other(parts: Sequence[Design]) -> Design:
 def _terms_joined(terms: Sequence[RandomTerm]) -> RandomTerm:
     first = terms[0]
     if first.block is not None:
-        import scipy.sparse as sp
-
         return replace(first, block=sp.csr_array(sp.vstack([term.block for term in terms])))
     codes = np.concatenate([term.codes for term in terms if term.codes is not None])
     plain = all(term.values is None for term in terms)
@@ -94,7 +93,8 @@ def _values(term: RandomTerm) -> FloatArray:
     return np.ones((len(term.codes), 1)) if term.values is None else term.values
 
 
-def _taken(design: Design, rows: BoolArray | IntArray) -> Design:
+def some_rows(design: Design, rows: BoolArray | IntArray) -> Design:
+    """A design of some of its rows; groups and levels keep their numbers."""
     assert design.residual is not None
     return replace(
         design, y=design.y[rows], X=design.X[rows], residual=design.residual.kept(rows),
@@ -146,7 +146,7 @@ def _sums(design: Design, alike: IntArray, roots: FloatArray, first: int) -> Des
     """Groups alike as their sums, numbered from ``first``."""
     r, m, p = len(roots), alike.shape[1], design.p
     flat = roots.reshape(r * m, -1)
-    pattern = _taken(design, np.tile(alike[0], r))
+    pattern = some_rows(design, np.tile(alike[0], r))
     rows = pattern.residual
     assert rows is not None and design.residual is not None
     stands = float(design.residual.counts[alike[:, 0]].sum())

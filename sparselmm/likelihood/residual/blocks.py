@@ -265,5 +265,5 @@ def _batch(rows: ResidualRows, half: FloatArray, index: IntArray, first_cell: in
     )
     order = np.argsort(pattern, kind="stable")
     at = Geometry(distance[first], visits[first], stratum[first], D[first], own[first])
-    counts = np.bincount(pattern, rows.counts[index[:, 0]])
+    counts = np.asarray(np.bincount(pattern, rows.counts[index[:, 0]]), dtype=float)
     return Batch(index[order], pattern[order], at, counts, first_cell)

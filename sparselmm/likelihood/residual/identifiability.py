@@ -117,8 +117,8 @@ def _sample(design: Design) -> Design:
     rows = design.residual
     assert rows is not None
     sizes = np.bincount(rows.group)
-    few = design.n <= MOST_ROWS and float(sizes @ sizes) <= MOST_PAIRS
-    if few or rows.stands is not None:  # sums of groups tell nothing one by one
+    small = design.n <= MOST_ROWS and float(sizes @ sizes) <= MOST_PAIRS
+    if small or rows.stands is not None:  # sums of groups tell nothing one by one
         return design
     seen = np.minimum(sizes, LONGEST)
     order = np.random.default_rng(0).permutation(len(sizes))
@@ -203,7 +203,8 @@ def _gram(design: Design, blocks: Blocks, directions: list[Direction]) -> FloatA
 def _cell_counts(design: Design, blocks: Blocks) -> FloatArray:
     assert design.residual is not None
     left, _, cell = blocks.pairs()
-    return np.bincount(cell, design.residual.counts[left], blocks.n_cells)
+    counts = np.bincount(cell, design.residual.counts[left], blocks.n_cells)
+    return np.asarray(counts, dtype=float)
 
 
 def _mixed(one: PairMap, E: FloatArray, cells: FloatArray) -> float:
