@@ -75,7 +75,7 @@ GENERAL = {theirs: ours for theirs, ours in RESULTS.items() if theirs not in _LI
     "lrtest": "lrt()", "likelihood_ratio_test": "lrt()", "REMLcrit": "-2 * llf",
     "dispersion": "dispersion_params", "overdispersion": "check() or simulated_checks()",
     "odds_ratios": "ratios()", "exp_coef": "ratios()",
-    "estimate": "wald_test()", "dharma": "simulated_checks()",
+    "estimate": "wald_test()", "lincom": "wald_test()", "dharma": "simulated_checks()",
 }  # fmt: skip
 """The same of generalized models."""
 

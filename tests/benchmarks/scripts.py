@@ -52,6 +52,12 @@ import sys, pandas, statsmodels.formula.api as smf
 data = pandas.read_csv(sys.argv[1], dtype={labels!r})
 print(smf.mixedlm({formula!r}, data, groups={groups!r}, re_formula={effects!r}).fit().fe_params)
 """
+GLMM = """
+import sys, pandas, glmm
+data = pandas.read_csv(sys.argv[1], dtype={labels!r})
+fit = glmm.fit(data, {formula!r}, satterthwaite=False)
+print(fit.names, fit.beta)
+"""
 LIBRARIES = "import numpy, scipy.sparse, scipy.linalg, pandas"
 LME4 = """
 suppressMessages(library(lme4))
@@ -73,6 +79,8 @@ def script(program: str, case: str, labels: list[str], python: str) -> list[str]
         formula, groups, effects = STATSMODELS[case]
         text = THEIRS.format(formula=formula, groups=groups, effects=effects, labels=as_text)
         return [python, "-W", "ignore", "-c", text]
+    if program == "glmm":
+        return [python, "-c", GLMM.format(formula=CASES[case], labels=as_text)]
     classes = ", ".join(f'{name} = "factor"' for name in labels)
     return ["Rscript", "-e", LME4.format(formula=CASES[case], classes=classes)]
 
@@ -85,6 +93,12 @@ def cpu(command: list[str], env: dict[str, str]) -> float:
     if done.returncode:
         return float("nan")
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def has(python: str, package: str) -> bool:
+    """Whether an interpreter finds a package."""
+    found = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({package!r}) is None)"
+    return subprocess.run([python, "-c", found], check=False).returncode == 0
 
 
 def main() -> None:
@@ -102,6 +116,7 @@ def main() -> None:
         "libraries",
         "sparselmm",
         "statsmodels",
+        *(["glmm"] if has(given.peers_python, "glmm") else []),
         *(["lme4"] if shutil.which("Rscript") else []),
     ]
     print(f"{'case':<12}" + "".join(f"{name:>13}" for name in programs) + "   ratios to sparselmm")
@@ -140,6 +155,7 @@ def versions(programs: list[str], peers: str) -> dict[str, str]:
     found = {"Python": platform.python_version(), "sparselmm": sparselmm.__version__}
     asked = {
         "statsmodels": [peers, "-c", "import statsmodels; print(statsmodels.__version__)"],
+        "glmm": [peers, "-c", "from importlib.metadata import version; print(version('glmm'))"],
         "lme4": [
             "Rscript",
             "-e",

@@ -148,8 +148,9 @@ def test_copies_and_pickles_are_not_disturbed(fit):
     "ask",
     [lambda fit: fit.get_prediction(), lambda fit: fit.profile("sigma"),
      lambda fit: fit.influence("Subject"), lambda fit: fit.bootstrap(5, seed=1, progress=False),
-     lambda fit: fit.emmeans("Days", at={"Days": [0, 5]}), lambda fit: fit.model],
-    ids=["prediction", "profile", "influence", "bootstrap", "emmeans", "model"],
+     lambda fit: fit.emmeans("Days", at={"Days": [0, 5]}), lambda fit: fit.model,
+     lambda fit: fit.ranef],
+    ids=["prediction", "profile", "influence", "bootstrap", "emmeans", "model", "ranef"],
 )  # fmt: skip
 def test_a_notebook_shows_a_table_and_print_no_address(fit, ask):
     shown = ask(fit)
@@ -227,3 +228,7 @@ def test_names_of_the_module_lead_to_ours(name, ours):
     assert not hasattr(sparselmm, name)
     with pytest.raises(OtherNameError, match=ours):
         getattr(sparselmm, name)
+
+
+def test_the_deviance_says_what_it_is(fit):
+    assert "REML criterion as a function of theta (3 entries)" in repr(fit.deviance)

@@ -22,6 +22,7 @@ from sparselmm.inference.effects import (
 )
 from sparselmm.inference.estimates import Estimates
 from sparselmm.inference.variances import VarianceRow
+from sparselmm.results.print.notebook import frame_html
 
 MAX_COVARIANCES = 200_000_000
 """Most numbers in one dict of conditional covariance matrices (1.6 GB)."""
@@ -83,6 +84,10 @@ class LevelTables(dict[str, pd.DataFrame]):
                 "variances, ranef_se() standard errors and tidy('ran_vals') one row per effect"
             )
         return self
+
+    def _repr_html_(self) -> str:
+        """The tables one below the other."""
+        return "".join(frame_html(frame, name) for name, frame in self.items())
 
 
 def mode_tables(est: Estimates, tables: Sequence[FactorTable]) -> LevelTables:
