@@ -109,22 +109,7 @@ def minimize_generally(
             "grow without end: it predicts without error which rows have such zeros, or there are "
             "none; use a simpler formula, or leave it out"
         )  # fmt: skip
-    if _vanishing(deviance, best):
-        best = replace(
-            best, converged=False, message=f"{best.message}; but the mean of the counts past the "
-            "hurdle goes to zero in some rows: with overdispersion enough the likelihood rises as "
-            "coefficients grow without end, and has no maximum; use a simpler formula, or "
-            "family='nbinom2'"
-        )  # fmt: skip
     return replace(best, n_evaluations=len(search.history), history=tuple(search.history))
-
-
-def _vanishing(deviance: LaplaceDeviance, best: Optimum) -> bool:
-    """Whether positive counts have means of zero before those of zero are cut off."""
-    data = deviance.data
-    if not any(part.name == "hurdle" for part in data.further) or deviance.at(best.x) is None:
-        return False
-    return bool((deviance.passes.eta[data.y > 0] < -CERTAIN).any())
 
 
 def _endless(deviance: LaplaceDeviance, best: Optimum) -> str | None:
