@@ -5,7 +5,8 @@ zero where there are none), predictors eta, the logarithm d of a dispersion para
 where it is common), and fills g, w and dw; it returns the sum of the log-likelihoods without what
 depends on the data alone. The NumPy twins are in :mod:`sparselmm.likelihood.laplace.families`.
 Exponentials and logarithms that every row needs are NumPy's, which are vector instructions and take
-a quarter of the time; they stand in w and dw when the loop begins.
+a quarter of the time; they stand in w and dw when the loop begins. Rows of weight zero may hold
+responses that the family does not allow.
 """
 
 from __future__ import annotations
@@ -45,6 +46,10 @@ def _binomial_logit(
     """The same from the tails in w and dw."""
     total = 0.0
     for i in range(y.shape[0]):
+        factor = weights[i] if weights.shape[0] > 0 else 1.0
+        if factor == 0.0:
+            g[i], w[i], dw[i] = 0.0, 0.0, 0.0
+            continue
         trials = m[i] if m.shape[0] > 1 else m[0]
         e, t = eta[i], w[i]
         large = 1.0 / (1.0 + t)
@@ -52,7 +57,6 @@ def _binomial_logit(
         mu = large if e >= 0.0 else small
         v = trials * large * small
         l = y[i] * e - trials * (max(e, 0.0) + dw[i])
-        factor = weights[i] if weights.shape[0] > 0 else 1.0
         g[i] = factor * (y[i] - trials * mu)
         w[i] = factor * v
         dw[i] = factor * v * (small - large if e >= 0.0 else large - small)
@@ -78,8 +82,11 @@ def _poisson_log(
     """The same from the means in w."""
     total = 0.0
     for i in range(y.shape[0]):
-        mu = w[i]
         factor = weights[i] if weights.shape[0] > 0 else 1.0
+        if factor == 0.0:
+            g[i], w[i], dw[i] = 0.0, 0.0, 0.0
+            continue
+        mu = w[i]
         g[i] = factor * (y[i] - mu)
         w[i] = factor * mu
         dw[i] = factor * mu
@@ -95,8 +102,11 @@ def binomial_probit(
     """Binomial responses, probit link."""
     total = 0.0
     for i in range(y.shape[0]):
-        trials = m[i] if m.shape[0] > 1 else m[0]
         factor = weights[i] if weights.shape[0] > 0 else 1.0
+        if factor == 0.0:
+            g[i], w[i], dw[i] = 0.0, 0.0, 0.0
+            continue
+        trials = m[i] if m.shape[0] > 1 else m[0]
         g[i], w[i], dw[i] = 0.0, 0.0, 0.0
         for side in range(2):
             count = y[i] if side == 0 else trials - y[i]
@@ -127,8 +137,11 @@ def binomial_cloglog(
     """Binomial responses, complementary log-log link."""
     total = 0.0
     for i in range(y.shape[0]):
-        trials = m[i] if m.shape[0] > 1 else m[0]
         factor = weights[i] if weights.shape[0] > 0 else 1.0
+        if factor == 0.0:
+            g[i], w[i], dw[i] = 0.0, 0.0, 0.0
+            continue
+        trials = m[i] if m.shape[0] > 1 else m[0]
         E = exp(min(eta[i], 600.0))
         no = trials - y[i]
         l, first, second, third = 0.0, 0.0, 0.0, 0.0
@@ -175,6 +188,10 @@ def _nbinom2_log(
     """The same from ``eta - d`` in g and its tails."""
     total, before, k = 0.0, np.nan, 1.0
     for i in range(y.shape[0]):
+        factor = weights[i] if weights.shape[0] > 0 else 1.0
+        if factor == 0.0:
+            g[i], w[i], dw[i] = 0.0, 0.0, 0.0
+            continue
         own = d[i] if d.shape[0] > 1 else d[0]
         if own != before:
             before, k = own, exp(own)
@@ -192,7 +209,6 @@ def _nbinom2_log(
             top = y[i] + k
             rising = (top - 0.5) * log1p(y[i] / k) - y[i] + (1.0 / top - 1.0 / k) / 12.0
         v = (y[i] + k) * p * q
-        factor = weights[i] if weights.shape[0] > 0 else 1.0
         total += factor * (rising + y[i] * eta[i] - (y[i] + k) * ratio)
         g[i] = factor * (y[i] - (y[i] + k) * p)
         w[i] = factor * v
@@ -219,6 +235,10 @@ def _gamma_log(
     """The same from the logarithm of ``y / mu`` in g, and that in w."""
     total, before, excess, nu = 0.0, np.nan, 0.0, 1.0
     for i in range(y.shape[0]):
+        factor = weights[i] if weights.shape[0] > 0 else 1.0
+        if factor == 0.0:
+            g[i], w[i], dw[i] = 0.0, 0.0, 0.0
+            continue
         own = d[i] if d.shape[0] > 1 else d[0]
         if own != before:
             before, nu = own, exp(-2.0 * own)
@@ -229,7 +249,6 @@ def _gamma_log(
             else:
                 excess = nu * log(nu) - nu - lgamma(nu)
         log_q, q = g[i], w[i]
-        factor = weights[i] if weights.shape[0] > 0 else 1.0
         total += factor * (nu * (log_q - q + 1.0) + excess)
         g[i] = factor * nu * (q - 1.0)
         w[i] = factor * nu * q

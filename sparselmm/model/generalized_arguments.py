@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from sparselmm.base.arguments import check_numbers, in_order, wrong_type
+from sparselmm.base.arguments import check_numbers, in_order, shown, wrong_type
 from sparselmm.base.exceptions import DataError, RankDeficiencyWarning, ValueWarning, warn_user
 from sparselmm.base.types import AnyArray, FloatArray, IntArray
 from sparselmm.design import BuiltDesign
@@ -148,6 +148,18 @@ def without_constant(X: FloatArray, names: tuple[str, ...], kind: str) -> IntArr
             RankDeficiencyWarning,
         )
     return np.asarray(keep[kept[kept > 0] - 1])
+
+
+def check_categories(y: FloatArray, categories: AnyArray, name: str) -> None:
+    """Refuse an ordinal response with a category that no row in use has."""
+    missing = np.flatnonzero(np.bincount(y.astype(int), minlength=len(categories)) == 0)
+    if len(missing):
+        raise DataError(
+            f"no row in use of the ordinal response {name!r} is in category "
+            f"{shown(categories[missing[0]])}: rows with it were left out or have weight zero, so "
+            "that its threshold cannot be estimated; leave the category out, or merge it with its "
+            "neighbour"
+        )
 
 
 def thresholds(y: FloatArray, categories: AnyArray | None) -> tuple[Further, ...]:

@@ -44,6 +44,7 @@ from sparselmm.likelihood.laplace.search import MAX_ITERATIONS, TOLERANCE
 from sparselmm.model.generalized_arguments import (
     array_response,
     asked,
+    check_categories,
     chosen_family,
     coefficient_names,
     further_labels,
@@ -273,6 +274,8 @@ class MixedGLM(NamesOthers):
         live = np.ones(len(y), dtype=bool) if design.weights is None else design.weights > 0
         every = np.broadcast_to(self.trials, self._y.shape)
         check_family_response(family, self._y, every, design.y_name, live)
+        if categories is not None and kind == "ordinal":
+            check_categories(self._y[live], categories, design.y_name)
         self._check_identified(kind)
         self.x_columns: IntArray = without_constant(design.X, design.x_names, kind)
         self.further = self._further()

@@ -385,6 +385,31 @@ def test_separation_of_counts_and_categories():
     assert not fit.converged
 
 
+@pytest.mark.parametrize("zeros", ["zi", "hurdle"])
+@pytest.mark.parametrize("family", ["poisson", "nbinom2"])
+def test_separation_beside_excess_zeros_is_named(zeros, family):
+    """All zeros in a group, or past a hurdle all ones, are best explained by a mean of zero."""
+    rng = np.random.default_rng(3)
+    frame = separated(240)
+    certain = 0 if zeros == "zi" else 1
+    frame["count"] = np.where(frame.arm == "treated", certain, rng.poisson(3, 240))
+    frame.loc[rng.random(240) < 0.2, "count"] = 0
+    with pytest.warns(sparselmm.ConvergenceWarning, match="separation.*arm"):
+        fit = mixedglm("count ~ arm + (1 | g)", frame, family=family, **{zeros: "~ 1"}).fit()
+    assert fit.separation
+    assert not fit.converged
+
+
+def test_categories_of_rows_that_do_not_count_are_refused():
+    rng = np.random.default_rng(6)
+    frame = separated().assign(grade=rng.integers(1, 4, 60), w=1.0)
+    frame.loc[frame.grade == 3, "w"] = 0.0
+    with pytest.raises(sparselmm.DataError, match=r"no row in use.*'grade'.*category 3"):
+        mixedglm("grade ~ x + (1 | g)", frame, family="ordinal", weights="w")
+    with pytest.raises(sparselmm.DataError, match=r"no row in use.*'grade'.*category 3"):
+        mixedglm("grade ~ x + (1 | g)", frame, family="ordinal", subset=frame.w > 0)
+
+
 def test_rare_responses_are_no_separation():
     rng = np.random.default_rng(4)
     frame = pd.DataFrame({"g": np.repeat(np.arange(40), 25), "x": rng.normal(size=1000)})

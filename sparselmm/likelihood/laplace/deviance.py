@@ -534,8 +534,10 @@ class _FirstSums:
 
 @dataclass(frozen=True, eq=False)
 class _SecondSums:
-    """``Z't~`` (q,), ``Q't~`` (r,), and of the further predictors: slope (J,), curvature (J, J),
-    ``Z'g_p`` (q, J) and ``Q'g_p`` (r, J)."""
+    """``Z't~`` (q,), ``Q't~`` (r,), and sums of the further predictors.
+
+    These are slope (J,), curvature (J, J), ``Z'g_p`` (q, J) and ``Q'g_p`` (r, J).
+    """
 
     Z: FloatArray
     X: FloatArray

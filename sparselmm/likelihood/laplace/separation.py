@@ -20,13 +20,16 @@ EXTREME = 1e-6
 MOST_ROWS = 30_000
 """Different rows of the linear program."""
 
+CLEARLY = 1e-10
+"""Smallest eigenvalue of a Gram matrix, relative to the largest, of columns without dependence."""
+
 COUNTS = ("poisson", "nbinom1", "nbinom2")
 
 
 def extreme(data: GeneralData, w: FloatArray, g: FloatArray) -> bool:
     """Whether the response of some row is all but certain, from its derivatives."""
     if data.family.name in COUNTS:
-        return bool(((np.abs(g) < EXTREME) & (data.y == 0)).any())
+        return bool(((np.abs(g) < EXTREME) & (data.y == _least(data))).any())
     if data.family.name not in ("binomial", "betabinomial", "ordinal"):
         return False
     return bool(((np.abs(g) < EXTREME) & (np.abs(w) < EXTREME)).any())
@@ -55,8 +58,6 @@ def separating(data: GeneralData, fixed: FixedRows, names: tuple[str, ...]) -> t
 def _program(data: GeneralData, fixed: FixedRows) -> tuple[FloatArray, FloatArray] | None:
     """Rows of the linear program, and the sign each may have: 1, -1, or 0 for none."""
     name, y = data.family.name, data.y
-    if any(part.name in ("zi", "hurdle") for part in data.further):
-        return None
     Q = fixed.columns(slice(0, data.n)) * np.sqrt(max(data.n, 1))
     live = np.ones(data.n, dtype=bool) if data.weights is None else data.weights > 0
     if name in ("binomial", "betabinomial"):
@@ -64,10 +65,16 @@ def _program(data: GeneralData, fixed: FixedRows) -> tuple[FloatArray, FloatArra
         sign = np.where(y >= m, 1.0, np.where(y <= 0, -1.0, 0.0))
         return _unique(Q, sign, live & (m > 0))
     if name in COUNTS and data.family.link == "log":
-        return _unique(Q, np.where(y == 0, -1.0, 0.0), live)
+        least = _least(data)  # past a hurdle zeros say nothing of the mean
+        return _unique(Q, np.where(y == least, -1.0, 0.0), live & (y >= least))
     if name == "ordinal":
         return _ordinal(data, Q, live)
     return None
+
+
+def _least(data: GeneralData) -> int:
+    """The count that is certain where the mean vanishes; excess zeros leave it so."""
+    return 1 if any(part.name == "hurdle" for part in data.further) else 0
 
 
 def _ordinal(
@@ -88,6 +95,10 @@ def _ordinal(
 def _unique(
     rows: FloatArray, sign: FloatArray, live: BoolArray
 ) -> tuple[FloatArray, FloatArray] | None:
+    equal = rows[(sign == 0) & live]
+    values = np.linalg.eigvalsh(equal.T @ equal)
+    if values.size and values[0] > CLEARLY * values[-1]:  # no direction leaves these as they are
+        return None
     both = np.unique(np.round(np.column_stack([rows, sign])[live], 10), axis=0)
     return (both[:, :-1], both[:, -1]) if len(both) <= MOST_ROWS else None
 
