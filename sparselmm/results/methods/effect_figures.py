@@ -84,8 +84,9 @@ class EffectFigures:
 
     def _coefficient_table(self, alpha: float, method: str) -> pd.DataFrame:
         """Estimates and ends of intervals of the fixed effects, labelled."""
-        names = list(self.built.spec.x_names)
-        fixed = np.asarray(self._fixed_values(), dtype=np.float64)
+        found = self._fixed_values()
+        names = list(found.index if isinstance(found, pd.Series) else self.built.spec.x_names)
+        fixed = np.asarray(found, dtype=np.float64)
         ends = self._interval_ends(alpha, method, names)
         kept = ~np.isnan(fixed)
         table = pd.DataFrame({"estimate": fixed, "low": ends[:, 0], "high": ends[:, 1]}, names)

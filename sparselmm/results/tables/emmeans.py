@@ -392,7 +392,7 @@ def _averaged(
     L, offset = (np.asarray(average @ x)[there] for x in rows)
     return MarginalMeans(
         wanted, within, cells, L, offset, options.ddf, options.alpha, options.type, name, fixed,
-        options.scale,
+        options.scale, str(built.design.y_name),
     )  # fmt: skip
 
 
