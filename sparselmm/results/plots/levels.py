@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -76,7 +75,8 @@ def caterpillar(
             )  # fmt: skip
         axis.axvline(0.0, color="0.4", linewidth=0.8)
         title = f"{column}: {out.sum():,} of {l:,} away from 0"
-        title = textwrap.fill(title, fitting(axis, 0.6, "small"))
+        if len(title) > fitting(axis, 0.45, "small"):
+            title = title.replace(": ", ":\n")
         axis.set_title(title, fontsize=points(axis, "small"))
         row_labels(axis, at, [labels[i] for i in order], None if few else LABELLED)
         axis.set_ylim(-1, l)

@@ -464,7 +464,9 @@ class MarginalMeans(InPolars):
         if scale is not None and scale.name in PROBABILITIES:
             of = "probability"
         if self.type == "response":
-            of = re.sub(r"^[\w.]+\((.*)\)$", r"\1", of)  # without its transformation
+            of = re.sub(
+                r"^[\w.]+\((.*?)( [+-] [\d.]+)?\)$", r"\1", of
+            )  # without its transformation
         elif scale is not None and f"{scale.name}(" not in of and scale.name != "identity":
             of = f"{scale.name} of {of}"
         what = "slope" if self.name.endswith(f".{TRENDS}") else "marginal mean"
