@@ -368,15 +368,10 @@ def test_ordinal_categories_may_have_any_labels():
 def test_residuals_of_a_structure_are_drawn_within_its_groups():
     data = datasets.load("sleepstudy")
     result = sparselmm.mixedlm("Reaction ~ Days", data, residual="ar1(Days | Subject)").fit()
-    figures = [result.plot_residual_correlation("Days")]
-    mixed = sparselmm.mixedlm("Reaction ~ Days + (1 | Subject)", data).fit()
-    figures.append(mixed.plot_residual_correlation("Days"))
-    ours, theirs = (
-        [s[1, 1] for s in figure.axes[0].collections[1].get_segments() if len(s) == 2]
-        for figure in figures
-    )
-    assert len(ours) == 9
-    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    bars = result.plot_residual_correlation("Days").axes[0].collections[1].get_segments()
+    e = (data["Reaction"] - result.predict(data)).to_numpy().reshape(18, 10)
+    expected = [(e[:, k:] * e[:, :-k]).mean() / (e**2).mean() for k in range(1, 10)]
+    np.testing.assert_allclose([bar[1, 1] for bar in bars if len(bar) == 2], expected)
 
 
 def test_axes_say_what_the_means_are_of():

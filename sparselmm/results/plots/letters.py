@@ -100,7 +100,7 @@ def row_labels(axis: Any, at: AnyArray, labels: Sequence[Any], most: int | None 
     room = 0.8 * 72.0 * extent(axis)[1] / max(len(shown), 1)
     shown = shown[:: int(np.ceil(LEAST / room))]
     size = min(size, max(LEAST, 0.95 * 0.8 * 72.0 * extent(axis)[1] / max(len(shown), 1)))
-    most_letters = max(8, int(0.42 * extent(axis)[0] * 72.0 / (WIDTH * size)))
+    most_letters = max(8, int(0.38 * extent(axis)[0] * 72.0 / (WIDTH * size)))
     short = shortened(labels, most_letters)
     axis.set_yticks(np.asarray(at)[shown], [short[i] for i in shown], fontsize=size)
 
