@@ -130,6 +130,8 @@ class EffectFigures:
         ['Intercept: 6 of 18 away from 0', 'Days: 8 of 18 away from 0']
         """
         est, alpha = self._est, check_level(alpha)
+        if not est.terms:
+            raise DataError("plot_ranef: the model has no random effects")
         name = factor_tables(est.terms)[0].name if factor is None else factor
         table = factor_table(est.terms, name, "factor")
         modes, variances = mode_tables(est, [table])[name], variance_tables(est, [table])[name]

@@ -75,7 +75,7 @@ def caterpillar(
             )  # fmt: skip
         axis.axvline(0.0, color="0.4", linewidth=0.8)
         title = f"{column}: {out.sum():,} of {l:,} away from 0"
-        if len(title) > fitting(axis, 0.45, "small"):
+        if len(title) > fitting(axis, 0.5, "small"):
             title = title.replace(": ", ":\n")
         axis.set_title(title, fontsize=points(axis, "small"))
         row_labels(axis, at, [labels[i] for i in order], None if few else LABELLED)
