@@ -209,9 +209,9 @@ class LinearFigureResults(InferenceResults, PredictionResults, DiagnosticResults
     def _residual_groups(self, factor: str | None) -> IntArray:
         """Groups within which residuals may be correlated, (n,)."""
         rows = self.built.design.residual
-        if rows is not None and rows.kind:
-            if factor is None or (isinstance(factor, str) and factor == rows.group_name):
-                return rows.group
+        named = factor is None or isinstance(factor, str)
+        if named and rows is not None and rows.kind and factor in (None, rows.group_name):
+            return rows.group
         return self._factor_rows(factor)[1][1]
 
     def _working_residual(self) -> FloatArray:
