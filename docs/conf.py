@@ -25,6 +25,8 @@ nb_execution_mode = "force"
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 nb_merge_streams = True
+# Progress of fits that take long on the building machine; warnings are printed where they matter.
+nb_output_stderr = "remove"
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the docstrings give types and shapes

@@ -65,7 +65,7 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
         "given plots print",
         "tables",
         "methods",
-        "core residual_prediction residual_simulation",
+        "core residual_prediction residual_report residual_simulation",
         "general krylov residual",
         "compare",
     ),

@@ -429,7 +429,6 @@ OTHER_ARGUMENTS = {
     "rcov": "; here it is residual='ar1(time | subject)'",
     "covariance": "; write the structure in the formula, '+ us(visit | subject)'",
     "vcov": "; tests have ddf='satterthwaite' or 'kenward-roger' as an argument",
-    "ddf": "; tests have it as an argument: summary(ddf='satterthwaite')",
     "pairwise": "; write emmeans('f').contrast('pairwise')",
 }
 """Arguments of other packages: what there is here."""

@@ -47,6 +47,7 @@ from sparselmm.results.methods.base import Matrix, Vector, from_rows, from_sums
 from sparselmm.results.print.notebook import as_table
 from sparselmm.results.print.summary import Summary, variance_table
 from sparselmm.results.residual_prediction import ResidualPrediction
+from sparselmm.results.residual_report import ResidualReport
 from sparselmm.results.residual_simulation import ResidualSimulation
 
 REFUSED: dict[str, str] = {
@@ -122,7 +123,7 @@ def refusing(name: str, instead: str) -> Callable[..., Any]:
     return refuse
 
 
-class ResidualResults(ResidualPrediction, ResidualSimulation, MixedLMResults):
+class ResidualResults(ResidualReport, ResidualPrediction, ResidualSimulation, MixedLMResults):
     """A fitted model with a covariance structure of the residuals.
 
     As :class:`MixedLMResults`. ``sigma`` is the standard deviation that those of the rows are

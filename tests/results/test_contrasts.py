@@ -251,6 +251,31 @@ def test_joint_tests_of_nested_factors():
     agree_joint(table, R["nest_joint"])
 
 
+def test_nested_factors_side_by_side_are_tested_within_their_nests():
+    rows = pd.DataFrame(R["nest_rows"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RankDeficiencyWarning)
+        beside = sparselmm.mixedlm("y ~ b + a + c + (1 | g)", rows).fit()
+    table = beside.joint_tests().set_index("model term")
+    assert set(table.index) == {"b", "c", "b:a"} or set(table.index) == {"b", "c", "a:b"}
+    one = beside.anova().loc["a"]
+    np.testing.assert_allclose(table.loc["b:a", "F.ratio"], one["F"], rtol=1e-6)
+    assert table.loc["b:a", "df1"] == one["df_num"]
+
+
+@pytest.mark.parametrize(("left", "added"), [("np.log10(y + 1)", 1.0), ("np.sqrt(2.5 + y)", 2.5)])
+def test_a_number_added_to_the_response_is_taken_off(left, added):
+    data = datasets.load("Oats").rename(columns={"Yield": "y"})
+    whole = sparselmm.mixedlm(f"{left} ~ nitro_f + (1 | Block)", data).fit()
+    plain = left.replace(" + 1", "").replace("2.5 + ", "")
+    shifted = sparselmm.mixedlm(f"{plain} ~ nitro_f + (1 | Block)", data.assign(y=data.y + added))
+    ours = whole.emmeans("nitro_f", type="response").frame
+    theirs = shifted.fit().emmeans("nitro_f", type="response").frame
+    np.testing.assert_allclose(ours["response"] + added, theirs["response"])
+    np.testing.assert_allclose(ours["lower.CL"] + added, theirs["lower.CL"])
+    np.testing.assert_allclose(ours["SE"], theirs["SE"], rtol=1e-6)
+
+
 def test_generalized_models_share_all_of_it():
     formula = "cbind(incidence, size - incidence) ~ period + (1 | herd)"
     result = sparselmm.mixedglm(formula, datasets.load("cbpp")).fit()

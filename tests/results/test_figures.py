@@ -1,6 +1,7 @@
 """Pictures: that they draw what they say, where they are told to, and name what they cannot do."""
 
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ import pytest
 import sparselmm
 from sparselmm import datasets
 from sparselmm.base.exceptions import ArgumentError, DataError, RemovedRowsError
+from sparselmm.results.plots.letters import shortened
 
 plt = pytest.importorskip("matplotlib.pyplot")
 plt.switch_backend("Agg")
@@ -248,3 +250,144 @@ def test_what_cannot_be_drawn_is_named():
     gone.remove_data()
     with pytest.raises(RemovedRowsError, match="plot_predictions"):
         gone.plot_predictions()
+
+
+# ---------------------------------------------------------------------------- legibility
+
+
+LONG = [f"a treatment with a rather long name, number {i}" for i in range(12)]
+
+
+@cache
+def crowded(kind="linear"):
+    """Twelve levels and twenty groups with long names."""
+    rng = np.random.default_rng(3)
+    groups = np.repeat([f"hospital of a very long name {i}" for i in range(20)], 12)
+    data = pd.DataFrame({
+        "x": rng.normal(size=240), "g": groups, "f": np.array(LONG)[rng.integers(0, 12, 240)],
+        "dose": np.repeat(np.arange(20) % 2, 12).astype(float),
+    })  # fmt: skip
+    own = np.repeat(rng.normal(size=20), 12)
+    data["y"] = data.x + own + rng.normal(size=240)
+    if kind == "ordinal":
+        data["y"] = pd.cut(data.y, 3, labels=["low", "middle", "high"])
+        return sparselmm.mixedglm("y ~ x + (1 | g)", data, family="ordinal").fit()
+    return sparselmm.mixedlm("y ~ x + f + dose + (x | g)", data).fit()
+
+
+def boxes(figure, texts):
+    figure.canvas.draw()
+    renderer = figure.canvas.get_renderer()
+    return [text.get_window_extent(renderer) for text in texts if text.get_text()]
+
+
+DRAWN = {
+    "coefficients": lambda fit, figure: fit.plot_coefficients({"another": fit}, ax=figure),
+    "ranef": lambda fit, figure: fit.plot_ranef(figure=figure),
+    "ranks": lambda fit, figure: fit.plot_ranks("g", "Intercept", ax=figure),
+    "means": lambda fit, figure: fit.emmeans("f").plot(ax=figure),
+    "predictions": lambda fit, figure: fit.plot_predictions("f", figure=figure),
+    "lines": lambda fit, figure: fit.plot_predictions(["x", "f"], figure=figure),
+    "groups": lambda fit, figure: fit.plot_groups("g", "x", figure=figure),
+    "shrinkage": lambda fit, figure: fit.plot_shrinkage("g", ax=figure),
+    "funnel": lambda fit, figure: fit.plot_funnel("g", ax=figure),
+    "shares": lambda fit, figure: fit.plot_variance_shares(ax=figure),
+    "diagnostics": lambda fit, figure: fit.plot_diagnostics(figure=figure),
+    "residuals": lambda fit, figure: fit.plot_residual_correlation(ax=figure),
+    "influence": lambda fit, figure: fit.influence("g").plot(figure=figure),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_pictures_of_a_column_keep_their_labels_inside_and_apart(name):
+    figure = plt.figure(figsize=(3.3, 4.6), layout="constrained")
+    in_axes = name in (
+        "coefficients",
+        "ranks",
+        "means",
+        "shrinkage",
+        "funnel",
+        "shares",
+        "residuals",
+    )
+    DRAWN[name](crowded(), figure.add_subplot() if in_axes else figure)
+    edge = figure.bbox.padded(2.0)
+    for axis in figure.axes:
+        texts = [axis.title, axis.xaxis.label, axis.yaxis.label, *axis.get_yticklabels()]
+        for box in boxes(figure, texts):
+            assert edge.x0 <= box.x0 < box.x1 <= edge.x1, name
+        assert axis.get_position().width > 0.12, name  # the labels leave room for the picture
+        rows = sorted(boxes(figure, axis.get_yticklabels()), key=lambda box: box.y0)
+        for low, high in pairwise(rows):
+            assert high.y0 > low.y0 + 0.5 * low.height, name
+    for legend in figure.legends:
+        (box,) = [legend.get_window_extent(figure.canvas.get_renderer())]
+        assert edge.x0 <= box.x0 < box.x1 <= edge.x1, name
+
+
+def test_long_labels_stay_different():
+    assert shortened(["a", "b"], 3) == ["a", "b"]
+    short = shortened(LONG, 12)
+    assert len(set(short)) == 12
+    assert max(map(len, short)) <= 12
+    pairs = shortened([f"{LONG[0]} - {other}" for other in LONG[1:]], 20)
+    assert len(set(pairs)) == 11
+    assert all(" - " in label for label in pairs)
+
+
+def test_legends_stand_beside_the_data_and_leave_other_panels_alone():
+    figure = fit("pigs").plot_residual_correlation("Time")
+    assert figure.legends
+    assert figure.axes[0].get_legend() is None
+    figure, (left, right) = plt.subplots(1, 2, layout="constrained")
+    right.plot([0, 1], label="someone else's")
+    fit("pigs").plot_coefficients({"again": fit("pigs")}, ax=left)
+    assert not figure.legends
+    assert [t.get_text() for t in left.get_legend().get_texts()] == ["this model", "again"]
+
+
+def test_groups_are_drawn_at_their_own_covariates():
+    result = crowded()
+    figure = result.plot_groups("g", "x", levels=["hospital of a very long name 1"])
+    x, y = lines(figure.axes[0], "population")
+    data = result.built.frame
+    own = data[data.g == "hospital of a very long name 1"]
+    new = pd.DataFrame({"x": x, "dose": 1.0, "f": own.f.mode().iloc[0]})
+    np.testing.assert_allclose(y, result.predict(new))
+    assert len(fit("sleep").plot_groups("Subject").axes) == 18
+
+
+def test_ordinal_categories_may_have_any_labels():
+    result = crowded("ordinal")
+    figure = result.plot_predictions("x")
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["low", "middle", "high"]
+    labels = [t.get_text() for t in result.plot_coefficients().axes[0].get_yticklabels()]
+    assert labels == ["x"]
+
+
+def test_residuals_of_a_structure_are_drawn_within_its_groups():
+    data = datasets.load("sleepstudy")
+    result = sparselmm.mixedlm("Reaction ~ Days", data, residual="ar1(Days | Subject)").fit()
+    bars = result.plot_residual_correlation("Days").axes[0].collections[1].get_segments()
+    e = (data["Reaction"] - result.predict(data)).to_numpy().reshape(18, 10)
+    expected = [(e[:, k:] * e[:, :-k]).mean() / (e**2).mean() for k in range(1, 10)]
+    np.testing.assert_allclose([bar[1, 1] for bar in bars if len(bar) == 2], expected)
+
+
+def test_axes_say_what_the_means_are_of():
+    oats = datasets.load("Oats")
+    log = sparselmm.mixedlm("np.log(Yield) ~ nitro_f + (1 | Block)", oats).fit()
+    for means, name in (
+        (fit("oats").emmeans("Variety"), "marginal mean of Yield"),
+        (log.emmeans("nitro_f"), "marginal mean of np.log(Yield)"),
+        (log.emmeans("nitro_f", type="response"), "marginal mean of Yield"),
+        (herds().emmeans("period"), "marginal mean of probability"),
+        (herds().emmeans("period", type="link"), "marginal mean of logit of probability"),
+        (fit("pigs").emtrends("Time", "Cu"), "slope of Weight"),
+    ):
+        assert means.plot().axes[0].get_ylabel().replace("\n", " ") == name
+
+
+def test_ratios_have_a_logarithmic_axis():
+    figure = herds().plot_coefficients(exponentiate=True)
+    assert figure.axes[0].get_xscale() == "log"

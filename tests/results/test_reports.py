@@ -8,7 +8,7 @@ import pytest
 
 import sparselmm
 from sparselmm import datasets
-from sparselmm.base.exceptions import FileError
+from sparselmm.base.exceptions import DataError, FileError
 
 plt = pytest.importorskip("matplotlib.pyplot")
 plt.switch_backend("Agg")
@@ -95,3 +95,27 @@ def test_citation():
     assert sparselmm.citation("bibtex").startswith("@software{sparselmm,")
     with pytest.raises(ValueError, match="style must be one of"):
         sparselmm.citation("apa7")
+
+
+def test_reports_say_what_residuals_are_assumed_to_be():
+    sleep = datasets.load("sleepstudy")
+    ar1 = sparselmm.mixedlm("Reaction ~ Days", sleep, residual="ar1(Days | Subject)").fit()
+    page = ar1.report(pictures=False)
+    assert "falls geometrically with the steps apart (ar1)" in page.markdown
+    assert "random effects" not in page.markdown
+    assert "| rho |" in page.markdown
+    assert "N(0, R<sub>Subject</sub>)" in page.html
+    children = datasets.load("Orthodont")
+    trial = sparselmm.mmrm("distance ~ age * Sex + us(age | Subject)", children)
+    assert "a variance for every visit" in trial.report(pictures=False).markdown
+    with pytest.raises(DataError, match="no random effects"):
+        trial.plot_ranef()
+
+
+def test_reports_of_ordinal_and_binomial_responses():
+    wine = datasets.load("wine")
+    ordinal = sparselmm.mixedglm("rating ~ temp + (1 | judge)", wine, family="ordinal").fit()
+    assert "logit(P(<i>rating</i> &gt; k))" in ordinal.report(pictures=False).html
+    formula = "cbind(incidence, size - incidence) ~ period + (1 | herd)"
+    herds = sparselmm.mixedglm(formula, datasets.load("cbpp"), family="binomial").fit()
+    assert "logit(p) = &beta;<sub>0</sub>" in herds.report(pictures=False).html

@@ -120,6 +120,12 @@ OTHER_FUNCTIONS = {
 
 def _unknown(name: str, code: str, frame: pd.DataFrame, place: str) -> FormulaError:
     dotted = dotted_names(code).get(name)
+    if dotted is not None and f"{dotted}(" in code.replace(" ", ""):
+        lines = {"np": "import numpy as np", "pd": "import pandas as pd"}
+        return FormulaError(
+            f"{name!r} of {dotted!r}, used in {place}, is not defined where the model is made; "
+            f"{lines.get(name, f'import {name}')} there, or make the column beforehand"
+        )
     if dotted is not None:
         return FormulaError(
             f"{dotted!r}, used in {place}, reads as attribute access in Python; "

@@ -461,8 +461,8 @@ class LaplaceDeviance:
             row *= passes.w[rows]
             np.negative(row, out=row)
             if np.any(phi):
-                for mixed, part in zip(self._mixed, self.data.further, strict=False):
-                    row += mixed[rows] * part.change(phi, rows)
+                for mixed, further in zip(self._mixed, self.data.further, strict=False):
+                    row += mixed[rows] * further.change(phi, rows)
             random.add_products(row, rows, products)
         rhs = apply_lambda(self.cross, steps, point.mode.products[:, None])[:, 0]
         rhs = rhs + self._lambda(point, products, True)

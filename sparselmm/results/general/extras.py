@@ -16,6 +16,8 @@ from sparselmm.results.general.estimates import EstimateResults
 from sparselmm.results.general.prediction import PredictionResults
 from sparselmm.results.plots import diagnostics as plots_diagnostics
 from sparselmm.results.plots.figure import panels
+from sparselmm.results.plots.letters import axis_names
+from sparselmm.results.plots.letters import points as letters
 
 
 class ExtraResults(EstimateResults, PredictionResults):
@@ -148,12 +150,12 @@ class ExtraResults(EstimateResults, PredictionResults):
         figure, axes = panels(1, 2, (9.0, 4.0), figure)
         left, right = axes[0]
         plots_diagnostics.quantiles(left, residuals)
-        left.set_ylabel("quantile residual")
+        axis_names(left, y="quantile residual")
         plots_diagnostics.points(right, self._eta(), residuals)
         right.axhline(0.0, color="0.6", linewidth=0.8)
-        right.set_xlabel("linear predictor")
-        right.set_ylabel("quantile residual")
-        figure.suptitle(f"{base_of(self.family).name}, {self.family.link} link")
+        axis_names(right, "linear predictor", "quantile residual")
+        title = f"{base_of(self.family).name}, {self.family.link} link"
+        figure.suptitle(title, fontsize=letters(left))
         return figure
 
     # ------------------------------------------------------------------------------ files

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,6 +46,11 @@ class GeneralReportResults(ReportResults, GeneralFigureResults, CheckResults, Ex
         return f"A generalized linear mixed model ({self.family.name}, {self.family.link} link)"
 
     def _in_mathematics(self) -> list[str]:
-        name = self.built.layout.y_name
-        left = f"{self.family.link}(E <i>{name}</i>)"
-        return equation(self.built.spec.x_names, self._random_parts(), left, "")
+        name, link = html.escape(str(self.built.layout.y_name)), self.family.link
+        fixed = list(self.built.spec.x_names)
+        if self._ordinal:  # thresholds instead of an intercept
+            fixed = [n for n in fixed if n != "Intercept"]
+            left = f"{link}(P(<i>{name}</i> &gt; k)) = &minus;&theta;<sub>k</sub> + &eta;, &eta;"
+            return equation(fixed, self._random_parts(), left, "")
+        of = "p" if name.startswith("cbind(") else f"E <i>{name}</i>"
+        return equation(fixed, self._random_parts(), f"{link}({of})", "")

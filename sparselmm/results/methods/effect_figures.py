@@ -84,8 +84,9 @@ class EffectFigures:
 
     def _coefficient_table(self, alpha: float, method: str) -> pd.DataFrame:
         """Estimates and ends of intervals of the fixed effects, labelled."""
-        names = list(self.built.spec.x_names)
-        fixed = np.asarray(self._fixed_values(), dtype=np.float64)
+        found = self._fixed_values()
+        names = list(found.index if isinstance(found, pd.Series) else self.built.spec.x_names)
+        fixed = np.asarray(found, dtype=np.float64)
         ends = self._interval_ends(alpha, method, names)
         kept = ~np.isnan(fixed)
         table = pd.DataFrame({"estimate": fixed, "low": ends[:, 0], "high": ends[:, 1]}, names)
@@ -129,6 +130,8 @@ class EffectFigures:
         ['Intercept: 6 of 18 away from 0', 'Days: 8 of 18 away from 0']
         """
         est, alpha = self._est, check_level(alpha)
+        if not est.terms:
+            raise DataError("plot_ranef: the model has no random effects")
         name = factor_tables(est.terms)[0].name if factor is None else factor
         table = factor_table(est.terms, name, "factor")
         modes, variances = mode_tables(est, [table])[name], variance_tables(est, [table])[name]

@@ -40,7 +40,7 @@ DATA = ("points", "partial", "none")
 STEPS = 60
 """Points of a curve."""
 
-SHOWN_GROUPS = 16
+SHOWN_GROUPS = 18
 """Panels of groups unless told otherwise: spread evenly over the order of the effects."""
 
 
@@ -121,16 +121,16 @@ class FigureResults(EffectFigures):
                 if "category" in table:  # an ordinal response: a line per category
                     categories = True
                     for category, part in table.groupby("category", sort=False):
-                        own = Curve(", ".join(labels), str(category), values[0], part)
-                        drawn.append(own)
+                        part = part.drop(columns="category")
+                        drawn.append(Curve(", ".join(labels), str(category), values[0], part))
                     continue
                 series = labels[0] if labels else ""
                 drawn.append(Curve(", ".join(labels[1:]), series, values[0], table))
         points = None
         if data != "none" and not categories and self.built.frame is not None:
             points = self._points(frame, names, held, values, data, factor, picked)
-        legend = "category" if categories else (names[1] if len(names) > 1 else "")
-        legend = legend if factor is None else factor
+        legend = factor or (names[1] if len(names) > 1 else "")
+        legend = "category" if categories else legend
         note = ", ".join(f"{name} = {_short(value)}" for name, value in held.items())
         x_levels = [] if self.built.spec.factor_levels(names[0]) is None else values[0]
         labels = [names[0], self._response_label(categories), legend]
@@ -282,7 +282,8 @@ class FigureResults(EffectFigures):
         x : str, optional
             Covariate along the axis. Default: the first covariate of the fixed effects.
         levels : sequence, optional
-            Groups to draw. Default: all, or 16 spread over the order of their effects.
+            Groups to draw. Default: all, or 18 spread over the order of their effects,
+            and always in that order.
         figure : matplotlib Figure, optional
             Where to draw.
 
@@ -299,7 +300,8 @@ class FigureResults(EffectFigures):
 
         Notes
         -----
-        Lines are drawn at the other variables' mean or most frequent level, named below.
+        Lines are drawn at the group's own mean or most frequent level of the other variables of
+        the fixed effects.
 
         Examples
         --------
@@ -312,13 +314,14 @@ class FigureResults(EffectFigures):
         frame = self._figure_frame("plot_groups")
         name, (index, codes) = self._factor_rows(factor)
         x = self._covariate(x, frame, "x")
-        held = self._held([x], None)
         places = self._level_places(name, index, levels, SHOWN_GROUPS, "levels")
+        others = [n for n in variables_of(self.built) if n != x]
         y = self._data_values()
         drawn = []
         for j in places:
             rows = np.flatnonzero(codes == j)
             own_x = frame[x].to_numpy(dtype=float)[rows]
+            held = {n: _typical(self.built, frame[n].iloc[rows]) for n in others}
             at = np.linspace(own_x.min(), own_x.max(), 20)
             first = self._new_frame(frame, held, [x], at.tolist(), (), rows[:1])
             mixed = self._curve(first, True, "none", 0.05)["mean"]
@@ -328,9 +331,9 @@ class FigureResults(EffectFigures):
                 Group(str(index[j]), own_x, y[rows], at, line, np.asarray(mixed),
                       np.asarray(population))
             )  # fmt: skip
-        note = ", ".join(f"{key} = {_short(value)}" for key, value in held.items())
-        if len(places) < len(index):
-            note = f"{len(places)} of {len(index):,} levels" + (f"; {note}" if note else "")
+        note = f"{len(places)} of {len(index):,} levels" if len(places) < len(index) else ""
+        if others:
+            note += ("; " if note else "") + f"{', '.join(others)} as in each group"
         return curves.group_plot(drawn, [x, self._response_label(False)], note, figure)
 
     # -------------------------------------------------------------------- coefficients
@@ -396,6 +399,13 @@ def _is_number(built: BuiltDesign, frame: pd.DataFrame, name: str) -> bool:
 def _covariate_of(built: BuiltDesign, name: str) -> Numbers | None:
     """A covariate over the rows; None for factors and whatever else is no number."""
     return None if built.spec.factor_levels(name) is not None else numbers_of(built, name)
+
+
+def _typical(built: BuiltDesign, values: pd.Series) -> Any:
+    """The mean of a covariate over some rows, the most frequent level of a factor."""
+    if _covariate_of(built, str(values.name)) is not None:
+        return float(values.mean())
+    return values.mode().iloc[0]
 
 
 def _most_frequent(built: BuiltDesign, name: str) -> Any:

@@ -123,11 +123,12 @@ class LinearFigureResults(InferenceResults, PredictionResults, DiagnosticResults
         >>> data = sparselmm.datasets.load("Penicillin")
         >>> fit = sparselmm.mixedlm("diameter ~ 1 + (1 | plate) + (1 | sample)", data).fit()
         >>> fit.plot_ranks("sample").axes[0].get_xlabel()
-        'rank'
+        'rank, from the lowest effect'
         """
         name = self._factor_name(factor)
         table = self.rank(name, coefficient, alpha=alpha, ascending=ascending)
-        return levels.rank_plot(table, "rank_lower", "rank_upper", name, "expected_rank", ax)
+        label = f"rank, from the {'lowest' if ascending else 'highest'} effect"
+        return levels.rank_plot(table, "rank_lower", "rank_upper", name, "expected_rank", label, ax)
 
     def plot_residual_correlation(
         self, time: str | None = None, factor: str | None = None, *, kind: str = "acf",
@@ -141,7 +142,7 @@ class LinearFigureResults(InferenceResults, PredictionResults, DiagnosticResults
             Column of the data that orders the rows of a group, or gives their distances. Default:
             the order of the rows.
         factor : str, optional
-            Grouping factor. Default: the first.
+            Grouping factor. Default: the groups of ``residual=``, or the first.
         kind : {"acf", "semivariogram"}
             Autocorrelation by lag, or half the mean squared difference by distance.
         lags : int
@@ -169,7 +170,7 @@ class LinearFigureResults(InferenceResults, PredictionResults, DiagnosticResults
         kind = check_choice(kind, "kind", KINDS)
         lags = check_count(lags, "lags")
         frame = self._figure_frame("plot_residual_correlation")
-        _, (_, codes) = self._factor_rows(factor)
+        codes = self._residual_groups(factor)
         at = np.arange(len(codes), dtype=float)
         if time is not None:
             if not isinstance(time, str) or time not in frame.columns:
@@ -204,6 +205,14 @@ class LinearFigureResults(InferenceResults, PredictionResults, DiagnosticResults
         if bands in ("prediction", "both"):
             out |= {"obs_low": table["obs_ci_lower"], "obs_high": table["obs_ci_upper"]}
         return pd.DataFrame(out)
+
+    def _residual_groups(self, factor: str | None) -> IntArray:
+        """Groups within which residuals may be correlated, (n,)."""
+        rows = self.built.design.residual
+        named = factor is None or isinstance(factor, str)
+        if named and rows is not None and rows.kind and factor in (None, rows.group_name):
+            return rows.group
+        return self._factor_rows(factor)[1][1]
 
     def _working_residual(self) -> FloatArray:
         return np.asarray(self._raw("marginal"))

@@ -45,4 +45,7 @@ class LinearReportResults(ReportResults, LinearFigureResults, TidyResults):
         name = f"<i>{self.built.layout.y_name}</i>"
         lines = equation(self.built.spec.x_names, self._random_parts(), name,
                          "&epsilon;")  # fmt: skip
-        return [*lines, "&epsilon; ~ N(0, &sigma;&sup2;)"]
+        return [*lines, *self._errors_in_mathematics()]
+
+    def _errors_in_mathematics(self) -> list[str]:
+        return ["&epsilon; ~ N(0, &sigma;&sup2;)"]

@@ -104,6 +104,7 @@ class ReportResults(FigureResults):
             Section("The model", (self._in_words(),), tuple(self._in_mathematics())),
             Section("Fixed effects", (f"Intervals of {level}.",), table=self._printed(alpha)),
             Section("Variance components", table=self._variance_table()),
+            *self._further_tables(alpha),
             Section("Fit", table=self._fit_table()),
         ]
         if pictures:
@@ -134,11 +135,20 @@ class ReportResults(FigureResults):
             names = ["intercepts" if c == "Intercept" else f"slopes of {c}" for c in table.columns]
             random.append(f"{listed(names)} for the {len(table.labels):,} levels of {table.name}")
         what = f"{listed(fixed)} as fixed effects" if fixed else "an intercept alone"
-        effects = f" and, as random effects, {listed(random)}" if random else ""
+        if random:
+            what += f" and, as random effects, {listed(random)}"
         return (
             f"{self._kind_in_words()} of {built.layout.y_name} was fitted to {built.n:,} rows with "
-            f"{what}{effects}."
+            f"{what}{self._further_in_words()}."
         )
+
+    def _further_in_words(self) -> str:
+        """What else belongs to the model."""
+        return ""
+
+    def _further_tables(self, alpha: float) -> list[Section]:
+        """Estimates of what else belongs to the model."""
+        return []
 
     @abstractmethod
     def _kind_in_words(self) -> str:

@@ -10,10 +10,34 @@ import numpy as np
 import pandas as pd
 
 from sparselmm.base.types import FloatArray
-from sparselmm.results.plots.figure import COLORS, LINES, MARKERS, axes_of, in_grid, panels
+from sparselmm.results.plots.figure import (
+    COLORS,
+    LINES,
+    MARKERS,
+    axes_of,
+    in_grid,
+    panels,
+    ratio_axis,
+    used,
+)
+from sparselmm.results.plots.letters import (
+    axis_names,
+    fitting,
+    legend,
+    level_labels,
+    name_points,
+    points,
+    remark,
+    row_labels,
+    shortened,
+    whole_steps,
+)
 
 MANY_POINTS = 2_000
 """From this many data points on they are drawn small and faint."""
+
+MANY_LEVELS = 200
+"""From this many groups on their marks are small."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +71,7 @@ class Points:
 
 
 def curve_plot(
-    curves: Sequence[Curve], points: Points | None, names: Sequence[str], levels: Sequence[Any],
+    curves: Sequence[Curve], rows: Points | None, names: Sequence[str], levels: Sequence[Any],
     note: str, figure: Any,
 ) -> Any:  # fmt: skip
     """Predictions against the first variable.
@@ -55,7 +79,7 @@ def curve_plot(
     Parameters
     ----------
     curves : sequence of Curve
-    points : Points, optional
+    rows : Points, optional
     names : sequence of str
         Of x, y and the legend.
     levels : sequence
@@ -70,34 +94,29 @@ def curve_plot(
     """
     heads = list(dict.fromkeys(curve.panel for curve in curves))
     series = list(dict.fromkeys(curve.series for curve in curves))
-    rows, columns = in_grid(len(heads), 3)
-    size = (3.4 * columns + 2.2, 3.2 * rows + 0.6)
-    figure, axes = panels(rows, columns, size, figure, sharex=True, sharey=True)
+    shape = in_grid(len(heads), 3, figure)
+    size = (3.4 * shape[1] + 2.2, 3.2 * shape[0] + 0.6)
+    figure, axes = panels(*shape, size, figure, sharex=True, sharey=True)
     place = {level: i for i, level in enumerate(levels)}
-    for axis in axes.flat[len(heads) :]:
-        axis.set_visible(False)
-    for head, axis in zip(heads, axes.flat, strict=False):
-        if points is not None:
-            _points(axis, points, head, series, place)
+    own = used(axes, len(heads))
+    titles = shortened(heads, fitting(own[0], 0.8, "small"))
+    for head, title, axis in zip(heads, titles, own, strict=True):
+        if rows is not None:
+            _points(axis, rows, head, series, place)
         for curve in curves:
             if curve.panel == head:
                 _curve(axis, curve, series.index(curve.series), len(series), place)
-        if head:
-            axis.set_title(head, fontsize="medium")
-        if place:
-            axis.set_xticks(range(len(levels)), [str(level) for level in levels])
-            axis.set_xlim(-0.5, len(levels) - 0.5)
-        axis.set_xlabel(names[0])
+        axis.set_title(title, fontsize=points(axis, "small"))
+        axis_names(axis, names[0])
+    if place:
+        level_labels(own[0], levels)
+    elif rows is not None:
+        whole_steps(own[0], rows.x)
     for row in axes:
-        row[0].set_ylabel(names[1])
+        axis_names(row[0], y=names[1])
     if len(series) > 1:
-        handles, labels = axes.flat[0].get_legend_handles_labels()
-        figure.legend(
-            handles, labels, loc="outside right upper", title=names[2], fontsize="small",
-            frameon=False,
-        )  # fmt: skip
-    if note:
-        figure.supxlabel(note, fontsize="x-small", color="0.4")
+        legend(own, names[2], beside=True, order=series)
+    remark(figure, note)
     return figure
 
 
@@ -128,19 +147,19 @@ def _curve(axis: Any, curve: Curve, i: int, n: int, place: Mapping[Any, int]) ->
 
 
 def _points(
-    axis: Any, points: Points, head: str, series: list[str], place: Mapping[Any, int]
+    axis: Any, data: Points, head: str, series: list[str], place: Mapping[Any, int]
 ) -> None:
-    inside = np.array([panel in ("", head) for panel in points.panel])
-    own = np.array([series.index(s) if s in series else -1 for s in points.series])
+    inside = np.array([panel in ("", head) for panel in data.panel])
+    own = np.array([series.index(s) if s in series else -1 for s in data.series])
     many = inside.sum() > MANY_POINTS
     for i in np.unique(own[inside]):
         rows = np.flatnonzero(inside & (own == i))
-        x = _position([points.x[int(row)] for row in rows], place)
+        x = _position([data.x[int(row)] for row in rows], place)
         if place:
             x = x + 0.5 * (max(i, 0) - 0.5 * (len(series) - 1)) / len(series)
             x = x + np.random.default_rng(0).uniform(-0.05, 0.05, len(x))  # so as to be seen
         axis.plot(
-            x, points.y[rows], "." if many else MARKERS[i % len(MARKERS)], rasterized=bool(many),
+            x, data.y[rows], "." if many else MARKERS[i % len(MARKERS)], rasterized=bool(many),
             color="0.5" if i < 0 or len(series) == 1 else COLORS[i % len(COLORS)],
             markersize=1.5 if many else 3.0, alpha=0.3 if many else 0.6,
             markeredgewidth=0, zorder=0,
@@ -165,31 +184,24 @@ class Group:
 
 def group_plot(groups: Sequence[Group], names: Sequence[str], note: str, figure: Any) -> Any:
     """A panel per group: data, own line, mixed-model line, line of the population."""
-    rows, columns = in_grid(len(groups), 6 if len(groups) > 8 else 4)
-    size = (1.7 * columns + 0.6, 1.6 * rows + 0.9)
-    figure, axes = panels(rows, columns, size, figure, sharex=True, sharey=True)
-    for axis in axes.flat[len(groups) :]:
-        axis.set_visible(False)
-    for group, axis in zip(groups, axes.flat, strict=False):
+    shape = in_grid(len(groups), 6 if len(groups) > 8 else 4, figure, 0.95)
+    size = (1.45 * shape[1] + 0.6, 1.45 * shape[0] + 0.9)
+    figure, axes = panels(*shape, size, figure, sharex=True, sharey=True)
+    own = used(axes, len(groups))
+    titles = shortened([group.label for group in groups], fitting(own[0], 0.85, "small"))
+    for group, title, axis in zip(groups, titles, own, strict=True):
         axis.plot(group.x, group.y, "o", color="0.45", markersize=3, markeredgewidth=0)
         axis.plot(group.at, group.population, ":", color="0.3", label="population")
         if group.own is not None:
             axis.plot(group.at, group.own, "--", color=COLORS[1], label="own least squares")
         axis.plot(group.at, group.mixed, "-", color=COLORS[0], label="mixed model")
-        axis.set_title(group.label, fontsize="small", pad=2)
-        axis.tick_params(labelsize="small")
-    if any(group.own is not None for group in groups):
-        shown: dict[str, Any] = {}
-        for axis in axes.flat:
-            for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-                shown.setdefault(label, handle)
-        order = [n for n in ("mixed model", "own least squares", "population") if n in shown]
-        figure.legend(
-            [shown[n] for n in order], order, loc="outside upper center", ncols=3, frameon=False,
-            fontsize="small",
-        )  # fmt: skip
-    figure.supxlabel(names[0] + (f"\n{note}" if note else ""), fontsize="medium")
-    figure.supylabel(names[1], fontsize="medium")
+        axis.set_title(title, fontsize=points(axis, "small"), pad=2)
+    whole_steps(own[0], np.concatenate([group.x for group in groups]))
+    legend(own, order=("mixed model", "own least squares", "population"))
+    figure.supylabel(names[1], fontsize=points(own[0]))
+    for axis in own[-shape[1] :]:
+        axis_names(axis, names[0])
+    remark(figure, note)
     return figure
 
 
@@ -211,7 +223,7 @@ def shrinkage_plot(
         Levels that move farthest and are named.
     """
     figure, axis = axes_of(ax, (5.4, 4.4))
-    columns = list(mixed.columns)
+    columns, dot = list(mixed.columns), 1.5 if len(mixed) > MANY_LEVELS else 4.0
     if len(columns) == 1:  # against the order of the own estimates
         order = own[columns[0]].rank(method="first").to_numpy()
         start = np.column_stack([own[columns[0]], order])
@@ -223,21 +235,21 @@ def shrinkage_plot(
         *start.T, *move.T, angles="xy", scale_units="xy", scale=1, width=0.004, color="0.65",
         zorder=1,
     )  # fmt: skip
-    axis.plot(*start.T, "o", color=COLORS[1], markersize=4, markerfacecolor="none", label="own")
-    axis.plot(*end.T, "o", color=COLORS[0], markersize=4, label="mixed model")
+    axis.plot(
+        *start.T, "o", color=COLORS[1], markersize=dot, markerfacecolor="none",
+        label="own least squares",
+    )  # fmt: skip
+    axis.plot(*end.T, "o", color=COLORS[0], markersize=dot, label="mixed model")
     size = np.nan_to_num(np.abs(move / np.nanstd(end, axis=0).clip(1e-300)).max(axis=1))
-    for i in np.argsort(-size)[: min(named, len(size))]:
-        axis.annotate(
-            str(mixed.index[i]), start[i], (4, 3), textcoords="offset points", fontsize="x-small"
-        )
+    far = np.argsort(-size)[: min(named, len(size))]
     axis.axvline(population[0], color="0.3", linestyle=":", linewidth=1.0)
-    axis.set(xlabel=columns[0], ylabel="rank of own estimate")
+    axis_names(axis, columns[0], columns[1] if len(columns) > 1 else "rank of own estimate")
     if len(columns) > 1:
         axis.axhline(population[1], color="0.3", linestyle=":", linewidth=1.0)
         axis.plot(*population[:2], "X", color="black", markersize=7, label="population")
-        axis.set_ylabel(columns[1])
-    axis.set_title(title, fontsize="medium")
-    axis.legend(fontsize="small", frameon=False)
+    axis.set_title(title, fontsize=points(axis))
+    name_points(axis, start[:, 0], start[:, 1], list(mixed.index), far)
+    legend([axis])
     return figure
 
 
@@ -271,9 +283,11 @@ def coefficient_plot(
             label=head,
         )  # fmt: skip
     axis.axvline(neutral, color="0.6", linewidth=0.8, zorder=0)
-    axis.set_yticks([-float(i) for i in range(len(rows))], rows, fontsize="small")
+    row_labels(axis, -np.arange(len(rows), dtype=float), rows)
     axis.set_ylim(-len(rows) + 0.4, 0.6)
-    axis.set_xlabel(f"{name}, {level:.3g} % interval")
+    axis_names(axis, f"{name}, {level:.3g} % interval")
+    if neutral == 1.0:
+        ratio_axis(axis)
     if n > 1:
-        figure.legend(loc="outside upper center", ncols=min(n, 4), frameon=False, fontsize="small")
+        legend([axis])
     return figure

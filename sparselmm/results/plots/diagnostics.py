@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import scipy
 
-from sparselmm.base.types import FloatArray, IntArray
-from sparselmm.results.plots.figure import COLORS, panels
+from sparselmm.base.types import FloatArray
+from sparselmm.results.plots.figure import COLORS, empty, in_grid, panels
+from sparselmm.results.plots.letters import axis_names, name_points, row_labels
+from sparselmm.results.plots.letters import points as letters
 
 MANY_POINTS = 5_000
 """From this many points on they are drawn small and faint."""
@@ -19,7 +21,9 @@ NAMED = 3
 """Outlying residuals that are named."""
 
 MOST_COLUMNS = 12
-"""Columns of X whose inflation is drawn."""
+"""Columns of X whose inflation is drawn, the largest first."""
+
+TITLES = ("Residuals", "Quantiles", "Scale", "Influence", "Random effects", "Collinearity")
 
 
 @dataclass(frozen=True)
@@ -53,34 +57,38 @@ def diagnostic_plot(e: Evidence, figure: Any = None) -> Any:
     -------
     matplotlib.figure.Figure
     """
-    figure, axes = panels(2, 3, (11.0, 6.4), figure)
-    (spread, shape, scale), (influence, groups, columns) = axes
+    figure, axes = panels(*in_grid(6, 3, figure), (9.0, 5.6), figure)
+    spread, shape, scale, influence, groups, columns = axes.flat
     far = np.argsort(-np.nan_to_num(np.abs(e.studentized)))[:NAMED]
     points(spread, e.fitted, e.studentized)
     smoother(spread, e.fitted, e.studentized)
     spread.axhline(0.0, color="0.6", linewidth=0.8)
     name_points(spread, e.fitted, e.studentized, e.labels, far)
-    spread.set(xlabel="fitted value", ylabel="studentized residual", title="Residuals")
+    axis_names(spread, "fitted value", "studentized residual")
     quantiles(shape, e.studentized)
-    shape.set(title="Normal quantiles of residuals", ylabel="studentized residual")
+    axis_names(shape, y="studentized residual")
     root = np.sqrt(np.abs(e.studentized))
     points(scale, e.fitted, root)
     smoother(scale, e.fitted, root)
-    scale.set(xlabel="fitted value", ylabel="root of |studentized residual|", title="Scale")
+    axis_names(scale, "fitted value", "root of |residual|")
     points(influence, e.leverage, e.cooks)
     name_points(influence, e.leverage, e.cooks, e.labels, np.argsort(-np.nan_to_num(e.cooks))[:3])
     influence.margins(x=0.1, y=0.08)  # room for the names
-    influence.set(xlabel="leverage", ylabel="Cook's distance", title="Influence of rows")
-    groups.set(title="Normal quantiles of random effects", ylabel="standardized effect")
+    axis_names(influence, "leverage", "Cook's distance")
+    axis_names(groups, y="standardized effect")
     if np.isfinite(e.effects).any():
         quantiles(groups, e.effects)
     else:
-        _empty(groups, "every random effect is zero")
-    columns.set(title="Collinearity", xlabel="variance inflation factor")
+        empty(groups, "every random effect is zero")
+    axis_names(columns, "variance inflation")
     if len(e.inflation) < 2:
-        _empty(columns, "fewer than two columns")
+        empty(columns, "fewer than two columns")
     else:
         _inflation(columns, e.inflation)
+    shown = min(len(e.inflation), MOST_COLUMNS)
+    last = TITLES[-1] + (f", {shown} of {len(e.inflation)}" if shown < len(e.inflation) else "")
+    for axis, title in zip(axes.flat, (*TITLES[:-1], last), strict=True):
+        axis.set_title(title, fontsize=letters(axis))
     return figure
 
 
@@ -91,31 +99,9 @@ def _inflation(axis: Any, inflation: Mapping[str, float]) -> None:
     axis.hlines(at, 1.0, values, color="0.7", linewidth=1.2)
     axis.plot(values, at, "o", color=COLORS[0], markersize=4)
     axis.axvline(10.0, color="0.6", linestyle="--", linewidth=0.8)
-    axis.set_yticks(at, [name for name, _ in worst], fontsize="x-small")
+    row_labels(axis, at, [name for name, _ in worst])
     if max(values) > 30:
         axis.set_xscale("log")
-    if len(inflation) > len(worst):
-        axis.set_title(f"Collinearity: {len(worst)} worst of {len(inflation)}")
-
-
-def _empty(axis: Any, why: str) -> None:
-    """Say why a panel has nothing in it."""
-    axis.text(0.5, 0.5, why, transform=axis.transAxes, ha="center", va="center", color="0.4")
-    axis.set(xticks=[], yticks=[])
-
-
-def name_points(
-    axis: Any, x: FloatArray, y: FloatArray, labels: Sequence[Any], which: IntArray
-) -> None:
-    """Labels beside some points, towards the middle of the panel."""
-    middle = 0.5 * (np.nanmin(x) + np.nanmax(x))
-    for i in which:
-        if np.isfinite(y[i]):
-            side, aligned = (4, "left") if x[i] < middle else (-4, "right")
-            axis.annotate(
-                str(labels[i]), (x[i], y[i]), (side, 0), textcoords="offset points", va="center",
-                ha=aligned, fontsize="x-small",
-            )  # fmt: skip
 
 
 def smoother(axis: Any, x: FloatArray, y: FloatArray) -> None:
@@ -150,4 +136,4 @@ def quantiles(axis: Any, values: FloatArray) -> None:
     )
     points(axis, at, values)
     axis.axline((0.0, 0.0), slope=1.0, color="0.6", linewidth=0.8)
-    axis.set_xlabel("normal quantile")
+    axis_names(axis, "normal quantile")

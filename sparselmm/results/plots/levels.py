@@ -10,13 +10,25 @@ import pandas as pd
 import scipy
 
 from sparselmm.base.types import FloatArray
-from sparselmm.results.plots.figure import COLORS, axes_of, panels
+from sparselmm.results.plots.figure import COLORS, axes_of, empty, panels
+from sparselmm.results.plots.letters import (
+    axis_names,
+    fitting,
+    legend,
+    name_points,
+    points,
+    row_labels,
+    whole_steps,
+)
 
 MANY_LEVELS = 60
 """From this many levels on only some are labelled."""
 
 LABELLED = 30
 """About how many labels are legible beside a caterpillar."""
+
+NAMED = 5
+"""Groups farthest outside a funnel that are named."""
 
 
 def caterpillar(
@@ -48,7 +60,6 @@ def caterpillar(
     figure, axes = panels(1, len(columns), (3.4 * len(columns) + 0.6, max(height, 2.4)), figure)
     z = float(scipy.special.ndtri(0.5 + 0.5 * level))
     at = np.arange(l)
-    shown = at if few else np.unique(np.linspace(0, l - 1, LABELLED).round().astype(int))
     for j, (axis, column) in enumerate(zip(axes[0], columns, strict=True)):
         order = np.argsort(modes[:, j], kind="stable")
         middle, half = modes[order, j], z * sd[order, j]
@@ -63,18 +74,23 @@ def caterpillar(
                 markersize=3.5 if few else 1.2, markeredgewidth=0,
             )  # fmt: skip
         axis.axvline(0.0, color="0.4", linewidth=0.8)
-        axis.set_title(f"{column}: {out.sum():,} of {l:,} away from 0", fontsize="small")
-        axis.set_yticks(shown, [str(labels[order[i]]) for i in shown], fontsize="x-small")
+        title = f"{column}: {out.sum():,} of {l:,} away from 0"
+        if len(title) > fitting(axis, 0.5, "small"):
+            title = title.replace(": ", ":\n")
+        axis.set_title(title, fontsize=points(axis, "small"))
+        row_labels(axis, at, [labels[i] for i in order], None if few else LABELLED)
         axis.set_ylim(-1, l)
-    axes[0, 0].set_ylabel(name)
-    figure.supxlabel(f"conditional mean with {100 * level:.3g} % interval", fontsize="small")
+    axis_names(axes[0, 0], y=name)
+    figure.supxlabel(
+        f"conditional mean with {100 * level:.3g} % interval", fontsize=points(axes[0, 0], "small")
+    )
     return figure
 
 
 def rank_plot(
-    table: pd.DataFrame, lowest: str, highest: str, name: str, expected: str, ax: Any
+    table: pd.DataFrame, lowest: str, highest: str, name: str, expected: str, label: str, ax: Any
 ) -> Any:
-    """Expected ranks with their intervals, best at the top, some levels labelled."""
+    """Expected ranks with their intervals, the first at the top, some levels labelled."""
     l = len(table)
     few = l <= MANY_LEVELS
     figure, axis = axes_of(ax, (5.4, 0.9 + 0.17 * l if few else 6.5))
@@ -86,10 +102,11 @@ def rank_plot(
         rasterized=not few,
     )  # fmt: skip
     axis.plot(own[expected], at, "o", color=COLORS[0], markersize=3.5 if few else 1.5)
-    shown = at if few else np.unique(np.linspace(0, l - 1, LABELLED).round().astype(int))
-    axis.set_yticks(shown, [str(own.index[i]) for i in shown], fontsize="x-small")
+    row_labels(axis, at, list(own.index), None if few else LABELLED)
+    whole_steps(axis, at)
     axis.axvline(0.5 * (l + 1), color="0.4", linewidth=0.8, linestyle=":")
-    axis.set(xlabel="rank", ylabel=name, ylim=(-1, l))
+    axis_names(axis, label, name)
+    axis.set_ylim(-1, l)
     return figure
 
 
@@ -114,26 +131,30 @@ def funnel_plot(
     """
     figure, axis = axes_of(ax, (6.0, 4.2))
     order = np.argsort(size, kind="stable")
+    if size.min() == size.max():  # groups of one size: limits are lines across
+        order, at = order[[0, 0]], np.array([0.9, 1.1]) * size[0]
+    else:
+        at = size[order]
     for tail, style in ((0.975, "--"), (0.999, "-")):
         z = float(scipy.special.ndtri(tail))
         for side in (-z, z):
             label = f"{100 * (2 * tail - 1):.3g} %" if side > 0 else None
-            axis.plot(size[order], side * sd[order], style, color="0.5", linewidth=0.9, label=label)
+            axis.plot(at, side * sd[order], style, color="0.5", linewidth=0.9, label=label)
     out = np.abs(value) > float(scipy.special.ndtri(0.999)) * sd
     axis.plot(size[~out], value[~out], "o", color="0.45", markersize=3, alpha=0.6)
     axis.plot(size[out], value[out], "o", color=COLORS[1], markersize=4)
-    for i in np.argsort(-np.abs(value / sd))[:5]:
-        if out[i]:
-            axis.annotate(
-                str(labels[i]), (size[i], value[i]), (4, 3), textcoords="offset points",
-                fontsize="x-small",
-            )  # fmt: skip
     axis.axhline(0.0, color="0.3", linewidth=0.8)
     if size.max() > 30 * max(size.min(), 1):
         axis.set_xscale("log")
-    axis.set(xlabel=names[0], ylabel=names[1])
-    axis.set_title(f"{out.sum():,} of {len(out):,} groups outside 99.8 %", fontsize="medium")
-    axis.legend(fontsize="small", frameon=False)
+    else:
+        whole_steps(axis, size)
+    axis_names(axis, *names)
+    axis.set_title(
+        f"{out.sum():,} of {len(out):,} groups outside 99.8 %", fontsize=points(axis, "small")
+    )
+    far = np.argsort(-np.abs(value / sd))[:NAMED]
+    name_points(axis, size, value, labels, far[out[far]])
+    legend([axis])
     return figure
 
 
@@ -163,6 +184,13 @@ def ellipse_plot(
             if j >= i:
                 axis.set_visible(False)
                 continue
+            if i == k - 1:
+                axis_names(axis, columns[j])
+            if j == 0:
+                axis_names(axis, y=columns[i])
+            if not np.diag(psi)[[j, i]].all():
+                empty(axis, "an effect has no variance")
+                continue
             axis.plot(modes[:, j], modes[:, i], "o", color="0.45", markersize=2.5, alpha=0.6)
             own = psi[np.ix_([j, i], [j, i])]
             values, vectors = np.linalg.eigh(own)
@@ -171,11 +199,7 @@ def ellipse_plot(
                 ring = np.sqrt(scipy.stats.chi2.ppf(part, 2)) * circle @ root.T
                 axis.plot(*ring.T, style, color=COLORS[0], label=f"{part:.0%}")
             sd = np.sqrt(np.diag(own))
-            r = own[0, 1] / (sd[0] * sd[1]) if (sd > 0).all() else np.nan
-            axis.set_title("" if np.isnan(r) else f"r = {r:.2f}", fontsize="small")
-            if i == k - 1:
-                axis.set_xlabel(columns[j])
-            if j == 0:
-                axis.set_ylabel(columns[i])
-    axes[0, 0].legend(fontsize="x-small", frameon=False, title=name, title_fontsize="x-small")
+            r = own[0, 1] / (sd[0] * sd[1])
+            axis.set_title(f"r = {r:.2f}", fontsize=points(axis, "small"))
+    legend([axis for axis in axes.flat if axis.get_visible()], name)
     return figure

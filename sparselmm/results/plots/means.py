@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from sparselmm.base.types import FloatArray
-from sparselmm.results.plots.figure import COLORS, LINES, MARKERS, axes_of
+from sparselmm.results.plots.figure import COLORS, LINES, MARKERS, axes_of, ratio_axis
+from sparselmm.results.plots.letters import axis_names, legend, level_labels, row_labels
 
 
 def interval_plot(
@@ -46,14 +47,16 @@ def interval_plot(
         axis.axvline(neutral, color="0.6", linewidth=0.8, zorder=0)
     if not np.isfinite(ends).all():
         axis.set_xlim(np.nanmin(finite) - 0.1 * span, np.nanmax(finite) + 0.1 * span)
-    axis.set_yticks(at, labels, fontsize="small")
+    elif neutral == 1.0:
+        ratio_axis(axis)
+    row_labels(axis, at, labels)
     axis.set_ylim(at[-1] - 0.6 if len(at) else -1.0, 0.6)
-    axis.set_xlabel(name)
+    axis_names(axis, name)
     return figure
 
 
 def means_plot(
-    frame: pd.DataFrame, variables: Sequence[str], value: str, limits: Sequence[str],
+    frame: pd.DataFrame, variables: Sequence[str], value: str, limits: Sequence[str], name: str,
     arrows: FloatArray | None, ax: Any = None,
 ) -> Any:  # fmt: skip
     """Means against the first variable, a series for each combination of the others.
@@ -67,6 +70,8 @@ def means_plot(
         Column of the means.
     limits : sequence of str
         Columns of the ends of their intervals.
+    name : str
+        Label of the axis.
     arrows : ndarray, (m, 2), optional
         Lengths below and above.
     ax : matplotlib Axes, optional
@@ -96,11 +101,10 @@ def means_plot(
         if arrows is not None:
             _arrows(axis, x, y, arrows[frame.index.get_indexer(part.index)], color)
     if not numeric:
-        axis.set_xticks(range(len(levels)), [str(v) for v in levels])
-        axis.set_xlim(-0.6, len(levels) - 0.4)
-    axis.set(xlabel=first, ylabel=value)
+        level_labels(axis, levels)
+    axis_names(axis, first, name)
     if others:
-        axis.legend(title=", ".join(others), fontsize="small", frameon=False)
+        legend([axis], ", ".join(others), beside=True)
     return figure
 
 

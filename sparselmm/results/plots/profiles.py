@@ -9,7 +9,8 @@ import numpy as np
 import scipy
 
 from sparselmm.base.types import FloatArray
-from sparselmm.results.plots.figure import panels
+from sparselmm.results.plots.figure import in_grid, panels, used
+from sparselmm.results.plots.letters import axis_names, fitting, points, shortened
 
 LEVELS = (0.5, 0.8, 0.9, 0.95, 0.99)
 """Confidence levels marked in a profile."""
@@ -36,28 +37,25 @@ def profile_plot(curves: Mapping[str, FloatArray], absolute: bool, figure: Any =
     -------
     matplotlib.figure.Figure
     """
-    n = max(len(curves), 1)
-    columns = min(n, 3)
-    rows = -(-n // columns)
-    figure, axes = panels(rows, columns, (3.2 * columns, 2.6 * rows), figure)
-    for axis in axes.flat[len(curves) :]:
-        axis.set_visible(False)
-    for axis, (name, points) in zip(axes.flat, curves.items(), strict=False):
-        _panel(axis, name, points, absolute)
+    shape = in_grid(max(len(curves), 1), 3, figure)
+    figure, axes = panels(*shape, (2.9 * shape[1], 2.3 * shape[0]), figure)
+    own = used(axes, len(curves))
+    titles = shortened(list(curves), fitting(axes[0, 0], 0.85, "small"))
+    for axis, title, curve in zip(own, titles, curves.values(), strict=True):
+        axis.set_title(title, fontsize=points(axis, "small"))
+        _panel(axis, curve, absolute)
     for row in axes:
-        row[0].set_ylabel("|zeta|" if absolute else "zeta")
+        axis_names(row[0], y="|zeta|" if absolute else "zeta")
     return figure
 
 
-def _panel(axis: Any, name: str, points: FloatArray, absolute: bool) -> None:
-    axis.set_title(name, fontsize="medium")
-    points = points[np.isfinite(points).all(axis=1)]
-    if len(points) < 2:
+def _panel(axis: Any, curve: FloatArray, absolute: bool) -> None:
+    curve = curve[np.isfinite(curve).all(axis=1)]
+    if len(curve) < 2:
         return
-    value, zeta = points.T
+    value, zeta = curve.T
     fine = np.linspace(value[0], value[-1], 200)
-    curve = scipy.interpolate.PchipInterpolator(value, zeta)
-    drawn = curve(fine)
+    drawn = scipy.interpolate.PchipInterpolator(value, zeta)(fine)
     axis.plot(fine, np.abs(drawn) if absolute else drawn, color="C0")
     axis.plot(value, np.abs(zeta) if absolute else zeta, ".", color="C0")
     if not absolute:
@@ -67,9 +65,11 @@ def _panel(axis: Any, name: str, points: FloatArray, absolute: bool) -> None:
             for side in (-z, z):
                 if zeta.min() <= side <= zeta.max():
                     axis.axhline(side, color="0.85", linewidth=0.8, linestyle="--", zorder=0)
+                    at, way = (0.0, "left") if side > 0 else (1.0, "right")  # off the curve
                     axis.annotate(
-                        f"{level:.0%}", (1.0, side), (-2, 1), xycoords=("axes fraction", "data"),
-                        textcoords="offset points", ha="right", fontsize="x-small", color="0.5",
+                        f"{level:.0%}", (at, side), (2 - 4 * at, 1), ha=way,
+                        xycoords=("axes fraction", "data"), textcoords="offset points",
+                        fontsize=points(axis, "x-small"), color="0.5",
                     )  # fmt: skip
         return
     axis.set_ylim(bottom=0.0)

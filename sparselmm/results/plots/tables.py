@@ -10,24 +10,43 @@ import pandas as pd
 import scipy
 
 from sparselmm.base.types import FloatArray
-from sparselmm.results.plots.figure import COLORS, LINES, MARKERS, axes_of, in_grid, panels
+from sparselmm.results.plots.figure import (
+    COLORS,
+    LINES,
+    MARKERS,
+    axes_of,
+    empty,
+    in_grid,
+    panels,
+    used,
+)
+from sparselmm.results.plots.letters import (
+    axis_names,
+    fitting,
+    legend,
+    name_points,
+    points,
+    row_labels,
+    shortened,
+    whole_steps,
+)
 
 
 def density_plot(
     replicates: pd.DataFrame, estimate: pd.Series, ends: pd.DataFrame, figure: Any
 ) -> Any:
     """Smoothed densities of replicates, with the estimate and its interval."""
-    rows, columns = in_grid(replicates.shape[1], 3)
-    figure, axes = panels(rows, columns, (3.0 * columns, 2.3 * rows), figure)
-    for axis in axes.flat[replicates.shape[1] :]:
-        axis.set_visible(False)
-    for name, axis in zip(replicates, axes.flat, strict=False):
+    shape = in_grid(replicates.shape[1], 3, figure)
+    figure, axes = panels(*shape, (2.7 * shape[1], 1.9 * shape[0]), figure)
+    own = used(axes, replicates.shape[1])
+    titles = shortened(list(replicates), fitting(own[0], 0.9, "small"))
+    for name, title, axis in zip(replicates, titles, own, strict=True):
         values = replicates[name].to_numpy(dtype=float)
         values = values[np.isfinite(values)]
-        axis.set_title(str(name), fontsize="small")
+        axis.set_title(title, fontsize=points(axis, "small"))
         axis.set_yticks([])
         if len(values) < 3 or np.ptp(values) <= 1e-12 * np.abs(values).max(initial=1.0):
-            axis.text(0.5, 0.5, "all replicates alike", transform=axis.transAxes, ha="center")
+            empty(axis, "all replicates alike")
             continue
         x, density = smoothed(values)
         axis.fill_between(x, density, color=COLORS[0], alpha=0.25, linewidth=0)
@@ -50,14 +69,15 @@ def ridge_plot(replicates: pd.DataFrame, estimate: pd.Series, ax: Any) -> Any:
         sd = values.std()
         if len(values) < 3 or not sd > 0:
             continue
-        x, density = smoothed((values - float(estimate[name])) / sd)
+        middle = float(estimate[name]) if np.isfinite(estimate[name]) else values.mean()
+        x, density = smoothed((values - middle) / sd)
         axis.fill_between(
             x, -i, -i + 1.4 * density / density.max(), color=COLORS[i % len(COLORS)], alpha=0.5,
             linewidth=0.8, edgecolor="black", zorder=i,
         )  # fmt: skip
     axis.axvline(0.0, color="0.4", linewidth=0.8)
-    axis.set_yticks([-float(i) for i in range(len(names))], names, fontsize="small")
-    axis.set_xlabel("(replicate - estimate) / standard error")
+    row_labels(axis, -np.arange(len(names), dtype=float), names)
+    axis_names(axis, "(replicate - estimate) / standard error")
     return figure
 
 
@@ -82,11 +102,12 @@ def power_plot(frame: pd.DataFrame, x: str, series: Sequence[str], ax: Any) -> A
             marker=MARKERS[i % len(MARKERS)], label=", ".join(map(str, np.atleast_1d(key))),
         )  # fmt: skip
     axis.axhline(0.8, color="0.5", linewidth=0.8, linestyle=":")
-    axis.set(xlabel=x, ylabel="power", ylim=(0.0, 1.02))
+    axis_names(axis, x, "power")
+    axis.set_ylim(0.0, 1.02)
     if not x:
         axis.set_xticks([])
     if len(parts) > 1:
-        axis.legend(fontsize="small", frameon=False, title=", ".join(series))
+        legend([axis], ", ".join(series), beside=True)
     return figure
 
 
@@ -94,30 +115,31 @@ def influence_plot(
     labels: Sequence[Any], cooks: FloatArray, shift: pd.DataFrame, figure: Any, named: int = 5
 ) -> Any:
     """Cook's distances in order, and the largest changes of the coefficients in standard errors."""
-    figure, axes = panels(1, 2, (9.0, 4.0), figure)
-    left, right = axes[0]
+    figure, axes = panels(*in_grid(2, 2, figure, 2.5), (9.0, 4.0), figure)
+    left, right = axes.flat
     n = len(cooks)
     left.vlines(np.arange(n), 0.0, cooks, color=COLORS[0], linewidth=max(0.4, min(2.0, 200 / n)))
-    for i in np.argsort(-np.nan_to_num(cooks))[:named]:
-        left.annotate(
-            str(labels[i]), (i, cooks[i]), (0, 2), textcoords="offset points", ha="center",
-            fontsize="x-small",
-        )  # fmt: skip
-    left.set(xlabel="deleted", ylabel="Cook's distance", ylim=(0.0, None))
+    axis_names(left, "deleted, in order", "Cook's distance")
+    left.set_xlim(-0.6, n - 0.4)
+    left.set_ylim(0.0, 1.08 * np.nanmax(cooks, initial=1e-300))
+    whole_steps(left, np.arange(n))
+    name_points(left, np.arange(n), cooks, labels, np.argsort(-np.nan_to_num(cooks))[:named])
     values = shift.to_numpy(dtype=float)
+    farthest: list[int] = []
     for j in range(shift.shape[1]):
         own = values[:, j]
         right.plot(own, np.full(n, -j), "|", color="0.4", markersize=9, alpha=0.7)
         i = int(np.argmax(np.nan_to_num(np.abs(own))))
         right.plot(own[i], -j, "o", color=COLORS[1], markersize=4)
-        right.annotate(
-            str(labels[i]), (own[i], -j), (0, 6), textcoords="offset points", ha="center",
-            fontsize="x-small",
-        )  # fmt: skip
+        farthest.append(i)
     right.axvline(0.0, color="0.6", linewidth=0.8, zorder=0)
-    right.set_yticks([-float(j) for j in range(shift.shape[1])], list(shift), fontsize="small")
-    right.set(xlabel="change of the coefficient in standard errors")
+    at = -np.arange(shift.shape[1], dtype=float)
+    row_labels(right, at, list(shift))
+    axis_names(right, "change in standard errors")
     right.set_ylim(-shift.shape[1] + 0.4, 0.7)
+    where = values[farthest, np.arange(len(farthest))]
+    height = at + 0.25
+    name_points(right, where, height, [labels[i] for i in farthest], np.arange(len(farthest)))
     return figure
 
 
@@ -132,10 +154,10 @@ def criteria_plot(table: pd.DataFrame, criteria: Sequence[str], ax: Any) -> Any:
             MARKERS[i % len(MARKERS)], color=COLORS[i % len(COLORS)], label=name,
         )  # fmt: skip
     axis.axvline(0.0, color="0.6", linewidth=0.8, zorder=0)
-    axis.set_yticks(-at, [str(name) for name in table.index], fontsize="small")
+    row_labels(axis, -at, list(table.index))
     axis.set_ylim(-len(table) + 0.4, 0.6)
-    axis.set_xlabel("above the least")
-    axis.legend(fontsize="small", frameon=False)
+    axis_names(axis, "above the least")
+    legend([axis])
     return figure
 
 
@@ -152,8 +174,9 @@ def share_plot(shares: Mapping[str, float], ax: Any) -> Any:
             hatch=("", "//", "..", "xx")[i % 4], label=f"{name} {share:.1%}",
         )  # fmt: skip
         left += share
-    axis.set(xlim=(0.0, max(left, 1.0)), yticks=[], xlabel="share of the variance")
-    figure.legend(loc="outside upper center", ncols=3, fontsize="small", frameon=False)
+    axis.set(xlim=(0.0, max(left, 1.0)), yticks=[])
+    axis_names(axis, "share of the variance")
+    legend([axis])
     return figure
 
 
@@ -164,7 +187,8 @@ def correlation_plot(
     """Correlation of residuals over lags, before and after the model took account of it."""
     figure, axis = axes_of(ax, (5.8, 3.6))
     width = 0.18
-    axis.fill_between(lags, -limit, limit, color="0.9", label="95 % if none", zorder=0)
+    none = "95 % if there is none"
+    axis.fill_between(lags, -limit, limit, color="0.9", label=none, zorder=0)
     series = [(before, names[0], COLORS[1], "o")]
     if after is not None:
         series.append((after, names[1], COLORS[0], "s"))
@@ -173,8 +197,9 @@ def correlation_plot(
         axis.vlines(at, 0.0, value, color=color, linewidth=1.5)
         axis.plot(at, value, marker, color=color, markersize=4, label=name)
     axis.axhline(0.0, color="0.3", linewidth=0.8)
-    axis.set(xlabel="lag", ylabel="correlation of residuals")
-    axis.legend(fontsize="small", frameon=False)
+    axis_names(axis, "lag", "correlation of residuals")
+    whole_steps(axis, lags)
+    legend([axis], order=(*(name for _, name, *_ in series), none))
     return figure
 
 
@@ -191,6 +216,8 @@ def semivariogram_plot(
         color = COLORS[1 - i]
         axis.plot(distance, value, LINES[i], color=color, linewidth=1.0)
         axis.scatter(distance, value, s=size**2 / 2, color=color, marker=MARKERS[i], label=name)
-    axis.set(xlabel="distance", ylabel="semivariance", ylim=(0.0, None))
-    axis.legend(fontsize="small", frameon=False)
+    axis_names(axis, "distance", "semivariance of standardized residuals")
+    whole_steps(axis, distance)
+    axis.set_ylim(0.0, 1.08 * axis.get_ylim()[1])
+    legend([axis])
     return figure

@@ -47,9 +47,8 @@ class ContrastTable(Table):
         name = columns[columns.index("SE") - 1]
         ends = self[list(self.limits)].to_numpy(dtype=float)
         neutral = 1.0 if "ratio" in name else 0.0
-        return interval_plot(
-            list(labels), self[name].to_numpy(dtype=float), ends, name, neutral, ax
-        )
+        value = self[name].to_numpy(dtype=float)
+        return interval_plot(list(labels), value, ends, name.replace(".", " "), neutral, ax)
 
     def _repr_html_(self) -> str:
         return frame_html(pd.DataFrame(self), self.note)

@@ -305,9 +305,9 @@ def joint_tests(
     for size in range(1, len(facs) + 1):
         for names in combinations(facs, size):
             outer = {o for name in names for o in nests.get(name, ())}
-            if not any(set(names) <= term for term in terms) or not outer <= {*names, *within}:
-                continue
             inner = [name for name in names if name not in outer]
+            if not any(set(inner) <= term for term in terms) or not outer <= {*names, *within}:
+                continue
             by_all = [*within, *(name for name in names if name in outer)]
             means = _averaged(
                 fixed, built, grid, (grid.X, grid.offset), (inner, by_all), options, ""
@@ -435,7 +435,7 @@ def _averaged(
     L, offset = (np.asarray(average @ x)[there] for x in rows)
     return MarginalMeans(
         wanted, within, cells, L, offset, options.ddf, options.alpha, options.type, name, fixed,
-        options.scale,
+        options.scale, str(built.design.y_name),
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -47,6 +48,9 @@ from sparselmm.results.tables.weights import contrast_weights, family_name
 
 TRENDS = "trend"
 
+PROBABILITIES = ("logit", "probit", "cloglog")
+"""Links of probabilities."""
+
 
 @dataclass(frozen=True, eq=False)
 class MarginalMeans(InPolars, NamesOthers):
@@ -70,6 +74,8 @@ class MarginalMeans(InPolars, NamesOthers):
         Scale of the tables.
     name : str
         Column of the estimates: "emmean", or "x.trend".
+    response : str
+        The formula's left side.
     """
 
     _other_names = MEANS
@@ -85,6 +91,7 @@ class MarginalMeans(InPolars, NamesOthers):
     name: str
     _fixed: FixedEffects
     _scale: Scale | None = None
+    response: str = ""
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -451,7 +458,22 @@ class MarginalMeans(InPolars, NamesOthers):
         at = list(frame.columns).index("SE") - 1
         value, limits = frame.columns[at], self._limit_names
         arrows = self._arrows(adjust) if comparisons else None
-        return means_plot(frame, [*self.specs, *self.by], str(value), limits, arrows, ax)
+        variables = [*self.specs, *self.by]
+        return means_plot(frame, variables, str(value), limits, self._axis_name(), arrows, ax)
+
+    def _axis_name(self) -> str:
+        """What the means are of, for the axis of a picture."""
+        of, scale = self.response, self._scale
+        if scale is not None and scale.name in PROBABILITIES:
+            of = "probability"
+        if self.type == "response":
+            of = re.sub(
+                r"^[\w.]+\((.*?)( [+-] [\d.]+)?\)$", r"\1", of
+            )  # without its transformation
+        elif scale is not None and f"{scale.name}(" not in of and scale.name != "identity":
+            of = f"{scale.name} of {of}"
+        what = "slope" if self.name.endswith(f".{TRENDS}") else "marginal mean"
+        return f"{what} of {of}" if of else what
 
     def _arrows(self, adjust: str) -> FloatArray:
         """Lengths to the left and to the right, (m, 2), that show which pairs differ."""

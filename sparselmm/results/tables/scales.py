@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -61,7 +61,7 @@ TRANSFORMATIONS = {
 
 
 def response_scale(response: str | None) -> Scale | None:
-    """The scale that the formula's left side, such as ``np.log(y)``, was carried to."""
+    """The scale that the formula's left side, such as ``np.log(y + 1)``, was carried to."""
     try:
         tree = ast.parse(response or "", mode="eval").body
     except SyntaxError:
@@ -70,4 +70,27 @@ def response_scale(response: str | None) -> Scale | None:
         return None
     called = tree.func
     name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
-    return TRANSFORMATIONS.get(name)
+    scale = TRANSFORMATIONS.get(name)
+    added = _added(tree.args[0])
+    if scale is None or not added:
+        return scale
+    inverse = scale.inverse
+    return replace(scale, inverse=lambda x: inverse(x) - added)
+
+
+def _added(argument: ast.expr) -> float:
+    """The number that stands beside the response, as 1 in ``y + 1``."""
+    if not isinstance(argument, ast.BinOp) or not isinstance(argument.op, (ast.Add, ast.Sub)):
+        return 0.0
+    left, right = _number(argument.left), _number(argument.right)
+    if isinstance(argument.op, ast.Sub):
+        return 0.0 if right is None else -right
+    return left or right or 0.0
+
+
+def _number(node: ast.expr) -> float | None:
+    try:
+        value = ast.literal_eval(node)
+    except ValueError:
+        return None
+    return float(value) if isinstance(value, (int, float)) else None

@@ -1,0 +1,57 @@
+"""How a residual covariance structure is told in a report."""
+
+from __future__ import annotations
+
+import html
+from abc import abstractmethod
+
+import pandas as pd
+
+from sparselmm.design import BuiltDesign
+from sparselmm.results.print.report import Section, listed
+
+KIND_WORDS = {
+    "ar1": "a correlation that falls geometrically with the steps apart",
+    "car1": "a correlation that falls exponentially with the time apart",
+    "exp": "a correlation that falls exponentially with the distance",
+    "gau": "a correlation that falls with the squared distance",
+    "cs": "one correlation for all pairs",
+    "us": "a variance for every visit and a covariance for every pair of visits",
+    "toep": "a correlation for every number of steps apart",
+    "ad": "correlations that are products of those of neighbouring times",
+}
+
+
+class ResidualReport:
+    """Part of the results of a model with ``residual=`` or ``dispersion=``."""
+
+    built: BuiltDesign
+
+    @abstractmethod
+    def residual_params(self, alpha: float = 0.05, ci: str = "wald") -> pd.DataFrame:
+        """Parameters of the residual covariance."""
+
+    def _further_in_words(self) -> str:
+        rows, parts = self.built.design.residual, []
+        assert rows is not None
+        if rows.kind:
+            kind = f"{KIND_WORDS[rows.kind]} ({rows.kind})"
+            parts.append(f"residuals of a {rows.group_name} have {kind}")
+        if rows.d_names:
+            parts.append(f"their standard deviation depends on {listed(rows.d_names)}")
+        return f"; {listed(parts)}" if parts else ""
+
+    def _errors_in_mathematics(self) -> list[str]:
+        rows = self.built.design.residual
+        assert rows is not None
+        unit = f"<sub>{html.escape(rows.group_name)}</sub>" if rows.kind else ""
+        lines = [f"&epsilon;{unit} ~ N(0, R{unit})"]
+        if rows.d_names:
+            names = [f"&gamma;<sub>{i}</sub> <i>{html.escape(name)}</i>"
+                     for i, name in enumerate(rows.d_names, 1)]  # fmt: skip
+            lines.append(" + ".join(["log sd(&epsilon;) = log &sigma;", *names]))
+        return lines
+
+    def _further_tables(self, alpha: float) -> list[Section]:
+        table = self.residual_params(alpha).rename_axis("parameter").reset_index()
+        return [Section("Residuals: correlation and spread", table=table)]
