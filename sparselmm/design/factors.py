@@ -89,6 +89,18 @@ def unordered(values: Any) -> Factor:
     return _coded(values, False, False)
 
 
+def told_apart(values: Any) -> tuple[IntArray, int]:
+    """Codes of one column, -1 where the label is missing, and a number that all are below.
+
+    Not every number below need be a code: integers close to each other are their own.
+    """
+    values = readable(values)
+    if _are_close(values):
+        return values.astype(np.int64, copy=False) - np.int64(values.min()), _range(values)
+    seen = unordered(values)
+    return seen.codes, len(seen.labels)
+
+
 def first_rows(codes: IntArray, n_levels: int) -> IntArray:
     """The first row of every level that has one, (l,) or fewer."""
     first = np.full(n_levels + 1, len(codes))  # the last place is that of code -1
@@ -104,16 +116,25 @@ def _coded(values: Any, sort: bool, ordered: bool) -> Factor:
         known = isinstance(array, pd.Categorical)
         return _of_categorical(array if known else pd.Categorical(values), sort)
     values = readable(values)
-    if isinstance(values, np.ndarray) and values.dtype.kind in "iu":
-        low, high = (int(values.min()), int(values.max())) if len(values) else (0, LARGEST)
-        if high < LARGEST and high - low < SPREAD * len(values):
-            return _of_integers(values)
+    if _are_close(values):
+        return _of_integers(values)
     codes, labels = _hashed(values, ordered)
     absent = np.asarray(pd.isna(labels))
     if absent.any():  # a NaN that its dtype does not count as missing
         codes = np.append(np.where(absent, -1, np.cumsum(~absent) - 1), -1)[codes]
         labels = labels[~absent]
     return Factor(compact(codes, len(labels)), canonical(labels))
+
+
+def _are_close(values: Any) -> bool:
+    """Whether these are integers that counting codes quicker than hashing."""
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "iu" or not len(values):
+        return False
+    return int(values.max()) < LARGEST and _range(values) <= SPREAD * len(values)
+
+
+def _range(values: AnyArray) -> int:
+    return int(values.max()) - int(values.min()) + 1
 
 
 def _hashed(values: Any, ordered: bool) -> tuple[IntArray, Any]:
@@ -248,9 +269,10 @@ def _looked_up(labels: Any, values: Any) -> IntArray | None:
     low, table = derived(known, "table", _table)
     if table is None:
         return None
+    if int(new.min()) >= low and int(new.max()) < low + len(table) - 1:
+        return table[new.astype(np.int64, copy=False) - low if low else new]
     inside = (new >= low) & (new < low + len(table) - 1)
-    at = new.astype(np.int64, copy=False) - low
-    return table[at if inside.all() else np.where(inside, at, -1)]
+    return table[np.where(inside, new.astype(np.int64, copy=False) - low, -1)]
 
 
 def _table(known: IntArray) -> tuple[int, IntArray | None]:
@@ -301,12 +323,13 @@ def _match_nested(table: Sequence[IntArray], codes: Sequence[IntArray]) -> IntAr
         level = derived(own, "inverse", _inverse)
         if level is None:
             continue
-        size = len(own)
-        out = level[np.where(new < size, new, -1)]
+        known = (new >= 0) & (new < len(own))
+        out = level[new] if known.all() else level[np.where(known, new, -1)]
         for column, code in zip(table, codes, strict=True):
             if column is not own:
-                out = np.where(column[out] == code, out, -1)
-        return compact(np.where(new < 0, -1, out), len(own))
+                same = column[out] == code
+                out = out if same.all() else np.where(same, out, -1)
+        return compact(out if known.all() else np.where(known, out, -1), len(own))
     return None
 
 
