@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from sparselmm.base.compiling import compiled
-from sparselmm.base.types import FloatArray, IntArray
+from sparselmm.base.types import BoolArray, FloatArray, IntArray
 
 PANEL = 64
 """Rows of an inverse that are collected at a time, few enough to stay in cache."""
@@ -68,6 +68,33 @@ def add_level_blocks(
             v = wi if ones_left else wi * left[i, r]
             for c in range(right.shape[1]):
                 out[j, r, c] += v if ones_right else v * right[i, c]
+
+
+@compiled
+def meets_one(inner: IntArray, outer: IntArray, met: IntArray) -> bool:
+    """Whether every level in ``inner`` has one in ``outer``, that in ``met`` if there is one.
+
+    Rows without a level deny it. Levels with -1 in ``met`` (l,) are entered there.
+    """
+    for i in range(inner.shape[0]):
+        j, other = inner[i], outer[i]
+        if j < 0 or other < 0:
+            return False
+        if met[j] != other:
+            if met[j] >= 0:
+                return False
+            met[j] = other
+    return True
+
+
+@compiled
+def mark_first(codes: IntArray, seen: BoolArray, first: BoolArray) -> None:
+    """Mark the first row of every level not seen yet in ``first`` (n,), the level in ``seen``."""
+    for i in range(codes.shape[0]):
+        j = codes[i]
+        if j >= 0 and not seen[j]:
+            seen[j] = True
+            first[i] = True
 
 
 @compiled

@@ -8,7 +8,7 @@ rows that show otherwise end that.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,9 +17,6 @@ from sparselmm.base.reduction import Tree
 from sparselmm.base.types import FloatArray, IntArray, index_dtype
 from sparselmm.design.terms import RandomTerm
 from sparselmm.factor.crossprod import SMALL_ROWS, PairBlocks, pair_blocks
-
-FEW = 4_096
-"""Rows that are looked at before all are: most levels that are crossed meet there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +41,7 @@ class Keyed:
     def pair(self, n_rows: int, n_cols: int) -> PairBlocks:
         """As blocks on a pattern."""
         cols, rows = np.divmod(self.keys, n_rows)
-        indptr = np.searchsorted(cols, np.arange(n_cols + 1))
+        indptr = np.append(0, np.cumsum(np.bincount(cols, minlength=n_cols)))
         return PairBlocks.of(indptr, rows.astype(index_dtype(n_rows)), self.data, n_rows)
 
 
@@ -93,18 +90,23 @@ class PairSums:
     ----------
     s, t : RandomTerm
         With the levels of all rows.
+    counts : pair of ndarray, (l_s,) and (l_t,)
+        Of either term, where it is one of ones, the weights of its levels so far. They are added up
+        elsewhere, by `add` of the next rows at the earliest.
     """
 
-    def __init__(self, s: RandomTerm, t: RandomTerm) -> None:
+    def __init__(self, s: RandomTerm, t: RandomTerm, counts: tuple[FloatArray, FloatArray]) -> None:
         self._held: ByLevel | None = None
         self._rest: Tree[Keyed] = Tree(_keys_added)
+        self._counted = s.values is None and t.values is None
         if s.codes is not None and t.codes is not None:
             of_rows = s.n_levels >= t.n_levels
             levels = s.n_levels if of_rows else t.n_levels
             met: IntArray = np.full(levels, -1, dtype=index_dtype(levels))
             if s is t:
                 met[:] = np.arange(levels)
-            data = np.zeros((levels, s.k, t.k))
+            own = counts[0] if of_rows else counts[1]
+            data = own[:, None, None] if self._counted else np.zeros((levels, s.k, t.k))
             self._held = ByLevel(met, data, of_rows, s.n_levels)
 
     def add(self, s: RandomTerm, t: RandomTerm, w: FloatArray | None) -> None:
@@ -114,7 +116,8 @@ class PairSums:
             assert s.codes is not None and t.codes is not None
             inner, outer = (s.codes, t.codes) if held.of_rows else (t.codes, s.codes)
             if s is t or _meets_one(inner, outer, held.met):
-                _add_blocks(inner, s.values, t.values, w, held.data)
+                if not self._counted:
+                    _add_blocks(inner, s.values, t.values, w, held.data)
                 return
             self._rest.add(held.keyed())
             self._held = None
@@ -124,7 +127,7 @@ class PairSums:
     def result(self) -> Keyed | ByLevel:
         """The products of all rows added."""
         if self._held is not None:
-            return self._held
+            return replace(self._held, data=np.ascontiguousarray(self._held.data))
         rest = self._rest.result()
         assert rest is not None
         return rest
@@ -132,15 +135,13 @@ class PairSums:
 
 def _meets_one(inner: IntArray, outer: IntArray, met: IntArray) -> bool:
     """Whether levels of some rows meet those in ``met`` alone, where fresh ones are entered."""
+    if len(inner) >= SMALL_ROWS:
+        return kernels.meets_one(inner, outer, met)
     if inner.min() < 0 or outer.min() < 0:
         return False
-    for rows in (slice(FEW), slice(FEW, None)):
-        own, other = inner[rows], outer[rows]
-        fresh = np.flatnonzero(met[own] < 0)
-        met[own[fresh]] = other[fresh]
-        if (met[own] != other).any():
-            return False
-    return True
+    fresh = np.flatnonzero(met[inner] < 0)
+    met[inner[fresh]] = outer[fresh]
+    return bool((met[inner] == outer).all())
 
 
 def _add_blocks(

@@ -23,7 +23,7 @@ from scipy.linalg import lapack, solve_triangular
 from sparselmm.base.smallmatrix import upper_inverse
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design.built import Numbers
-from sparselmm.design.rows import blocks, response
+from sparselmm.design.rows import BLOCK_ROWS, blocks, response
 from sparselmm.design.terms import Design, RowSums, term_slices
 from sparselmm.factor.bases import WELL_CONDITIONED, term_basis, terms_in_bases
 from sparselmm.factor.basis import Basis, independent_columns
@@ -115,10 +115,10 @@ class Products:
         ``y'Wy``, the offset taken off.
     low, high : float
         Smallest and largest response.
-    B : ndarray, (q, p + 1)
-    C : ndarray, (p + 1, p + 1)
-    ones : ndarray, (p + 1,)
-        ``[Q0 e0]'W 1``.
+    B : ndarray, (q, p + 2)
+        ``Z'W [Q0 e0 1]``.
+    C : ndarray, (p + 2, p + 2)
+        ``[Q0 e0 1]'W [Q0 e0 1]``.
     groups : ndarray of int, (n_groups,), or None
         Rows of every group.
     constant : ndarray, (p,)
@@ -138,7 +138,6 @@ class Products:
     high: float = -np.inf
     B: FloatArray = field(default_factory=lambda: np.zeros((0, 0)))
     C: FloatArray = field(default_factory=lambda: np.zeros((0, 0)))
-    ones: FloatArray = field(default_factory=lambda: np.zeros(0))
     pairs: Pairs = field(default_factory=dict)
     groups: IntArray | None = None
     constant: FloatArray = field(default_factory=lambda: np.zeros(0))
@@ -156,37 +155,36 @@ class Accumulator:
 
     def __init__(self, template: Design, provisional: Provisional) -> None:
         self._provisional, self._basis = provisional, provisional.basis
-        self._parts = term_slices(template.terms)
-        p, q = len(provisional.T), template.q
-        self._B, self._C, self._ones = (
-            np.zeros((q, p + 1)),
-            np.zeros((p + 1, p + 1)),
-            np.zeros(p + 1),
-        )
+        p, terms = len(provisional.T), template.terms
+        self._parts = term_slices(terms)
+        self._B, self._C = np.zeros((template.q, p + 2)), np.zeros((p + 2, p + 2))
+        self._rows = np.ones((BLOCK_ROWS, p + 2))
         self._totals: list[Products] = []
-        terms = template.terms
+        counts = [self._B[part, -1] for part in self._parts]
         self._pairs = {
-            (s, t): PairSums(terms[s], terms[t]) for s in range(len(terms)) for t in range(s + 1)
+            (s, t): PairSums(terms[s], terms[t], (counts[s], counts[t]))
+            for s in range(len(terms))
+            for t in range(s + 1)
         }
 
     def add(
         self, design: Design, groups: IntArray | None, read: int, numbers: dict[str, Numbers]
     ) -> None:
-        """Add the products of some rows."""
+        """Add the products of some rows: those of a column of ones along, for their counts."""
         if not design.n:
             self._totals.append(Products(((read, 0),)))
             return
         w, y = design.weights, response(design)
         terms = terms_in_bases(design.terms, self._provisional.bases)
-        for rows in blocks(design.n):
-            Qe = self._basis.apply(design.X[rows], y[rows])
-            weighted = Qe if w is None else Qe * w[rows, None]
-            self._C += Qe.T @ weighted
-            self._ones += weighted.sum(axis=0)
-            for term, part in zip(terms, self._parts, strict=True):
-                add_term_product(self._B[part], term, rows, weighted)
         for (s, t), sums in self._pairs.items():
             sums.add(terms[s], terms[t], w)
+        for rows in blocks(design.n):
+            full = self._rows[: rows.stop - rows.start]
+            self._basis.apply(design.X[rows], y[rows], out=full[:, :-1])
+            weighted = full if w is None else full * w[rows, None]
+            self._C += full.T @ weighted
+            for term, part in zip(terms, self._parts, strict=True):
+                add_term_product(self._B[part], term, rows, weighted)
         plain = Plain.of(design, self._provisional.T)
         totals = _totals(design, y, groups, read)
         self._totals.append(replace(totals, plain=plain, numbers=numbers))
@@ -199,7 +197,7 @@ class Accumulator:
         if not counted[0][1]:
             return Products(counted)
         pairs: Pairs = {at: sums.result() for at, sums in self._pairs.items()}
-        return replace(total, counts=counted, B=self._B, C=self._C, ones=self._ones, pairs=pairs)
+        return replace(total, counts=counted, B=self._B, C=self._C, pairs=pairs)
 
 
 def _totals(design: Design, y: FloatArray, groups: IntArray | None, read: int) -> Products:
@@ -232,18 +230,17 @@ def added(parts: Sequence[Products]) -> Products:
     if not live:
         return Products(counts)
     first, rest = live[0], live[1:]
-    B, C, ones, groups = first.B.copy(), first.C.copy(), first.ones.copy(), first.groups
+    B, C, groups = first.B.copy(), first.C.copy(), first.groups
     for part in rest:
         B += part.B
         C += part.C
-        ones += part.ones
         groups = part.groups if groups is None or part.groups is None else groups + part.groups
     constants = np.stack([part.constant for part in live])
     return Products(
         counts, n=sum(part.n for part in live), sum_w=sum(part.sum_w for part in live),
         sum_log_w=sum(part.sum_log_w for part in live), squares=sum(part.squares for part in live),
         low=min(part.low for part in live), high=max(part.high for part in live), B=B, C=C,
-        ones=ones, groups=groups,
+        groups=groups,
         pairs={at: pairs_added([part.pairs[at] for part in live]) for at in first.pairs},
         constant=np.where((constants == constants[0]).all(axis=0), constants[0], np.nan),
         plain=Plain.added([part.plain for part in live if part.plain is not None]),
@@ -296,7 +293,7 @@ def finished(total: Products, provisional: Provisional, template: Design) -> Fin
     if poor or off:
         return Finished(None, None, again)
     c = np.zeros(p)
-    c[live] = solve_triangular(R1, total.ones[:p][live], trans="T", check_finite=False)
+    c[live] = solve_triangular(R1, total.C[:p, -1][live], trans="T", check_finite=False)
     corner = np.sqrt(max(total.sum_w - float(c @ c), 0.0))
     full = np.vstack([np.column_stack([whole @ provisional.R, c]), np.append(np.zeros(p), corner)])
     factor, kept = (full[:0, :0], np.zeros(0, int)) if not p else independent_columns(full)
@@ -304,7 +301,7 @@ def finished(total: Products, provisional: Provisional, template: Design) -> Fin
     if cross.C[-1, -1] < LOST * total.C[p, p]:
         return Finished(None, None, again)
     assert total.plain is not None
-    one = np.append(total.ones[:p], total.n)
+    one = np.append(total.C[:p, -1], total.n)
     unweighted = np.block([[G, one[:p, None]], [one[None]]])
     sums = row_sums(total.plain, unweighted, total.n, total.constant, provisional.R, cross)
     return Finished(cross, sums, again)
@@ -350,7 +347,7 @@ def _cross(
     G = total.C[:p, :p]
     spanned = provisional.R @ provisional.shift
     onto, delta = P.T @ (G @ spanned), P.T @ total.C[:p, p]
-    change = np.zeros((p + 1, r + 1))
+    change = np.zeros((p + 2, r + 1))
     change[:p, :r] = P
     change[:p, r] = spanned - P @ (onto + delta)
     change[p, r] = 1.0

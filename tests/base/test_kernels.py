@@ -83,6 +83,28 @@ def test_add_level_blocks(kernel, left, right, weighted):
     close(found, expected)
 
 
+def test_meets_one(kernel):
+    rng = np.random.default_rng(31)
+    home, inner = rng.integers(0, 4, 7), rng.integers(0, 6, 50)
+    met = np.full(7, -1)
+    met[6] = 3
+    assert kernel("meets_one")(inner, home[inner], met)
+    np.testing.assert_array_equal(met, np.where(np.isin(np.arange(7), inner), home, [-1] * 6 + [3]))
+    other = home[inner]
+    other[40] += 1
+    assert not kernel("meets_one")(inner, other, met)
+    assert not kernel("meets_one")(np.array([-1]), np.array([2]), met)
+    assert not kernel("meets_one")(np.array([2]), np.array([-1]), met)
+
+
+def test_mark_first(kernel):
+    codes = np.array([4, -1, 2, 4, 2, 0, 1, 0])
+    seen, first = np.arange(5) == 1, np.arange(8) == 1
+    kernel("mark_first")(codes, seen, first)
+    np.testing.assert_array_equal(np.flatnonzero(first), [0, 1, 2, 5])
+    np.testing.assert_array_equal(seen, [True, True, True, False, True])
+
+
 def test_sort_pairs(kernel):
     rng = np.random.default_rng(4)
     s, t = coded(rng, 50, 7), coded(rng, 50, 4)

@@ -19,7 +19,7 @@ from sparselmm.base.reduction import Tree
 from sparselmm.base.types import IntArray
 from sparselmm.design.build import Plan
 from sparselmm.design.column_types import CATEGORIES, NUMBERS, TEXT, kind_of
-from sparselmm.design.factors import SPREAD, first_rows, told_apart
+from sparselmm.design.factors import SPREAD, mark_first, tells, told_apart
 from sparselmm.design.formula.columns import take_columns
 from sparselmm.design.formula.expressions import names_in, plain_column
 from sparselmm.design.formula.memory import Key, Memories, Summary
@@ -34,9 +34,6 @@ SAMPLE = 256
 
 COPIES = 16
 """Rows with different values for every combination of labels of the fixed part."""
-
-FEW = 8_192
-"""Rows that are looked at before all are."""
 
 FEW_SHOWN = 512
 """Rows where there are no labels."""
@@ -178,9 +175,7 @@ class FirstPass:
             for code in one.codes:
                 if code not in seen:
                     seen[code] = told_apart(_labels(code, space))
-            chosen[first_rows(*_crossed([seen[name] for name in (*one.columns, *one.codes)]))] = (
-                True
-            )
+            mark_first(*_crossed([seen[name] for name in (*one.columns, *one.codes)]), chosen)
         names = label_columns(self.sets, frame.columns)
         return frame[names].iloc[np.flatnonzero(chosen)].reset_index(drop=True)
 
@@ -232,10 +227,10 @@ def _crossed(factors: Sequence[tuple[IntArray, int]]) -> tuple[IntArray, int]:
     """Codes of the combinations of some factors, in any order, and what all are below."""
     codes, count = factors[0]
     for more, size in factors[1:]:
-        if _tells(more, size, codes):
+        if tells(more, size, codes):
             codes, count = more, size
             continue
-        if _tells(codes, count, more):
+        if tells(codes, count, more):
             continue
         absent = (codes < 0) | (more < 0)
         key = codes * np.int64(max(size, 1)) + more
@@ -249,18 +244,6 @@ def _crossed(factors: Sequence[tuple[IntArray, int]]) -> tuple[IntArray, int]:
             if absent.any():
                 codes[absent] = -1
     return codes, count
-
-
-def _tells(inner: IntArray, count: int, outer: IntArray) -> bool:
-    """Whether the level of one factor alone tells that of another, none of them missing."""
-    if not len(inner) or int(inner.min()) < 0 or int(outer.min()) < 0:
-        return False
-    told = np.empty(count, dtype=outer.dtype)
-    for rows in (slice(FEW), slice(None)):  # some rows show most that are crossed
-        told[inner[rows]] = outer[rows]
-        if (told[inner[rows]] != outer[rows]).any():
-            return False
-    return True
 
 
 def _labels(code: str, space: Namespace) -> Any:
