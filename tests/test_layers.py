@@ -32,7 +32,7 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
         "basis pattern",
         "crossprod factorization",
         "bases centred coupling submodels",
-        "row_sums",
+        "partition_pairs row_sums",
         "partitions",
         "layout",
         "remainders",

@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from sparselmm.base.compiling import compiled
-from sparselmm.base.types import FloatArray, IntArray
+from sparselmm.base.types import BoolArray, FloatArray, IntArray
 
 PANEL = 64
 """Rows of an inverse that are collected at a time, few enough to stay in cache."""
@@ -50,28 +50,51 @@ def add_scaled_rows(codes: IntArray, values: FloatArray, rows: FloatArray, out: 
 
 
 @compiled
-def diagonal_blocks(
-    codes: IntArray, values: FloatArray, w: FloatArray, n_levels: int
-) -> FloatArray:
-    """``sum_i w_i v_i v_i'`` over the rows of each level, (l, k, k).
+def add_level_blocks(
+    codes: IntArray, left: FloatArray, right: FloatArray, w: FloatArray, out: FloatArray
+) -> None:
+    """``out[codes[i]] += w_i left_i right_i'``; out (l, k, m), negative codes are skipped.
 
-    ``values`` of shape (0, 1) stands for ones, ``w`` of length 0 for unit weights.
+    ``left`` (n, k) or ``right`` (n, m) of shape (0, 1) stand for ones, ``w`` of length 0 for unit
+    weights.
     """
-    k = values.shape[1]
-    ones, unit = values.shape[0] == 0, w.shape[0] == 0
-    out = np.zeros((n_levels, k, k))
+    ones_left, ones_right, unit = left.shape[0] == 0, right.shape[0] == 0, w.shape[0] == 0
     for i in range(codes.shape[0]):
         j = codes[i]
         if j < 0:
             continue
         wi = 1.0 if unit else w[i]
-        if ones:
-            out[j, 0, 0] += wi
-        else:
-            for r in range(k):
-                for c in range(k):
-                    out[j, r, c] += wi * values[i, r] * values[i, c]
-    return out
+        for r in range(left.shape[1]):
+            v = wi if ones_left else wi * left[i, r]
+            for c in range(right.shape[1]):
+                out[j, r, c] += v if ones_right else v * right[i, c]
+
+
+@compiled
+def meets_one(inner: IntArray, outer: IntArray, met: IntArray) -> bool:
+    """Whether every level in ``inner`` has one in ``outer``, that in ``met`` if there is one.
+
+    Rows without a level deny it. Levels with -1 in ``met`` (l,) are entered there.
+    """
+    for i in range(inner.shape[0]):
+        j, other = inner[i], outer[i]
+        if j < 0 or other < 0:
+            return False
+        if met[j] != other:
+            if met[j] >= 0:
+                return False
+            met[j] = other
+    return True
+
+
+@compiled
+def mark_first(codes: IntArray, seen: BoolArray, first: BoolArray) -> None:
+    """Mark the first row of every level not seen yet in ``first`` (n,), the level in ``seen``."""
+    for i in range(codes.shape[0]):
+        j = codes[i]
+        if j >= 0 and not seen[j]:
+            seen[j] = True
+            first[i] = True
 
 
 @compiled

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sparselmm.base import kernels
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import AnyArray, BoolArray, IntArray, index_dtype
 from sparselmm.design.exact_labels import canonical, derived, places, readable
@@ -21,6 +22,9 @@ from sparselmm.design.terms import Levels
 
 SPREAD = 4
 """Integers of a range up to this many times their number are coded by counting."""
+
+MANY_ROWS = 20_000
+"""Rows from which compiled loops are loaded."""
 
 LARGEST = int(np.iinfo(np.int64).max)
 
@@ -89,12 +93,40 @@ def unordered(values: Any) -> Factor:
     return _coded(values, False, False)
 
 
-def first_rows(codes: IntArray, n_levels: int) -> IntArray:
-    """The first row of every level that has one, (l,) or fewer."""
-    first = np.full(n_levels + 1, len(codes))  # the last place is that of code -1
-    first[codes[::-1]] = np.arange(len(codes))[::-1]
-    first = first[:-1]
-    return first[first < len(codes)]
+def told_apart(values: Any) -> tuple[IntArray, int]:
+    """Codes of one column, -1 where the label is missing, and a number that all are below.
+
+    Not every number below need be a code: integers close to each other are their own.
+    """
+    values = readable(values)
+    close = _close(values)
+    if close is not None:
+        low, high = close
+        return values.astype(np.int64, copy=False) - low, high - low + 1
+    seen = unordered(values)
+    return seen.codes, len(seen.labels)
+
+
+def mark_first(codes: IntArray, n_levels: int, first: BoolArray) -> None:
+    """Mark the first row of every level in ``first``, (n,)."""
+    if len(codes) >= MANY_ROWS:
+        kernels.mark_first(codes, np.zeros(n_levels, dtype=bool), first)
+        return
+    rows = np.full(n_levels + 1, len(codes))  # the last place is that of code -1
+    rows[codes[::-1]] = np.arange(len(codes))[::-1]
+    rows = rows[:-1]
+    first[rows[rows < len(codes)]] = True
+
+
+def tells(inner: IntArray, n_levels: int, outer: IntArray) -> bool:
+    """Whether the level of one factor alone tells that of another, none of them missing."""
+    met: IntArray = np.full(n_levels, -1, dtype=index_dtype(int(outer.max(initial=0))))
+    if len(inner) >= MANY_ROWS:
+        return kernels.meets_one(inner, outer, met)
+    if not len(inner) or int(inner.min()) < 0 or int(outer.min()) < 0:
+        return False
+    met[inner] = outer
+    return bool((met[inner] == outer).all())
 
 
 def _coded(values: Any, sort: bool, ordered: bool) -> Factor:
@@ -104,16 +136,22 @@ def _coded(values: Any, sort: bool, ordered: bool) -> Factor:
         known = isinstance(array, pd.Categorical)
         return _of_categorical(array if known else pd.Categorical(values), sort)
     values = readable(values)
-    if isinstance(values, np.ndarray) and values.dtype.kind in "iu":
-        low, high = (int(values.min()), int(values.max())) if len(values) else (0, LARGEST)
-        if high < LARGEST and high - low < SPREAD * len(values):
-            return _of_integers(values)
+    if _close(values) is not None:
+        return _of_integers(values)
     codes, labels = _hashed(values, ordered)
     absent = np.asarray(pd.isna(labels))
     if absent.any():  # a NaN that its dtype does not count as missing
         codes = np.append(np.where(absent, -1, np.cumsum(~absent) - 1), -1)[codes]
         labels = labels[~absent]
     return Factor(compact(codes, len(labels)), canonical(labels))
+
+
+def _close(values: Any) -> tuple[int, int] | None:
+    """The least and the largest of integers that counting codes quicker than hashing."""
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "iu" or not len(values):
+        return None
+    low, high = int(values.min()), int(values.max())
+    return (low, high) if high < LARGEST and high - low < SPREAD * len(values) else None
 
 
 def _hashed(values: Any, ordered: bool) -> tuple[IntArray, Any]:
@@ -248,9 +286,10 @@ def _looked_up(labels: Any, values: Any) -> IntArray | None:
     low, table = derived(known, "table", _table)
     if table is None:
         return None
+    if int(new.min()) >= low and int(new.max()) < low + len(table) - 1:
+        return table[new.astype(np.int64, copy=False) - low if low else new]
     inside = (new >= low) & (new < low + len(table) - 1)
-    at = new.astype(np.int64, copy=False) - low
-    return table[at if inside.all() else np.where(inside, at, -1)]
+    return table[np.where(inside, new.astype(np.int64, copy=False) - low, -1)]
 
 
 def _table(known: IntArray) -> tuple[int, IntArray | None]:
@@ -301,12 +340,14 @@ def _match_nested(table: Sequence[IntArray], codes: Sequence[IntArray]) -> IntAr
         level = derived(own, "inverse", _inverse)
         if level is None:
             continue
-        size = len(own)
-        out = level[np.where(new < size, new, -1)]
+        inside = bool(len(new)) and int(new.min()) >= 0 and int(new.max()) < len(own)
+        known = None if inside else (new >= 0) & (new < len(own))
+        out = level[new if known is None else np.where(known, new, -1)]
         for column, code in zip(table, codes, strict=True):
             if column is not own:
-                out = np.where(column[out] == code, out, -1)
-        return compact(np.where(new < 0, -1, out), len(own))
+                same = column[out] == code
+                out = out if same.all() else np.where(same, out, -1)
+        return compact(out if known is None else np.where(known, out, -1), len(own))
     return None
 
 

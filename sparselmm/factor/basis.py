@@ -59,10 +59,10 @@ class Basis(Snapshot):
         """``log det(T'T)``, what the change of basis adds to ``log det S_xx``."""
         return float(2.0 * np.log(np.abs(np.diag(self.T))).sum())
 
-    def apply(self, X: FloatArray, y: FloatArray) -> FloatArray:
+    def apply(self, X: FloatArray, y: FloatArray, out: FloatArray | None = None) -> FloatArray:
         """``[Q, y - X shift]`` for some rows, (m, r + 1)."""
         part = X if self.rank == self.p else X[:, self.kept]
-        out = np.empty((len(y), self.rank + 1))
+        out = np.empty((len(y), self.rank + 1)) if out is None else out
         np.matmul(part, self.T, out=out[:, :-1])
         np.subtract(y, part @ self.shift, out=out[:, -1])
         return out

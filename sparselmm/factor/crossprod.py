@@ -365,7 +365,8 @@ def pair_blocks(s: RandomTerm, t: RandomTerm, w: FloatArray | None) -> PairBlock
     if s.codes is None or t.codes is None or len(s.codes) < SMALL_ROWS:
         return _pair_blocks_scipy(s, t, w)
     if s is t:
-        data = kernels.diagonal_blocks(s.codes, _values(s), _weights(w), s.n_levels)
+        data = np.zeros((s.n_levels, s.k, s.k))
+        kernels.add_level_blocks(s.codes, _values(s), _values(s), _weights(w), data)
         return PairBlocks.of(np.arange(s.n_levels + 1), np.arange(s.n_levels), data, s.n_levels)
     order = kernels.sort_pairs(s.codes, t.codes, s.n_levels, t.n_levels)
     indptr, rows, data = kernels.pair_blocks(

@@ -20,22 +20,15 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from scipy.linalg import lapack, solve_triangular
 
-from sparselmm.base.reduction import Tree
 from sparselmm.base.smallmatrix import upper_inverse
-from sparselmm.base.types import FloatArray, IntArray, index_dtype
+from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design.built import Cells, Numbers
-from sparselmm.design.rows import blocks, response
-from sparselmm.design.terms import Design, DesignLayout, RandomTerm, RowSums, term_slices
+from sparselmm.design.rows import BLOCK_ROWS, blocks, response
+from sparselmm.design.terms import Design, DesignLayout, RowSums, term_slices
 from sparselmm.factor.bases import WELL_CONDITIONED, term_basis, terms_in_bases
 from sparselmm.factor.basis import Basis, independent_columns
-from sparselmm.factor.crossprod import (
-    CrossProducts,
-    PairBlocks,
-    add_term_product,
-    apart,
-    check_residual,
-    pair_blocks,
-)
+from sparselmm.factor.crossprod import CrossProducts, add_term_product, apart, check_residual
+from sparselmm.factor.partition_pairs import ByLevel, Keyed, PairSums, pairs_added
 from sparselmm.factor.row_sums import NOTHING, Plain, row_sums
 
 POOR = 1e-8
@@ -48,10 +41,8 @@ SPANNED = 1e-10
 LOST = 1e-9
 """Share of the sum of squares left by the provisional coefficients below which digits are lost."""
 
-
-Pairs = dict[tuple[int, int], tuple[IntArray, FloatArray]]
-"""Of pairs of terms: keys ``column * rows + row`` of their blocks, ascending, and the blocks; no
-keys where there is one block of every level."""
+Pairs = dict[tuple[int, int], Keyed | ByLevel]
+"""Products of pairs of terms."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,10 +115,10 @@ class Products:
         ``y'Wy``, the offset taken off.
     low, high : float
         Smallest and largest response.
-    B : ndarray, (q, p + 1)
-    C : ndarray, (p + 1, p + 1)
-    ones : ndarray, (p + 1,)
-        ``[Q0 e0]'W 1``.
+    B : ndarray, (q, p + 2)
+        ``Z'W [Q0 e0 1]``.
+    C : ndarray, (p + 2, p + 2)
+        ``[Q0 e0 1]'W [Q0 e0 1]``.
     groups : ndarray of int, (n_groups,), or None
         Rows of every group.
     constant : ndarray, (p,)
@@ -149,7 +140,6 @@ class Products:
     high: float = -np.inf
     B: FloatArray = field(default_factory=lambda: np.zeros((0, 0)))
     C: FloatArray = field(default_factory=lambda: np.zeros((0, 0)))
-    ones: FloatArray = field(default_factory=lambda: np.zeros(0))
     pairs: Pairs = field(default_factory=dict)
     groups: IntArray | None = None
     constant: FloatArray = field(default_factory=lambda: np.zeros(0))
@@ -159,8 +149,8 @@ class Products:
 
     def __sizeof__(self) -> int:
         """Bytes, by which a cluster plans what it moves and holds."""
-        arrays = [self.B, self.C, *(a for pair in self.pairs.values() for a in pair)]
-        return object.__sizeof__(self) + sum(a.nbytes for a in arrays)
+        parts = [self.B, self.C, *self.pairs.values()]
+        return object.__sizeof__(self) + sum(part.nbytes for part in parts)
 
 
 class Accumulator:
@@ -168,50 +158,40 @@ class Accumulator:
 
     def __init__(self, template: DesignLayout, provisional: Provisional) -> None:
         self._provisional, self._basis = provisional, provisional.basis
-        self._parts = term_slices(template.terms)
-        p, q = len(provisional.T), template.q
-        self._B, self._C, self._ones = (
-            np.zeros((q, p + 1)),
-            np.zeros((p + 1, p + 1)),
-            np.zeros(p + 1),
-        )
+        p, terms = len(provisional.T), template.terms
+        self._parts = term_slices(terms)
+        self._B, self._C = np.zeros((template.q, p + 2)), np.zeros((p + 2, p + 2))
+        self._rows = np.ones((BLOCK_ROWS, p + 2))
         self._totals: list[Products] = []
-        self._diagonals: dict[tuple[int, int], FloatArray] = {}
-        self._pairs: Tree[Pairs] = Tree(_pairs_added)
+        counts = [self._B[part, -1] for part in self._parts]
+        self._pairs = {
+            (s, t): PairSums(terms[s], terms[t], (counts[s], counts[t]))
+            for s in range(len(terms))
+            for t in range(s + 1)
+        }
 
     def add(
         self, design: Design | None, groups: IntArray | None, read: int,
         numbers: dict[str, Numbers], cells: Cells | None,
     ) -> None:  # fmt: skip
-        """Add the products of some rows; None where no row is in use."""
+        """Add the products of some rows, with a column of ones for their counts."""
         if design is None:
             self._totals.append(Products(((read, 0),)))
             return
         w, y = design.weights, response(design)
         terms = terms_in_bases(design.terms, self._provisional.bases)
+        for (s, t), sums in self._pairs.items():
+            sums.add(terms[s], terms[t], w)
         for rows in blocks(design.n):
-            Qe = self._basis.apply(design.X[rows], y[rows])
-            weighted = Qe if w is None else Qe * w[rows, None]
-            self._C += Qe.T @ weighted
-            self._ones += weighted.sum(axis=0)
+            full = self._rows[: rows.stop - rows.start]
+            self._basis.apply(design.X[rows], y[rows], out=full[:, :-1])
+            weighted = full if w is None else full * w[rows, None]
+            self._C += full.T @ weighted
             for term, part in zip(terms, self._parts, strict=True):
                 add_term_product(self._B[part], term, rows, weighted)
-        self._add_pairs(terms, w)
         plain = Plain.of(design, self._provisional.T)
         totals = _totals(design, y, groups, read)
         self._totals.append(replace(totals, plain=plain, numbers=numbers, cells=cells))
-
-    def _add_pairs(self, terms: Sequence[RandomTerm], w: FloatArray | None) -> None:
-        keyed: Pairs = {}
-        for s in range(len(terms)):
-            for t in range(s + 1):
-                pair = pair_blocks(terms[s], terms[t], w)
-                if s == t and terms[s].codes is not None:  # one block of every level
-                    held = self._diagonals.setdefault((s, t), np.zeros_like(pair.data))
-                    held += pair.data
-                else:
-                    keyed[s, t] = _keyed(pair)
-        self._pairs.add(keyed)
 
     def result(self) -> Products:
         """The products of all rows added."""
@@ -220,10 +200,8 @@ class Accumulator:
         counted = ((int(counts[0]), int(counts[1])),)
         if not counted[0][1]:
             return Products(counted)
-        none: IntArray = np.zeros(0, dtype=np.int64)
-        pairs: Pairs = {at: (none, data) for at, data in self._diagonals.items()}
-        pairs |= self._pairs.result() or {}
-        return replace(total, counts=counted, B=self._B, C=self._C, ones=self._ones, pairs=pairs)
+        pairs: Pairs = {at: sums.result() for at, sums in self._pairs.items()}
+        return replace(total, counts=counted, B=self._B, C=self._C, pairs=pairs)
 
 
 def _totals(design: Design, y: FloatArray, groups: IntArray | None, read: int) -> Products:
@@ -249,16 +227,6 @@ def _constants(X: FloatArray) -> FloatArray:
     return out
 
 
-def _keyed(pair: PairBlocks) -> tuple[IntArray, FloatArray]:
-    keys = pair.cols.astype(np.int64) * pair.n_rows + pair.rows
-    return keys, pair.data
-
-
-def _pairs_added(parts: Sequence[Pairs]) -> Pairs:
-    """The blocks of all pairs of terms added."""
-    return {at: _added([part[at] for part in parts]) for at in parts[0]}
-
-
 def added(parts: Sequence[Products]) -> Products:
     """Products of the rows of several partitions."""
     counts = tuple(count for part in parts for count in part.counts)
@@ -266,40 +234,23 @@ def added(parts: Sequence[Products]) -> Products:
     if not live:
         return Products(counts)
     first, rest = live[0], live[1:]
-    B, C, ones, groups = first.B.copy(), first.C.copy(), first.ones.copy(), first.groups
+    B, C, groups = first.B.copy(), first.C.copy(), first.groups
     for part in rest:
         B += part.B
         C += part.C
-        ones += part.ones
         groups = part.groups if groups is None or part.groups is None else groups + part.groups
     constants = np.stack([part.constant for part in live])
     return Products(
         counts, n=sum(part.n for part in live), sum_w=sum(part.sum_w for part in live),
         sum_log_w=sum(part.sum_log_w for part in live), squares=sum(part.squares for part in live),
         low=min(part.low for part in live), high=max(part.high for part in live), B=B, C=C,
-        ones=ones, pairs=_pairs_added([part.pairs for part in live]), groups=groups,
+        groups=groups,
+        pairs={at: pairs_added([part.pairs[at] for part in live]) for at in first.pairs},
         constant=np.where((constants == constants[0]).all(axis=0), constants[0], np.nan),
         plain=Plain.added([part.plain for part in live if part.plain is not None]),
         numbers={n: Numbers.merged([part.numbers[n] for part in live]) for n in first.numbers},
         cells=Cells.merged([part.cells for part in live], first.numbers),
     )  # fmt: skip
-
-
-def _added(parts: list[tuple[IntArray, FloatArray]]) -> tuple[IntArray, FloatArray]:
-    """Blocks with equal keys added, from left to right."""
-    if len(parts) == 1:
-        return parts[0]
-    if not len(parts[0][0]) and all(d.shape == parts[0][1].shape for _, d in parts):
-        total = parts[0][1].copy()
-        for _, data in parts[1:]:
-            total += data
-        return parts[0][0], total
-    keys = np.concatenate([keys for keys, _ in parts])
-    order = np.argsort(keys, kind="stable")
-    keys = keys[order]
-    starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1])) if len(keys) else order
-    data = np.concatenate([data for _, data in parts])[order]
-    return keys[starts], np.add.reduceat(data, starts, axis=0) if len(starts) else data
 
 
 @dataclass(frozen=True, eq=False)
@@ -347,7 +298,7 @@ def finished(total: Products, provisional: Provisional, template: DesignLayout) 
     if poor or off:
         return Finished(None, None, again)
     c = np.zeros(p)
-    c[live] = solve_triangular(R1, total.ones[:p][live], trans="T", check_finite=False)
+    c[live] = solve_triangular(R1, total.C[:p, -1][live], trans="T", check_finite=False)
     corner = np.sqrt(max(total.sum_w - float(c @ c), 0.0))
     full = np.vstack([np.column_stack([whole @ provisional.R, c]), np.append(np.zeros(p), corner)])
     factor, kept = (full[:0, :0], np.zeros(0, int)) if not p else independent_columns(full)
@@ -355,7 +306,7 @@ def finished(total: Products, provisional: Provisional, template: DesignLayout) 
     if cross.C[-1, -1] < LOST * total.C[p, p]:
         return Finished(None, None, again)
     assert total.plain is not None
-    one = np.append(total.ones[:p], total.n)
+    one = np.append(total.C[:p, -1], total.n)
     unweighted = np.block([[G, one[:p, None]], [one[None]]])
     sums = row_sums(total.plain, unweighted, total.n, total.constant, provisional.R, cross)
     return Finished(cross, sums, again)
@@ -405,7 +356,7 @@ def _cross(
     G = total.C[:p, :p]
     spanned = provisional.R @ provisional.shift
     onto, delta = P.T @ (G @ spanned), P.T @ total.C[:p, p]
-    change = np.zeros((p + 1, r + 1))
+    change = np.zeros((p + 2, r + 1))
     change[:p, :r] = P
     change[:p, r] = spanned - P @ (onto + delta)
     change[p, r] = 1.0
@@ -419,20 +370,11 @@ def _cross(
     C = (C + C.T) / 2.0
     check_residual(total.n, basis.rank, template.y_name, total.squares, float(C[-1, -1]))
     sizes = tuple((term.k, term.n_levels) for term in template.terms)
-    pairs = {at: _pair(total.pairs[at], *(sizes[t][1] for t in at)) for at in sorted(total.pairs)}
+    pairs = {at: total.pairs[at].pair(*(sizes[t][1] for t in at)) for at in sorted(total.pairs)}
     bases = None if all(F is None for F in provisional.bases) else provisional.bases
     return CrossProducts(
         *apart(sizes, pairs), total.B @ change, C, basis, total.n, total.sum_log_w, bases
     )  # fmt: skip
-
-
-def _pair(keyed: tuple[IntArray, FloatArray], n_rows: int, n_cols: int) -> PairBlocks:
-    keys, data = keyed
-    if len(keys) != len(data):
-        return PairBlocks.of(np.arange(n_cols + 1), np.arange(n_rows), data, n_rows)
-    cols, rows = np.divmod(keys, n_rows)
-    indptr = np.searchsorted(cols, np.arange(n_cols + 1))
-    return PairBlocks.of(indptr, rows.astype(index_dtype(n_rows)), data, n_rows)
 
 
 def _term_bases(
@@ -443,11 +385,8 @@ def _term_bases(
     for t, (term, F) in enumerate(zip(template.terms, provisional.bases, strict=True)):
         better = F
         if term.k > 1 and term.structure == "unstructured":
-            keys, data = total.pairs[t, t]
-            if len(keys) == len(data):
-                cols, rows = np.divmod(keys, term.n_levels)
-                data = data[cols == rows]
-            moments = data.sum(axis=0)
+            own = total.pairs[t, t].pair(term.n_levels, term.n_levels)
+            moments = own.data[own.rows == own.cols].sum(axis=0)
             size = np.sqrt(np.diag(moments))
             if (size > 0).all():
                 scaled = moments / np.outer(size, size)

@@ -60,6 +60,9 @@ KEEP_ROWS = ("auto", True, False)
 MOST_SAMPLED = 5
 """Partitions that the sample is taken from, where only labels are read of the others."""
 
+LABEL_CHUNKS = 4
+"""Times as many rows at a time where only labels are read."""
+
 MOST_PASSES = 4
 """Times the products are formed at most, each in a better basis."""
 
@@ -260,7 +263,10 @@ def _quick(learn: FirstPass, plan: Plan, parts: Sequence[Part]) -> FirstPass:
     if everything or mixed or len(parts) <= MOST_SAMPLED:
         return learn
     names = [name for name in reading.names if name in labels]
-    few = replace(reading, columns=labels, names=names, weights=None, offset=None)
+    few = replace(
+        reading, columns=labels, names=names, weights=None, offset=None,
+        rows=LABEL_CHUNKS * reading.rows,
+    )  # fmt: skip
     at = np.linspace(0, len(parts) - 1, MOST_SAMPLED).astype(int)
     return replace(learn, labels_only=few, sampled=frozenset(parts[i].label for i in at))
 

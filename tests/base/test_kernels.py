@@ -69,16 +69,40 @@ def test_add_scaled_rows(kernel, k):
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize(("k", "ones"), [(1, True), (1, False), (2, False), (3, False)])
-def test_diagonal_blocks(kernel, k, ones, weighted):
+@pytest.mark.parametrize(("left", "right"), [(None, None), (None, 2), (3, None), (3, 2), (1, 1)])
+def test_add_level_blocks(kernel, left, right, weighted):
     rng = np.random.default_rng(3)
-    codes, values, w = coded(rng, 30, 6), rng.normal(size=(30, k)), rng.uniform(size=30)
-    v = np.ones((30, 1)) if ones else values
-    Z = indicator(codes, v, 6)
-    A = ((Z.T * w) @ Z if weighted else Z.T @ Z).reshape(6, k, 6, k)
-    given = np.zeros((0, 1)) if ones else values, w if weighted else np.zeros(0)
-    found = kernel("diagonal_blocks")(codes, *given, 6)
-    close(found, np.einsum("lilj->lij", A))
+    codes, w = coded(rng, 30, 6), rng.uniform(size=30)
+    given = [np.zeros((0, 1)) if k is None else rng.normal(size=(30, k)) for k in (left, right)]
+    full = [v if len(v) else np.ones((30, 1)) for v in given]
+    found = rng.normal(size=(6, left or 1, right or 1))
+    expected = found.copy()
+    for i in np.flatnonzero(codes >= 0):
+        expected[codes[i]] += (w[i] if weighted else 1.0) * np.outer(full[0][i], full[1][i])
+    kernel("add_level_blocks")(codes, *given, w if weighted else np.zeros(0), found)
+    close(found, expected)
+
+
+def test_meets_one(kernel):
+    rng = np.random.default_rng(31)
+    home, inner = rng.integers(0, 4, 7), rng.integers(0, 6, 50)
+    met = np.full(7, -1)
+    met[6] = 3
+    assert kernel("meets_one")(inner, home[inner], met)
+    np.testing.assert_array_equal(met, np.where(np.isin(np.arange(7), inner), home, [-1] * 6 + [3]))
+    other = home[inner]
+    other[40] += 1
+    assert not kernel("meets_one")(inner, other, met)
+    assert not kernel("meets_one")(np.array([-1]), np.array([2]), met)
+    assert not kernel("meets_one")(np.array([2]), np.array([-1]), met)
+
+
+def test_mark_first(kernel):
+    codes = np.array([4, -1, 2, 4, 2, 0, 1, 0])
+    seen, first = np.arange(5) == 1, np.arange(8) == 1
+    kernel("mark_first")(codes, seen, first)
+    np.testing.assert_array_equal(np.flatnonzero(first), [0, 1, 2, 5])
+    np.testing.assert_array_equal(seen, [True, True, True, False, True])
 
 
 def test_sort_pairs(kernel):

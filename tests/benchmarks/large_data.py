@@ -49,7 +49,10 @@ def write(folder: Path, n: int, strings: bool, levels: tuple[int, int] = LEVELS)
         y = 1 + 0.5 * x - 0.2 * z + effects[0][site] + effects[1][user] + rows.normal(size=m)
         columns = {"y": y, "x": x, "z": z, "site": site, "user": user, "other": x + z}
         if strings:
-            columns |= {"site": np.char.mod("s%05d", site), "user": np.char.mod("u%06d", user)}
+            named = (("site", "s%05d", site, sites), ("user", "u%06d", user, users))
+            for name, form, codes, count in named:
+                labels = pa.array(np.char.mod(form, np.arange(count)))
+                columns[name] = pa.DictionaryArray.from_arrays(pa.array(codes), labels)
         pq.write_table(pa.table(columns), path)
 
 
@@ -99,7 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--rows", default="1000000,3000000,10000000,30000000")
     parser.add_argument("--folder", type=Path, help="where the files are or shall be")
-    parser.add_argument("--strings", action="store_true", help="levels are strings")
+    parser.add_argument("--strings", action="store_true", help="levels are dictionaries of strings")
     parser.add_argument("--work", choices=WORK, help=argparse.SUPPRESS)
     parser.add_argument("files", nargs="*", help=argparse.SUPPRESS)
     given = parser.parse_args()

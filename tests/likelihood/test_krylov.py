@@ -63,6 +63,15 @@ def test_the_finish_is_exact(case, reml):
     assert type(own.deviance) is type(exact.deviance)
 
 
+@pytest.mark.parametrize("case", ["zero_slope", "slopes"])
+def test_a_certified_value_is_that_of_its_theta(case):
+    """Whatever the probes, and however far the end is from the first exact evaluation."""
+    model = model_of(case)
+    for seed in range(4):
+        own = model.fit(engine="krylov", finish="exact", seed=seed)
+        assert own.opt.deviance == pytest.approx(own.deviance.value(own.theta), abs=3e-10)
+
+
 def test_an_exact_value_alone():
     model = model_of("slopes")
     exact = model.fit(engine="sparse", tol=1e-13)

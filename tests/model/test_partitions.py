@@ -608,6 +608,25 @@ def test_what_cannot_be_fitted_is_said_as_with_rows():
         assert messages[0] == messages[1]
 
 
+@pytest.mark.parametrize("end", [30_000, 60_000, 100_000])
+@pytest.mark.parametrize("bars", ["(1|g) + (1|h)", "(x|g) + (1|h)", "(1|g) + (x|h)"])
+def test_factors_that_are_nested_up_to_some_row(bars, end):
+    """Pairs of levels are those of all rows, whether that shows in a partition or between two."""
+    rng, n = np.random.default_rng(4), 90_000
+    g = rng.integers(0, 500, n)
+    h = np.where(np.arange(n) < end, g % 20, rng.integers(0, 20, n))
+    x = rng.normal(size=n)
+    y = x + rng.normal(size=500)[g] * (1 + x / 3) + rng.normal(size=20)[h] + rng.normal(size=n)
+    data = pd.DataFrame({"y": y, "x": x, "g": g, "h": h, "w": rng.uniform(0.5, 2.0, n)})
+    formula, how = f"y ~ x + {bars}", {"weights": "w", "chunk_rows": 22_500}
+    whole = sparselmm.mixedlm(formula, data, keep_rows=True, **how)
+    value = whole.deviance().value(whole.covariance.on_diagonal * 0.5)
+    for source in (data, lambda: iter([data])):  # four partitions; one, in four pieces
+        own = sparselmm.mixedlm(formula, source, keep_rows=False, **how)
+        assert (whole.cross.A != 0).nnz == (own.cross.A != 0).nnz
+        assert own.deviance().value(own.covariance.on_diagonal * 0.5) == pytest.approx(value)
+
+
 def test_dependent_columns_and_bad_samples():
     data = rows(n=2000)
     data["twice"] = 2 * data["x"] - 3

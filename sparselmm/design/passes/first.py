@@ -19,7 +19,7 @@ from sparselmm.base.reduction import Tree
 from sparselmm.base.types import IntArray
 from sparselmm.design.build import Plan
 from sparselmm.design.column_types import CATEGORIES, NUMBERS, TEXT, kind_of
-from sparselmm.design.factors import Factor, first_rows, unordered
+from sparselmm.design.factors import SPREAD, mark_first, tells, told_apart
 from sparselmm.design.formula.columns import take_columns
 from sparselmm.design.formula.expressions import names_in, plain_column
 from sparselmm.design.formula.memory import Key, Memories, Summary
@@ -166,19 +166,17 @@ class FirstPass:
         if codes:
             columns = self._columns(frame, codes)
             space = Namespace(frame, self.reading.env, space.rows, columns)
-        seen: dict[str, Factor] = {}
+        seen: dict[str, tuple[IntArray, int]] = {}
         chosen = np.zeros(len(frame), dtype=bool)
         chosen[0] = True
         for one in self.sets:
             for name in one.columns:
                 if name not in seen:
-                    seen[name] = unordered(frame[name])
+                    seen[name] = told_apart(frame[name])
             for code in one.codes:
                 if code not in seen:
-                    seen[code] = unordered(_labels(code, space))
-            chosen[first_rows(*_crossed([seen[name] for name in (*one.columns, *one.codes)]))] = (
-                True
-            )
+                    seen[code] = told_apart(_labels(code, space))
+            mark_first(*_crossed([seen[name] for name in (*one.columns, *one.codes)]), chosen)
         names = label_columns(self.sets, frame.columns)
         return frame[names].iloc[np.flatnonzero(chosen)].reset_index(drop=True)
 
@@ -226,31 +224,27 @@ def shown(first: First, learn: FirstPass, fixed: tuple[LabelSet, ...]) -> pd.Dat
     return pd.concat([rows, values], axis=1)[list(sample.columns)]
 
 
-def _crossed(factors: Sequence[Factor]) -> tuple[IntArray, int]:
-    """Codes of the combinations of some factors, in any order, and their number."""
-    codes, count = factors[0].codes, len(factors[0].labels)
-    for factor in factors[1:]:
-        if _tells(factor.codes, len(factor.labels), codes):
-            codes, count = factor.codes, len(factor.labels)
+def _crossed(factors: Sequence[tuple[IntArray, int]]) -> tuple[IntArray, int]:
+    """Codes of the combinations of some factors, in any order, and what all are below."""
+    codes, count = factors[0]
+    for more, size in factors[1:]:
+        if tells(more, size, codes):
+            codes, count = more, size
             continue
-        if _tells(codes, count, factor.codes):
+        if tells(codes, count, more):
             continue
-        absent = (codes < 0) | (factor.codes < 0)
-        key = codes * np.int64(max(len(factor.labels), 1)) + factor.codes
-        codes, found = pd.factorize(np.where(absent, -1, key) if absent.any() else key)
-        count = len(found)
+        absent = (codes < 0) | (more < 0)
+        key = codes * np.int64(max(size, 1)) + more
         if absent.any():
-            codes = np.where(absent, -1, codes)
+            key[absent] = -1
+        count *= size
+        codes = key
+        if count > SPREAD * len(key):
+            codes, found = pd.factorize(key)
+            count = len(found)
+            if absent.any():
+                codes[absent] = -1
     return codes, count
-
-
-def _tells(inner: IntArray, count: int, outer: IntArray) -> bool:
-    """Whether the level of one factor alone tells that of another, none of them missing."""
-    if not len(inner) or int(inner.min()) < 0 or int(outer.min()) < 0:
-        return False
-    told = np.empty(count, dtype=outer.dtype)
-    told[inner] = outer
-    return bool((told[inner] == outer).all())
 
 
 def _labels(code: str, space: Namespace) -> Any:

@@ -99,8 +99,9 @@ class Reading:
 
     def _check_complete(self, frame: pd.DataFrame) -> None:
         for name in self.names:
-            count = int(missing_rows(frame[name]).sum())
-            if count:
+            missing = missing_rows(frame[name])
+            if missing.any():
+                count = int(missing.sum())
                 raise MissingDataError(f"column {name!r} has {count} missing value(s); {DROP_HINT}")
 
 

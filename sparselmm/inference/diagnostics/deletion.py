@@ -281,7 +281,8 @@ def by_group(
         rows = groups.order[groups.bounds[first] : groups.bounds[last]]
         codes = groups.codes[rows] - first
         Xy = cross.basis.apply(design.X[rows], y[rows])
-        S = kernels.diagonal_blocks(codes, Xy, np.zeros(0) if w is None else w[rows], last - first)
+        S = np.zeros((last - first, m, m))
+        kernels.add_level_blocks(codes, Xy, Xy, np.zeros(0) if w is None else w[rows], S)
         counts = np.bincount(codes, None if w is None else w[rows] > 0, last - first)
         DK, own_traces = [], []
         for t, (part, (k, l)) in enumerate(zip(cross.slices, cross.sizes, strict=True)):

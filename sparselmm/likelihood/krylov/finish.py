@@ -3,8 +3,8 @@
 *Finish.* The exact gradient at the search's end differs from the estimated one by the error of the
 traces, which hardly changes nearby: added as a constant to the derivative in every ``Psi_t``, it
 lets the search go on to the exact optimum. Since the derivative there is zero, the deviance falls
-on the way by half of the exact slope along the straight step in the roots, and no second
-factorization is needed.
+on the way by half of the exact slope along the straight step in the roots, and where that is little
+no second factorization is needed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,11 @@ from sparselmm.likelihood.quadratic import Quadratic
 
 AGAIN = 2e-6
 """Promised decrease at the exact evaluation up to which one is enough: the end of the corrected
-search and the fall to it are right to about 3e-4 of it."""
+search is right to about 1e-5 of it."""
+
+FALLS = 2e-7
+"""The same up to which the fall to that end is not computed exactly: it is of first order in the
+error of the traces and of third order in the step, and off by up to 1.5e-3 of it."""
 
 TRUSTED = 5e-6
 """Monte Carlo error of theta, in standard errors, up to which the estimated gradient leads as near
@@ -172,7 +176,8 @@ def minimize_certified(
                 )
                 promised = _promised(inner, at)
                 if promised <= AGAIN or (not again and isinstance(whole, Probed)):
-                    ended = _certificate(deviance, whole, recorder, at, last)
+                    long = None if promised <= FALLS else threads
+                    ended = _certificate(deviance, whole, recorder, at, last, long)
                     return ended if promised <= AGAIN else ended.failed(MISLED)
             theta, level = last.theta, last.level
     except FAILURES:
@@ -254,21 +259,23 @@ def _promised(inner: Probed, at: Point) -> float:
 
 
 def _certificate(
-    deviance: ProfiledDeviance, whole: ProfiledDeviance, recorder: Recorder, at: Point, last: Found
-) -> Ended:
+    deviance: ProfiledDeviance, whole: ProfiledDeviance, recorder: Recorder, at: Point,
+    last: Found, threads: Callable[[], AbstractContextManager[Any]] | None,
+) -> Ended:  # fmt: skip
     """The end of the search that went on from an exact evaluation, and the solution there.
 
-    Where columns of ``lambda_t`` went from the floor to zero the way is not straight, and the value
-    is computed again unless that takes a disk.
+    Where the way is long, and ``threads`` are given for it, or not straight, because columns of
+    ``lambda_t`` went from the floor to zero, the value is computed again unless that takes a disk.
     """
     inner = _engine_of(deviance)
     gradient, hessian = inner.tangent_model(last.theta)
     theta = inner.covariance.rectify(inner.settled(last.theta))
     straight = np.array_equal(inner.settled(last.theta), last.theta)
-    if straight or isinstance(whole, Probed):
+    if (straight and threads is None) or isinstance(whole, Probed):
         value = at.value + _drop(inner, at.theta, theta, inner.entries(at.gradient))
     else:
-        value = whole.value(theta)
+        with (threads or nullcontext)():
+            value = whole.value(theta)
         recorder.record(theta, last.level)
     opt = _summary(
         deviance, inner, recorder, theta, (inner.entries(gradient), hessian), value, at.rounding,
