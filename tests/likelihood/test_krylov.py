@@ -65,7 +65,7 @@ def test_the_finish_is_exact(case, reml):
 
 @pytest.mark.parametrize("case", ["zero_slope", "slopes"])
 def test_a_certified_value_is_that_of_its_theta(case):
-    """Whatever the probes, and however far the end is from the first exact evaluation."""
+    """Also where the way from the exact evaluation to the end is long."""
     model = model_of(case)
     for seed in range(4):
         own = model.fit(engine="krylov", finish="exact", seed=seed)
