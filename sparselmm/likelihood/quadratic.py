@@ -70,7 +70,7 @@ class Quadratic:
             step = -part / (gaps + more[..., None])
             first, rest = step[..., 0], (step[..., 1:] ** 2).sum(axis=-1)
             edge = np.sqrt(np.maximum(radius**2 - rest, 0.0))
-            step[..., 0] = np.where(hard, np.copysign(edge, first), first)
+            step[..., 0] = np.where(hard, np.where(first < 0.0, -edge, edge), first)
         predicted = -((part + 0.5 * values * step) * step).sum(axis=-1)
         return np.einsum("...ij,...j->...i", self.vectors, step), predicted
 

@@ -328,10 +328,10 @@ def test_labels_of_polars_are_in_order_unless_an_enum_says_otherwise():
     })  # fmt: skip
     for data in (frame, frame.lazy(), frame.to_arrow()):
         for chunk_rows in (3, 10):
-            design = sparselmm.mixedlm(
+            model = sparselmm.mixedlm(
                 "y ~ free + (1 | g)", data, chunk_rows=chunk_rows, keep_rows=False
-            ).design
-            assert design.x_names == ("Intercept", "free[T.mid]", "free[T.top]")
+            )
+            assert model.exog_names == ["Intercept", "free[T.mid]", "free[T.top]"]
         names = from_formula("y ~ given + (1 | g)", data).design.x_names
         assert names == ("Intercept", "given[T.mid]", "given[T.top]")
 

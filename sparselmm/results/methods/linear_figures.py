@@ -238,6 +238,8 @@ class LinearFigureResults(InferenceResults, PredictionResults, DiagnosticResults
         return frame.reindex(names).to_numpy()
 
     def _variance_shares(self) -> dict[str, float]:
+        if self.built.layout.sums is None:
+            self._need_rows("plot_variance_shares")
         r2 = self.r2()
         total = r2.var_fixed + r2.var_random + r2.var_residual
         icc = self.icc()["icc"].iloc[:-1]

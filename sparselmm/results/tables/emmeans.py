@@ -136,8 +136,8 @@ class ReferenceGrid:
         frame = pd.DataFrame(columns, index=range(len(combinations)))
         offset = None
         if spec.offset_array:
-            value = built.design.offset
-            offset = np.full(len(frame), 0.0 if value is None or not len(value) else value.mean())
+            value = built.layout.rows("a mean of the offset that was an array").offset
+            offset = np.full(len(frame), 0.0 if value is None else value.mean())
         for name, step in (moved or {}).items():
             frame[name] = frame[name] + step
         new = spec.evaluate(frame, random=False, offset=offset)
@@ -435,7 +435,7 @@ def _averaged(
     L, offset = (np.asarray(average @ x)[there] for x in rows)
     return MarginalMeans(
         wanted, within, cells, L, offset, options.ddf, options.alpha, options.type, name, fixed,
-        options.scale, str(built.design.y_name),
+        options.scale, str(built.layout.y_name),
     )  # fmt: skip
 
 
