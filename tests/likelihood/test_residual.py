@@ -299,6 +299,7 @@ def test_strata_of_which_one_is_correlated():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("first", [0, 20, 40])
+@pytest.mark.filterwarnings("ignore")  # fits at limits say so
 def test_random_models_against_textbook_searches_from_many_starts(first):
     """`python tests/support/residual_random.py 0 300` looks at more of them."""
     verdicts = [judge(number) for number in range(first, first + 12)]
