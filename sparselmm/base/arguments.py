@@ -444,7 +444,5 @@ def check_keywords(
             takes = f"; it takes {', '.join(known) or 'no options'}"
             same = name.lower() in map(str.lower, known)
             theirs = None if same else others.get(name, OTHER_ARGUMENTS.get(name))
-            if name == "correlation" and function.endswith("summary"):  # of lme4's estimates
-                theirs = "; the correlation of the fixed effects follows from cov_params()"
             hint = theirs or suggestion(name, known) or takes
             raise ArgumentTypeError(f"{function} has no argument {name!r}{hint}")

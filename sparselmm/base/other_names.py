@@ -188,6 +188,10 @@ def known_arguments(function: Function, owner: str = "") -> Function:
     return checked  # type: ignore[return-value]
 
 
+OF_RESULTS = {"correlation": "; the correlation of the fixed effects follows from cov_params()"}
+"""Arguments of methods of results elsewhere, and what there is here."""
+
+
 class KnownArguments:
     """Public methods refuse an argument they do not have by an error of the package."""
 

@@ -121,11 +121,17 @@ def mark_first(codes: IntArray, n_levels: int, first: BoolArray) -> None:
 def tells(inner: IntArray, n_levels: int, outer: IntArray) -> bool:
     """Whether the level of one factor alone tells that of another, none of them missing."""
     met: IntArray = np.full(n_levels, -1, dtype=index_dtype(int(outer.max(initial=0))))
+    return len(inner) > 0 and meets_one(inner, outer, met)
+
+
+def meets_one(inner: IntArray, outer: IntArray, met: IntArray) -> bool:
+    """Whether levels of some rows meet those in ``met`` alone, where fresh ones are entered."""
     if len(inner) >= MANY_ROWS:
         return kernels.meets_one(inner, outer, met)
-    if not len(inner) or int(inner.min()) < 0 or int(outer.min()) < 0:
+    if inner.min(initial=0) < 0 or outer.min(initial=0) < 0:
         return False
-    met[inner] = outer
+    fresh = np.flatnonzero(met[inner] < 0)
+    met[inner[fresh]] = outer[fresh]
     return bool((met[inner] == outer).all())
 
 

@@ -15,6 +15,9 @@ KINDS = ("ar1", "car1", "exp", "gau", "cs", "us", "toep", "ad")
 MARKOV = ("ar1", "car1", "exp", "ad")
 """Kinds whose inverse joins neighbours alone (exp along one coordinate)."""
 
+POSITIONS = ("car1", "exp", "gau")
+"""Kinds of positions, in whose units their range is; they have no visits."""
+
 
 MOST_STEPS = 100_000
 """Distances that a median is taken of, where groups alike were added up."""

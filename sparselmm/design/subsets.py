@@ -14,7 +14,9 @@ from sparselmm.design.terms import Design, Levels, RandomTerm
 
 def take_rows(design: Design, rows: IntArray) -> Design:
     """The design on some rows; levels without rows are left out, those of block terms stay."""
-    return _with_terms(design, rows, [_taken(term, rows, None) for term in design.terms])
+    kept = design.kept(rows)
+    terms = tuple(_renumbered(term, None) for term in kept.terms)
+    return replace(kept, terms=terms, groups=None)
 
 
 class Groups:
@@ -48,13 +50,13 @@ class Groups:
         Factors nested in the groups are repeated with them; levels of crossed factors stay the
         same levels.
         """
-        parts, rows = self._parts(draw), self.drawn(draw)
+        parts, kept = self._parts(draw), self.whole.kept(self.drawn(draw))
         place = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
         terms = [
-            _taken(term, rows, place if nested else None)
-            for term, nested in zip(self.whole.terms, self.nested, strict=True)
+            _renumbered(term, place if nested else None)
+            for term, nested in zip(kept.terms, self.nested, strict=True)
         ]
-        return _with_terms(self.whole, rows, terms)
+        return replace(kept, terms=tuple(terms), groups=None)
 
     def n_rows(self, n_groups: int) -> int:
         """Rows of a design of so many groups, the present ones copied in turn."""
@@ -68,14 +70,6 @@ class Groups:
 
     def _parts(self, draw: IntArray) -> list[IntArray]:
         return [self.outside, *(self.rows[g] for g in draw)]
-
-
-def _with_terms(design: Design, rows: IntArray, terms: list[RandomTerm]) -> Design:
-    return replace(
-        design, y=design.y[rows], X=design.X[rows], terms=tuple(terms),
-        weights=None if design.weights is None else design.weights[rows],
-        offset=None if design.offset is None else design.offset[rows], groups=None,
-    )  # fmt: skip
 
 
 def _columns(term: RandomTerm) -> tuple[IntArray, IntArray]:
@@ -101,24 +95,21 @@ def _is_nested(term: RandomTerm, codes: IntArray) -> bool:
     return bool((low[used] == high[used]).all())
 
 
-def _taken(term: RandomTerm, rows: IntArray, place: IntArray | None) -> RandomTerm:
-    """The term on some rows; with ``place``, levels in different places are different levels."""
+def _renumbered(term: RandomTerm, place: IntArray | None) -> RandomTerm:
+    """The term with the levels its rows have; with ``place``, (n,), those of each are its own."""
     if term.block is not None:
-        return _taken_block(term, sp.csr_array(term.block[rows]), place)
+        return term if place is None else _apart_block(term, term.block, place)
     assert term.codes is not None
-    codes = term.codes[rows].astype(np.int64)
+    codes = term.codes.astype(np.int64)
     present = codes >= 0
     key = codes if place is None else codes + place * term.n_levels
     distinct, inverse = np.unique(key[present], return_inverse=True)
     codes[present] = inverse
-    values = None if term.values is None else term.values[rows]
     levels = Levels(term.levels.names, (distinct,) * len(term.levels.parts))
-    return replace(term, codes=codes, values=values, levels=levels)
+    return replace(term, codes=codes, levels=levels)
 
 
-def _taken_block(term: RandomTerm, Z: CSR, place: IntArray | None) -> RandomTerm:
-    if place is None:
-        return replace(term, block=Z)
+def _apart_block(term: RandomTerm, Z: CSR, place: IntArray) -> RandomTerm:
     key = Z.indices + np.repeat(place, np.diff(Z.indptr)).astype(np.int64) * term.n_levels
     distinct, inverse = np.unique(key, return_inverse=True)
     block = sp.csr_array((Z.data, inverse, Z.indptr), shape=(Z.shape[0], len(distinct)))

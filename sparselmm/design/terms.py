@@ -9,7 +9,7 @@ The random-effects part of a linear mixed model is ``Z b`` with ``b = Lambda u``
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -211,6 +211,14 @@ class RandomTerm(TermLayout):
         empty = self.block is not None and bool((np.diff(self.block.indptr) == 0).any())
         object.__setattr__(self, "form", coded if self.block is None else "block")
         object.__setattr__(self, "empty_rows", empty)
+
+    def kept(self, rows: BoolArray | IntArray) -> RandomTerm:
+        """Of some of the rows; levels keep their codes."""
+        return replace(
+            self, codes=None if self.codes is None else self.codes[rows],
+            values=None if self.values is None else self.values[rows],
+            block=None if self.block is None else sp.csr_array(self.block[rows]),
+        )  # fmt: skip
 
     @property
     def layout(self) -> TermLayout:
@@ -418,6 +426,18 @@ class Design(DesignLayout):
     def n_counted(self) -> int:
         """How many these are."""
         return self.n if self.weights is None else int(np.count_nonzero(self.weights > 0))
+
+    def kept(self, rows: BoolArray | IntArray) -> Design:
+        """Of some of the rows; levels and groups keep their codes."""
+        return replace(
+            self, y=self.y[rows], X=self.X[rows], terms=tuple(t.kept(rows) for t in self.terms),
+            weights=None if self.weights is None else self.weights[rows],
+            offset=None if self.offset is None else self.offset[rows],
+            groups=None if self.groups is None else replace(
+                self.groups, codes=self.groups.codes[rows]
+            ),
+            residual=None if self.residual is None else self.residual.kept(rows),
+        )  # fmt: skip
 
     @cached_property
     def Z(self) -> CSR:

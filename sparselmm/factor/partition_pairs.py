@@ -15,6 +15,7 @@ import numpy as np
 from sparselmm.base import kernels
 from sparselmm.base.reduction import Tree
 from sparselmm.base.types import FloatArray, IntArray, index_dtype
+from sparselmm.design.factors import meets_one
 from sparselmm.design.terms import RandomTerm, TermLayout
 from sparselmm.factor.crossprod import SMALL_ROWS, PairBlocks, pair_blocks
 
@@ -114,7 +115,7 @@ class PairSums:
         if held is not None:
             assert s.codes is not None and t.codes is not None
             inner, outer = (s.codes, t.codes) if held.of_rows else (t.codes, s.codes)
-            if s is t or _meets_one(inner, outer, held.met):
+            if s is t or meets_one(inner, outer, held.met):
                 if not self._counted:
                     _add_blocks(inner, s.values, t.values, w, held.data)
                 return
@@ -130,17 +131,6 @@ class PairSums:
         rest = self._rest.result()
         assert rest is not None
         return rest
-
-
-def _meets_one(inner: IntArray, outer: IntArray, met: IntArray) -> bool:
-    """Whether levels of some rows meet those in ``met`` alone, where fresh ones are entered."""
-    if len(inner) >= SMALL_ROWS:
-        return kernels.meets_one(inner, outer, met)
-    if inner.min() < 0 or outer.min() < 0:
-        return False
-    fresh = np.flatnonzero(met[inner] < 0)
-    met[inner[fresh]] = outer[fresh]
-    return bool((met[inner] == outer).all())
 
 
 def _add_blocks(

@@ -148,9 +148,8 @@ class ProfiledDeviance:
             or own.solver.holds is not state  # another deviance may share the solver
             or np.asarray(theta, dtype=float).tobytes() != state.theta.tobytes()
         ):
-            own.state = own.gammas = own.tangent = own.rounding = own.pivots = (
-                None  # frees the last
-            )
+            # the last evaluation is freed before the next is made
+            own.state = own.gammas = own.tangent = own.rounding = own.pivots = None
             own.state = own.solver.holds = state = self._evaluate(np.array(theta, dtype=float))
         return state
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -119,7 +120,7 @@ class Deviance(Protocol):
         """Theta of the model from that of `working`."""
 
 
-class Joint:
+class Joint(ABC):
     """A deviance of more than the covariances of random effects.
 
     Its model Hessian leaves something out, which the search learns along its last step, and it
@@ -129,13 +130,13 @@ class Joint:
     patience: float = 1.0
     """How much longer than those of other models searches from other starts may take."""
 
+    @abstractmethod
     def doubtful(self, x: FloatArray) -> bool:
         """Whether there may be a lower minimum than the end of a search at x."""
-        raise NotImplementedError
 
+    @abstractmethod
     def starting_points(self, end: FloatArray, drawn: int | None) -> Iterator[FloatArray]:
         """Where further searches start, the most promising ones first, then so many random ones."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False)

@@ -82,12 +82,12 @@ class LinearModel:
         self.built.layout.rows(f"model.{what}")
 
     @cached_property
-    def _layout(self) -> VarianceLayout:
+    def _places(self) -> VarianceLayout:
         return VarianceLayout.of(self.built.layout.terms)
 
     @property
     def _packing(self) -> Packing:
-        return Packing(self._layout, self.covariance, self.built.layout.x_names)
+        return Packing(self._places, self.covariance, self.built.layout.x_names)
 
     @cached_property
     def cross(self) -> CrossProducts:

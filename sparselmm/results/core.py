@@ -13,7 +13,7 @@ from typing import Any
 
 from sparselmm.base.arguments import check_choice, check_level, check_text
 from sparselmm.base.exceptions import DataError
-from sparselmm.base.other_names import NamesOthers
+from sparselmm.base.other_names import OF_RESULTS, NamesOthers
 from sparselmm.design import BuiltDesign
 from sparselmm.inference.estimates import Estimates
 from sparselmm.inference.hypotheses.ddf import DDF_METHODS
@@ -75,6 +75,8 @@ class MixedLMResults(ResultsInterface, ValidationResults, LinearReportResults, N
 
     use_t = False
     """Tests use the normal distribution, as in statsmodels."""
+
+    _other_arguments = OF_RESULTS
 
     def __init__(
         self, model: Any, built: BuiltDesign, deviance: ProfiledDeviance, fit: PLSFit,

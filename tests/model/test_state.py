@@ -86,7 +86,7 @@ def look(fit, column="Reaction"):
 
 def read_everything(fit):
     model = fit.model
-    for name in ("data", "endog", "k_constant", "row_indices", "exog_re", "exog_vc", "_layout"):
+    for name in ("data", "endog", "k_constant", "row_indices", "exog_re", "exog_vc", "_places"):
         getattr(model, name)
     fit.summary(), fit.random_effects, fit.hatvalues(), fit.cov_params(), fit.ranova()
 

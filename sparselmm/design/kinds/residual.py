@@ -23,14 +23,11 @@ from sparselmm.design.formula.residual_bar import (
     unknown_structure,
 )
 from sparselmm.design.kinds.coded import grouping
-from sparselmm.design.residual import KINDS, ResidualRows
+from sparselmm.design.residual import KINDS, POSITIONS, ResidualRows
 from sparselmm.design.validate import Rows, aligned, check_codes, check_length
 
 VISITS = ("us", "toep", "ad")
 """Kinds with parameters of every visit."""
-
-POSITIONS = ("car1", "exp", "gau")
-"""Kinds of positions, which have no visits."""
 
 ORDERED = ("ar1", "toep", "ad")
 """Kinds for which the order of visits counts."""

@@ -14,7 +14,7 @@ import numpy as np
 import scipy.linalg
 import scipy.sparse as sp
 
-from sparselmm.base.types import BoolArray, FloatArray, IntArray
+from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design.residual import ResidualRows
 from sparselmm.design.terms import Design, RandomTerm
 
@@ -49,7 +49,7 @@ def added_up(design: Design, first: int) -> Design:
                 sums.append(_sums(design, alike, roots, first))
                 first += len(roots)
                 single[alike] = False
-    return one_below_the_other([some_rows(design, single), *sums]) if sums else design
+    return one_below_the_other([design.kept(single), *sums]) if sums else design
 
 
 def one_below_the_other(parts: Sequence[Design]) -> Design:
@@ -93,24 +93,6 @@ def _values(term: RandomTerm) -> FloatArray:
     return np.ones((len(term.codes), 1)) if term.values is None else term.values
 
 
-def some_rows(design: Design, rows: BoolArray | IntArray) -> Design:
-    """A design of some of its rows; groups and levels keep their numbers."""
-    assert design.residual is not None
-    return replace(
-        design, y=design.y[rows], X=design.X[rows], residual=design.residual.kept(rows),
-        weights=None if design.weights is None else design.weights[rows],
-        terms=tuple(_term_taken(term, rows) for term in design.terms),
-    )  # fmt: skip
-
-
-def _term_taken(term: RandomTerm, rows: BoolArray | IntArray) -> RandomTerm:
-    return replace(
-        term, codes=None if term.codes is None else term.codes[rows],
-        values=None if term.values is None else term.values[rows],
-        block=None if term.block is None else term.block[rows],
-    )  # fmt: skip
-
-
 def _alike(design: Design, index: IntArray) -> list[IntArray]:
     """Groups of m rows, (G, m), by what R and the levels are, where there are more than a few."""
     rows, m = design.residual, index.shape[1]
@@ -146,7 +128,7 @@ def _sums(design: Design, alike: IntArray, roots: FloatArray, first: int) -> Des
     """Groups alike as their sums, numbered from ``first``."""
     r, m, p = len(roots), alike.shape[1], design.p
     flat = roots.reshape(r * m, -1)
-    pattern = some_rows(design, np.tile(alike[0], r))
+    pattern = design.kept(np.tile(alike[0], r))
     rows = pattern.residual
     assert rows is not None and design.residual is not None
     stands = float(design.residual.counts[alike[:, 0]].sum())

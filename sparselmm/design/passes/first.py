@@ -24,8 +24,8 @@ from sparselmm.design.formula.columns import take_columns
 from sparselmm.design.formula.expressions import names_in, plain_column
 from sparselmm.design.formula.memory import Key, Memories, Summary
 from sparselmm.design.formula.namespace import Namespace, codes_of, right_terms
-from sparselmm.design.kinds.residual import POSITIONS
 from sparselmm.design.passes.reading import Reading, Taken, named
+from sparselmm.design.residual import POSITIONS
 from sparselmm.design.sources.arrow import joined
 from sparselmm.design.sources.readers import Part
 from sparselmm.design.validate import Rows

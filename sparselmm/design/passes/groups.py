@@ -23,7 +23,7 @@ from sparselmm.design.kinds.residual import (
     check_dispersion,
     check_groups,
 )
-from sparselmm.design.passes.alike import added_up, one_below_the_other, some_rows
+from sparselmm.design.passes.alike import added_up, one_below_the_other
 from sparselmm.design.passes.learned import Recipe
 from sparselmm.design.passes.reading import Reading, named
 from sparselmm.design.residual import ResidualRows
@@ -129,7 +129,7 @@ class GroupPass:
         """Close the groups that go on neither before nor after."""
         assert design.residual is not None
         goes_on = np.isin(design.residual.group, np.append(first, last))
-        done, left = some_rows(design, ~goes_on), some_rows(design, goes_on)
+        done, left = design.kept(~goes_on), design.kept(goes_on)
         self._check(done)
         seen = np.union1d(seen, _numbers(done)) if self._spec.bar is not None else seen
         ended = _numbered_apart(

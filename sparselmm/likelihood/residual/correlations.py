@@ -18,14 +18,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from sparselmm.base.types import AnyArray, FloatArray
-from sparselmm.design.residual import ResidualRows
+from sparselmm.design.residual import POSITIONS, ResidualRows
 from sparselmm.likelihood.residual.jets import LEFT, Jet, lag_correlations, products_between, sine
 
 Stack = tuple[FloatArray, list[FloatArray], list[list[FloatArray]]]
 """C (P, m, m), its J first derivatives, its J x J second ones."""
-
-SPATIAL = ("car1", "exp", "gau")
-"""Kinds with a range, in the units of the positions."""
 
 STRONG = 0.93
 """A correlation near one."""
@@ -90,7 +87,7 @@ class Correlation:
 
     def center(self) -> FloatArray:
         """Psi of no correlation, or of the typical distance for a range, (n,)."""
-        at = self.range if self.kind in SPATIAL else 0.0
+        at = self.range if self.kind in POSITIONS else 0.0
         return np.append(np.full(self.n_own, at), [0.0] * int(self.nugget))
 
     def others(self) -> list[FloatArray]:
@@ -102,14 +99,14 @@ class Correlation:
                 own[1:] = 0.1
             elif self.kind == "cs":
                 own[:] = np.log(strength / (1.0 - strength))
-            elif self.kind in SPATIAL:
+            elif self.kind in POSITIONS:
                 own[:] = self.range + np.log(-np.log(0.3) / -np.log(strength))
             out.append(np.append(own, [share] * int(self.nugget)))
-        return [*out, self.weakest()] if self.kind in SPATIAL else out
+        return [*out, self.weakest()] if self.kind in POSITIONS else out
 
     def weakest(self) -> FloatArray:
         """Where next to nothing is correlated, (n,): of positions the nearest rows alone."""
-        if self.kind not in SPATIAL:
+        if self.kind not in POSITIONS:
             return self.center()
         own = np.full(self.n_own, np.log(self.nearest / 5.0))
         return np.append(own, [0.02] * int(self.nugget))
@@ -128,7 +125,7 @@ class Correlation:
         own = psi[: self.n_own]
         if self.kind in ("ar1", "ad", "toep"):
             each = sine(own, self.left)[0] ** self.step
-        elif self.kind in SPATIAL:
+        elif self.kind in POSITIONS:
             step = np.exp(self.range - own)
             each = np.exp(-(step**2) if self.kind == "gau" else -step)
         else:

@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sparselmm.base.types import FloatArray, IntArray
-from sparselmm.design.residual import ResidualRows
+from sparselmm.base.types import FloatArray
 from sparselmm.design.rows import term_z
 from sparselmm.design.terms import Design, RandomTerm
 from sparselmm.factor.bases import in_bases, term_basis
@@ -128,26 +127,10 @@ def _sample(design: Design) -> Design:
     o, group = rows.order, rows.group[rows.order]
     place = np.arange(len(o)) - np.searchsorted(group, group)
     at = np.sort(o[np.isin(group, chosen) & (place < LONGEST)])
-    return replace(
-        design, y=design.y[at], X=design.X[at], residual=_dense_groups(design, at),
-        weights=None if design.weights is None else design.weights[at], offset=None, groups=None,
-        terms=tuple(_of_rows(term, at) for term in design.terms),
-    )  # fmt: skip
-
-
-def _dense_groups(design: Design, at: IntArray) -> ResidualRows:
-    rows = design.residual
-    assert rows is not None
-    kept = rows.kept(at)
-    return replace(kept, group=np.unique(kept.group, return_inverse=True)[1])
-
-
-def _of_rows(term: RandomTerm, at: IntArray) -> RandomTerm:
-    return replace(
-        term, codes=None if term.codes is None else term.codes[at],
-        values=None if term.values is None else term.values[at],
-        block=None if term.block is None else term.block[at],
-    )  # fmt: skip
+    kept = design.kept(at)
+    assert kept.residual is not None
+    group = np.unique(kept.residual.group, return_inverse=True)[1]
+    return replace(kept, residual=replace(kept.residual, group=group))
 
 
 def _somewhere(structure: Structure) -> FloatArray:

@@ -103,7 +103,7 @@ class StatsmodelsInterface(LinearModel):
     @property
     def data(self) -> ModelData:
         """Names, as statsmodels' ``model.data``."""
-        return ModelData.of(self.built, self._layout)
+        return ModelData.of(self.built, self._places)
 
     @property
     def k_re(self) -> int:
@@ -368,8 +368,8 @@ class StatsmodelsInterface(LinearModel):
         psi = packing.psi(at)
         inner = hessian(deviance, packing, psi, self._kept(at.fe_params))
         p = self.built.layout.p
-        place = np.append(deviance.cross.basis.kept, p + np.arange(len(self._layout.names)))
-        out = np.full((p + len(self._layout.names),) * 2, np.nan)
+        place = np.append(deviance.cross.basis.kept, p + np.arange(len(self._places.names)))
+        out = np.full((p + len(self._places.names),) * 2, np.nan)
         out[np.ix_(place, place)] = inner
         singular = any(len(b) and np.linalg.eigvalsh(b)[0] < 1e-10 for b in psi)
         return out, bool(singular)
@@ -434,7 +434,7 @@ class StatsmodelsInterface(LinearModel):
         p = self.built.layout.p
         beta = params.fe_params if hasattr(params, "fe_params") else params
         names = self.built.layout.x_names
-        beta = in_order(beta, names, [*names, *self._layout.names], argument="params")
+        beta = in_order(beta, names, [*names, *self._places.names], argument="params")
         beta = check_numbers(beta, "params", (None,), finite=False)
         if len(beta) < p:
             raise ArgumentError(f"params has {len(beta)} entries, fewer than the {p} columns of X")

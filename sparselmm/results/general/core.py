@@ -6,7 +6,7 @@ from typing import Any
 
 from sparselmm.base.arguments import check_level
 from sparselmm.base.exceptions import NotGeneralizedError
-from sparselmm.base.other_names import GENERAL, NamesOthers, attribute
+from sparselmm.base.other_names import GENERAL, OF_RESULTS, NamesOthers, attribute
 from sparselmm.inference.general import GeneralEstimates
 from sparselmm.likelihood.laplace.deviance import LaplaceDeviance
 from sparselmm.likelihood.laplace.search import Optimum
@@ -49,7 +49,7 @@ NOT_HERE = {
 _RANDOM = "; here it is random=, which effects of the levels count"
 
 OTHER_ARGUMENTS = {
-    "ddf": f"; {NOT_HERE['ddf']}",
+    "ddf": f"; {NOT_HERE['ddf']}", **OF_RESULTS,
     "re": _RANDOM, "re_form": _RANDOM,
     "method": "; other intervals are those of confint(method='profile') and bootstrap()",
     "scaled": "; give kind='pearson', 'deviance' or 'quantile'",
