@@ -7,7 +7,6 @@ first (none of these compiles). Peers: glmmTMB, lme4 (glmer), nlme (gls) where i
 log-likelihoods stand beside the seconds: a faster fit must not be a worse one.
 """
 
-import json
 import shutil
 import subprocess
 import sys
@@ -183,7 +182,6 @@ def of_peers(peers: dict[str, str], rows: pd.DataFrame) -> dict[str, tuple[float
 
 def main(names: list[str]) -> None:
     """Print seconds, ratios to our first fit, and log-likelihoods."""
-    table = {}
     for name, case in CASES.items():
         if names and name not in names:
             continue
@@ -194,8 +192,6 @@ def main(names: list[str]) -> None:
         for program, (seconds, llf) in found.items():
             print(f"{name:24} {program:24} {seconds:9.3f} s {seconds / first:9.2f}  {llf:.4f}",
                   flush=True)  # fmt: skip
-        table[name] = found
-    Path("model_classes.json").write_text(json.dumps(table, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":
