@@ -19,6 +19,7 @@ from sparselmm.factor.layout import Layout, Strategy
 from sparselmm.factor.solver import FEW_LEVELS, WIDE_LEVEL
 
 RATE = {
+    "inverse": 80e9,
     "dense": 40e9,
     "supernodal": 40e9,
     "simplicial": 0.7e9,
@@ -26,11 +27,16 @@ RATE = {
     "loop": 0.25e9,
     "fill": 1e9,
 }
-"""Operations per second: LAPACK, CHOLMOD with and without BLAS, LAPACK on the blocks of levels, our
-own loops, memory traffic."""
+"""Operations per second: LAPACK's factor and inverse, other products, CHOLMOD with and without
+BLAS, LAPACK on the blocks of levels, our own loops, memory traffic."""
 
-PER_ENTRY = 7e-8
-"""Seconds per entry of a sparse factor for assembling, copying and reading it."""
+PER_ENTRY, PER_COLUMN = 1.4e-7, 1.4e-6
+"""Seconds per entry and column of a sparse factor before its dense root, for assembling, copying,
+reading and inverting it in small products."""
+
+PER_LINK, PER_PAIR = 6e-8, 1.5e-9
+"""Seconds per column that a leading level joins and per pair of them, for each of its
+coefficients."""
 
 OVERHEAD = 2e-5
 """Seconds of fixed cost per evaluation and term."""
@@ -220,7 +226,7 @@ def all_dense(cross: CrossProducts) -> Candidate:
 
 def _dense_seconds(n: int) -> float:
     """Factorization and inverse of a dense matrix, and filling it."""
-    return float(n) ** 3 / RATE["dense"] + 4.0 * float(n) ** 2 / RATE["fill"]
+    return float(n) ** 3 / RATE["inverse"] + 20.0 * float(n) ** 2 / RATE["fill"]
 
 
 def leading_price(cross: CrossProducts, t: int) -> _Leading:
@@ -235,7 +241,7 @@ def leading_price(cross: CrossProducts, t: int) -> _Leading:
     if full:  # products of whole matrices: Y'Y, Y G and the blocks of Y G Y'
         entries, loops, products = l * n, 0.0, float(k * l) * n * (3.0 * n + 2.0 * k)
     else:
-        loops, products = 2.0 * k * pairs + 20.0 * entries, 0.0
+        loops, products = k * (PER_PAIR * pairs + PER_LINK * entries), 0.0
     cost = Candidate(
         Strategy(t, "dense"),
         nnz=l * k * (k + 1) // 2 + k * entries,
@@ -243,7 +249,7 @@ def leading_price(cross: CrossProducts, t: int) -> _Leading:
         memory=memory + 8 * (3 * k * k * l + (4 * k + 3) * entries),
         seconds=seconds
         + 4.0 * l * k**3 / _block_rate(k)
-        + loops / RATE["loop"]
+        + loops
         + products / RATE["dense"]
         + 2.0 * k * entries * full / RATE["fill"],
         n_trailing=n,
@@ -394,7 +400,10 @@ def _analysed(pattern: Pattern, leading: int | None, ordering: Ordering) -> Cand
         nnz=nnz,
         flops=flops,
         memory=40 * nnz + 24 * pattern.nnz,
-        seconds=_dense_seconds(n_root) + 3.0 * loose / RATE[mode] + PER_ENTRY * counts[:root].sum(),
+        seconds=_dense_seconds(n_root)
+        + 3.0 * loose / RATE[mode]
+        + PER_ENTRY * counts[:root].sum()
+        + PER_COLUMN * pattern.n,
         n_trailing=pattern.n,
         factor=factor,
     )

@@ -161,6 +161,19 @@ def test_available_memory():
     assert made.chosen.memory < made.memory_limit
 
 
+def test_a_remainder_of_a_thousand_columns_with_most_entries_is_for_lapack():
+    """Three crossed factors, whose factor is sparse before a dense root of most trailing columns:
+    CHOLMOD's small products cost more there than the operations LAPACK does for zeros."""
+    rng = np.random.default_rng(2)
+    popular = 1.0 / (np.arange(1100) + 20.0)
+    second = rng.choice(1100, 60_000, p=popular / popular.sum())
+    codes = rng.integers(0, 3000, 60_000), np.unique(second, return_inverse=True)[1]
+    terms = [term(f"f{i}", c) for i, c in enumerate((*codes, rng.integers(0, 14, 60_000)))]
+    one = design(rng.normal(size=60_000), np.ones((60_000, 1)), *terms)
+    chosen = make_plan(CrossProducts.from_design(one), ("s", "d", "dept"), GB).chosen
+    assert (chosen.strategy.leading, chosen.strategy.remainder) == (0, "dense")
+
+
 def test_large_models_are_priced_without_being_factored(monkeypatch):
     """Planning reads patterns: no factorization, whatever the values."""
 
