@@ -37,6 +37,7 @@ from sparselmm.design.formula.namespace import (
 from sparselmm.design.formula.positions import positions
 from sparselmm.design.formula.remembered import INTERCEPT, DesignInfo, EvalEnvironment, Term
 from sparselmm.design.formula.residual_bar import ResidualBar, parse_residual
+from sparselmm.design.formula.tokens import unquoted
 from sparselmm.design.kinds.coded import GROUPS, coded_term, grouping
 from sparselmm.design.kinds.components import component
 from sparselmm.design.kinds.known import with_known
@@ -403,7 +404,7 @@ def _response(code: str, matrices: _Matrices, space: Namespace) -> tuple[FloatAr
         values = space.columns.get(plain[0])
         values = space.evaluate(code) if values is None else values
         check_numeric(values, f"the response {plain[0]!r}")
-        return as_float(values), code
+        return as_float(values), unquoted(code)
     if plain is not None:
         raise DataError(f"the response {code!r} is categorical; it must be numeric")
     terms = single_term(code)
@@ -451,8 +452,9 @@ def _bar_term(bar: _BarTerm, matrices: _Matrices, space: Namespace) -> Built:
     place = None
     if "autoregressive" in structure and info is not None:
         place = positions(info, space, bar.text)
+    names = tuple(map(unquoted, bar.factors))
     return coded_term(
-        bar.name, "bar", columns, bar.factors, bar.factors, crossing, values, info, structure, place
+        bar.name, "bar", columns, names, bar.factors, crossing, values, info, structure, place
     )
 
 

@@ -42,6 +42,13 @@ UNBOUNDED = (
     "local maxima. Use REML, or fewer fixed effects or levels"
 )
 
+REPRODUCED = (
+    "the likelihood has no maximum: with the random effects of {} the model reproduces every "
+    "response, so that it rises without end as the residual variance vanishes. Is {!r} constant "
+    "within these levels? Then it has one value per level: leave the term out and fit a row per "
+    "level"
+)
+
 DEPENDENT = 1e-13
 """Smallest eigenvalue of the second moments, scaled to a unit diagonal, that is zero but for
 rounding."""

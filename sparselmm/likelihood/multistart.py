@@ -35,6 +35,8 @@ from sparselmm.likelihood.optimize import (
     Search,
     checked_start,
     in_original,
+    lost,
+    reproducing,
 )
 
 LIMIT = 40
@@ -45,6 +47,10 @@ MANY = 20
 
 FEW_ROWS = 150
 """Rows, less fixed effects, up to which the deviance is often far from quadratic."""
+
+FAR = 1e4
+"""Standard deviation of a random effect, in those of the residuals, from which the search is not
+repeated where digits are lost."""
 
 FEW_LEVELS = 6
 """Levels of a grouping factor up to which it is, too."""
@@ -177,6 +183,8 @@ def doubtful(search: Search, end: End, seconds: float) -> bool:
     deviance, evaluations = search.recorder.deviance, len(search.recorder.history)
     if not len(end.theta):
         return False
+    if lost(deviance, end.theta) and reproducing(end.theta, deviance.units, FAR).any():
+        return False  # the likelihood rises without end, or centred rows must tell
     if not end.finished or evaluations > MANY:
         return True
     if isinstance(deviance, Joint):

@@ -71,6 +71,10 @@ DIFFERENCE = 1e-4
 LOST_DIGITS = 1e-4
 """Rounding error of the deviance above which its minimum is not known."""
 
+REPRODUCES = 1e6
+"""Standard deviation of a random effect, in those of the residuals, above which these are rounding:
+fixed and random effects reproduce the response."""
+
 NEARLY_THERE = 1e-2
 """Promised decrease below which a search whose model holds goes on after its last iteration."""
 
@@ -535,6 +539,13 @@ def _newton(
 def lost(deviance: Deviance, theta: FloatArray) -> bool:
     """Whether rounding hides where the deviance is lowest, so that no search can tell."""
     return not deviance.rounding(theta) < LOST_DIGITS
+
+
+def reproducing(
+    theta: FloatArray, units: FloatArray, ratio: float = REPRODUCES
+) -> BoolArray:  # fmt: skip
+    """Entries of theta that say that nothing but rounding is left as a residual."""
+    return np.abs(theta) > ratio * np.asarray(units)
 
 
 def _finite(recorder: Recorder, start: FloatArray) -> tuple[FloatArray, float]:

@@ -17,8 +17,8 @@ from sparselmm.likelihood.covariance import boundary_message, singular_words
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.engine import FEW_DIGITS, centred_at
 from sparselmm.likelihood.held import Held
-from sparselmm.likelihood.identifiability import UNBOUNDED, unbounded, unidentified
-from sparselmm.likelihood.optimize import OptSummary
+from sparselmm.likelihood.identifiability import REPRODUCED, UNBOUNDED, unbounded, unidentified
+from sparselmm.likelihood.optimize import OptSummary, reproducing
 from sparselmm.likelihood.special_directions import ENDLESS, rises_without_end
 from sparselmm.model.fit import (
     HARDLY,
@@ -94,10 +94,11 @@ def _fit_exactly(model: LinearModel, request: Request, setting: Setting) -> Ende
                 opt = joined(opt, task.run(objective, opt.theta))
         fit = objective.at(opt.theta)
         if given["do_cg"]:
-            if said := unidentified(sparse, opt, model.terms):
+            reproduced = _reproduced(model, sparse, opt)
+            if not reproduced and (said := unidentified(sparse, opt, model.terms)):
                 opt = replace(opt, unidentified=said)
-            if endless:
-                opt = replace(opt, converged=False, message=endless)
+            if endless or reproduced:
+                opt = replace(opt, converged=False, message=reproduced or endless)
             _warn(model, opt, sparse)
     n_fixed = 0 if packing is None else len(constrained_entries(packing, held))
     if pen is not None and pen.held.any():
@@ -127,6 +128,16 @@ def _endless(model: LinearModel, reml: bool, held: Held) -> str:
         return UNBOUNDED
     plain = held.covariance is model.covariance and held.psi is None
     return ENDLESS if plain and rises_without_end(model.design, model.covariance, reml) else ""
+
+
+def _reproduced(model: LinearModel, deviance: ProfiledDeviance, opt: OptSummary) -> str:
+    """The same where the search shows it, for models of any size."""
+    taking = reproducing(opt.theta, deviance.units)
+    if opt.converged or deviance.known_scale is not None or not taking.any():
+        return ""
+    slices = deviance.covariance.slices
+    names = [repr(t.name) for t, at in zip(model.terms, slices, strict=True) if taking[at].any()]
+    return REPRODUCED.format(", ".join(names), model.built.layout.y_name)
 
 
 def _warn(model: LinearModel, opt: OptSummary, deviance: ProfiledDeviance) -> None:

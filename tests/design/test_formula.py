@@ -117,6 +117,19 @@ def test_bars_against_hand_made_matrices(bar):
     np.testing.assert_array_equal(design.X, np.column_stack([ONE, z]))
 
 
+def test_columns_named_as_words_of_python():
+    """R's Oats has ``yield``, MASS has ``class``; a formula has no other use for these words."""
+    data = DATA.rename(columns={"y": "yield", "x": "lambda", "a": "from", "g": "class"})
+    found = built("yield ~ lambda * factor(from) + (lambda | class)", data=data).design
+    plain = built("y ~ x * factor(a) + (x | g)").design
+    (term,) = found.terms
+    assert (found.y_name, term.name, term.levels.names) == ("yield", "class", ("class",))
+    assert 'Q("lambda"):factor(Q("from"))[T.two]' in found.x_names
+    np.testing.assert_array_equal(found.X, plain.X)
+    np.testing.assert_array_equal(found.y, plain.y)
+    np.testing.assert_array_equal(found.Z.toarray(), plain.Z.toarray())
+
+
 def test_levels_of_an_interaction():
     (term, _) = built("y ~ (1|g/a)").design.terms
     assert term.levels.names == ("a", "g")

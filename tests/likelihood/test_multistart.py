@@ -106,6 +106,27 @@ def test_a_likelihood_without_end_is_not_called_converged():
     assert sparselmm.mixedlm("y ~ x0 + (1 | g)", data).fit(reml=False).converged
 
 
+@pytest.mark.parametrize("reml", [True, False])
+def test_random_effects_that_reproduce_the_response_are_named(reml):
+    """Several rows per level and one value: no other start finds a maximum, and none is tried."""
+    rng = np.random.default_rng(1)
+    a, b = np.divmod(np.arange(240) % 60, 6)
+    data = pd.DataFrame({"a": a, "b": b, "x": rng.normal(size=240)})
+    data["y"] = 3.0 + rng.normal(size=10)[a]
+    data["z"] = data["y"] + 0.5 * data["x"] + rng.normal(size=6)[b]
+    for formula, named in {
+        "y ~ x + (1 | a) + (1 | b)": "'a'",
+        "y ~ x + (x | a)": "'a'",
+        "z ~ x + (1 | a) + (1 | b)": "'a', 'b'",
+    }.items():
+        words = f"with the random effects of {named} the model reproduces every response"
+        with pytest.warns(sparselmm.ConvergenceWarning, match=words):
+            result = sparselmm.mixedlm(formula, data).fit(reml=reml)
+        assert not result.converged
+        searches = {one.search for one in result.opt.history}
+        assert len(searches) <= 2  # one of the rows as they are, one of centred ones
+
+
 @pytest.mark.slow
 def test_a_likelihood_that_rises_along_one_direction_is_not_called_converged():
     """Perfectly correlated effects can be turned until they reproduce all 14 responses."""

@@ -24,6 +24,7 @@ from sparselmm.design.formula.tokens import (
     split_at,
     split_terms,
     tokenize,
+    unquoted,
     with_depth,
 )
 from sparselmm.design.terms import Structure
@@ -276,7 +277,7 @@ def _interaction(tokens: Tokens, text: str) -> tuple[str, Tokens]:
         else:
             _check_grouping(part, text)
             parts.append(render(part))
-    return ":".join(parts), tuple(parts)
+    return ":".join(map(unquoted, parts)), tuple(parts)
 
 
 def _check_grouping(part: Tokens, text: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from keyword import iskeyword
+from keyword import iskeyword, kwlist
 
 from sparselmm.base.exceptions import FormulaError
 
@@ -34,6 +34,11 @@ R_OPERATORS = {
 }  # fmt: skip
 """What to write for operators of R."""
 
+RESERVED = frozenset(kwlist) - {
+    "False", "None", "True", "and", "else", "for", "if", "in", "is", "not", "or",
+}  # fmt: skip
+"""Words of Python that no formula has but as columns: ``class``, ``yield``, ``lambda``."""
+
 Tokens = tuple[str, ...]
 
 LONG_SUM = 100
@@ -58,7 +63,10 @@ def balanced(text: str) -> str:
 
 
 def tokenize(text: str) -> Tokens:
-    """Tokens of a formula; R's ``^`` comes out as ``**``, names in backticks as ``Q("name")``."""
+    """Tokens of a formula; R's ``^`` comes out as ``**``.
+
+    Names in backticks and those that Python has as words of its own come out as ``Q("name")``.
+    """
     tokens: list[str] = []
     for match in _TOKEN.finditer(text):
         token = match.group(1)
@@ -67,7 +75,22 @@ def tokenize(text: str) -> Tokens:
         else:
             tokens.append("**" if token == "^" else token)
     _check_nesting(tuple(tokens), text)
-    return _without_packages(tokens, text)
+    return _without_words(_without_packages(tokens, text))
+
+
+def _without_words(tokens: Tokens) -> Tokens:
+    """``Q("class")`` for ``class``, but in ``as.numeric``."""
+    out: list[str] = []
+    for before, token, after in zip(("", *tokens), tokens, (*tokens[1:], ""), strict=False):
+        name = token in RESERVED and "." not in (before, after)
+        out += ("Q", "(", f'"{token}"', ")") if name else (token,)
+    return tuple(out)
+
+
+def unquoted(code: str) -> str:
+    """``class`` for ``Q("class")``: what was written, to be shown."""
+    name = code[3:-2]
+    return name if name in RESERVED and code == f'Q("{name}")' else code
 
 
 def _without_packages(tokens: Sequence[str], text: str) -> Tokens:
