@@ -793,6 +793,8 @@ def evidence(
             f"; but the deviance is only known to about {rounding:.1g}: the criterion lost its "
             "digits, or the likelihood is unbounded"
         )
+    if not good:  # a search may end well and its end be no minimum
+        message = message.removeprefix("converged: ")
     return OptSummary(
         theta=theta, deviance=point.value, gradient=point.gradient, hessian=point.hessian,
         at_boundary=boundary, expected_decrease=decrease, smallest_eigenvalue=lowest,
