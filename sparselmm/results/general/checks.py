@@ -176,19 +176,36 @@ class CheckResults(SimulationResults):
         if name == "ordinal" or isinstance(self.family, CustomFamily):
             return
         table = self.simulated_checks(seed=seed)
-        advice = {
-            "dispersion": "Use a family with a dispersion parameter (nbinom2, betabinomial), or a "
-            "random effect per row",
-            "zeros": "Consider zi='~ 1' or hurdle='~ 1', or a negative binomial family",
-            "outliers": "Look at the rows with the largest residuals('quantile')",
-        }
         for what, row in table.iterrows():
             if row.pvalue < SIGNIFICANT and not (what == "dispersion" and _binary(self)):
+                fewer = row.observed < row.expected
                 yield Finding(
                     str(what), "warning",
                     f"{what}: {row.observed:.4g} observed, {row.expected:.4g} expected by "
-                    f"simulation (p = {row.pvalue:.3g})", advice[str(what)],
+                    f"simulation (p = {row.pvalue:.3g})", _advice(str(what), fewer, name),
                 )  # fmt: skip
+
+
+def _advice(what: str, fewer: bool, family: str) -> str:
+    """What to do about dispersion, zeros or outliers, more or fewer than simulated ones."""
+    if what == "outliers":
+        return "Look at the rows with the largest residuals('quantile')"
+    if what == "zeros" and fewer:
+        return (
+            "The family expects zeros that are not there: hurdle='~ 1' gives them a probability of "
+            "their own; where there can be none, model the counts less one"
+        )
+    if what == "zeros":
+        return "Consider zi='~ 1' or hurdle='~ 1', or a negative binomial family"
+    if fewer:
+        return (
+            "The responses vary less than the family says, so that standard errors are too large: "
+            "is there a bound (counts of trials are binomial), or do rows repeat each other?"
+        )
+    if family in ("poisson", "binomial"):
+        other = "nbinom2" if family == "poisson" else "betabinomial"
+        return f"Use family={other!r}, or a random effect per row"
+    return "Let it depend on covariates (dispersion='~ x'), or look for a covariate that is missing"
 
 
 def _binary(results: GeneralBase) -> bool:
