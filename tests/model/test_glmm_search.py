@@ -69,6 +69,27 @@ def test_a_formula_of_zeros_without_end_is_named():
     assert not fit.converged
 
 
+@pytest.mark.parametrize("family", ["gamma", "inverse_gaussian", "beta", "gaussian"])
+@pytest.mark.parametrize("bars", ["(1 | g)", "(x | g)", "(1 | g) + (1 | f)"])
+def test_a_response_that_does_not_vary_within_levels_is_refused(family, bars):
+    """The likelihood rises without end as the dispersion vanishes: there is nothing to search."""
+    frame, rng = grouped()
+    frame["y"] = rng.uniform(0.2, 0.8, 12)[frame.g]
+    with pytest.raises(sparselmm.DataError, match="does not vary within the levels of 'g'"):
+        mixedglm(f"y ~ x + {bars}", frame, family=family).fit()
+    moved = frame.assign(noise=0.1 * rng.normal(size=len(frame)))
+    if family == "gaussian" and bars == "(1 | g)":  # an offset moves the rows of a level apart
+        assert mixedglm(f"y ~ {bars}", moved, family=family, offset=moved.noise).fit().converged
+
+
+@pytest.mark.parametrize("bars", ["(1 | g)", "(x | g)"])
+def test_levels_of_one_kind_of_response_are_named(bars):
+    frame, _ = grouped()
+    frame["y"] = frame.g % 2
+    with pytest.warns(sparselmm.ConvergenceWarning, match="every level of 'g' has only successes"):
+        mixedglm(f"y ~ x + {bars}", frame, family="binomial").fit()
+
+
 def test_roots_of_means_may_change_their_sign_where_nothing_was_counted():
     rng = np.random.default_rng(12)
     for seed in range(4):

@@ -455,3 +455,17 @@ def test_standard_errors_at_a_singular_covariance():
         less = sparselmm.mixedglm("k ~ age + m + (0 + m | g)", data, family="poisson").fit()
     assert fit.varcorr.sdcor[0] < 1e-4 < less.varcorr.sdcor[0]
     np.testing.assert_allclose(fit.bse, less.bse, rtol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore::sparselmm.BoundaryWarning")
+def test_too_little_variance_and_too_few_zeros_have_advice_of_their_own():
+    rng = np.random.default_rng(3)
+    frame = pd.DataFrame({"g": np.repeat(np.arange(20), 6)})
+    frame["y"] = 1 + rng.binomial(3, 0.5, 120)
+    advice = {
+        f.code: f.advice
+        for f in mixedglm("y ~ (1 | g)", frame, family="poisson").fit().check().findings
+    }
+    assert "standard errors are too large" in advice["dispersion"]
+    assert "hurdle" in advice["zeros"]
+    assert "zi=" not in advice["zeros"]

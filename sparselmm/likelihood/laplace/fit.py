@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from sparselmm.base.providers import NotPositiveDefiniteError
 from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.likelihood.laplace.data import GeneralData
 from sparselmm.likelihood.laplace.deviance import LaplaceDeviance, alone
@@ -19,7 +20,12 @@ from sparselmm.likelihood.laplace.search import (
     GeneralSearch,
     Optimum,
 )
-from sparselmm.likelihood.laplace.separation import extreme, pure_levels, separating
+from sparselmm.likelihood.laplace.separation import (
+    check_varies_within_levels,
+    extreme,
+    pure_levels,
+    separating,
+)
 from sparselmm.likelihood.laplace.start import independent, start
 from sparselmm.likelihood.multistart import random_starts
 
@@ -83,6 +89,7 @@ def minimize_generally(
     tolerance, max_iterations, callback
         As in `GeneralSearch`.
     """
+    check_varies_within_levels(deviance.data)
     watch = _Watch(deviance, names)
     search = GeneralSearch(deviance, tolerance, max_iterations, callback, watch)
     end, message, done = search.run(start(deviance) if x is None else x, rough=x is None)
@@ -251,8 +258,17 @@ def difference_hessian(
 ) -> FloatArray:  # fmt: skip
     """Hessian of the deviance in x by central differences of the exact gradient, (m, m).
 
-    NaN in rows and columns that are not ``free``.
+    NaN in rows and columns that are not ``free``, and where the deviance has lost its digits.
     """
+    try:
+        return _differences(deviance, x, free)
+    except (FloatingPointError, NotPositiveDefiniteError):
+        return np.full((len(x), len(x)), np.nan)
+
+
+def _differences(
+    deviance: LaplaceDeviance, x: FloatArray, free: BoolArray
+) -> FloatArray:  # fmt: skip
     model, inner = deviance.model(x), deviance.parameters.in_tangent
     curvature = np.abs(np.diag(model.hessian)[inner])
     a = deviance.covariance.n_theta

@@ -8,10 +8,14 @@ It holds for every value of the random effects, so that it is a certificate for 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import scipy.optimize as so
 
+from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import BoolArray, FloatArray
+from sparselmm.design.terms import RandomTerm
 from sparselmm.likelihood.laplace.data import FixedRows, GeneralData
 
 EXTREME = 1e-6
@@ -130,17 +134,48 @@ def pure_levels(data: GeneralData) -> tuple[str, ...]:
     """Factors of which every level, of two rows or more, has one extreme response throughout."""
     if data.family.name not in ("binomial", "betabinomial"):
         return ()
-    m, out = data.trials(slice(None)), []
+    m = data.trials(slice(None))
     share = np.where(m > 0, data.y / np.maximum(m, 1), 0.5)
+    return tuple(
+        name for name, low, high in _ranges(data, share) if ((low >= 1.0) | (high <= 0.0)).all()
+    )
+
+
+def check_varies_within_levels(data: GeneralData) -> None:
+    """Refuse random effects that reproduce a response with a dispersion of its own.
+
+    Raises
+    ------
+    DataError
+        If it does not vary within the levels of a factor: the likelihood has no maximum.
+    """
+    if data.family.name not in ("gaussian", "gamma", "inverse_gaussian", "beta"):
+        return
+    constant = {name for name, low, high in _ranges(data, data.y) if (low >= high).all()}
+    if constant and data.offset is not None:  # it moves the means of a level apart
+        constant &= {n for n, low, high in _ranges(data, data.offset) if (low >= high).all()}
+    if constant:
+        raise DataError(
+            "the likelihood has no maximum: the response does not vary within the levels of "
+            f"{', '.join(map(repr, sorted(constant)))}, and the likelihood rises without end as "
+            "the dispersion vanishes. Leave the term out and fit a row per level"
+        )
+
+
+def _ranges(data: GeneralData, y: FloatArray) -> Iterator[tuple[str, FloatArray, FloatArray]]:
+    """Factors with an intercept and a level of several rows: lowest and highest y of each level."""
     for term in data.terms:
-        if term.codes is None or term.values is not None or term.n_levels < 2:
+        if term.codes is None or term.n_levels < 2 or not _has_intercept(term):
             continue
         inside = term.codes >= 0
         codes = term.codes[inside]
+        if np.bincount(codes, minlength=term.n_levels).max() < 2:
+            continue
         low, high = np.full(term.n_levels, np.inf), np.full(term.n_levels, -np.inf)
-        np.minimum.at(low, codes, share[inside])
-        np.maximum.at(high, codes, share[inside])
-        several = np.bincount(codes, minlength=term.n_levels).max() > 1
-        if several and ((low >= 1.0) | (high <= 0.0)).all():
-            out.append(term.name)
-    return tuple(out)
+        np.minimum.at(low, codes, y[inside])
+        np.maximum.at(high, codes, y[inside])
+        yield term.name, low, high
+
+
+def _has_intercept(term: RandomTerm) -> bool:
+    return term.values is None or bool((np.ptp(term.values, axis=0) == 0.0).any())
