@@ -20,7 +20,8 @@ from sparselmm.inference.variances import (
 )
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.evaluations import PLSFit
-from sparselmm.likelihood.optimize import OptSummary, minimize
+from sparselmm.likelihood.optimize import minimize
+from sparselmm.likelihood.record import OptSummary
 from sparselmm.likelihood.residual.deviance import ResidualDeviance
 
 FLAT = 1e-6

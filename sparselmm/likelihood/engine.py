@@ -31,8 +31,9 @@ from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.krylov.deviance import group_variance
 from sparselmm.likelihood.krylov.finish import KrylovDeviance
 from sparselmm.likelihood.moments import moment_start
-from sparselmm.likelihood.optimize import TOLERANCE, OptSummary, minimize
+from sparselmm.likelihood.optimize import TOLERANCE, minimize
 from sparselmm.likelihood.rebased import RebasedDeviance
+from sparselmm.likelihood.record import OptSummary
 from sparselmm.likelihood.term_covariance import lower_root
 
 REFINEMENTS = 2

@@ -20,7 +20,7 @@ from sparselmm.design.rows import term_z
 from sparselmm.design.terms import Design, RandomTerm, TermLayout
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.likelihood.deviance import ProfiledDeviance
-from sparselmm.likelihood.optimize import OptSummary
+from sparselmm.likelihood.record import OptSummary
 
 SUSPICIOUS = 1e-2
 """Smallest eigenvalue of the Hessian of the deviance, theta in units of its standard deviations,

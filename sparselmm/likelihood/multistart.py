@@ -25,19 +25,20 @@ from sparselmm.likelihood.evaluations import Deviance, Joint
 from sparselmm.likelihood.optimize import (
     EXACT_LIMIT,
     PATIENCE,
-    PROBE,
-    RESTART,
-    SMALLEST_SCALE,
     TOLERANCE,
-    Callback,
     End,
-    OptSummary,
     Search,
     checked_start,
+)
+from sparselmm.likelihood.record import (
+    SMALLEST_SCALE,
+    Callback,
+    OptSummary,
     in_original,
     lost,
     reproducing,
 )
+from sparselmm.likelihood.zeros import PROBE, RESTART
 
 LIMIT = 40
 """Iterations of a search from another start."""

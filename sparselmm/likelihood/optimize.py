@@ -24,9 +24,8 @@ are made.
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,14 +33,22 @@ import scipy
 
 from sparselmm.base.cholesky import NotPositiveDefiniteError
 from sparselmm.base.exceptions import ArgumentError, DataError
-from sparselmm.base.grid import pairs_html, pairs_text
-from sparselmm.base.providers import provider
 from sparselmm.base.smallmatrix import block_diagonal
-from sparselmm.base.types import BoolArray, FloatArray
+from sparselmm.base.types import FloatArray
 from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.evaluations import Deviance, Joint
 from sparselmm.likelihood.quadratic import Quadratic, Radius
-from sparselmm.likelihood.term_covariance import TermCovariance
+from sparselmm.likelihood.record import (
+    LOST_DIGITS,
+    SMALLEST_SCALE,
+    Callback,
+    OptSummary,
+    Recorder,
+    certify,
+    in_original,
+    lost,
+)
+from sparselmm.likelihood.zeros import out_of_false_zeros, snapped
 
 TOLERANCE = 1e-9
 """Stop when the Newton step promises less than this decrease of the deviance (absolute: the
@@ -68,12 +75,6 @@ EXACT_PARAMETERS = 100
 DIFFERENCE = 1e-4
 """Step of the differences of gradients that make it, in the metric of the trust region."""
 
-LOST_DIGITS = 1e-4
-"""Rounding error of the deviance above which its minimum is not known."""
-
-REPRODUCES = 1e6
-"""Standard deviation of a random effect, in those of the residuals, above which these are rounding:
-fixed and random effects reproduce the response."""
 
 NEARLY_THERE = 1e-2
 """Promised decrease below which a search whose model holds goes on after its last iteration."""
@@ -81,20 +82,10 @@ NEARLY_THERE = 1e-2
 SECANT_BELOW = 0.5
 """Promised decrease of a step below which its curvature tells of the next ones."""
 
-SMALLEST_SCALE = 0.1
-"""Standard deviations below this share of sigma do not shrink the trust region further."""
-
-SNAP = 1e-3
-"""A diagonal of lambda_t below this is tried as exactly zero."""
 
 LIFT = 0.05
 """Start value in place of an exact zero, where the deviance is stationary whatever the data."""
 
-RESTART = 0.3
-"""Value of theta from which a variance that was falsely zero starts again."""
-
-PROBE = 1e-3
-"""Value of theta at which the derivative in the variance is read next to a zero."""
 
 SCIPY_METHODS = {
     "bfgs": "BFGS",
@@ -113,173 +104,6 @@ SCIPY_METHODS = {
 """Names accepted besides the default, statsmodels' spellings included."""
 
 WITHOUT_GRADIENT = {"Nelder-Mead", "Powell", "COBYLA"}
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One evaluation of the deviance.
-
-    Attributes
-    ----------
-    theta : ndarray, (n_theta,)
-    deviance : float
-        ``inf`` where the factorization failed.
-    gradient_norm : float
-        Largest absolute entry of the gradient; NaN where it was not computed.
-    step : float
-        Length of the step that led here, in theta.
-    ratio : float
-        Actual over predicted decrease; NaN where no model predicted one.
-    radius : float
-        Trust-region radius of that step; NaN for SciPy's methods.
-    accepted : bool
-    seconds : float
-        Time since the start of the optimization.
-    search : int
-        0 for the search from the first start, 1, 2, ... for those from other ones.
-    """
-
-    theta: FloatArray
-    deviance: float
-    gradient_norm: float = np.nan
-    step: float = np.nan
-    ratio: float = np.nan
-    radius: float = np.nan
-    accepted: bool = True
-    seconds: float = 0.0
-    search: int = 0
-
-
-@dataclass(frozen=True, eq=False)
-class OptSummary:
-    """How the optimum was found, and the evidence that it is one.
-
-    Attributes
-    ----------
-    theta : ndarray, (n_theta,)
-        Rectified: diagonals of every ``lambda_t`` are non-negative.
-    deviance : float
-    gradient : ndarray, (n_theta,)
-        At ``theta``.
-    hessian : ndarray, (n_theta, n_theta)
-        The model Hessian of the last iteration.
-    at_boundary : ndarray of bool, (n_theta,)
-        Entries of theta held at zero because a variance is estimated as zero.
-    expected_decrease : float
-        ``g' H^-1 g / 2`` off the boundary: how much deviance another step could gain.
-    smallest_eigenvalue : float
-        Of the Hessian off the boundary, with theta in units of its standard deviations.
-    method, message : str
-    converged : bool
-    n_evaluations : int
-        Factorizations of all searches, starts and boundary checks included; those of the first one
-        are the entries of ``history`` with ``search == 0``.
-    history : tuple of Evaluation
-    n_starts : int
-        Searches that were made, each from a start of its own.
-    n_optima : int
-        Different ends they had. With more than one the deviance has several local minima (``theta``
-        is at the lowest).
-    rounding : float
-        Estimate of the rounding error of ``deviance``.
-    unidentified : str
-        Which variances the data cannot tell apart, in a sentence; empty when there are none.
-    mc_error : float
-        Largest Monte Carlo error of theta in standard errors, where its traces were estimated; 0
-        where ``deviance`` and ``gradient`` are exact.
-    mc_deviance : float
-        Standard error that the probes leave in ``deviance``.
-    probes : int
-        Random probes of every group of trailing columns; 0 where nothing was estimated.
-    """
-
-    theta: FloatArray
-    deviance: float
-    gradient: FloatArray
-    hessian: FloatArray
-    at_boundary: BoolArray
-    expected_decrease: float
-    smallest_eigenvalue: float
-    method: str
-    message: str
-    converged: bool
-    n_evaluations: int
-    history: tuple[Evaluation, ...] = field(repr=False)
-    n_starts: int = 1
-    n_optima: int = 1
-    rounding: float = 0.0
-    unidentified: str = ""
-    mc_error: float = 0.0
-    mc_deviance: float = 0.0
-    probes: int = 0
-
-    @property
-    def gradient_norm(self) -> float:
-        """Largest absolute entry of the gradient off the boundary."""
-        inner = self.gradient[~self.at_boundary]
-        return float(np.abs(inner).max()) if len(inner) else 0.0
-
-    @property
-    def _pairs(self) -> list[tuple[str, str]]:
-        held, why = int(self.at_boundary.sum()), self.message.removeprefix("converged: ")
-        return [
-            ("converged", f"{'yes' if self.converged else 'NO'}; {why}"),
-            ("method", self.method), ("deviance", f"{self.deviance:.6f}"),
-            ("theta", np.array2string(self.theta, precision=5, threshold=8)),
-            ("held at zero", f"{held} of {len(self.theta)}"),
-            ("evaluations", f"{self.n_evaluations}"),
-            ("starts", f"{self.n_starts}, with {self.n_optima} different ends"),
-            ("largest gradient entry", f"{self.gradient_norm:.2g}"),
-            ("another step would gain", f"{self.expected_decrease:.1g}"),
-            ("smallest eigenvalue of the Hessian", f"{self.smallest_eigenvalue:.3g}"),
-            ("sparse factors by", str(provider())),
-            *([("not identified", self.unidentified)] if self.unidentified else []),
-        ]  # fmt: skip
-
-    def __repr__(self) -> str:
-        return pairs_text(self._pairs, "OptSummary")
-
-    def _repr_html_(self) -> str:
-        return pairs_html(self._pairs, "Search of the optimum")
-
-
-Callback = Callable[[Evaluation], None]
-
-
-class Recorder:
-    """Evaluates the deviance and keeps the record of it."""
-
-    def __init__(self, deviance: Deviance, callback: Callback | None):
-        self.deviance = deviance
-        self.units = deviance.units
-        self.callback = callback
-        self.history: list[Evaluation] = []
-        self.search = 0
-        self._start = time.perf_counter()
-
-    def value(self, theta: FloatArray) -> float:
-        """Deviance, ``inf`` where the factorization fails."""
-        try:
-            return self.deviance.value(theta)
-        except NotPositiveDefiniteError:
-            return np.inf
-
-    def gradient(self, theta: FloatArray) -> FloatArray:
-        """Gradient in theta, zero where the factorization fails."""
-        try:
-            return self.deviance.gradient(theta)
-        except NotPositiveDefiniteError:
-            return np.zeros(len(theta))
-
-    def record(self, theta: FloatArray, deviance: float, **details: Any) -> None:
-        """Add an :class:`Evaluation` to the history and tell the callback."""
-        entry = Evaluation(
-            theta.copy(), deviance, seconds=time.perf_counter() - self._start,
-            search=self.search, **details,
-        )  # fmt: skip
-        self.history.append(entry)
-        if self.callback is not None:
-            self.callback(entry)
 
 
 # --------------------------------------------------------------------------- trust region
@@ -455,16 +279,6 @@ class Search:
         )
 
 
-def in_original(deviance: Deviance, inner: Deviance, found: OptSummary) -> OptSummary:
-    """The record of a search in the engine's coordinates, in those of the model."""
-    if inner is deviance:
-        return found
-    theta = deviance.original(found.theta)
-    history = [replace(one, theta=deviance.original(one.theta)) for one in found.history]
-    gradient, hessian = deviance.gradient(theta), deviance.newton_matrix(theta)
-    return replace(found, theta=theta, gradient=gradient, hessian=hessian, history=tuple(history))
-
-
 def checked_start(covariance: Covariance, start: FloatArray) -> FloatArray:
     """Start values of the right shape, finite."""
     start = np.asarray(start, dtype=float)
@@ -534,18 +348,6 @@ def _newton(
         theta, value = trial, trial_value
         recorder.record(theta, value, gradient_norm=_size(deviance, gradient), **details)
     return End(theta, f"stopped: no convergence in {limit} iterations", False)
-
-
-def lost(deviance: Deviance, theta: FloatArray) -> bool:
-    """Whether rounding hides where the deviance is lowest, so that no search can tell."""
-    return not deviance.rounding(theta) < LOST_DIGITS
-
-
-def reproducing(
-    theta: FloatArray, units: FloatArray, ratio: float = REPRODUCES
-) -> BoolArray:  # fmt: skip
-    """Entries of theta that say that nothing but rounding is left as a residual."""
-    return np.abs(theta) > ratio * np.asarray(units)
 
 
 def _finite(recorder: Recorder, start: FloatArray) -> tuple[FloatArray, float]:
@@ -678,126 +480,15 @@ def _settle_zeros(
     covariance: Covariance = recorder.deviance.covariance
     for _ in range(3):
         theta = covariance.rectify(theta)
-        snapped = _snapped(covariance, theta, recorder.units)
-        if np.array_equal(snapped, theta):
+        settled = snapped(covariance, theta, recorder.units)
+        if np.array_equal(settled, theta):
             return theta
-        value, at_zero = recorder.value(theta), recorder.value(snapped)
-        recorder.record(snapped, at_zero, accepted=at_zero <= value + tolerance)
+        value, at_zero = recorder.value(theta), recorder.value(settled)
+        recorder.record(settled, at_zero, accepted=at_zero <= value + tolerance)
         if at_zero > value + tolerance:
             return theta
-        restart = _out_of_false_zeros(recorder, covariance, snapped)
-        if np.array_equal(restart, snapped) or not polish:
-            return snapped
+        restart = out_of_false_zeros(recorder, covariance, settled)
+        if np.array_equal(restart, settled) or not polish:
+            return settled
         theta = _newton(recorder, restart, limit, tolerance).theta
     return covariance.rectify(theta)
-
-
-def _snapped(covariance: Covariance, theta: FloatArray, units: FloatArray) -> FloatArray:
-    """Theta with the columns of ``lambda_t`` that are all below `SNAP` set to zero."""
-    out = theta.copy()
-    for term, part in zip(covariance.terms, covariance.slices, strict=True):
-        out[part] = term.snapped(theta[part], units[part], SNAP)
-    return out
-
-
-def _out_of_false_zeros(
-    recorder: Recorder, covariance: Covariance, theta: FloatArray
-) -> FloatArray:  # fmt: skip
-    """Theta with variances in place of zeros where the deviance falls with them, (n_theta,)."""
-    zeros = covariance.on_diagonal & (theta == 0.0)
-    probe = np.where(zeros, PROBE * recorder.units, theta)
-    value = recorder.value(probe)
-    slope = recorder.gradient(probe)
-    recorder.record(probe, value, gradient_norm=float(np.abs(slope).max()), accepted=False)
-    out = np.where(zeros & (slope < 0.0), RESTART * recorder.units, theta)
-    for term, part in zip(covariance.terms, covariance.slices, strict=True):
-        if term.is_unstructured and zeros[part].sum() > 1:
-            out[part] = _out_of_rank(term, theta[part], slope[part], recorder.units[part])
-    return out
-
-
-def _out_of_rank(
-    term: TermCovariance, theta: FloatArray, slope: FloatArray, units: FloatArray
-) -> FloatArray:
-    """Theta of one term with more rank, in the directions in which the deviance falls.
-
-    With a small e in the diagonal of the columns of zeros, the derivative there is ``2 e G``, G
-    being that in ``Psi_t``. Psi_t is at a minimum when the rows and columns of G that belong to
-    these have no negative eigenvalue: every diagonal entry may be positive and yet not the matrix.
-    """
-    at = term.rows[term.on_diagonal & term.at_zero(theta)]
-    G, size = np.zeros((term.k, term.k)), units[term.on_diagonal]
-    G[term.rows, term.cols] = slope * units
-    G = (G + np.tril(G, -1).T)[np.ix_(at, at)]
-    values, vectors = np.linalg.eigh(G)
-    falls = vectors[:, values < -1e-9 * np.abs(values).max(initial=0.0)]
-    more = np.zeros((term.k, falls.shape[1]))
-    more[at] = RESTART * size[at, None] * falls
-    return term.retract(np.hstack([term.factor(theta), more])) if falls.size else theta
-
-
-def certify(
-    recorder: Recorder,
-    theta: FloatArray,
-    method: str,
-    message: str,
-    finished: bool,
-    tolerance: float,
-) -> OptSummary:
-    """The record of an optimization that ended at theta, with the evidence that it is optimal."""
-    deviance = recorder.deviance
-    value, gradient = recorder.value(theta), recorder.gradient(theta)
-    hessian, rounding = deviance.newton_matrix(theta), deviance.rounding(theta)
-    found = Point(theta, value, gradient, hessian, rounding)
-    return evidence(recorder, found, method, message, finished, tolerance)
-
-
-@dataclass(frozen=True, eq=False)
-class Point:
-    """What is known of the deviance at one theta.
-
-    Attributes
-    ----------
-    theta, gradient : ndarray, (n_theta,)
-    value, rounding : float
-        The deviance, and its rounding error.
-    hessian : ndarray, (n_theta, n_theta)
-    """
-
-    theta: FloatArray
-    value: float
-    gradient: FloatArray
-    hessian: FloatArray
-    rounding: float
-
-
-def evidence(
-    recorder: Recorder, point: Point, method: str, message: str, finished: bool, tolerance: float
-) -> OptSummary:
-    """The record of an optimization that ended at a point, judged by what is known there."""
-    covariance: Covariance = recorder.deviance.covariance
-    theta, rounding = point.theta, point.rounding
-    boundary = covariance.at_zero(theta)
-    inner = ~boundary
-    scale = covariance.sizes(theta, recorder.units, SMALLEST_SCALE)
-    H = (point.hessian * (scale[:, None] * scale))[inner][:, inner]
-    local = Quadratic.of(H, (point.gradient * scale)[inner])
-    decrease = local.expected_decrease
-    lowest = float(local.values[0]) if len(local.values) else np.nan
-    good = finished and decrease < max(1e-4, 10.0 * tolerance)
-    if finished and not good:
-        message += f"; but another step promises to lower the deviance by {decrease:.2g}"
-    if not rounding < LOST_DIGITS:
-        good = False
-        message += (
-            f"; but the deviance is only known to about {rounding:.1g}: the criterion lost its "
-            "digits, or the likelihood is unbounded"
-        )
-    if not good:  # a search may end well and its end be no minimum
-        message = message.removeprefix("converged: ")
-    return OptSummary(
-        theta=theta, deviance=point.value, gradient=point.gradient, hessian=point.hessian,
-        at_boundary=boundary, expected_decrease=decrease, smallest_eigenvalue=lowest,
-        method=method, message=message, converged=good, n_evaluations=len(recorder.history),
-        history=tuple(recorder.history), rounding=rounding,
-    )  # fmt: skip

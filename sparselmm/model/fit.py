@@ -41,7 +41,8 @@ from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.evaluations import Deviance, PLSFit
 from sparselmm.likelihood.held import Held
 from sparselmm.likelihood.multistart import minimize_globally
-from sparselmm.likelihood.optimize import SCIPY_METHODS, Callback, OptSummary, Recorder, certify
+from sparselmm.likelihood.optimize import SCIPY_METHODS
+from sparselmm.likelihood.record import Callback, OptSummary, Recorder, certify
 from sparselmm.model.probing import ENGINES
 from sparselmm.model.statsmodels.penalized import (
     CheckedPenalty,

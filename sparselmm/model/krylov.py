@@ -17,7 +17,8 @@ from sparselmm.likelihood.engine import FEW_DIGITS, centred_at, on_disk, probing
 from sparselmm.likelihood.evaluations import PLSFit
 from sparselmm.likelihood.krylov.finish import minimize_by_probes, minimize_certified
 from sparselmm.likelihood.krylov.search import DONE, LIMIT
-from sparselmm.likelihood.optimize import OptSummary, minimize
+from sparselmm.likelihood.optimize import minimize
+from sparselmm.likelihood.record import OptSummary
 from sparselmm.model.fit import joined
 from sparselmm.model.linear import LinearModel
 from sparselmm.model.probing import Probing

@@ -18,7 +18,7 @@ from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.engine import FEW_DIGITS, centred_at
 from sparselmm.likelihood.held import Held
 from sparselmm.likelihood.identifiability import REPRODUCED, UNBOUNDED, unbounded, unidentified
-from sparselmm.likelihood.optimize import OptSummary, reproducing
+from sparselmm.likelihood.record import OptSummary, reproducing
 from sparselmm.likelihood.special_directions import ENDLESS, rises_without_end
 from sparselmm.model.fit import (
     HARDLY,

@@ -20,7 +20,8 @@ from sparselmm.base.types import FloatArray
 from sparselmm.inference.residual import JointFit
 from sparselmm.likelihood.covariance import boundary_message, singular_words
 from sparselmm.likelihood.multistart import minimize_globally
-from sparselmm.likelihood.optimize import TOLERANCE, OptSummary
+from sparselmm.likelihood.optimize import TOLERANCE
+from sparselmm.likelihood.record import OptSummary
 from sparselmm.likelihood.residual.deviance import ResidualDeviance
 from sparselmm.likelihood.residual.identifiability import confounded_terms
 from sparselmm.likelihood.residual.limits import at_a_limit

@@ -19,7 +19,7 @@ from sparselmm.inference.estimates import Estimates
 from sparselmm.inference.hypotheses.ddf import DDF_METHODS
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.evaluations import PLSFit
-from sparselmm.likelihood.optimize import OptSummary
+from sparselmm.likelihood.record import OptSummary
 from sparselmm.results.given import Given
 from sparselmm.results.methods.linear_reports import LinearReportResults
 from sparselmm.results.methods.statsmodels import ResultsInterface

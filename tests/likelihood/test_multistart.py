@@ -11,8 +11,8 @@ from random_models import draw, judge
 import sparselmm
 from sparselmm import datasets
 from sparselmm.base.exceptions import DataError
-from sparselmm.likelihood.optimize import RESTART, _out_of_rank
 from sparselmm.likelihood.term_covariance import TermCovariance
+from sparselmm.likelihood.zeros import RESTART, out_of_rank
 
 FOLDER = datasets.data_dir().joinpath("reference", "optima")
 CASES = {case["case"]: case for case in json.loads(FOLDER.joinpath("cases.json").read_text())}
@@ -171,11 +171,11 @@ def test_out_of_zeros_of_several_coefficients_at_once():
     """Each variance alone makes the deviance rise, and one of a combination makes it fall."""
     term = TermCovariance.unstructured(2)
     slope = 2e-3 * np.array([1.0, -3.0, 1.0])  # of G = [[1, -3], [-3, 1]]
-    theta = _out_of_rank(term, np.zeros(3), slope, np.ones(3))
+    theta = out_of_rank(term, np.zeros(3), slope, np.ones(3))
     lam = term.factor(theta)
     np.testing.assert_allclose(lam @ lam.T, 0.5 * RESTART**2 * np.ones((2, 2)), atol=1e-12)
     slope[1] *= 0.1
-    np.testing.assert_array_equal(_out_of_rank(term, np.zeros(3), slope, np.ones(3)), 0.0)
+    np.testing.assert_array_equal(out_of_rank(term, np.zeros(3), slope, np.ones(3)), 0.0)
 
 
 def test_residual_structures_take_starts_and_count_their_ends():

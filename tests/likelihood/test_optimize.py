@@ -10,13 +10,8 @@ from registry import MODELS, Model, design, term
 import sparselmm
 from sparselmm.base.cholesky import NotPositiveDefiniteError
 from sparselmm.likelihood.moments import moment_start
-from sparselmm.likelihood.optimize import (
-    SCIPY_METHODS,
-    SMALLEST_SCALE,
-    TOLERANCE,
-    WITHOUT_GRADIENT,
-    minimize,
-)
+from sparselmm.likelihood.optimize import SCIPY_METHODS, TOLERANCE, WITHOUT_GRADIENT, minimize
+from sparselmm.likelihood.record import SMALLEST_SCALE
 
 every_model = pytest.mark.parametrize("name", MODELS)
 both = pytest.mark.parametrize("reml", [True, False], ids=["reml", "ml"])

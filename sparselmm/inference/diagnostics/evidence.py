@@ -10,7 +10,7 @@ from sparselmm.base.types import AnyArray, BoolArray, FloatArray
 from sparselmm.design.terms import Design, DesignLayout
 from sparselmm.inference.estimates import Estimates
 from sparselmm.likelihood.deviance import ProfiledDeviance
-from sparselmm.likelihood.optimize import OptSummary
+from sparselmm.likelihood.record import OptSummary
 
 SHOWN = 5
 """Names in a finding."""

@@ -22,17 +22,9 @@ from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.evaluations import PLSFit
 from sparselmm.likelihood.krylov.deviance import FLOOR, Probed
 from sparselmm.likelihood.krylov.search import DONE, FAILURES, LIMIT, Found, basis_at, search
-from sparselmm.likelihood.optimize import (
-    TOLERANCE,
-    Callback,
-    OptSummary,
-    Point,
-    Recorder,
-    checked_start,
-    evidence,
-    minimize,
-)
+from sparselmm.likelihood.optimize import TOLERANCE, checked_start, minimize
 from sparselmm.likelihood.quadratic import Quadratic
+from sparselmm.likelihood.record import Callback, OptSummary, Point, Recorder, evidence
 
 AGAIN = 2e-6
 """Promised decrease at the exact evaluation up to which one is enough: the end of the corrected

@@ -20,12 +20,9 @@ from sparselmm.base.smallmatrix import block_diagonal
 from sparselmm.base.types import FloatArray
 from sparselmm.factor.krylov.solver import Settings
 from sparselmm.likelihood.krylov.deviance import Probed
-from sparselmm.likelihood.optimize import (
-    RADIUS,
-    SMALLEST_SCALE,
-    Recorder,
-)
+from sparselmm.likelihood.optimize import RADIUS
 from sparselmm.likelihood.quadratic import Quadratic, Radius
+from sparselmm.likelihood.record import SMALLEST_SCALE, Recorder
 
 DONE = 1e-7
 """Promised decrease at which the search ends, 3e-4 standard errors of theta before the zero."""

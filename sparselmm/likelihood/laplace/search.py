@@ -24,15 +24,10 @@ from sparselmm.base.cholesky import NotPositiveDefiniteError
 from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.likelihood.laplace.deviance import LaplaceDeviance, Model
 from sparselmm.likelihood.laplace.modes import CHORD, EXACT
-from sparselmm.likelihood.optimize import (
-    LIFT,
-    PROBE,
-    RESTART,
-    SMALLEST_SCALE,
-    SNAP,
-    Evaluation,
-)
+from sparselmm.likelihood.optimize import LIFT
 from sparselmm.likelihood.quadratic import Quadratic, Radius
+from sparselmm.likelihood.record import SMALLEST_SCALE, Evaluation
+from sparselmm.likelihood.zeros import PROBE, RESTART, SNAP
 
 TOLERANCE = 1e-9
 """Stop when another step promises less than this decrease of the deviance."""

@@ -26,7 +26,8 @@ from sparselmm.likelihood.many.reduced import Projector, Responses
 from sparselmm.likelihood.many.search import search
 from sparselmm.likelihood.many.setup import BatchedModel
 from sparselmm.likelihood.moments import moment_start, moment_starts
-from sparselmm.likelihood.optimize import LIFT, TOLERANCE, OptSummary
+from sparselmm.likelihood.optimize import LIFT, TOLERANCE
+from sparselmm.likelihood.record import OptSummary
 
 
 @dataclass(frozen=True, eq=False)

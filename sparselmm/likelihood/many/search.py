@@ -13,8 +13,10 @@ from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.likelihood.many.evaluation import Points, evaluate
 from sparselmm.likelihood.many.reduced import Responses
 from sparselmm.likelihood.many.setup import BatchedModel
-from sparselmm.likelihood.optimize import MAX_ITERATIONS, PROBE, RADIUS, SMALLEST_SCALE, SNAP
+from sparselmm.likelihood.optimize import MAX_ITERATIONS, RADIUS
 from sparselmm.likelihood.quadratic import Quadratic, next_radius
+from sparselmm.likelihood.record import SMALLEST_SCALE
+from sparselmm.likelihood.zeros import PROBE, SNAP
 
 GAIN = 1e-6
 """Decrease of the deviance that another step may promise at a certified end."""
@@ -162,7 +164,7 @@ def _settle_zeros(
 
 
 def _certificate(model: BatchedModel, points: Points) -> FloatArray:
-    """Decrease that another step off the boundary promises, (m,); as `optimize.certify`."""
+    """Decrease that another step off the boundary promises, (m,); as `record.certify`."""
     cov = model.covariance
     inner = cov.in_tangent
     H = points.information.copy()

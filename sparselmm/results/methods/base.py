@@ -23,7 +23,7 @@ from sparselmm.inference.prediction import means as prediction
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.engine import ml_minimum
 from sparselmm.likelihood.evaluations import PLSFit
-from sparselmm.likelihood.optimize import OptSummary
+from sparselmm.likelihood.record import OptSummary
 from sparselmm.results.given import Given
 from sparselmm.results.print.labels import row_groups
 

@@ -42,7 +42,7 @@ from sparselmm.inference.resampling import bootstrap
 from sparselmm.inference.resampling.simulate import DRAWN, Simulator, noise_sizes, with_unseen
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.many.responses import ResponseFitter
-from sparselmm.likelihood.optimize import OptSummary
+from sparselmm.likelihood.record import OptSummary
 from sparselmm.results.methods.base import from_rows
 from sparselmm.results.methods.power import PowerMethods
 from sparselmm.results.tables.bootstrap import (

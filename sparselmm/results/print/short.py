@@ -7,7 +7,7 @@ from typing import Any
 from sparselmm.base.grid import Grid
 from sparselmm.design import BuiltDesign
 from sparselmm.inference.estimates import Estimates
-from sparselmm.likelihood.optimize import OptSummary
+from sparselmm.likelihood.record import OptSummary
 
 MOST_NAMES = 6
 """Most fixed effects shown."""

@@ -26,7 +26,7 @@ from sparselmm.inference.estimates import Estimates, names_or
 from sparselmm.inference.hypotheses.hypotheses import DenominatorDF
 from sparselmm.inference.variances import VarianceRow
 from sparselmm.inference.wald import Wald
-from sparselmm.likelihood.optimize import OptSummary
+from sparselmm.likelihood.record import OptSummary
 
 TITLE = "Mixed Linear Model Regression Results"
 VARIANCE_COLUMNS = ("Groups", "Name", "Variance", "Std.Dev.", "Corr")

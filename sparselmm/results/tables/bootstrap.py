@@ -21,7 +21,7 @@ from sparselmm.base.seeds import Seed
 from sparselmm.base.types import AnyArray, FloatArray, IntArray
 from sparselmm.base.workers import Workers
 from sparselmm.inference.resampling import bootstrap
-from sparselmm.likelihood.optimize import Recorder, certify
+from sparselmm.likelihood.record import Recorder, certify
 from sparselmm.results.plots import tables as plots
 from sparselmm.results.print.notebook import frame_html, frame_text
 from sparselmm.results.print.polars import InPolars
