@@ -96,19 +96,14 @@ def from_arrays(
     built = with_known(built, covariance)
     terms = tuple(term for term, _ in built)
     y, X, weights, offset = (take(part, kept) for part in (y, X, weights, offset))
-    wide = None
-    if dispersion is not None:
-        wide = _matrix(aligned(dispersion, order, "dispersion"), n, "dispersion", "d")
+    wide = _dispersion(dispersion, n, order)
     structure, memory = residual_from_arrays(residual, wide, n, kept, order, rows)
     design = Design(
         y=y, X=X, x_names=x_names, terms=terms, y_name=y_name, weights=weights, offset=offset,
         groups=grouping, residual=structure,
     )  # fmt: skip
     check_design(design, rows, generalized)
-    others = {name: take(values, kept) for name, values in others.items()}
-    for name, values in others.items():
-        names = [f"{name}{j + 1}" for j in range(values.shape[1])]
-        check_finite(values, names, "column", rows)
+    others = {name: _finite(name, take(values, kept), rows) for name, values in others.items()}
     spec = DesignSpec(
         formula=None,
         x_names=x_names,
@@ -187,6 +182,21 @@ def _matrix(
         raise DataError(f"{argument} must have two dimensions, got shape {matrix.shape}")
     check_length(len(matrix), n, argument, "endog")
     return matrix, names
+
+
+def _dispersion(
+    values: Any, n: int, index: pd.Index | None
+) -> tuple[FloatArray, tuple[str, ...] | None] | None:
+    """Columns of the dispersion, where they are given."""
+    if values is None:
+        return None
+    return _matrix(aligned(values, index, "dispersion"), n, "dispersion", "d")
+
+
+def _finite(name: str, values: FloatArray, rows: Rows) -> FloatArray:
+    """The columns of a further design, checked."""
+    check_finite(values, [f"{name}{j + 1}" for j in range(values.shape[1])], "column", rows)
+    return values
 
 
 def _covariates(exog_re: Any, n: int, index: pd.Index | None) -> tuple[FloatArray, tuple[str, ...]]:

@@ -50,7 +50,43 @@ def record(result: MixedLMResults, seconds: float, ddf: str | None = None) -> di
         standard errors are in the units of the data, theta is relative to sigma. Numbers that
         do not exist are NaN here and null in the file.
     """
-    reml, opt = result.reml, result.opt
+    reml = result.reml
+    variances = result.params.iloc[result.k_fe :] * result.scale
+    return {
+        "formula": result.model.formula,
+        "method": result.method,
+        "ddf": ddf,
+        "nobs": result.nobs,
+        "df_resid": result.df_resid,
+        "terms": [
+            {"name": term.name, "levels": term.n_levels, "coefficients": list(term.columns)}
+            for term in result.model.terms
+        ],
+        "fixed_effects": _fixed_record(result, ddf),
+        "dropped_columns": list(result.dropped),
+        "variance_parameters": [
+            {"name": name, "estimate": estimate, "se": se}
+            for name, estimate, se in zip(variances.index, variances, result.bse_re, strict=True)
+        ],
+        "variance_components": result.varcorr.to_dict(orient="records"),
+        **_residual_record(result),
+        "theta": result.theta.tolist(),
+        "sigma": result.sigma,
+        "scale": result.scale,
+        "criterion": result.pls.deviance,
+        "loglik": result.llf,
+        "aic": result.aic,
+        "bic": result.bic,
+        "aic_reml": result.aic_reml if reml else None,
+        "bic_reml": result.bic_reml if reml else None,
+        "convergence": _search_record(result),
+        "seconds": seconds,
+        "versions": own_versions(),
+    }
+
+
+def _fixed_record(result: MixedLMResults, ddf: str | None) -> list[dict[str, Any]]:
+    """Fixed effects with z statistics, or with t statistics where degrees of freedom are asked."""
     parameters = pd.DataFrame(
         {
             "estimate": result.params,
@@ -69,51 +105,25 @@ def record(result: MixedLMResults, seconds: float, ddf: str | None = None) -> di
         }  # fmt: skip
         tests = result.tidy("fixed", conf_int=True, ddf=ddf).set_index("term")
         fixed = tests[[name for name in names if name in tests]].rename(columns=names)
-    variances = result.params.iloc[result.k_fe :] * result.scale
+    return fixed.rename_axis("name").reset_index().to_dict(orient="records")
+
+
+def _search_record(result: MixedLMResults) -> dict[str, Any]:
+    opt = result.opt
     return {
-        "formula": result.model.formula,
-        "method": result.method,
-        "ddf": ddf,
-        "nobs": result.nobs,
-        "df_resid": result.df_resid,
-        "terms": [
-            {"name": term.name, "levels": term.n_levels, "coefficients": list(term.columns)}
-            for term in result.model.terms
+        "converged": opt.converged,
+        "singular": result.singular,
+        "optimizer": opt.method,
+        "message": opt.message,
+        "evaluations": opt.n_evaluations,
+        "gradient_norm": opt.gradient_norm,
+        "expected_decrease": opt.expected_decrease,
+        "smallest_eigenvalue": opt.smallest_eigenvalue,
+        "at_boundary": opt.at_boundary.tolist(),
+        "history": [
+            {"theta": at.theta.tolist(), "criterion": at.deviance, "seconds": at.seconds}
+            for at in opt.history
         ],
-        "fixed_effects": fixed.rename_axis("name").reset_index().to_dict(orient="records"),
-        "dropped_columns": list(result.dropped),
-        "variance_parameters": [
-            {"name": name, "estimate": estimate, "se": se}
-            for name, estimate, se in zip(variances.index, variances, result.bse_re, strict=True)
-        ],
-        "variance_components": result.varcorr.to_dict(orient="records"),
-        **_residual_record(result),
-        "theta": result.theta.tolist(),
-        "sigma": result.sigma,
-        "scale": result.scale,
-        "criterion": result.pls.deviance,
-        "loglik": result.llf,
-        "aic": result.aic,
-        "bic": result.bic,
-        "aic_reml": result.aic_reml if reml else None,
-        "bic_reml": result.bic_reml if reml else None,
-        "convergence": {
-            "converged": opt.converged,
-            "singular": result.singular,
-            "optimizer": opt.method,
-            "message": opt.message,
-            "evaluations": opt.n_evaluations,
-            "gradient_norm": opt.gradient_norm,
-            "expected_decrease": opt.expected_decrease,
-            "smallest_eigenvalue": opt.smallest_eigenvalue,
-            "at_boundary": opt.at_boundary.tolist(),
-            "history": [
-                {"theta": at.theta.tolist(), "criterion": at.deviance, "seconds": at.seconds}
-                for at in opt.history
-            ],
-        },
-        "seconds": seconds,
-        "versions": own_versions(),
     }
 
 
