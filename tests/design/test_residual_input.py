@@ -120,6 +120,33 @@ def test_dispersion_that_is_constant_or_redundant():
         sparselmm.mixedlm("y ~ x", frame, residual="cs(t | g, hom=False)", dispersion="~ C(t)")
 
 
+@pytest.mark.parametrize("residual", [None, "ar1(t | g)"])
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e3, -1e5])
+def test_dispersion_does_not_depend_on_the_unit_of_its_covariate(residual, unit):
+    """Directions were looked at where a covariate in the thousands makes one row all there is."""
+    frame = data(40, 6).assign(x=lambda d: d.t.astype(float))
+    frame["v"] = unit * (frame.x + 1.0)
+    plain, scaled = (
+        sparselmm.mixedlm("y ~ x + (1 | g)", frame, residual=residual, dispersion=f"~ {name}").fit()
+        for name in ("x", "v")
+    )
+    assert scaled.converged
+    assert scaled.llf == pytest.approx(plain.llf, abs=1e-7)
+    slopes = [r.residual_params().filter(like="log_sd", axis=0).iloc[0, 0] for r in (plain, scaled)]
+    assert slopes[1] * unit == pytest.approx(slopes[0], abs=1e-5)
+
+
+def test_dispersion_far_from_zero():
+    frame = data(40, 6)
+    frame["year"] = frame.t + 2010.0
+    with pytest.raises(DataError, match=r"year runs from 2010 to 2015, far .* center\(year\)"):
+        sparselmm.mixedlm("y ~ x + (1 | g)", frame, dispersion="~ year")
+    centred = sparselmm.mixedlm("y ~ x + (1 | g)", frame, dispersion="~ center(year)").fit()
+    plain = sparselmm.mixedlm("y ~ x + (1 | g)", frame, dispersion="~ t").fit()
+    assert centred.llf == pytest.approx(plain.llf, abs=1e-7)
+    np.testing.assert_allclose(centred.sigma_by_row, plain.sigma_by_row, rtol=1e-5)
+
+
 def test_strata_are_constant_within_groups():
     frame = data()
     with pytest.raises(DataError, match="must be constant within groups"):

@@ -36,6 +36,10 @@ ORDERED = ("ar1", "toep", "ad")
 FARTHEST = 1e9
 """Steps of time, between rows that follow each other, up to which ar1 has digits for one step."""
 
+FAR = 10.0
+"""Standard deviations of a covariate of the dispersion that zero may be from its mean: beyond, all
+variances relative to sigma depend on its coefficient."""
+
 
 @dataclass(frozen=True, eq=False)
 class ResidualSpec:
@@ -376,8 +380,17 @@ def check_dispersion(D: FloatArray, names: Sequence[str]) -> None:
                 f"dispersion: {name} is constant ({column[0]:g} in every row); it cannot be told "
                 "from sigma. Leave it out"
             )
-    centred = D - D.mean(axis=0)
+    centre = D.mean(axis=0)
+    centred = D - centre
     size = np.linalg.norm(centred, axis=0)
+    far = np.flatnonzero(np.abs(centre) > FAR * size / np.sqrt(len(D)))
+    if len(far):
+        column, name = D[:, far[0]], names[far[0]].removeprefix("log_sd(").removesuffix(")")
+        raise DataError(
+            f"dispersion: {name} runs from {column.min():g} to {column.max():g}, far from zero, "
+            "where sigma would be the standard deviation of the residuals. Subtract its mean, "
+            f"dispersion='~ center({name})', or another value among them"
+        )
     R = np.linalg.qr(centred / size, mode="r")
     dependent = np.flatnonzero(np.abs(np.diag(R)) < 1e-7)
     if len(dependent):

@@ -138,7 +138,8 @@ def _somewhere(structure: Structure) -> FloatArray:
     phi = structure.start()
     if isinstance(structure, Structured):
         a = structure.a
-        phi[:a] += 0.05 * np.sin(1.0 + np.arange(a))
+        reach = np.ptp(structure.rows.D, axis=0)
+        phi[:a] += 0.05 * np.sin(1.0 + np.arange(a)) / np.where(reach > 0.0, reach, 1.0)
     return np.asarray(phi)
 
 
