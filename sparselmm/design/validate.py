@@ -29,6 +29,10 @@ MISSING_CHOICES = ("none", "drop", "raise")
 LARGEST, SMALLEST = 1e70, 1e-70
 """Sizes of columns between which products of four values, summed over rows, are in range."""
 
+FAR = 10.0
+"""Standard deviations of a covariate that zero may be from its mean in predictors of dispersions
+and zeros, which have no basis of their own."""
+
 DROP_HINT = "use missing='drop' to leave such rows out"
 
 
@@ -356,3 +360,13 @@ def need_white(layout: DesignLayout, what: str) -> None:
     """Refuse what holds for independent residuals of equal variance alone."""
     if layout.residual is not None:
         raise UnsupportedError(f"{what} is not available for a model with residual= or dispersion=")
+
+
+def far_from_zero(column: FloatArray) -> bool:
+    """Whether a covariate is so far from zero that its coefficient is that of an intercept.
+
+    Indicators and contrasts never are.
+    """
+    if np.abs(column).max(initial=0.0) <= 1.0:
+        return False
+    return bool(abs(column.mean()) > FAR * column.std())

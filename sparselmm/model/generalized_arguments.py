@@ -15,11 +15,15 @@ from sparselmm.base.exceptions import DataError, RankDeficiencyWarning, ValueWar
 from sparselmm.base.types import AnyArray, FloatArray, IntArray
 from sparselmm.design import BuiltDesign
 from sparselmm.design.responses import coded_response, row_trials
+from sparselmm.design.validate import far_from_zero
 from sparselmm.factor.basis import working_basis
 from sparselmm.likelihood.laplace.chosen import TRIALS, choose_family, with_zeros
 from sparselmm.likelihood.laplace.data import Further
 from sparselmm.likelihood.laplace.deviance import LaplaceDeviance
 from sparselmm.likelihood.laplace.start import start as default_start
+
+MOST_SPREAD = 1e4
+"""Standard deviation of a covariate of dispersion=, zi= or hurdle= up to which searches work."""
 
 
 def chosen_family(family: Any, link: Any, dispersion: Any, zi: Any, hurdle: Any) -> Any:
@@ -224,3 +228,15 @@ def start_parameters(
         return x
     what = "the x of another fit's opt, or a Series of params"
     return check_numbers(own, "start", (len(engine.parameters),), what=what)
+
+
+def check_further_size(name: str, design: FloatArray, labels: Sequence[str]) -> None:
+    """Refuse covariates of dispersion=, zi= or hurdle= in units no search can work in."""
+    for column, label in zip(design.T, labels, strict=True):
+        spread = float(column.std())
+        small = spread > 0.0 and not 1.0 / MOST_SPREAD <= spread <= MOST_SPREAD
+        if small or (spread > 0.0 and far_from_zero(column)):
+            raise DataError(
+                f"{name}=: {label} runs from {column.min():g} to {column.max():g}; take other "
+                f"units and an origin among its values: {name}='~ standardize({label})'"
+            )

@@ -45,6 +45,7 @@ from sparselmm.model.generalized_arguments import (
     array_response,
     asked,
     check_categories,
+    check_further_size,
     chosen_family,
     coefficient_names,
     further_labels,
@@ -295,6 +296,8 @@ class MixedGLM(NamesOthers):
         for name in self.family.further:
             design = self.built.further.get(name)
             labels = further_labels(self.built, name, design)
+            if design is not None:
+                check_further_size(name, design, labels)
             if design is not None and np.linalg.matrix_rank(design) < max(design.shape[1], 1):
                 raise DataError(
                     f"the design of {name}= has {design.shape[1]} columns ({', '.join(labels)}) of "

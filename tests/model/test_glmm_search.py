@@ -82,6 +82,21 @@ def test_a_response_that_does_not_vary_within_levels_is_refused(family, bars):
         assert mixedglm(f"y ~ {bars}", moved, family=family, offset=moved.noise).fit().converged
 
 
+@pytest.mark.parametrize("argument", ["dispersion", "zi", "hurdle"])
+def test_covariates_of_further_predictors_in_units_without_digits_are_refused(argument):
+    """Years, seconds since 1970, shares of a million: searches stopped short of the optimum."""
+    frame, rng = grouped()
+    frame["y"] = rng.negative_binomial(2, 2 / (2 + np.exp(frame.eta)))
+    plain = mixedglm("y ~ x + (1 | g)", frame, family="nbinom2", **{argument: "~ z"}).fit()
+    for unit, origin in [(1.0, 2010.0), (86400.0, 1.6e9), (1e-6, 0.0), (1e6, 0.0)]:
+        frame["v"] = origin + unit * frame.z
+        with pytest.raises(sparselmm.DataError, match=r"runs from .* standardize\(v\)"):
+            mixedglm("y ~ x + (1 | g)", frame, family="nbinom2", **{argument: "~ v"})
+        told = {argument: "~ standardize(v)"}
+        fit = mixedglm("y ~ x + (1 | g)", frame, family="nbinom2", **told).fit()
+        assert fit.llf == pytest.approx(plain.llf, abs=1e-5)
+
+
 @pytest.mark.parametrize("bars", ["(1 | g)", "(x | g)"])
 def test_levels_of_one_kind_of_response_are_named(bars):
     frame, _ = grouped()

@@ -24,7 +24,7 @@ from sparselmm.design.formula.residual_bar import (
 )
 from sparselmm.design.kinds.coded import grouping
 from sparselmm.design.residual import KINDS, POSITIONS, ResidualRows
-from sparselmm.design.validate import Rows, aligned, check_codes, check_length
+from sparselmm.design.validate import Rows, aligned, check_codes, check_length, far_from_zero
 
 VISITS = ("us", "toep", "ad")
 """Kinds with parameters of every visit."""
@@ -35,10 +35,6 @@ ORDERED = ("ar1", "toep", "ad")
 
 FARTHEST = 1e9
 """Steps of time, between rows that follow each other, up to which ar1 has digits for one step."""
-
-FAR = 10.0
-"""Standard deviations of a covariate of the dispersion that zero may be from its mean: beyond, all
-variances relative to sigma depend on its coefficient."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -380,17 +376,16 @@ def check_dispersion(D: FloatArray, names: Sequence[str]) -> None:
                 f"dispersion: {name} is constant ({column[0]:g} in every row); it cannot be told "
                 "from sigma. Leave it out"
             )
-    centre = D.mean(axis=0)
-    centred = D - centre
+    for column, name in zip(D.T, names, strict=True):
+        if far_from_zero(column):
+            plain = name.removeprefix("log_sd(").removesuffix(")")
+            raise DataError(
+                f"dispersion: {plain} runs from {column.min():g} to {column.max():g}, far from "
+                "zero, where sigma would be the standard deviation of the residuals. Subtract its "
+                f"mean, dispersion='~ center({plain})', or another value among them"
+            )
+    centred = D - D.mean(axis=0)
     size = np.linalg.norm(centred, axis=0)
-    far = np.flatnonzero(np.abs(centre) > FAR * size / np.sqrt(len(D)))
-    if len(far):
-        column, name = D[:, far[0]], names[far[0]].removeprefix("log_sd(").removesuffix(")")
-        raise DataError(
-            f"dispersion: {name} runs from {column.min():g} to {column.max():g}, far from zero, "
-            "where sigma would be the standard deviation of the residuals. Subtract its mean, "
-            f"dispersion='~ center({name})', or another value among them"
-        )
     R = np.linalg.qr(centred / size, mode="r")
     dependent = np.flatnonzero(np.abs(np.diag(R)) < 1e-7)
     if len(dependent):
