@@ -53,6 +53,9 @@ HUGE = 5.0
 CERTAIN, FLAT = 15.0, 1e-2
 """Log odds that are certainties, and curvature along them at which they have no end."""
 
+NOTHING_LEFT = 4.0
+"""Logarithm of a dispersion, or log odds of excess zeros, that leave next to nothing to explain."""
+
 HESSIAN_STEP = 1e-4
 """Step of the differences of the gradient, in standard errors and units of theta."""
 
@@ -225,17 +228,23 @@ def _returns(search: GeneralSearch, best: Optimum) -> Callable[[FloatArray], str
 
 
 def _starting_points(deviance: LaplaceDeviance, x: FloatArray) -> Iterator[FloatArray]:
-    """Large, small and one-sided variances, then random ones."""
+    """Large, small and one-sided variances, then random ones.
+
+    Large ones leave nothing to overdispersion and excess zeros, which compete with them.
+    """
     widths = [k for k, _ in deviance.cross.sizes]
     a = deviance.covariance.n_theta
     first = start(deviance)[a:]
+    nothing = first.copy()
+    for place, sign in deviance.limits():
+        nothing[place - a] = sign * NOTHING_LEFT
 
     def sized(sizes: Sequence[float], rest: FloatArray) -> FloatArray:
         each = [np.full(k, size) for k, size in zip(widths, sizes, strict=True)]
         return np.concatenate([independent(deviance, each), rest])
 
-    for size in (2.0, 0.1):
-        yield sized([size] * len(widths), first)
+    yield sized([2.0] * len(widths), nothing)
+    yield sized([0.1] * len(widths), first)
     for t in range(len(widths) if len(widths) > 1 else 0):
         yield sized([2.0 if s == t else 0.1 for s in range(len(widths))], x[a:])
     for theta in random_starts(deviance.covariance, deviance.units, None, DECADES):

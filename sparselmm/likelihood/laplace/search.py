@@ -137,6 +137,7 @@ class GeneralSearch:
         self.hold: FloatArray | None = None
         self._missing: FloatArray | float = 0.0
         self._exactly = False
+        self._near = EXACT
         self.allowed = MOST_EVALUATIONS
         self.history: list[Evaluation] = []
         self.place = 0
@@ -196,6 +197,7 @@ class GeneralSearch:
     def _iterated(self, x: FloatArray) -> tuple[FloatArray, str, bool]:
         deviance = self.deviance
         x, value = self._finite(x)
+        self._near = deviance.modes.near
         if not np.isfinite(value):
             self.record(x, value, accepted=False)
             return x, "stopped: the log-likelihood is not finite at the start", False
@@ -212,7 +214,7 @@ class GeneralSearch:
             slope, bend = basis.T @ model.gradient, basis.T @ model.hessian @ basis
             local = Quadratic.of(bend, slope)
             if local.expected_decrease < self.tolerance:
-                if deviance.modes.near > EXACT:
+                if self._near > EXACT:
                     x, value, model = self._sharp(x, value, model)
                     continue
                 return x, "converged: another step gains less than the tolerance", True
@@ -245,6 +247,7 @@ class GeneralSearch:
                 continue
             assert new is not None
             before, x, value = (x, model), trial, after
+            self._near = deviance.modes.near
             model = self._taught(new, model, step, predicted, ratio)
             self.record(x, value, gradient_norm=self._size(model), **facts)
             message = None if self.stop is None else self.stop(x)
@@ -263,9 +266,10 @@ class GeneralSearch:
 
     def _sharp(self, x: FloatArray, value: float, model: Model) -> tuple[FloatArray, float, Model]:
         """The same point with its mode exact."""
-        if self.deviance.modes.near == EXACT:
+        if self._near == EXACT:
             return x, value, model
         self._nearness(0.0)
+        self._near = self.deviance.modes.near
         sharp, exact = self.value(x), self._modelled(x)
         return (x, value, model) if exact is None else (x, sharp, exact)
 
