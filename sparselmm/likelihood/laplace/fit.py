@@ -38,6 +38,15 @@ LIMIT = 40
 FEW_ROWS = 150
 """Rows up to which the deviance is often far from quadratic."""
 
+POWER, ROOM = 30, 1.5
+"""Iterations for the largest eigenvalue of the inverse of M, and what is beyond the prior's one."""
+
+FLAT_MODES = (
+    "the integrand of some random effects is nearly flat at its mode, where Laplace's "
+    "approximation fails and its likelihood can rise without end; take fewer random effects, "
+    "leave out zi=, or use another family or link, or nagq= with a single scalar effect"
+)
+
 DECADES = (0, -1, 1)
 """Sizes of random starts, as powers of ten: a standard deviation of predictors beyond is rare."""
 
@@ -105,6 +114,8 @@ def minimize_generally(
             f"{', '.join(map(repr, pure))} has only successes or only failures, so that the "
             "likelihood rises as its variance grows without end"
         )  # fmt: skip
+    if not best.converged and _flat(deviance, best):
+        best = replace(best, message=f"{best.message}; {FLAT_MODES}")
     endless = _endless(deviance, best)
     if endless:
         best = replace(
@@ -113,6 +124,16 @@ def minimize_generally(
             "none; use a simpler formula, or leave it out"
         )  # fmt: skip
     return replace(best, n_evaluations=len(search.history), history=tuple(search.history))
+
+
+def _flat(deviance: LaplaceDeviance, best: Optimum) -> bool:
+    """Whether M has an eigenvalue below that of the prior, by iterations with its inverse."""
+    if deviance.at(best.x) is None or not deviance.passes.w.min(initial=0.0) < 0.0:
+        return False
+    v = np.random.default_rng(0).normal(size=(deviance.random.q, 1))
+    for _ in range(POWER):
+        v = deviance.solver.solve(v / np.linalg.norm(v))
+    return bool(np.linalg.norm(v) > ROOM)
 
 
 def _endless(deviance: LaplaceDeviance, best: Optimum) -> str | None:
@@ -235,9 +256,11 @@ def _starting_points(deviance: LaplaceDeviance, x: FloatArray) -> Iterator[Float
     widths = [k for k, _ in deviance.cross.sizes]
     a = deviance.covariance.n_theta
     first = start(deviance)[a:]
-    nothing = first.copy()
-    for place, sign in deviance.limits():
-        nothing[place - a] = sign * NOTHING_LEFT
+    nothing, r = first.copy(), deviance.fixed.r
+    for part, sign in deviance.leaving():
+        level = np.full(deviance.data.n, sign * NOTHING_LEFT)
+        own = level[:1] if part.design is None else np.linalg.lstsq(part.design, level)[0]
+        nothing[r:][part.columns] = own
 
     def sized(sizes: Sequence[float], rest: FloatArray) -> FloatArray:
         each = [np.full(k, size) for k, size in zip(widths, sizes, strict=True)]

@@ -151,9 +151,7 @@ class _Newton:
         return None
 
     def _factorized(self) -> tuple[float, bool]:
-        """``log det M``, and whether M is h's Hessian: one with weights that are not negative
-        stands for a Hessian that is not positive definite.
-        """
+        """``log det M``, and whether M is h's Hessian, which is to be positive definite."""
         concave = not self.passes.w.min(initial=0.0) < 0.0
         try:
             return self.finder.factorize(self.lams), True
