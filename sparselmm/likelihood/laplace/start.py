@@ -10,6 +10,7 @@ from sparselmm.base.types import FloatArray
 from sparselmm.likelihood.laplace.data import GeneralData
 from sparselmm.likelihood.laplace.deviance import LaplaceDeviance
 from sparselmm.likelihood.laplace.links import POWERS, predictor, quantile
+from sparselmm.likelihood.laplace.mixtures import CustomFamily
 from sparselmm.likelihood.laplace.rows import blocks
 
 THETA = 0.5
@@ -82,9 +83,10 @@ def first_predictors(data: GeneralData) -> FloatArray:
         return quantile(link, (y + 0.5) / (m + 1.0))
     if name == "beta":
         return quantile(link, np.clip(y, 0.01, 0.99))
-    if name in ("ordinal", "custom"):
-        own = getattr(family, "start_of", None)
-        return np.zeros(data.n) if own is None else np.asarray(own(y), dtype=float)
+    if isinstance(family, CustomFamily):
+        return family.predictors(y)
+    if name == "ordinal":
+        return np.zeros(data.n)
     if name == "gaussian":
         low, high = y.min(), y.max()
         if link in ("identity", "log", *POWERS):

@@ -130,7 +130,7 @@ class MeanResults(GeneralBase):
     def _mean_scale(self) -> Scale | None:
         """The inverse link; None for families without one mean."""
         base = base_of(self.family)  # the mean of the counts before zeros
-        if base.name in ("ordinal", "custom"):
+        if base.name == "ordinal" or isinstance(base, CustomFamily):
             return None
         link = self.family.link
         return Scale(link, lambda eta: moments.mean(base, eta, ()), RATIOS.get(link))
