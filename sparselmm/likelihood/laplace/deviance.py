@@ -39,6 +39,7 @@ from sparselmm.likelihood.deviance import SMALLEST_PIVOT
 from sparselmm.likelihood.engine import solver_of
 from sparselmm.likelihood.laplace.data import FixedRows, Further, GeneralData, Passes
 from sparselmm.likelihood.laplace.modes import Mode, ModeFinder
+from sparselmm.likelihood.laplace.predictors import predictor_unit
 from sparselmm.likelihood.laplace.rows import RandomRows, Reader, blocks
 
 LIMITS = {"nbinom1": -1.0, "nbinom2": 1.0, "betabinomial": 1.0}
@@ -181,8 +182,11 @@ class LaplaceDeviance:
         self.constant = data.constant()
         weights = np.ones(data.n) if data.weights is None else data.weights
         self.modes.refill((weights > 0).astype(float))
-        self.units = theta_units(self.covariance, self.cross.moments)
-        self.unit_roots = self.covariance.unit_roots(self.cross.moments)
+        self.predictor_unit = predictor_unit(data)
+        units = theta_units(self.covariance, self.cross.moments)
+        self.units = np.where(self.covariance.angles, units, self.predictor_unit * units)
+        roots = self.covariance.unit_roots(self.cross.moments)
+        self.unit_roots = [self.predictor_unit * root for root in roots]
         self.n_evaluations = 0
         self._point: Point | None = None
         self._model: tuple[Point, Model] | None = None
