@@ -195,8 +195,8 @@ class LaplaceDeviance:
         self._mixed: list[FloatArray] = []
 
     def rms(self, t: int) -> FloatArray:
-        """Root mean square over the rows of each covariate of term t, (k,)."""
-        return self.cross.rms(t)
+        """Root mean square of each covariate of term t, over what counts as one predictor, (k,)."""
+        return self.cross.rms(t) / self.predictor_unit
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the last evaluation, whose factor is not portable."""

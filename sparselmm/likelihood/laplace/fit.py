@@ -289,8 +289,11 @@ def difference_hessian(
     curvature = np.abs(np.diag(model.hessian)[inner])
     a = deviance.covariance.n_theta
     steps = HESSIAN_STEP * np.sqrt(2.0 / np.maximum(curvature, 1e-300))
-    units = np.concatenate([deviance.units, np.full(len(x) - a, np.inf)])
-    steps = np.clip(steps, 1e-9, np.maximum(1e-3 * np.minimum(units, 1e3), 1e-9))
+    unit, r = deviance.predictor_unit, deviance.fixed.r
+    large = 1e3 * np.ones(len(x))
+    large[a : a + r] *= unit
+    large[:a] = np.minimum(1e3 * max(unit, 1.0), deviance.units)
+    steps = np.clip(steps, 1e-9 * min(unit, 1.0), 1e-3 * large)
     H = np.full((len(x), len(x)), np.nan)
     rows = np.flatnonzero(free)
     for i in rows:

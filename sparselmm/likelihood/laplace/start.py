@@ -53,7 +53,7 @@ def _first_theta(deviance: LaplaceDeviance, gamma: FloatArray, phi: FloatArray) 
             own = scores[deviance.cross.slices[t]].reshape(l, k)
             info = np.diagonal(pair.data, axis1=1, axis2=2)
             psi = (own**2 - info).sum(axis=0) / np.maximum((info**2).sum(axis=0), 1e-300)
-            size = np.sqrt(np.maximum(psi, 0.0)) * deviance.rms(t) / deviance.predictor_unit
+            size = np.sqrt(np.maximum(psi, 0.0)) * deviance.rms(t)
             sizes[t] = np.clip(np.nan_to_num(size), SMALLEST, LARGEST)
     return independent(deviance, sizes)
 
@@ -70,7 +70,7 @@ def independent(deviance: LaplaceDeviance, sizes: Sequence[FloatArray]) -> Float
     lams = []
     for t, own in enumerate(sizes):
         rms = deviance.rms(t)
-        lams.append(np.diag(deviance.predictor_unit * own / np.where(rms > 0, rms, 1.0)))
+        lams.append(np.diag(own / np.where(rms > 0, rms, 1.0)))
     return deviance.covariance.pick(lams)
 
 
