@@ -77,6 +77,8 @@ class MeanResults(GeneralBase):
             raise DataError(
                 "means of this family have no single response scale; use type='link', or predict()"
             )
+        if scale is not None and scale.name == "identity":
+            type = "link"  # differences are differences on both
         options = Options("z", weights, alpha, type, scale)
         return estimated_means(self._fixed_effects(), self.built, specs, by, at, options)
 
