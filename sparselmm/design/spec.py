@@ -228,7 +228,8 @@ class DesignSpec:
             names[self.offset_column] = None
         for name in [name for name in names if name not in frame.columns]:
             if not is_known(name, self.env):
-                raise unknown_column(name, frame.columns, "the formula, in the new data")
+                where = "offset=" if name == self.offset_column else "the formula"
+                raise unknown_column(name, frame.columns, f"{where}, in the new data")
             del names[name]
         twice = [name for name in names if isinstance(frame[name], pd.DataFrame)]
         if twice:

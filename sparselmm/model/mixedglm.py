@@ -336,8 +336,11 @@ class MixedGLM(NamesOthers):
         X = design.X
         if len(self.x_columns) < X.shape[1]:
             X = X[:, self.x_columns]
+        y = self._y
+        if self.weights is not None and not self.weights.all():  # such rows may be impossible
+            y = np.where(self.weights > 0, y, y[np.argmax(self.weights > 0)])
         return GeneralData(
-            self._y, self.trials, X, design.terms, self.family, self.further, self.weights,
+            y, self.trials, X, design.terms, self.family, self.further, self.weights,
             design.offset,
         )  # fmt: skip
 

@@ -53,3 +53,26 @@ def test_patterned_covariances_start_without_correlations():
     assert one.deviance == pytest.approx(many.deviance, abs=1e-6)
     assert many.n_starts == 12
     assert many.n_optima >= 1
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-3, 1e6])
+@pytest.mark.parametrize(
+    ("family", "link"),
+    [("gaussian", "identity"), ("gamma", "inverse"), ("gamma", "identity"), ("gamma", "log"),
+     ("inverse_gaussian", "inverse_squared"), ("gaussian", "log")],
+)  # fmt: skip
+def test_units_of_the_response_do_not_matter(family, link, scale):
+    """Of links under which the predictor has the response's unit, start and steps have it, too."""
+    rng = np.random.default_rng(8)
+    g, x = rng.integers(0, 20, 240), rng.normal(size=240)
+    y = (3.0 + 0.3 * x + 0.4 * rng.normal(size=20)[g]) * rng.gamma(20, 1 / 20, 240)
+    data = pd.DataFrame({"y": y, "x": x, "g": g})
+    formula = "y ~ x + (1 | g)"
+    one = sparselmm.mixedglm(formula, data, family=family, link=link).fit()
+    scaled = data.assign(y=scale * y)
+    fit = sparselmm.mixedglm(formula, scaled, family=family, link=link).fit()
+    assert fit.converged
+    assert fit.opt.n_evaluations <= one.opt.n_evaluations + 6
+    assert fit.llf + 240 * np.log(scale) == pytest.approx(one.llf, abs=1e-6)
+    z = fit.fe_params["x"] / fit.bse_fe["x"]
+    assert z == pytest.approx(one.fe_params["x"] / one.bse_fe["x"], rel=1e-4)

@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from glmm_random import random_model
 
 import sparselmm
 from sparselmm import MixedGLM, mixedglm
@@ -187,3 +188,58 @@ def test_threads_share_a_fit(nodes):
     for own in found.values():
         for name, values in own.items():
             np.testing.assert_allclose(values, alone[name], rtol=1e-5, atol=1e-8, err_msg=name)
+
+
+@pytest.mark.parametrize("family", ["nbinom1", "nbinom2"])
+@pytest.mark.parametrize("extra", [{}, {"zi": "~ 1"}])
+def test_dispersions_that_leave_take_few_steps(family, extra):
+    """The model's curvature in them can be several times too large; their slope tells."""
+    evaluations = []
+    for seed in range(6):
+        frame, rng = grouped(seed=seed)
+        frame["y"] = rng.poisson(np.exp(frame.eta - 0.5))
+        fit = mixedglm("y ~ x + z + (1 | g)", frame, family=family, **extra).fit()
+        assert fit.converged
+        evaluations.append(first_search(fit))
+    assert max(evaluations) <= 20
+    assert np.median(evaluations) <= 14
+
+
+def test_variances_and_overdispersion_compete():
+    """One start leaves all to the variances."""
+    rng = np.random.default_rng([56, 77])
+    best = 0
+    for _ in range(3):
+        g, h = rng.integers(0, 30, 250), rng.integers(0, 8, 250)
+        x = rng.normal(size=250)
+        cells = rng.normal(size=(30, 8))
+        y = rng.poisson(np.exp(-1.5 + 0.5 * x + rng.normal(size=30)[g] + cells[g, h]))
+        y = y * (rng.random(250) > 0.3)
+        frame = pd.DataFrame({"y": y, "x": x, "g": g, "h": h})
+        formula = "y ~ x + (1 | g) + (1 | g:h)"
+        model = mixedglm(formula, frame, family="nbinom2", hurdle="~ 1")
+        limit = mixedglm(formula, frame, family="poisson", hurdle="~ 1").fit()
+        fit = model.fit()
+        best += fit.llf > limit.llf - 1e-6
+    assert best == 3
+
+
+def test_a_log_likelihood_that_is_not_concave_says_where_laplace_fails():
+    """Inverse Gaussian responses far below their mean pull their effect to where h is flat."""
+    formula, data, arguments = random_model(1283)
+    with pytest.warns(sparselmm.ConvergenceWarning, match="nearly flat at its mode"):
+        fit = mixedglm(formula, data, **arguments).fit()
+    assert not fit.converged
+
+
+def test_modes_of_a_log_likelihood_that_is_not_concave():
+    """Of an optimum where some weights are negative; from a poor start the mode is the same."""
+    formula, data, arguments = random_model(1246)
+    fit = mixedglm(formula, data, **arguments).fit()
+    assert fit.converged
+    engine = fit.deviance
+    value = engine.value(fit.opt.x)
+    assert engine.passes.w.min() < 0.0
+    for seed in range(3):
+        u = np.random.default_rng(seed).normal(size=engine.random.q)
+        assert engine.at(fit.opt.x, u).value == pytest.approx(value, abs=1e-8)

@@ -170,7 +170,13 @@ def callables():
     found = {"mixedglm": sparselmm.mixedglm, "MixedGLM": MixedGLM, "CustomFamily": CustomFamily}
     owners = {"MixedGLM": model(), "MixedGLMResults": fit(), "CustomFamily": CustomFamily(poisson)}
     found |= methods_of(owners)
-    for private in ("constant", "jet"):  # the protocol of families, called by the engine alone
+    for private in (
+        "constant",
+        "jet",
+        "means",
+        "predictors",
+        "check_start",
+    ):  # the protocol of families, called by the engine alone
         del found[f"CustomFamily.{private}"]
     del found["MixedGLMResults.load"]  # storage's own, in its test
     found["MixedGLMResults.plot_ranef_correlation"] = slopes().plot_ranef_correlation

@@ -469,3 +469,15 @@ def test_too_little_variance_and_too_few_zeros_have_advice_of_their_own():
     assert "standard errors are too large" in advice["dispersion"]
     assert "hurdle" in advice["zeros"]
     assert "zi=" not in advice["zeros"]
+
+
+def test_contrasts_under_the_identity_link_are_differences():
+    rng = np.random.default_rng(4)
+    data = pd.DataFrame({"g": np.repeat(np.arange(20), 12), "f": np.tile(list("abc"), 80)})
+    data["y"] = 0.6 * rng.normal(size=20)[data.g] + (data.f == "b") + rng.normal(size=240)
+    own = sparselmm.mixedglm("y ~ f + (1 | g)", data, family="gaussian").fit()
+    linear = sparselmm.mixedlm("y ~ f + (1 | g)", data).fit(reml=False)
+    ours = own.emmeans("f").contrast("pairwise")
+    theirs = linear.emmeans("f").contrast("pairwise")
+    assert ours["contrast"].tolist() == theirs["contrast"].tolist()
+    np.testing.assert_allclose(ours["estimate"], theirs["estimate"], rtol=1e-6)

@@ -196,7 +196,9 @@ def check_family_response(
     DataError
     """
     kind = base_of(family).name
-    if kind in TRIALS:
+    if isinstance(family, CustomFamily):
+        family.check_start(y[live])
+    elif kind in TRIALS:
         _check_trials(y, m, name, live)
     elif kind in COUNTS:
         _first(y < 0, live, f"the response {name!r} has negative counts", y, kind)

@@ -37,12 +37,16 @@ from sparselmm.likelihood.covariance import Covariance, theta_units
 from sparselmm.likelihood.curvature import add_root_curvature
 from sparselmm.likelihood.deviance import SMALLEST_PIVOT
 from sparselmm.likelihood.engine import solver_of
-from sparselmm.likelihood.laplace.data import FixedRows, GeneralData, Passes
+from sparselmm.likelihood.laplace.data import FixedRows, Further, GeneralData, Passes
 from sparselmm.likelihood.laplace.modes import Mode, ModeFinder
+from sparselmm.likelihood.laplace.predictors import predictor_unit
 from sparselmm.likelihood.laplace.rows import RandomRows, Reader, blocks
 
 LIMITS = {"nbinom1": -1.0, "nbinom2": 1.0, "betabinomial": 1.0}
 """Where the logarithm of the dispersion goes in responses without overdispersion."""
+
+LEAVING = 3.0
+"""Logarithm of a dispersion, towards its limit, beyond which it is taken to be on its way there."""
 
 EVALUATION, PER_ROW, FACTORS = 1.5e-3, 4e-7, 4.0
 """Predicted seconds of an evaluation: in any case, per row, and factorizations."""
@@ -178,8 +182,11 @@ class LaplaceDeviance:
         self.constant = data.constant()
         weights = np.ones(data.n) if data.weights is None else data.weights
         self.modes.refill((weights > 0).astype(float))
-        self.units = theta_units(self.covariance, self.cross.moments)
-        self.unit_roots = self.covariance.unit_roots(self.cross.moments)
+        self.predictor_unit = predictor_unit(data)
+        units = theta_units(self.covariance, self.cross.moments)
+        self.units = np.where(self.covariance.angles, units, self.predictor_unit * units)
+        roots = self.covariance.unit_roots(self.cross.moments)
+        self.unit_roots = [self.predictor_unit * root for root in roots]
         self.n_evaluations = 0
         self._point: Point | None = None
         self._model: tuple[Point, Model] | None = None
@@ -188,8 +195,8 @@ class LaplaceDeviance:
         self._mixed: list[FloatArray] = []
 
     def rms(self, t: int) -> FloatArray:
-        """Root mean square over the rows of each covariate of term t, (k,)."""
-        return self.cross.rms(t)
+        """Root mean square of each covariate of term t, over what counts as one predictor, (k,)."""
+        return self.cross.rms(t) / self.predictor_unit
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the last evaluation, whose factor is not portable."""
@@ -335,8 +342,13 @@ class LaplaceDeviance:
         data = self.data
         jet = data.jet(self.passes.eta[rows], phi, rows, True)
         slopes = [tuple(np.broadcast_to(x, Q.shape[:1]) for x in own) for own in jet.a]
+        signs, flat = {part.name: sign for part, sign in self.leaving()}, np.ones(len(Q))
         for (f, e, ee), part in zip(slopes, data.further, strict=True):
             sums.slope[part.columns] += part.products(-2.0 * f - tau * ee + spread * e, rows)
+            if signs.get(part.name):  # far out all falls like exp(-d), of log det M too
+                far = part.values(phi, rows) * signs[part.name] > LEAVING
+                bent = part.scaled(signs[part.name] * far * tau * ee, rows)
+                sums.H[part.columns, part.columns] += bent.T @ part.scaled(flat, rows)
         for i, (part, (_, e, _)) in enumerate(zip(data.further, slopes, strict=True)):
             self._mixed[i][rows] = e
             mixed = part.scaled(e, rows)
@@ -350,7 +362,7 @@ class LaplaceDeviance:
                 if own is None:
                     continue
                 own = np.broadcast_to(own, Q.shape[:1])
-                block = part.scaled(own, rows).T @ other.scaled(np.ones(len(own)), rows)
+                block = part.scaled(own, rows).T @ other.scaled(flat, rows)
                 sums.H[part.columns, other.columns] -= 2.0 * block
                 if j != i:
                     sums.H[other.columns, part.columns] -= 2.0 * block.T
@@ -491,18 +503,23 @@ class LaplaceDeviance:
             out.append(step)
         return out
 
+    def leaving(self) -> list[tuple[Further, float]]:
+        """Predictors without a bound, and the sign that leads to where they explain nothing."""
+        base = getattr(self.data.family, "base", self.data.family)
+        signs = {"dispersion": LIMITS.get(base.name, 0.0), "zi": -1.0}
+        own = [(part, signs.get(part.name, 0.0)) for part in self.data.further]
+        return [(part, sign) for part, sign in own if sign]
+
     def limits(self) -> list[tuple[int, float]]:
-        """Place in x of common parameters without a bound, and the sign that leads there.
+        """Place in x of those that are common to all rows, and the sign.
 
         Without overdispersion, or excess zeros, the deviance falls like ``exp(-d)`` as they leave.
         """
-        base = getattr(self.data.family, "base", self.data.family)
-        signs = {"dispersion": LIMITS.get(base.name, 0.0), "zi": -1.0}
         first = self.covariance.n_theta + self.fixed.r
         return [
-            (first + part.columns.start, signs[part.name])
-            for part in self.data.further
-            if signs.get(part.name) and part.design is None
+            (first + part.columns.start, sign)
+            for part, sign in self.leaving()
+            if part.design is None
         ]
 
     def basis(self, x: FloatArray, model: Model, smallest: float) -> FloatArray:

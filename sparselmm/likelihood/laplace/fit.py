@@ -44,6 +44,15 @@ LIMIT = 40
 FEW_ROWS = 150
 """Rows up to which the deviance is often far from quadratic."""
 
+POWER, ROOM = 30, 1.5
+"""Iterations for the largest eigenvalue of the inverse of M, and what is beyond the prior's one."""
+
+FLAT_MODES = (
+    "the integrand of some random effects is nearly flat at its mode, where Laplace's "
+    "approximation fails and its likelihood can rise without end; take fewer random effects, "
+    "leave out zi=, or use another family or link, or nagq= with a single scalar effect"
+)
+
 DECADES = (0, -1, 1)
 """Sizes of random starts, as powers of ten: a standard deviation of predictors beyond is rare."""
 
@@ -58,6 +67,9 @@ HUGE = 5.0
 
 CERTAIN, FLAT = 15.0, 1e-2
 """Log odds that are certainties, and curvature along them at which they have no end."""
+
+NOTHING_LEFT = 4.0
+"""Logarithm of a dispersion, or log odds of excess zeros, that leave next to nothing to explain."""
 
 HESSIAN_STEP = 1e-4
 """Step of the differences of the gradient, in standard errors and units of theta."""
@@ -109,6 +121,8 @@ def minimize_generally(
             f"{', '.join(map(repr, pure))} has only successes or only failures, so that the "
             "likelihood rises as its variance grows without end"
         )  # fmt: skip
+    if not best.converged and _flat(deviance, best):
+        best = replace(best, message=f"{best.message}; {FLAT_MODES}")
     endless = _endless(deviance, best)
     if endless:
         best = replace(
@@ -117,6 +131,16 @@ def minimize_generally(
             "none; use a simpler formula, or leave it out"
         )  # fmt: skip
     return replace(best, n_evaluations=len(search.history), history=tuple(search.history))
+
+
+def _flat(deviance: LaplaceDeviance, best: Optimum) -> bool:
+    """Whether M has an eigenvalue below that of the prior, by iterations with its inverse."""
+    if deviance.at(best.x) is None or not deviance.passes.w.min(initial=0.0) < 0.0:
+        return False
+    v = np.random.default_rng(0).normal(size=(deviance.random.q, 1))
+    for _ in range(POWER):
+        v = deviance.solver.solve(v / np.linalg.norm(v))
+    return bool(np.linalg.norm(v) > ROOM)
 
 
 def _endless(deviance: LaplaceDeviance, best: Optimum) -> str | None:
@@ -232,17 +256,25 @@ def _returns(search: GeneralSearch, best: Optimum) -> Callable[[FloatArray], str
 
 
 def _starting_points(deviance: LaplaceDeviance, x: FloatArray) -> Iterator[FloatArray]:
-    """Large, small and one-sided variances, then random ones."""
+    """Large, small and one-sided variances, then random ones.
+
+    Large ones leave nothing to overdispersion and excess zeros, which compete with them.
+    """
     widths = [k for k, _ in deviance.cross.sizes]
     a = deviance.covariance.n_theta
     first = start(deviance)[a:]
+    nothing, r = first.copy(), deviance.fixed.r
+    for part, sign in deviance.leaving():
+        level = np.full(deviance.data.n, sign * NOTHING_LEFT)
+        own = level[:1] if part.design is None else np.linalg.lstsq(part.design, level)[0]
+        nothing[r:][part.columns] = own
 
     def sized(sizes: Sequence[float], rest: FloatArray) -> FloatArray:
         each = [np.full(k, size) for k, size in zip(widths, sizes, strict=True)]
         return np.concatenate([independent(deviance, each), rest])
 
-    for size in (2.0, 0.1):
-        yield sized([size] * len(widths), first)
+    yield sized([2.0] * len(widths), nothing)
+    yield sized([0.1] * len(widths), first)
     for t in range(len(widths) if len(widths) > 1 else 0):
         yield sized([2.0 if s == t else 0.1 for s in range(len(widths))], x[a:])
     for theta in random_starts(deviance.covariance, deviance.units, None, DECADES):
@@ -273,8 +305,11 @@ def _differences(
     curvature = np.abs(np.diag(model.hessian)[inner])
     a = deviance.covariance.n_theta
     steps = HESSIAN_STEP * np.sqrt(2.0 / np.maximum(curvature, 1e-300))
-    units = np.concatenate([deviance.units, np.full(len(x) - a, np.inf)])
-    steps = np.clip(steps, 1e-9, np.maximum(1e-3 * np.minimum(units, 1e3), 1e-9))
+    unit, r = deviance.predictor_unit, deviance.fixed.r
+    large = 1e3 * np.ones(len(x))
+    large[a : a + r] *= unit
+    large[:a] = np.minimum(1e3 * max(unit, 1.0), deviance.units)
+    steps = np.clip(steps, 1e-9 * min(unit, 1.0), 1e-3 * large)
     H = np.full((len(x), len(x)), np.nan)
     rows = np.flatnonzero(free)
     for i in rows:

@@ -18,10 +18,17 @@ from sparselmm.base.arguments import (
 )
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray
+from sparselmm.likelihood.laplace.families import FAMILIES
 from sparselmm.likelihood.laplace.jets import Jet
 
 STEP = 1e-3
-"""Step of the fourth-order differences by a user's parameters."""
+"""Step of the fourth-order differences of a user's derivatives."""
+
+ROWS = 200
+"""Rows at which the derivatives of a family are compared before a fit."""
+
+GROSS = 1e-3
+"""Relative difference there that is an error of the derivatives, whatever their scale."""
 
 
 @dataclass(frozen=True)
@@ -130,22 +137,26 @@ class CustomFamily:
     Parameters
     ----------
     derivatives : callable
-        ``derivatives(y, eta, *parameters)`` returns four arrays (n,): the log-likelihood of every
-        row and its first three derivatives in ``eta``. Parameters are arrays (n,).
+        ``derivatives(y, eta, *parameters)`` returns four arrays (m,): the complete log-likelihood
+        of every row, constants included, and its first three derivatives in ``eta``. It is called
+        for some rows at a time, so that it may not close over arrays as long as the data.
+        Parameters are arrays (m,). A value that is not finite says that the likelihood is zero.
     parameters : mapping, optional
         Names of further parameters and their start values, on a scale without bounds. Derivatives
-        by them are taken by fourth-order differences.
+        by them are taken by fourth-order differences. One named ``"dispersion"`` takes the formula
+        of ``dispersion=``.
     name : str
-        For tables.
+        For tables; none of the package's own families.
     mean : callable, optional
-        ``mean(eta, *parameters)``, the expected response, (n,); needed for fitted values.
+        ``mean(eta, *parameters)``, the expected response, (m,); needed for fitted values.
     start : callable, optional
-        ``start(y)``: predictors to start from, (n,). Default zero.
+        ``start(y)``: predictors to start from, (m,). Default zero.
 
     Raises
     ------
     DataError
-        When `check` finds that a derivative is not that of the log-likelihood.
+        When `check` finds that a derivative is not that of the log-likelihood. A model compares
+        them at some rows where its search starts.
 
     Examples
     --------
@@ -163,6 +174,8 @@ class CustomFamily:
     ):  # fmt: skip
         self.derivatives = check_callable(derivatives, "derivatives")
         self.name = check_text(name, "name")
+        if self.name in FAMILIES:
+            raise DataError(f"name {name!r} is that of a family of the package; choose another one")
         given = check_mapping({} if parameters is None else parameters, "parameters", "{'k': 0.0}")
         self.parameters = {
             check_text(key, "parameters"): check_number(value, "parameters")
@@ -211,20 +224,88 @@ class CustomFamily:
         self, y: FloatArray, eta: FloatArray, further: Sequence[FloatArray]
     ) -> tuple[FloatArray, ...]:  # fmt: skip
         """What the user's function returns, when it is what was asked for."""
-        try:
-            given = tuple(np.asarray(part, dtype=float) for part in self.derivatives(
-                y, eta, *further))  # fmt: skip
-        except Exception as error:
+        given = self._called("derivatives", self.derivatives, y, eta, *further)
+        if not isinstance(given, (tuple, list, np.ndarray)):
             raise DataError(
-                f"derivatives of family {self.name!r} failed: {type(error).__name__}: {error}"
-            ) from error
-        if len(given) != 4 or any(part.shape != y.shape for part in given):
+                f"derivatives of family {self.name!r} must return four arrays, the log-likelihood "
+                f"and three derivatives; it returned {type(given).__name__}"
+            )
+        parts = tuple(self._numbers("derivatives", part) for part in given)
+        if len(parts) != 4 or any(part.shape != y.shape for part in parts):
             raise DataError(
                 f"derivatives of family {self.name!r} must return four arrays of shape {y.shape}, "
                 "the log-likelihood and three derivatives; it returned shapes "
-                f"{[part.shape for part in given]}"
+                f"{[part.shape for part in parts]}"
             )
-        return given
+        return parts
+
+    def _called(self, what: str, function: Any, *arguments: FloatArray) -> Any:
+        """What a function of the user's returns; an error of its own names it."""
+        try:
+            return function(*arguments)
+        except Exception as error:
+            raise DataError(
+                f"{what} of family {self.name!r} failed: {type(error).__name__}: {error}"
+            ) from error
+
+    def _numbers(self, what: str, value: Any) -> FloatArray:
+        array = np.asarray(value)
+        if array.dtype.kind not in "buif":
+            raise DataError(
+                f"{what} of family {self.name!r} must return real numbers, not {array.dtype}"
+            )
+        return array.astype(float, copy=False)
+
+    def _one(self, what: str, function: Any, *arguments: FloatArray) -> FloatArray:
+        out = self._numbers(what, self._called(what, function, *arguments))
+        if out.shape != arguments[0].shape:
+            raise DataError(
+                f"{what} of family {self.name!r} must return an array of shape "
+                f"{arguments[0].shape}; it returned shape {out.shape}"
+            )
+        return out
+
+    def means(self, eta: FloatArray, further: Sequence[FloatArray]) -> FloatArray:
+        """Expected responses, (m,)."""
+        if self.mean_of is None:
+            raise DataError(
+                f"family {self.name!r} was given without mean=, which fitted values need"
+            )
+        return self._one("mean", self.mean_of, eta, *further)
+
+    def predictors(self, y: FloatArray) -> FloatArray:
+        """Predictors to start from, (m,)."""
+        return np.zeros(len(y)) if self.start_of is None else self._one("start", self.start_of, y)
+
+    def check_start(self, y: FloatArray) -> None:
+        """Refuse derivatives that are wrong, or not finite, where a search starts.
+
+        Parameters
+        ----------
+        y : ndarray, (n,)
+            Responses in use.
+
+        Raises
+        ------
+        DataError
+        """
+        y = y[:: max(1, len(y) // ROWS)]
+        eta, further = self.predictors(y), self._first(y)
+        given = self._given(y, eta, further)
+        bad = np.flatnonzero(~np.isfinite(np.add.reduce(given) + eta))
+        if len(bad):
+            i = bad[0]
+            raise DataError(
+                f"family {self.name!r}: log-likelihood and derivatives are not finite where "
+                f"the search starts, at y = {y[i]:g}, eta = {eta[i]:g}: "
+                f"{', '.join(f'{part[i]:g}' for part in given)}. Give start= predictors and "
+                "parameters= values where they are, or leave out responses the family excludes"
+            )
+        self._compare(y, eta, STEP / np.sqrt(np.maximum(1.0, np.abs(given[2]))), GROSS)
+
+    def _first(self, y: FloatArray) -> tuple[FloatArray, ...]:
+        """The parameters where they start, each (m,)."""
+        return tuple(np.full(len(y), value) for value in self.parameters.values())
 
     def check(self, y: FloatArray, etas: Sequence[float] = (-1.0, -0.3, 0.4, 1.2)) -> None:
         """Compare the derivatives with fourth-order differences.
@@ -244,20 +325,24 @@ class CustomFamily:
         y = check_numbers(y, "y", (None,))
         if not len(y):
             raise DataError("y is empty; give responses that the family allows")
-        further = tuple(np.full(len(y), v) for v in self.parameters.values())
-        names = ("log-likelihood", "first", "second", "third derivative")
         for value in check_numbers(etas, "etas", (None,)):
-            eta = np.full(len(y), value)
-            given = self._given(y, eta, further)
-            near = {s: self._given(y, eta + s * STEP, further) for s in (-2, -1, 1, 2)}
-            for c in range(3):
-                slope = 8 * (near[1][c] - near[-1][c]) - (near[2][c] - near[-2][c])
-                slope = slope / (12 * STEP)
-                off = np.abs(slope - given[c + 1]) / (1.0 + np.abs(slope))
-                i = int(np.argmax(off))
-                if not off[i] < 1e-5:
-                    raise DataError(
-                        f"family {self.name!r}: the {('first', 'second', 'third')[c]} derivative "
-                        f"is {given[c + 1][i]:.6g} at y = {y[i]:g}, eta = {value:g}, but "
-                        f"differences of the {names[c]} give {slope[i]:.6g}"
-                    )
+            self._compare(y, np.full(len(y), value), np.full(len(y), STEP), 1e-5)
+
+    def _compare(self, y: FloatArray, eta: FloatArray, step: FloatArray, most: float) -> None:
+        """Refuse derivatives that differences at ``eta`` contradict."""
+        names = ("log-likelihood", "first", "second")
+        further = self._first(y)
+        given = self._given(y, eta, further)
+        near = {s: self._given(y, eta + s * step, further) for s in (-2, -1, 1, 2)}
+        for c in range(3):
+            slope = 8 * (near[1][c] - near[-1][c]) - (near[2][c] - near[-2][c])
+            slope = slope / (12 * step)
+            unit = (STEP / step) ** (c + 1)  # derivatives are compared in units of the steps
+            off = np.abs(slope - given[c + 1]) / (unit + np.abs(slope))
+            i = int(np.argmax(off))
+            if not off[i] < most:
+                raise DataError(
+                    f"family {self.name!r}: the {('first', 'second', 'third')[c]} derivative "
+                    f"is {given[c + 1][i]:.6g} at y = {y[i]:g}, eta = {eta[i]:g}, but "
+                    f"differences of the {names[c]} give {slope[i]:.6g}"
+                )

@@ -87,17 +87,21 @@ class ModeFinder:
     def find(
         self, lams: Sequence[FloatArray], fixed: FloatArray, phi: FloatArray, u: FloatArray
     ) -> Mode | None:
-        """The mode at parameters, starting from u; None where there is no likelihood."""
+        """The mode at parameters, starting from u or else zero; None where there is none.
+
+        Where the log-likelihood is not concave, a start may lead to a saddle.
+        """
         search = _Newton(self, lams, fixed, phi)
-        if not search.begin(u) and not search.begin(np.zeros_like(u)):
-            return None
-        try:
-            ldM = search.run()
-        except NotPositiveDefiniteError:
-            return None
-        if ldM is None:
-            return None
-        return Mode(search.u, search.b, search.h, ldM, self.passes.Zg)
+        for begin in (u, np.zeros_like(u)) if u.any() else (u,):
+            if not search.begin(begin):
+                continue
+            try:
+                ldM = search.run()
+            except NotPositiveDefiniteError:
+                continue
+            if ldM is not None:
+                return Mode(search.u, search.b, search.h, ldM, self.passes.Zg)
+        return None
 
 
 class _Newton:
@@ -134,18 +138,27 @@ class _Newton:
     def run(self) -> float | None:
         """``log det M`` at the mode."""
         for _ in range(MOST):
-            concave = not self.passes.w.min(initial=0.0) < 0.0
-            ldM = self.finder.factorize(self.lams, floor=not concave)
+            ldM, exact = self._factorized()
             step, gain = self._direction()
             if not np.isfinite(gain):
                 return None
             if gain < self.finder.near:
-                return ldM if concave else self.finder.factorize(self.lams)
+                return ldM if exact else self.finder.factorize(self.lams)
             if not self._take(step, gain):
                 return self.finder.factorize(self.lams)
-            if gain < CHORD and self._chord(gain, concave):
+            if gain < CHORD and self._chord(gain, exact):
                 return self.finder.factorize(self.lams)
         return None
+
+    def _factorized(self) -> tuple[float, bool]:
+        """``log det M``, and whether M is h's Hessian, which is to be positive definite."""
+        concave = not self.passes.w.min(initial=0.0) < 0.0
+        try:
+            return self.finder.factorize(self.lams), True
+        except NotPositiveDefiniteError:
+            if concave:
+                raise
+            return self.finder.factorize(self.lams, floor=True), False
 
     def _take(self, step: FloatArray, gain: float) -> bool:
         """A step, halved until h falls; False where it cannot fall beyond rounding."""
@@ -161,9 +174,9 @@ class _Newton:
                 self._stand(self.u, *self._at(self.u))
                 return False
 
-    def _chord(self, last: float, concave: bool) -> bool:
+    def _chord(self, last: float, exact: bool) -> bool:
         """Steps with the same factor; whether they reached the mode to rounding."""
-        for _ in range(8 if concave else 3):
+        for _ in range(8 if exact else 3):
             step, gain = self._direction()
             if gain < self.finder.near:
                 return True

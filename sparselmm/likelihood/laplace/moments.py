@@ -33,11 +33,7 @@ def mean(family: Any, eta: FloatArray, further: Further) -> FloatArray:
         none = np.exp(log_zero(family.base, eta, further[:-1]))
         return expit(-further[-1]) * mean(family.base, eta, further[:-1]) / (1.0 - none)
     if isinstance(family, CustomFamily):
-        if family.mean_of is None:
-            raise DataError(
-                f"family {family.name!r} was given without mean=, which fitted values need"
-            )
-        return np.asarray(family.mean_of(eta, *further))
+        return family.means(eta, further)
     if family.name == "ordinal":
         raise DataError("an ordinal response has probabilities of categories, not a mean")
     with np.errstate(over="ignore", invalid="ignore"):
@@ -108,7 +104,10 @@ def distribution(family: Any, eta: FloatArray, further: Further, m: FloatArray) 
         return st.invgauss(mu * d**2, scale=d**-2)
     if family.name == "gaussian":
         return st.norm(mu, d / np.sqrt(np.where(m > 0, m, np.nan)))
-    raise DataError(f"family {family.name!r} has no distribution function here")
+    raise DataError(
+        f"family {family.name!r} has no distribution function here, which quantile residuals need; "
+        "use kind='response'"
+    )
 
 
 def draw(

@@ -132,6 +132,7 @@ class GeneralSearch:
         self.hold: FloatArray | None = None
         self._missing: FloatArray | float = 0.0
         self._exactly = False
+        self._near = EXACT
         self.allowed = MOST_EVALUATIONS
         self.history: list[Evaluation] = []
         self.place = 0
@@ -191,6 +192,7 @@ class GeneralSearch:
     def _iterated(self, x: FloatArray) -> tuple[FloatArray, str, bool]:
         deviance = self.deviance
         x, value = self._finite(x)
+        self._near = deviance.modes.near
         if not np.isfinite(value):
             self.record(x, value, accepted=False)
             return x, "stopped: the log-likelihood is not finite at the start", False
@@ -199,13 +201,15 @@ class GeneralSearch:
             self.record(x, value, accepted=False)
             return x, "stopped: the gradient is not finite at the start", False
         self.record(x, value, gradient_norm=self._size(model))
+        before: tuple[FloatArray, Model] | None = None
         for iteration in range(self.limit):
-            x, value, model = self._leapt(x, value, model)
+            x, value, model = self._leapt(x, value, model, before)
+            before = None
             basis = self._basis(x, model)
             slope, bend = basis.T @ model.gradient, basis.T @ model.hessian @ basis
             local = Quadratic.of(bend, slope)
             if local.expected_decrease < self.tolerance:
-                if deviance.modes.near > EXACT:
+                if self._near > EXACT:
                     x, value, model = self._sharp(x, value, model)
                     continue
                 return x, "converged: another step gains less than the tolerance", True
@@ -237,7 +241,8 @@ class GeneralSearch:
                 x, value, model = self._sharp(x, value, model)
                 continue
             assert new is not None
-            x, value = trial, after
+            before, x, value = (x, model), trial, after
+            self._near = deviance.modes.near
             model = self._taught(new, model, step, predicted, ratio)
             self.record(x, value, gradient_norm=self._size(model), **facts)
             message = None if self.stop is None else self.stop(x)
@@ -256,27 +261,32 @@ class GeneralSearch:
 
     def _sharp(self, x: FloatArray, value: float, model: Model) -> tuple[FloatArray, float, Model]:
         """The same point with its mode exact."""
-        if self.deviance.modes.near == EXACT:
+        if self._near == EXACT:
             return x, value, model
         self._nearness(0.0)
+        self._near = self.deviance.modes.near
         sharp, exact = self.value(x), self._modelled(x)
         return (x, value, model) if exact is None else (x, sharp, exact)
 
-    def _leapt(self, x: FloatArray, value: float, model: Model) -> tuple[FloatArray, float, Model]:
+    def _leapt(
+        self, x: FloatArray, value: float, model: Model, before: tuple[FloatArray, Model] | None
+    ) -> tuple[FloatArray, float, Model]:  # fmt: skip
         """Follow a dispersion that leaves for its limit, in one step where many would be alike.
 
-        Of ``c exp(-d)`` slope and curvature have the same size, and Newton's steps have length one.
+        Of ``c exp(-d)`` Newton's steps have length one; the slope falls from the accepted point
+        ``before`` as it should, whatever the model takes for the curvature.
         """
-        parameters = self.deviance.parameters
-        if self.deviance.modes.near > EXACT:
+        if before is None:
             return x, value, model
         for place, sign in self.deviance.limits():
-            at = int(parameters.in_tangent[place])
-            g, h = float(model.gradient[at]), float(model.hessian[at, at])
+            at = int(self.deviance.parameters.in_tangent[place])
+            g, far = float(model.gradient[at]), (x[place] - before[0][place]) * sign
             if not (g * sign < 0.0 and 3.0 < x[place] * sign < FAR and GONE < abs(g) < 5.0):
                 continue
-            if not 0.4 < h / abs(g) < 2.5:
+            fall = float(np.log(max(before[1].gradient[at] / g, 1e-300)))
+            if not (far > 0.0 and 0.6 < fall / far < 1.6):
                 continue
+            x, value, model = self._sharp(x, value, model)
             trial = x.copy()
             trial[place] += sign * np.log(abs(g) / GONE)
             after = self.value(trial)

@@ -9,11 +9,12 @@ import numpy as np
 from sparselmm.base.types import FloatArray
 from sparselmm.likelihood.laplace.data import GeneralData
 from sparselmm.likelihood.laplace.deviance import LaplaceDeviance
-from sparselmm.likelihood.laplace.links import POWERS, predictor, quantile
+from sparselmm.likelihood.laplace.links import POWERS, quantile
+from sparselmm.likelihood.laplace.predictors import first_predictors
 from sparselmm.likelihood.laplace.rows import blocks
 
 THETA = 0.5
-"""Standard deviations of the predictor from which variances start that scores say nothing of."""
+"""Standard deviations of the predictor, in its unit, where scores say nothing of the variances."""
 
 SMALLEST, LARGEST = 0.05, 2.0
 """Standard deviations of the predictor between which the others start."""
@@ -25,7 +26,7 @@ ENOUGH = 1e-5
 """Decrease of minus the log-likelihood per row below which they stop."""
 
 LONGEST = 3.0
-"""Largest change of a predictor in one of them."""
+"""Largest change of a predictor, in its unit, in one of them."""
 
 
 def start(deviance: LaplaceDeviance) -> FloatArray:
@@ -64,33 +65,13 @@ def independent(deviance: LaplaceDeviance, sizes: Sequence[FloatArray]) -> Float
     ----------
     deviance : LaplaceDeviance
     sizes : sequence of ndarray, (k,)
-        Standard deviations of the predictor by every coefficient of every term.
+        Standard deviations of the predictor, in its unit, by every coefficient of every term.
     """
     lams = []
     for t, own in enumerate(sizes):
         rms = deviance.rms(t)
         lams.append(np.diag(own / np.where(rms > 0, rms, 1.0)))
     return deviance.covariance.pick(lams)
-
-
-def first_predictors(data: GeneralData) -> FloatArray:
-    """Predictors of smoothed responses, (n,)."""
-    family, y = data.family, data.y
-    name, link = family.name, family.link
-    if name in ("binomial", "betabinomial"):
-        m = data.trials(slice(None))
-        return quantile(link, (y + 0.5) / (m + 1.0))
-    if name == "beta":
-        return quantile(link, np.clip(y, 0.01, 0.99))
-    if name in ("ordinal", "custom"):
-        own = getattr(family, "start_of", None)
-        return np.zeros(data.n) if own is None else np.asarray(own(y), dtype=float)
-    if name == "gaussian":
-        low, high = y.min(), y.max()
-        if link in ("identity", "log", *POWERS):
-            return y if link == "identity" else predictor(link, np.maximum(y, 0.01 * high))
-        return quantile(link, np.clip(y, max(low, 0.01), min(high, 0.99)))
-    return predictor(link, np.maximum(y, 0.1 if name not in ("gamma", "inverse_gaussian") else y))
 
 
 def _first_phi(data: GeneralData) -> FloatArray:
@@ -214,5 +195,5 @@ def _newton_step(
     floor = 1e-8 * max(float(np.abs(values).max(initial=0.0)), 1e-8)
     step = vectors @ ((vectors.T @ slope) / np.maximum(np.abs(values), floor))
     size = float(np.abs(fixed.effects(step[:r], None)).max(initial=0.0)) if r else 0.0
-    size = max(size, float(np.abs(step[r:]).max(initial=0.0)))
+    size = max(size / deviance.predictor_unit, float(np.abs(step[r:]).max(initial=0.0)))
     return step * min(1.0, LONGEST / max(size, 1e-12)), 0.5 * float(slope @ step)

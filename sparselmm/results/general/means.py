@@ -77,6 +77,8 @@ class MeanResults(GeneralBase):
             raise DataError(
                 "means of this family have no single response scale; use type='link', or predict()"
             )
+        if scale is not None and scale.name == "identity":
+            type = "link"  # differences are differences on both
         options = Options("z", weights, alpha, type, scale)
         return estimated_means(self._fixed_effects(), self.built, specs, by, at, options)
 
@@ -130,7 +132,7 @@ class MeanResults(GeneralBase):
     def _mean_scale(self) -> Scale | None:
         """The inverse link; None for families without one mean."""
         base = base_of(self.family)  # the mean of the counts before zeros
-        if base.name in ("ordinal", "custom"):
+        if base.name == "ordinal" or isinstance(base, CustomFamily):
             return None
         link = self.family.link
         return Scale(link, lambda eta: moments.mean(base, eta, ()), RATIOS.get(link))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sparselmm.likelihood.laplace.mixtures import CustomFamily
 from sparselmm.results.general.checks import CheckResults
 from sparselmm.results.general.extras import ExtraResults
 from sparselmm.results.general.figures import GeneralFigureResults
@@ -29,7 +30,7 @@ class GeneralReportResults(ReportResults, GeneralFigureResults, CheckResults, Ex
         return self.check().findings
 
     def _residual_figure(self) -> Any:
-        return self.plot_diagnostics()
+        return None if isinstance(self.family, CustomFamily) else self.plot_diagnostics()
 
     def _report_table(self, alpha: float) -> pd.DataFrame:
         table = self.tidy(alpha)
