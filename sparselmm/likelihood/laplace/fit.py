@@ -258,7 +258,7 @@ def _returns(search: GeneralSearch, best: Optimum) -> Callable[[FloatArray], str
 def _starting_points(deviance: LaplaceDeviance, x: FloatArray) -> Iterator[FloatArray]:
     """Large, small and one-sided variances, then random ones.
 
-    Large ones leave nothing to overdispersion and excess zeros, which compete with them.
+    The first leave nothing to overdispersion and excess zeros, which compete with them.
     """
     widths = [k for k, _ in deviance.cross.sizes]
     a = deviance.covariance.n_theta
@@ -273,8 +273,10 @@ def _starting_points(deviance: LaplaceDeviance, x: FloatArray) -> Iterator[Float
         each = [np.full(k, size) for k, size in zip(widths, sizes, strict=True)]
         return np.concatenate([independent(deviance, each), rest])
 
-    yield sized([2.0] * len(widths), nothing)
-    yield sized([0.1] * len(widths), first)
+    if not np.array_equal(nothing, first):
+        yield sized([2.0] * len(widths), nothing)
+    for size in (2.0, 0.1):
+        yield sized([size] * len(widths), first)
     for t in range(len(widths) if len(widths) > 1 else 0):
         yield sized([2.0 if s == t else 0.1 for s in range(len(widths))], x[a:])
     for theta in random_starts(deviance.covariance, deviance.units, None, DECADES):
