@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from sparselmm.base.arguments import check_starts
@@ -22,6 +23,7 @@ from sparselmm.likelihood.covariance import boundary_message, singular_words
 from sparselmm.likelihood.multistart import minimize_globally
 from sparselmm.likelihood.optimize import TOLERANCE, OptSummary
 from sparselmm.likelihood.residual.deviance import ResidualDeviance
+from sparselmm.likelihood.residual.endless import endless, unstructured_endless
 from sparselmm.likelihood.residual.identifiability import confounded_terms
 from sparselmm.likelihood.residual.limits import at_a_limit
 from sparselmm.likelihood.residual.price import predicted_seconds
@@ -47,7 +49,7 @@ def fit_residual(model: LinearModel, request: Request) -> ResidualResults:
             raise DataError(found)
         x = deviance.start(cross)
         with request.monitor.watching():
-            opt = _search(deviance, x, request)
+            opt = _judged(deviance, _search(deviance, x, request))
         joint = JointFit.of(deviance, opt)
     _warn(model, joint)
     full_output = request.given["full_output"]
@@ -72,6 +74,15 @@ def _search(deviance: ResidualDeviance, x: FloatArray, request: Request) -> OptS
         x = opt.theta
     assert opt is not None
     return opt
+
+
+def _judged(deviance: ResidualDeviance, opt: OptSummary) -> OptSummary:
+    """Not converged where the likelihood has no maximum."""
+    design, structure = deviance.design, deviance.structure
+    why = unstructured_endless(design, structure, deviance.reml) or endless(
+        deviance, structure, opt.theta, deviance.n_theta
+    )
+    return replace(opt, converged=False, message=why) if why else opt
 
 
 def _refuse(given: Mapping[str, Any]) -> None:

@@ -38,6 +38,8 @@ def at_a_limit(structure: Structure, phi: FloatArray) -> str:
             correlation.kind == "cs" and value < correlation.lowest + NEAR
         ):
             found.append(f"{name} = {value:.3g}")
+    if correlation.kind == "toep" and not found:
+        found = [what.replace(" goes to ", " = ") for what, _ in structure.capped(phi, 1.0)]
     if not found:
         return ""
     return (
