@@ -21,7 +21,7 @@ from sparselmm.base.types import FloatArray
 from sparselmm.inference.residual import JointFit
 from sparselmm.likelihood.covariance import boundary_message, singular_words
 from sparselmm.likelihood.multistart import minimize_globally
-from sparselmm.likelihood.optimize import TOLERANCE, OptSummary
+from sparselmm.likelihood.optimize import PATIENCE, TOLERANCE, OptSummary
 from sparselmm.likelihood.residual.deviance import ResidualDeviance
 from sparselmm.likelihood.residual.endless import endless, unstructured_endless
 from sparselmm.likelihood.residual.identifiability import confounded_terms
@@ -49,7 +49,7 @@ def fit_residual(model: LinearModel, request: Request) -> ResidualResults:
             raise DataError(found)
         x = deviance.start(cross)
         with request.monitor.watching():
-            opt = _judged(deviance, _search(deviance, x, request))
+            opt = _search(deviance, x, request)
         joint = JointFit.of(deviance, opt)
     _warn(model, joint)
     full_output = request.given["full_output"]
@@ -57,31 +57,26 @@ def fit_residual(model: LinearModel, request: Request) -> ResidualResults:
 
 
 def _search(deviance: ResidualDeviance, x: FloatArray, request: Request) -> OptSummary:
-    """The first method that converges."""
+    """The first method that converges; none does where the likelihood has no maximum."""
     methods, maxiter = request.methods, request.given["maxiter"]
     optimize, tolerance = request.given["do_cg"], request.keywords.get("tol", TOLERANCE)
     starts = check_starts(request.given["starts"])
+    why = unstructured_endless(deviance.design, deviance.structure, deviance.reml)
     if not optimize:
         maxiter, methods = 0, [None]
+    elif why and maxiter is None:  # there is no end to reach
+        maxiter = PATIENCE
     opt = None
     for method in methods:
         opt = minimize_globally(
             deviance, x, seconds=predicted_seconds(deviance), starts=starts, method=method,
             max_iterations=maxiter, callback=request.monitor, tolerance=tolerance,
         )  # fmt: skip
-        if opt.converged:
+        if opt.converged or why:
             break
         x = opt.theta
     assert opt is not None
-    return opt
-
-
-def _judged(deviance: ResidualDeviance, opt: OptSummary) -> OptSummary:
-    """Not converged where the likelihood has no maximum."""
-    design, structure = deviance.design, deviance.structure
-    why = unstructured_endless(design, structure, deviance.reml) or endless(
-        deviance, structure, opt.theta, deviance.n_theta
-    )
+    why = why or endless(deviance, deviance.structure, opt.theta, deviance.n_theta)
     return replace(opt, converged=False, message=why) if why else opt
 
 
@@ -103,7 +98,7 @@ def _warn(model: LinearModel, joint: JointFit) -> None:
     if not opt.converged:
         warn_user(f"the optimizer did not converge: {opt.message}", catchable(ConvergenceWarning))
     limit = at_a_limit(joint.deviance.structure, joint.phi)
-    if limit:
+    if limit and opt.converged:
         warn_user(limit, catchable(SpecificationWarning))
     frozen = joint.frozen
     words = singular_words(frozen.cross, frozen.covariance, joint.theta, model.terms)

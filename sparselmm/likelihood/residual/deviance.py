@@ -348,7 +348,7 @@ class ResidualDeviance(Joint):
         _, phi = self.split(x)
         if self.design.residual is not None and self.design.residual.nugget:
             return True
-        if self._falling_limits():
+        if self._falling_limits:
             return True
         strata = self.structure.n_strata > 1
         open_to_doubt = strata or self.structure.strength(phi) > STRONG
@@ -360,10 +360,11 @@ class ResidualDeviance(Joint):
 
     def starting_points(self, end: FloatArray, drawn: int | None) -> Iterator[FloatArray]:
         """Where further searches start, the most promising ones first."""
-        yield from self._falling_limits()
+        yield from self._falling_limits
         roots, covariance = self.unit_roots[:-1], self.theta_covariance
         yield from further_starts(self.structure, covariance, roots, self.units, end, drawn)
 
+    @cached_property
     def _falling_limits(self) -> list[FloatArray]:
         """Starts at limits of single correlations towards which the deviance falls without end.
 

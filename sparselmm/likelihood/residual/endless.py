@@ -8,6 +8,7 @@ likelihood has no maximum, and every end of a search is a local one, or one that
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import combinations, islice
 
 import numpy as np
@@ -16,8 +17,8 @@ import scipy
 from sparselmm.base.cholesky import NotPositiveDefiniteError
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design.residual import ResidualRows
-from sparselmm.design.rows import response
-from sparselmm.design.terms import Design
+from sparselmm.design.rows import response, term_z
+from sparselmm.design.terms import Design, RandomTerm
 from sparselmm.likelihood.evaluations import Deviance
 from sparselmm.likelihood.residual.structure import Structure, Structured, Unstructured
 
@@ -30,6 +31,9 @@ the number of directions in which R vanishes, less those that fixed effects take
 
 REPRODUCED = 1e-7
 """Share of ``v'y`` left over that counts as nothing."""
+
+SMALL_WORK = 10_000
+"""Entries of Z in the rows of a set of visits up to which random effects are looked at."""
 
 MOST_SETS, STARTS = 30, 6
 """Sets of visits that are looked at, and starts of each."""
@@ -62,10 +66,46 @@ def endless(deviance: Deviance, structure: Structure, x: FloatArray, n_theta: in
             if change > RISES * np.log(factor):
                 return (
                     f"{structure.rows.text or 'dispersion'}: the likelihood rises without end as "
-                    f"{what}, because fixed effects and the other parameters reproduce the few "
-                    f"groups or rows that tell of it. So {NO_MAXIMUM}"
+                    f"{what}: fixed effects and the other parameters reproduce the few groups or "
+                    f"rows that tell of it, or these differ by next to nothing. So {NO_MAXIMUM}"
                 )
     return ""
+
+
+@dataclass(frozen=True, eq=False)
+class _Few:
+    """N groups that have V visits, and what may reproduce a contrast of these.
+
+    Attributes
+    ----------
+    rows : ndarray of int, (N, V)
+    y : ndarray, (N, V)
+    X : ndarray, (N, V, c)
+        Fixed effects and those random effects whose variance is not zero.
+    """
+
+    rows: IntArray
+    y: FloatArray
+    X: FloatArray
+
+    @property
+    def is_reproduced(self) -> bool:
+        """Whether they leave nothing of some contrast."""
+        size = np.abs(self.X).max(axis=(0, 1))
+        X, y = self.X[..., size > 0] / size[size > 0], self.y / np.std(self.y)
+        rng = np.random.default_rng(0)
+
+        def left(v: FloatArray) -> FloatArray:
+            v = v / np.linalg.norm(v)
+            AX, Ay = np.einsum("v,nvp->np", v, X), y @ v
+            return np.asarray(Ay - AX @ np.linalg.lstsq(AX, Ay, rcond=1e-9)[0])
+
+        for _ in range(STARTS):
+            found = scipy.optimize.least_squares(left, rng.normal(size=y.shape[1]), xtol=1e-12)
+            v = found.x / np.linalg.norm(found.x)
+            if np.linalg.norm(found.fun) < REPRODUCED * max(np.linalg.norm(y @ v), REPRODUCED):
+                return True
+        return False
 
 
 def unstructured_endless(design: Design, structure: Structure, reml: bool) -> str:
@@ -73,65 +113,70 @@ def unstructured_endless(design: Design, structure: Structure, reml: bool) -> st
     rows = design.residual
     if not isinstance(structure, Unstructured) or rows is None or rows.stands is not None:
         return ""
-    labels = rows.visit_labels
-    for stratum in range(structure.n_strata):
-        for at in islice(_scarce(design, rows, stratum, reml), MOST_SETS):
-            if _reproduced(design, at):
-                N, V = at.shape
-                shown = ", ".join(str(labels[v]) for v in rows.visits[at[0]])
-                return (
-                    f"{rows.text}: visits {shown} are seen together in {N} groups, too few for "
-                    f"{V * (V + 1) // 2} variances and covariances: a contrast of the visits "
-                    "equals its fixed effects exactly, and the likelihood rises without end as "
-                    f"its variance vanishes. So {NO_MAXIMUM}"
-                )
-    return ""
+    tried = islice(_scarce(design, rows, reml), MOST_SETS)
+    found = next((few for few in tried if few.is_reproduced), None)
+    if found is None:
+        return ""
+    N, V = found.rows.shape
+    shown = ", ".join(str(rows.visit_labels[v]) for v in rows.visits[found.rows[0]])
+    return (
+        f"{rows.text}: visits {shown} are seen together in {N} groups, too few for "
+        f"{V * (V + 1) // 2} variances and covariances: some contrast of these visits is fitted "
+        f"exactly, and the likelihood rises without end as its variance vanishes. So {NO_MAXIMUM}"
+    )
 
 
-def _scarce(
-    design: Design, rows: ResidualRows, stratum: int, reml: bool
-) -> Iterator[IntArray]:
-    """Rows (N, V) of the N groups that have V visits, where N is too small for a free R."""
-    T = rows.n_visits
-    place = np.full((int(rows.group.max()) + 1, T), -1)
-    own = (rows.stratum == stratum) & (rows.counts > 0)
-    place[rows.group[own], rows.visits[own]] = np.flatnonzero(own)
-    if np.count_nonzero((place >= 0).any(axis=1)) == 0:
-        return
-    seen = place >= 0
-    together = (seen.astype(float).T @ seen)[np.triu_indices(T, 1)]
-    few = T - 1 + design.p
-    if T > 1 and together.min() > few:
-        return
-    patterns = {tuple(np.flatnonzero(row)) for row in np.unique(seen, axis=0)}
-    sets = patterns | set(combinations(range(T), 2))
-    for visits in sorted((s for s in sets if len(s) > 1), key=len, reverse=True):
-        at = place[seen[:, visits].all(axis=1)][:, visits]
-        N, V = at.shape
-        if not 0 < N <= V - 1 + design.p:
+def _scarce(design: Design, rows: ResidualRows, reml: bool) -> Iterator[_Few]:
+    """Sets of visits that too few groups have for a free R, the largest sets first."""
+    T, most = rows.n_visits, rows.n_visits - 1 + design.p + design.q
+    for stratum in range(max(len(rows.strata), 1)):
+        place = np.full((int(rows.group.max()) + 1, T), -1)
+        own = rows.stratum == stratum
+        if design.weights is not None:
+            own &= design.weights > 0
+        place[rows.group[own], rows.visits[own]] = np.flatnonzero(own)
+        seen = place >= 0
+        together = seen.astype(float).T @ seen
+        if T < 2 or together[np.triu_indices(T, 1)].min() > most:
             continue
-        v = np.random.default_rng(0).normal(size=V)
-        rank = np.linalg.matrix_rank(np.einsum("v,nvp->np", v, design.X[at]))
-        if N <= V - 1 + rank and not (reml and N <= rank):
-            yield at
+        patterns = {tuple(np.flatnonzero(row)) for row in np.unique(seen, axis=0)}
+        sets = patterns | set(combinations(range(T), 2))
+        for visits in sorted((s for s in sets if len(s) > 1), key=len, reverse=True):
+            at = place[seen[:, visits].all(axis=1)][:, visits]
+            yield from _too_few(design, at, reml)
 
 
-def _reproduced(design: Design, at: IntArray) -> bool:
-    """Whether the fixed effects leave nothing of some contrast of the visits."""
-    root = np.ones(design.n) if design.weights is None else np.sqrt(design.weights)
+def _too_few(design: Design, at: IntArray, reml: bool) -> Iterator[_Few]:
+    """These rows with fixed effects and some of the random ones, where numbers allow it.
+
+    A contrast has ``V - 1`` numbers, and effects reproduce as many groups as the rank of their
+    contrasts. What R leaves empty, random effects fill in as many directions as theirs, and REML
+    takes those of the fixed effects out; the likelihood rises by the others.
+    """
+    N, V = at.shape
+    if not 0 < N <= V - 1 + design.p + design.q:
+        return
+    root = np.ones(len(design.y)) if design.weights is None else np.sqrt(design.weights)
     y, X = (root * response(design))[at], (root[:, None] * design.X)[at]
-    size = np.abs(X).max(axis=(0, 1))
-    X, y = X[..., size > 0] / size[size > 0], y / np.std(y)
-    rng = np.random.default_rng(0)
+    v = np.random.default_rng(0).normal(size=V)
+    for terms in _subsets(design, at.size):
+        z = [(root[at.ravel(), None] * term_z(t)[at.ravel()].toarray()).reshape(N, V, -1)
+             for t in terms]  # fmt: skip
+        Z = np.concatenate([np.zeros((N, V, 0)), *z], axis=2)
+        both = np.concatenate([X, Z], axis=2)
+        rank = _rank(v, both)
+        if N <= V - 1 + rank and N > (rank if reml else _rank(v, Z)):
+            yield _Few(at, y, both)
 
-    def left(v: FloatArray) -> FloatArray:
-        v = v / np.linalg.norm(v)
-        AX, Ay = np.einsum("v,nvp->np", v, X), y @ v
-        return np.asarray(Ay - AX @ np.linalg.lstsq(AX, Ay, rcond=1e-9)[0])
 
-    for _ in range(STARTS):
-        found = scipy.optimize.least_squares(left, rng.normal(size=at.shape[1]), xtol=1e-12)
-        v = found.x / np.linalg.norm(found.x)
-        if np.linalg.norm(found.fun) < REPRODUCED * max(np.linalg.norm(y @ v), REPRODUCED):
-            return True
-    return False
+def _rank(v: FloatArray, X: FloatArray) -> int:
+    """Of the contrasts v of X (N, V, c)."""
+    contrasts = np.einsum("v,nvp->np", v, X)
+    return int(np.linalg.matrix_rank(contrasts)) if contrasts.size else 0
+
+
+def _subsets(design: Design, rows: int) -> list[tuple[RandomTerm, ...]]:
+    """No random effects, all, those of one term; no more than `SMALL_WORK` entries."""
+    terms = design.terms
+    sets = dict.fromkeys([(), tuple(terms), *((term,) for term in terms)])
+    return [s for s in sets if rows * sum(t.q for t in s) <= SMALL_WORK]
