@@ -124,7 +124,7 @@ class Correlation:
         ]
 
     def left_by(self, psi: FloatArray) -> FloatArray:
-        """What each angle's sine leaves to one, in units of `LEFT` at the typical distance, (n,)."""
+        """What each angle's sine leaves to one, in units of the least it leaves, (n,)."""
         angles = self.n_own if self.kind in ("ar1", "toep", "ad") else 0
         out = np.full(self.n, np.inf)
         out[:angles] = (1.0 - np.abs(sine(psi[:angles], self.left)[0])) / self.left

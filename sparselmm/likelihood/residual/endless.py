@@ -103,7 +103,8 @@ class _Few:
         for _ in range(STARTS):
             found = scipy.optimize.least_squares(left, rng.normal(size=y.shape[1]), xtol=1e-12)
             v = found.x / np.linalg.norm(found.x)
-            if np.linalg.norm(found.fun) < REPRODUCED * max(np.linalg.norm(y @ v), REPRODUCED):
+            size_y = max(float(np.linalg.norm(y @ v)), REPRODUCED)
+            if float(np.linalg.norm(found.fun)) < REPRODUCED * size_y:
                 return True
         return False
 
@@ -158,14 +159,15 @@ def _too_few(design: Design, at: IntArray, reml: bool) -> Iterator[_Few]:
         return
     root = np.ones(len(design.y)) if design.weights is None else np.sqrt(design.weights)
     y, X = (root * response(design))[at], (root[:, None] * design.X)[at]
-    v = np.random.default_rng(0).normal(size=V)
+    v = np.asarray(np.random.default_rng(0).normal(size=V))
     for terms in _subsets(design, at.size):
         z = [(root[at.ravel(), None] * term_z(t)[at.ravel()].toarray()).reshape(N, V, -1)
              for t in terms]  # fmt: skip
         Z = np.concatenate([np.zeros((N, V, 0)), *z], axis=2)
         both = np.concatenate([X, Z], axis=2)
         rank = _rank(v, both)
-        if N <= V - 1 + rank and N > (rank if reml else _rank(v, Z)):
+        lost = rank if reml else _rank(v, Z)
+        if lost < N <= V - 1 + rank:
             yield _Few(at, y, both)
 
 

@@ -91,7 +91,7 @@ class Structured:
     def at_limits(self, phi: FloatArray, *times: float) -> Iterator[list[FloatArray]]:
         """``phi`` with one angle at a time so many times `LEFT` from one, and from minus one."""
         for s, psi in enumerate(self.psi(phi)):
-            for place in np.flatnonzero(np.isfinite(self.correlation.left_by(psi))):
+            for place in np.flatnonzero(np.isfinite(self.correlation.left_by(psi))).tolist():
                 for sign in (-1.0, 1.0):
                     each = (self.correlation.leaving(psi, place, sign, t) for t in times)
                     yield [self._with(phi, s, moved) for moved in each]
@@ -100,7 +100,7 @@ class Structured:
         """Angles at the last sine short of one, in words, and ``phi`` a factor away from there."""
         for s, psi in enumerate(self.psi(phi)):
             left = self.correlation.left_by(psi)
-            for place in np.flatnonzero(left < CAPPED):
+            for place in np.flatnonzero(left < CAPPED).tolist():
                 sign = float(np.sign(np.sin(psi[place])))
                 moved = self.correlation.leaving(psi, place, sign, factor * left[place])
                 yield f"{self._name(s, place)} goes to {sign:.0f}", self._with(phi, s, moved)
