@@ -21,7 +21,9 @@ from sparselmm.likelihood.optimize import minimize
 from sparselmm.likelihood.residual import deviance as room
 from sparselmm.likelihood.residual.deviance import ResidualDeviance
 from sparselmm.likelihood.residual.identifiability import confounded_terms
+from sparselmm.likelihood.residual.limits import at_a_limit
 from sparselmm.likelihood.residual.markov import Markov
+from sparselmm.likelihood.residual.structure import structure_of
 from tests.support.residual_twin import dense_value
 
 STRUCTURES = {
@@ -364,6 +366,18 @@ def test_neighbouring_visits_of_two_groups(effects):
     assert not opt.converged
     assert "corr(3,4) goes to" in opt.message
     assert "rises without end" in opt.message
+
+
+def test_an_end_at_several_limits_says_so():
+    """Which of them the likelihood would take is open."""
+    rows = make("ad", "none").residual
+    structure = structure_of(rows)
+    phi = np.full(structure.n, 0.5)
+    assert at_a_limit(structure, phi) == ""
+    phi[0] = 0.5 * np.pi
+    assert "stands at the limit" in at_a_limit(structure, phi)
+    phi[1] = -0.5 * np.pi
+    assert "other combinations of limits" in at_a_limit(structure, phi)
 
 
 @pytest.mark.parametrize("structure", ["ad", "toep", "ar1", "cs"])
