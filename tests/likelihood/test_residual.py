@@ -374,9 +374,9 @@ def test_an_end_at_several_limits_says_so():
     structure = structure_of(rows)
     phi = np.full(structure.n, 0.5)
     assert at_a_limit(structure, phi) == ""
-    phi[0] = 0.5 * np.pi
+    phi[structure.a] = 0.5 * np.pi
     assert "stands at the limit" in at_a_limit(structure, phi)
-    phi[1] = -0.5 * np.pi
+    phi[structure.a + 1] = -0.5 * np.pi
     assert "other combinations of limits" in at_a_limit(structure, phi)
 
 
