@@ -155,12 +155,14 @@ def _too_few(design: Design, at: IntArray, reml: bool) -> Iterator[_Few]:
     takes those of the fixed effects out; the likelihood rises by the others.
     """
     N, V = at.shape
-    if not 0 < N <= V - 1 + design.p + design.q:
+    sets = [terms for terms in _subsets(design, at.size)
+            if 0 < N <= V - 1 + design.p + sum(t.q for t in terms)]  # fmt: skip
+    if not sets:
         return
     root = np.ones(len(design.y)) if design.weights is None else np.sqrt(design.weights)
     y, X = (root * response(design))[at], (root[:, None] * design.X)[at]
     v = np.asarray(np.random.default_rng(0).normal(size=V))
-    for terms in _subsets(design, at.size):
+    for terms in sets:
         z = [(root[at.ravel(), None] * term_z(t)[at.ravel()].toarray()).reshape(N, V, -1)
              for t in terms]  # fmt: skip
         Z = np.concatenate([np.zeros((N, V, 0)), *z], axis=2)
