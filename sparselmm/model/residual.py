@@ -23,7 +23,11 @@ from sparselmm.likelihood.covariance import boundary_message, singular_words
 from sparselmm.likelihood.multistart import minimize_globally
 from sparselmm.likelihood.optimize import PATIENCE, TOLERANCE, OptSummary
 from sparselmm.likelihood.residual.deviance import ResidualDeviance
-from sparselmm.likelihood.residual.endless import endless, unstructured_endless
+from sparselmm.likelihood.residual.endless import (
+    endless,
+    unstructured_endless,
+    well_inside,
+)
 from sparselmm.likelihood.residual.identifiability import confounded_terms
 from sparselmm.likelihood.residual.limits import at_a_limit
 from sparselmm.likelihood.residual.price import predicted_seconds
@@ -61,22 +65,25 @@ def _search(deviance: ResidualDeviance, x: FloatArray, request: Request) -> OptS
     methods, maxiter = request.methods, request.given["maxiter"]
     optimize, tolerance = request.given["do_cg"], request.keywords.get("tol", TOLERANCE)
     starts = check_starts(request.given["starts"])
-    why = unstructured_endless(deviance.design, deviance.structure, deviance.reml)
+    structure = deviance.structure
+    why, mostly = unstructured_endless(deviance.design, structure, deviance.reml)
     if not optimize:
         maxiter, methods = 0, [None]
-    elif why and maxiter is None:  # there is no end to reach
-        maxiter = PATIENCE
+    elif why and maxiter is None:  # there is no end to reach, or one that is near
+        maxiter = PATIENCE if mostly else 3 * PATIENCE
     opt = None
     for method in methods:
         opt = minimize_globally(
             deviance, x, seconds=predicted_seconds(deviance), starts=starts, method=method,
             max_iterations=maxiter, callback=request.monitor, tolerance=tolerance,
         )  # fmt: skip
-        if opt.converged or why:
+        if opt.converged or mostly:
             break
         x = opt.theta
     assert opt is not None
-    why = why or endless(deviance, deviance.structure, opt.theta, deviance.n_theta)
+    if opt.converged and not mostly and well_inside(structure, opt.theta[deviance.n_theta :]):
+        return replace(opt, message=f"{opt.message}, at a local maximum. {why}") if why else opt
+    why = why or endless(deviance, structure, opt.theta, deviance.n_theta)
     return replace(opt, converged=False, message=why) if why else opt
 
 

@@ -348,6 +348,16 @@ def test_an_unstructured_covariance_of_just_enough_groups(groups, reml):
     assert opt.gradient_norm < 1e-3
 
 
+def test_a_local_maximum_that_all_groups_decide_on():
+    """Three of 60 groups have all five visits: R may lose its rank there alone, and need not."""
+    frame = _panel(60, 5, 8)
+    frame = frame[(frame.t != frame.g % 5) | (frame.g < 3)]
+    opt = _fit_of("y ~ x", frame, "us(t | g)", True)
+    assert opt.converged
+    assert "seen together in 3 groups" in opt.message
+    assert "local maximum" in opt.message
+
+
 def test_unstructured_is_bounded_where_reml_takes_the_directions_out():
     """Two groups have the last visits: their contrast is fitted, and REML does not reward it."""
     frame = _panel(30, 3, 5)

@@ -15,7 +15,7 @@ import numpy as np
 import scipy
 
 from sparselmm.base.cholesky import NotPositiveDefiniteError
-from sparselmm.base.types import FloatArray, IntArray
+from sparselmm.base.types import BoolArray, FloatArray, IntArray
 from sparselmm.design.residual import ResidualRows
 from sparselmm.design.rows import response, term_z
 from sparselmm.design.terms import Design, RandomTerm
@@ -32,7 +32,13 @@ the number of directions in which R vanishes, less those that fixed effects take
 REPRODUCED = 1e-7
 """Share of ``v'y`` left over that counts as nothing."""
 
-SMALL_WORK = 10_000
+SINGULAR = 1e-4
+"""Eigenvalue of the correlations of the visits at which their covariance loses its rank."""
+
+MOST_VISITS = 50
+"""Visits up to which sets of them are numbers."""
+
+SMALL_WORK = 2_000
 """Entries of Z in the rows of a set of visits up to which random effects are looked at."""
 
 MOST_SETS, STARTS = 30, 6
@@ -43,6 +49,15 @@ NO_MAXIMUM = (
     "at a local maximum. Use a structure with fewer parameters (cs or ar1, hom=True, without by=), "
     "fewer fixed effects, or more groups"
 )
+
+
+def well_inside(structure: Structure, phi: FloatArray) -> bool:
+    """Whether no covariance of the visits is nearly singular."""
+    if not isinstance(structure, Unstructured):
+        return False
+    L = structure.roots(phi)
+    L = L / np.linalg.norm(L, axis=2, keepdims=True)
+    return bool((np.linalg.eigvalsh(L @ L.transpose(0, 2, 1))[:, 0] > SINGULAR).all())
 
 
 def endless(deviance: Deviance, structure: Structure, x: FloatArray, n_theta: int) -> str:
@@ -109,22 +124,31 @@ class _Few:
         return False
 
 
-def unstructured_endless(design: Design, structure: Structure, reml: bool) -> str:
-    """Visits that few groups have together, so that some contrast of them fits exactly."""
+def unstructured_endless(design: Design, structure: Structure, reml: bool) -> tuple[str, bool]:
+    """Visits that few groups have together, so that some contrast of them fits exactly.
+
+    In a sentence, empty where there are none; and whether most groups of the stratum have them. A
+    local maximum that all groups decide on means something where only some of them have all visits.
+    """
     rows = design.residual
     if not isinstance(structure, Unstructured) or rows is None or rows.stands is not None:
-        return ""
+        return "", False
+    if rows.n_visits > MOST_VISITS:
+        return "", False
     tried = islice(_scarce(design, rows, reml), MOST_SETS)
     found = next((few for few in tried if few.is_reproduced), None)
     if found is None:
-        return ""
+        return "", False
     N, V = found.rows.shape
+    stratum = rows.stratum == rows.stratum[found.rows[0, 0]]
+    mostly = len(np.unique(rows.group[stratum])) <= 2 * N
     shown = ", ".join(str(rows.visit_labels[v]) for v in rows.visits[found.rows[0]])
-    return (
+    why = (
         f"{rows.text}: visits {shown} are seen together in {N} groups, too few for "
         f"{V * (V + 1) // 2} variances and covariances: some contrast of these visits is fitted "
         f"exactly, and the likelihood rises without end as its variance vanishes. So {NO_MAXIMUM}"
     )
+    return why, mostly
 
 
 def _scarce(design: Design, rows: ResidualRows, reml: bool) -> Iterator[_Few]:
@@ -137,14 +161,24 @@ def _scarce(design: Design, rows: ResidualRows, reml: bool) -> Iterator[_Few]:
             own &= design.weights > 0
         place[rows.group[own], rows.visits[own]] = np.flatnonzero(own)
         seen = place >= 0
-        together = seen.astype(float).T @ seen
-        if T < 2 or together[np.triu_indices(T, 1)].min() > most:
-            continue
-        patterns = {tuple(np.flatnonzero(row)) for row in np.unique(seen, axis=0)}
-        sets = patterns | set(combinations(range(T), 2))
-        for visits in sorted((s for s in sets if len(s) > 1), key=len, reverse=True):
+        sets = _sets(seen, most)
+        for visits in sorted(sets, key=len, reverse=True):
             at = place[seen[:, visits].all(axis=1)][:, visits]
             yield from _too_few(design, at, reml)
+
+
+def _sets(seen: BoolArray, most: int) -> set[tuple[int, ...]]:
+    """Pairs of visits, and those of any group, that no more than ``most`` groups have."""
+    _, first, counts = np.unique(
+        seen @ 2.0 ** np.arange(seen.shape[1]), return_index=True, return_counts=True
+    )
+    own = seen[first].astype(float)
+    pairs = np.array(list(combinations(range(seen.shape[1]), 2)), dtype=int).reshape(-1, 2)
+    wanted = np.zeros((len(pairs), seen.shape[1]))
+    wanted[np.arange(len(pairs))[:, None], pairs] = 1.0
+    wanted = np.vstack([own[own.sum(axis=1) > 1], wanted])
+    N = (wanted @ own.T == wanted.sum(axis=1)[:, None]) @ counts
+    return {tuple(np.flatnonzero(row).tolist()) for row in wanted[(N > 0) & (most >= N)]}
 
 
 def _too_few(design: Design, at: IntArray, reml: bool) -> Iterator[_Few]:
