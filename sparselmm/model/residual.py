@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from sparselmm.base.arguments import check_starts
@@ -20,9 +21,14 @@ from sparselmm.base.types import FloatArray
 from sparselmm.inference.residual import JointFit
 from sparselmm.likelihood.covariance import boundary_message, singular_words
 from sparselmm.likelihood.multistart import minimize_globally
-from sparselmm.likelihood.optimize import TOLERANCE
+from sparselmm.likelihood.optimize import PATIENCE, TOLERANCE
 from sparselmm.likelihood.record import OptSummary
 from sparselmm.likelihood.residual.deviance import ResidualDeviance
+from sparselmm.likelihood.residual.endless import (
+    endless,
+    unstructured_endless,
+    well_inside,
+)
 from sparselmm.likelihood.residual.identifiability import confounded_terms
 from sparselmm.likelihood.residual.limits import at_a_limit
 from sparselmm.likelihood.residual.price import predicted_seconds
@@ -56,23 +62,30 @@ def fit_residual(model: LinearModel, request: Request) -> ResidualResults:
 
 
 def _search(deviance: ResidualDeviance, x: FloatArray, request: Request) -> OptSummary:
-    """The first method that converges."""
+    """The first method that converges; none does where the likelihood has no maximum."""
     methods, maxiter = request.methods, request.given["maxiter"]
     optimize, tolerance = request.given["do_cg"], request.keywords.get("tol", TOLERANCE)
     starts = check_starts(request.given["starts"])
+    structure = deviance.structure
+    why, mostly = unstructured_endless(deviance.design, structure, deviance.reml)
     if not optimize:
         maxiter, methods = 0, [None]
+    elif why and maxiter is None:  # there is no end to reach, or one that is near
+        maxiter = PATIENCE if mostly else 3 * PATIENCE
     opt = None
     for method in methods:
         opt = minimize_globally(
             deviance, x, seconds=predicted_seconds(deviance), starts=starts, method=method,
             max_iterations=maxiter, callback=request.monitor, tolerance=tolerance,
         )  # fmt: skip
-        if opt.converged:
+        if opt.converged or mostly:
             break
         x = opt.theta
     assert opt is not None
-    return opt
+    if opt.converged and not mostly and well_inside(structure, opt.theta[deviance.n_theta :]):
+        return replace(opt, message=f"{opt.message}, at a local maximum. {why}") if why else opt
+    why = why or endless(deviance, structure, opt.theta, deviance.n_theta)
+    return replace(opt, converged=False, message=why) if why else opt
 
 
 def _refuse(given: Mapping[str, Any]) -> None:
@@ -93,7 +106,7 @@ def _warn(model: LinearModel, joint: JointFit) -> None:
     if not opt.converged:
         warn_user(f"the optimizer did not converge: {opt.message}", catchable(ConvergenceWarning))
     limit = at_a_limit(joint.deviance.structure, joint.phi)
-    if limit:
+    if limit and opt.converged:
         warn_user(limit, catchable(SpecificationWarning))
     frozen = joint.frozen
     words = singular_words(frozen.cross, frozen.covariance, joint.theta, model.terms)

@@ -21,7 +21,9 @@ from sparselmm.likelihood.optimize import minimize
 from sparselmm.likelihood.residual import deviance as room
 from sparselmm.likelihood.residual.deviance import ResidualDeviance
 from sparselmm.likelihood.residual.identifiability import confounded_terms
+from sparselmm.likelihood.residual.limits import at_a_limit
 from sparselmm.likelihood.residual.markov import Markov
+from sparselmm.likelihood.residual.structure import structure_of
 from tests.support.residual_twin import dense_value
 
 STRUCTURES = {
@@ -295,6 +297,114 @@ def test_strata_of_which_one_is_correlated():
         for ranges in ((4.0, -2.0), (-2.0, 4.0), (2.0, 2.0), (-1.0, -1.0)):
             end = minimize(deviance, np.array([1.0, 0.0, *ranges]))
             assert fit.opt.deviance < end.deviance + 1e-5
+
+
+def _panel(groups, visits, seed):
+    """Groups by visits with an item and a covariate."""
+    rng = np.random.default_rng(seed)
+    g, t = (part.ravel() for part in np.indices((groups, visits)))
+    n = len(g)
+    frame = pd.DataFrame({"g": g, "t": t, "x": rng.normal(size=n), "it": np.arange(n) % 4})
+    frame["arm"] = np.where(g < groups // 2, "a", "b")
+    frame["y"] = 0.5 * rng.normal(size=groups)[g] + rng.normal(size=n)
+    return frame
+
+
+def _fit_of(formula, frame, residual, reml, **words):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return sparselmm.mixedlm(formula, frame, residual=residual, **words).fit(reml=reml).opt
+
+
+ENDLESS_FITS = {
+    "as many visits as groups": ("y ~ x", (5, 5), "us(t | g)", True, 5),
+    "what varies by visit": ("y ~ C(t) * x", (9, 6), "us(t | g)", False, 9),
+    "one stratum": ("y ~ x", (24, 4), "us(t | g, by=arm)", True, 4),
+    "random effects reproduce": ("y ~ x + (1 | it)", (9, 5), "us(t | g)", False, 9),
+}
+"""Formula, groups and visits, structure, REML, groups named."""
+
+
+@pytest.mark.parametrize("name", ENDLESS_FITS)
+def test_an_unstructured_covariance_of_too_few_groups(name):
+    """A contrast of visits is fitted exactly: the fit says so and is not called converged."""
+    formula, (groups, visits), residual, reml, named = ENDLESS_FITS[name]
+    frame = _panel(groups, visits, 3)
+    if name == "one stratum":
+        frame = frame[(frame.arm == "a") | (frame.g >= groups - named)]
+    opt = _fit_of(formula, frame, residual, reml)
+    assert not opt.converged
+    assert f"seen together in {named} groups" in opt.message
+    assert "fewer parameters" in opt.message
+    assert opt.n_evaluations < 40
+
+
+@pytest.mark.parametrize("reml", [True, False])
+@pytest.mark.parametrize("groups", [8, 12])
+def test_an_unstructured_covariance_of_just_enough_groups(groups, reml):
+    """One group more than contrasts and fixed effects can reproduce, and the fit is a fit."""
+    opt = _fit_of("y ~ x", _panel(groups, 5, 4), "us(t | g)", reml)
+    assert opt.converged
+    assert opt.gradient_norm < 1e-3
+
+
+def test_a_local_maximum_that_all_groups_decide_on():
+    """Three of 60 groups have all five visits: R may lose its rank there alone, and need not."""
+    frame = _panel(60, 5, 8)
+    frame = frame[(frame.t != frame.g % 5) | (frame.g < 3)]
+    opt = _fit_of("y ~ x", frame, "us(t | g)", True)
+    assert opt.converged
+    assert "seen together in 3 groups" in opt.message
+    assert "local maximum" in opt.message
+
+
+def test_unstructured_is_bounded_where_reml_takes_the_directions_out():
+    """Two groups have the last visits: their contrast is fitted, and REML does not reward it."""
+    frame = _panel(30, 3, 5)
+    frame = frame[(frame.t < 2) | (frame.g < 2)]
+    assert not _fit_of("y ~ x", frame, "us(t | g)", False).converged
+    opt = _fit_of("y ~ x", frame, "us(t | g)", True)
+    assert "seen together" not in opt.message
+
+
+@pytest.mark.parametrize("effects", ["", " + (1 | it)"])
+def test_neighbouring_visits_of_two_groups(effects):
+    """With ante-dependence two groups say nothing of a correlation that three effects reproduce."""
+    frame = _panel(20, 4, 6)
+    frame = frame[(frame.t < 3) | (frame.g < 2)]
+    opt = _fit_of(f"y ~ x + C(t){effects}", frame, "ad(t | g)", False)
+    assert not opt.converged
+    assert "corr(3,4) goes to" in opt.message
+    assert "rises without end" in opt.message
+
+
+def test_an_end_at_several_limits_says_so():
+    """Which of them the likelihood would take is open."""
+    rows = make("ad", "none").residual
+    structure = structure_of(rows)
+    phi = np.full(structure.n, 0.5)
+    assert at_a_limit(structure, phi) == ""
+    phi[structure.a] = 0.5 * np.pi
+    assert "stands at the limit" in at_a_limit(structure, phi)
+    phi[structure.a + 1] = -0.5 * np.pi
+    assert "other combinations of limits" in at_a_limit(structure, phi)
+
+
+@pytest.mark.parametrize("structure", ["ad", "toep", "ar1", "cs"])
+def test_well_told_correlations_rise_to_no_end(structure):
+    frame = _panel(40, 4, 7)
+    opt = _fit_of("y ~ x + C(t)", frame, f"{structure}(t | g)", False)
+    assert opt.converged
+    assert opt.n_starts == 1
+    assert opt.n_evaluations <= 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [15, 41, 72])
+@pytest.mark.filterwarnings("ignore")
+def test_random_models_whose_likelihood_rises_without_end(number):
+    """An `ad` beside random intercepts found at another limit before, and two `us`."""
+    assert judge(number).what == "endless"
 
 
 @pytest.mark.slow

@@ -224,6 +224,13 @@ def test_variances_and_overdispersion_compete():
     assert best == 3
 
 
+def test_a_variance_beside_overdispersion_at_every_start():
+    """One start leaves nothing to the dispersion, and the others what it was."""
+    data = sparselmm.datasets.load("BodyWeight")
+    fit = mixedglm("Time ~ standardize(weight) + (1 | Rat)", data, family="nbinom2").fit()
+    assert fit.llf > -781.6759  # glmmTMB: -781.67584
+
+
 def test_a_log_likelihood_that_is_not_concave_says_where_laplace_fails():
     """Inverse Gaussian responses far below their mean pull their effect to where h is flat."""
     formula, data, arguments = random_model(1283)

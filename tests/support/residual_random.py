@@ -255,7 +255,7 @@ def judged(number: int, drawn: RandomModel, words: dict[str, str], starts: int) 
         f"starts={opt.n_starts} evaluations={opt.n_evaluations} {opt.message[:70]}"
     )
     if not opt.converged:
-        what = "not converged"
+        what = "endless" if "rises without end" in opt.message else "not converged"
     elif _sure(textbook, known) and abs(here - opt.deviance) > TOLERANCE:
         what = "digits"
     else:
@@ -274,7 +274,7 @@ def main(first: int, last: int) -> None:
         if verdict.facts is not None:
             seconds.append(verdict.facts["seconds"])
             evaluations.append(verdict.facts["opt"].n_evaluations)
-        if verdict.what not in ("right", "refused"):
+        if verdict.what not in ("right", "refused", "endless"):
             print(f"{number} {verdict.what} {verdict.gap:.3g} {verdict.detail}", flush=True)
     print(
         f"{first}-{last}: {dict(counts)}; evaluations {np.median(evaluations):.0f}, at most "

@@ -13,7 +13,7 @@ Sines stop short of one (`sine`). A nugget multiplies what is off the diagonal b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -26,6 +26,9 @@ Stack = tuple[FloatArray, list[FloatArray], list[list[FloatArray]]]
 
 STRONG = 0.93
 """A correlation near one."""
+
+FAR = 1e4
+"""Distance from a limit without end, as a factor, beyond which a parameter is on its way there."""
 
 NUGGET_START = 0.37
 """Eta at the start: a share of 13 percent."""
@@ -119,6 +122,35 @@ class Correlation:
             for j in range(angles)
             for sign in (-1.0, 1.0)
         ]
+
+    def left_by(self, psi: FloatArray) -> FloatArray:
+        """What each angle's sine leaves to one, in units of the least it leaves, (n,)."""
+        angles = self.n_own if self.kind in ("ar1", "toep", "ad") else 0
+        out = np.full(self.n, np.inf)
+        out[:angles] = (1.0 - np.abs(sine(psi[:angles], self.left)[0])) / self.left
+        return out
+
+    def leaving(self, psi: FloatArray, place: int, sign: float, times: float) -> FloatArray:
+        """``psi`` with one angle's sine so many times `LEFT` from plus or minus one."""
+        out = psi.copy()
+        out[place] = sign * np.arcsin((1.0 - times * self.left) / (1.0 - self.left))
+        return out
+
+    def towards(self, psi: FloatArray, factor: float) -> Iterator[tuple[int, str, FloatArray]]:
+        """Place, limit and ``psi`` nearer to it by a factor, where that limit is at infinity.
+
+        Only of parameters that have come far on their way to a singular C.
+        """
+        if self.kind == "cs" and abs(psi[0]) > np.log(FAR):
+            where = "1" if psi[0] > 0 else f"{self.lowest:.3g}"
+            step = np.copysign(np.log(factor), psi[0])
+        elif self.kind in POSITIONS and psi[0] - self.range > np.log(FAR):
+            where, step = "infinity", np.log(factor)
+        else:
+            return
+        out = psi.copy()
+        out[0] += step
+        yield 0, where, out
 
     def strength(self, psi: FloatArray) -> float:
         """Largest correlation of rows at a typical distance."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -41,6 +42,7 @@ from sparselmm.likelihood.engine import (
 from sparselmm.likelihood.evaluations import Deviance, Joint, PLSFit
 from sparselmm.likelihood.moments import moment_start
 from sparselmm.likelihood.residual.blocks import Blocks
+from sparselmm.likelihood.residual.endless import RISES
 from sparselmm.likelihood.residual.limits import at_a_limit
 from sparselmm.likelihood.residual.markov import Markov
 from sparselmm.likelihood.residual.products import Backend, BackendState, Products
@@ -54,6 +56,10 @@ DENSE_PAIRS = 40
 
 FEW_ROWS, STRONG = 500, 0.9
 """Rows, and correlation at a typical distance, that leave random effects open."""
+
+PROBES = (200.0, 2.0)
+"""Distances of a correlation from one, in those of the nearest one, between which the deviance must
+fall for a search to start there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -342,6 +348,8 @@ class ResidualDeviance(Joint):
         _, phi = self.split(x)
         if self.design.residual is not None and self.design.residual.nugget:
             return True
+        if self._falling_limits:
+            return True
         strata = self.structure.n_strata > 1
         open_to_doubt = strata or self.structure.strength(phi) > STRONG
         if self.n_theta and self.df <= FEW_ROWS and open_to_doubt:
@@ -352,8 +360,45 @@ class ResidualDeviance(Joint):
 
     def starting_points(self, end: FloatArray, drawn: int | None) -> Iterator[FloatArray]:
         """Where further searches start, the most promising ones first."""
+        yield from self._falling_limits
         roots, covariance = self.unit_roots[:-1], self.theta_covariance
-        return further_starts(self.structure, covariance, roots, self.units, end, drawn)
+        yield from further_starts(self.structure, covariance, roots, self.units, end, drawn)
+
+    @cached_property
+    def _falling_limits(self) -> list[FloatArray]:
+        """Starts at limits of single correlations towards which the deviance falls without end.
+
+        That takes fixed effects that reproduce the groups which tell of it, so few groups; and
+        next to no random effects.
+        """
+        structure, rows = self.structure, self.design.residual
+        if not isinstance(structure, Structured) or rows is None or not self._is_scarce:
+            return []
+        roots, covariance = self.unit_roots[:-1], self.theta_covariance
+        small, none = (covariance.pick([s * root for root in roots]) for s in (0.1, 0.001))
+        out = []
+        for far, near in structure.at_limits(self.phi_start, *PROBES):
+            fall = self._value_or_inf(np.append(none, far)) - self._value_or_inf(
+                np.append(none, near)
+            )
+            if fall > RISES * np.log(PROBES[0] / PROBES[1]):
+                out.append(np.append(small, near))
+        return out
+
+    @cached_property
+    def _is_scarce(self) -> bool:
+        """Whether a correlation is told of by no more groups than parameters could reproduce."""
+        rows = self.design.residual
+        assert rows is not None
+        if rows.kind not in ("ar1", "toep", "ad") or rows.stands is not None:
+            return False
+        groups = len(np.unique(rows.group))
+        if rows.kind == "ad":
+            o = rows.order
+            next_to = (np.diff(rows.group[o]) == 0) & (np.diff(rows.visits[o]) == 1)
+            links = np.bincount(rows.visits[o[:-1]][next_to], minlength=rows.n_visits - 1)
+            groups = int(links[links > 0].min(initial=groups))
+        return groups <= self.structure.n_strata * (self.design.p + self.structure.n)
 
     def _value_or_inf(self, x: FloatArray) -> float:
         try:

@@ -13,6 +13,9 @@ NEAR = 1e-4
 FAR = 1e3
 """Ranges beyond so many typical distances, or below one over it, are infinite or zero."""
 
+SEVERAL = 2
+"""Parameters at limits from which other combinations of limits may be better."""
+
 
 def at_a_limit(structure: Structure, phi: FloatArray) -> str:
     """What to say; empty when every parameter is inside."""
@@ -38,8 +41,17 @@ def at_a_limit(structure: Structure, phi: FloatArray) -> str:
             correlation.kind == "cs" and value < correlation.lowest + NEAR
         ):
             found.append(f"{name} = {value:.3g}")
+    if correlation.kind == "toep" and not found:
+        found = [what.replace(" goes to ", " = ") for what, _ in structure.capped(phi, 1.0)]
     if not found:
         return ""
+    if len(found) >= SEVERAL:
+        return (
+            f"{structure.rows.text}: {', '.join(found)} stand at limits of the structure, more "
+            "than the data can tell: they have no standard errors, and with other combinations of "
+            "limits the likelihood may be higher. Use a structure with fewer parameters; "
+            "fit(starts=50) looks further"
+        )
     return (
         f"{structure.rows.text}: {', '.join(found)} stands at the limit of the structure; the "
         "likelihood is flat there and the parameter has no standard error. The structure without "

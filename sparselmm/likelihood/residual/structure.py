@@ -8,6 +8,7 @@ lambda by columns, and absolute: sigma^2 is one.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,10 @@ import numpy as np
 from sparselmm.base.smallmatrix import block_diagonal, columns_of_triangle
 from sparselmm.base.types import AnyArray, BoolArray, FloatArray, IntArray
 from sparselmm.design.residual import ResidualRows
-from sparselmm.likelihood.residual.correlations import Correlation, Stack
+from sparselmm.likelihood.residual.correlations import FAR, Correlation, Stack
+
+CAPPED = 2.0
+"""Distance of a correlation from one, in those of the nearest one, at which it stands there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +87,43 @@ class Structured:
             for s, psi in enumerate(self.psi(phi))
             for place in self.correlation.near_limits(psi)
         ]
+
+    def at_limits(self, phi: FloatArray, *times: float) -> Iterator[list[FloatArray]]:
+        """``phi`` with one angle at a time so many times `LEFT` from one, and from minus one."""
+        for s, psi in enumerate(self.psi(phi)):
+            for place in np.flatnonzero(np.isfinite(self.correlation.left_by(psi))).tolist():
+                for sign in (-1.0, 1.0):
+                    each = (self.correlation.leaving(psi, place, sign, t) for t in times)
+                    yield [self._with(phi, s, moved) for moved in each]
+
+    def capped(self, phi: FloatArray, factor: float) -> Iterator[tuple[str, FloatArray]]:
+        """Angles at the last sine short of one, in words, and ``phi`` a factor away from there."""
+        for s, psi in enumerate(self.psi(phi)):
+            left = self.correlation.left_by(psi)
+            for place in np.flatnonzero(left < CAPPED).tolist():
+                sign = float(np.sign(np.sin(psi[place])))
+                moved = self.correlation.leaving(psi, place, sign, factor * left[place])
+                yield f"{self._name(s, place)} goes to {sign:.0f}", self._with(phi, s, moved)
+
+    def towards(self, phi: FloatArray, factor: float) -> Iterator[tuple[str, FloatArray]]:
+        """What is far on its way to a limit at infinity, and ``phi`` a factor nearer to it."""
+        for s, psi in enumerate(self.psi(phi)):
+            for place, where, moved in self.correlation.towards(psi, factor):
+                yield f"{self._name(s, place)} goes to {where}", self._with(phi, s, moved)
+        log_sd = self.rows.D @ phi[: self.a]
+        width = float(np.ptp(log_sd)) if self.a else 0.0
+        if width > np.log(FAR):
+            moved = phi.copy()
+            moved[: self.a] *= 1.0 + np.log(factor) / width
+            yield "the ratio of the largest to the smallest standard deviation grows", moved
+
+    def _name(self, stratum: int, place: int) -> str:
+        """Of a parameter of the correlation; angles of toep are partial correlations."""
+        if self.rows.kind == "toep":
+            name = f"the partial correlation at lag {place + 1}"
+        else:
+            name = self.correlation.names()[place]
+        return name if self.n_strata == 1 else f"{name}[{self.rows.strata[stratum]}]"
 
     def _with(self, phi: FloatArray, stratum: int, psi: FloatArray) -> FloatArray:
         out = phi.copy()
