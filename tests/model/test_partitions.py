@@ -503,8 +503,10 @@ def test_bad_rows_are_named_by_their_partition(tmp_path):
     with pytest.raises(DataError, match=r"partition 5.*negative"):
         made(formula, bad, keep_rows=False, chunk_rows=50, weights="w")
     bad.loc[260, "y"] = np.inf
-    with pytest.raises(DataError, match=r"partition 5.*'y'"):
+    with pytest.raises(DataError, match=r"partition 5.*'y'.*row 10 \(label 260\)"):
         made(formula, bad, keep_rows=False, chunk_rows=50)
+    with pytest.raises(DataError, match=r"<lambda>.*'y'.*row 260;"):  # counted from the beginning
+        made(formula, lambda: [bad], keep_rows=False, chunk_rows=50, subset="x > -50")
     for j in range(3):
         data[100 * j : 100 * j + 100].to_parquet(tmp_path / f"{j}.parquet")
     (tmp_path / "2.parquet").write_bytes((tmp_path / "1.parquet").read_bytes()[:-2000])
@@ -682,9 +684,12 @@ def test_partitions_of_parquet_are_row_groups(tmp_path):
     data = rows()
     pq.write_table(pa.Table.from_pandas(data), tmp_path / "a.parquet", row_group_size=30)
     source = source_of(tmp_path / "a.parquet")
-    sizes = [sum(map(len, p.frames(["y"], 100))) for p in source.parts(100)]
+    sizes = [sum(map(len, p.frames(["y"], 100))) for p in source.parts(100, ["y"])]
     assert sizes == [90, 90, 90, 30]
-    assert [len(f) for f in source.parts(100)[0].frames(["y"], 45)] in ([30, 30, 30], [45, 45])
+    assert [len(f) for f in source.parts(100, ["y"])[0].frames(["y"], 45)] in (
+        [30, 30, 30],
+        [45, 45],
+    )
 
 
 # ------------------------------------------------------------------------------- a cluster

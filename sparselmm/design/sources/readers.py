@@ -72,8 +72,8 @@ class Source(Protocol):
     def frame(self, columns: Columns) -> pd.DataFrame:
         """All rows."""
 
-    def parts(self, rows: int) -> Sequence[Part]:
-        """Partitions, of about ``rows`` rows where that can be chosen."""
+    def parts(self, rows: int, columns: Columns) -> Sequence[Part]:
+        """Partitions, of about ``rows`` rows where that can be chosen, to read some columns of."""
 
 
 def sliced(frame: pd.DataFrame, rows: int) -> Iterator[pd.DataFrame]:
@@ -114,9 +114,9 @@ class Memory:
         """All rows."""
         return self.take(columns)
 
-    def parts(self, rows: int) -> Sequence[Part]:
+    def parts(self, rows: int, columns: Columns) -> Sequence[Part]:
         """Partitions of exactly that many rows, but for the last."""
-        frame = self.take(None)
+        frame = self.take(columns)
         pieces = sliced(frame, rows)
         return [
             Rows(piece, f"partition {number} of {self.what}") for number, piece in enumerate(pieces)
@@ -202,7 +202,7 @@ class Stream:
         """All rows."""
         return joined(self.start(columns, 1 << 20), self.what)
 
-    def parts(self, rows: int) -> Sequence[Part]:
+    def parts(self, rows: int, columns: Columns) -> Sequence[Part]:
         """The whole stream as one partition."""
         return [self]
 

@@ -112,7 +112,7 @@ def frames_of(table: pd.DataFrame | str, rows: int) -> Iterator[pd.DataFrame]:
         return
     source = source_of(table)
     assert source is not None
-    for part in source.parts(rows):
+    for part in source.parts(rows, None):
         with readable(part.label):
             yield from part.frames(None, rows)
 

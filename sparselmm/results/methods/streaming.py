@@ -66,7 +66,7 @@ def streamed_rows(
     absent = [name for name in recipe.reading.columns if name not in source.names]
     if absent:
         raise unknown_column(absent[0], source.names, "the fit, in the data of augment")
-    parts = source.parts(recipe.reading.rows)
+    parts = source.parts(recipe.reading.rows, source.names)
     return _frames(est, recipe, list(source.names), parts, influence)
 
 
