@@ -615,10 +615,10 @@ def test_labels_of_several_types_are_never_rounded(keep_rows):
         wanted = sparselmm.mixedlm("y ~ 1 + (1 | c)", together)
         at = np.array([0.7])
         assert given.deviance().value(at) == pytest.approx(wanted.deviance().value(at), rel=1e-12)
+    mixed = halves([np.arange(30) % 3, np.arange(30) % 2 == 0])
     for formula in ("y ~ c + (1 | name)", "y ~ 1 + (1 | c)"):
-        parts = halves([np.arange(30) % 3, np.arange(30) % 2 == 0])
         with pytest.raises(DataError, match="'c' holds booleans in some places and numbers"):
-            sparselmm.mixedlm(formula, lambda: iter(parts), keep_rows=keep_rows, chunk_rows=7)
+            sparselmm.mixedlm(formula, lambda: iter(mixed), keep_rows=keep_rows, chunk_rows=7)
 
 
 def test_whole_numbers_of_text_files_are_never_rounded(tmp_path):
@@ -662,6 +662,16 @@ def test_intervals_of_duckdb_are_durations():
     assert np.array_equal(found, [1, 86_401, 172_801, 1, 86_401, np.nan], equal_nan=True)
     with pytest.raises(DataError, match="'t' holds intervals of months"):
         as_frame(duckdb.sql("select to_months(1) as t"))
+
+
+@pytest.mark.parametrize("make", CONTAINERS)
+def test_tables_without_rows(make, tmp_path):
+    data = rows().drop(columns="unused")
+    result = sparselmm.mixedlm("y ~ x + (1 | name)", data).fit()
+    if make not in ("pattern", "files", "a_folder", "function", "chunked_table"):  # nothing at all
+        assert len(result.predict(CONTAINERS[make](data[:0], tmp_path))) == 0
+        with pytest.raises(DataError, match="the data have no rows"):
+            sparselmm.mixedlm("y ~ x + (1 | name)", CONTAINERS[make](data[:0], tmp_path))
 
 
 def test_functions_that_fail_are_named():

@@ -165,10 +165,10 @@ def _common(data: Any) -> Any:
         own = fragment.physical_schema
         if own.equals(schema):
             continue
-        for j, field in enumerate(schema):
-            kinds = {other.type for other in own if other.name == field.name} - {field.type}
-            for kind in kinds:
-                schema = schema.set(j, field.with_type(_wider(pa, field.type, kind)))
+        for j, known in enumerate(schema):
+            for other in own:
+                if other.name == known.name and other.type != known.type:
+                    schema = schema.set(j, known.with_type(_wider(pa, known.type, other.type)))
     return schema
 
 
@@ -202,7 +202,7 @@ def numbered(table: Any, whole: Sequence[str], kept: Collection[str], what: str)
     DataError
         When a column holds something else here than where it began.
     """
-    pa, compute = package("pyarrow", what), package("pyarrow.compute", what)
+    compute = package("pyarrow.compute", what)
     for name in whole:
         if name not in table.schema.names or name in kept:
             continue
