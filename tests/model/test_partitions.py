@@ -29,6 +29,7 @@ from sparselmm.exceptions import (
 import sparselmm
 from sparselmm.base.reduction import reduced
 from sparselmm.design.sources.recognised import source_of
+from sparselmm.model.cluster import OnWorkers
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -787,6 +788,47 @@ def test_a_client_is_never_ignored():
         made("y ~ x + (1 | g)", rows(), client=object(), keep_rows=True)
     with pytest.raises(ArgumentError, match=r"client must be a distributed.Client"):
         made("y ~ x + (1 | g)", rows(), client=object())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("killed", [False, True])
+def test_groups_of_residuals_on_a_cluster_have_the_bits_of_one_process(cluster, tmp_path, killed):
+    dd = pytest.importorskip("dask.dataframe")
+    data = rows(n=6000).assign(id=np.arange(6000) // 7, t=np.arange(6000) % 7)
+    data = data.sample(frac=0.9, random_state=0).sort_values(["id", "t"])
+    for j in range(12):  # files end within groups
+        data[450 * j : 450 * j + 450].to_parquet(tmp_path / f"{j:02}.parquet")
+    formula, arguments = "y ~ x + (1 | h)", {"residual": "ar1(t | id)", "chunk_rows": 450}
+    one = made(formula, tmp_path, keep_rows=False, **arguments)
+
+    def bits(model):
+        groups = model._groups
+        arrays = (groups.y, groups.X, groups.residual.group, groups.residual.counts)
+        return digest(model), [array.tobytes() for array in arrays]
+
+    if killed:
+        run = OnWorkers.run
+
+        def killing(self, function, parts, merge, title):
+            if title == "pass of the groups":
+                victim = min(cluster.run(os.getpid).values())
+                threading.Timer(0.02, os.kill, (victim, signal.SIGKILL)).start()
+            return run(self, function, parts, merge, title)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(OnWorkers, "run", killing)
+            two = made(formula, tmp_path, client=cluster, **arguments)
+        cluster.wait_for_workers(2)
+    else:
+        two = made(formula, tmp_path, client=cluster, **arguments)
+        frame = dd.from_map(pd.read_parquet, sorted(tmp_path.glob("*.parquet")))
+        assert bits(made(formula, frame, **arguments)) == bits(one)
+    assert bits(two) == bits(one)
+    assert two.fit().llf == one.fit().llf
+    late = pd.concat([data[2:], data[:2]])
+    with pytest.raises(DataError, match="has rows in several places"):
+        made(formula, late, keep_rows=False, client=cluster, **arguments)
 
 
 @pytest.mark.slow

@@ -182,7 +182,9 @@ def _exactly(text: pd.Series) -> pd.Series:
     """Whole numbers beside missing ones, which pandas rounds to floats, as Python's."""
     if not text.str.fullmatch(WHOLE, na=True).all():
         return text
-    numbers = [None if absent else int(value) for value, absent in zip(text, text.isna(), strict=True)]
+    numbers = [
+        None if absent else int(value) for value, absent in zip(text, text.isna(), strict=True)
+    ]
     return pd.Series(numbers, text.index, dtype=object)
 
 
