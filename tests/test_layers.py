@@ -67,6 +67,7 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
         "given plots print",
         "tables",
         "methods",
+        "residual_by_row",
         "core residual_prediction residual_report residual_simulation",
         "general krylov residual",
         "compare",

@@ -94,7 +94,7 @@ def unordered(values: Any) -> Factor:
 
 
 def told_apart(values: Any) -> tuple[IntArray, int]:
-    """Codes of one column, -1 where the label is missing, and a number that all are below.
+    """Codes of one column in 64 bits, -1 where the label is missing, and a number all are below.
 
     Not every number below need be a code: integers close to each other are their own.
     """
@@ -104,7 +104,7 @@ def told_apart(values: Any) -> tuple[IntArray, int]:
         low, high = close
         return values.astype(np.int64, copy=False) - low, high - low + 1
     seen = unordered(values)
-    return seen.codes, len(seen.labels)
+    return seen.codes.astype(np.int64, copy=False), len(seen.labels)
 
 
 def mark_first(codes: IntArray, n_levels: int, first: BoolArray) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,11 +48,14 @@ class Rows:
         Row labels of all rows given; None when they have none.
     positions : ndarray of int, (n,), or None
         Rows in use, ascending; None for all.
+    start : int
+        Rows that were read before these.
     """
 
     n_all: int
     index: pd.Index | None = None
     positions: IntArray | None = None
+    start: int = 0
 
     @property
     def n(self) -> int:
@@ -68,15 +71,16 @@ class Rows:
     def where(self, i: int) -> str:
         """How to name row ``i`` of those in use: ``"row 5 (label 'b')"``, counted from 0."""
         position = i if self.positions is None else int(self.positions[i])
-        if self.index is None or self.index[position] == position:
-            return f"row {position}"
-        return f"row {position} (label {shown(self.index[position])})"
+        row = f"row {self.start + position}"
+        if self.index is None or self.index[position] in (position, self.start + position):
+            return row
+        return f"{row} (label {shown(self.index[position])})"
 
     def part(self, positions: IntArray) -> Rows:
         """Only the rows at some positions among those in use."""
         if self.positions is not None:
             positions = self.positions[positions]
-        return Rows(self.n_all, self.index, positions)
+        return replace(self, positions=positions)
 
 
 def check_missing_argument(missing: str) -> str:

@@ -145,7 +145,7 @@ def partitioned(
 def _few(source: Source, columns: list[str], rows: int) -> pd.DataFrame | None:
     """All rows, when they are no more than one chunk."""
     frames, count = [], 0
-    for part in source.parts(rows):
+    for part in source.parts(rows, columns):
         with readable(part.label):
             for frame in part.frames(columns, rows + 1):
                 count += len(frame)
@@ -193,7 +193,7 @@ def build_partitioned(
         given.columns, names, groups, weights, offset, subset, arguments["missing"],
         _env_of(used_env, with_r_names(env), subset), given.rows,
     )  # fmt: skip
-    parts = given.source.parts(given.rows)
+    parts = given.source.parts(given.rows, given.columns)
     first, memories, some = _learn(plan, reading, parts, runner)
     built, recipe, sample = recipe_of(
         plan, reading, first, memories, arguments["covariance"], arguments["contrasts"]

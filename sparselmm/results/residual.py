@@ -6,7 +6,7 @@ the estimated R. What has been shown to hold under R is in `RIGHT`, everything e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,15 +18,12 @@ from sparselmm.base.arguments import (
     check_flag,
     check_level,
     check_strings,
-    shown,
 )
 from sparselmm.base.exceptions import (
     ArgumentError,
-    DataError,
     UnsupportedError,
 )
 from sparselmm.base.types import FloatArray
-from sparselmm.design.factors import match
 from sparselmm.inference.diagnostics.checks import diagnose
 from sparselmm.inference.diagnostics.diagnosis import Diagnosis
 from sparselmm.inference.diagnostics.evidence import Evidence
@@ -39,13 +36,13 @@ from sparselmm.inference.residual_profile import (
     profile_interval,
     sigma_interval,
 )
-from sparselmm.inference.residual_rows import block, row_sd, whitened
 from sparselmm.inference.variances import VarianceRow
 from sparselmm.likelihood.residual.structure import Structured, Unstructured
 from sparselmm.results.core import MixedLMResults
-from sparselmm.results.methods.base import Matrix, Vector, from_rows, from_sums
+from sparselmm.results.methods.base import Matrix, from_sums
 from sparselmm.results.print.notebook import as_table
 from sparselmm.results.print.summary import Summary, variance_table
+from sparselmm.results.residual_by_row import ResidualByRow
 from sparselmm.results.residual_prediction import ResidualPrediction
 from sparselmm.results.residual_report import ResidualReport
 from sparselmm.results.residual_simulation import ResidualSimulation
@@ -69,7 +66,6 @@ REFUSED: dict[str, str] = {
     "icc": "the residual variance differs from row to row",
     "r2": "the residual variance differs from row to row",
     "plot_variance_shares": "the residual variance differs from row to row",
-    "augment": "use fittedvalues, resid and residuals()",
     "remove_data": "",
 }
 """Methods that hold for independent residuals of equal variance alone, and what to use instead."""
@@ -93,13 +89,10 @@ RIGHT = frozenset((
 """Methods and properties that hold whatever R is: they see the rows whitened, or not at all."""
 
 OWN = frozenset((
-    "R", "bootstrap", "check", "get_prediction", "refit", "residual_params", "residuals",
+    "R", "augment", "bootstrap", "check", "get_prediction", "refit", "residual_params", "residuals",
     "sigma_by_row", "simulate",
 ))  # fmt: skip
 """Methods that :class:`ResidualResults` has of its own."""
-
-KINDS = ("response", "pearson", "normalized")
-"""Kinds of residuals."""
 
 
 INFINITE = 30.0
@@ -123,7 +116,9 @@ def refusing(name: str, instead: str) -> Callable[..., Any]:
     return refuse
 
 
-class ResidualResults(ResidualReport, ResidualPrediction, ResidualSimulation, MixedLMResults):
+class ResidualResults(
+    ResidualReport, ResidualPrediction, ResidualSimulation, ResidualByRow, MixedLMResults
+):
     """A fitted model with a covariance structure of the residuals.
 
     As :class:`MixedLMResults`. ``sigma`` is the standard deviation that those of the rows are
@@ -243,87 +238,6 @@ class ResidualResults(ResidualReport, ResidualPrediction, ResidualSimulation, Mi
         sigma = self.sigma
         error = np.sqrt(var) / (2.0 * sigma)
         return float(error), float(sigma * np.exp(-half)), float(sigma * np.exp(half))
-
-    @from_rows
-    def R(self, group: Any) -> Matrix:
-        """Covariance matrix of the residuals of one group, in the units of the data.
-
-        Parameters
-        ----------
-        group : label
-            Of the groups of ``residual=``.
-
-        Returns
-        -------
-        DataFrame, (m, m)
-            In order of time, labelled by time or visit.
-
-        Raises
-        ------
-        DataError
-            When there is no such group.
-        """
-        rows = self.built.design.residual
-        assert rows is not None
-        if not rows.kind:
-            raise DataError("the residuals have no groups; sigma_by_row has their variances")
-        code = int(match(rows.labels, [group])[0]) if isinstance(group, Hashable) else -1
-        if code < 0:
-            raise DataError(f"group: there is no {shown(group)} among the groups of {rows.text}")
-        order = rows.order
-        at = order[rows.group[order] == code]
-        w = self.built.design.weights
-        half = np.zeros(len(rows.group)) if w is None else 0.5 * np.log(w)
-        values = self.scale * block(self.joint, rows, at, half)
-        names = (
-            [rows.visit_labels[v] for v in rows.visits[at]]
-            if len(rows.visit_labels)
-            else [tuple(map(float, c)) if len(c) > 1 else float(c[0]) for c in rows.coords[at]]
-        )
-        return pd.DataFrame(values, names, names)
-
-    @property
-    @from_rows
-    def sigma_by_row(self) -> Vector:
-        """Standard deviation of every row's residual, (n,), in the units of the data."""
-        design = self.built.design
-        assert design.residual is not None
-        return self._rows(self.sigma * row_sd(self.joint, design.residual, design.weights))
-
-    @from_rows
-    def residuals(
-        self, kind: str = "response", *, level: str = "conditional", scaled: bool = False
-    ) -> Vector:
-        """Residuals of a kind.
-
-        Parameters
-        ----------
-        kind : {"response", "pearson", "normalized"}
-            ``"response"``: in the units of y. ``"pearson"``: divided by the standard deviation of
-            the row relative to sigma. ``"normalized"``: ``L^-1 e / sigma`` with
-            ``R = L L'``, which are uncorrelated with variance one where the model holds (nlme's
-            "normalized").
-        level : {"conditional", "marginal"}
-            ``y - X beta - Z b``, or ``y - X beta``, which is for "response" alone.
-        scaled : bool
-            Divide Pearson residuals by sigma.
-
-        Returns
-        -------
-        Series or ndarray, (n,)
-        """
-        kind = check_choice(kind, "kind", KINDS)
-        level = check_choice(level, "level", ("conditional", "marginal"))
-        scaled = check_flag(scaled, "scaled")
-        e = self._raw(level)
-        if kind == "response":
-            return self._rows(e)
-        if level == "marginal":
-            raise ArgumentError("level='marginal' is for kind='response' alone")
-        if kind == "normalized":
-            return self._rows(whitened(self.joint, e) / self.sigma)
-        size = np.asarray(self.sigma_by_row) / (1.0 if scaled else self.sigma)
-        return self._rows(e / size)
 
     def _residual_figure(self) -> Any:
         return self.plot_residual_correlation()

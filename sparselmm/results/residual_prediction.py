@@ -13,10 +13,12 @@ from sparselmm.base.exceptions import UnsupportedError
 from sparselmm.base.types import CSR
 from sparselmm.design.new_rows import any_on, level_labels, new_design
 from sparselmm.design.spec import NewDesign
+from sparselmm.design.terms import Design
 from sparselmm.inference.prediction import means as prediction
 from sparselmm.inference.residual_rows import Neighbours, neighbours, row_sd
 from sparselmm.results.methods.base import ResultsBase
 from sparselmm.results.methods.prediction import check_options
+from sparselmm.results.residual_by_row import rows_for
 from sparselmm.results.tables.prediction import Prediction
 
 
@@ -29,6 +31,7 @@ class ResidualPrediction(ResultsBase):
         self, exog: Any = None, transform: bool = True, *, re: Any = False, unseen: str = "error",
         interval: str = "prediction", ddf: str = "z", weights: Any = None, groups: Any = None,
         exog_re: Any = None, exog_vc: Any = None, offset: Any = None, z_terms: Any = None,
+        data: Any = None,
     ) -> Prediction:  # fmt: skip
         """Predicted means with standard errors, confidence and prediction intervals.
 
@@ -43,6 +46,9 @@ class ResidualPrediction(ResultsBase):
             and ``interval="confidence"``.
         groups, exog_re, exog_vc, offset, z_terms
             Arrays where the model was given arrays.
+        data : container of rows, optional
+            With ``re=True``, the rows of the fit where they were not kept; only those of the groups
+            of the new rows are held.
 
         Returns
         -------
@@ -76,44 +82,57 @@ class ResidualPrediction(ResultsBase):
             mean = mean + prediction.new_random_part(est.terms, new, est.pls.b, on, unseen, labels)
         if weights is not None:
             prediction.prior_weights(weights, len(mean), new.row_labels)
-        shared = self._shared(exog, new, weights, re is True, observed)
+        old = self._fit_rows(exog, data) if re is True and exog is not None else None
+        shared = self._shared(exog, new, weights, old, observed)
         targets = me._targets(new, on, None)
         if shared is not None:
             w = 1.0 / np.maximum(shared.left, np.finfo(float).tiny) if observed else None
             targets = replace(targets, weights=w)
-            if shared.weights.nnz:
-                mean = mean + shared.weights @ me._raw("conditional")
+            if old is not None and shared.weights.nnz:
+                left = old.y - prediction.fitted(replace(est, layout=old), True)
+                mean = mean + shared.weights @ left
                 targets = replace(
-                    targets, X=new.X - shared.weights @ self.built.design.X,
-                    H=_difference(targets.H, shared.weights, self.built.design.Z),
-                    terms=targets.terms,
+                    targets, X=new.X - shared.weights @ old.X,
+                    H=_difference(targets.H, shared.weights, old.Z), terms=targets.terms,
                 )  # fmt: skip
         return me._prediction(targets, mean, ddf, new.row_labels)
 
+    def _fit_rows(self, exog: Any, data: Any) -> Design | None:
+        """Rows of the fit, all those that share a group with new rows; None where none do."""
+        built, spec = self.built, self.built.spec
+        if spec.formula is None or not hasattr(exog, "columns"):
+            raise _without_frame()
+        groups = np.unique(spec.residual_rows(exog).group)
+        groups = groups[groups >= 0]
+        return rows_for(built, data, "get_prediction with re=True", groups) if len(groups) else None
+
     def _shared(
-        self, exog: Any, new: NewDesign, weights: Any, given_rows: bool, observed: bool
+        self, exog: Any, new: NewDesign, weights: Any, old: Design | None, observed: bool
     ) -> Neighbours | None:
         """Residuals of the new rows given those of the fit; None where they do not count."""
-        if not (observed or given_rows):
+        if not observed and old is None:
             return None
         m, built = len(new.X), self.built
-        none = sp.csr_array((m, built.design.n if built.has_rows else 0))
+        none = sp.csr_array((m, 0))
         if exog is None:
             design = built.layout.rows("get_prediction without new data")
             assert design.residual is not None
             return Neighbours(none, row_sd(self.joint, design.residual, design.weights) ** 2)
         if built.spec.formula is None or not hasattr(exog, "columns"):
-            raise UnsupportedError(
-                "predictions of new observations under residual= need a formula and a data frame; "
-                "pass interval='confidence' and re=False"
-            )
+            raise _without_frame()
         w = None if weights is None else prediction.prior_weights(weights, m, new.row_labels)
         own = built.spec.residual_rows(exog)
-        if given_rows:
-            design = built.layout.rows("get_prediction with re=True")
-            assert design.residual is not None
-            return neighbours(self.joint, design.residual, own, design.weights, w)
+        if old is not None:
+            assert old.residual is not None
+            return neighbours(self.joint, old.residual, own, old.weights, w)
         return Neighbours(none, row_sd(self.joint, own, w) ** 2)
+
+
+def _without_frame() -> UnsupportedError:
+    return UnsupportedError(
+        "predictions of new observations under residual= need a formula and a data frame; "
+        "pass interval='confidence' and re=False"
+    )
 
 
 def _difference(H: CSR | None, weights: CSR, Z: CSR) -> CSR | None:

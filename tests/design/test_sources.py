@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -549,6 +550,128 @@ def test_files_that_differ_from_the_first_are_named(tmp_path, keep_rows):
     narrow = half.astype({"x": "float32", "number": "int32", "name": "category"})
     assert made(narrow).nobs == 120
     assert made(half.assign(x=None)).nobs == 60
+
+
+def halves(kinds):
+    """A column of two types, in two frames."""
+    data = rows(n=60).drop(columns="unused")
+    return [
+        data[30 * j : 30 * j + 30].reset_index(drop=True).assign(c=kind)
+        for j, kind in enumerate(kinds)
+    ]
+
+
+DAY = pd.Timestamp("2020-01-01")
+CHANGING = {
+    "int, float": (np.arange(30), np.arange(30) / 2),
+    "float, int": (np.arange(30) / 2, np.arange(30)),
+    "float32, float64": (np.arange(30, dtype="f4"), 0.1 + np.arange(30.0)),
+    "int32, int64": (np.arange(30, dtype="i4"), 2**40 + np.arange(30)),
+    "decimals": ([Decimal(j) / 4 for j in range(30)], [Decimal(j) / 1000 for j in range(30)]),
+    "decimal, float": ([Decimal(j) / 4 for j in range(30)], 0.1 + np.arange(30.0)),
+    "nothing, float": (None, np.arange(30) / 2),
+    "nothing, text": (None, [f"c{j % 3}" for j in range(30)]),
+    "text, nothing": ([f"c{j % 3}" for j in range(30)], None),
+    "other labels": (pd.Categorical(["b", "a"] * 15), pd.Categorical(["c", "b"] * 15)),
+    "labels, text": (pd.Categorical(["b", "a"] * 15), ["c", "b"] * 15),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("keep_rows", [True, False])
+@pytest.mark.parametrize("kinds", CHANGING)
+def test_types_that_change_between_files_hold_all_values(kinds, keep_rows, tmp_path):
+    parts = halves(CHANGING[kinds])
+    empty = parts[0][:0]
+    for j, part in enumerate([empty, *parts, empty]):  # files without rows, first and last
+        schema = pa.Table.from_pandas(parts[0]).schema if part is empty else None
+        pa.parquet.write_table(pa.Table.from_pandas(part, schema), tmp_path / f"{j}.parquet")
+    together = pd.concat(parts, ignore_index=True)
+    if "labels" in kinds:
+        together["c"] = pd.Categorical(together["c"].astype(str))
+    if "decimal" in kinds:
+        together["c"] = together["c"].astype(float)
+    arguments = {"missing": "drop", "keep_rows": keep_rows, "chunk_rows": 7}
+    for given in (tmp_path, lambda: iter(parts)):
+        model = sparselmm.mixedlm("y ~ c + (1 | number)", given, **arguments)
+        wanted = sparselmm.mixedlm("y ~ c + (1 | number)", together, missing="drop")
+        assert model.exog_names == wanted.exog_names
+        at = np.array([0.7])
+        assert model.deviance().value(at) == pytest.approx(wanted.deviance().value(at), rel=1e-12)
+
+
+@pytest.mark.parametrize("keep_rows", [True, False])
+def test_labels_of_several_types_are_never_rounded(keep_rows):
+    unsigned = np.uint64(2**63) + np.arange(30, dtype="u8") % 4
+    for one, other in (
+        (unsigned, np.arange(30) % 4 - 3),
+        (np.arange(30) % 4 - 3, unsigned),
+        (2**60 + np.arange(30) % 4, np.arange(30) % 3 + 0.5),
+        (DAY + pd.to_timedelta(np.arange(30) % 4, "D"), DAY.as_unit("ns")),
+    ):
+        parts = halves([one, other])
+        together = pd.concat([part.astype({"c": object}) for part in parts], ignore_index=True)
+        given = sparselmm.mixedlm("y ~ 1 + (1 | c)", lambda parts=parts: iter(parts),
+                                  keep_rows=keep_rows, chunk_rows=7)  # fmt: skip
+        wanted = sparselmm.mixedlm("y ~ 1 + (1 | c)", together)
+        at = np.array([0.7])
+        assert given.deviance().value(at) == pytest.approx(wanted.deviance().value(at), rel=1e-12)
+    mixed = halves([np.arange(30) % 3, np.arange(30) % 2 == 0])
+    for formula in ("y ~ c + (1 | name)", "y ~ 1 + (1 | c)"):
+        with pytest.raises(DataError, match="'c' holds booleans in some places and numbers"):
+            sparselmm.mixedlm(formula, lambda: iter(mixed), keep_rows=keep_rows, chunk_rows=7)
+
+
+def test_whole_numbers_of_text_files_are_never_rounded(tmp_path):
+    path = tmp_path / "rows.csv"
+    for wanted in (2**63 + np.arange(9, dtype="u8"), [str(10**24 + j) for j in range(9)]):
+        path.write_text("y,g\n" + "".join(f"{j},{label}\n" for j, label in enumerate(wanted)))
+        assert as_frame(path)["g"].tolist() == list(wanted)
+        (part,) = source_of(path).parts(5, None)
+        assert [x for f in part.frames(["g"], 5) for x in f["g"]] == list(wanted)
+    path.write_bytes("y,g\n1,ä\n2,ö\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"'g' of .*rows.csv' is not text in UTF-8"):
+        from_formula("y ~ 1 + (1 | g)", path)
+
+
+def test_columns_that_are_not_in_use_may_hold_anything():
+    data = rows()
+    table = pa.Table.from_pandas(data.drop(columns="unused"))
+    table = table.append_column("raw", pa.array([b"x"] * len(data)))
+    table = table.append_column("z", table["x"]).append_column("z", table["x"])
+    for keep_rows in (True, False):
+        model = sparselmm.mixedlm("y ~ x + (1 | name)", table, keep_rows=keep_rows, chunk_rows=50)
+        assert model.nobs == len(data)
+        with pytest.raises(DataError, match="2 columns called 'z'"):
+            sparselmm.mixedlm("y ~ z + (1 | name)", table, keep_rows=keep_rows)
+
+
+def test_names_with_quotes():
+    data = rows().rename(columns={"x": 'the "x"'})
+    for given in (data, pa.Table.from_pandas(data.drop(columns="unused"))):
+        model = sparselmm.mixedlm(
+            'y ~ Q("the \\"x\\"") + (1 | name)', given, keep_rows=False, chunk_rows=50
+        )
+        assert model.nobs == len(data)
+
+
+def test_intervals_of_duckdb_are_durations():
+    duckdb = pytest.importorskip("duckdb")
+    query = "select to_days(i % 3) + to_seconds(1) as t, i as n from range(5) r(i)"
+    frame = as_frame(duckdb.sql(f"{query} union all select null, 5 order by n"))
+    found = frame.sort_values("n")["t"].dt.total_seconds()
+    assert np.array_equal(found, [1, 86_401, 172_801, 1, 86_401, np.nan], equal_nan=True)
+    with pytest.raises(DataError, match="'t' holds intervals of months"):
+        as_frame(duckdb.sql("select to_months(1) as t"))
+
+
+@pytest.mark.parametrize("make", CONTAINERS)
+def test_tables_without_rows(make, tmp_path):
+    data = rows().drop(columns="unused")
+    result = sparselmm.mixedlm("y ~ x + (1 | name)", data).fit()
+    if make not in ("pattern", "files", "a_folder", "function", "chunked_table"):  # nothing at all
+        assert len(result.predict(CONTAINERS[make](data[:0], tmp_path))) == 0
+        with pytest.raises(DataError, match="the data have no rows"):
+            sparselmm.mixedlm("y ~ x + (1 | name)", CONTAINERS[make](data[:0], tmp_path))
 
 
 def test_functions_that_fail_are_named():

@@ -7,6 +7,7 @@ import sys
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 from support.krylov_cases import CASES, scalar
 
@@ -119,6 +120,23 @@ def test_errors_of_theta_are_honest(case):
         ratios.append(np.sqrt(0.5 * step @ H @ step) / own.opt.mc_error)
     # mc_error belongs to the worst direction; several directions add up
     assert 0.3 < np.sqrt(np.mean(np.square(ratios))) < 1.3 * np.sqrt(len(H))
+
+
+@pytest.mark.parametrize("seed", [3, 5, 9, 10])
+def test_small_factors_with_slopes_beside_a_large_one(seed):
+    """All that iterations leave of what the small factors' own space has solved is rounding."""
+    rng, n = np.random.default_rng(seed), 1500
+    x, single = rng.normal(size=n), rng.random(n) < 0.5
+    g = np.where(single, np.arange(n) + 100, rng.integers(0, 80, n))
+    h, k = rng.integers(0, 18, n), rng.integers(0, 12, n)
+    y = rng.normal(size=n)
+    for codes, sd in ((h, 0.8), (k, 0.5)):
+        effects = rng.normal(size=(18, 2)) * [2.0, sd]
+        y += effects[codes, 0] + effects[codes, 1] * x
+    data = pd.DataFrame({"y": y, "x": 50 + 10 * x, "g": g, "h": h, "k": k})
+    model = MixedLM.from_formula("y ~ x + (x | h) + (x | k) + (x || g)", data)
+    fit, exact = model.fit(engine="krylov"), model.fit(engine="sparse")
+    assert abs(fit.llf - exact.llf) < 5.0 * fit.llf_mc_se + 1e-5
 
 
 def test_same_seed_same_fit_and_another_one():

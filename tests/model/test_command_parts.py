@@ -55,6 +55,17 @@ def test_leading_zeros_in_a_pipe_stay(monkeypatch, capsys):
     assert "leading zeros" in capsys.readouterr().err
 
 
+def test_long_labels_with_missing_ones_are_not_merged(tmp_path, monkeypatch, capsys):
+    data = datasets.load("sleepstudy")
+    data["Subject"] = [10**17 + int(label) for label in data["Subject"]]
+    data["Subject"] = data["Subject"].astype("Int64").mask(data.index == 3)
+    data.to_csv(tmp_path / "rows.csv", index=False)
+    for more in ([], ["--chunk-rows", "50"]):
+        argv = ["fit", SLEEP, str(tmp_path / "rows.csv"), "--missing", "drop", *more]
+        assert main(argv) == 0
+        assert re.search(r"Groups Subject: +18 ", capsys.readouterr().out)
+
+
 @pytest.mark.parametrize(("raw", "says"), [(b"", "is empty"), (b"a,b\n1,2\n1,2,3,4\n", "fields"),
                                            (b"\x1f\x8bno", "cannot be read")])  # fmt: skip
 def test_bad_pipes(monkeypatch, capsys, raw, says):

@@ -29,6 +29,7 @@ from sparselmm.exceptions import (
 import sparselmm
 from sparselmm.base.reduction import reduced
 from sparselmm.design.sources.recognised import source_of
+from sparselmm.model.cluster import OnWorkers
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -503,8 +504,10 @@ def test_bad_rows_are_named_by_their_partition(tmp_path):
     with pytest.raises(DataError, match=r"partition 5.*negative"):
         made(formula, bad, keep_rows=False, chunk_rows=50, weights="w")
     bad.loc[260, "y"] = np.inf
-    with pytest.raises(DataError, match=r"partition 5.*'y'"):
+    with pytest.raises(DataError, match=r"partition 5.*'y'.*row 10 \(label 260\)"):
         made(formula, bad, keep_rows=False, chunk_rows=50)
+    with pytest.raises(DataError, match=r"<lambda>.*'y'.*row 260;"):  # counted from the beginning
+        made(formula, lambda: [bad], keep_rows=False, chunk_rows=50, subset="x > -50")
     for j in range(3):
         data[100 * j : 100 * j + 100].to_parquet(tmp_path / f"{j}.parquet")
     (tmp_path / "2.parquet").write_bytes((tmp_path / "1.parquet").read_bytes()[:-2000])
@@ -682,9 +685,12 @@ def test_partitions_of_parquet_are_row_groups(tmp_path):
     data = rows()
     pq.write_table(pa.Table.from_pandas(data), tmp_path / "a.parquet", row_group_size=30)
     source = source_of(tmp_path / "a.parquet")
-    sizes = [sum(map(len, p.frames(["y"], 100))) for p in source.parts(100)]
+    sizes = [sum(map(len, p.frames(["y"], 100))) for p in source.parts(100, ["y"])]
     assert sizes == [90, 90, 90, 30]
-    assert [len(f) for f in source.parts(100)[0].frames(["y"], 45)] in ([30, 30, 30], [45, 45])
+    assert [len(f) for f in source.parts(100, ["y"])[0].frames(["y"], 45)] in (
+        [30, 30, 30],
+        [45, 45],
+    )
 
 
 # ------------------------------------------------------------------------------- a cluster
@@ -782,6 +788,47 @@ def test_a_client_is_never_ignored():
         made("y ~ x + (1 | g)", rows(), client=object(), keep_rows=True)
     with pytest.raises(ArgumentError, match=r"client must be a distributed.Client"):
         made("y ~ x + (1 | g)", rows(), client=object())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("killed", [False, True])
+def test_groups_of_residuals_on_a_cluster_have_the_bits_of_one_process(cluster, tmp_path, killed):
+    dd = pytest.importorskip("dask.dataframe")
+    data = rows(n=6000).assign(id=np.arange(6000) // 7, t=np.arange(6000) % 7)
+    data = data.sample(frac=0.9, random_state=0).sort_values(["id", "t"])
+    for j in range(12):  # files end within groups
+        data[450 * j : 450 * j + 450].to_parquet(tmp_path / f"{j:02}.parquet")
+    formula, arguments = "y ~ x + (1 | h)", {"residual": "ar1(t | id)", "chunk_rows": 450}
+    one = made(formula, tmp_path, keep_rows=False, **arguments)
+
+    def bits(model):
+        groups = model._groups
+        arrays = (groups.y, groups.X, groups.residual.group, groups.residual.counts)
+        return digest(model), [array.tobytes() for array in arrays]
+
+    if killed:
+        run = OnWorkers.run
+
+        def killing(self, function, parts, merge, title):
+            if title == "pass of the groups":
+                victim = min(cluster.run(os.getpid).values())
+                threading.Timer(0.02, os.kill, (victim, signal.SIGKILL)).start()
+            return run(self, function, parts, merge, title)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(OnWorkers, "run", killing)
+            two = made(formula, tmp_path, client=cluster, **arguments)
+        cluster.wait_for_workers(2)
+    else:
+        two = made(formula, tmp_path, client=cluster, **arguments)
+        frame = dd.from_map(pd.read_parquet, sorted(tmp_path.glob("*.parquet")))
+        assert bits(made(formula, frame, **arguments)) == bits(one)
+    assert bits(two) == bits(one)
+    assert two.fit().llf == one.fit().llf
+    late = pd.concat([data[2:], data[:2]])
+    with pytest.raises(DataError, match="has rows in several places"):
+        made(formula, late, keep_rows=False, client=cluster, **arguments)
 
 
 @pytest.mark.slow

@@ -3,7 +3,14 @@
 import numpy as np
 import pandas as pd
 import pytest
-from sparselmm.exceptions import DataError, RemovedRowsError, SourceChangedError
+from sparselmm.exceptions import (
+    ArgumentError,
+    DataError,
+    RemovedRowsError,
+    SourceChangedError,
+    UnknownColumnError,
+    UnsupportedError,
+)
 
 import sparselmm
 
@@ -186,8 +193,67 @@ def test_what_follows_from_a_fit():
     for name in ("resid", "fittedvalues", "sigma_by_row"):
         with pytest.raises(RemovedRowsError, match=f"{name} is made of the rows"):
             getattr(parts, name)
-    with pytest.raises(RemovedRowsError, match="re=True is made of the rows"):
+    with pytest.raises(RemovedRowsError, match=r"re=True is made of the rows.*data="):
         parts.get_prediction(data[:5], re=True)
+    with pytest.raises(RemovedRowsError, match=r"R is made of the rows.*data="):
+        parts.R("s004")
+
+
+STREAMED = ("us by arm", "cs", "cs of visits", "plane", "crossed groups", "effects of the groups",
+            "dispersion", "both", "weights", "arguments", "subset")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STREAMED)
+def test_rows_of_the_fit_are_read_again(name, tmp_path):
+    formula, arguments = MODELS[name]
+    data = visits()
+    whole = made(formula, data, **arguments).fit()
+    parts = made(formula, data, keep_rows=False, chunk_rows=50, **arguments).fit()
+    near = {"rtol": 1e-5, "atol": 1e-6}
+    data.to_parquet(tmp_path / "rows.parquet", row_group_size=40)
+    wanted = whole.augment()
+    assert np.allclose(wanted[".resid"], whole.resid)
+    assert np.allclose(wanted[".pearson"], whole.residuals("pearson", scaled=True))
+    for given in (data, tmp_path):
+        found = pd.concat(list(parts.augment(given)))
+        assert list(found.columns) == [*data.columns, *wanted.columns[-7:]]
+        assert np.allclose(found.iloc[:, -7:], wanted.iloc[:, -7:], **near)
+    path = parts.augment(tmp_path / "rows.parquet", to=tmp_path.with_suffix(".parquet"))
+    assert np.allclose(pd.read_parquet(path)[".sigma"], whole.sigma_by_row, **near)
+    for group in [] if "residual" not in arguments else parts.built.spec.residual.labels[[1, 4]]:
+        one, other = parts.R(group, tmp_path), whole.R(group)
+        assert np.allclose(one, other, rtol=1e-4)
+        assert name == "cs" or list(one.index) == list(other.index)
+    new = data[(data["id"] != "s003") & (data["t"] > 0)].iloc[[0, 1, 9, 30]]
+    if name not in ("cs", "crossed groups"):  # at times of their own; one group is not known
+        new = new.assign(id=[*new["id"][:3], "new"])
+    for interval in ("prediction", "confidence"):
+        options = {"re": True, "interval": interval, "unseen": "population"}
+        a = whole.get_prediction(new, **options).summary_frame()
+        b = parts.get_prediction(new, data=tmp_path, **options).summary_frame()
+        assert np.allclose(a, b, **near)
+
+
+def test_reading_again_refuses_what_makes_no_sense(tmp_path):
+    data = visits()
+    arguments = {"residual": "ar1(t | id)"}
+    whole = made(FIXED, data, **arguments).fit()
+    parts = made(FIXED, data, keep_rows=False, chunk_rows=50, **arguments).fit()
+    with pytest.raises(ArgumentError, match="data= is for a fit that did not keep its rows"):
+        whole.R("s004", data)
+    with pytest.raises(DataError, match="there is no 's999' among the groups"):
+        parts.R("s999", data)
+    with pytest.raises(DataError, match="rows of the group 's004' at the same time"):
+        parts.R("s004", pd.concat([data, data]))
+    with pytest.raises(DataError, match="R: the data have no row of the groups"):
+        parts.R("s004", data[data["id"] != "s004"])
+    with pytest.raises(UnknownColumnError, match="'t', used in the fit, in the data of R"):
+        parts.R("s004", data.drop(columns="t"))
+    with pytest.raises(UnsupportedError, match="influence=True"):
+        parts.augment(data, influence=True)
+    for name in ("bootstrap", "cov_robust", "simulate"):
+        with pytest.raises(RemovedRowsError, match=f"{name}.* is made of the rows"):
+            getattr(parts, name)()
 
 
 def test_groups_in_several_places_are_refused():

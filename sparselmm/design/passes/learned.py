@@ -99,8 +99,7 @@ class Recipe:
 
     def of(self, taken: Taken, checked: bool = True) -> tuple[Design, IntArray | None]:
         """Some rows as a design, ``checked`` for what a fit can use, and the rows of each group."""
-        frame, memory = taken.frame, self.spec.groups
-        rows = Rows(len(frame), frame.index)
+        frame, memory, rows = taken.frame, self.spec.groups, taken.rows
         try:
             new = self.spec.evaluate(frame, groups=taken.groups)
         except InputError as error:
@@ -135,7 +134,7 @@ class Recipe:
     def grouped(self, taken: Taken) -> Design:
         """Some rows as a design without offset, with the structure of their residuals."""
         design, _ = self.of(taken)
-        memory, rows = self.spec.residual, Rows(len(taken.frame), taken.frame.index)
+        memory, rows = self.spec.residual, taken.rows
         assert memory is not None
         residual = self.spec.residual_rows(taken.frame, every_visit=True)
         bar = memory.bar
@@ -154,11 +153,22 @@ class Recipe:
         check_residual_weights(design, rows)
         return design
 
+    def with_residual(self, taken: Taken) -> Design:
+        """Some rows as a design that has the structure of their residuals, where there is one."""
+        design, _ = self.of(taken)
+        if self.spec.residual is None:
+            return design
+        return replace(design, residual=self.spec.residual_rows(taken.frame, every_visit=True))
+
+    def again(self, frame: pd.DataFrame) -> Taken:
+        """Rows that were taken before."""
+        how = self.reading
+        given = Given.of(frame, how.groups, how.weights, how.offset, None)
+        return Taken(frame, given.groups, given.weights, len(frame), Rows(len(frame), frame.index))
+
     def sampled(self, sample: pd.DataFrame) -> Design:
         """Rows of the sample as a design; where they are bad, the second pass says so."""
-        how = self.reading
-        given = Given.of(sample, how.groups, how.weights, how.offset, None)
-        return self.of(Taken(sample, given.groups, given.weights, len(sample)), checked=False)[0]
+        return self.of(self.again(sample), checked=False)[0]
 
     def _response(self, frame: pd.DataFrame, rows: Rows) -> FloatArray:
         plain = plain_column(self.response)

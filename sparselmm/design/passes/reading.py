@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from sparselmm.base.exceptions import DataError, InputError, MissingDataError
@@ -16,7 +17,7 @@ from sparselmm.design.formula.pickling import dumps
 from sparselmm.design.formula.remembered import EvalEnvironment
 from sparselmm.design.row_arguments import Given, complete_rows, subset_mask
 from sparselmm.design.sources.readers import Part, readable
-from sparselmm.design.validate import DROP_HINT, missing_rows
+from sparselmm.design.validate import DROP_HINT, Rows, missing_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,12 +34,15 @@ class Taken:
         Their prior weights.
     read : int
         Rows read, those left out included.
+    rows : Rows
+        Where the rows in use stand in their partition.
     """
 
     frame: pd.DataFrame
     groups: Any
     weights: FloatArray | None
     read: int
+    rows: Rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,20 +86,22 @@ class Reading:
             if frame is None:
                 return
             with named(f"{part.label}, rows {start} to {start + len(frame) - 1}"):
-                taken = self._of(frame)
+                taken = self._of(frame, start)
             yield taken
             start += len(frame)
 
-    def _of(self, frame: pd.DataFrame) -> Taken:
+    def _of(self, frame: pd.DataFrame, start: int) -> Taken:
         kept = None if self.subset is None else subset_mask(frame, self.subset, self.env)
         if self.missing == "drop":
             complete = complete_rows(len(frame), [frame[name] for name in self.names])
             kept = kept if complete is None else complete if kept is None else kept & complete
-        inner = frame if kept is None or kept.all() else frame[kept]
+        positions = None if kept is None or kept.all() else np.flatnonzero(kept)
+        inner = frame if positions is None else frame.iloc[positions]
         if self.missing != "drop":
             self._check_complete(inner)
         given = Given.of(inner, self.groups, self.weights, self.offset, None)
-        return Taken(inner, given.groups, given.weights, len(frame))
+        rows = Rows(len(frame), frame.index, positions, start)
+        return Taken(inner, given.groups, given.weights, len(frame), rows)
 
     def _check_complete(self, frame: pd.DataFrame) -> None:
         for name in self.names:

@@ -7,7 +7,7 @@ those of polars' Categorical, whose order is that in which the process met them:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,9 @@ from sparselmm.design.sources.optional import package
 
 SAFE_DIGITS = 15
 """Decimal digits that any double keeps."""
+
+EXACT = 2**53
+"""Whole numbers up to here are doubles."""
 
 
 UNORDERED = b"_PL_CATEGORICAL"
@@ -73,9 +76,30 @@ def column_of(values: Any, name: str) -> Any:
             f"column {name!r} holds bytes ({kind}), which are no numbers and no labels; decode "
             "them to text, or leave the column out"
         )
+    if types.is_interval(kind):
+        return _durations(values, name)
     if types.is_decimal(kind):
         _check_decimals(values, name)
     return values.to_pandas()
+
+
+def _durations(values: Any, name: str) -> pd.Series:
+    """Intervals of days and nanoseconds, as DuckDB has them, as durations."""
+    fields = np.dtype([("months", "i4"), ("days", "i4"), ("nanoseconds", "i8")])
+    parts = [
+        np.frombuffer(chunk.buffers()[1], fields)[chunk.offset : chunk.offset + len(chunk)]
+        for chunk in values.chunks
+        if len(chunk)
+    ]
+    found = np.concatenate([np.zeros(0, fields), *parts])
+    absent = values.is_null().to_numpy()
+    if found["months"][~absent].any():
+        raise DataError(
+            f"column {name!r} holds intervals of months or years, which are not of one length; "
+            "make them days or text"
+        )
+    lengths = found["days"] * np.int64(86_400_000_000_000) + found["nanoseconds"]
+    return pd.Series(lengths.view("m8[ns]")).mask(absent)
 
 
 def _nullable(kind: Any) -> Any:
@@ -171,6 +195,34 @@ def joined(frames: Iterable[pd.DataFrame], what: str) -> pd.DataFrame:
         columns = [part[name] for part in with_rows]
         if all(isinstance(c.dtype, pd.CategoricalDtype) for c in columns):
             together[name] = united(columns)
+        elif len({column.dtype for column in columns}) > 1:
+            _check_truths(columns, what)
+            together[name] = stacked(columns)
+    return together
+
+
+def _check_truths(columns: Sequence[pd.Series], what: str) -> None:
+    """Refuse True beside 1: some versions of pandas make them equal."""
+    kinds = {pd.api.types.is_bool_dtype(c.dtype) for c in columns if _is_number(c)}
+    if len(kinds) > 1:
+        raise DataError(
+            f"{what}: column {columns[0].name!r} holds booleans in some places and numbers in "
+            "others; make it one type"
+        )
+
+
+def _is_number(column: pd.Series) -> bool:
+    return bool(pd.api.types.is_numeric_dtype(column.dtype)) and bool(column.notna().any())
+
+
+def stacked(columns: Sequence[pd.Series]) -> pd.Series:
+    """Columns one below the other; where a common type of numbers would round some, as objects."""
+    whole = [c for c in columns if _is_number(c) and pd.api.types.is_integer_dtype(c.dtype)]
+    together = pd.concat(columns, ignore_index=True)
+    if pd.api.types.is_float_dtype(together.dtype) and any(
+        c.max() > EXACT or c.min() < -EXACT for c in whole
+    ):
+        return pd.concat([column.astype(object) for column in columns], ignore_index=True)
     return together
 
 
@@ -182,9 +234,7 @@ def united(columns: Iterable[pd.Series]) -> pd.Categorical:
         codes = np.concatenate([column.cat.codes for column in columns])
         ordered = all(column.cat.ordered for column in columns)
         return pd.Categorical.from_codes(codes, first.categories, ordered=ordered)
-    labels = columns[0].cat.categories
-    for column in columns[1:]:
-        labels = labels.append(column.cat.categories.difference(labels, sort=False))
+    labels = pd.Index(stacked([column.cat.categories.to_series() for column in columns])).unique()
     codes = np.concatenate(
         [
             np.append(labels.get_indexer(column.cat.categories), -1)[column.cat.codes]

@@ -45,7 +45,7 @@ class DaskFrame:
         out: pd.DataFrame = chosen.compute()
         return out
 
-    def parts(self, rows: int) -> Sequence[Part]:
+    def parts(self, rows: int, columns: Columns) -> Sequence[Part]:
         """Its own partitions."""
         count = self.data.npartitions
         return [

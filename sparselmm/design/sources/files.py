@@ -23,12 +23,21 @@ FORMATS = {
 """Endings of files, and what is in them."""
 
 HEAD_ROWS = 65_536
-"""Rows of text in which leading zeros are looked for before it is read in partitions."""
+"""Rows of text in which labels such as 007 are looked for before it is read in partitions."""
+
+NUMBERS = "numbers"
 
 COMPRESSED = (".gz", ".bz2", ".zst", ".lz4")
 
 LEADING_ZERO = r"^\s*[+-]?0\d"
 """Whole numbers whose text is lost when they are read as numbers: labels such as 007."""
+
+WHOLE = r"^\s*[+-]?\d+\s*$"
+LONG = r"^\s*[+-]?\d{16,}\s*$"
+"""Whole numbers that no float tells from the next one."""
+
+FEW_ROWS = 1_024
+"""Rows in which a column of numbers that are no integers of 64 bits is looked at as text."""
 
 
 def format_of(path: str) -> str | None:
@@ -99,8 +108,12 @@ def dataset_of(given: Any) -> Dataset:
         form: Any = kind
         whole: tuple[str, ...] = ()
         if kind in ("csv", "tsv"):
-            form, whole = _text_format(ds, files[0], "," if kind == "csv" else "\t")
-        data = ds.dataset(files, format=form, partitioning=_hive(ds, given))
+            form, whole = _text_format(ds, files, "," if kind == "csv" else "\t")
+        how = {"format": form, "partitioning": _hive(ds, given)}
+        data = ds.dataset(files, **how)
+        common = _common(data)
+        if not common.equals(data.schema):
+            data = ds.dataset(files, schema=common, **how)
         return Dataset(data, what, whole, listed=True)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"data: {what} cannot be read: {_first_line(error)}") from error
@@ -114,17 +127,61 @@ def _hive(ds: Any, given: Any) -> Any:
     return ds.partitioning(flavor="hive")
 
 
-def _text_format(ds: Any, first: str, separator: str) -> tuple[Any, tuple[str, ...]]:
+def _text_format(ds: Any, files: list[str], separator: str) -> tuple[Any, tuple[str, ...]]:
     """How to read text, and its columns of whole numbers, which are read as text at first."""
-    csv = package("pyarrow.csv", f"the file {first!r}")
-    pa = package("pyarrow", f"the file {first!r}")
+    csv = package("pyarrow.csv", f"the file {files[0]!r}")
+    pa = package("pyarrow", f"the file {files[0]!r}")
     parse = csv.ParseOptions(delimiter=separator)
     options: dict[str, Any] = {"strings_can_be_null": True}
     plain = ds.CsvFileFormat(parse, convert_options=csv.ConvertOptions(**options))
-    schema = ds.dataset([first], format=plain).schema
-    whole = [f.name for f in schema if pa.types.is_integer(f.type)]
+    data = ds.dataset(files, format=plain)
+    common = _common(data)
+    schemas = [fragment.physical_schema for fragment in data.get_fragments()]
+    found = {f.name for schema in schemas for f in schema if pa.types.is_integer(f.type)}
+    floats = [f.name for f in common if pa.types.is_floating(f.type) and f.name not in found]
+    options["column_types"] = dict.fromkeys(floats, pa.string())
+    as_text = ds.CsvFileFormat(parse, convert_options=csv.ConvertOptions(**options))
+    found |= _all_whole(ds.dataset(files, format=as_text).head(FEW_ROWS, columns=floats))
+    whole = [f.name for f in common if f.name in found and _kind(f.type) == NUMBERS]
     options["column_types"] = dict.fromkeys(whole, pa.string())
     return ds.CsvFileFormat(parse, convert_options=csv.ConvertOptions(**options)), tuple(whole)
+
+
+def _all_whole(text: Any) -> set[str]:
+    """Columns of text in which there are whole numbers alone."""
+    compute = package("pyarrow.compute", "text")
+    return {
+        name
+        for name in text.schema.names
+        if compute.all(compute.match_substring_regex(text[name], WHOLE)).as_py()
+    }
+
+
+def _common(data: Any) -> Any:
+    """The schema of all files: types of numbers, or of times, that hold the values of each."""
+    pa = package("pyarrow", "the files")
+    schema = data.schema
+    for fragment in data.get_fragments():
+        own = fragment.physical_schema
+        if own.equals(schema):
+            continue
+        for j, known in enumerate(schema):
+            for other in own:
+                if other.name == known.name and other.type != known.type:
+                    schema = schema.set(j, known.with_type(_wider(pa, known.type, other.type)))
+    return schema
+
+
+def _wider(pa: Any, one: Any, other: Any) -> Any:
+    """A type with the values of two; the first one where they mean something else."""
+    schemas = [pa.schema([("", kind)]) for kind in (one, other)]
+    try:
+        wider = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+    except pa.ArrowException:
+        return one
+    if wider == pa.float32() and not {one, other} <= {pa.float32(), pa.float16()}:
+        return pa.float64()
+    return wider
 
 
 def numbered(table: Any, whole: Sequence[str], kept: Collection[str], what: str) -> Any:
@@ -145,23 +202,18 @@ def numbered(table: Any, whole: Sequence[str], kept: Collection[str], what: str)
     DataError
         When a column holds something else here than where it began.
     """
-    pa, compute = package("pyarrow", what), package("pyarrow.compute", what)
+    compute = package("pyarrow.compute", what)
     for name in whole:
         if name not in table.schema.names or name in kept:
             continue
         text = compute.utf8_trim_whitespace(table.column(name))
-        if compute.any(compute.match_substring_regex(text, LEADING_ZERO)).as_py():
+        if _is_label(text):
             raise DataError(
-                f"column {name!r} of {what} has numbers with leading zeros, such as 007, which it "
-                "had not where it began; make it text, in Parquet for example"
+                f"column {name!r} of {what} has numbers with leading zeros, such as 007, or of "
+                "more digits than numbers have, and had none where it began; make it text, in "
+                "Parquet for example"
             )
-        numbers = None
-        for kind in (pa.int64(), pa.float64()):
-            try:
-                numbers = text.cast(kind)
-                break
-            except pa.ArrowInvalid:
-                continue
+        numbers = _numbers(text)
         if numbers is None:
             raise DataError(
                 f"column {name!r} of {what} holds text, and whole numbers where it began; make it "
@@ -181,19 +233,24 @@ def check_alike(fragment: Any, schema: Any, columns: Columns, name: str) -> None
     DataError
         Names the file and the column.
     """
-    ds = package("pyarrow.dataset", name)
+    ds, pa = package("pyarrow.dataset", name), package("pyarrow", name)
     own = fragment.physical_schema
+    inferred = isinstance(fragment.format, ds.CsvFileFormat)
     given = ds.get_partition_keys(fragment.partition_expression)
     for column in schema.names if columns is None else columns:
         if column in given:
             continue
+        if inferred and column in own.names and pa.types.is_binary(own.field(column).type):
+            raise DataError(
+                f"column {column!r} of {name} is not text in UTF-8; save the file in that encoding"
+            )
         if column not in own.names:
             raise DataError(
                 f"{name} has no column {column!r}, which the first file has; it has "
                 f"{', '.join(own.names)}"
             )
         kinds = [_kind(one.field(column).type) for one in (schema, own)]
-        if type(fragment).__name__ == "FileFragment" or kinds[0] == kinds[1] or "null" in kinds:
+        if inferred or kinds[0] == kinds[1] or "null" in kinds:
             continue
         raise DataError(
             f"column {column!r} of {name} holds {kinds[1]} ({own.field(column).type}), and in the "
@@ -207,20 +264,39 @@ def _kind(kind: Any) -> str:
     if types.is_dictionary(kind):
         return _kind(kind.value_type)
     if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind):
-        return "numbers"
+        return NUMBERS
+    if types.is_timestamp(kind):
+        return "times" if kind.tz is None else f"times in {kind.tz}"
+    if types.is_date(kind) or types.is_duration(kind):
+        return "dates" if types.is_date(kind) else "durations"
     texts = (types.is_string, types.is_large_string, types.is_string_view)
     return "text" if any(is_text(kind) for is_text in texts) else str(kind)
 
 
-def with_zeros(table: Any, whole: Sequence[str], what: str) -> set[str]:
+def with_labels(table: Any, whole: Sequence[str], what: str) -> set[str]:
     """Columns with whole numbers whose text is lost when they are read as numbers."""
-    compute = package("pyarrow.compute", what)
-    return {
-        name
-        for name in whole
-        if name in table.schema.names
-        and compute.any(compute.match_substring_regex(table[name], LEADING_ZERO)).as_py()
-    }
+    return {name for name in whole if name in table.schema.names and _is_label(table[name])}
+
+
+def _is_label(text: Any) -> bool:
+    compute = package("pyarrow.compute", "text")
+    if compute.any(compute.match_substring_regex(text, LEADING_ZERO)).as_py():
+        return True
+    if not compute.any(compute.match_substring_regex(text, LONG)).as_py():
+        return False
+    numbers = _numbers(compute.utf8_trim_whitespace(text))
+    return numbers is not None and bool(package("pyarrow", "text").types.is_floating(numbers.type))
+
+
+def _numbers(text: Any) -> Any:
+    """Text as numbers; None where some of it is none."""
+    pa = package("pyarrow", "text")
+    for kind in (pa.int64(), pa.uint64(), pa.float64()):
+        try:
+            return text.cast(kind)
+        except pa.ArrowInvalid:
+            continue
+    return None
 
 
 def _first_line(error: Exception) -> str:
@@ -278,18 +354,18 @@ class Dataset:
             for fragment in self.data.get_fragments() if self.listed else ():
                 check_alike(fragment, self.data.schema, columns, f"the file {fragment.path!r}")
             table = self.data.to_table(columns=names)
-            kept = with_zeros(table, self.whole, self.what)
+            kept = with_labels(table, self.whole, self.what)
             return frame_of(numbered(table, self.whole, kept, self.what))
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{self.what} cannot be read: {_first_line(error)}") from error
 
-    def parts(self, rows: int) -> Sequence[Part]:
+    def parts(self, rows: int, columns: Columns) -> Sequence[Part]:
         """Row groups of Parquet, together up to ``rows`` rows of one file; else files."""
         found: list[Part] = []
         kept: set[str] = set()
         if self.whole:
             head = self.data.head(HEAD_ROWS, columns=list(self.whole))
-            kept = with_zeros(head, self.whole, self.what)
+            kept = with_labels(head, self.whole, self.what)
         for fragment in self.data.get_fragments():
             path = getattr(fragment, "path", None)
             name = f"fragment {len(found)} of {self.what}" if not path else f"the file {path!r}"
@@ -310,13 +386,13 @@ def _row_groups(
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{name} cannot be read: {_first_line(error)}") from error
     runs: list[list[int]] = []
-    count = rows
+    count = 0
     for number, size in sizes:
-        if count + size > rows:
+        if not runs or count + size > rows:
             runs, count = [*runs, []], 0
         runs[-1].append(number)
         count += size
-    if len(runs) == 1:
+    if len(runs) < 2:
         return [Fragment(fragment, schema, name, listed=listed)]
     return [
         Fragment(

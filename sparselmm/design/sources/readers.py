@@ -72,8 +72,8 @@ class Source(Protocol):
     def frame(self, columns: Columns) -> pd.DataFrame:
         """All rows."""
 
-    def parts(self, rows: int) -> Sequence[Part]:
-        """Partitions, of about ``rows`` rows where that can be chosen."""
+    def parts(self, rows: int, columns: Columns) -> Sequence[Part]:
+        """Partitions, of about ``rows`` rows where that can be chosen, to read some columns of."""
 
 
 def sliced(frame: pd.DataFrame, rows: int) -> Iterator[pd.DataFrame]:
@@ -114,9 +114,9 @@ class Memory:
         """All rows."""
         return self.take(columns)
 
-    def parts(self, rows: int) -> Sequence[Part]:
+    def parts(self, rows: int, columns: Columns) -> Sequence[Part]:
         """Partitions of exactly that many rows, but for the last."""
-        frame = self.take(None)
+        frame = self.take(columns)
         pieces = sliced(frame, rows)
         return [
             Rows(piece, f"partition {number} of {self.what}") for number, piece in enumerate(pieces)
@@ -202,7 +202,7 @@ class Stream:
         """All rows."""
         return joined(self.start(columns, 1 << 20), self.what)
 
-    def parts(self, rows: int) -> Sequence[Part]:
+    def parts(self, rows: int, columns: Columns) -> Sequence[Part]:
         """The whole stream as one partition."""
         return [self]
 
@@ -241,8 +241,12 @@ def of_lazy(data: Any) -> Stream:
                 batches = chosen.collect_batches(chunk_size=rows, maintain_order=True)
             else:  # polars before 1.34 collects as a whole
                 batches = chosen.collect().iter_slices(rows)
+            empty = True
             for batch in batches:
+                empty = False
                 yield frame_of(table_of(batch, what))
+            if empty:
+                yield frame_of(table_of(chosen.head(0).collect(), what))
         except _polars_errors() as error:
             raise DataError(f"{what} cannot be collected: {error}") from error
 
@@ -272,8 +276,12 @@ def of_duckdb(relation: Any) -> Stream:
         )
         names = ("to_arrow_reader", "fetch_arrow_reader", "fetch_record_batch")
         reader = next(getattr(chosen, name) for name in names if hasattr(chosen, name))
-        for batch in reader(rows):
+        batches, empty = reader(rows), True
+        for batch in batches:
+            empty = False
             yield frame_of(batch)
+        if empty:
+            yield frame_of(batches.schema.empty_table())
 
     return Stream(what, list(relation.columns), start)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -110,15 +111,26 @@ def mentioned(names: Iterable[Any], texts: Iterable[Any]) -> list[str]:
     """Columns that some texts, such as formulas and arguments, may mean by name.
 
     Every name that occurs as a word is meant, so that no column is missed.
+
+    Raises
+    ------
+    DataError
+        When several columns have a name that is meant.
     """
     together = "\n".join(text for text in _strings(texts))
+    together += re.sub(r"\\(.)", r"\1", together)  # Q("say \"x\"")
     words = set(re.findall(r"\w+", together))
-    return [
+    counts = Counter(names)
+    meant = [
         name
-        for name in dict.fromkeys(names)
+        for name in counts
         if isinstance(name, str)
         and (name in words or (not re.fullmatch(r"\w+", name) and name in together))
     ]
+    for name in meant:
+        if counts[name] > 1:
+            raise DataError(f"the data have {counts[name]} columns called {name!r}; keep one")
+    return meant
 
 
 def _strings(values: Iterable[Any]) -> Iterator[str]:

@@ -16,6 +16,10 @@ import numpy as np
 from sparselmm.base.cholesky import NotPositiveDefiniteError
 from sparselmm.base.types import FloatArray
 
+SOLVED, FURTHER = 1e-12, 1e-6
+"""Residual, as a share of the right-hand side and of the tolerance, of columns left as they are
+while others go on: the direction that a coarse space leaves of a smaller one is rounding."""
+
 MOST = 3000
 """Iterations after which the matrix counts as numerically singular."""
 
@@ -109,6 +113,7 @@ def conjugate_gradients(
     else:
         P = R.copy()
     rr, size = dots(R, R), np.maximum(dots(B, B), 1e-300)
+    least = min(max(SOLVED, tolerance * FURTHER), tolerance) ** 2
     alphas: list[FloatArray] = []
     betas: list[FloatArray] = []
     while not (rr <= tolerance**2 * size).all() or (not alphas and x0 is None and not deflated):
@@ -121,7 +126,7 @@ def conjugate_gradients(
             product = EP
         first = None
         AP = P - EP
-        live = rr > 1e-30 * size
+        live = rr > least * size
         a = np.where(live, rr / np.where(live, dots(P, AP), 1.0), 0.0)
         if (a < 0.0).any() or not np.isfinite(a).all():
             raise NotPositiveDefiniteError("the Schur complement is not positive definite")

@@ -15,7 +15,7 @@ import pandas as pd
 
 from sparselmm import datasets
 from sparselmm.base.arguments import suggestion
-from sparselmm.design.sources.files import format_of
+from sparselmm.design.sources.files import LONG, WHOLE, format_of
 from sparselmm.design.sources.readers import readable
 from sparselmm.design.sources.recognised import source_of
 from sparselmm.model.command.parts import (
@@ -112,7 +112,7 @@ def frames_of(table: pd.DataFrame | str, rows: int) -> Iterator[pd.DataFrame]:
         return
     source = source_of(table)
     assert source is not None
-    for part in source.parts(rows):
+    for part in source.parts(rows, None):
         with readable(part.label):
             yield from part.frames(None, rows)
 
@@ -161,7 +161,7 @@ def _read_parquet(path: Path | io.BytesIO) -> pd.DataFrame:
 
 
 def _read_text(path: Path | io.BytesIO, separator: str) -> pd.DataFrame:
-    """Delimited text; a second look at columns of whole numbers finds leading zeros."""
+    """Delimited text; a second look at columns of whole numbers finds what would be lost."""
     options: Any = {"sep": separator, "low_memory": False}
     data: pd.DataFrame = pd.read_csv(path, **options)
     whole = [name for name in data.columns if _is_whole(data[name])]
@@ -173,7 +173,19 @@ def _read_text(path: Path | io.BytesIO, separator: str) -> pd.DataFrame:
             if text[name].str.strip().str.fullmatch(LEADING_ZERO).any():
                 data[name] = text[name].str.strip()
                 say("note", f"column {name!r} has numbers with leading zeros and is read as text")
+            elif text[name].str.fullmatch(LONG).any() and data[name].dtype.kind == "f":
+                data[name] = _exactly(text[name])
     return data
+
+
+def _exactly(text: pd.Series) -> pd.Series:
+    """Whole numbers beside missing ones, which pandas rounds to floats, as Python's."""
+    if not text.str.fullmatch(WHOLE, na=True).all():
+        return text
+    numbers = [
+        None if absent else int(value) for value, absent in zip(text, text.isna(), strict=True)
+    ]
+    return pd.Series(numbers, text.index, dtype=object)
 
 
 def _is_whole(column: pd.Series) -> bool:

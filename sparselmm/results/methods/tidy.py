@@ -22,12 +22,19 @@ from sparselmm.base.exceptions import ArgumentError, DataError
 from sparselmm.design.spec import as_frame, is_table
 from sparselmm.design.terms import apart
 from sparselmm.design.validate import aligned
+from sparselmm.inference.diagnostics.leverage import leverage
 from sparselmm.inference.effects import factor_tables
+from sparselmm.inference.estimates import Estimates
 from sparselmm.inference.hypotheses.ddf import DDF_METHODS, DenominatorDF
 from sparselmm.inference.variances import VarianceRow
 from sparselmm.inference.wald import Wald, quantile
 from sparselmm.results.methods.base import ResultsBase
-from sparselmm.results.methods.streaming import row_columns, streamed_rows, write_parquet
+from sparselmm.results.methods.streaming import (
+    Columns,
+    row_columns,
+    streamed_rows,
+    write_parquet,
+)
 from sparselmm.results.print import labels
 from sparselmm.results.print import model_table as tables
 from sparselmm.results.print.notebook import as_table
@@ -245,7 +252,12 @@ class TidyResults(ResultsBase):
         influence = check_flag(influence, "influence")
         streamed = self.built.streamed
         if streamed is not None:
-            frames = streamed_rows(self._est, streamed, data, influence)
+
+            def columns(est: Estimates) -> Columns:
+                own = leverage(est.deviance, est.design, est.pls.theta) if influence else None
+                return row_columns(est, own)
+
+            frames = streamed_rows(self._est, streamed, data, columns)
             return frames if to is None else write_parquet(frames, to)
         self._need_rows("augment")
         lev = self._leverage if influence else None
