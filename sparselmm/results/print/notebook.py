@@ -29,8 +29,12 @@ P = ParamSpec("P")
 class Table(pd.DataFrame):  # type: ignore[misc]
     """A DataFrame that shows short numbers, no missing cells, and all columns within 80 characters.
 
-    What is made of it is pandas' own again.
+    So does what is made of it: rounded, sorted, its first rows.
     """
+
+    @property
+    def _constructor(self) -> type[Table]:
+        return Table
 
     def __repr__(self) -> str:
         return frame_text(self)
@@ -105,7 +109,8 @@ def _column(column: pd.Series, is_p: bool, digits: int) -> list[str]:
     whole = all(v.is_integer() for v in found) and largest < 1e6
     if is_p or largest == 0.0 or (not whole and largest >= 10.0**digits):
         return [cell(v, is_p, digits) for v in column]
-    decimals = 0 if whole else max(0, min(6, digits - 1 - int(np.floor(np.log10(largest)))))
+    most = max(0, min(6, digits - 1 - int(np.floor(np.log10(largest)))))
+    decimals = next((d for d in range(most) if all(round(v, d) == v for v in found)), most)
     least = 10.0 ** (1 - decimals)
     return [
         cell(v, is_p, 3) if (not whole and 0 < abs(v) < least) or not np.isfinite(v)

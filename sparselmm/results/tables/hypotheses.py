@@ -86,10 +86,12 @@ class ContrastResults(InPolars):
             check_text(title, "title")
         frame = self.summary_frame(xname, alpha)
         header = ["", *map(str, frame.columns[:-2]), f"[{alpha / 2:.6g}", f"{1 - alpha / 2:.6g}]"]
-        rows = [
-            [str(name), f"{values[0]:.4f}", *(f"{value:.3f}" for value in values[1:])]
-            for name, values in zip(frame.index, frame.to_numpy(), strict=True)
+        columns = [
+            list(map(p_text if name.startswith("P>") else "{:.3f}".format, frame[name]))
+            for name in frame.columns[1:]
         ]
+        first = [f"{value:.4f}" for value in frame.iloc[:, 0]]
+        rows = list(map(list, zip(map(str, frame.index), first, *columns, strict=True)))
         aligns = "l" + "r" * (len(header) - 1)
         grid = Grid([rows], aligns, header, heads=aligns)
         least = [10, *[10] * (len(header) - 3), 11, 11]
