@@ -232,3 +232,22 @@ def test_names_of_the_module_lead_to_ours(name, ours):
 
 def test_the_deviance_says_what_it_is(fit):
     assert "REML criterion as a function of theta (3 entries)" in repr(fit.deviance)
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [("report", "refit"), ("summary", "refit"), ("VarCorr", "sds"), ("params", "fe_params")],
+)
+def test_fits_of_many_responses_answer_names_of_one(fit, name, ours):
+    many = fit.fit_many(fit.simulate(3, seed=1))
+    with pytest.raises(OtherNameError, match=ours):
+        getattr(many, name)
+    copied = pickle.loads(pickle.dumps(many))
+    assert copied.llf.equals(many.llf)
+
+
+def test_names_of_one_response_are_those_of_its_fit(fit):
+    one = fit.refit(fit.simulate(1, seed=1)[0])
+    for name, ours in other_names.MANY.items():
+        if ours.startswith(f"{name} of one response"):
+            assert hasattr(type(one), name)

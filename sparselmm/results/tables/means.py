@@ -163,9 +163,9 @@ class MarginalMeans(InPolars, NamesOthers):
         >>> data = sparselmm.datasets.load("ergoStool")
         >>> fit = sparselmm.mixedlm("effort ~ Type + (1 | Subject)", data).fit()
         >>> fit.emmeans("Type").pairs()[["contrast", "estimate", "p.value"]].head(2).round(4)
-          contrast  estimate  p.value
-        0  T1 - T2   -3.8889   0.0000
-        1  T1 - T3   -2.2222   0.0014
+           contrast  estimate  p.value
+        0   T1 - T2   -3.8889    <.001
+        1   T1 - T3   -2.2222    0.001
         """
         reverse = check_flag(reverse, "reverse")
         return self.contrast("revpairwise" if reverse else "pairwise", check_text(adjust, "adjust"))
