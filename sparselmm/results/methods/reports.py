@@ -172,7 +172,7 @@ class ReportResults(FigureResults):
 
     @abstractmethod
     def _residual_figure(self) -> Any:
-        """Residuals in a picture."""
+        """Residuals in a picture; None where there is none."""
 
     def _fit_table(self) -> pd.DataFrame:
         facts = self._facts()
@@ -196,7 +196,8 @@ class ReportResults(FigureResults):
                 figure = self.plot_ranef(table.name)
                 out.append(Section(f"Random effects of {table.name}", figure=figure))
         if self.built.has_rows and self.built.design.n <= MOST_ROWS:
-            out.append(Section("Residuals", figure=self._residual_figure()))
+            residuals = self._residual_figure()
+            out += [] if residuals is None else [Section("Residuals", figure=residuals)]
         for section in out:
             pyplot().close(section.figure)  # shown in the report alone
         return out

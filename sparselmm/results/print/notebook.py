@@ -23,6 +23,9 @@ LONG = 60
 WIDTH = 80
 """Characters of a line."""
 
+LARGEST = 1e10
+"""Numbers from this on are written with a power of ten."""
+
 P = ParamSpec("P")
 
 
@@ -107,9 +110,10 @@ def _column(column: pd.Series, is_p: bool, digits: int) -> list[str]:
     found = [float(v) for v in column if np.isfinite(v)] if floats else []
     largest = max(map(abs, found), default=0.0)
     whole = all(v.is_integer() for v in found) and largest < 1e6
-    if is_p or largest == 0.0 or (not whole and largest >= 10.0**digits):
+    if is_p or largest == 0.0 or (not whole and largest >= LARGEST):
         return [cell(v, is_p, digits) for v in column]
-    most = max(0, min(6, digits - 1 - int(np.floor(np.log10(largest)))))
+    most = 1 if largest >= 10.0**digits else digits - 1 - int(np.floor(np.log10(largest)))
+    most = min(6, most)
     decimals = next((d for d in range(most) if all(round(v, d) == v for v in found)), most)
     least = 10.0 ** (1 - decimals)
     return [
@@ -135,9 +139,12 @@ def cell(value: Any, is_p: bool = False, digits: int = 5) -> str:
         return ""
     if not isinstance(value, (float, np.floating)):
         return str(value)
-    if np.isnan(value):
+    number = float(value)
+    if np.isnan(number):
         return ""
-    return p_text(float(value)) if is_p else f"{value:.{digits}g}"
+    if is_p:
+        return p_text(number)
+    return f"{number:.1f}" if 10.0**digits <= abs(number) < LARGEST else f"{number:.{digits}g}"
 
 
 class Numbers(pd.Series):  # type: ignore[misc]
