@@ -99,7 +99,8 @@ MANY = {
     "params": "fe_params", "fixef": "fe_params", "coef": "fe_params", "bse": "bse_fe",
     "tvalues": "zvalues", "varcorr": "sds, or variances", "VarCorr": "sds, or variances",
     "confint": "bse_fe", "vcomp": "variances", "cov_re": "variances", "frame": "table",
-    "to_frame": "table", "summary_frame": "table", "results": "table", "loglike": "llf", "failures": "failure",
+    "to_frame": "table", "summary_frame": "table", "results": "table", "loglike": "llf",
+    "failures": "failure",
     **{name: f"{name} of one response, fitted alone: result.refit(Y[name])" for name in _ALONE},
 }  # fmt: skip
 """The same of the fits of many responses."""
