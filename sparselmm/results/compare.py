@@ -148,7 +148,11 @@ def compare(
     """
     for result in results:
         if not isinstance(result, ResultsBase | GeneralBase):
-            raise wrong_type("every one of results", "a fitted model, what fit() returns", result)
+            one: Any = result
+            wanted = "a fitted model, what fit() returns"
+            if isinstance(one, (list, tuple)):
+                wanted += ", each an argument of its own, compare(one, other)"
+            raise wrong_type("every one of results", wanted, one)
     if len(results) < 2:
         raise DataError(f"compare needs at least two fits, got {len(results)}")
     refit = check_flag(refit, "refit")

@@ -100,7 +100,7 @@ def axes_of(ax: Any, size: tuple[float, float]) -> tuple[Any, Any]:
 def in_grid(n: int, widest: int = 4, figure: Any = None, least: float = 1.5) -> tuple[int, int]:
     """Rows and columns for n panels: fewer columns where a given figure is narrow, in inches."""
     columns = min(n, widest)
-    if figure is not None and hasattr(figure, "bbox"):
+    if figure is not None and hasattr(figure, "dpi"):
         columns = int(np.clip(figure.bbox.width / figure.dpi / least, 1, columns))
     return -(-n // columns), columns
 

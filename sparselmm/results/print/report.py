@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from sparselmm.base.exceptions import FileError
+from sparselmm.base.other_names import KnownArguments
 from sparselmm.results.print.notebook import P_VALUES, cell
 
 STYLE = """
@@ -56,7 +57,7 @@ class Section:
 
 
 @dataclass(frozen=True, eq=False)
-class Report:
+class Report(KnownArguments):
     """A fit in words, mathematics, tables and pictures, made by ``results.report()``.
 
     Attributes
