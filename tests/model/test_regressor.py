@@ -195,7 +195,7 @@ def test_columns_of_text_and_missing_responses_say_what_to_do():
     data = sparselmm.datasets.load("sleepstudy")
     X, y = data[["Days", "Subject"]], data["Reaction"]
     for text in (["a"] * len(data), pd.Categorical(np.where(data.Days > 4, "p", "q"))):
-        with pytest.raises(DataError, match="column 'z' holds text.*OneHotEncoder"):
+        with pytest.raises(DataError, match=r"column 'z' holds text.*OneHotEncoder"):
             MixedLMRegressor(groups="Subject").fit(X.assign(z=text), y)
     numbers = X.assign(Days=X.Days.astype(str))
     same = MixedLMRegressor(groups="Subject").fit(numbers, y).coef_
