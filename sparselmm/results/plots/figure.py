@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sparselmm.base.exceptions import ArgumentError
+from sparselmm.base.exceptions import ArgumentError, MissingPackageError
 from sparselmm.results.plots.letters import fitting, letter, points
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -27,13 +27,13 @@ def pyplot() -> Any:
 
     Raises
     ------
-    ImportError
+    MissingPackageError
         When it is not installed; the message says how to get it.
     """
     try:
         import matplotlib.pyplot as plt
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             "plots need matplotlib, which is not installed: pip install 'sparselmm[plots]'"
         ) from error
     return plt
