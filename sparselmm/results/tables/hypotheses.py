@@ -141,13 +141,15 @@ class WaldResults:
 
     def summary(self) -> str:
         """One line of text."""
+        value, p = float(np.squeeze(self.statistic)), p_text(float(self.pvalue)).strip("<")
+        sign = "<" if self.pvalue < 0.001 else "="
         if self.distribution == "F":
             return (
-                f"<F test: F={self.statistic!r}, p={self.pvalue}, df_denom={self.df_denom:.3g}, "
+                f"<F test: F={value:.6g}, p{sign}{p}, df_denom={self.df_denom:.3g}, "
                 f"df_num={self.df_num:.3g}>"
             )
         return (
-            f"<Wald test (chi2): statistic={self.statistic}, p-value={self.pvalue}, "
+            f"<Wald test (chi2): statistic={value:.6g}, p-value{sign}{p}, "
             f"df_denom={self.df_denom:.3g}>"
         )
 
