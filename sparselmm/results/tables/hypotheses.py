@@ -16,7 +16,7 @@ from sparselmm.base.grid import Grid, p_text, pairs_html
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.estimates import names_or
 from sparselmm.inference.wald import Wald, two_sided
-from sparselmm.results.print.notebook import frame_html, frame_text
+from sparselmm.results.print.notebook import as_table, frame_html, frame_text
 from sparselmm.results.print.polars import InPolars
 
 DEPENDENT = 1e-10
@@ -59,6 +59,7 @@ class ContrastResults(InPolars):
         df = np.inf if self.distribution == "norm" else self.df_denom
         return Wald(self.effect, self.sd, df).interval(alpha)
 
+    @as_table
     def summary_frame(self, xname: Sequence[str] | None = None, alpha: float = 0.05) -> Any:
         """Table as a DataFrame.
 
@@ -86,12 +87,10 @@ class ContrastResults(InPolars):
             check_text(title, "title")
         frame = self.summary_frame(xname, alpha)
         header = ["", *map(str, frame.columns[:-2]), f"[{alpha / 2:.6g}", f"{1 - alpha / 2:.6g}]"]
-        columns = [
-            list(map(p_text if name.startswith("P>") else "{:.3f}".format, frame[name]))
-            for name in frame.columns[1:]
+        rows = [
+            [str(name), f"{values[0]:.4f}", *(f"{value:.3f}" for value in values[1:])]
+            for name, values in zip(frame.index, frame.to_numpy(), strict=True)
         ]
-        first = [f"{value:.4f}" for value in frame.iloc[:, 0]]
-        rows = list(map(list, zip(map(str, frame.index), first, *columns, strict=True)))
         aligns = "l" + "r" * (len(header) - 1)
         grid = Grid([rows], aligns, header, heads=aligns)
         least = [10, *[10] * (len(header) - 3), 11, 11]
