@@ -88,6 +88,8 @@ def test_tables_of_other_packages():
     assert table.loc["Days", "b"] == pytest.approx(sleep().fe_params["Days"])
     assert sleep().__maketables_stat__("N") == 180
     assert sleep().__maketables_stat__("nope") is None
+    assert sleep().__maketables_stat__("aic") == sleep().aic_reml
+    assert herds().__maketables_stat__("aic") == herds().aic
     assert isinstance(herds().__maketables_coef_table__, pd.DataFrame)
 
 

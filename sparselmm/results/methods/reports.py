@@ -231,4 +231,7 @@ class ReportResults(FigureResults):
 
     def __maketables_stat__(self, key: str) -> Any:
         facts = {"N": "nobs", "ll": "llf", "aic": "aic", "bic": "bic"}
-        return getattr(self, facts[key]) if key in facts else None
+        if key not in facts:
+            return None
+        reml = key in ("aic", "bic") and getattr(self, "reml", False)  # else NaN, as statsmodels'
+        return getattr(self, f"{facts[key]}_reml" if reml else facts[key])
