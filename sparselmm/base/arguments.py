@@ -438,6 +438,7 @@ OTHER_ARGUMENTS = {
     "B": "; here it is n, the first argument",
     "R": "; here it is n, the first argument",
     "n_boot": "; here it is n, the first argument",
+    "pairwise": "; write emmeans('f').contrast('pairwise')",
 }
 """Arguments of other packages: what there is here."""
 
