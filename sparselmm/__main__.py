@@ -55,6 +55,7 @@ from sparselmm.model.partitions import CHUNK_ROWS
 from sparselmm.model.probing import ENGINES
 from sparselmm.model.warming import warm
 from sparselmm.results import MixedLMResults
+from sparselmm.results.plots.figure import pyplot
 
 NO_VARIABLES = -2
 """``eval_env`` with which a formula sees the columns and R's functions, no variable of ours."""
@@ -291,6 +292,8 @@ def _check(arguments: argparse.Namespace) -> None:
     arguments.missing = check_choice(arguments.missing, "--missing", ("none", "drop", "raise"))
     arguments.engine = check_choice(arguments.engine, "--engine", ENGINES)
     method_names(arguments.method)
+    if getattr(arguments, "plot", None) is not None:
+        pyplot()  # whether there is one is seen before the fit
     names = [name for name, _ in arguments.vc]
     for name in names:
         if names.count(name) > 1:
@@ -357,6 +360,8 @@ def _predict(arguments: argparse.Namespace) -> None:
         table = predicted(result, part, arguments)
         try:
             table.to_csv(out, index=False, header=not number, mode="a" if number else "w")
+        except BrokenPipeError:
+            raise
         except (OSError, ValueError) as error:
             raise CommandError(f"--out {arguments.out}: {first_line(error)}") from error
 

@@ -35,6 +35,7 @@ def shown(value: Any) -> str:
     if len(getattr(value, "shape", ())):
         return f"{type(value).__name__} of shape {tuple(value.shape)}"
     text = repr(value.item() if isinstance(value, np.generic) else value)
+    text = " ".join(text.split()) if "\n" in text else text
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 4]} ..."
 
 
@@ -398,6 +399,7 @@ def _as_floats(value: Any, name: str) -> FloatArray:
 
 OTHER_ARGUMENTS = {
     "REML": "; here it is reml=True or False, an argument of fit()",
+    "reml": "; it is an argument of fit(): reml=True or False",
     "cov_type": "; robust standard errors are results.cov_robust() and results.robust_tests()",
     "cov_kwds": "; robust standard errors are results.cov_robust() and results.robust_tests()",
     "control": "; options of the search are arguments of fit() of their own",
@@ -425,10 +427,17 @@ OTHER_ARGUMENTS = {
     "keep_rows": "; linear models alone, mixedlm(), can be fitted without keeping the rows",
     "exposure": "; here it is offset=, of its logarithm",
     "random": "; write bars in the formula, '+ (1|g)', or groups= and re_formula=",
+    "random_effects": "; write bars in the formula, '+ (1|g)', or groups= and re_formula=",
     "correlation": "; here it is residual='ar1(time | subject)'",
     "rcov": "; here it is residual='ar1(time | subject)'",
     "covariance": "; write the structure in the formula, '+ us(visit | subject)'",
     "vcov": "; tests have ddf='satterthwaite' or 'kenward-roger' as an argument",
+    "n_splits": "; here it is folds=",
+    "cv": "; here it is folds=",
+    "figsize": "; give a figure or axes of that size, figure= or ax=",
+    "B": "; here it is n, the first argument",
+    "R": "; here it is n, the first argument",
+    "n_boot": "; here it is n, the first argument",
     "pairwise": "; write emmeans('f').contrast('pairwise')",
 }
 """Arguments of other packages: what there is here."""

@@ -238,3 +238,9 @@ def warn_user(message: str, category: type[Warning]) -> None:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_PACKAGE):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=level)
+
+
+__all__ = [
+    name for name, kind in list(globals().items())
+    if isinstance(kind, type) and issubclass(kind, (SparseLMMError, ModelWarning))
+]  # fmt: skip

@@ -88,6 +88,23 @@ MEANS = {
 }  # fmt: skip
 """The same of marginal means."""
 
+_ALONE = (
+    "report", "summary", "tidy", "glance", "augment", "check", "anova", "ranef", "random_effects",
+    "predict", "fittedvalues", "resid", "residuals", "conf_int", "emmeans", "emtrends",
+    "t_test", "f_test", "icc", "r2", "profile", "bootstrap", "influence", "plot_diagnostics",
+    "plot_predictions", "plot_coefficients", "plot_ranef",
+)  # fmt: skip
+
+MANY = {
+    "params": "fe_params", "fixef": "fe_params", "coef": "fe_params", "bse": "bse_fe",
+    "tvalues": "zvalues", "varcorr": "sds, or variances", "VarCorr": "sds, or variances",
+    "confint": "bse_fe", "vcomp": "variances", "cov_re": "variances", "frame": "table",
+    "to_frame": "table", "summary_frame": "table", "results": "table", "loglike": "llf",
+    "failures": "failure",
+    **{name: f"{name} of one response, fitted alone: result.refit(Y[name])" for name in _ALONE},
+}  # fmt: skip
+"""The same of the fits of many responses."""
+
 MODEL = {
     "estimate": "fit()", "optimize": "fit()", "run": "fit()", "train": "fit()",
     "from_dataframe": "from_formula()", "X": "exog", "y": "endog",

@@ -413,7 +413,11 @@ def _response(code: str, matrices: _Matrices, space: Namespace) -> tuple[FloatAr
     if not numbers or values.shape[1] != 1:
         raise DataError(
             f"the response {code!r} must give one numeric column; it is "
-            f"{f'{values.shape[1]} columns' if numbers else 'categorical'}"
+            + (
+                f"{values.shape[1]} columns"
+                if numbers
+                else "categorical. Of a condition, 1 * (y > 0) makes zeros and ones"
+            )
         )
     return values[:, 0], info.column_names[0]
 

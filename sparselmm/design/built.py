@@ -79,6 +79,11 @@ class Numbers:
         return self.distinct is not None and len(self.distinct) <= FEW_VALUES
 
     @property
+    def typical(self) -> float:
+        """The mean, zero where rounding alone keeps it from that."""
+        return 0.0 if abs(self.mean) < 1e-12 * self.sd else self.mean
+
+    @property
     def sd(self) -> float:
         """Standard deviation, with n."""
         return float(np.sqrt(self.squares / self.n))

@@ -220,6 +220,7 @@ class MixedLMRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             for g in own:
                 labels[g] = _taken(X, g)
             rest = _dropped(X, own)
+        _check_columns(rest)
         if own:  # labels need not be numbers
             validate_data(self, X, skip_check_array=True, reset=reset)
             values = np.zeros((len(rest), 0))
@@ -258,6 +259,11 @@ class MixedLMRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         values = np.asarray(y, dtype=float).ravel()
         if len(values) != len(frame):
             raise DataError(f"y has {len(values)} values for the {len(frame)} rows of X")
+        if not np.isfinite(values).all():
+            raise DataError(
+                f"y has {int((~np.isfinite(values)).sum())} missing or infinite value(s); leave "
+                "those rows out of X and y"
+            )
         w = None if sample_weight is None else _check_sample_weight(sample_weight, frame)
         data = frame.assign(**{response: values})
         model = MixedLM.from_formula(f"{response} ~ {right}", data, weights=w)
@@ -327,6 +333,22 @@ def _dropped(X: Any, own: Sequence[Any]) -> Any:
     if hasattr(X, "columns"):
         return X.drop(columns=list(own))
     return np.delete(X, [int(g) for g in own], axis=1)
+
+
+def _check_columns(X: Any) -> None:
+    """Refuse a column of a frame that is text, before it is turned to numbers."""
+    if not isinstance(X, pd.DataFrame):
+        return
+    for j, name in enumerate(X.columns):
+        column = X.iloc[:, j]
+        if pd.api.types.is_numeric_dtype(column.dtype):
+            continue
+        text = [value for value in column.unique() if isinstance(value, str)]
+        if text and pd.to_numeric(pd.Series(text), errors="coerce").isna().any():
+            raise DataError(
+                f"X: column {name!r} holds text, {text[0]!r}: encode it, for example by "
+                "OneHotEncoder, name it in groups=, or give formula=, where text is a factor"
+            )
 
 
 def _plain_names(columns: dict[Any, Any], labels: dict[Any, Any]) -> dict[Any, str]:

@@ -146,9 +146,13 @@ def compare(
     >>> table.loc["m2", ["chisq", "df"]].round(4).tolist()
     [42.1393, 2.0]
     """
-    for result in results:
+    seen: tuple[Any, ...] = results
+    for result in seen:
         if not isinstance(result, ResultsBase | GeneralBase):
-            raise wrong_type("every one of results", "a fitted model, what fit() returns", result)
+            wanted = "a fitted model, what fit() returns"
+            if isinstance(result, (list, tuple)):
+                wanted += ", each an argument of its own, compare(one, other)"
+            raise wrong_type("every one of results", wanted, result)
     if len(results) < 2:
         raise DataError(f"compare needs at least two fits, got {len(results)}")
     refit = check_flag(refit, "refit")

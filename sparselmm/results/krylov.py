@@ -56,6 +56,13 @@ class KrylovResults(MixedLMResults):
         warn_of_ratio(self.opt.mc_deviance, "each deletion")
         return super().ranova()
 
+    def _residual_figure(self) -> None:
+        """None: leverage and Cook's distance need a factorization."""
+
+    def _check_lines(self) -> list[str]:
+        error = f"theta is known to {self.opt.mc_error:.2g} standard errors"
+        return [f"{_refusal('check', '')}. {error} (conjugate gradients and random probes)."]
+
     def _profiler(self) -> Any:
         raise UnsupportedError(_refusal("a profile", "use method='wald'"))
 

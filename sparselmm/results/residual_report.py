@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -32,26 +33,31 @@ class ResidualReport:
         """Parameters of the residual covariance."""
 
     def _further_in_words(self) -> str:
-        rows, parts = self.built.design.residual, []
+        rows, parts = self.built.layout.residual, []
         assert rows is not None
         if rows.kind:
             kind = f"{KIND_WORDS[rows.kind]} ({rows.kind})"
-            parts.append(f"residuals of a {rows.group_name} have {kind}")
+            parts.append(f"residuals within {rows.group_name} have {kind}")
         if rows.d_names:
-            parts.append(f"their standard deviation depends on {listed(rows.d_names)}")
+            parts.append(f"their standard deviation depends on {listed(_covariates(rows.d_names))}")
         return f"; {listed(parts)}" if parts else ""
 
     def _errors_in_mathematics(self) -> list[str]:
-        rows = self.built.design.residual
+        rows = self.built.layout.residual
         assert rows is not None
         unit = f"<sub>{html.escape(rows.group_name)}</sub>" if rows.kind else ""
         lines = [f"&epsilon;{unit} ~ N(0, R{unit})"]
         if rows.d_names:
             names = [f"&gamma;<sub>{i}</sub> <i>{html.escape(name)}</i>"
-                     for i, name in enumerate(rows.d_names, 1)]  # fmt: skip
+                     for i, name in enumerate(_covariates(rows.d_names), 1)]  # fmt: skip
             lines.append(" + ".join(["log sd(&epsilon;) = log &sigma;", *names]))
         return lines
 
     def _further_tables(self, alpha: float) -> list[Section]:
         table = self.residual_params(alpha).rename_axis("parameter").reset_index()
         return [Section("Residuals: correlation and spread", table=table)]
+
+
+def _covariates(names: Sequence[str]) -> list[str]:
+    """Columns of the formula of the dispersion, whose parameters are called ``log_sd(x)``."""
+    return [name.removeprefix("log_sd(").removesuffix(")") for name in names]

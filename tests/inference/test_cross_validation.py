@@ -95,3 +95,23 @@ def test_what_cannot_be_predicted(monkeypatch):
     monkeypatch.setattr(cross_validation, "MOST_ROWS", 3)
     with pytest.raises(MemoryLimitError, match="a fold has 4 rows"):
         fit.cross_validate("Subject")
+
+
+def test_a_fold_loses_only_rows_that_the_rest_cannot_predict():
+    """A level of a fixed factor in one row: without its group the other rows are still told."""
+    rng = np.random.default_rng(5)
+    g = np.repeat(np.arange(6), 7)
+    x = rng.normal(size=42)
+    data = pd.DataFrame({"g": g, "x": x, "f": rng.choice(["p", "q"], 42)})
+    data.loc[3, "f"] = "r"
+    data["y"] = 1.0 + x + rng.normal(size=6)[g] + rng.normal(size=42)
+    fit = sparselmm.mixedlm("y ~ x + f + (1 | g)", data).fit()
+    found = fit.cross_validate("g").frame
+    assert np.flatnonzero(found.predicted.isna()).tolist() == [3]
+    rest = sparselmm.mixedlm("y ~ x + f + (1 | g)", data[data.g != 0])
+    theta = rest.fit(fix={"theta": fit.theta})
+    new = data[(data.g == 0) & (data.f != "r")]
+    np.testing.assert_allclose(found.predicted[new.index], theta.predict(new), rtol=1e-9)
+    again = fit.cross_validate("g", refit=True).frame
+    free = rest.fit().predict(new)
+    np.testing.assert_allclose(again.predicted[new.index], free, rtol=1e-5)

@@ -403,3 +403,22 @@ def test_generalized_models(capsys, tmp_path):
 def test_options_of_generalized_models(capsys, options, message):
     assert main(["fit", "y ~ 1 + (1|s)", "InstEval", *options]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_picture_without_matplotlib_is_refused_before_the_fit(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    assert main(["fit", SLEEP, "sleepstudy", "--plot", "fit.png"]) == 2
+    told = capsys.readouterr()
+    assert not told.out
+    assert told.err == (
+        "sparselmm: error: plots need matplotlib, which is not installed: "
+        "pip install 'sparselmm[plots]'\n"
+    )
+
+
+def test_a_reader_that_has_seen_enough_ends_predictions_quietly():
+    command = f"{sys.executable} -m sparselmm predict 'y ~ service + (1 | dept)' InstEval InstEval"
+    piped = f"{command} --quiet | head -n 2"
+    run = subprocess.run(piped, shell=True, capture_output=True, text=True, cwd=ROOT, check=True)
+    assert len(run.stdout.splitlines()) == 2
+    assert run.stderr == ""

@@ -189,3 +189,16 @@ def test_what_is_refused():
         MixedLMRegressor(reml="yes").fit(SLEEP[["Days"]], y)
     with pytest.raises(ValueError, match="formula must be a string"):
         MixedLMRegressor(["Days"]).fit(SLEEP, y)
+
+
+def test_columns_of_text_and_missing_responses_say_what_to_do():
+    data = sparselmm.datasets.load("sleepstudy")
+    X, y = data[["Days", "Subject"]], data["Reaction"]
+    for text in (["a"] * len(data), pd.Categorical(np.where(data.Days > 4, "p", "q"))):
+        with pytest.raises(DataError, match=r"column 'z' holds text.*OneHotEncoder"):
+            MixedLMRegressor(groups="Subject").fit(X.assign(z=text), y)
+    numbers = X.assign(Days=X.Days.astype(str))
+    same = MixedLMRegressor(groups="Subject").fit(numbers, y).coef_
+    np.testing.assert_allclose(same, MixedLMRegressor(groups="Subject").fit(X, y).coef_)
+    with pytest.raises(DataError, match="y has 2 missing"):
+        MixedLMRegressor("Days + (1 | Subject)").fit(data, y.where(y > 200))

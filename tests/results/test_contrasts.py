@@ -163,6 +163,38 @@ def test_response_scale():
         fit("oats").emmeans("nitro_f", type="response").frame  # noqa: B018
 
 
+def test_means_adjusted_for_bias():
+    """By half the second derivative times the variance; R's takes numerical ones."""
+    log, root = fit("log"), fit("sqrt")
+    asked = {"type": "response", "bias_adjust": True}
+    means = log.emmeans("nitro_f", **asked)
+    agree(means.frame, R["log_bias"])
+    variance = float(log.varcorr.vcov.sum())
+    exact = log.emmeans("nitro_f").frame.emmean.map(np.exp) * (1.0 + 0.5 * variance)
+    np.testing.assert_allclose(means.frame.response, exact, rtol=1e-9)
+    agree(means.pairs(), R["log_pairs"])  # ratios stay
+    agree(root.emmeans("nitro_f", **asked).frame, R["sqrt_bias"])
+    given = log.emmeans("nitro_f", type="response", bias_adjust=0.3)
+    agree(given.regrid().pairs(), R["log_bias_pairs"])
+    formula = "cbind(incidence, size - incidence) ~ period + (1 | herd)"
+    herds = sparselmm.mixedglm(formula, datasets.load("cbpp")).fit()
+    expected = {{"prob": "response"}.get(k, k): v for k, v in R["cbpp_bias"].items()}
+    agree(herds.emmeans("period", bias_adjust=True).frame, expected, rtol=2e-5, half=1e-4)
+    for bad, says in ((True, "type=.response"), (-1.0, "a positive number"), ("yes", "standard")):
+        scale = "link" if bad is True else "response"
+        with pytest.raises(ArgumentError, match=says):
+            log.emmeans("nitro_f", type=scale, bias_adjust=bad)
+    zeros = {"family": "poisson", "zi": "~ 1"}
+    counts = sparselmm.mixedglm("TICKS ~ YEAR + (1 | BROOD)", datasets.load("grouseticks"), **zeros)
+    assert np.isfinite(counts.fit().emmeans("YEAR", bias_adjust=True).frame.response).all()
+    rough = sparselmm.mixedlm(
+        "np.log(Yield) ~ nitro_f + (1 | Block)", datasets.load("Oats"), dispersion="~ Variety"
+    ).fit()
+    with pytest.raises(DataError, match="bias_adjust= a standard deviation"):
+        rough.emmeans("nitro_f", **asked)
+    assert (rough.emmeans("nitro_f", type="response", bias_adjust=0.3).frame.response > 70).all()
+
+
 def test_trends():
     trends = fit("dietox").emtrends("Time", "Cu")
     agree(trends.frame, R["trends"])

@@ -117,6 +117,10 @@ def test_what_needs_a_factor_is_refused_by_name():
         own.conf_int(method="profile")
     with pytest.raises(UnsupportedError, match="inverse between different levels"):
         own.deviance.conditional_cross_blocks(own.theta, 1, 0)
+    page = own.report().markdown
+    assert "## Predictions" in page
+    assert "check is not available" in page
+    assert "standard errors (conjugate gradients" in page
 
 
 def test_refit_and_bootstrap():

@@ -7,10 +7,12 @@ import re
 import pytest
 
 import sparselmm
-from sparselmm import datasets, mixedlm
+from sparselmm import compare, datasets, mixedlm
 from sparselmm.base import other_names
 from sparselmm.base.exceptions import (
+    ArgumentError,
     ArgumentTypeError,
+    DataError,
     FormulaError,
     NotGeneralizedError,
     OtherNameError,
@@ -232,3 +234,62 @@ def test_names_of_the_module_lead_to_ours(name, ours):
 
 def test_the_deviance_says_what_it_is(fit):
     assert "REML criterion as a function of theta (3 entries)" in repr(fit.deviance)
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [("report", "refit"), ("summary", "refit"), ("VarCorr", "sds"), ("params", "fe_params")],
+)
+def test_fits_of_many_responses_answer_names_of_one(fit, name, ours):
+    many = fit.fit_many(fit.simulate(3, seed=1))
+    with pytest.raises(OtherNameError, match=ours):
+        getattr(many, name)
+    copied = pickle.loads(pickle.dumps(many))
+    assert copied.llf.equals(many.llf)
+
+
+def test_names_of_one_response_are_those_of_its_fit(fit):
+    one = fit.refit(fit.simulate(1, seed=1)[0])
+    for name, ours in other_names.MANY.items():
+        if ours.startswith(f"{name} of one response"):
+            assert hasattr(type(one), name)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda fit: fit.bootstrap(B=10), "n, the first"),
+        (lambda fit: fit.cross_validate(n_splits=5), "folds="),
+        (lambda fit: fit.plot_predictions("Days", figsize=(3, 3)), "a figure or axes of that size"),
+        (lambda fit: fit.report().save(), "missing a required argument: 'path'"),
+        (lambda fit: compare([fit, fit]), r"compare\(one, other\)"),
+        (lambda fit: fit.anova(fit), r"MixedLM by REML: Reaction ~ Days \+ \(Days"),
+        (lambda _: mixedlm("y ~ x", {}, reml=False), r"argument of fit\(\)"),
+        (lambda _: mixedlm("y ~ x", {}, random_effects="g"), "write bars"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(fit, call, says):
+    with pytest.raises(ArgumentTypeError, match=says) as told:
+        call(fit)
+    assert "\n" not in str(told.value)
+
+
+def test_a_figure_is_no_axes(fit):
+    plt = pytest.importorskip("matplotlib.pyplot")
+    figure, ax = plt.subplots()
+    for draw in (fit.plot_predictions, fit.plot_groups, fit.plot_diagnostics):
+        with pytest.raises(ArgumentError, match="figure must be a matplotlib Figure, got Axes"):
+            draw(figure=ax)
+    with pytest.raises(ArgumentError, match="ax must be matplotlib Axes, got Figure"):
+        fit.plot_coefficients(ax=figure)
+    plt.close(figure)
+
+
+def test_responses_that_do_not_fit_say_what_does():
+    data = datasets.load("sleepstudy")
+    with pytest.raises(DataError, match="name its family="):
+        sparselmm.mixedglm("Reaction ~ Days + (1 | Subject)", data)
+    with pytest.raises(DataError, match=r"1 \* \(y > 0\)"):
+        sparselmm.mixedglm("(Reaction > 300) ~ Days + (1 | Subject)", data)
+    formula = "1 * (Reaction > 300) ~ Days + (1 | Subject)"
+    assert sparselmm.mixedglm(formula, data).fit().converged

@@ -9,6 +9,7 @@ import pytest
 import sparselmm
 from sparselmm import datasets
 from sparselmm.base.exceptions import DataError, FileError
+from sparselmm.results.print.notebook import cell, frame_html, frame_text
 
 plt = pytest.importorskip("matplotlib.pyplot")
 plt.switch_backend("Agg")
@@ -87,6 +88,8 @@ def test_tables_of_other_packages():
     assert table.loc["Days", "b"] == pytest.approx(sleep().fe_params["Days"])
     assert sleep().__maketables_stat__("N") == 180
     assert sleep().__maketables_stat__("nope") is None
+    assert sleep().__maketables_stat__("aic") == sleep().aic_reml
+    assert herds().__maketables_stat__("aic") == herds().aic
     assert isinstance(herds().__maketables_coef_table__, pd.DataFrame)
 
 
@@ -119,3 +122,56 @@ def test_reports_of_ordinal_and_binomial_responses():
     formula = "cbind(incidence, size - incidence) ~ period + (1 | herd)"
     herds = sparselmm.mixedglm(formula, datasets.load("cbpp"), family="binomial").fit()
     assert "logit(p) = &beta;<sub>0</sub>" in herds.report(pictures=False).html
+
+
+def test_reports_tell_of_zeros_and_dispersion():
+    ticks = datasets.load("grouseticks")
+    formula = "TICKS ~ YEAR + cHEIGHT + (1 | BROOD)"
+
+    def told(**further):
+        fit = sparselmm.mixedglm(formula, ticks, **further).fit()
+        return fit.report(pictures=False).markdown
+
+    zeros = told(family="poisson", zi="~ YEAR")
+    assert "probability of an excess zero depends on YEAR[T.96] and YEAR[T.97]." in zeros
+    assert "> log(μ) = β_0 + β_1 YEAR[T.96]" in zeros
+    assert "> logit(P(excess zero)) = ζ_0 + ζ_1 YEAR[T.96] + ζ_2 YEAR[T.97]" in zeros
+    hurdle = told(family="poisson", hurdle="~ 1")
+    assert "the probability of a zero is the same for all rows." in hurdle
+    assert "> logit(P(zero)) = ζ_0" in hurdle
+    spread = told(family="nbinom2", dispersion="~ YEAR")
+    assert "> log(E TICKS) = β_0" in spread
+    assert "> log(dispersion) = \N{GREEK SMALL LETTER GAMMA}_0 + " in spread
+    assert "_2 YEAR[T.97]" in spread.split("log(dispersion)")[1]
+    assert "dispersion depends" not in told(family="nbinom2")
+
+
+def test_reports_give_advice_that_can_be_taken():
+    """Structures of the residuals refuse Cook's distance, so that their checks do not name it."""
+    sleep = datasets.load("sleepstudy")
+    structure = {"residual": "ar1(Days | Subject)", "dispersion": "~ Days"}
+    fit = sparselmm.mixedlm("Reaction ~ Days + (1 | Subject)", sleep, **structure).fit()
+    page = fit.report(pictures=False).markdown
+    assert "a fit without them says whether they matter" in page
+    assert "standard deviation depends on Days." in page
+    assert "> log sd(" in page
+    assert "_1 Days\n" in page.split("> log sd(")[1]
+    plain = sparselmm.mixedlm("Reaction ~ Days + (Days | Subject)", sleep).fit()
+    assert "results.cooks_distance() says" in plain.report(pictures=False).markdown
+
+
+def test_large_numbers_keep_their_digits():
+    """Criteria of large data differ in digits that a power of ten would hide."""
+    frame = pd.DataFrame({"aic": [237745.8712, 237760.1], "small": [0.25, 1234567.0]})
+    assert "2.377" not in frame_text(frame) + frame_html(frame, "")
+    assert "237745.9" in frame_html(frame, "")
+    assert [cell(237745.8712), cell(-118866.917), cell(3e12)] == ["237745.9", "-118866.9", "3e+12"]
+
+
+def test_a_centred_covariate_is_at_zero():
+    ticks = datasets.load("grouseticks")
+    fit = sparselmm.mixedglm("TICKS ~ YEAR + cHEIGHT + (1 | BROOD)", ticks, family="poisson").fit()
+    figure = fit.plot_predictions("YEAR")
+    words = [text.get_text() for text in (*figure.texts, *figure.axes[0].texts)]
+    words.append(figure.axes[0].get_xlabel())
+    assert any("cHEIGHT = 0" in word and "e-" not in word for word in words)

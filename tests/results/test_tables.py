@@ -141,8 +141,39 @@ def test_a_column_has_one_number_of_decimals():
 def test_a_table_is_a_frame_to_pandas():
     table = fit().anova()
     assert isinstance(table, pd.DataFrame)
-    assert type(table.round(2)) is pd.DataFrame
     assert table.F.iloc[0] == pytest.approx(45.853, rel=1e-4)
+    pd.testing.assert_frame_equal(
+        table[["F"]], pd.DataFrame({"F": table.F}), check_frame_type=False
+    )
+
+
+def test_what_is_made_of_a_table_is_shown_as_one():
+    tests = fit().tidy(ddf="satterthwaite")
+    both = pd.concat({"once": tests, "again": tests})
+    for table in (tests.round(2), tests.head(4), tests.assign(one=1.0), both.round(3)):
+        text = str(table)
+        assert "<.001" in text
+        assert "NaN" not in text
+        assert "None" not in text
+    row = str(tests.round(2)).splitlines()[1].split()
+    assert row[3:6] == ["251.41", "6.82", "36.84"]
+    means = fit().emmeans("Days", at={"Days": [0, 3]})
+    for table in (means.frame, means.cld()):
+        assert "251.405  6.82456" in str(table)
+    assert "<.001" in str(means.joint_test())
+
+
+def test_constraints_have_p_values_as_people_print_them():
+    assert "<.001" in str(fit().t_test("Days = 0").summary_frame().round(4))
+    assert str(fit().f_test("Days = 0")) == "<F test: F=45.853, p<.001, df_denom=178, df_num=1>"
+
+
+def test_the_module_of_errors_names_them_all():
+    from sparselmm import exceptions
+
+    named = set(exceptions.__all__)
+    assert {"FormulaError", "DataError", "BoundaryWarning", "ModelWarning"} <= named
+    assert not named & {"Any", "warn_user", "Iterable"}
 
 
 def test_intervals_have_ends_with_names():

@@ -102,8 +102,8 @@ def dataset_of(given: Any) -> Dataset:
     """Files as a dataset."""
     files, kind = listed(given)
     what = f"the file {files[0]!r}" if len(files) == 1 else f"the {len(files)} files of {given!r}"
-    ds = package("pyarrow.dataset", what)
-    pa = package("pyarrow", what)
+    ds = package("pyarrow.dataset", f"reading {what}")
+    pa = package("pyarrow", f"reading {what}")
     try:
         form: Any = kind
         whole: tuple[str, ...] = ()

@@ -208,11 +208,12 @@ def _outlying_rows(e: Evidence) -> Iterator[Finding]:
     bad = np.argsort(p)[: int((p < SIGNIFICANT).sum())]
     if len(bad):
         listed = [f"{e.labels[i]} ({t[i]:+.2f})" for i in bad]
+        how = "results.cooks_distance()" if e.layout.residual is None else "a fit without them"
         yield Finding(
             "outlying-rows", "warning",
             f"{len(bad)} row(s) have deleted residuals too large for {m} normal ones, "
             f"Bonferroni-corrected: {listed_names(listed)}",
-            "check these observations; results.cooks_distance() says whether they matter",
+            f"check these observations; {how} says whether they matter",
         )  # fmt: skip
 
 

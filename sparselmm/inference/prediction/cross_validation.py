@@ -35,6 +35,9 @@ MOST_ROWS = 20_000
 NEAR_ONE = 1e-10
 """Share of a row's own variance below which nothing is left to predict it by."""
 
+NO_SHARE = 1e-6
+"""A row with a smaller part in what the rest of the data cannot tell is predicted by them."""
+
 
 @dataclass(frozen=True, eq=False)
 class LeftOut:
@@ -115,13 +118,15 @@ class _Spread:
         if H.nnz:
             S = S + joint_forms(self.engine, self.theta, H, False)
         values, vectors = sla.eigh(np.eye(len(rows)) - root[:, None] * S * root)
-        if values[0] < NEAR_ONE:  # the rest cannot tell a fixed effect that the fold needs
-            return np.full(len(rows), np.nan), np.full(len(rows), np.nan)
+        known = values > NEAR_ONE
+        lost = (np.abs(vectors[:, ~known]) > NO_SHARE).any(axis=1)
+        vectors, values = vectors[:, known], values[known]  # the residuals have nothing beside
         inverse = (vectors / values) @ vectors.T
         with np.errstate(divide="ignore", invalid="ignore"):
             error = inverse @ (root * residual) / root
             se = np.sqrt(self.scale * np.diag(inverse)) / root
-        return np.where(root > 0, error, np.nan), se
+        good = (root > 0) & ~lost
+        return np.where(good, error, np.nan), np.where(good, se, np.nan)
 
 
 def rows_left_out(est: Estimates, leverage: FloatArray) -> LeftOut:

@@ -258,7 +258,8 @@ def _check_trials(y: FloatArray, m: FloatArray, name: str, live: BoolArray) -> N
         raise DataError(
             f"the response {name!r} has more successes than trials in {len(where)} row(s), the "
             f"first with {y[i]:g} of {m[i]:g} in row {i}; give {hint}, cbind(successes, failures), "
-            "or proportions between 0 and 1 with weights= the trials"
+            "or proportions between 0 and 1 with weights= the trials; for another response name "
+            "its family="
         )
     for values, what in ((y, "successes"), (m, "trials")):
         where = np.flatnonzero(_fractional(values) & live)

@@ -26,7 +26,7 @@ from sparselmm.results.tables.emmeans import (
     joint_tests,
 )
 from sparselmm.results.tables.means import MarginalMeans
-from sparselmm.results.tables.scales import Scale
+from sparselmm.results.tables.scales import Scale, bias_adjusted
 
 LATENT = {"logit": np.pi**2 / 3.0, "probit": 1.0, "cloglog": np.pi**2 / 6.0}
 """Variance of the latent variable that a distribution-function link cuts."""
@@ -40,6 +40,7 @@ class MeanResults(GeneralBase):
     def emmeans(
         self, specs: Any, by: Any = None, at: Mapping[str, Any] | None = None, *,
         type: str = "response", weights: str = "equal", alpha: float = 0.05,
+        bias_adjust: bool | float = False,
     ) -> MarginalMeans:  # fmt: skip
         """Estimated marginal means, random effects at zero.
 
@@ -52,6 +53,10 @@ class MeanResults(GeneralBase):
             differences of logarithms and logits to ratios.
         alpha : float
             One minus the confidence level.
+        bias_adjust : bool or float
+            With ``type="response"``: means over the levels instead of that of a typical one, by
+            half the second derivative of the mean times the variance of the random effects; a
+            number is the standard deviation to take instead. Ratios stay as they are.
 
         Returns
         -------
@@ -77,7 +82,9 @@ class MeanResults(GeneralBase):
             raise DataError(
                 "means of this family have no single response scale; use type='link', or predict()"
             )
-        if scale is not None and scale.name == "identity":
+        same = scale is not None and scale.name == "identity"
+        scale = bias_adjusted(scale, bias_adjust, type, self._random_variance)
+        if same:
             type = "link"  # differences are differences on both
         options = Options("z", weights, alpha, type, scale)
         return estimated_means(self._fixed_effects(), self.built, specs, by, at, options)
@@ -141,10 +148,13 @@ class MeanResults(GeneralBase):
 
     def _variance_parts(self) -> tuple[float, float, float]:
         """Variances of the fixed part, of the random effects and of the latent residual."""
-        engine, numbers = self.deviance, self.numbers
-        fixed = engine.fixed.effects(numbers.parts[1], None)
-        random = marginal_variance(engine.data.terms, numbers.psi, len(fixed))
-        return float(np.var(fixed)), float(random.mean()), self._latent_residual()
+        fixed = self.deviance.fixed.effects(self.numbers.parts[1], None)
+        return float(np.var(fixed)), self._random_variance(), self._latent_residual()
+
+    def _random_variance(self) -> float:
+        """Variance of the random effects in a row, the mean over the rows."""
+        data = self.deviance.data
+        return float(marginal_variance(data.terms, self.numbers.psi, data.n).mean())
 
     def _latent_residual(self) -> float:
         family = self.family

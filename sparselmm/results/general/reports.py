@@ -14,7 +14,14 @@ from sparselmm.results.general.checks import CheckResults
 from sparselmm.results.general.extras import ExtraResults
 from sparselmm.results.general.figures import GeneralFigureResults
 from sparselmm.results.methods.reports import ReportResults
-from sparselmm.results.print.report import equation
+from sparselmm.results.print.report import equation, listed, predictor
+
+FURTHER = {
+    "dispersion": ("the dispersion", "log(dispersion)", "&gamma;"),
+    "zi": ("the probability of an excess zero", "logit(P(excess zero))", "&zeta;"),
+    "hurdle": ("the probability of a zero", "logit(P(zero))", "&zeta;"),
+}
+"""Further predictors of a family: in words, left of their equation, and their letter."""
 
 
 class GeneralReportResults(ReportResults, GeneralFigureResults, CheckResults, ExtraResults):
@@ -46,6 +53,20 @@ class GeneralReportResults(ReportResults, GeneralFigureResults, CheckResults, Ex
     def _kind_in_words(self) -> str:
         return f"A generalized linear mixed model ({self.family.name}, {self.family.link} link)"
 
+    def _further_predictors(self) -> list[tuple[str, list[str]]]:
+        """Predictors of zeros, and of the dispersion where it has covariates, with columns."""
+        found = [(part, [str(name) for name in self._part(part).index]) for part in FURTHER]
+        return [(part, names) for part, names in found
+                if names and (part != "dispersion" or len(names) > 1)]  # fmt: skip
+
+    def _further_in_words(self) -> str:
+        parts = []
+        for part, names in self._further_predictors():
+            columns = [name for name in names if name != "Intercept"]
+            on = f"depends on {listed(columns)}" if columns else "is the same for all rows"
+            parts.append(f"{FURTHER[part][0]} {on}")
+        return f"; {listed(parts)}" if parts else ""
+
     def _in_mathematics(self) -> list[str]:
         name, link = html.escape(str(self.built.layout.y_name)), self.family.link
         fixed = list(self.built.spec.x_names)
@@ -54,4 +75,10 @@ class GeneralReportResults(ReportResults, GeneralFigureResults, CheckResults, Ex
             left = f"{link}(P(<i>{name}</i> &gt; k)) = &minus;&theta;<sub>k</sub> + &eta;, &eta;"
             return equation(fixed, self._random_parts(), left, "")
         of = "p" if name.startswith("cbind(") else f"E <i>{name}</i>"
-        return equation(fixed, self._random_parts(), f"{link}({of})", "")
+        if self._part("zi").size or self._part("hurdle").size:
+            of = "&mu;"  # the mean of the counts, before zeros are added or cut off
+        lines = equation(fixed, self._random_parts(), f"{link}({of})", "")
+        for part, names in self._further_predictors():
+            _, left, letter = FURTHER[part]
+            lines.append(f"{left} = {' + '.join(predictor(letter, names))}")
+        return lines

@@ -185,7 +185,7 @@ class FigureResults(EffectFigures):
             if name in given:
                 out[name] = given[name]
             elif (numbers := _covariate_of(self.built, name)) is not None:
-                out[name] = numbers.mean
+                out[name] = numbers.typical
             else:
                 out[name] = _most_frequent(self.built, name)
         return out
@@ -432,7 +432,7 @@ def _grid_values(built: BuiltDesign, name: str, along: bool) -> list[Any]:
         return np.linspace(numbers.low, numbers.high, STEPS).tolist()
     if numbers.distinct is not None:
         return list(numbers.distinct)
-    mean, sd = numbers.mean, numbers.sd
+    mean, sd = numbers.typical, numbers.sd
     return [float(f"{v:.3g}") for v in (mean - sd, mean, mean + sd)]
 
 

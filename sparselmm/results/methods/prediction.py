@@ -20,6 +20,7 @@ from sparselmm.design.terms import assemble_z
 from sparselmm.inference.hypotheses.ddf import DDF_METHODS
 from sparselmm.inference.hypotheses.estimability import estimable, null_space
 from sparselmm.inference.hypotheses.marginal_means import FixedEffects
+from sparselmm.inference.intervals.variance_components import r_squared
 from sparselmm.inference.prediction import means as prediction
 from sparselmm.inference.prediction import variance as prediction_variance
 from sparselmm.inference.prediction.variance import Targets
@@ -27,6 +28,7 @@ from sparselmm.results.methods.base import Vector
 from sparselmm.results.methods.ranef import RanefResults
 from sparselmm.results.print.notebook import as_table
 from sparselmm.results.tables.emmeans import (
+    TYPES,
     Options,
     estimated_means,
     estimated_trends,
@@ -34,7 +36,7 @@ from sparselmm.results.tables.emmeans import (
 )
 from sparselmm.results.tables.means import MarginalMeans
 from sparselmm.results.tables.prediction import Prediction
-from sparselmm.results.tables.scales import Scale, response_scale
+from sparselmm.results.tables.scales import Scale, bias_adjusted, response_scale
 
 INTERVALS = ("confidence", "prediction")
 
@@ -263,7 +265,7 @@ class PredictionResults(RanefResults):
     def emmeans(
         self, specs: Any, by: Any = None, at: Mapping[str, Any] | None = None, *,
         ddf: str = "satterthwaite", weights: str = "equal", alpha: float = 0.05,
-        type: str = "link",
+        type: str = "link", bias_adjust: bool | float = False,
     ) -> MarginalMeans:  # fmt: skip
         """Estimated marginal means (least-squares means) of factors, or at values of covariates.
 
@@ -290,6 +292,10 @@ class PredictionResults(RanefResults):
             "response" carries the means back from the transformation on the formula's left side
             (log, log2, log10, log1p, sqrt, cbrt, arcsin, exp) and differences of logarithms to
             ratios.
+        bias_adjust : bool or float
+            With ``type="response"``: means of the responses instead of their medians, by half the
+            second derivative times the variance of random effects and residuals together; a
+            number is the standard deviation to take instead. Ratios stay as they are.
 
         Returns
         -------
@@ -327,7 +333,9 @@ class PredictionResults(RanefResults):
         2   T3  10.778  0.576  15.53     9.554    12.002
         3   T4   9.222  0.576  15.53     7.998    10.446
         """
-        options = Options(ddf, weights, alpha, type, self._response_scale())
+        type = check_choice(type, "type", TYPES)
+        scale = bias_adjusted(self._response_scale(), bias_adjust, type, self._variance_around)
+        options = Options(ddf, weights, alpha, type, scale)
         return estimated_means(self._fixed_effects(ddf), self.built, specs, by, at, options)
 
     def emtrends(
@@ -419,6 +427,16 @@ class PredictionResults(RanefResults):
 
     def _response_scale(self) -> Scale | None:
         return response_scale(self.built.layout.y_name)
+
+    def _variance_around(self) -> float:
+        """Variance of a response around the fixed part, the mean over the rows."""
+        if self.built.layout.residual is not None:
+            raise DataError(
+                "the residual variance differs from row to row; give bias_adjust= a standard "
+                "deviation, of random effects and residuals together"
+            )
+        parts = r_squared(self._est)
+        return parts.var_random + parts.var_residual
 
 
 @dataclass(frozen=True, eq=False)

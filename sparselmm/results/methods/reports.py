@@ -172,7 +172,7 @@ class ReportResults(FigureResults):
 
     @abstractmethod
     def _residual_figure(self) -> Any:
-        """Residuals in a picture; None where they have no distribution."""
+        """Residuals in a picture; None where there is none."""
 
     def _fit_table(self) -> pd.DataFrame:
         facts = self._facts()
@@ -196,8 +196,8 @@ class ReportResults(FigureResults):
                 figure = self.plot_ranef(table.name)
                 out.append(Section(f"Random effects of {table.name}", figure=figure))
         if self.built.has_rows and self.built.design.n <= MOST_ROWS:
-            figure = self._residual_figure()
-            out += [] if figure is None else [Section("Residuals", figure=figure)]
+            residuals = self._residual_figure()
+            out += [] if residuals is None else [Section("Residuals", figure=residuals)]
         for section in out:
             pyplot().close(section.figure)  # shown in the report alone
         return out
@@ -231,4 +231,7 @@ class ReportResults(FigureResults):
 
     def __maketables_stat__(self, key: str) -> Any:
         facts = {"N": "nobs", "ll": "llf", "aic": "aic", "bic": "bic"}
-        return getattr(self, facts[key]) if key in facts else None
+        if key not in facts:
+            return None
+        reml = key in ("aic", "bic") and getattr(self, "reml", False)  # else NaN, as statsmodels'
+        return getattr(self, f"{facts[key]}_reml" if reml else facts[key])

@@ -178,9 +178,9 @@ class InferenceResults(SimulationResults, ComparisonResults, EstimateResults):
         >>> fit = sparselmm.mixedlm("Yield ~ nitro_f * Variety + (1 | Block/Variety)", data).fit()
         >>> fit.anova(ddf="kenward-roger").round(3)[["df_num", "df_den", "F"]]
                          df_num  df_den       F
-        nitro_f               3    45.0  37.686
-        Variety               2    10.0   1.485
-        nitro_f:Variety       6    45.0   0.303
+        nitro_f               3      45  37.686
+        Variety               2      10   1.485
+        nitro_f:Variety       6      45   0.303
         """
         if not len(self.pls.beta):
             raise DataError("anova tests fixed effects, and the model has none")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sparselmm.base.exceptions import ArgumentError
+from sparselmm.base.exceptions import ArgumentError, MissingPackageError
 from sparselmm.results.plots.letters import fitting, letter, points
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -27,13 +27,13 @@ def pyplot() -> Any:
 
     Raises
     ------
-    ImportError
+    MissingPackageError
         When it is not installed; the message says how to get it.
     """
     try:
         import matplotlib.pyplot as plt
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             "plots need matplotlib, which is not installed: pip install 'sparselmm[plots]'"
         ) from error
     return plt
@@ -100,7 +100,7 @@ def axes_of(ax: Any, size: tuple[float, float]) -> tuple[Any, Any]:
 def in_grid(n: int, widest: int = 4, figure: Any = None, least: float = 1.5) -> tuple[int, int]:
     """Rows and columns for n panels: fewer columns where a given figure is narrow, in inches."""
     columns = min(n, widest)
-    if figure is not None and hasattr(figure, "bbox"):
+    if figure is not None and hasattr(figure, "dpi"):
         columns = int(np.clip(figure.bbox.width / figure.dpi / least, 1, columns))
     return -(-n // columns), columns
 

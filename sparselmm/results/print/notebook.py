@@ -23,14 +23,21 @@ LONG = 60
 WIDTH = 80
 """Characters of a line."""
 
+LARGEST = 1e10
+"""Numbers from this on are written with a power of ten."""
+
 P = ParamSpec("P")
 
 
 class Table(pd.DataFrame):  # type: ignore[misc]
     """A DataFrame that shows short numbers, no missing cells, and all columns within 80 characters.
 
-    What is made of it is pandas' own again.
+    So does what is made of it: rounded, sorted, its first rows.
     """
+
+    @property
+    def _constructor(self) -> type[Table]:
+        return Table
 
     def __repr__(self) -> str:
         return frame_text(self)
@@ -103,9 +110,11 @@ def _column(column: pd.Series, is_p: bool, digits: int) -> list[str]:
     found = [float(v) for v in column if np.isfinite(v)] if floats else []
     largest = max(map(abs, found), default=0.0)
     whole = all(v.is_integer() for v in found) and largest < 1e6
-    if is_p or largest == 0.0 or (not whole and largest >= 10.0**digits):
+    if is_p or largest == 0.0 or (not whole and largest >= LARGEST):
         return [cell(v, is_p, digits) for v in column]
-    decimals = 0 if whole else max(0, min(6, digits - 1 - int(np.floor(np.log10(largest)))))
+    most = 1 if largest >= 10.0**digits else digits - 1 - int(np.floor(np.log10(largest)))
+    most = min(6, most)
+    decimals = next((d for d in range(most) if all(round(v, d) == v for v in found)), most)
     least = 10.0 ** (1 - decimals)
     return [
         cell(v, is_p, 3) if (not whole and 0 < abs(v) < least) or not np.isfinite(v)
@@ -130,9 +139,12 @@ def cell(value: Any, is_p: bool = False, digits: int = 5) -> str:
         return ""
     if not isinstance(value, (float, np.floating)):
         return str(value)
-    if np.isnan(value):
+    number = float(value)
+    if np.isnan(number):
         return ""
-    return p_text(float(value)) if is_p else f"{value:.{digits}g}"
+    if is_p:
+        return p_text(number)
+    return f"{number:.1f}" if 10.0**digits <= abs(number) < LARGEST else f"{number:.{digits}g}"
 
 
 class Numbers(pd.Series):  # type: ignore[misc]

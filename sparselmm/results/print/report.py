@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from sparselmm.base.exceptions import FileError
+from sparselmm.base.other_names import KnownArguments
 from sparselmm.results.print.notebook import P_VALUES, cell
 
 STYLE = """
@@ -56,7 +57,7 @@ class Section:
 
 
 @dataclass(frozen=True, eq=False)
-class Report:
+class Report(KnownArguments):
     """A fit in words, mathematics, tables and pictures, made by ``results.report()``.
 
     Attributes
@@ -196,7 +197,7 @@ def equation(
     error : str
         Term at the end, empty for generalized models.
     """
-    parts = [_product(f"&beta;<sub>{i}</sub>", name) for i, name in enumerate(fixed)]
+    parts = predictor("&beta;", fixed)
     lines = []
     for j, (factor, columns) in enumerate(random):
         letter = "bcdfgh"[j] if j < 6 else f"b{j}"
@@ -208,6 +209,12 @@ def equation(
         lines.append(f"{inside} ~ N(0, {spread}{unit})")
     right = " + ".join(parts) + (f" + {error}" if error else "")
     return [f"{left} = {right}", *lines]
+
+
+def predictor(letter: str, names: Sequence[str]) -> list[str]:
+    """Products of coefficients and columns as HTML, the intercept's the one numbered zero."""
+    first = 0 if "Intercept" in names else 1
+    return [_product(f"{letter}<sub>{i}</sub>", name) for i, name in enumerate(names, first)]
 
 
 def _product(coefficient: str, name: str) -> str:

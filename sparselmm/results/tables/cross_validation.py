@@ -19,7 +19,8 @@ class CrossValidation:
     ----------
     frame : DataFrame, (n,)
         ``observed``, ``predicted``, ``se``, the standard deviation of the observation around its
-        prediction, and ``fold``; NaN where the rest of the data cannot predict a row.
+        prediction, and ``fold``; NaN for rows of weight zero, and where the rest of the data
+        cannot predict a row.
     what : str
         What was left out.
     refitted : bool

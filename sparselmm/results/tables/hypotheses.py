@@ -16,7 +16,7 @@ from sparselmm.base.grid import Grid, p_text, pairs_html
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.estimates import names_or
 from sparselmm.inference.wald import Wald, two_sided
-from sparselmm.results.print.notebook import frame_html, frame_text
+from sparselmm.results.print.notebook import as_table, frame_html, frame_text
 from sparselmm.results.print.polars import InPolars
 
 DEPENDENT = 1e-10
@@ -59,6 +59,7 @@ class ContrastResults(InPolars):
         df = np.inf if self.distribution == "norm" else self.df_denom
         return Wald(self.effect, self.sd, df).interval(alpha)
 
+    @as_table
     def summary_frame(self, xname: Sequence[str] | None = None, alpha: float = 0.05) -> Any:
         """Table as a DataFrame.
 
@@ -139,13 +140,15 @@ class WaldResults:
 
     def summary(self) -> str:
         """One line of text."""
+        value, p = float(np.squeeze(self.statistic)), p_text(float(self.pvalue)).strip("<")
+        sign = "<" if self.pvalue < 0.001 else "="
         if self.distribution == "F":
             return (
-                f"<F test: F={self.statistic!r}, p={self.pvalue}, df_denom={self.df_denom:.3g}, "
+                f"<F test: F={value:.6g}, p{sign}{p}, df_denom={self.df_denom:.3g}, "
                 f"df_num={self.df_num:.3g}>"
             )
         return (
-            f"<Wald test (chi2): statistic={self.statistic}, p-value={self.pvalue}, "
+            f"<Wald test (chi2): statistic={value:.6g}, p-value{sign}{p}, "
             f"df_denom={self.df_denom:.3g}>"
         )
 

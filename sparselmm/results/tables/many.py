@@ -25,6 +25,7 @@ from sparselmm.base.exceptions import (
     catchable,
     warn_user,
 )
+from sparselmm.base.other_names import MANY, NamesOthers
 from sparselmm.base.progress import progress_bar
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import BoolArray, FloatArray
@@ -44,7 +45,7 @@ TASK_NUMBERS = 4_000_000
 
 
 @dataclass(frozen=True, eq=False)
-class ManyResults(InPolars):
+class ManyResults(InPolars, NamesOthers):
     """Fits of many responses to one design, made by :meth:`MixedLM.fit_many`.
 
     Every table has one row per response, in the order given.
@@ -66,6 +67,8 @@ class ManyResults(InPolars):
     design: Design
     covariance: Any
     reml: bool
+
+    _other_names = MANY
 
     def __len__(self) -> int:
         return len(self.names)

@@ -30,7 +30,7 @@ from sparselmm.inference.hypotheses.marginal_means import (
 )
 from sparselmm.inference.hypotheses.multiplicity import Family
 from sparselmm.results.plots.means import means_plot
-from sparselmm.results.print.notebook import frame_html, frame_text
+from sparselmm.results.print.notebook import as_table, frame_html, frame_text
 from sparselmm.results.print.polars import InPolars
 from sparselmm.results.tables.contrasts import (
     ALL_ADJUSTMENTS,
@@ -94,6 +94,7 @@ class MarginalMeans(InPolars, NamesOthers):
     response: str = ""
 
     @property
+    @as_table
     def frame(self) -> pd.DataFrame:
         """The means, one row per cell, in the column names of R's emmeans.
 
@@ -162,9 +163,9 @@ class MarginalMeans(InPolars, NamesOthers):
         >>> data = sparselmm.datasets.load("ergoStool")
         >>> fit = sparselmm.mixedlm("effort ~ Type + (1 | Subject)", data).fit()
         >>> fit.emmeans("Type").pairs()[["contrast", "estimate", "p.value"]].head(2).round(4)
-          contrast  estimate  p.value
-        0  T1 - T2   -3.8889   0.0000
-        1  T1 - T3   -2.2222   0.0014
+           contrast  estimate  p.value
+        0   T1 - T2   -3.8889    <.001
+        1   T1 - T3   -2.2222    0.001
         """
         reverse = check_flag(reverse, "reverse")
         return self.contrast("revpairwise" if reverse else "pairwise", check_text(adjust, "adjust"))
@@ -353,6 +354,7 @@ class MarginalMeans(InPolars, NamesOthers):
         adjust = check_choice(adjust, "adjust", ALL_ADJUSTMENTS)
         return self.contrast("identity", adjust, side=side, delta=delta, null=null)
 
+    @as_table
     def joint_test(self) -> pd.DataFrame:
         """F tests that all means of a level of ``by`` are equal, as ``test(joint=TRUE)`` in R.
 
@@ -370,6 +372,7 @@ class MarginalMeans(InPolars, NamesOthers):
             rows.append([*(self.cells[name].iloc[own[0]] for name in self.by), *values])
         return pd.DataFrame(rows, columns=[*self.by, "df1", "df2", "F.ratio", "p.value"])
 
+    @as_table
     def cld(self, adjust: str = "tukey", alpha: float | None = None) -> pd.DataFrame:
         """Means in order with letters: means that share one are not significantly different.
 

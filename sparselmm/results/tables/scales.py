@@ -5,9 +5,12 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
+from sparselmm.base.arguments import check_positive
+from sparselmm.base.exceptions import ArgumentError
 from sparselmm.base.types import FloatArray
 
 
@@ -35,6 +38,21 @@ class Scale:
         """Derivative of the inverse."""
         h = 1e-5 * np.maximum(1.0, np.abs(x))
         return np.asarray((self.inverse(x + h) - self.inverse(x - h)) / (2.0 * h))
+
+    def adjusted(self, variance: float) -> Scale:
+        """The same for the mean of responses that vary around the mean by some variance.
+
+        ``g(x) + variance g''(x) / 2`` with g the inverse, as R's emmeans does it.
+        """
+        inverse, half = self.inverse, 0.5 * variance
+
+        def mean(x: FloatArray) -> FloatArray:
+            h = 2e-3 * np.maximum(1.0, np.abs(x))
+            two, one = (inverse(x + k * h) + inverse(x - k * h) for k in (2, 1))
+            second = (16.0 * one - two - 30.0 * inverse(x)) / (12.0 * h**2)
+            return np.asarray(inverse(x) + half * second)
+
+        return replace(self, inverse=mean)
 
     def back(
         self, value: FloatArray, se: FloatArray, low: FloatArray, high: FloatArray
@@ -76,6 +94,20 @@ def response_scale(response: str | None) -> Scale | None:
         return scale
     inverse = scale.inverse
     return replace(scale, inverse=lambda x: inverse(x) - added)
+
+
+def bias_adjusted(
+    scale: Scale | None, bias_adjust: Any, type: str, own: Callable[[], float]
+) -> Scale | None:
+    """A scale with the adjustment that was asked for: none, by the fit's own variance, by an sd."""
+    if isinstance(bias_adjust, (bool, np.bool_)) and not bias_adjust:
+        return scale
+    if str(type) != "response":
+        raise ArgumentError("bias_adjust is of means on the response scale: type='response'")
+    if isinstance(bias_adjust, (bool, np.bool_)):
+        return scale if scale is None else scale.adjusted(own())
+    sd = check_positive(bias_adjust, "bias_adjust (True, or a standard deviation)")
+    return None if scale is None else scale.adjusted(sd**2)
 
 
 def _added(argument: ast.expr) -> float:
