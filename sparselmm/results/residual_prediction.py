@@ -9,7 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from sparselmm.base.arguments import check_flag
-from sparselmm.base.exceptions import UnsupportedError
+from sparselmm.base.exceptions import DataError, UnsupportedError
 from sparselmm.base.types import CSR
 from sparselmm.design.new_rows import any_on, level_labels, new_design
 from sparselmm.design.spec import NewDesign
@@ -69,6 +69,11 @@ class ResidualPrediction(ResultsBase):
             "z_terms": z_terms,
         }  # fmt: skip
         observed = interval == "prediction"
+        if data is not None and (re is not True or exog is None):
+            raise DataError(
+                "data= gives the rows of the fit that new rows share residuals with; it belongs to "
+                "re=True and exog="
+            )
         if exog is None:
             prediction.refuse_useless(arrays)
             new = me._training_rows()

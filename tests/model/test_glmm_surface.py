@@ -72,6 +72,7 @@ KINDS = {
     "random": CHOICE,
     "predict.random": FLAG,
     "simulate": FLAG,
+    "bias_adjust": FLAG | {"3.5", "0"},
     "which": NONE | {"[]"},
     "method": CHOICE,
     "rank.method": NONE,

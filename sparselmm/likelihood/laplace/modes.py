@@ -154,7 +154,8 @@ class _Newton:
         """``log det M``, and whether M is h's Hessian, which is to be positive definite."""
         concave = not self.passes.w.min(initial=0.0) < 0.0
         try:
-            return self.finder.factorize(self.lams), True
+            with np.errstate(invalid="ignore"):  # roots of what is not positive
+                return self.finder.factorize(self.lams), True
         except NotPositiveDefiniteError:
             if concave:
                 raise

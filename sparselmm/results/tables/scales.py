@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sparselmm.base.arguments import check_positive
+from sparselmm.base.arguments import check_number
 from sparselmm.base.exceptions import ArgumentError
 from sparselmm.base.types import FloatArray
 
@@ -106,7 +106,8 @@ def bias_adjusted(
         raise ArgumentError("bias_adjust is of means on the response scale: type='response'")
     if isinstance(bias_adjust, (bool, np.bool_)):
         return scale if scale is None else scale.adjusted(own())
-    sd = check_positive(bias_adjust, "bias_adjust (True, or a standard deviation)")
+    wanted = "True, or a standard deviation on the scale of the link up to 1e6"
+    sd = check_number(bias_adjust, "bias_adjust", wanted, low=0.0, high=1e6)
     return None if scale is None else scale.adjusted(sd**2)
 
 
