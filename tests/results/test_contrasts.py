@@ -180,7 +180,7 @@ def test_means_adjusted_for_bias():
     herds = sparselmm.mixedglm(formula, datasets.load("cbpp")).fit()
     expected = {{"prob": "response"}.get(k, k): v for k, v in R["cbpp_bias"].items()}
     agree(herds.emmeans("period", bias_adjust=True).frame, expected, rtol=2e-5, half=1e-4)
-    for bad, says in ((True, "type=.response"), (-1.0, "a positive number"), ("yes", "standard")):
+    for bad, says in ((True, "type=.response"), (-1.0, "standard deviation"), ("yes", "standard")):
         scale = "link" if bad is True else "response"
         with pytest.raises(ArgumentError, match=says):
             log.emmeans("nitro_f", type=scale, bias_adjust=bad)
