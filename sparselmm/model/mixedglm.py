@@ -334,8 +334,10 @@ class MixedGLM(NamesOthers):
         """The rows as the engine reads them."""
         design = self.built.design
         X = design.X
-        if len(self.x_columns) < X.shape[1]:
-            X = X[:, self.x_columns]
+        kept = self.x_columns
+        if len(kept) < X.shape[1]:
+            together = len(kept) > 0 and kept[-1] - kept[0] == len(kept) - 1
+            X = X[:, kept[0] : kept[-1] + 1] if together else X[:, kept]  # a view where it can be
         y = self._y
         if self.weights is not None and not self.weights.all():  # such rows may be impossible
             y = np.where(self.weights > 0, y, y[np.argmax(self.weights > 0)])
