@@ -29,10 +29,6 @@ MISSING_CHOICES = ("none", "drop", "raise")
 LARGEST, SMALLEST = 1e70, 1e-70
 """Sizes of columns between which products of four values, summed over rows, are in range."""
 
-FAR = 10.0
-"""Standard deviations of a covariate that zero may be from its mean in predictors of dispersions
-and zeros, which have no basis of their own."""
-
 DROP_HINT = "use missing='drop' to leave such rows out"
 
 
@@ -366,11 +362,12 @@ def need_white(layout: DesignLayout, what: str) -> None:
         raise UnsupportedError(f"{what} is not available for a model with residual= or dispersion=")
 
 
-def far_from_zero(column: FloatArray) -> bool:
-    """Whether a covariate is so far from zero that its coefficient is that of an intercept.
+def far_from_zero(column: FloatArray, ratio: float) -> bool:
+    """Whether zero is more than so many standard deviations from the mean of a covariate.
 
-    Indicators and contrasts never are.
+    Predictors of dispersions and zeros have no basis of their own, and its coefficient moves with
+    the intercept then. Indicators and contrasts are never far.
     """
     if np.abs(column).max(initial=0.0) <= 1.0:
         return False
-    return bool(abs(column.mean()) > FAR * column.std())
+    return bool(abs(column.mean()) > ratio * column.std())

@@ -22,8 +22,9 @@ from sparselmm.likelihood.laplace.data import Further
 from sparselmm.likelihood.laplace.deviance import LaplaceDeviance
 from sparselmm.likelihood.laplace.start import start as default_start
 
-MOST_SPREAD = 1e4
-"""Standard deviation of a covariate of dispersion=, zi= or hurdle= up to which searches work."""
+MOST_SPREAD, FAR = 1e4, 30.0
+"""Standard deviation of a covariate of dispersion=, zi= or hurdle=, and of these that its mean may
+be from zero, up to which searches and standard errors have their digits."""
 
 
 def chosen_family(family: Any, link: Any, dispersion: Any, zi: Any, hurdle: Any) -> Any:
@@ -235,7 +236,7 @@ def check_further_size(name: str, design: FloatArray, labels: Sequence[str]) -> 
     for column, label in zip(design.T, labels, strict=True):
         spread = float(column.std())
         small = spread > 0.0 and not 1.0 / MOST_SPREAD <= spread <= MOST_SPREAD
-        if small or (spread > 0.0 and far_from_zero(column)):
+        if small or (spread > 0.0 and far_from_zero(column, FAR)):
             raise DataError(
                 f"{name}=: {label} runs from {column.min():g} to {column.max():g}; take other "
                 f"units and an origin among its values: {name}='~ standardize({label})'"

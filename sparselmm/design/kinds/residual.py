@@ -32,6 +32,9 @@ VISITS = ("us", "toep", "ad")
 ORDERED = ("ar1", "toep", "ad")
 """Kinds for which the order of visits counts."""
 
+FAR = 10.0
+"""Standard deviations of a covariate of the dispersion that its mean may be from zero: variances
+relative to sigma move with its coefficient."""
 
 FARTHEST = 1e9
 """Steps of time, between rows that follow each other, up to which ar1 has digits for one step."""
@@ -377,7 +380,7 @@ def check_dispersion(D: FloatArray, names: Sequence[str]) -> None:
                 "from sigma. Leave it out"
             )
     for column, name in zip(D.T, names, strict=True):
-        if far_from_zero(column):
+        if far_from_zero(column, FAR):
             plain = name.removeprefix("log_sd(").removesuffix(")")
             raise DataError(
                 f"dispersion: {plain} runs from {column.min():g} to {column.max():g}, far from "
