@@ -184,7 +184,7 @@ def doubtful(search: Search, end: End, seconds: float) -> bool:
     deviance, evaluations = search.recorder.deviance, len(search.recorder.history)
     if not len(end.theta):
         return False
-    if lost(deviance, end.theta) and reproducing(end.theta, deviance.units, FAR).any():
+    if reproducing(end.theta, deviance.units, FAR).any() and lost(deviance, end.theta):
         return False  # the likelihood rises without end, or centred rows must tell
     if not end.finished or evaluations > MANY:
         return True

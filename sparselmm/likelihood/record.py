@@ -277,8 +277,6 @@ def lost(deviance: Deviance, theta: FloatArray) -> bool:
     return not deviance.rounding(theta) < LOST_DIGITS
 
 
-def reproducing(
-    theta: FloatArray, units: FloatArray, ratio: float = REPRODUCES
-) -> BoolArray:  # fmt: skip
+def reproducing(theta: FloatArray, units: FloatArray, ratio: float = REPRODUCES) -> BoolArray:
     """Entries of theta that say that nothing but rounding is left as a residual."""
     return np.abs(theta) > ratio * np.asarray(units)

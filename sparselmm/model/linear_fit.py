@@ -132,8 +132,10 @@ def _endless(model: LinearModel, reml: bool, held: Held) -> str:
 
 def _reproduced(model: LinearModel, deviance: ProfiledDeviance, opt: OptSummary) -> str:
     """The same where the search shows it, for models of any size."""
+    if opt.converged or deviance.known_scale is not None:
+        return ""
     taking = reproducing(opt.theta, deviance.units)
-    if opt.converged or deviance.known_scale is not None or not taking.any():
+    if not taking.any():
         return ""
     slices = deviance.covariance.slices
     names = [repr(t.name) for t, at in zip(model.terms, slices, strict=True) if taking[at].any()]

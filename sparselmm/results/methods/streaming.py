@@ -113,15 +113,15 @@ def rows_of_groups(streamed: Streamed, data: Any, groups: IntArray, what: str) -
     DataError
         When the data cannot be read, or have none of these rows.
     """
-    recipe, found = streamed.recipe, []
+    recipe, frames = streamed.recipe, []
     spec = recipe.spec
     for part in _parts(recipe, data, what)[1]:
         for taken in recipe.reading.taken(part):
             if len(taken.frame):
                 with named(part.label):
                     own = np.isin(spec.residual_rows(taken.frame).group, groups)
-                found.append(taken.frame[own])
-    frames = [frame for frame in found if len(frame)]
+                if own.any():
+                    frames.append(taken.frame[own])
     if not frames:
         raise DataError(f"{what}: the data have no row of the groups that are asked for")
     design = recipe.with_residual(recipe.again(joined(frames, "the data")))
