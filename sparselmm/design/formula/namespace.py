@@ -61,7 +61,9 @@ def C(data: Any, contrast: Any = None, levels: Any = None, *, base: Any = None) 
             raise FormulaError("C(): base is the reference of treatment coding, and of no other")
         contrast = Based(base=base)
     if contrast is not None:
-        contrast = coding(contrast, "contrast")
+        # R's C(f, sum) and C(f, poly) name codings that are functions as well.
+        by_name = {sum: "sum", R_NAMES["poly"]: "poly"} if callable(contrast) else {}
+        contrast = coding(by_name.get(contrast, contrast), "contrast")
     elif isinstance(data, pd.Series):
         contrast = vars(data).get("contrast")
     if levels is not None or not getattr(data, "attrs", {}).get(_READY):
