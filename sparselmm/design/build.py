@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -94,9 +94,12 @@ def from_formula(
     """
     missing = check_missing_argument(missing)
     env = with_r_names(capture_env(1) if env is None else env)
-    plan = read_formulas(formula, groups, re_formula, vc_formula, further or {})
-    plan = plan.with_residual(residual, dispersion)
-    frame = _frame(data, plan, subset, [groups, weights, offset], env)
+    source = None if isinstance(data, pd.DataFrame) else source_of(data)
+    frame = as_frame(data) if source is None else pd.DataFrame(columns=source.names)
+    plan = read_formulas(formula, groups, re_formula, vc_formula, further or {}, frame.columns)
+    plan = plan.with_residual(residual, dispersion, frame.columns)
+    if source is not None:
+        frame = _columns_read(source, plan, subset, [groups, weights, offset], env)
     check_some_rows(len(frame), len(frame), "")
     given = Given.of(frame, groups, weights, offset, z_terms)
     names, used_env = used_columns(plan.codes, frame, env)
@@ -111,13 +114,10 @@ def from_formula(
     return assemble(plan, given, covariance, space, kept, generalized)
 
 
-def _frame(
-    data: Any, plan: Plan, subset: Any, named: Sequence[Any], env: EvalEnvironment
+def _columns_read(
+    source: Source, plan: Plan, subset: Any, named: Sequence[Any], env: EvalEnvironment
 ) -> pd.DataFrame:
-    """The data; of what is read by columns those in use, once all are known to be there."""
-    source = None if isinstance(data, pd.DataFrame) else source_of(data)
-    if source is None:
-        return as_frame(data)
+    """Of a source that is read by columns those in use, once all are known to be there."""
     columns = columns_in_use(source, plan, subset, named, env)
     with readable(source.what):
         return source.frame(columns)
@@ -190,12 +190,12 @@ class Plan:
     residual: ResidualBar | None = None
     dispersion: list[Term] | None = None
 
-    def with_residual(self, residual: Any, dispersion: Any) -> Plan:
+    def with_residual(self, residual: Any, dispersion: Any, columns: Iterable[Any]) -> Plan:
         """With a covariance structure of the residuals, or the same."""
-        bar = None if residual is None else parse_residual(residual)
+        bar = None if residual is None else parse_residual(residual, columns)
         terms = None
         if dispersion is not None:
-            terms = right_terms(parse_one_sided(dispersion, "dispersion"))
+            terms = right_terms(parse_one_sided(dispersion, "dispersion", columns))
         codes = dict.fromkeys(() if bar is None else bar_codes(bar), "residual")
         codes |= dict.fromkeys(codes_of(terms or []), "dispersion")
         return replace(self, residual=bar, dispersion=terms, codes={**codes, **self.codes})
@@ -221,11 +221,12 @@ class Plan:
 
 
 def read_formulas(
-    formula: str, groups: Any, re_formula: Any, vc_formula: Any, further: Mapping[str, str]
-) -> Plan:
-    """Read all formulas of a model; arguments as of :func:`from_formula`."""
-    parsed = parse_formula(formula)
-    vc = _component_formulas(vc_formula)
+    formula: str, groups: Any, re_formula: Any, vc_formula: Any, further: Mapping[str, str],
+    columns: Iterable[Any],
+) -> Plan:  # fmt: skip
+    """Read all formulas of a model; arguments as of :func:`from_formula`, columns the data's."""
+    parsed = parse_formula(formula, columns)
+    vc = _component_formulas(vc_formula, columns)
     if groups is None and (re_formula is not None or vc_formula is not None):
         argument = "re_formula" if re_formula is not None else "vc_formula"
         raise FormulaError(
@@ -234,12 +235,12 @@ def read_formulas(
         )
     re: list[Term] = []
     if re_formula is not None:
-        re = right_terms(parse_one_sided(re_formula, "re_formula"))
+        re = right_terms(parse_one_sided(re_formula, "re_formula", columns))
     elif groups is not None and not vc:
         re = [INTERCEPT]
     fixed = right_terms(parsed.fixed)
     bars = [part for bar in parsed.bars for part in _expand(bar)]
-    others = {name: right_terms(parse_one_sided(further[name], name)) for name in further}
+    others = {name: right_terms(parse_one_sided(further[name], name, columns)) for name in further}
     codes = dict.fromkeys([parsed.response], "the response")
     for places in (
         dict.fromkeys(codes_of(fixed), "the formula"),
@@ -253,7 +254,7 @@ def read_formulas(
     return Plan(parsed, fixed, re, vc, bars, codes, others)
 
 
-def _component_formulas(vc_formula: Any) -> dict[str, str]:
+def _component_formulas(vc_formula: Any, columns: Iterable[Any]) -> dict[str, str]:
     if vc_formula is None:
         return {}
     if not isinstance(vc_formula, Mapping):
@@ -262,7 +263,7 @@ def _component_formulas(vc_formula: Any) -> dict[str, str]:
             "write vc_formula={'a': '0 + C(a)'}"
         )
     return {
-        str(name): parse_one_sided(vc_formula[name], f"vc_formula[{name!r}]")
+        str(name): parse_one_sided(vc_formula[name], f"vc_formula[{name!r}]", columns)
         for name in sorted(vc_formula)
     }
 

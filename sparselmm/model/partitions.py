@@ -130,9 +130,10 @@ def partitioned(
             )
         return None
     plan = read_formulas(
-        formula, arguments["groups"], arguments["re_formula"], arguments["vc_formula"], {}
-    )
-    plan = plan.with_residual(arguments["residual"], arguments["dispersion"])
+        formula, arguments["groups"], arguments["re_formula"], arguments["vc_formula"], {},
+        source.names,
+    )  # fmt: skip
+    plan = plan.with_residual(arguments["residual"], arguments["dispersion"], source.names)
     named = [arguments[name] for name in ("groups", "weights", "offset")]
     columns = columns_in_use(source, plan, arguments["subset"], named, with_r_names(env))
     if keep_rows == "auto":

@@ -41,6 +41,7 @@ from sparselmm.design.formula.namespace import (
     right_terms,
 )
 from sparselmm.design.formula.remembered import DesignInfo, Term
+from sparselmm.design.formula.tokens import unquoted
 from sparselmm.design.kinds.coded import GROUPS, CodedSpec, NewRows, TermSpec, coded_term, product
 from sparselmm.design.rows import GroupRows
 from sparselmm.design.terms import Grouping, Levels, RandomTerm, TermLayout
@@ -223,7 +224,7 @@ def _warn_if_reused(
     n_levels = len(crossing.table[0])
     if n_levels == n_labels:
         return
-    label, group = ":".join(codes), groups.name
+    label, group = ":".join(map(unquoted, codes)), groups.name
     plain = [plain_column(code) for code in codes]
     bare = ":".join(found[0] if found else code for found, code in zip(plain, codes, strict=True))
     warn_user(
