@@ -7,6 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from sparselmm.results.core import MixedLMResults
+from sparselmm.results.general.core import MixedGLMResults
+from sparselmm.results.krylov import KrylovResults
+from sparselmm.results.residual import MMRMResults, ResidualResults
+
 HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
     "base": (
         "exceptions types",
@@ -67,8 +72,9 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
         "given plots print",
         "tables",
         "methods",
-        "residual_by_row",
-        "core residual_prediction residual_report residual_simulation",
+        "linear residual_by_row",
+        "independent residual_prediction residual_report residual_simulation",
+        "core",
         "general krylov residual",
         "compare",
     ),
@@ -207,3 +213,20 @@ def test_methods_inherit_what_they_ask(module):
     text = FILES[module].read_text(encoding="utf-8")
     for trust in ("TYPE_CHECKING", "type: ignore[attr-defined]", ": Any = self\n"):
         assert trust not in text, f"{module} asks a sibling that it does not inherit from: {trust}"
+
+
+KINDS = (MixedLMResults, KrylovResults, ResidualResults, MMRMResults, MixedGLMResults)
+BOUND_IN = "linear independent core krylov residual general.core"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kind_of_results_binds_each_part_once(kind):
+    """A public name stands in one part; where parts are bound it may be extended."""
+    bound = {f"sparselmm.results.{module}" for module in BOUND_IN.split()}
+    for name in (name for name in dir(kind) if not name.startswith("_")):
+        parts = [
+            f"{part.__module__}.{part.__qualname__}" for part in kind.__mro__
+            if name in vars(part) and part.__module__ not in bound
+            and not getattr(vars(part)[name], "__isabstractmethod__", False)
+        ]  # fmt: skip
+        assert len(parts) <= 1, f"{name} of {kind.__name__} stands in {' and in '.join(parts)}"
