@@ -18,7 +18,7 @@ from sparselmm.base import kernels
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import AnyArray, BoolArray, IntArray, index_dtype
 from sparselmm.design.exact_labels import canonical, derived, places, readable
-from sparselmm.design.terms import Levels
+from sparselmm.design.levels import Levels
 
 SPREAD = 4
 """Integers of a range up to this many times their number are coded by counting."""

@@ -76,6 +76,11 @@ class ResidualBar:
     by: str | None
     text: str
 
+    @property
+    def codes(self) -> list[str]:
+        """Its expressions."""
+        return [*self.factors, *self.coords, *([] if self.by is None else [self.by])]
+
 
 def parse_residual(text: str) -> ResidualBar:
     """Read one structure."""

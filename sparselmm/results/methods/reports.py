@@ -16,7 +16,7 @@ from sparselmm.inference.effects import factor_tables
 from sparselmm.results.methods.figures import FigureResults
 from sparselmm.results.plots.figure import pyplot
 from sparselmm.results.print.report import Report, Section, apa_p, listed
-from sparselmm.results.tables.emmeans import variables_of
+from sparselmm.results.tables.reference_grid import variables_of
 
 MOST_LEVELS = 2_000
 """Levels of a factor up to which a report draws its random effects."""

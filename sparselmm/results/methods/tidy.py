@@ -19,7 +19,7 @@ from sparselmm.base.arguments import (
     wrong_type,
 )
 from sparselmm.base.exceptions import ArgumentError
-from sparselmm.design.terms import apart
+from sparselmm.design.levels import apart
 from sparselmm.inference.effects import factor_tables
 from sparselmm.inference.hypotheses.ddf import DDF_METHODS, DenominatorDF
 from sparselmm.inference.variances import VarianceRow
