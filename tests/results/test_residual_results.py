@@ -21,7 +21,7 @@ from sparselmm.likelihood.residual import deviance as room
 from sparselmm.likelihood.residual.jets import LEFT
 from sparselmm.likelihood.residual.markov import Markov
 from sparselmm.results.core import MixedLMResults
-from sparselmm.results.residual import INDEPENDENT, ResidualResults
+from sparselmm.results.residual.core import INDEPENDENT, ResidualResults
 
 
 @cache

@@ -17,7 +17,7 @@ from sparselmm.inference.prediction import means as prediction
 from sparselmm.inference.residual import JointFit
 from sparselmm.inference.residual_rows import Neighbours, neighbours, row_sd
 from sparselmm.results.methods.prediction import PredictionResults, check_options
-from sparselmm.results.residual_by_row import rows_for
+from sparselmm.results.residual.by_row import rows_for
 from sparselmm.results.tables.prediction import Prediction
 
 
