@@ -128,14 +128,12 @@ def columns_in_use(
 
     Parameters
     ----------
-    source : Source
     plan : Plan
         Of the formulas.
     subset : Any
         As in ``from_formula``.
     named : sequence
         The arguments that may be columns: ``groups``, ``weights``, ``offset``.
-    env : EvalEnvironment
     """
     head = pd.DataFrame(columns=source.names)
     used_columns(plan.codes, head, env)

@@ -25,7 +25,6 @@ class Groups:
 
     Parameters
     ----------
-    design : Design
     codes : ndarray of int, (n,)
         Group of every row; -1 for a row of no group, which stays in every design.
 

@@ -195,7 +195,6 @@ def all_units(
 
     Parameters
     ----------
-    terms : sequence of RandomTerm
     grouping : Grouping or None
         The statsmodels ``groups`` argument.
     group_names : tuple of str

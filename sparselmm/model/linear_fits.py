@@ -23,10 +23,7 @@ from sparselmm.base.exceptions import ArgumentError
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import FloatArray
 from sparselmm.base.workers import check_workers
-from sparselmm.design.validate import (
-    aligned,
-    need_white,
-)
+from sparselmm.design.validate import aligned, need_white
 from sparselmm.inference.packing import MixedLMParams
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.model.linear_fit import fit_linear

@@ -103,10 +103,6 @@ def parse_formula(text: str) -> ParsedFormula:
     text : str
         For example ``"Reaction ~ Days + (Days | Subject)"``.
 
-    Returns
-    -------
-    ParsedFormula
-
     Raises
     ------
     FormulaError
@@ -164,10 +160,6 @@ def parse_one_sided(text: str, argument: str) -> str:
         ``"1"``, ``"~ Time"``, ``"0 + C(cask)"``.
     argument : str
         Name of the argument, for messages.
-
-    Returns
-    -------
-    str
     """
     if not isinstance(text, str):
         raise FormulaError(f"{argument} must be a formula string, not {type(text).__name__}")

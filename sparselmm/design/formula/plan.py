@@ -32,7 +32,6 @@ class Plan:
 
     Attributes
     ----------
-    parsed : ParsedFormula
     fixed, re : list of Term
         Right sides of the formula and of ``re_formula``.
     vc : dict

@@ -52,7 +52,6 @@ class ResidualBar:
 
     Attributes
     ----------
-    kind : str
     coords : tuple of str
         Expressions of the times, positions or the visit; empty for ``1``.
     name : str
@@ -61,10 +60,8 @@ class ResidualBar:
         Its expressions.
     hom : bool
         One standard deviation for all visits.
-    nugget : bool
     by : str or None
         Expression of the strata.
-    text : str
     """
 
     kind: str

@@ -12,10 +12,7 @@ import numpy as np
 import pandas as pd
 
 from sparselmm.base.providers import provider, versions
-from sparselmm.model.command.parts import (
-    CommandError,
-    first_line,
-)
+from sparselmm.model.command.parts import CommandError, first_line
 from sparselmm.results.linear import LinearResults
 from sparselmm.results.residual.core import ResidualResults
 

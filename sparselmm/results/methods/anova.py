@@ -6,12 +6,7 @@ import numpy as np
 import pandas as pd
 
 from sparselmm.base.arguments import check_choice
-from sparselmm.base.exceptions import (
-    DataError,
-    SpecificationWarning,
-    catchable,
-    warn_user,
-)
+from sparselmm.base.exceptions import DataError, SpecificationWarning, catchable, warn_user
 from sparselmm.design.marginality import term_structure
 from sparselmm.inference.hypotheses.anova import TYPES, term_contrasts
 from sparselmm.results.methods.base import ResultsBase, from_sums

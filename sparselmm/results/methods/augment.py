@@ -7,10 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from sparselmm.base.arguments import (
-    check_flag,
-    wrong_type,
-)
+from sparselmm.base.arguments import check_flag, wrong_type
 from sparselmm.base.exceptions import DataError
 from sparselmm.design import BuiltDesign
 from sparselmm.design.spec import as_frame, is_table
@@ -19,12 +16,7 @@ from sparselmm.inference.diagnostics.leverage import leverage
 from sparselmm.inference.estimates import Estimates
 from sparselmm.results.methods.base import ResultsBase
 from sparselmm.results.methods.residuals import RowResults
-from sparselmm.results.methods.streaming import (
-    Columns,
-    row_columns,
-    streamed_rows,
-    write_parquet,
-)
+from sparselmm.results.methods.streaming import Columns, row_columns, streamed_rows, write_parquet
 
 
 class AugmentResults(RowResults):

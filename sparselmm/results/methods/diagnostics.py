@@ -16,10 +16,7 @@ from sparselmm.inference.diagnostics.checks import diagnose, standardized_effect
 from sparselmm.inference.diagnostics.design_checks import Columns
 from sparselmm.inference.diagnostics.diagnosis import Diagnosis
 from sparselmm.inference.diagnostics.evidence import Evidence
-from sparselmm.inference.diagnostics.influence import (
-    influence_of_groups,
-    influence_of_rows,
-)
+from sparselmm.inference.diagnostics.influence import influence_of_groups, influence_of_rows
 from sparselmm.results.methods.base import Vector, from_rows, from_sums
 from sparselmm.results.methods.residuals import RowResults
 from sparselmm.results.plots import diagnostics as plots_diagnostics

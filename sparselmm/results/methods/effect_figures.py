@@ -9,11 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparselmm.base.arguments import (
-    check_flag,
-    check_level,
-    shown,
-)
+from sparselmm.base.arguments import check_flag, check_level, shown
 from sparselmm.base.exceptions import ArgumentError, DataError, RemovedRowsError
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design import BuiltDesign

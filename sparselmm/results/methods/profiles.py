@@ -20,9 +20,7 @@ from sparselmm.base.arguments import (
 from sparselmm.base.exceptions import ArgumentError, DataError
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.intervals.profiles import Parameter, Profiler, parameters, theta_parameters
-from sparselmm.inference.intervals.variance_components import (
-    profile_ends,
-)
+from sparselmm.inference.intervals.variance_components import profile_ends
 from sparselmm.inference.packing import MixedLMParams
 from sparselmm.results.methods.base import from_rows
 from sparselmm.results.methods.smaller_models import ComparisonResults

@@ -8,12 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparselmm.base.arguments import (
-    check_level,
-    check_list,
-    check_numbers,
-    in_order,
-)
+from sparselmm.base.arguments import check_level, check_list, check_numbers, in_order
 from sparselmm.base.exceptions import ArgumentError, DataError
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design.factors import factorize

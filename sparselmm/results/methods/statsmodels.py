@@ -6,9 +6,7 @@ from abc import abstractmethod
 from typing import Any
 
 from sparselmm.base import storage
-from sparselmm.base.arguments import (
-    check_flag,
-)
+from sparselmm.base.arguments import check_flag
 from sparselmm.inference.packing import MixedLMParams, Packing
 from sparselmm.results.methods.base import Matrix
 from sparselmm.results.methods.hypotheses import HypothesisResults

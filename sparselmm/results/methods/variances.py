@@ -9,10 +9,7 @@ import numpy as np
 import pandas as pd
 
 from sparselmm.base.arguments import check_choice, check_count, check_keywords, check_level
-from sparselmm.base.exceptions import (
-    ArgumentError,
-    DataError,
-)
+from sparselmm.base.exceptions import ArgumentError, DataError
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.intervals.variance_components import (
     RSquared,

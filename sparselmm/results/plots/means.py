@@ -33,11 +33,6 @@ def interval_plot(
         Label of the axis.
     neutral : float, optional
         Where nothing differs: drawn as a line.
-    ax : matplotlib Axes, optional
-
-    Returns
-    -------
-    matplotlib.figure.Figure
     """
     figure, axis = axes_of(ax, (6.0, 0.9 + 0.28 * max(len(labels), 2)))
     at = -np.arange(len(labels), dtype=float)
@@ -69,7 +64,6 @@ def means_plot(
     ----------
     frame : DataFrame
         A row per mean.
-    variables : sequence of str
     value : str
         Column of the means.
     limits : sequence of str
@@ -78,11 +72,6 @@ def means_plot(
         Label of the axis.
     arrows : ndarray, (m, 2), optional
         Lengths below and above.
-    ax : matplotlib Axes, optional
-
-    Returns
-    -------
-    matplotlib.figure.Figure
     """
     figure, axis = axes_of(ax, (6.0, 3.8))
     first, *others = variables

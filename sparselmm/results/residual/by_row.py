@@ -9,12 +9,7 @@ import numpy as np
 import pandas as pd
 
 from sparselmm.base.arguments import check_choice, check_flag, shown
-from sparselmm.base.exceptions import (
-    ArgumentError,
-    DataError,
-    RemovedRowsError,
-    UnsupportedError,
-)
+from sparselmm.base.exceptions import ArgumentError, DataError, RemovedRowsError, UnsupportedError
 from sparselmm.base.types import IntArray
 from sparselmm.design.built import BuiltDesign
 from sparselmm.design.factors import match
@@ -25,10 +20,7 @@ from sparselmm.inference.residual import JointFit
 from sparselmm.inference.residual_rows import block, row_sd, whitened
 from sparselmm.results.methods.augment import augmented
 from sparselmm.results.methods.base import Matrix, ResultsBase, Vector, from_rows
-from sparselmm.results.methods.streaming import (
-    Columns,
-    rows_of_groups,
-)
+from sparselmm.results.methods.streaming import Columns, rows_of_groups
 
 KINDS = ("response", "pearson", "normalized")
 """Kinds of residuals."""

@@ -19,10 +19,7 @@ from sparselmm.base.arguments import (
     check_level,
     check_strings,
 )
-from sparselmm.base.exceptions import (
-    ArgumentError,
-    DataError,
-)
+from sparselmm.base.exceptions import ArgumentError, DataError
 from sparselmm.base.other_names import OtherKind
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.diagnostics.checks import diagnose

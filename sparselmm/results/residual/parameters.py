@@ -6,17 +6,10 @@ import numpy as np
 import pandas as pd
 import scipy
 
-from sparselmm.base.arguments import (
-    check_choice,
-    check_level,
-)
+from sparselmm.base.arguments import check_choice, check_level
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.residual import JointFit
-from sparselmm.inference.residual_profile import (
-    natural_interval,
-    profile_interval,
-    sigma_interval,
-)
+from sparselmm.inference.residual_profile import natural_interval, profile_interval, sigma_interval
 from sparselmm.likelihood.residual.structure import Structured
 from sparselmm.results.methods.estimates import EstimateResults
 from sparselmm.results.print.notebook import as_table

@@ -62,7 +62,6 @@ class ReferenceGrid:
 
         Parameters
         ----------
-        built : BuiltDesign
         at : mapping of str to values, optional
             Values of some variables.
         count : bool
