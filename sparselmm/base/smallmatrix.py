@@ -205,7 +205,6 @@ def level_products(x: FloatArray, F: FloatArray, k: int) -> FloatArray:
     ----------
     x : ndarray, (l * k, m)
     F : ndarray, (m, c)
-    k : int
     """
     total = np.zeros((k, k))
     step = max(IN_CACHE // (k * len(F)), 1) * k

@@ -20,12 +20,7 @@ import numpy as np
 import scipy.sparse as sp
 import scipy.sparse.linalg as spl
 
-from sparselmm.base.arguments import (
-    check_choice,
-    check_hashable,
-    check_list,
-    check_numbers,
-)
+from sparselmm.base.arguments import check_choice, check_hashable, check_list, check_numbers
 from sparselmm.base.cholesky import CholeskyFactor, NotPositiveDefiniteError, Pattern
 from sparselmm.base.exceptions import DataError, MemoryLimitError
 from sparselmm.base.types import CSR, AnyArray, FloatArray, IntArray

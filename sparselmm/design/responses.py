@@ -62,13 +62,11 @@ def read_response(
     ----------
     formula : str
         ``"cbind(success, failure) ~ x + (1 | g)"``, ``"y ~ x + (1 | g)"``.
-    data : DataFrame or mapping
     family : str
         Decides what labels mean: categories of an ordinal, failure and success of a binomial
         response.
     trials : str, array-like or None
         Numbers of trials.
-    env : EvalEnvironment
 
     Raises
     ------
@@ -144,10 +142,8 @@ def row_trials(
     Parameters
     ----------
     trials : float or array-like, (n,), or None
-    n : int
     index : Index or None
         Of the data.
-    family : str
 
     Raises
     ------
@@ -174,12 +170,6 @@ def coded_response(
     column: pd.Series, name: str, family: str
 ) -> tuple[FloatArray | None, AnyArray | None]:
     """Numbers and labels of a response that is not numeric, or ordinal; None as it is.
-
-    Parameters
-    ----------
-    column : Series
-    name : str
-    family : str
 
     Raises
     ------

@@ -37,7 +37,6 @@ class GeneralEstimates(Snapshot):
         Of the user's rows, or they themselves.
     columns : ndarray of int
         Columns of the user's X that the engine has.
-    from_arrays : bool
     """
 
     layout: DesignLayout

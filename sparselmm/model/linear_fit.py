@@ -38,6 +38,7 @@ from sparselmm.model.statsmodels.penalized import (
     constrained_entries,
 )
 from sparselmm.results import MixedLMResults
+from sparselmm.results.independent import IndependentResults
 from sparselmm.results.krylov import KrylovResults
 
 # ---------------------------------------------------------------------------- the two ways
@@ -53,7 +54,7 @@ class Ended:
     n_fixed: int
 
 
-def fit_linear(model: LinearModel, request: Request) -> tuple[Ended, type[MixedLMResults]]:
+def fit_linear(model: LinearModel, request: Request) -> tuple[Ended, type[IndependentResults]]:
     """Estimate a model, and which results it has."""
     setting = Setting.of(model, request)
     n_held = int(setting.held.scale is not None)

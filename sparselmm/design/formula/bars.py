@@ -106,10 +106,6 @@ def parse_formula(text: str, columns: Iterable[Any] = ()) -> ParsedFormula:
     columns : iterable
         Names of the data's columns; those with dots are read as names.
 
-    Returns
-    -------
-    ParsedFormula
-
     Raises
     ------
     FormulaError
@@ -169,10 +165,6 @@ def parse_one_sided(text: str, argument: str, columns: Iterable[Any] = ()) -> st
         Name of the argument, for messages.
     columns : iterable
         Names of the data's columns; those with dots are read as names.
-
-    Returns
-    -------
-    str
     """
     if not isinstance(text, str):
         raise FormulaError(f"{argument} must be a formula string, not {type(text).__name__}")

@@ -9,12 +9,7 @@ import numpy as np
 import pandas as pd
 from patsy import EvalEnvironment
 
-from sparselmm.base.exceptions import (
-    DataError,
-    FormulaError,
-    MissingDataError,
-    UnknownColumnError,
-)
+from sparselmm.base.exceptions import DataError, FormulaError, MissingDataError, UnknownColumnError
 from sparselmm.base.threads import in_threads
 from sparselmm.design.column_types import (
     BOOLEANS,
@@ -25,12 +20,7 @@ from sparselmm.design.column_types import (
     numbers,
     refuse,
 )
-from sparselmm.design.formula.expressions import (
-    dotted_names,
-    functions_in,
-    names_in,
-    uses_of,
-)
+from sparselmm.design.formula.expressions import dotted_names, functions_in, names_in, uses_of
 from sparselmm.design.formula.namespace import (
     MANY_ROWS,
     Namespace,

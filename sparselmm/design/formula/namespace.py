@@ -17,29 +17,16 @@ from patsy.desc import INTERCEPT, Term
 from patsy.missing import NAAction
 
 from sparselmm.base.arguments import shown
-from sparselmm.base.exceptions import (
-    DataError,
-    FormulaError,
-    MissingDataError,
-    SparseLMMError,
-)
+from sparselmm.base.exceptions import DataError, FormulaError, MissingDataError, SparseLMMError
 from sparselmm.base.types import FloatArray, IntArray
-from sparselmm.design.column_types import (
-    NUMBERS,
-    as_float,
-    kind_of,
-)
+from sparselmm.design.column_types import NUMBERS, as_float, kind_of
 from sparselmm.design.exact_labels import readable
 from sparselmm.design.factors import Factor, factorize, match, unordered
 from sparselmm.design.formula import remembered
 from sparselmm.design.formula.arithmetic import GUARDS, guarded
 from sparselmm.design.formula.checked import Expression, Kept, Missing
 from sparselmm.design.formula.contrasts import R_CODINGS, Based, coding
-from sparselmm.design.formula.expressions import (
-    names_in,
-    plain_column,
-    uses_of,
-)
+from sparselmm.design.formula.expressions import names_in, plain_column, uses_of
 from sparselmm.design.formula.plain_designs import plain_design
 from sparselmm.design.formula.tokens import balanced
 from sparselmm.design.formula.transforms import TRANSFORMS

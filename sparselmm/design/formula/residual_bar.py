@@ -56,7 +56,6 @@ class ResidualBar:
 
     Attributes
     ----------
-    kind : str
     coords : tuple of str
         Expressions of the times, positions or the visit; empty for ``1``.
     name : str
@@ -65,10 +64,8 @@ class ResidualBar:
         Its expressions.
     hom : bool
         One standard deviation for all visits.
-    nugget : bool
     by : str or None
         Expression of the strata.
-    text : str
     """
 
     kind: str
@@ -79,6 +76,11 @@ class ResidualBar:
     nugget: bool
     by: str | None
     text: str
+
+    @property
+    def codes(self) -> list[str]:
+        """Its expressions."""
+        return [*self.factors, *self.coords, *([] if self.by is None else [self.by])]
 
 
 def parse_residual(text: str, columns: Iterable[Any] = ()) -> ResidualBar:

@@ -43,8 +43,9 @@ from sparselmm.design.formula.namespace import (
 from sparselmm.design.formula.remembered import DesignInfo, Term
 from sparselmm.design.formula.tokens import unquoted
 from sparselmm.design.kinds.coded import GROUPS, CodedSpec, NewRows, TermSpec, coded_term, product
+from sparselmm.design.levels import Levels
 from sparselmm.design.rows import GroupRows
-from sparselmm.design.terms import Grouping, Levels, RandomTerm, TermLayout
+from sparselmm.design.terms import Grouping, RandomTerm, TermLayout
 from sparselmm.design.validate import check_codes, check_finite, not_finite
 
 

@@ -16,7 +16,8 @@ from sparselmm.design.factors import match
 from sparselmm.design.kinds.coded import GROUPS, CodedSpec, NewRows
 from sparselmm.design.kinds.matrices import Built
 from sparselmm.design.known_covariance import LARGEST_ROOT, KnownCovariance
-from sparselmm.design.terms import Levels, RandomTerm, TermLayout
+from sparselmm.design.levels import Levels
+from sparselmm.design.terms import RandomTerm, TermLayout
 
 SHOWN_LABELS = 5
 

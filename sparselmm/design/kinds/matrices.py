@@ -18,8 +18,9 @@ from sparselmm.design.exact_labels import canonical
 from sparselmm.design.factors import Factor, factorize, match
 from sparselmm.design.kinds.coded import NewRows, TermSpec
 from sparselmm.design.kinds.components import stack_blocks
+from sparselmm.design.levels import Levels
 from sparselmm.design.rows import GroupRows
-from sparselmm.design.terms import Grouping, Levels, RandomTerm, TermLayout
+from sparselmm.design.terms import Grouping, RandomTerm, TermLayout
 from sparselmm.design.validate import Rows, aligned, check_finite, check_length, check_names
 
 Built = tuple[RandomTerm, TermSpec]

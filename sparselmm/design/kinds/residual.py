@@ -80,7 +80,7 @@ class ResidualSpec:
 
     def codes_used(self) -> list[str]:
         """Expressions it evaluates on the data, those of the dispersion apart."""
-        return [] if self.bar is None else bar_codes(self.bar)
+        return [] if self.bar is None else self.bar.codes
 
     def evaluate(self, space: Namespace, every_visit: bool = False) -> ResidualRows:
         """The structure on new rows; groups the fit has not seen are -1.
@@ -111,11 +111,6 @@ class ResidualSpec:
             t.kind, group, t.labels, coords, visits, t.visit_labels, stratum, t.strata, D,
             t.d_names, t.nugget, t.text, t.group_name,
         )  # fmt: skip
-
-
-def bar_codes(bar: ResidualBar) -> list[str]:
-    """Expressions of a structure."""
-    return [*bar.factors, *bar.coords, *([] if bar.by is None else [bar.by])]
 
 
 def residual_rows(

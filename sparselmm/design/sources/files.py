@@ -189,7 +189,6 @@ def numbered(table: Any, whole: Sequence[str], kept: Collection[str], what: str)
 
     Parameters
     ----------
-    table : Table or RecordBatch
     whole : sequence of str
         Columns that began with whole numbers, read as text.
     kept : collection of str

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import pandas as pd
 
 from sparselmm.results.methods.linear_figures import LinearFigureResults
@@ -21,12 +18,6 @@ class LinearReportResults(ReportResults, LinearFigureResults, TidyResults):
 
     def _facts(self) -> pd.DataFrame:
         return self.glance()
-
-    def _found(self) -> Sequence[Any]:
-        return self.check().findings
-
-    def _residual_figure(self) -> Any:
-        return self.plot_diagnostics()
 
     def _report_table(self, alpha: float) -> pd.DataFrame:
         ddf = "z" if self.given.penalized or self._est.n_fixed else "satterthwaite"
