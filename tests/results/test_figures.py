@@ -276,7 +276,7 @@ def crowded(kind="linear"):
 
 
 def boxes(figure, texts):
-    figure.canvas.draw()
+    """Where texts stand in a figure that is drawn."""
     renderer = figure.canvas.get_renderer()
     return [text.get_window_extent(renderer) for text in texts if text.get_text()]
 
@@ -312,6 +312,7 @@ def test_pictures_of_a_column_keep_their_labels_inside_and_apart(name):
     )
     DRAWN[name](crowded(), figure.add_subplot() if in_axes else figure)
     edge = figure.bbox.padded(2.0)
+    figure.canvas.draw()
     for axis in figure.axes:
         texts = [axis.title, axis.xaxis.label, axis.yaxis.label, *axis.get_yticklabels()]
         for box in boxes(figure, texts):
