@@ -293,7 +293,11 @@ def inverse_triangle(L: CSR) -> CSR:
         width = min(COLUMNS, n - start)
         right = np.zeros((n - start, width))
         right[np.arange(width), np.arange(width)] = 1.0
-        solved = np.asarray(spl.spsolve_triangular(L[start:, start:], right, lower=True))
+        corner = L[start:, start:]
+        corner.indices, corner.indptr = (  # SciPy before 1.16 takes no others
+            part.astype(np.intc) for part in (corner.indices, corner.indptr)
+        )
+        solved = np.asarray(spl.spsolve_triangular(corner, right, lower=True))
         row, column = np.nonzero(solved)
         entries = (solved[row, column], (row + start, column))
         parts.append(sp.csc_array(entries, shape=(n, width)))
