@@ -193,7 +193,8 @@ def known_arguments(function: Function, method: bool = False) -> Function:
         except TypeError:
             others, called = {}, function.__name__
             if method and args:
-                others, called = args[0]._other_arguments, f"{type(args[0]).__name__}.{called}"
+                others = getattr(args[0], "_other_arguments", {})
+                called = f"{type(args[0]).__name__}.{called}"
             check_keywords(kwargs, known, called, others)
             try:
                 signature.bind(*args, **kwargs)
