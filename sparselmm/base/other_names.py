@@ -191,7 +191,8 @@ def known_arguments(function: Function, method: bool = False) -> Function:
         try:
             return function(*args, **kwargs)
         except TypeError:
-            others, called = {}, function.__name__
+            others: Mapping[str, str] = {}
+            called = function.__name__
             if method and args:
                 others = getattr(args[0], "_other_arguments", {})
                 called = f"{type(args[0]).__name__}.{called}"

@@ -75,7 +75,7 @@ def from_arrays(
     blocks = [stack.block for stack in stacks] + [matrix.block for matrix in matrices]
     kept = None
     if missing == "drop":
-        kept = complete_rows(n, [y, X, labels, re, weights, offset, *blocks, *others.values()])
+        kept = complete_rows([y, X, labels, re, weights, offset, *blocks, *others.values()])
     rows = kept_rows(n, index, kept, "missing='drop'")
     grouping = None if labels is None else make_grouping("Group", take(labels, kept), rows)
     built: list[Built] = []

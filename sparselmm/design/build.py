@@ -296,7 +296,7 @@ def _effects(
 
 def _bar_term(bar: BarTerm, matrices: _Matrices, space: Namespace) -> Built:
     values, info, columns = _effects(bar.terms, matrices, space, f"{bar.text}: column")
-    crossing = grouping(bar.name, bar.factors, space)
+    crossing = grouping(bar.factors, space)
     structure: Structure = bar.structure if len(columns) > 1 else "unstructured"
     place = None
     if "autoregressive" in structure and info is not None:

@@ -82,7 +82,7 @@ def test_what_cannot_be_had_refuses_by_name(name):
 
 
 def test_errors_about_arguments_name_the_class_of_the_fit():
-    with pytest.raises(TypeError, match="ResidualResults.ranef_se has no argument 'fixed'"):
+    with pytest.raises(TypeError, match=r"ResidualResults\.ranef_se has no argument 'fixed'"):
         ovary().ranef_se(fixed=True)
 
 

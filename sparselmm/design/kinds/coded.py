@@ -202,7 +202,7 @@ def product(codes: Sequence[str], space: Namespace) -> FloatArray:
     return values[:, None]
 
 
-def grouping(name: str, codes: Sequence[str], space: Namespace) -> Crossing:
+def grouping(codes: Sequence[str], space: Namespace) -> Crossing:
     """The crossing of some grouping expressions; missing labels are an error."""
     factors: list[Factor] = []
     for code in codes:
