@@ -1,4 +1,4 @@
-"""Simulated responses, the bootstrap, refits to other responses; power is in `powered`."""
+"""Simulated responses, the bootstrap, refits to other responses; power is in `power`."""
 
 from __future__ import annotations
 
