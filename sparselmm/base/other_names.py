@@ -191,9 +191,11 @@ def known_arguments(function: Function, method: bool = False) -> Function:
         try:
             return function(*args, **kwargs)
         except TypeError:
-            others, called = {}, function.__name__
+            others: Mapping[str, str] = {}
+            called = function.__name__
             if method and args:
-                others, called = args[0]._other_arguments, f"{type(args[0]).__name__}.{called}"
+                others = getattr(args[0], "_other_arguments", {})
+                called = f"{type(args[0]).__name__}.{called}"
             check_keywords(kwargs, known, called, others)
             try:
                 signature.bind(*args, **kwargs)
@@ -227,6 +229,8 @@ class OtherKind:
         What to say of the others.
     error : type
         The class of the error.
+    mark : str
+        What stands before what to use.
     """
 
     kind: type
@@ -234,6 +238,7 @@ class OtherKind:
     instead: Mapping[str, str]
     otherwise: str = ""
     error: type[Exception] = OtherKindError
+    mark: str = ";"
 
     def __contains__(self, name: str) -> bool:
         own = any(name in vars(part) for part in self.kind.__mro__)
@@ -242,7 +247,7 @@ class OtherKind:
     def refusal(self, name: str) -> Exception:
         """The error that names what is not there."""
         why = self.instead.get(name, self.otherwise)
-        hint = f"; {why}" if why else ""
+        hint = f"{self.mark} {why}" if why else ""
         return self.error(f"{name} is not available for {self.here}{hint}")
 
 

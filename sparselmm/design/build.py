@@ -57,25 +57,14 @@ from sparselmm.design.validate import (
 
 
 def from_formula(
-    formula: str,
-    data: Any,
-    *,
-    groups: Any = None,
-    re_formula: str | None = None,
-    vc_formula: Mapping[str, str] | None = None,
-    weights: Any = None,
-    offset: Any = None,
-    z_terms: Mapping[str, Any] | None = None,
-    covariance: Mapping[str, Any] | None = None,
-    subset: Any = None,
-    missing: str = "none",
-    env: EvalEnvironment | None = None,
-    further: Mapping[str, str] | None = None,
-    generalized: bool = False,
-    residual: str | None = None,
-    dispersion: str | None = None,
+    formula: str, data: Any, *, groups: Any = None, re_formula: str | None = None,
+    vc_formula: Mapping[str, str] | None = None, weights: Any = None, offset: Any = None,
+    z_terms: Mapping[str, Any] | None = None, covariance: Mapping[str, Any] | None = None,
+    subset: Any = None, missing: str = "none", env: EvalEnvironment | None = None,
+    further: Mapping[str, str] | None = None, generalized: bool = False,
+    residual: str | None = None, dispersion: str | None = None,
     contrasts: Mapping[str, Any] | None = None,
-) -> BuiltDesign:
+) -> BuiltDesign:  # fmt: skip
     """Build a design from a formula and a data frame; arguments as of `MixedLM.from_formula`.
 
     ``env`` holds variables besides the columns, see :func:`capture_env`; default the caller's.
@@ -145,14 +134,9 @@ def columns_in_use(
 
 
 def assemble(
-    plan: Plan,
-    given: Given,
-    covariance: Mapping[str, Any] | None,
-    space: Namespace,
-    kept: BoolArray | None,
-    generalized: bool,
-    checked: bool = True,
-) -> BuiltDesign:
+    plan: Plan, given: Given, covariance: Mapping[str, Any] | None, space: Namespace,
+    kept: BoolArray | None, generalized: bool, checked: bool = True,
+) -> BuiltDesign:  # fmt: skip
     """The design of the rows in use, ``checked`` for what a fit needs of them."""
     matrices = _Matrices.of(plan, space)
     y, y_name = _response(plan.parsed.response, matrices, space)
@@ -184,21 +168,19 @@ def assemble(
     for name, values in others.items():
         columns = matrices.info(plan.further[name]).column_names
         check_finite(values, columns, f"{name}= column", space.rows)
+    known = None
+    if groups is not None:
+        known = GroupsSpec(groups.name, given.groups_column, groups.labels)
     spec = DesignSpec(
-        formula=plan.parsed.text,
-        x_names=x_names,
-        terms=tuple(memory for _, memory in built),
-        groups=None if groups is None else _groups_spec(groups, given),
-        design_info=fixed,
-        offsets=plan.parsed.offsets,
+        formula=plan.parsed.text, x_names=x_names, terms=tuple(memory for _, memory in built),
+        groups=known, design_info=fixed, offsets=plan.parsed.offsets,
         offset_column=given.offset_column,
         offset_array=given.offset is not None and given.offset_column is None,
         categories=matrices.categories(space),
-        kinds=kinds_of(space.frame, used_columns_of(plan.read, space)),
-        env=space.env,
+        kinds=kinds_of(space.frame, used_columns_of(plan.read, space)), env=space.env,
         further={name: matrices.info(terms) for name, terms in plan.further.items()},
         residual=memory,
-    )
+    )  # fmt: skip
     return BuiltDesign(design, spec, space.rows.labels(), kept, True, space.frame, others)
 
 
@@ -216,10 +198,6 @@ def _residual(
             )
         dispersion = matrices.values(plan.dispersion), matrices.info(plan.dispersion)
     return residual_rows(plan.residual, dispersion, space, checked)
-
-
-def _groups_spec(groups: Grouping, given: Given) -> GroupsSpec:
-    return GroupsSpec(groups.name, given.groups_column, groups.labels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -318,7 +296,7 @@ def _effects(
 
 def _bar_term(bar: BarTerm, matrices: _Matrices, space: Namespace) -> Built:
     values, info, columns = _effects(bar.terms, matrices, space, f"{bar.text}: column")
-    crossing = grouping(bar.name, bar.factors, space)
+    crossing = grouping(bar.factors, space)
     structure: Structure = bar.structure if len(columns) > 1 else "unstructured"
     place = None
     if "autoregressive" in structure and info is not None:
@@ -348,7 +326,7 @@ def _named_apart(bars: list[Built], taken: list[str]) -> list[Built]:
         if count:
             layout = replace(memory.layout, name=f"{term.name}.{count}")
             term = replace(term, name=layout.name)
-            memory = replace(memory, layout=layout)  # type: ignore[type-var]
+            memory = replace(memory, layout=layout)
         out.append((term, memory))
     return out
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sparselmm.base.other_names import NamesOthers
 from sparselmm.results.independent import IndependentResults
 from sparselmm.results.methods.augment import AugmentResults
 from sparselmm.results.methods.diagnostics import DiagnosticResults
@@ -19,7 +20,7 @@ from sparselmm.results.methods.reports import check_lines
 
 
 class MixedLMResults(
-    DiagnosticResults, AugmentResults, ExactResults, ProfileMethods, IndependentResults
+    DiagnosticResults, AugmentResults, ExactResults, ProfileMethods, IndependentResults, NamesOthers
 ):
     """A fitted linear mixed model.
 

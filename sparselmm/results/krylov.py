@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from sparselmm.base.exceptions import MonteCarloWarning, warn_user
-from sparselmm.base.other_names import OtherKind
+from sparselmm.base.other_names import NamesOthers, OtherKind
 from sparselmm.likelihood.engine import ratio_error
 from sparselmm.results.core import MixedLMResults
 from sparselmm.results.independent import IndependentResults
@@ -49,7 +49,7 @@ EXACT = OtherKind(
 
 
 @MixedLMResults.register
-class KrylovResults(IndependentResults):
+class KrylovResults(IndependentResults, NamesOthers):
     """A linear mixed model fitted by conjugate gradients; see :class:`MixedLMResults`.
 
     ``opt.mc_error`` bounds the Monte Carlo error of theta in its standard errors, ``llf_mc_se`` is

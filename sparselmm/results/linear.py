@@ -6,9 +6,11 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+import pandas as pd
+
 from sparselmm.base.arguments import check_choice, check_level, check_text
 from sparselmm.base.exceptions import DataError
-from sparselmm.base.other_names import OF_RESULTS, NamesOthers
+from sparselmm.base.other_names import OF_RESULTS, KnownArguments
 from sparselmm.design import BuiltDesign
 from sparselmm.inference.estimates import Estimates
 from sparselmm.inference.hypotheses.ddf import DDF_METHODS
@@ -17,16 +19,20 @@ from sparselmm.likelihood.evaluations import PLSFit
 from sparselmm.likelihood.record import OptSummary
 from sparselmm.results.given import Given
 from sparselmm.results.methods.anova import AnovaResults
-from sparselmm.results.methods.linear_reports import LinearReportResults
+from sparselmm.results.methods.linear_figures import LinearFigureResults
 from sparselmm.results.methods.means import MeanResults
+from sparselmm.results.methods.reports import ReportResults
 from sparselmm.results.methods.robust import RobustResults
 from sparselmm.results.methods.statsmodels import ResultsInterface
+from sparselmm.results.methods.tidy import TidyResults
 from sparselmm.results.print import short, summary
+from sparselmm.results.print.report import equation
 
 
 class LinearResults(
-    AnovaResults, MeanResults, RobustResults, ResultsInterface, LinearReportResults, NamesOthers
-):
+    AnovaResults, MeanResults, RobustResults, ResultsInterface, ReportResults, LinearFigureResults,
+    TidyResults, KnownArguments,
+):  # fmt: skip
     """What any fit of a linear model has, whatever the covariance of its residuals.
 
     Arguments and attributes as of :class:`sparselmm.MixedLMResults`.
@@ -116,3 +122,33 @@ class LinearResults(
 
     def _repr_html_(self) -> str:
         return self.summary().as_html()
+
+    # ------------------------------------------------------------------- what reports ask
+
+    def _variance_table(self) -> pd.DataFrame:
+        return pd.DataFrame(self.varcorr.reset_index(drop=True))
+
+    def _facts(self) -> pd.DataFrame:
+        return self.glance()
+
+    def _report_table(self, alpha: float) -> pd.DataFrame:
+        ddf = "z" if self.given.penalized or self._est.n_fixed else "satterthwaite"
+        table = self.tidy("fixed", conf_int=True, conf_level=1.0 - alpha, ddf=ddf)
+        names = {
+            "term": "term", "estimate": "estimate", "std.error": "SE", "df": "df",
+            "statistic": "statistic", "p.value": "p", "conf.low": "low", "conf.high": "high",
+        }  # fmt: skip
+        return table[list(names)].rename(columns=names)
+
+    def _kind_in_words(self) -> str:
+        how = "restricted maximum likelihood" if self.reml else "maximum likelihood"
+        return f"A linear mixed model ({how})"
+
+    def _in_mathematics(self) -> list[str]:
+        name = f"<i>{self.built.layout.y_name}</i>"
+        lines = equation(self.built.spec.x_names, self._random_parts(), name,
+                         "&epsilon;")  # fmt: skip
+        return [*lines, *self._errors_in_mathematics()]
+
+    def _errors_in_mathematics(self) -> list[str]:
+        return ["&epsilon; ~ N(0, &sigma;&sup2;)"]

@@ -81,6 +81,11 @@ def test_what_cannot_be_had_refuses_by_name(name):
     assert not hasattr(ovary(), name)
 
 
+def test_errors_about_arguments_name_the_class_of_the_fit():
+    with pytest.raises(TypeError, match=r"ResidualResults\.ranef_se has no argument 'fixed'"):
+        ovary().ranef_se(fixed=True)
+
+
 def test_rows_cannot_be_removed_on_the_way(tmp_path):
     with pytest.raises(UnsupportedError, match="remove_data is not available for a fit with"):
         ovary().save(tmp_path / "fit", remove_data=True)

@@ -239,20 +239,17 @@ def _warn_if_reused(
 
 
 @dataclass(frozen=True, eq=False)
-class PerGroupSpec:
+class PerGroupSpec(TermSpec):
     """Memory of a component that patsy evaluates group by group.
 
     Attributes
     ----------
-    layout : TermLayout
-        Without the block.
     infos : dict
         Code of a group to patsy's memory of its columns.
     starts : ndarray of int, (n_groups + 1,)
         Columns ``starts[g]:starts[g + 1]`` of the block belong to group ``g``.
     """
 
-    layout: TermLayout
     infos: dict[int, DesignInfo]
     starts: IntArray
 
@@ -261,10 +258,6 @@ class PerGroupSpec:
         return list(
             dict.fromkeys(c for info in self.infos.values() for c in remembered.expressions(info))
         )
-
-    def groupings(self) -> list[str]:
-        """Those of them that are columns read as labels and nothing else."""
-        return []
 
     def evaluate(self, new: NewRows) -> RandomTerm:
         """The component on new rows, columns matched by group and name."""

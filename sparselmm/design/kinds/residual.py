@@ -127,7 +127,7 @@ def residual_rows(
     visit_labels = strata = None
     coords = np.zeros((n, 1))
     if bar is not None:
-        crossing = grouping(bar.name, bar.factors, space)
+        crossing = grouping(bar.factors, space)
         group, labels = crossing.codes, crossing.levels(bar.factors).labels()
         if bar.by is not None:
             factor = factorize(space.labels(bar.by), sort=True)

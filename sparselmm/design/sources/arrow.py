@@ -178,7 +178,7 @@ def joined(frames: Iterable[pd.DataFrame], what: str) -> pd.DataFrame:
     DataError
         When their columns differ.
     """
-    parts = [frame for frame in frames]
+    parts = list(frames)
     if not parts:
         raise DataError(f"{what} gave no frame at all")
     for number, part in enumerate(parts[1:], start=1):

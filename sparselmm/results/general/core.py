@@ -107,7 +107,7 @@ class MixedGLMResults(RanefResults, GeneralReportResults, NamesOthers):
     _other_names, _other_arguments = GENERAL, OTHER_ARGUMENTS
     _other_kind = OtherKind(
         MixedLMResults, "generalized models", NOT_HERE, "it is defined for linear models only",
-        NotGeneralizedError,
+        NotGeneralizedError, ":",
     )  # fmt: skip
 
     def __getstate__(self) -> dict[str, Any]:

@@ -185,16 +185,7 @@ class ProfileMethods(ComparisonResults, ResultsInterface):
             names = [self._est.terms[t].name for t in self._est.places.components]
             place = names.index(check_choice(re_ix, "re_ix", names))
             value = float(params.vcomp[place])
-        scale = self.pls.scale
-        low, high = value - dist_low / scale, value + dist_high / scale
-        if high > FARTHEST * (1.0 + value):
-            raise wrong_value("dist_high", f"less than {FARTHEST:g} times the variance", dist_high)
-        if low <= 0:
-            raise ArgumentError(
-                "dist_low is too large and would result in a negative variance. Try a smaller "
-                f"value, less than {value * scale:.4g}."
-            )
-        left, right = np.linspace(low, value, num_low + 1), np.linspace(value, high, num_high + 1)
+        values = _around(value, (num_low, num_high), (dist_low, dist_high), self.pls.scale)
         free = self._all_free()
         if vtype == "re":
             free.cov_re = free.cov_re[np.ix_(order, order)]
@@ -202,7 +193,7 @@ class ProfileMethods(ComparisonResults, ResultsInterface):
         else:
             free.vcomp[place] = 0
         out = []
-        for x in [*left, *right[1:]]:
+        for x in values:
             if vtype == "re":
                 params.cov_re[0, 0] = x
             else:
@@ -221,6 +212,22 @@ class ProfileMethods(ComparisonResults, ResultsInterface):
         return MixedLMParams.from_components(
             np.ones(self.k_fe), cov_re=np.ones((k_re, k_re)), vcomp=np.ones(k_vc)
         )
+
+
+def _around(
+    value: float, numbers: tuple[int, int], distances: tuple[float, float], scale: float
+) -> FloatArray:
+    """Values below and above one, relative to the scale, to distances in the units of the data."""
+    low, high = value - distances[0] / scale, value + distances[1] / scale
+    if high > FARTHEST * (1.0 + value):
+        raise wrong_value("dist_high", f"less than {FARTHEST:g} times the variance", distances[1])
+    if low <= 0:
+        raise ArgumentError(
+            "dist_low is too large and would result in a negative variance. Try a smaller value, "
+            f"less than {value * scale:.4g}."
+        )
+    right = np.linspace(value, high, numbers[1] + 1)
+    return np.concatenate([np.linspace(low, value, numbers[0] + 1), right[1:]])
 
 
 def _leading(model: Any, index: int) -> tuple[Any, list[int]]:

@@ -1,4 +1,4 @@
-"""Simulated responses, the bootstrap, refits to other responses; power is in `powered`."""
+"""Simulated responses, the bootstrap, refits to other responses; power is in `power`."""
 
 from __future__ import annotations
 
@@ -52,6 +52,7 @@ from sparselmm.results.tables.bootstrap import (
     earlier,
     labelled,
     replicated,
+    warn_of_failures,
     write,
 )
 from sparselmm.results.tables.many import ManyResults, fit_many
@@ -387,12 +388,7 @@ class SimulationResults(PowerMethods):
             done = replace(done, jackknife=bootstrap.jackknife(cases)[0], by=factor)
         if checkpoint is not None:
             write(done, checkpoint)
-        if done.n_failed:
-            why = "; ".join(f"{reason} ({times})" for reason, times in done.failures.items())
-            warn_user(
-                f"{done.n_failed} of {len(done)} replicates failed and count as missing: {why}",
-                catchable(ConvergenceWarning),
-            )
+        warn_of_failures(done)
         return done
 
     def _observed(

@@ -15,8 +15,6 @@ from sparselmm.results.methods.hypotheses import HypothesisResults
 class ResultsInterface(HypothesisResults):
     """Methods statsmodels' results offer, for :class:`sparselmm.MixedLMResults`."""
 
-    use_t = False
-
     @property
     def freepat(self) -> MixedLMParams | None:
         """The mask ``free`` of the fit."""

@@ -20,7 +20,7 @@ from sparselmm.base.arguments import (
     check_strings,
 )
 from sparselmm.base.exceptions import ArgumentError, DataError
-from sparselmm.base.other_names import OtherKind
+from sparselmm.base.other_names import NamesOthers, OtherKind
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.diagnostics.checks import diagnose
 from sparselmm.inference.diagnostics.diagnosis import Diagnosis
@@ -61,7 +61,12 @@ INDEPENDENT = OtherKind(
 
 @MixedLMResults.register
 class ResidualResults(
-    ResidualReport, ResidualPrediction, ResidualSimulation, ResidualByRow, LinearResults
+    ResidualReport,
+    ResidualPrediction,
+    ResidualSimulation,
+    ResidualByRow,
+    LinearResults,
+    NamesOthers,
 ):
     """A fitted model with a covariance structure of the residuals.
 

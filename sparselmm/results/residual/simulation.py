@@ -35,7 +35,7 @@ from sparselmm.inference.residual import JointFit, ResidualEstimates
 from sparselmm.inference.residual_rows import coloured
 from sparselmm.results.methods.base import ResultsBase, from_rows
 from sparselmm.results.methods.simulation import simulator_of
-from sparselmm.results.tables.bootstrap import BootstrapResults
+from sparselmm.results.tables.bootstrap import BootstrapResults, warn_of_failures
 
 
 class ResidualSimulation(ResultsBase):
@@ -173,12 +173,7 @@ class ResidualSimulation(ResultsBase):
         done = BootstrapResults(
             names, estimate, values, failure, "parametric", stream, fingerprint=self.pls.deviance
         )
-        if done.n_failed:
-            why = "; ".join(f"{reason} ({times})" for reason, times in done.failures.items())
-            warn_user(
-                f"{done.n_failed} of {n} replicates failed and count as missing: {why}",
-                catchable(ConvergenceWarning),
-            )
+        warn_of_failures(done)
         return done
 
     def _bootstrapped(self, joint: JointFit) -> tuple[tuple[str, ...], FloatArray]:
