@@ -91,7 +91,7 @@ def general():
 def test_generalized_fits_answer_other_names_too(general):
     for theirs, ours in other_names.GENERAL.items():
         assert theirs not in dir(general)
-        with pytest.raises((NotGeneralizedError, OtherNameError), match=r"here it is|models; "):
+        with pytest.raises((NotGeneralizedError, OtherNameError), match=r"here it is|models: "):
             getattr(general, theirs)
         assert has(general, ours), ours
 
