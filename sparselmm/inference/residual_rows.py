@@ -29,8 +29,8 @@ def row_sd(joint: JointFit, rows: ResidualRows, weights: FloatArray | None) -> F
     half = np.zeros(len(rows.group)) if weights is None else 0.5 * np.log(weights)
     if isinstance(structure, Structured):
         return np.asarray(np.exp(structure.log_sd(joint.phi, rows.D, half)))
-    L = structure.roots(joint.phi)
-    variances = np.einsum("sij,sij->si", L, L)[rows.stratum, rows.visits]
+    S = structure.covariances(joint.phi)
+    variances = np.einsum("sii->si", S)[rows.stratum, rows.visits]
     return np.asarray(np.sqrt(variances) * np.exp(-half))
 
 

@@ -308,8 +308,7 @@ class ResidualResults(
         assert isinstance(structure, Unstructured) and rows is not None
         out = []
         strata = [f"Residual[{s}]" for s in rows.strata] or ["Residual"]
-        for group, L in zip(strata, structure.roots(self.joint.phi), strict=True):
-            R = L @ L.T
+        for group, R in zip(strata, structure.covariances(self.joint.phi), strict=True):
             sd = np.sqrt(np.diag(R))
             for b, name in enumerate(rows.visit_labels):
                 out.append(VarianceRow(group, name, None, float(R[b, b]), float(sd[b])))

@@ -20,6 +20,7 @@ from sparselmm.likelihood.multistart import minimize_globally
 from sparselmm.likelihood.optimize import minimize
 from sparselmm.likelihood.residual import deviance as room
 from sparselmm.likelihood.residual.deviance import ResidualDeviance
+from sparselmm.likelihood.residual.endless import endless
 from sparselmm.likelihood.residual.identifiability import confounded_terms
 from sparselmm.likelihood.residual.limits import at_a_limit
 from sparselmm.likelihood.residual.markov import Markov
@@ -397,6 +398,65 @@ def test_well_told_correlations_rise_to_no_end(structure):
     assert opt.converged
     assert opt.n_starts == 1
     assert opt.n_evaluations <= 8
+
+
+def test_the_curvature_at_a_zero_variance_beside_another_r():
+    """What the evaluation before told of it holds at the next phi."""
+    design = make("ar1", "crossed")
+    deviance = ResidualDeviance(design, reml=True)
+    x = somewhere(deviance, 2)
+    x[0] = 1e-3
+    deviance.tangent_model(x)
+    x[0] = 0.0
+    x[-1] += 1e-3
+    model, exact = deviance.newton_matrix(x), deviance.hessian(x)
+    assert abs(exact[0, 0]) > 1.0
+    assert model[0, 0] == pytest.approx(exact[0, 0], rel=0.01)
+
+
+def test_a_singular_covariance_of_visits_beside_random_effects():
+    """Random intercepts, told apart by weights, take what `us` leaves: a stationary point."""
+    rng = np.random.default_rng(0)
+    frame = _panel(60, 2, 11)
+    both = rng.normal(size=60)[frame.g] * np.where(frame.t == 0, 1.0, 0.4)
+    w = rng.uniform(0.3, 3.0, len(frame))
+    frame["y"] = both / np.sqrt(w) + rng.normal(size=60)[frame.g]
+    opt = _fit_of("y ~ x + (1 | g)", frame, "us(t | g)", False, weights=w)
+    assert opt.converged
+    assert sum(one.search == 0 for one in opt.history) <= 20
+
+
+def test_a_covariance_of_visits_that_loses_its_rank_without_end():
+    """A contrast that the fixed effects reproduce in every group, at the last R that has digits."""
+    frame = _panel(40, 3, 12)
+    frame["y"] = np.where(frame.t == 2, frame.y.to_numpy()[frame.g * 3 + 1], frame.y)
+    model = sparselmm.mixedlm("y ~ 1", frame, residual="us(t | g)")
+    deviance = ResidualDeviance(model.design, reml=False)
+    structure = deviance.structure
+    L = np.array([[1.0, 0.0, 0.0], [0.2, 1.0, 0.0], [0.2, 1.0, 0.0]])
+    phi = L[structure.r, structure.c]
+    assert "rises without end as the covariance of the visits" in endless(
+        deviance, structure, phi, 0
+    )
+    assert "is singular" in at_a_limit(structure, phi)
+    assert at_a_limit(structure, structure.start()) == ""
+
+
+def test_effects_that_reproduce_every_response():
+    """They do whatever R is: nothing is searched for."""
+    frame = _panel(4, 3, 13)
+    frame["it"] = np.arange(len(frame)) % 9
+    opt = _fit_of("y ~ x + C(t) + (x || it)", frame, "gau(t | g)", False)
+    assert not opt.converged
+    assert "reproduce every response" in opt.message
+    assert opt.n_starts == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [94, 129])
+@pytest.mark.filterwarnings("ignore")
+def test_random_models_with_a_singular_covariance_of_visits(number):
+    assert judge(number).what == "right"
 
 
 @pytest.mark.slow

@@ -143,6 +143,8 @@ class ResidualDeviance(Joint):
             cross, self.theta_covariance, self._solver_for(cross), reml=self.reml,
             known_scale=self.known_scale,
         )  # fmt: skip
+        if last is not None:
+            inner.remember(last.deviance)
         self._at = At(np.array(phi, dtype=float), state, inner)
         return inner
 

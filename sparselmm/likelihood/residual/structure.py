@@ -17,6 +17,13 @@ from sparselmm.base.smallmatrix import block_diagonal, columns_of_triangle
 from sparselmm.base.types import AnyArray, BoolArray, FloatArray, IntArray
 from sparselmm.design.residual import ResidualRows
 from sparselmm.likelihood.residual.correlations import FAR, Correlation, Stack
+from sparselmm.likelihood.residual.jets import LEFT
+
+SHARE = 1e-4
+"""Share of the variances that is added to a covariance of visits where it measures steps."""
+
+TINY = 1e-10
+"""The least of it that leaves a matrix its root."""
 
 CAPPED = 2.0
 """Distance of a correlation from one, in those of the nearest one, at which it stands there."""
@@ -252,7 +259,11 @@ class Structured:
 
 
 class Unstructured:
-    """A free covariance matrix of the visits in every stratum, absolute."""
+    """A free covariance matrix of the visits in every stratum, absolute.
+
+    ``R = lambda lambda'`` with a diagonal greater by the share `LEFT`: as for other structures
+    correlations stop short of one, and ``lambda`` may be singular.
+    """
 
     known_scale: float | None = 1.0
     a = 0
@@ -263,6 +274,7 @@ class Unstructured:
         self.n_strata = max(len(rows.strata), 1)
         self.own = len(self.r)
         self.n = self.n_strata * self.own
+        self.apart = 1.0 + LEFT * np.eye(self.T)
         self.initial: FloatArray | None = None
 
     def roots(self, phi: FloatArray) -> FloatArray:
@@ -270,6 +282,11 @@ class Unstructured:
         out = np.zeros((self.n_strata, self.T, self.T))
         out[:, self.r, self.c] = phi.reshape(self.n_strata, self.own)
         return out
+
+    def covariances(self, phi: FloatArray) -> FloatArray:
+        """Of the visits in every stratum, (strata, T, T)."""
+        L = self.roots(phi)
+        return np.asarray(L @ L.transpose(0, 2, 1) * self.apart)
 
     def start(self) -> FloatArray:
         """Where a search starts, (n,): what `initial_from` found."""
@@ -287,6 +304,28 @@ class Unstructured:
     def near_limits(self, phi: FloatArray) -> list[FloatArray]:
         """None: the root of a singular covariance is a place like others."""
         return []
+
+    def _away(self, phi: FloatArray, share: float) -> FloatArray:
+        """Roots with every variance greater by a share, (strata, T, T)."""
+        L = self.roots(phi)
+        S = L @ L.transpose(0, 2, 1)
+        return np.asarray(np.linalg.cholesky(S * (1.0 + max(share, TINY) * np.eye(self.T))))
+
+    def capped(self, phi: FloatArray, factor: float) -> Iterator[tuple[str, FloatArray]]:
+        """Singular covariances, in words, and ``phi`` a factor away from there."""
+        L = self.roots(phi)
+        L = L / np.linalg.norm(L, axis=2, keepdims=True)
+        lowest = np.linalg.eigvalsh(L @ L.transpose(0, 2, 1))[:, 0]
+        away = self._away(phi, (factor - 1.0) * LEFT)
+        for s in np.flatnonzero(lowest < (CAPPED - 1.0) * LEFT).tolist():
+            within = f" in the stratum {self.rows.strata[s]}" if self.rows.strata else ""
+            out = phi.copy()
+            out.reshape(self.n_strata, self.own)[s] = away[s][self.r, self.c]
+            yield f"the covariance of the visits{within} becomes singular", out
+
+    def towards(self, phi: FloatArray, factor: float) -> Iterator[tuple[str, FloatArray]]:
+        """None: no parameter has its limit at infinity."""
+        yield from ()
 
     def strength(self, phi: FloatArray) -> float:
         """Zero: correlations of any size are as good as others."""
@@ -315,8 +354,7 @@ class Unstructured:
 
     def blocks(self, phi: FloatArray, at: Geometry) -> tuple[FloatArray, FloatArray]:
         """R (P, m, m) and its derivatives in phi (n, P, m, m)."""
-        L = self.roots(phi)
-        S = L @ L.transpose(0, 2, 1)
+        L, S = self.roots(phi), self.covariances(phi)
         s, a, b = at.stratum[:, None, None], at.visits[:, :, None], at.visits[:, None, :]
         R1 = np.empty((self.n, *at.distance.shape))
         for j in range(self.n):
@@ -324,7 +362,7 @@ class Unstructured:
             E = np.zeros_like(S)
             E[stratum, r] += L[stratum, :, c]
             E[stratum, :, r] += L[stratum, :, c]
-            R1[j] = E[s, a, b]
+            R1[j] = (E * self.apart)[s, a, b]
         return S[s, a, b] * self._weights(at), R1 * self._weights(at)
 
     @staticmethod
@@ -337,13 +375,17 @@ class Unstructured:
         G = np.zeros((self.n_strata, self.T, self.T))
         s, a, b = at.stratum[:, None, None], at.visits[:, :, None], at.visits[:, None, :]
         np.add.at(G, (s, a, b), Gamma * self._weights(at))
+        G *= self.apart
         same = self.c[:, None] == self.c[None, :]
         return block_diagonal([np.where(same, 2.0 * g[np.ix_(self.r, self.r)], 0.0) for g in G])
 
     def metric(self, phi: FloatArray) -> FloatArray:
-        """Steps ``lambda X`` with X of one entry, (n, n) by columns."""
+        """Steps ``lambda X`` with X of one entry, (n, n) by columns.
+
+        Lambda is that of correlations a little apart, so that a singular one can be left.
+        """
         blocks = []
-        for L in self.roots(phi):
+        for L in self._away(phi, SHARE):
             B = np.zeros((self.own, self.own))
             for j, (r, c) in enumerate(zip(self.r, self.c, strict=True)):
                 step = np.zeros_like(L)
@@ -376,8 +418,7 @@ class Unstructured:
 
     def natural(self, phi: FloatArray, scale: float) -> FloatArray:
         """Variances and covariances, (n,)."""
-        L = self.roots(phi)
-        return np.asarray((L @ L.transpose(0, 2, 1))[:, self.r, self.c].ravel())
+        return np.asarray(self.covariances(phi)[:, self.r, self.c].ravel())
 
     def natural_slopes(self, phi: FloatArray) -> FloatArray:
         """Derivatives of `natural` in phi, (n, n)."""
@@ -388,7 +429,7 @@ class Unstructured:
                 E = np.zeros_like(L)
                 E[r] += L[:, c]
                 E[:, r] += L[:, c]
-                J[:, j] = E[self.r, self.c]
+                J[:, j] = (E * self.apart)[self.r, self.c]
             blocks.append(J)
         return block_diagonal(blocks)
 
