@@ -118,7 +118,7 @@ class ResidualDeviance(Joint):
         self._model: tuple[FloatArray, FloatArray, FloatArray] | None = None
         first = self.engine(self.phi_start)
         self.df = first.df
-        self.levels = first.levels
+        self.levels = [*first.levels, len(np.unique(design.residual.group))]
         sizes = np.abs(self.structure.metric(self.phi_start)).max(axis=1, initial=0.0)
         self.units = np.append(first.units, sizes)
         self.unit_roots = [*first.unit_roots, np.eye(self.structure.n)]
@@ -321,8 +321,10 @@ class ResidualDeviance(Joint):
     def _phi_start(self) -> FloatArray:
         residual = self.products.Xy[:, -1]
         if isinstance(self.structure, Structured):
-            mixed = bool(self.design.terms)
-            return start_phi(self.structure, residual, self.design.weights, mixed)
+            effects = "intercepts" if self.design.terms else "none"
+            if any(term.values is not None for term in self.design.terms):
+                effects = "slopes"
+            return start_phi(self.structure, residual, self.design.weights, effects)
         self.structure.initial_from(residual)
         return self.structure.start()
 

@@ -83,7 +83,7 @@ class Structured:
         out = [np.append(phi[: self.a], np.tile(place, self.n_strata)) for place in places]
         if self.n_strata == 1 or not places:
             return out
-        plain = np.append(np.zeros(self.a), np.tile(places[0], self.n_strata))
+        plain = np.append(np.zeros(self.a), np.tile(places[2], self.n_strata))
         weak = self.correlation.weakest()  # one stratum differs from the others
         return [*out, *(self._with(plain, s, weak) for s in range(self.n_strata))]
 
