@@ -47,7 +47,7 @@ class ResidualRows(Snapshot):
         Rows of each stratum have parameters of their own.
     strata : tuple of str
     D : ndarray, (n, a)
-        Covariates of the log standard deviation.
+        Covariates of the log standard deviation, less ``origin``.
     d_names : tuple of str
     nugget : bool
     text : str
@@ -56,6 +56,9 @@ class ResidualRows(Snapshot):
     stands : ndarray, (n,), or None
         Groups that the row's group stands for, where groups alike were added up
         (:mod:`sparselmm.design.passes.alike`); None where each is itself.
+    origin : ndarray, (a,), or None
+        What was taken off columns of D that are far from zero: sigma stands for rows that have
+        these values. None where nothing was.
     """
 
     kind: str
@@ -72,6 +75,7 @@ class ResidualRows(Snapshot):
     text: str = ""
     group_name: str = ""
     stands: FloatArray | None = None
+    origin: FloatArray | None = None
 
     @property
     def counts(self) -> FloatArray:

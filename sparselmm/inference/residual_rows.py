@@ -146,4 +146,5 @@ def _joined(old: ResidualRows, new: ResidualRows) -> ResidualRows:
         np.vstack([old.coords, new.coords]), np.concatenate([old.visits, new.visits]),
         old.visit_labels, np.concatenate([old.stratum, new.stratum]), old.strata,
         np.vstack([old.D, new.D]), old.d_names, old.nugget, old.text, old.group_name,
+        origin=old.origin,
     )  # fmt: skip

@@ -30,7 +30,7 @@ from sparselmm.inference.diagnostics.evidence import Evidence
 from sparselmm.inference.hypotheses import robust
 from sparselmm.inference.hypotheses.robust import ClusterRobust
 from sparselmm.inference.hypotheses.robust_rows import cluster_robust_rows
-from sparselmm.inference.residual import JointFit, ResidualEstimates
+from sparselmm.inference.residual import JointFit, ResidualEstimates, log_sigma
 from sparselmm.inference.residual_profile import (
     natural_interval,
     profile_interval,
@@ -77,20 +77,20 @@ RIGHT = frozenset((
     "emtrends", "joint_tests", "plot_coefficients", "plot_funnel", "plot_groups",
     "plot_predictions", "plot_ranks", "plot_ranef_correlation", "plot_residual_correlation",
     "plot_shrinkage", "f_test", "fe_params",
-    "fe_pen", "fittedvalues", "freepat", "glance", "k_constant", "k_fe", "k_re", "k_re2",
+    "fe_pen", "fittedvalues", "freepat", "k_constant", "k_fe", "k_re", "k_re2",
     "k_vc", "llf", "llf_mc_se", "load", "method", "mle_retvals", "n_parameters", "nobs",
     "normalized_cov_params", "param_names", "params", "params_object", "plot_ranef",
     "predict", "pvalues", "random_effects", "random_effects_cov", "ranef", "ranef_contrasts",
     "ranef_cov", "ranef_se", "ranef_var", "rank", "reml", "report", "resid", "save", "scale",
-    "sigma", "singular", "summary", "t_test", "t_test_pairwise", "theta", "tidy", "to_html",
+    "singular", "summary", "t_test", "t_test_pairwise", "theta", "tidy", "to_html",
     "to_latex", "to_table", "tvalues", "u", "use_t", "varcorr", "vcomp", "wald_test",
     "wald_test_terms",
 ))  # fmt: skip
 """Methods and properties that hold whatever R is: they see the rows whitened, or not at all."""
 
 OWN = frozenset((
-    "R", "augment", "bootstrap", "check", "get_prediction", "refit", "residual_params", "residuals",
-    "sigma_by_row", "simulate",
+    "R", "augment", "bootstrap", "check", "get_prediction", "glance", "refit", "residual_params",
+    "residuals", "sigma", "sigma_by_row", "simulate",
 ))  # fmt: skip
 """Methods that :class:`ResidualResults` has of its own."""
 
@@ -98,8 +98,16 @@ OWN = frozenset((
 INFINITE = 30.0
 """Phi that stands for the end of an interval that is not closed."""
 
+MOST_LOG = 700.0
+"""Logarithms of standard deviations that are numbers are within this."""
+
 AT_LIMIT = 1e-3
 """Derivative of a parameter of R below which it stands at the limit of its range."""
+
+
+def short(x: float) -> bool:
+    """Whether four decimals show a number."""
+    return x == 0.0 or 1e-3 <= abs(x) < 1e6
 
 
 def refusing(name: str, instead: str) -> Callable[..., Any]:
@@ -191,11 +199,9 @@ class ResidualResults(
         table = np.column_stack([estimate, se, np.sort(ends, axis=1)])
         names = list(structure.names)
         if self.pls.known_scale is None:
-            error, *own = self._sigma_error(z)
-            if ci == "profile":
-                own = list(sigma_interval(self.joint, self.sigma, alpha))
-            table = np.vstack([table, [self.sigma, error, *own]])
-            names.append("sigma")
+            for name, moved in self._places_of_sigma().items():
+                table = np.vstack([table, self._sigma(moved, alpha, ci)])
+                names.append(name)
         return pd.DataFrame(table, names, ["estimate", "std_error", "lower", "upper"])
 
     def _alone(self) -> Structured | None:
@@ -231,13 +237,46 @@ class ResidualResults(
                 out[j, side] = alone.natural(alone.within(moved), 1.0)[j]
         return out
 
-    def _sigma_error(self, z: float) -> tuple[float, float, float]:
-        """Standard error of sigma and its Wald interval on the log scale."""
-        var = float(self._est.variance_covariance.of_absolute[-1])
-        half = z * np.sqrt(var) / (2.0 * self.scale)
-        sigma = self.sigma
-        error = np.sqrt(var) / (2.0 * sigma)
-        return float(error), float(sigma * np.exp(-half)), float(sigma * np.exp(half))
+    def _places_of_sigma(self) -> dict[str, FloatArray]:
+        """Names of standard deviations, and how far from the origin of the covariates each is."""
+        origin = self.joint.origin
+        places = {"sigma": -origin}
+        if origin.any():
+            places[f"sigma({self._origin_in_words()})"] = np.zeros(len(origin))
+        return places
+
+    def _origin_in_words(self) -> str:
+        rows = self.built.layout.residual
+        assert rows is not None
+        names = (name.removeprefix("log_sd(").removesuffix(")") for name in rows.d_names)
+        pairs = zip(names, self.joint.origin, strict=True)
+        return ", ".join(f"{name}={value:.15g}" for name, value in pairs if value)
+
+    def _sigma(self, moved: FloatArray, alpha: float, ci: str) -> FloatArray:
+        """Estimate, standard error and interval of a residual standard deviation, (4,)."""
+        log, variance = log_sigma(self.joint, self.scale, moved)
+        half = float(scipy.stats.norm.ppf(1.0 - alpha / 2.0)) * np.sqrt(variance)
+        ends = (log - half, log + half)
+        if ci == "profile":
+            ends = sigma_interval(self.joint, self.pls.sigma, alpha, moved)
+        out = np.exp(np.clip([log, log, *ends], -MOST_LOG, MOST_LOG))
+        out[1] *= np.sqrt(variance)
+        return out if abs(log) < MOST_LOG else np.full(4, np.nan)
+
+    @property
+    def sigma(self) -> float:
+        """Residual standard deviation, of rows whose covariates of the dispersion are zero.
+
+        NaN where that is beyond the numbers of the machine, for covariates far from zero;
+        ``residual_params()`` has it near their means, where ``scale`` is its square.
+        """
+        if not self.joint.origin.any():
+            return self.pls.sigma
+        return float(self._sigma(-self.joint.origin, 0.05, "wald")[0])
+
+    def glance(self) -> pd.DataFrame:
+        """As :meth:`MixedLMResults.glance`."""
+        return super().glance().assign(sigma=self.sigma)
 
     def _residual_figure(self) -> Any:
         return self.plot_residual_correlation()
@@ -292,15 +331,28 @@ class ResidualResults(
         rows = self.built.layout.residual
         assert rows is not None
         table = self.residual_params(kwargs.get("alpha", 0.05))
+        notes_of_sigma = [self._about_sigma()] if self.joint.origin.any() else []
         head = "Residuals: " + ", ".join(
             part for part in (rows.text, "dispersion" if self._has_dispersion else "") if part
         )
-        text = table.to_string(float_format=lambda x: f"{x:.4f}")
-        notes = (f"{head}\n{text}", *out.notes)
+        text = table.to_string(float_format=lambda x: f"{x:.4f}" if short(x) else f"{x:.3g}")
+        notes = (f"{head}\n{text}", *notes_of_sigma, *out.notes)
         tables = list(out.tables)
         if self.pls.known_scale is not None:  # the visits instead of a variance of one
             tables[2] = variance_table([*self._est.variance_rows[:-1], *self._visit_rows()])
         return Summary(tables, out.title, notes)
+
+    def _about_sigma(self) -> str:
+        """What sigma means where covariates of the dispersion are far from zero."""
+        log = log_sigma(self.joint, self.scale, -self.joint.origin)[0]
+        what = "" if abs(log) < MOST_LOG else (
+            f": exp({log:.6g}) is beyond the numbers of the machine"
+        )  # fmt: skip
+        return (
+            "sigma is the standard deviation of a residual where all covariates of the dispersion "
+            f"are zero{what}. The variances and the scale above are those at "
+            f"{self._origin_in_words()}."
+        )
 
     def _visit_rows(self) -> list[VarianceRow]:
         """Variances and correlations of the visits of ``us``."""
