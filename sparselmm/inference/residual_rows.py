@@ -19,8 +19,9 @@ from sparselmm.base.types import CSR, FloatArray, IntArray
 from sparselmm.design.residual import ResidualRows
 from sparselmm.inference.residual import JointFit
 from sparselmm.likelihood.residual.blocks import Blocks, BlockState
+from sparselmm.likelihood.residual.geometry import Geometry
 from sparselmm.likelihood.residual.markov import Markov
-from sparselmm.likelihood.residual.structure import Geometry, Structured
+from sparselmm.likelihood.residual.structure import Structured
 
 
 def row_sd(joint: JointFit, rows: ResidualRows, weights: FloatArray | None) -> FloatArray:

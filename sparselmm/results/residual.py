@@ -37,7 +37,8 @@ from sparselmm.inference.residual_profile import (
     sigma_interval,
 )
 from sparselmm.inference.variances import VarianceRow
-from sparselmm.likelihood.residual.structure import Structured, Unstructured
+from sparselmm.likelihood.residual.structure import Structured
+from sparselmm.likelihood.residual.unstructured import Unstructured
 from sparselmm.results.core import MixedLMResults
 from sparselmm.results.methods.base import Matrix, from_sums
 from sparselmm.results.print.notebook import as_table

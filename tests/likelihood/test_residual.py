@@ -16,6 +16,7 @@ from scipy.signal import lfilter
 import sparselmm
 from sparselmm.design.residual import ResidualRows
 from sparselmm.design.terms import Design, Levels, RandomTerm
+from sparselmm.likelihood.curvature import difference_hessian
 from sparselmm.likelihood.dense import DenseDeviance
 from sparselmm.likelihood.multistart import minimize_globally
 from sparselmm.likelihood.optimize import minimize
@@ -168,6 +169,18 @@ def test_model_hessian_is_average_information_plus_curvature(effects):
     assert opt.converged
     assert (values > 0.2).all()
     assert (values < 4.0).all()
+
+
+@pytest.mark.parametrize("strata", [False, True])
+@pytest.mark.parametrize("reml", [True, False])
+def test_the_exact_hessian_of_an_unstructured_covariance(reml, strata):
+    """Against differences of the gradient, at an R that is no optimum; weights and gaps."""
+    deviance = ResidualDeviance(make("us", "none", strata=strata, weights=True), reml=reml)
+    x = somewhere(deviance, 4)
+    differences = difference_hessian(deviance.gradient, x, np.maximum(deviance.units, np.abs(x)))
+    assert deviance.hessian(x) == pytest.approx(
+        differences, rel=1e-6, abs=1e-6 * np.abs(differences).max()
+    )
 
 
 def test_plain_rows_are_the_plain_model():

@@ -20,7 +20,8 @@ from sparselmm.design.residual import ResidualRows
 from sparselmm.design.rows import response, term_z
 from sparselmm.design.terms import Design, RandomTerm
 from sparselmm.likelihood.evaluations import Deviance
-from sparselmm.likelihood.residual.structure import Structure, Unstructured
+from sparselmm.likelihood.residual.structure import Structure
+from sparselmm.likelihood.residual.unstructured import Unstructured
 
 FACTOR = 10.0
 """Factor by which a correlation steps back from one."""
