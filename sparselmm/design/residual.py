@@ -45,12 +45,15 @@ class ResidualRows(Snapshot):
     stratum : ndarray of int, (n,)
         Rows of each stratum have parameters of their own.
     D : ndarray, (n, a)
-        Covariates of the log standard deviation.
+        Covariates of the log standard deviation, less ``origin``.
     text : str
         As the user wrote it, for messages.
     stands : ndarray, (n,), or None
         Groups that the row's group stands for, where groups alike were added up
         (:mod:`sparselmm.design.passes.alike`); None where each is itself.
+    origin : ndarray, (a,), or None
+        What was taken off columns of D that are far from zero: sigma stands for rows that have
+        these values. None where nothing was.
     """
 
     kind: str
@@ -67,6 +70,7 @@ class ResidualRows(Snapshot):
     text: str = ""
     group_name: str = ""
     stands: FloatArray | None = None
+    origin: FloatArray | None = None
 
     @property
     def counts(self) -> FloatArray:

@@ -371,3 +371,17 @@ def far_from_zero(column: FloatArray, ratio: float) -> bool:
     if np.abs(column).max(initial=0.0) <= 1.0:
         return False
     return bool(abs(column.mean()) > ratio * column.std())
+
+
+def origins(D: FloatArray, ratio: float) -> FloatArray:
+    """Of columns far from zero round numbers near their means, zero of the others, (a,).
+
+    Taken off, they leave every coefficient what it is and move the intercept alone, from ``c`` to
+    ``c + origins @ coefficients``.
+    """
+    out = np.zeros(D.shape[1])
+    for j, column in enumerate(D.T):
+        spread = float(column.std())
+        if spread > 0.0 and far_from_zero(column, ratio):
+            out[j] = np.round(column.mean(), -int(np.floor(np.log10(spread))))
+    return out

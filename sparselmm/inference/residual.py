@@ -81,6 +81,13 @@ class JointFit(Snapshot):
         """Theta and phi in the working bases."""
         return self.opt.theta
 
+    @property
+    def origin(self) -> FloatArray:
+        """Values of the covariates of the dispersion at which ``scale`` stands, (a,)."""
+        rows = self.deviance.design.residual
+        assert rows is not None
+        return np.zeros(rows.D.shape[1]) if rows.origin is None else rows.origin
+
     @cached_property
     def hessian(self) -> FloatArray:
         """Hessian of the deviance at the estimate, sigma profiled out."""
@@ -118,6 +125,18 @@ class JointFit(Snapshot):
     def pwrss_gradient(self) -> FloatArray:
         """Derivative of pwrss in (theta, phi), working bases."""
         return self.deviance.pwrss_gradient(self.x)
+
+
+def log_sigma(joint: JointFit, scale: float, moved: FloatArray) -> tuple[float, float]:
+    """Log of the residual standard deviation and its variance, covariates ``moved`` off the origin.
+
+    At a given (theta, phi) the estimate has the variance ``1 / (2 df)``.
+    """
+    first, a = joint.deviance.n_theta, len(moved)
+    slope = 0.5 * joint.pwrss_gradient / (scale * joint.deviance.df)
+    slope[first : first + a] += moved
+    variance = slope @ np.nan_to_num(joint.covariance) @ slope + 0.5 / joint.deviance.df
+    return float(0.5 * np.log(scale) + moved @ joint.phi[:a]), float(variance)
 
 
 @dataclass(frozen=True, eq=False)

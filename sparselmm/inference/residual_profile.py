@@ -112,10 +112,16 @@ def natural_interval(joint: JointFit, j: int, alpha: float) -> tuple[float, floa
     return _on_contour(joint.x, _scaling(joint), criterion, parameter, joint.opt.deviance, alpha)
 
 
-def sigma_interval(joint: JointFit, sigma: float, alpha: float) -> tuple[float, float]:
-    """Ends of the residual standard deviation."""
-    deviance = joint.deviance
-    d = deviance.df
+def sigma_interval(
+    joint: JointFit, sigma: float, alpha: float, moved: FloatArray
+) -> tuple[float, float]:
+    """Ends of the log of the residual standard deviation, covariates ``moved`` off their origin.
+
+    ``sigma`` is the estimate at the origin.
+    """
+    deviance, d = joint.deviance, joint.deviance.df
+    along = np.append(np.zeros(len(joint.x)), 1.0)
+    along[deviance.n_theta : deviance.n_theta + len(moved)] = moved
 
     def criterion(x: FloatArray) -> tuple[float, FloatArray]:
         """``d(x, s)``, sigma not profiled out; the last entry is log s."""
@@ -128,7 +134,7 @@ def sigma_interval(joint: JointFit, sigma: float, alpha: float) -> tuple[float, 
         return value, np.append(slope, 2.0 * (d - ratio))
 
     def parameter(x: FloatArray) -> tuple[float, FloatArray]:
-        return float(x[-1]), np.append(np.zeros(len(x) - 1), 1.0)
+        return float(along @ x), along
 
     at = np.append(joint.x, np.log(sigma))
     inner = _scaling(joint)
@@ -136,8 +142,7 @@ def sigma_interval(joint: JointFit, sigma: float, alpha: float) -> tuple[float, 
     root[:-1, :-1], root[-1, -1] = inner, 1.0 / np.sqrt(2.0 * d)
     slope = joint.pwrss_gradient / (2.0 * d * sigma**2)  # of the log s that is best for x
     root[-1, :-1] = slope @ inner
-    low, high = _on_contour(at, root, criterion, parameter, joint.opt.deviance, alpha)
-    return float(np.exp(low)), float(np.exp(high))
+    return _on_contour(at, root, criterion, parameter, joint.opt.deviance, alpha)
 
 
 def _scaling(joint: JointFit) -> FloatArray:

@@ -19,8 +19,9 @@ from sparselmm.base.types import CSR, FloatArray, IntArray
 from sparselmm.design.residual import ResidualRows
 from sparselmm.inference.residual import JointFit
 from sparselmm.likelihood.residual.blocks import Blocks, BlockState
+from sparselmm.likelihood.residual.geometry import Geometry
 from sparselmm.likelihood.residual.markov import Markov
-from sparselmm.likelihood.residual.structure import Geometry, Structured
+from sparselmm.likelihood.residual.structure import Structured
 
 
 def row_sd(joint: JointFit, rows: ResidualRows, weights: FloatArray | None) -> FloatArray:
@@ -29,8 +30,8 @@ def row_sd(joint: JointFit, rows: ResidualRows, weights: FloatArray | None) -> F
     half = np.zeros(len(rows.group)) if weights is None else 0.5 * np.log(weights)
     if isinstance(structure, Structured):
         return np.asarray(np.exp(structure.log_sd(joint.phi, rows.D, half)))
-    L = structure.roots(joint.phi)
-    variances = np.einsum("sij,sij->si", L, L)[rows.stratum, rows.visits]
+    S = structure.covariances(joint.phi)
+    variances = np.einsum("sii->si", S)[rows.stratum, rows.visits]
     return np.asarray(np.sqrt(variances) * np.exp(-half))
 
 
@@ -146,4 +147,5 @@ def _joined(old: ResidualRows, new: ResidualRows) -> ResidualRows:
         np.vstack([old.coords, new.coords]), np.concatenate([old.visits, new.visits]),
         old.visit_labels, np.concatenate([old.stratum, new.stratum]), old.strata,
         np.vstack([old.D, new.D]), old.d_names, old.nugget, old.text, old.group_name,
+        origin=old.origin,
     )  # fmt: skip

@@ -132,6 +132,10 @@ class ProfiledDeviance:
             "entries), value(theta) and gradient(theta); opt.deviance is its minimum"
         )
 
+    def remember(self, last: ProfiledDeviance) -> None:
+        """Take over the slopes in ``Psi_t`` that another evaluation next to this one left."""
+        self._own.psi_slopes.update(last._own.psi_slopes)
+
     @property
     def solver(self) -> Factorization:
         """The solver of the thread that asks."""

@@ -20,6 +20,7 @@ from sparselmm.base.threads import one_thread
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.residual import JointFit
 from sparselmm.likelihood.covariance import boundary_message, singular_words
+from sparselmm.likelihood.identifiability import UNBOUNDED, unbounded
 from sparselmm.likelihood.multistart import minimize_globally
 from sparselmm.likelihood.optimize import PATIENCE, TOLERANCE
 from sparselmm.likelihood.record import OptSummary
@@ -32,6 +33,7 @@ from sparselmm.likelihood.residual.endless import (
 from sparselmm.likelihood.residual.identifiability import confounded_terms
 from sparselmm.likelihood.residual.limits import at_a_limit
 from sparselmm.likelihood.residual.price import predicted_seconds
+from sparselmm.likelihood.special_directions import ENDLESS, rises_without_end
 from sparselmm.model.linear import LinearModel
 from sparselmm.model.request import BOUNDARY, Request
 from sparselmm.results.residual.core import ResidualResults, results_of
@@ -67,7 +69,7 @@ def _search(deviance: ResidualDeviance, x: FloatArray, request: Request) -> OptS
     optimize, tolerance = request.given["do_cg"], request.keywords.get("tol", TOLERANCE)
     starts = check_starts(request.given["starts"])
     structure = deviance.structure
-    why, mostly = unstructured_endless(deviance.design, structure, deviance.reml)
+    why, mostly = _no_maximum(deviance)
     if not optimize:
         maxiter, methods = 0, [None]
     elif why and maxiter is None:  # there is no end to reach, or one that is near
@@ -86,6 +88,19 @@ def _search(deviance: ResidualDeviance, x: FloatArray, request: Request) -> OptS
         return replace(opt, message=f"{opt.message}, at a local maximum. {why}") if why else opt
     why = why or endless(deviance, structure, opt.theta, deviance.n_theta)
     return replace(opt, converged=False, message=why) if why else opt
+
+
+def _no_maximum(deviance: ResidualDeviance) -> tuple[str, bool]:
+    """Why the likelihood rises without end, empty where it is not known to; whether all tells so.
+
+    Effects that reproduce every response do so whatever R is.
+    """
+    design, covariance = deviance.design, deviance.theta_covariance
+    if not deviance.reml and unbounded(design):
+        return UNBOUNDED, True
+    if rises_without_end(design, covariance, deviance.reml):
+        return ENDLESS, True
+    return unstructured_endless(design, deviance.structure, deviance.reml)
 
 
 def _refuse(given: Mapping[str, Any]) -> None:

@@ -136,15 +136,92 @@ def test_dispersion_does_not_depend_on_the_unit_of_its_covariate(residual, unit)
     assert slopes[1] * unit == pytest.approx(slopes[0], abs=1e-5)
 
 
-def test_dispersion_far_from_zero():
+def far(seed=3):
+    """A calendar year, and the same counted from 2005."""
     frame = data(40, 6)
-    frame["year"] = frame.t + 2010.0
-    with pytest.raises(DataError, match=r"year runs from 2010 to 2015, far .* center\(year\)"):
-        sparselmm.mixedlm("y ~ x + (1 | g)", frame, dispersion="~ year")
-    centred = sparselmm.mixedlm("y ~ x + (1 | g)", frame, dispersion="~ center(year)").fit()
-    plain = sparselmm.mixedlm("y ~ x + (1 | g)", frame, dispersion="~ t").fit()
-    assert centred.llf == pytest.approx(plain.llf, abs=1e-7)
-    np.testing.assert_allclose(centred.sigma_by_row, plain.sigma_by_row, rtol=1e-5)
+    rng = np.random.default_rng(seed)
+    frame["year"] = rng.integers(1990, 2021, len(frame)).astype(float)
+    frame["y"] = frame.x + np.exp(0.05 * (frame.year - 2005)) * rng.normal(size=len(frame))
+    frame["y"] += rng.normal(size=frame.g.nunique())[pd.factorize(frame.g)[0]]
+    return frame.assign(since=frame.year - 2005)
+
+
+@pytest.mark.parametrize("residual", [None, "ar1(t | g)", "toep(t | g)"])
+def test_dispersion_far_from_zero(residual, tmp_path):
+    """The same fit as from another origin; sigma stands for the year zero."""
+    frame = far()
+    there, here = (
+        sparselmm.mixedlm(
+            "y ~ x + (1 | g)", frame, residual=residual, dispersion=f"~ {name} + C(t)"
+        ).fit()
+        for name in ("year", "since")
+    )
+    assert there.llf == pytest.approx(here.llf, abs=1e-8)
+    assert there.opt.n_evaluations == here.opt.n_evaluations
+    np.testing.assert_allclose(there.sigma_by_row, here.sigma_by_row, rtol=1e-7)
+    np.testing.assert_allclose(there.cov_re, here.cov_re, rtol=1e-6)
+    for ci in ("wald", "profile"):
+        own, other = there.residual_params(ci=ci), here.residual_params(ci=ci)
+        both = [name for name in other.index if "since" not in name and name != "sigma"]
+        np.testing.assert_allclose(own.loc[both], other.loc[both], rtol=1e-4)
+        slopes = own.loc["log_sd(year)"], other.loc["log_sd(since)"]
+        np.testing.assert_allclose(*slopes, rtol=1e-4)
+        np.testing.assert_allclose(own.loc["sigma(year=2005)"], other.loc["sigma"], rtol=1e-4)
+    slope = here.residual_params().loc["log_sd(since)", "estimate"]
+    assert np.log(there.sigma) == pytest.approx(np.log(here.sigma) - 2005 * slope, rel=1e-6)
+    there.save(tmp_path / "fit")
+    saved = sparselmm.MixedLMResults.load(tmp_path / "fit")
+    new = frame.iloc[:5].assign(year=lambda d: d.year + 1, since=lambda d: d.since + 1, t=5)
+    own, other = (
+        fit.get_prediction(new, re=True).summary_frame()["obs_ci_upper"] for fit in (saved, here)
+    )
+    np.testing.assert_allclose(own, other, rtol=1e-6)
+    np.testing.assert_allclose(there.simulate(2, seed=1), here.simulate(2, seed=1), rtol=1e-6)
+
+
+def test_the_error_of_sigma_far_from_zero():
+    """That of an intercept: with its covariance with the slope."""
+    frame = far()
+    there, here = (
+        sparselmm.mixedlm("y ~ x", frame, dispersion=f"~ {name}").fit(reml=False)
+        for name in ("year", "since")
+    )
+    row = there.residual_params().loc["sigma"]
+    assert row.std_error / row.estimate == pytest.approx(
+        2005 * here.residual_params().loc["log_sd(since)", "std_error"], rel=0.01
+    )
+    moved = sparselmm.mixedlm("y ~ x", frame.assign(v=frame.since + 30.0), dispersion="~ v").fit(
+        reml=False
+    )
+    free = sparselmm.mixedlm("y ~ x", frame.assign(v=frame.since + 300.0), dispersion="~ v").fit(
+        reml=False
+    )
+    slope, log = moved.residual_params().loc["log_sd(v)"], np.log(moved.sigma)
+    assert np.log(free.sigma) == pytest.approx(log - 270.0 * slope.estimate, rel=1e-6)
+    assert "sigma(v=300)" in free.residual_params().index
+    assert "sigma(v=300)" not in moved.residual_params().index
+
+
+def test_sigma_beyond_the_numbers_of_the_machine():
+    frame = far().assign(v=lambda d: 1e-4 * d.since + 1e4)
+    fit = sparselmm.mixedlm("y ~ x + (1 | g)", frame, dispersion="~ v").fit()
+    assert np.isnan(fit.sigma)
+    assert fit.residual_params().loc["sigma(v=10000)", "estimate"] == pytest.approx(
+        np.sqrt(fit.scale), rel=1e-12
+    )
+    assert "is beyond the numbers of the machine" in str(fit.summary()).replace("\n", " ")
+
+
+def test_dispersion_far_from_zero_in_arrays():
+    frame = far()
+    arrays = [
+        sparselmm.MixedLM(
+            frame.y, frame[["x"]].assign(one=1.0), frame.g, dispersion=frame[[name]]
+        ).fit()
+        for name in ("year", "since")
+    ]
+    assert arrays[0].llf == pytest.approx(arrays[1].llf, abs=1e-8)
+    assert "sigma(year=2005)" in arrays[0].residual_params().index
 
 
 def test_strata_are_constant_within_groups():

@@ -307,3 +307,16 @@ def test_a_group_that_is_new_in_a_later_pass():
 
     with pytest.raises(SourceChangedError, match="level that did not occur in the first pass"):
         made(FIXED, source, residual="ar1(t | id)", keep_rows=False, chunk_rows=50)
+
+
+def test_dispersion_far_from_zero():
+    """The origin is that of a sample of the rows: sigma stands for zero all the same."""
+    data = visits().assign(year=lambda d: 2000.0 + d["t"])
+    arguments = {"dispersion": "~ year"}
+    whole = made(FIXED + " + (1 | school)", data, **arguments).fit()
+    parts = made(FIXED + " + (1 | school)", data, keep_rows=False, chunk_rows=50, **arguments).fit()
+    assert parts.llf == pytest.approx(whole.llf, rel=1e-9)
+    both = ["log_sd(year)", "sigma"]
+    own, other = (fit.residual_params().loc[both] for fit in (parts, whole))
+    assert np.allclose(own.iloc[0], other.iloc[0], rtol=1e-4)
+    assert np.allclose(np.log(own.iloc[1]), np.log(other.iloc[1]), rtol=1e-4)

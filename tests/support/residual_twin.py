@@ -47,7 +47,7 @@ class Residuals:
         for one, own in zip(S, phi.reshape(self.strata, -1), strict=True):
             L = np.zeros((T, T), dtype=phi.dtype)
             L[np.triu_indices(T)[::-1]] = own
-            one[...] = L @ L.T
+            one[...] = L @ L.T + (1.0 - LARGEST) * np.diag(np.sum(L * L, axis=1))
         return S[rows.stratum[self.i], rows.visits[self.i], rows.visits[self.j]]
 
     def _correlations(self, phi: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ from sparselmm.design.formula.residual_bar import (
 )
 from sparselmm.design.kinds.coded import grouping
 from sparselmm.design.residual import KINDS, POSITIONS, ResidualRows
-from sparselmm.design.validate import Rows, aligned, check_codes, check_length, far_from_zero
+from sparselmm.design.validate import Rows, aligned, check_codes, check_length, origins
 
 VISITS = ("us", "toep", "ad")
 """Kinds with parameters of every visit."""
@@ -33,8 +33,8 @@ ORDERED = ("ar1", "toep", "ad")
 """Kinds for which the order of visits counts."""
 
 FAR = 10.0
-"""Standard deviations of a covariate of the dispersion that its mean may be from zero: variances
-relative to sigma move with its coefficient."""
+"""Standard deviations of a covariate of the dispersion from which its mean is far from zero, where
+sigma would be the standard deviation of a row that cannot be: a round number is taken off."""
 
 FARTHEST = 1e9
 """Steps of time, between rows that follow each other, up to which ar1 has digits for one step."""
@@ -107,9 +107,10 @@ class ResidualSpec:
             D = rebuild(self.dispersion, space)[:, self.kept]
         D = np.hstack([D, _indicators(self.template, bar, visits, stratum)])
         t = self.template
+        D = D if t.origin is None else D - t.origin
         return ResidualRows(
             t.kind, group, t.labels, coords, visits, t.visit_labels, stratum, t.strata, D,
-            t.d_names, t.nugget, t.text, t.group_name,
+            t.d_names, t.nugget, t.text, t.group_name, origin=t.origin,
         )  # fmt: skip
 
 
@@ -170,9 +171,11 @@ def assembled(
     D, all_names = np.hstack([D, own]), (*names, *_indicator_names(rows, bar))
     if checked:
         check_dispersion(D, all_names)
+    origin = origins(D, FAR)
     return ResidualRows(
-        rows.kind, rows.group, labels, coords, visits, shown_visits, stratum, rows.strata, D,
-        tuple(all_names), rows.nugget, rows.text, rows.group_name,
+        rows.kind, rows.group, labels, coords, visits, shown_visits, stratum, rows.strata,
+        D - origin, tuple(all_names), rows.nugget, rows.text, rows.group_name,
+        origin=origin if origin.any() else None,
     )  # fmt: skip
 
 
@@ -373,14 +376,6 @@ def check_dispersion(D: FloatArray, names: Sequence[str]) -> None:
             raise DataError(
                 f"dispersion: {name} is constant ({column[0]:g} in every row); it cannot be told "
                 "from sigma. Leave it out"
-            )
-    for column, name in zip(D.T, names, strict=True):
-        if far_from_zero(column, FAR):
-            plain = name.removeprefix("log_sd(").removesuffix(")")
-            raise DataError(
-                f"dispersion: {plain} runs from {column.min():g} to {column.max():g}, far from "
-                "zero, where sigma would be the standard deviation of the residuals. Subtract its "
-                f"mean, dispersion='~ center({plain})', or another value among them"
             )
     centred = D - D.mean(axis=0)
     size = np.linalg.norm(centred, axis=0)

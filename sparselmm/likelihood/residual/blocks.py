@@ -11,13 +11,15 @@ with Theta the derivative in R^-1 of all but log det R.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from sparselmm.base.cholesky import NotPositiveDefiniteError
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design.residual import ResidualRows
-from sparselmm.likelihood.residual.structure import Geometry, Structure
+from sparselmm.likelihood.residual.geometry import Geometry
+from sparselmm.likelihood.residual.structure import Slopes, Structure
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +78,7 @@ class BlockState:
 
     phi: FloatArray
     R: list[FloatArray]
-    R1: list[FloatArray]
+    R1: list[Slopes]
     Q: list[FloatArray]
     logdet: float
 
@@ -203,14 +205,15 @@ class Blocks:
         gram, slope : ndarray, (J, J) and (J,)
             ``w_i'R^-1 w_j`` and ``w_j'R^-1 e``.
         """
-        J = self.structure.n
+        structure: Any = self.structure  # each takes the slopes that it made
+        J = structure.n
         curvature, gram = np.zeros((J, J)), np.zeros((J, J))
         slope, Qw = np.zeros(J), np.zeros((len(e), J))
         Gammas, gradient = self._slopes(state, F, sums)
         for batch, R1, Q, Gamma in zip(self.batches, state.R1, state.Q, Gammas, strict=True):
-            curvature += self.structure.curvature(state.phi, batch.geometry, Gamma)
+            curvature += structure.curvature(state.phi, batch.geometry, Gamma)
             eps = batch.products(Q, e[:, None])
-            w = np.concatenate([R1[j][batch.pattern] @ eps for j in range(J)], axis=2)
+            w = structure.moved(R1, batch.pattern, eps[:, :, 0])
             own = (Q[batch.pattern] if len(Q) > 1 else Q[0]) @ w
             Qw[batch.index] = own
             gram += np.tensordot(w, own, axes=([0, 1], [0, 1]))
@@ -224,18 +227,14 @@ class Blocks:
     def _slopes(
         self, state: BlockState, F: FloatArray, sums: FloatArray
     ) -> tuple[list[FloatArray], FloatArray]:
-        """Derivatives in the R of every pattern, (P, m, m) of each batch, and in phi.
-
-        For log standard deviations the latter are ``2 sum_i D_i (N - Q Theta)_ii``, which keeps
-        its digits where R is nearly singular.
-        """
-        Gammas, total, a = [], np.zeros(self.structure.n), self.structure.a
+        """Derivatives in the R of every pattern, (P, m, m) of each batch, and in phi."""
+        structure: Any = self.structure  # each takes the slopes that it made
+        Gammas, total = [], np.zeros(structure.n)
         for batch, R1, Q in zip(self.batches, state.R1, state.Q, strict=True):
             moved = Q @ (batch.gram(F) + self._matrices(batch, sums))
             Gammas.append(batch.counts[:, None, None] * Q - moved @ Q)
-            total[a:] += np.tensordot(R1[a:], Gammas[-1], axes=([1, 2, 3], [0, 1, 2]))
             left = batch.counts[:, None] - np.einsum("pii->pi", moved)
-            total[:a] += 2.0 * np.einsum("pia,pi->a", batch.geometry.D[..., :a], left)
+            total += structure.gradient(R1, batch.geometry, Gammas[-1], left)
         return Gammas, total
 
     @staticmethod

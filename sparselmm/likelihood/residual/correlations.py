@@ -27,6 +27,10 @@ Stack = tuple[FloatArray, list[FloatArray], list[list[FloatArray]]]
 STRONG = 0.93
 """A correlation near one."""
 
+STRENGTHS = 1.0 - np.array([0.98, 0.92, 0.85, 0.75, 0.65, 0.55, 0.45, 0.35, 0.25, 0.18, 0.12, 0.07,
+                            0.03, 0.01])  # fmt: skip
+"""Correlations at a typical distance that a start is chosen of."""
+
 FAR = 1e4
 """Distance from a limit without end, as a factor, beyond which a parameter is on its way there."""
 
@@ -88,15 +92,26 @@ class Correlation:
             own = [self.range] * self.n_own
         return np.array(own + [NUGGET_START] * int(self.nugget))
 
+    def ranges(self) -> FloatArray:
+        """The first entry of psi at ranges, or correlations, from short to long."""
+        if self.kind == "ar1":
+            return self.angle(STRENGTHS)
+        own = -np.log(STRENGTHS)
+        return np.asarray(self.range - np.log(np.sqrt(own) if self.kind == "gau" else own))
+
+    def along(self, own: float, distance: FloatArray) -> FloatArray:
+        """Correlations at some distances, the nugget left out."""
+        return self._own(np.array([own]), distance[:, None, None], distance)[0][:, 0, 0]
+
     def center(self) -> FloatArray:
         """Psi of no correlation, or of the typical distance for a range, (n,)."""
         at = self.range if self.kind in POSITIONS else 0.0
         return np.append(np.full(self.n_own, at), [0.0] * int(self.nugget))
 
     def others(self) -> list[FloatArray]:
-        """Where other searches start: with strong and weak correlation, each (n,)."""
+        """Where other searches start: with weak and strong correlation, each (n,)."""
         out = []
-        for strength, share in ((0.8, 0.8), (0.05, 0.15), (0.97, 0.15), (0.5, 1.2)):
+        for strength, share in ((0.05, 0.15), (0.97, 0.15), (0.8, 0.8), (0.5, 1.2)):
             own = np.full(self.n_own, self.angle(strength))
             if self.kind == "toep":
                 own[1:] = 0.1

@@ -43,12 +43,14 @@ from sparselmm.likelihood.evaluations import Deviance, Joint, PLSFit
 from sparselmm.likelihood.moments import moment_start
 from sparselmm.likelihood.residual.blocks import Blocks
 from sparselmm.likelihood.residual.endless import RISES
+from sparselmm.likelihood.residual.exact import is_small, unstructured_hessian
 from sparselmm.likelihood.residual.limits import at_a_limit
 from sparselmm.likelihood.residual.markov import Markov
 from sparselmm.likelihood.residual.products import Backend, BackendState, Products
 from sparselmm.likelihood.residual.starts import further_starts, start_phi
 from sparselmm.likelihood.residual.structure import Structure, Structured, structure_of
 from sparselmm.likelihood.residual.term import PhiTerm
+from sparselmm.likelihood.residual.unstructured import Unstructured
 
 DENSE_PAIRS = 40
 """Pairs of rows within groups, per row, up to which blocks of R are dense whatever their kind."""
@@ -118,7 +120,7 @@ class ResidualDeviance(Joint):
         self._model: tuple[FloatArray, FloatArray, FloatArray] | None = None
         first = self.engine(self.phi_start)
         self.df = first.df
-        self.levels = first.levels
+        self.levels = [*first.levels, len(np.unique(design.residual.group))]
         sizes = np.abs(self.structure.metric(self.phi_start)).max(axis=1, initial=0.0)
         self.units = np.append(first.units, sizes)
         self.unit_roots = [*first.unit_roots, np.eye(self.structure.n)]
@@ -143,6 +145,8 @@ class ResidualDeviance(Joint):
             cross, self.theta_covariance, self._solver_for(cross), reml=self.reml,
             known_scale=self.known_scale,
         )  # fmt: skip
+        if last is not None:
+            inner.remember(last.deviance)
         self._at = At(np.array(phi, dtype=float), state, inner)
         return inner
 
@@ -199,7 +203,13 @@ class ResidualDeviance(Joint):
         return self.tangent_model(theta)[1][np.ix_(inner, inner)]
 
     def hessian(self, x: FloatArray) -> FloatArray:
-        """Hessian by central differences of the exact gradient."""
+        """Hessian: exact for ``us`` alone, else by central differences of the exact gradient."""
+        structure, backend, Xy = self.structure, self.backend, self.products.Xy
+        alone = not self.n_theta and isinstance(backend, Blocks)
+        if alone and isinstance(structure, Unstructured) and is_small(structure, Xy.shape[1]):
+            at = self.engine(x).state_at(x[:0])
+            fixed, e = Xy[:, :-1] @ at.inverse_root, Xy @ at.residual
+            return unstructured_hessian(backend, self._state(x), fixed, e, self.reml)  # type: ignore[arg-type]
         sizes = np.maximum(self.units, np.abs(x))
         return difference_hessian(self.gradient, np.asarray(x, dtype=float), sizes)
 
@@ -319,8 +329,10 @@ class ResidualDeviance(Joint):
     def _phi_start(self) -> FloatArray:
         residual = self.products.Xy[:, -1]
         if isinstance(self.structure, Structured):
-            mixed = bool(self.design.terms)
-            return start_phi(self.structure, residual, self.design.weights, mixed)
+            effects = "intercepts" if self.design.terms else "none"
+            if any(term.values is not None for term in self.design.terms):
+                effects = "slopes"
+            return start_phi(self.structure, residual, self.design.weights, effects)
         self.structure.initial_from(residual)
         return self.structure.start()
 

@@ -20,7 +20,8 @@ from sparselmm.design.residual import ResidualRows
 from sparselmm.design.rows import response, term_z
 from sparselmm.design.terms import Design, RandomTerm
 from sparselmm.likelihood.evaluations import Deviance
-from sparselmm.likelihood.residual.structure import Structure, Structured, Unstructured
+from sparselmm.likelihood.residual.structure import Structure
+from sparselmm.likelihood.residual.unstructured import Unstructured
 
 FACTOR = 10.0
 """Factor by which a correlation steps back from one."""
@@ -66,8 +67,6 @@ def endless(deviance: Deviance, structure: Structure, x: FloatArray, n_theta: in
     A correlation at the last value short of one: the deviance is higher at a distance `FACTOR`
     times as large. A parameter far on its way to infinity: it is lower at half the distance.
     """
-    if not isinstance(structure, Structured):
-        return ""
     theta, phi = x[:n_theta], x[n_theta:]
     here = deviance.value(x)
     for away, factor, places in (

@@ -12,6 +12,9 @@ LEFT = 5e-7
 """What a correlation leaves to one at least: R keeps its digits, and an end at the limit, where
 random effects fill the directions that R leaves empty, is a stationary point like any other."""
 
+CAPPED = 2.0
+"""Distance of a correlation from one, in those of the nearest one, at which it stands there."""
+
 
 @dataclass(frozen=True, eq=False)
 class Jet:

@@ -19,7 +19,16 @@ SEVERAL = 2
 
 def at_a_limit(structure: Structure, phi: FloatArray) -> str:
     """What to say; empty when every parameter is inside."""
-    if not isinstance(structure, Structured) or not structure.correlation.n:
+    if not isinstance(structure, Structured):
+        found = [what.replace(" becomes ", " is ") for what, _ in structure.capped(phi, 1.0)]
+        if not found:
+            return ""
+        return (
+            f"{structure.rows.text}: {' and '.join(found)}: what the random effects leave of some "
+            "combination of the visits has no variance, and its standard errors mean little. Leave "
+            "random effects out, or use a structure with fewer parameters"
+        )
+    if not structure.correlation.n:
         return ""
     correlation = structure.correlation
     natural = np.concatenate([correlation.natural(psi) for psi in structure.psi(phi)])

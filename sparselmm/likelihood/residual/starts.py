@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
 from sparselmm.base.types import FloatArray
-from sparselmm.design.residual import ResidualRows
+from sparselmm.design.residual import POSITIONS, ResidualRows
 from sparselmm.likelihood.covariance import Covariance
 from sparselmm.likelihood.multistart import random_starts
 from sparselmm.likelihood.residual.structure import Structure, Structured
@@ -21,12 +22,21 @@ LONG, MANY, CLEAR = 8, 500, 0.1
 SIZES = (0, -1, 1)
 """Sizes of random effects at random starts, as powers of ten."""
 
+LAGS, MOST_PAIRS, FEW_PAIRS = 6, 20_000, 20
+"""Places in time, pairs at each of them, and pairs in all, from which ranges are read."""
+
+SLACK = 0.5
+"""By how much moments of correlations may exceed one."""
+
+SHARES = 0.03, 0.8
+"""Nuggets at the start are within these."""
+
 LARGEST = 0.9
 """Correlations at the start are within this."""
 
 
 def start_phi(
-    structure: Structured, residual: FloatArray, weights: FloatArray | None, mixed: bool
+    structure: Structured, residual: FloatArray, weights: FloatArray | None, effects: str
 ) -> FloatArray:
     """Start values of phi, (n,).
 
@@ -35,19 +45,23 @@ def start_phi(
     residual : ndarray, (n,)
         Of least squares.
     weights : ndarray, (n,), or None
-    mixed : bool
-        Whether random effects explain part of the correlation.
+    effects : str
+        Random effects that explain part of the correlation: "none", "intercepts" or "slopes".
     """
+    mixed, correlation = effects != "none", structure.correlation
     w = np.ones(len(residual)) if weights is None else weights
     z = residual * np.sqrt(w)
     gamma = _log_variances(structure.rows, z)
     z = z * np.exp(-structure.rows.D @ gamma)
-    psi = structure.correlation.start()
-    if structure.correlation.kind in ("ar1", "cs", "toep", "ad") and not mixed:
-        psi = _correlations(structure, z / np.sqrt(_mean_square(structure.rows, z)), psi)
-    elif structure.correlation.kind == "ar1":
+    z = z / np.sqrt(_mean_square(structure.rows, z))
+    kind, psi = correlation.kind, correlation.start()
+    if (kind in POSITIONS and not mixed) or (correlation.nugget and effects != "slopes"):
+        return np.append(gamma, _by_distance(structure, z, mixed))
+    if kind in ("ar1", "cs", "toep", "ad") and not mixed:
+        psi = _correlations(structure, z, psi)
+    elif kind == "ar1":
         rho = _beside_effects(structure.rows, z)
-        psi[0] = psi[0] if rho is None else structure.correlation.angle(rho)
+        psi[0] = psi[0] if rho is None else correlation.angle(rho)
     return np.concatenate([gamma, np.tile(psi, structure.n_strata)])
 
 
@@ -83,7 +97,7 @@ def further_starts(
     others = structure.others(phi)
     for place in others:
         yield np.append(lifted, place)
-    for place in others[:2] if n else []:
+    for place in others[:3:2] if n else []:
         yield np.append(one, place)
         yield np.append(none, place)
     for place in structure.near_limits(phi):
@@ -148,6 +162,73 @@ def _lagged(rows: ResidualRows, z: FloatArray, lag: int = 1) -> tuple[float, int
     at = np.flatnonzero(near)
     n = round(float(rows.counts[o[at]].sum()))
     return (float(z[o[at]] @ z[o[at + lag]] / n) if n else 0.0), n
+
+
+@dataclass(frozen=True, eq=False)
+class _Pairs:
+    """Pairs of rows of one group: their distances, products of residuals, rows that each is."""
+
+    distance: FloatArray
+    product: FloatArray
+    count: FloatArray
+
+    @staticmethod
+    def of(rows: ResidualRows, z: FloatArray, stratum: int) -> _Pairs:
+        """Of rows up to `LAGS` places apart."""
+        o = rows.order
+        o = o[rows.stratum[o] == stratum]
+        found = []
+        for lag in range(1, min(LAGS, rows.largest - 1) + 1):
+            at = np.flatnonzero(rows.group[o[lag:]] == rows.group[o[:-lag]])
+            at = at[:: max(len(at) // MOST_PAIRS, 1)]
+            i, j = o[at], o[at + lag]
+            far = np.sqrt(((rows.coords[i] - rows.coords[j]) ** 2).sum(axis=1))
+            found.append([far, z[i] * z[j] / rows.counts[i], rows.counts[i]])
+        return _Pairs(*np.hstack([np.zeros((3, 0)), *found]))
+
+    def fitted(self, shape: FloatArray, nugget: bool, mixed: bool) -> tuple[float, float, float]:
+        """Least squares of ``a + b shape``: a, b and the sum of squares.
+
+        Without random effects a is zero, without these or a nugget b is one.
+        """
+        w, best = self.count, (0.0, 1.0, np.inf)
+        size = float(w @ (shape * self.product) / (w @ shape**2)) if nugget or mixed else 1.0
+        tries = [(0.0, size)]
+        if mixed:
+            level, flat = float(w @ self.product / w.sum()), float(w @ shape / w.sum())
+            tries.append((max(level, 0.0), 0.0))
+            if (spread := float(w @ (shape - flat) ** 2)) > 1e-12 * w.sum():
+                slope = float(w @ ((shape - flat) * self.product)) / spread
+                tries.append((level - slope * flat, slope))
+        for a, b in tries:
+            if not (a >= 0.0 and b >= 0.0 and a + b <= 1.0 + SLACK):
+                continue
+            left = float(w @ (self.product - a - b * shape) ** 2)
+            if left < best[2]:
+                best = a, b, left
+        return best
+
+
+def _by_distance(structure: Structured, z: FloatArray, mixed: bool) -> FloatArray:
+    """Psi of all strata from the mean products of residuals by distance.
+
+    With c the correlation they are ``a + b c(distance)``: a is what random effects add to all, and
+    what b leaves of ``1 - a`` is the nugget. The range is the best of those that
+    the correlation names.
+    """
+    out = []
+    for s in range(structure.n_strata):
+        pairs, psi = _Pairs.of(structure.rows, z, s), structure.correlation.start()
+        best = np.inf
+        for own in structure.correlation.ranges() if len(pairs.count) > FEW_PAIRS else []:
+            shape = structure.correlation.along(own, pairs.distance)
+            a, b, left = pairs.fitted(shape, structure.correlation.nugget, mixed)
+            if left < best:
+                best, psi[0] = left, own
+                share = np.clip(1.0 - b / max(1.0 - a, 1e-3), *SHARES)
+                psi[1:] = np.arcsin(np.sqrt(share))
+        out.append(psi)
+    return np.concatenate(out)
 
 
 def _beside_effects(rows: ResidualRows, z: FloatArray) -> float | None:

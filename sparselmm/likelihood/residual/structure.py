@@ -2,52 +2,22 @@
 
     R_ij = s_i s_j C(delta_ij; psi),   log s_i = D_i gamma - log(w_i) / 2,   phi = (gamma, psi)
 
-with psi once per stratum. ``us`` is ``R = (lambda lambda')_visits`` instead, phi the entries of
-lambda by columns, and absolute: sigma^2 is one.
+with psi once per stratum. ``us`` is :mod:`sparselmm.likelihood.residual.unstructured` instead.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
-from sparselmm.base.smallmatrix import block_diagonal, columns_of_triangle
-from sparselmm.base.types import AnyArray, BoolArray, FloatArray, IntArray
+from sparselmm.base.smallmatrix import block_diagonal
+from sparselmm.base.types import BoolArray, FloatArray, IntArray
 from sparselmm.design.residual import ResidualRows
 from sparselmm.likelihood.residual.correlations import FAR, Correlation, Stack
-
-CAPPED = 2.0
-"""Distance of a correlation from one, in those of the nearest one, at which it stands there."""
-
-
-@dataclass(frozen=True, eq=False)
-class Geometry:
-    """What R depends on, for P blocks of m rows.
-
-    Attributes
-    ----------
-    distance : ndarray, (P, m, m)
-    visits : ndarray of int, (P, m)
-    stratum : ndarray of int, (P,)
-    D : ndarray, (P, m, a)
-    half_log_w : ndarray, (P, m)
-        Half the log of the weights.
-    """
-
-    distance: FloatArray
-    visits: AnyArray
-    stratum: IntArray
-    D: FloatArray
-    half_log_w: FloatArray
-
-    def of(self, blocks: BoolArray) -> Geometry:
-        """Some of the blocks."""
-        return Geometry(
-            self.distance[blocks], self.visits[blocks], self.stratum[blocks], self.D[blocks],
-            self.half_log_w[blocks],
-        )  # fmt: skip
+from sparselmm.likelihood.residual.geometry import Geometry
+from sparselmm.likelihood.residual.jets import CAPPED
+from sparselmm.likelihood.residual.unstructured import Unstructured, VisitSlopes
 
 
 class Structured:
@@ -76,7 +46,7 @@ class Structured:
         out = [np.append(phi[: self.a], np.tile(place, self.n_strata)) for place in places]
         if self.n_strata == 1 or not places:
             return out
-        plain = np.append(np.zeros(self.a), np.tile(places[0], self.n_strata))
+        plain = np.append(np.zeros(self.a), np.tile(places[2], self.n_strata))
         weak = self.correlation.weakest()  # one stratum differs from the others
         return [*out, *(self._with(plain, s, weak) for s in range(self.n_strata))]
 
@@ -178,6 +148,24 @@ class Structured:
             R1[self.a + j] = ss * c
         return R, R1
 
+    def gradient(
+        self, R1: FloatArray, at: Geometry, Gamma: FloatArray, left: FloatArray
+    ) -> FloatArray:  # fmt: skip
+        """``<Gamma, R_j>`` summed over the blocks, (n,).
+
+        For log standard deviations that is ``2 sum_i D_i left_i``, with ``left`` (P, m) the
+        diagonal of ``Gamma R``, which keeps its digits where R is nearly singular.
+        """
+        out = np.empty(self.n)
+        out[: self.a] = 2.0 * np.einsum("pia,pi->a", at.D[..., : self.a], left)
+        out[self.a :] = np.tensordot(R1[self.a :], Gamma, axes=([1, 2, 3], [0, 1, 2]))
+        return out
+
+    def moved(self, R1: FloatArray, pattern: IntArray, x: FloatArray) -> FloatArray:
+        """``R_j x`` of the rows of every group x (G, m), for all j, (G, m, n)."""
+        columns = [R1[j][pattern] @ x[:, :, None] for j in range(self.n)]
+        return np.concatenate([np.zeros((*x.shape, 0)), *columns], axis=2)
+
     def curvature(self, phi: FloatArray, at: Geometry, Gamma: FloatArray) -> FloatArray:
         """``<Gamma, R_jk>`` summed over the blocks, (n, n)."""
         C, C1, C2 = self._correlations(phi, at)
@@ -251,149 +239,10 @@ class Structured:
         return block_diagonal([np.eye(self.a), *parts])
 
 
-class Unstructured:
-    """A free covariance matrix of the visits in every stratum, absolute."""
-
-    known_scale: float | None = 1.0
-    a = 0
-
-    def __init__(self, rows: ResidualRows):
-        self.rows, self.T = rows, rows.n_visits
-        self.r, self.c = columns_of_triangle(self.T)
-        self.n_strata = max(len(rows.strata), 1)
-        self.own = len(self.r)
-        self.n = self.n_strata * self.own
-        self.initial: FloatArray | None = None
-
-    def roots(self, phi: FloatArray) -> FloatArray:
-        """Lambda of every stratum, (strata, T, T)."""
-        out = np.zeros((self.n_strata, self.T, self.T))
-        out[:, self.r, self.c] = phi.reshape(self.n_strata, self.own)
-        return out
-
-    def start(self) -> FloatArray:
-        """Where a search starts, (n,): what `initial_from` found."""
-        if self.initial is None:
-            return np.tile(np.eye(self.T)[self.r, self.c], self.n_strata)
-        return self.initial
-
-    def others(self, phi: FloatArray) -> list[FloatArray]:
-        """Where further searches start: the first start, and ``phi`` without correlations."""
-        L = self.roots(phi)
-        plain = np.zeros_like(L)
-        np.einsum("sii->si", plain)[:] = np.sqrt(np.einsum("sij,sij->si", L, L))
-        return [self.start(), plain[:, self.r, self.c].ravel()]
-
-    def near_limits(self, phi: FloatArray) -> list[FloatArray]:
-        """None: the root of a singular covariance is a place like others."""
-        return []
-
-    def strength(self, phi: FloatArray) -> float:
-        """Zero: correlations of any size are as good as others."""
-        return 0.0
-
-    def drawn(self, phi: FloatArray, rng: np.random.Generator) -> FloatArray:
-        """A random place to start from."""
-        turn = np.tril(0.5 * rng.normal(size=(self.n_strata, self.T, self.T))) + np.eye(self.T)
-        return np.asarray((self.roots(phi) @ turn)[:, self.r, self.c].ravel())
-
-    def initial_from(self, residual: FloatArray) -> None:
-        """Start from pairwise moments of least-squares residuals, eigenvalues floored."""
-        rows, out = self.rows, []
-        o = rows.order
-        for s in range(self.n_strata):
-            kept = o[rows.stratum[o] == s]
-            groups, g = np.unique(rows.group[kept], return_inverse=True)
-            wide, seen = np.zeros((len(groups), self.T)), np.zeros((len(groups), self.T))
-            wide[g, rows.visits[kept]] = residual[kept]
-            seen[g, rows.visits[kept]] = np.sqrt(rows.counts[kept])
-            S = wide.T @ wide / np.maximum(seen.T @ seen, 1.0)
-            values, vectors = np.linalg.eigh(S)
-            S = (vectors * np.maximum(values, 0.05 * values[-1])) @ vectors.T
-            out.append(np.linalg.cholesky(S)[self.r, self.c])
-        self.initial = np.concatenate(out)
-
-    def blocks(self, phi: FloatArray, at: Geometry) -> tuple[FloatArray, FloatArray]:
-        """R (P, m, m) and its derivatives in phi (n, P, m, m)."""
-        L = self.roots(phi)
-        S = L @ L.transpose(0, 2, 1)
-        s, a, b = at.stratum[:, None, None], at.visits[:, :, None], at.visits[:, None, :]
-        R1 = np.empty((self.n, *at.distance.shape))
-        for j in range(self.n):
-            stratum, (r, c) = j // self.own, (self.r[j % self.own], self.c[j % self.own])
-            E = np.zeros_like(S)
-            E[stratum, r] += L[stratum, :, c]
-            E[stratum, :, r] += L[stratum, :, c]
-            R1[j] = E[s, a, b]
-        return S[s, a, b] * self._weights(at), R1 * self._weights(at)
-
-    @staticmethod
-    def _weights(at: Geometry) -> FloatArray:
-        s = np.exp(-at.half_log_w)
-        return s[:, :, None] * s[:, None, :]
-
-    def curvature(self, phi: FloatArray, at: Geometry, Gamma: FloatArray) -> FloatArray:
-        """``<Gamma, R_jk>`` summed over the blocks, (n, n)."""
-        G = np.zeros((self.n_strata, self.T, self.T))
-        s, a, b = at.stratum[:, None, None], at.visits[:, :, None], at.visits[:, None, :]
-        np.add.at(G, (s, a, b), Gamma * self._weights(at))
-        same = self.c[:, None] == self.c[None, :]
-        return block_diagonal([np.where(same, 2.0 * g[np.ix_(self.r, self.r)], 0.0) for g in G])
-
-    def metric(self, phi: FloatArray) -> FloatArray:
-        """Steps ``lambda X`` with X of one entry, (n, n) by columns."""
-        blocks = []
-        for L in self.roots(phi):
-            B = np.zeros((self.own, self.own))
-            for j, (r, c) in enumerate(zip(self.r, self.c, strict=True)):
-                step = np.zeros_like(L)
-                step[:, c] = L[:, r]
-                B[:, j] = step[self.r, self.c]
-            blocks.append(B)
-        return block_diagonal(blocks)
-
-    def distance(self, phi: FloatArray, other: FloatArray) -> float:
-        """Of the covariances, relative to those at phi."""
-        here, far = self.roots(phi), self.roots(other)
-        turned = np.linalg.lstsq(block_diagonal(list(here)), block_diagonal(list(far)))[0]
-        return float(np.linalg.norm(turned @ turned.T - np.eye(len(turned))))
-
-    def rectify(self, phi: FloatArray) -> FloatArray:
-        """With non-negative diagonals of every root."""
-        L = self.roots(phi)
-        sign = np.where(np.einsum("sii->si", L) < 0, -1.0, 1.0)
-        return np.asarray((L * sign[:, None, :])[:, self.r, self.c].ravel())
-
-    @property
-    def names(self) -> list[str]:
-        """Of the covariances, by columns."""
-        v = self.rows.visit_labels
-        pairs = zip(self.r, self.c, strict=True)
-        own = [f"var({v[r]})" if r == c else f"cov({v[c]},{v[r]})" for r, c in pairs]
-        if self.n_strata == 1:
-            return own
-        return [f"{name}[{s}]" for s in self.rows.strata for name in own]
-
-    def natural(self, phi: FloatArray, scale: float) -> FloatArray:
-        """Variances and covariances, (n,)."""
-        L = self.roots(phi)
-        return np.asarray((L @ L.transpose(0, 2, 1))[:, self.r, self.c].ravel())
-
-    def natural_slopes(self, phi: FloatArray) -> FloatArray:
-        """Derivatives of `natural` in phi, (n, n)."""
-        blocks = []
-        for L in self.roots(phi):
-            J = np.zeros((self.own, self.own))
-            for j, (r, c) in enumerate(zip(self.r, self.c, strict=True)):
-                E = np.zeros_like(L)
-                E[r] += L[:, c]
-                E[:, r] += L[:, c]
-                J[:, j] = E[self.r, self.c]
-            blocks.append(J)
-        return block_diagonal(blocks)
-
-
 Structure = Structured | Unstructured
+
+Slopes = FloatArray | VisitSlopes
+"""Derivatives of blocks: an array (n, P, m, m), or what makes them."""
 
 
 def _spreads(rows: ResidualRows) -> FloatArray:

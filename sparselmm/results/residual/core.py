@@ -28,15 +28,16 @@ from sparselmm.inference.diagnostics.evidence import Evidence
 from sparselmm.inference.hypotheses import robust
 from sparselmm.inference.hypotheses.robust import ClusterRobust
 from sparselmm.inference.hypotheses.robust_rows import cluster_robust_rows
-from sparselmm.inference.residual import JointFit, ResidualEstimates
+from sparselmm.inference.residual import JointFit, ResidualEstimates, log_sigma
 from sparselmm.inference.variances import VarianceRow
-from sparselmm.likelihood.residual.structure import Unstructured
+from sparselmm.likelihood.residual.unstructured import Unstructured
 from sparselmm.results.core import MixedLMResults
 from sparselmm.results.linear import LinearResults
 from sparselmm.results.methods.base import Matrix, from_sums
 from sparselmm.results.methods.reports import check_lines
 from sparselmm.results.print.summary import Summary, variance_table
 from sparselmm.results.residual.by_row import ResidualByRow
+from sparselmm.results.residual.parameters import MOST_LOG
 from sparselmm.results.residual.prediction import ResidualPrediction
 from sparselmm.results.residual.report import ResidualReport
 from sparselmm.results.residual.simulation import ResidualSimulation
@@ -57,6 +58,11 @@ INDEPENDENT = OtherKind(
     },
 )  # fmt: skip
 """Methods that hold for independent errors of equal variance alone, and what to use instead."""
+
+
+def short(x: float) -> bool:
+    """Whether four decimals show a number."""
+    return x == 0.0 or 1e-3 <= abs(x) < 1e6
 
 
 @MixedLMResults.register
@@ -98,6 +104,10 @@ class ResidualResults(
         self._est = ResidualEstimates.jointly(
             self.built.layout, joint, self.pls, self.built.spec.formula is None
         )
+
+    def glance(self) -> pd.DataFrame:
+        """As :meth:`MixedLMResults.glance`."""
+        return super().glance().assign(sigma=self.sigma)
 
     def _residual_figure(self) -> Any:
         return self.plot_residual_correlation()
@@ -165,15 +175,28 @@ class ResidualResults(
         rows = self.built.layout.residual
         assert rows is not None
         table = self.residual_params(kwargs.get("alpha", 0.05))
+        notes_of_sigma = [self._about_sigma()] if self.joint.origin.any() else []
         head = "Residuals: " + ", ".join(
             part for part in (rows.text, "dispersion" if self._has_dispersion else "") if part
         )
-        text = table.to_string(float_format=lambda x: f"{x:.4f}")
-        notes = (f"{head}\n{text}", *out.notes)
+        text = table.to_string(float_format=lambda x: f"{x:.4f}" if short(x) else f"{x:.3g}")
+        notes = (f"{head}\n{text}", *notes_of_sigma, *out.notes)
         tables = list(out.tables)
         if self.pls.known_scale is not None:  # the visits instead of a variance of one
             tables[2] = variance_table([*self._est.variance_rows[:-1], *self._visit_rows()])
         return Summary(tables, out.title, notes)
+
+    def _about_sigma(self) -> str:
+        """What sigma means where covariates of the dispersion are far from zero."""
+        log = log_sigma(self.joint, self.scale, -self.joint.origin)[0]
+        what = "" if abs(log) < MOST_LOG else (
+            f": exp({log:.6g}) is beyond the numbers of the machine"
+        )  # fmt: skip
+        return (
+            "sigma is the standard deviation of a residual where all covariates of the dispersion "
+            f"are zero{what}. The variances and the scale above are those at "
+            f"{self._origin_in_words()}."
+        )
 
     def _visit_rows(self) -> list[VarianceRow]:
         """Variances and correlations of the visits of ``us``."""
@@ -181,8 +204,7 @@ class ResidualResults(
         assert isinstance(structure, Unstructured) and rows is not None
         out = []
         strata = [f"Residual[{s}]" for s in rows.strata] or ["Residual"]
-        for group, L in zip(strata, structure.roots(self.joint.phi), strict=True):
-            R = L @ L.T
+        for group, R in zip(strata, structure.covariances(self.joint.phi), strict=True):
             sd = np.sqrt(np.diag(R))
             for b, name in enumerate(rows.visit_labels):
                 out.append(VarianceRow(group, name, None, float(R[b, b]), float(sd[b])))

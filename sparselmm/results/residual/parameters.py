@@ -8,7 +8,7 @@ import scipy
 
 from sparselmm.base.arguments import check_choice, check_level
 from sparselmm.base.types import FloatArray
-from sparselmm.inference.residual import JointFit
+from sparselmm.inference.residual import JointFit, log_sigma
 from sparselmm.inference.residual_profile import natural_interval, profile_interval, sigma_interval
 from sparselmm.likelihood.residual.structure import Structured
 from sparselmm.results.methods.estimates import EstimateResults
@@ -16,6 +16,9 @@ from sparselmm.results.print.notebook import as_table
 
 INFINITE = 30.0
 """Phi that stands for the end of an interval that is not closed."""
+
+MOST_LOG = 700.0
+"""Logarithms of standard deviations that are numbers are within this."""
 
 AT_LIMIT = 1e-3
 """Derivative of a parameter of R below which it stands at the limit of its range."""
@@ -67,11 +70,9 @@ class ResidualParameters(EstimateResults):
         table = np.column_stack([estimate, se, np.sort(ends, axis=1)])
         names = list(structure.names)
         if self.pls.known_scale is None:
-            error, *own = self._sigma_error(z)
-            if ci == "profile":
-                own = list(sigma_interval(self.joint, self.sigma, alpha))
-            table = np.vstack([table, [self.sigma, error, *own]])
-            names.append("sigma")
+            for name, moved in self._places_of_sigma().items():
+                table = np.vstack([table, self._sigma(moved, alpha, ci)])
+                names.append(name)
         return pd.DataFrame(table, names, ["estimate", "std_error", "lower", "upper"])
 
     def _alone(self) -> Structured | None:
@@ -108,10 +109,39 @@ class ResidualParameters(EstimateResults):
                 out[j, side] = alone.natural(alone.within(moved), 1.0)[j]
         return out
 
-    def _sigma_error(self, z: float) -> tuple[float, float, float]:
-        """Standard error of sigma and its Wald interval on the log scale."""
-        var = float(self._est.variance_covariance.of_absolute[-1])
-        half = z * np.sqrt(var) / (2.0 * self.scale)
-        sigma = self.sigma
-        error = np.sqrt(var) / (2.0 * sigma)
-        return float(error), float(sigma * np.exp(-half)), float(sigma * np.exp(half))
+    def _places_of_sigma(self) -> dict[str, FloatArray]:
+        """Names of standard deviations, and how far from the origin of the covariates each is."""
+        origin = self.joint.origin
+        places = {"sigma": -origin}
+        if origin.any():
+            places[f"sigma({self._origin_in_words()})"] = np.zeros(len(origin))
+        return places
+
+    def _origin_in_words(self) -> str:
+        rows = self.built.layout.residual
+        assert rows is not None
+        names = (name.removeprefix("log_sd(").removesuffix(")") for name in rows.d_names)
+        pairs = zip(names, self.joint.origin, strict=True)
+        return ", ".join(f"{name}={value:.15g}" for name, value in pairs if value)
+
+    def _sigma(self, moved: FloatArray, alpha: float, ci: str) -> FloatArray:
+        """Estimate, standard error and interval of a residual standard deviation, (4,)."""
+        log, variance = log_sigma(self.joint, self.scale, moved)
+        half = float(scipy.stats.norm.ppf(1.0 - alpha / 2.0)) * np.sqrt(variance)
+        ends = (log - half, log + half)
+        if ci == "profile":
+            ends = sigma_interval(self.joint, self.pls.sigma, alpha, moved)
+        out = np.exp(np.clip([log, log, *ends], -MOST_LOG, MOST_LOG))
+        out[1] *= np.sqrt(variance)
+        return out if abs(log) < MOST_LOG else np.full(4, np.nan)
+
+    @property
+    def sigma(self) -> float:
+        """Residual standard deviation, of rows whose covariates of the dispersion are zero.
+
+        NaN where that is beyond the numbers of the machine, for covariates far from zero;
+        ``residual_params()`` has it near their means, where ``scale`` is its square.
+        """
+        if not self.joint.origin.any():
+            return self.pls.sigma
+        return float(self._sigma(-self.joint.origin, 0.05, "wald")[0])

@@ -31,7 +31,7 @@ from sparselmm.base.types import FloatArray
 from sparselmm.design import BuiltDesign
 from sparselmm.design.validate import aligned
 from sparselmm.inference.resampling.simulate import DRAWN
-from sparselmm.inference.residual import JointFit, ResidualEstimates
+from sparselmm.inference.residual import JointFit, ResidualEstimates, log_sigma
 from sparselmm.inference.residual_rows import coloured
 from sparselmm.results.methods.base import ResultsBase, from_rows
 from sparselmm.results.methods.simulation import simulator_of
@@ -186,7 +186,8 @@ class ResidualSimulation(ResultsBase):
         names = (*est.layout.x_names, *est.places.names, *structure.names)
         values = np.concatenate([est.beta, est.variances, structure.natural(joint.phi, pls.scale)])
         if pls.known_scale is None:
-            return (*names, "sigma"), np.append(values, pls.sigma)
+            log = log_sigma(joint, pls.scale, -joint.origin)[0]
+            return (*names, "sigma"), np.append(values, np.exp(log))
         return names, values
 
 
