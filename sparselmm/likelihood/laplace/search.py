@@ -241,9 +241,10 @@ class GeneralSearch:
                 x, value, model = self._sharp(x, value, model)
                 continue
             assert new is not None
+            turn = self._turn(x, step, trial)
             before, x, value = (x, model), trial, after
             self._near = deviance.modes.near
-            model = self._taught(new, model, step, predicted, ratio)
+            model = self._taught(new, model, turn, step, predicted, ratio)
             self.record(x, value, gradient_norm=self._size(model), **facts)
             message = None if self.stop is None else self.stop(x)
             if message is not None:
@@ -336,10 +337,22 @@ class GeneralSearch:
         except np.linalg.LinAlgError:
             return None
 
+    def _turn(self, x: FloatArray, step: FloatArray, trial: FloatArray) -> FloatArray:
+        """Rotation of tangent vectors at x into those at ``trial = retract(x, step)``."""
+        covariance, a = self.deviance.covariance, self.deviance.covariance.n_theta
+        m, turn = covariance.n_tangent, np.eye(len(step))
+        for i in range(m):
+            turn[i, :m] = covariance.carried_back(x[:a], step[:m], trial[:a], turn[i, :m])
+        return turn
+
     def _taught(
-        self, model: Model, old: Model, step: FloatArray, predicted: float, ratio: float
+        self, model: Model, old: Model, turn: FloatArray, step: FloatArray, predicted: float,
+        ratio: float,
     ) -> Model:  # fmt: skip
         """The model with what the gradients say of the last steps, after an accepted one."""
+        step = turn @ step
+        if np.ndim(self._missing):
+            self._missing = turn @ self._missing @ turn.T
         if not predicted < NEAR:
             self._missing = 0.0
             return model
@@ -349,7 +362,7 @@ class GeneralSearch:
         if not along > 0.0:
             self._missing = 0.0
             return model
-        y = model.gradient - old.gradient
+        y = model.gradient - turn @ old.gradient
         kappa = float(y @ step) / along
         if LEAST_BEND < kappa < MOST_BEND and 0.6 < ratio < 1.5:
             H = H + np.outer(y, y) / (kappa * along) - np.outer(Hs, Hs) / along
