@@ -27,7 +27,7 @@ from sparselmm.likelihood.laplace.modes import CHORD, EXACT
 from sparselmm.likelihood.optimize import LIFT
 from sparselmm.likelihood.quadratic import Quadratic, Radius
 from sparselmm.likelihood.record import SMALLEST_SCALE, Evaluation
-from sparselmm.likelihood.zeros import PROBE, RESTART, SNAP
+from sparselmm.likelihood.zeros import PROBE, SNAP, away_from_zeros
 
 TOLERANCE = 1e-9
 """Stop when another step promises less than this decrease of the deviance."""
@@ -60,6 +60,9 @@ DIFFERENCE = 1e-4
 
 PATIENCE = 20
 """Iterations after which the Hessian is the exact one."""
+
+BESIDE = 1e-6
+"""Theta, in its units, from which on the derivative by a variance has digits."""
 
 Callback = Callable[[Evaluation], None]
 
@@ -408,31 +411,54 @@ class GeneralSearch:
                 snapped[part] = term.snapped(x[part], deviance.units[part], SNAP)
             if np.array_equal(snapped, x) and not (x[:a][covariance.on_diagonal] == 0.0).any():
                 return x
-            value, at_zero = self.value(x), self.value(snapped)
+            value, slope = self.value(x), self._slope_beside(x, snapped)
+            at_zero = self.value(snapped)
             good = at_zero <= value + 10.0 * self.tolerance
             self.record(snapped, at_zero, accepted=good)
             if not good:
                 return x
-            false = self._false_zeros(snapped)
-            if not false.any():
+            restart = self._out_of_zeros(snapped, slope)
+            if np.array_equal(restart, snapped):
                 return self._newton(snapped)[0] if self._off(snapped) else snapped
-            restart = np.where(false, RESTART * deviance.units, snapped[:a])
-            x = self._newton(np.concatenate([restart, snapped[a:]]))[0]
+            x = self._newton(restart)[0]
         return deviance.parameters.rectify(x)
+
+    def _slope_beside(self, x: FloatArray, snapped: FloatArray) -> FloatArray | None:
+        """Gradient in theta at x where that tells of the zeros next to it, (n_theta,).
+
+        Of several zeros of a term their combinations matter, too, and all must be left alike.
+        """
+        zeros = self._zeros(snapped)
+        several = any(zeros[part].sum() > 1 for part in self.deviance.covariance.slices)
+        if several or (x[: len(zeros)][zeros] < BESIDE * self.deviance.units[zeros]).any():
+            return None
+        model = self._modelled(x)
+        inner = self.deviance.parameters.in_tangent[: len(zeros)]
+        return None if model is None else model.gradient[inner]
+
+    def _zeros(self, x: FloatArray) -> BoolArray:
+        """Diagonals of the ``lambda_t`` that are zero, (n_theta,)."""
+        covariance = self.deviance.covariance
+        return np.asarray(covariance.on_diagonal & (x[: covariance.n_theta] == 0.0))
 
     def _off(self, x: FloatArray) -> bool:
         """Whether the other parameters could still move at an exact zero."""
         return certificate(self.deviance, x)[0] > 10.0 * self.tolerance
 
-    def _false_zeros(self, x: FloatArray) -> BoolArray:
-        """Variances at zero where the deviance falls with them, (n_theta,)."""
-        deviance, a = self.deviance, self.deviance.covariance.n_theta
-        zeros = deviance.covariance.on_diagonal & (x[:a] == 0.0)
-        probe = np.concatenate([np.where(zeros, PROBE * deviance.units, x[:a]), x[a:]])
-        value = self.value(probe)
-        slope = deviance.gradient(probe)[:a] if np.isfinite(value) else np.zeros(a)
-        self.record(probe, value, accepted=False)
-        return np.asarray(zeros & (slope < 0.0))
+    def _out_of_zeros(self, x: FloatArray, slope: FloatArray | None) -> FloatArray:
+        """x with variances in place of zeros where the deviance falls with them.
+
+        Without a ``slope`` beside them the gradient is asked for there.
+        """
+        deviance, zeros = self.deviance, self._zeros(x)
+        a = len(zeros)
+        if slope is None:
+            probe = np.concatenate([np.where(zeros, PROBE * deviance.units, x[:a]), x[a:]])
+            value = self.value(probe)
+            slope = deviance.gradient(probe)[:a] if np.isfinite(value) else np.zeros(a)
+            self.record(probe, value, accepted=False)
+        away = away_from_zeros(deviance.covariance, deviance.units, x[:a], slope)
+        return np.concatenate([away, x[a:]])
 
     def certified(self, x: FloatArray, message: str, done: bool) -> Optimum:
         """The record of an end with the evidence that it is an optimum."""
