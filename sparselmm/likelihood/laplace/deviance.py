@@ -201,6 +201,17 @@ class LaplaceDeviance:
         self._psi: dict[int, FloatArray] = {}
         self._mixed: list[FloatArray] = []
 
+    @cached_property
+    def natural(self) -> FloatArray:
+        """Coordinates in which units and origins of covariates do not matter, as columns.
+
+        Of the coefficients of the further predictors but thresholds; the others are their own.
+        """
+        if self.data.family.name == "ordinal":
+            return np.eye(len(self.parameters))
+        blocks_ = [np.eye(len(self.parameters) - self.data.n_phi)]
+        return block_diagonal([*blocks_, *(part.steps() for part in self.data.further)])
+
     def rms(self, t: int) -> FloatArray:
         """Root mean square of each covariate of term t, over what counts as one predictor, (k,)."""
         return self.cross.rms(t) / self.predictor_unit
@@ -550,9 +561,10 @@ class LaplaceDeviance:
             )
         ]  # fmt: skip
         a, n = self.covariance.n_tangent, max(self.data.n, 1)
+        b = self.covariance.n_theta + self.fixed.r
         if self.data.family.name == "ordinal":  # thresholds and the mean of X'beta move together
             return block_diagonal([*roots, _unit_steps(model.hessian[a:, a:] / (2.0 * n))])
-        return block_diagonal([*roots, _unit_steps(model.S / n), np.eye(self.data.n_phi)])
+        return block_diagonal([*roots, _unit_steps(model.S / n), self.natural[b:, b:]])
 
 
 @dataclass(frozen=True, eq=False)

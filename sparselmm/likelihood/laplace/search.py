@@ -9,7 +9,9 @@ Goldfarb and Shanno,
     H <- H + y y' / y's - H s s'H / s'H s
 
 while steps are short and do what the model said; the curvature along s alone is scaled, by 0.3 to
-4, after a step that did not; and nothing is kept after one that was refused.
+4, after a step that did not; where it had the wrong sign ``H <- H + r r' / r's`` with r = y - H s;
+and nothing is kept after a step that was refused. All are in the coordinates of the new end, which
+a step that moves ``lambda_t`` across rotations turns.
 """
 
 from __future__ import annotations
@@ -361,14 +363,16 @@ class GeneralSearch:
             return model
         H = model.hessian + self._missing
         Hs = H @ step
-        along = float(step @ Hs)
-        if not along > 0.0:
+        y = model.gradient - turn @ old.gradient
+        along, bend = float(step @ Hs), float(y @ step)
+        kappa = bend / along if along > 0.0 else np.nan
+        if along <= 0.0 < bend:  # the model bends the wrong way: H s becomes y
+            H = H + np.outer(y - Hs, y - Hs) / (bend - along)
+        elif not along > 0.0:
             self._missing = 0.0
             return model
-        y = model.gradient - turn @ old.gradient
-        kappa = float(y @ step) / along
-        if LEAST_BEND < kappa < MOST_BEND and 0.6 < ratio < 1.5:
-            H = H + np.outer(y, y) / (kappa * along) - np.outer(Hs, Hs) / along
+        elif LEAST_BEND < kappa < MOST_BEND and 0.6 < ratio < 1.5:
+            H = H + np.outer(y, y) / bend - np.outer(Hs, Hs) / along
         else:
             kappa = min(max(kappa, LEAST_BEND), MOST_BEND)
             H = H + (kappa - 1.0) / along * np.outer(Hs, Hs)
@@ -507,6 +511,7 @@ def certificate(
         near = x[place] * sign > 10.0 and abs(gradient[place]) < 1e-5
         boundary[place] = near or x[place] * sign > FAR
     free = ~boundary
-    H = (hessian * np.outer(scale, scale))[np.ix_(free, free)]
-    decrease = Quadratic.of(H, (gradient * scale)[free]).expected_decrease
+    T = (scale[:, None] * deviance.natural)[np.ix_(free, free)]
+    H = T.T @ hessian[np.ix_(free, free)] @ T
+    decrease = Quadratic.of(H, gradient[free] @ T).expected_decrease
     return decrease, boundary, gradient, hessian
