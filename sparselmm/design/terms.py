@@ -141,6 +141,11 @@ class RandomTerm(TermLayout):
         object.__setattr__(self, "form", coded if self.block is None else "block")
         object.__setattr__(self, "empty_rows", empty)
 
+    @cached_property
+    def is_everywhere(self) -> bool:
+        """Whether every row belongs to a level."""
+        return self.codes is not None and (not len(self.codes) or bool(self.codes.min() >= 0))
+
     def kept(self, rows: BoolArray | IntArray) -> RandomTerm:
         """Of some of the rows; levels keep their codes."""
         return replace(

@@ -235,7 +235,7 @@ class Search:
         theta = _settle_zeros(
             recorder, end.theta, most or MAX_ITERATIONS, self.tolerance, self.method == "newton"
         )
-        return replace(end, theta=theta)
+        return End(theta, end.message, end.finished)
 
     def _newton_and_more(self, start: FloatArray, most: int, known: Known | None) -> End:
         """Newton's method; where it is not over soon, others from where it stands, made exact.
@@ -483,7 +483,7 @@ def _settle_zeros(
     for _ in range(3):
         theta = covariance.rectify(theta)
         settled = snapped(covariance, theta, recorder.units)
-        if np.array_equal(settled, theta):
+        if (settled == theta).all():
             return theta
         value, at_zero = recorder.value(theta), recorder.value(settled)
         recorder.record(settled, at_zero, accepted=at_zero <= value + tolerance)

@@ -60,7 +60,9 @@ def fit_linear(model: LinearModel, request: Request) -> tuple[Ended, type[Indepe
     n_held = int(setting.held.scale is not None)
     if setting.route == "exact":
         ended = _fit_exactly(model, request, setting)
-        return replace(ended, n_fixed=ended.n_fixed + n_held), MixedLMResults
+        if n_held:
+            ended = replace(ended, n_fixed=ended.n_fixed + n_held)
+        return ended, MixedLMResults
     with request.monitor.watching():
         found = fit_by_probes(model, request, setting)
     opt = replace(found.opt, unidentified=unidentified(found.deviance, found.opt, model.terms))
