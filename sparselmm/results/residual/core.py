@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy
 
 from sparselmm.base.arguments import (
     check_choice,
@@ -29,12 +30,18 @@ from sparselmm.inference.hypotheses import robust
 from sparselmm.inference.hypotheses.robust import ClusterRobust
 from sparselmm.inference.hypotheses.robust_rows import cluster_robust_rows
 from sparselmm.inference.residual import JointFit, ResidualEstimates
+from sparselmm.inference.residual_profile import (
+    natural_interval,
+    profile_interval,
+    sigma_interval,
+)
 from sparselmm.inference.variances import VarianceRow
-from sparselmm.likelihood.residual.structure import Unstructured
+from sparselmm.likelihood.residual.structure import Structured, Unstructured
 from sparselmm.results.core import MixedLMResults
 from sparselmm.results.linear import LinearResults
 from sparselmm.results.methods.base import Matrix, from_sums
 from sparselmm.results.methods.reports import check_lines
+from sparselmm.results.print.notebook import as_table
 from sparselmm.results.print.summary import Summary, variance_table
 from sparselmm.results.residual.by_row import ResidualByRow
 from sparselmm.results.residual.prediction import ResidualPrediction
@@ -57,6 +64,13 @@ INDEPENDENT = OtherKind(
     },
 )  # fmt: skip
 """Methods that hold for independent errors of equal variance alone, and what to use instead."""
+
+
+INFINITE = 30.0
+"""Phi that stands for the end of an interval that is not closed."""
+
+AT_LIMIT = 1e-3
+"""Derivative of a parameter of R below which it stands at the limit of its range."""
 
 
 @MixedLMResults.register
@@ -98,6 +112,98 @@ class ResidualResults(
         self._est = ResidualEstimates.jointly(
             self.built.layout, joint, self.pls, self.built.spec.formula is None
         )
+
+    # ------------------------------------------------------------------------- parameters
+
+    @as_table
+    def residual_params(self, alpha: float = 0.05, ci: str = "wald") -> pd.DataFrame:
+        """Parameters of the residual covariance on their natural scale.
+
+        Parameters
+        ----------
+        alpha : float
+            One minus the confidence level.
+        ci : {"wald", "profile"}
+            Wald intervals are made on the unbounded scale of the search; of ``us`` on the log scale
+            for variances, and as shown for its covariances and the correlations of ``toep``, whose
+            profile intervals are NaN where the likelihood does not close them.
+
+        Returns
+        -------
+        DataFrame
+            One row per parameter, columns ``estimate``, ``std_error``, ``lower``, ``upper``:
+            ``log_sd(x)`` the coefficients of the log standard deviation, correlations, ranges;
+            for ``us`` variances and covariances in the units of the data. The last row,
+            ``sigma``, stands for the residual standard deviation where it is estimated.
+
+        Raises
+        ------
+        ArgumentError
+            When ``ci`` is unknown.
+        """
+        alpha = check_level(alpha)
+        ci = check_choice(ci, "ci", ("wald", "profile"))
+        structure, phi = self.joint.deviance.structure, self.joint.phi
+        estimate = structure.natural(phi, self.scale)
+        slopes = structure.natural_slopes(phi)
+        cov = self.joint.cov_phi
+        se = np.sqrt(np.einsum("ij,jk,ik->i", slopes, np.nan_to_num(cov), slopes))
+        se[np.abs(slopes) @ np.isnan(np.diag(cov)) > 0] = np.nan
+        bounded = np.array([name.startswith(("nugget", "rho")) for name in structure.names])
+        se[bounded & (np.abs(np.diag(slopes)) < AT_LIMIT)] = np.nan
+        z = float(scipy.stats.norm.ppf(1.0 - alpha / 2.0))
+        ends = self._profiled(alpha) if ci == "profile" else self._wald(estimate, se, z)
+        table = np.column_stack([estimate, se, np.sort(ends, axis=1)])
+        names = list(structure.names)
+        if self.pls.known_scale is None:
+            error, *own = self._sigma_error(z)
+            if ci == "profile":
+                own = list(sigma_interval(self.joint, self.sigma, alpha))
+            table = np.vstack([table, [self.sigma, error, *own]])
+            names.append("sigma")
+        return pd.DataFrame(table, names, ["estimate", "std_error", "lower", "upper"])
+
+    def _alone(self) -> Structured | None:
+        """The structure where every parameter is a function of one entry of phi."""
+        structure = self.joint.deviance.structure
+        if isinstance(structure, Structured) and structure.correlation.kind != "toep":
+            return structure
+        return None
+
+    def _wald(self, estimate: FloatArray, se: FloatArray, z: float) -> FloatArray:
+        """Ends of the Wald intervals of R's parameters, (J, 2)."""
+        alone, phi = self._alone(), self.joint.phi
+        if alone is not None:
+            half = z * np.sqrt(np.diag(self.joint.cov_phi))
+            at = (alone.within(phi + side * half) for side in (-1, 1))
+            return np.column_stack([alone.natural(moved, 1.0) for moved in at])
+        ends = np.column_stack([estimate - z * se, estimate + z * se])
+        own = np.array([name.startswith("var(") for name in self.joint.deviance.structure.names])
+        half = z * se[own] / estimate[own]  # of the log of a variance
+        ends[own] = estimate[own, None] * np.exp(np.column_stack([-half, half]))
+        return ends
+
+    def _profiled(self, alpha: float) -> FloatArray:
+        """Ends of the profile intervals of R's parameters, (J, 2)."""
+        joint, alone = self.joint, self._alone()
+        J = range(len(joint.phi))
+        if alone is None:
+            return np.array([natural_interval(joint, j, alpha) for j in J]).reshape(-1, 2)
+        out = np.empty((len(J), 2))
+        for j in J:
+            for side, end in enumerate(profile_interval(joint, j, alpha)):
+                moved = joint.phi.copy()
+                moved[j] = np.clip(end, -INFINITE, INFINITE)
+                out[j, side] = alone.natural(alone.within(moved), 1.0)[j]
+        return out
+
+    def _sigma_error(self, z: float) -> tuple[float, float, float]:
+        """Standard error of sigma and its Wald interval on the log scale."""
+        var = float(self._est.variance_covariance.of_absolute[-1])
+        half = z * np.sqrt(var) / (2.0 * self.scale)
+        sigma = self.sigma
+        error = np.sqrt(var) / (2.0 * sigma)
+        return float(error), float(sigma * np.exp(-half)), float(sigma * np.exp(half))
 
     def _residual_figure(self) -> Any:
         return self.plot_residual_correlation()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import html
+from abc import abstractmethod
 from collections.abc import Sequence
 
+import pandas as pd
+
+from sparselmm.results.methods.base import ResultsBase
 from sparselmm.results.print.report import Section, listed
-from sparselmm.results.residual.parameters import ResidualParameters
 
 KIND_WORDS = {
     "ar1": "a correlation that falls geometrically with the steps apart",
@@ -20,8 +23,12 @@ KIND_WORDS = {
 }
 
 
-class ResidualReport(ResidualParameters):
+class ResidualReport(ResultsBase):
     """Part of the results of a model with ``residual=`` or ``dispersion=``."""
+
+    @abstractmethod
+    def residual_params(self, alpha: float = 0.05, ci: str = "wald") -> pd.DataFrame:
+        """Parameters of the residual covariance."""
 
     def _further_in_words(self) -> str:
         rows, parts = self.built.layout.residual, []
