@@ -50,7 +50,7 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
         "quadratic",
         "dense rebased record",
         "zeros",
-        "optimize",
+        "optimize starting_points",
         "krylov",
         "engine identifiability multistart special_directions",
         "laplace many residual",
