@@ -7,6 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from sparselmm.results.core import MixedLMResults
+from sparselmm.results.general.core import MixedGLMResults
+from sparselmm.results.krylov import KrylovResults
+from sparselmm.results.residual.core import MMRMResults, ResidualResults
+
 HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
     "base": (
         "exceptions types",
@@ -17,7 +22,7 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
     ),
     "datasets": (),
     "design": (
-        "residual",
+        "levels residual",
         "column_types exact_labels known_covariance terms",
         "factors relationships rows sources validate",
         "formula",
@@ -67,8 +72,9 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
         "given plots print",
         "tables",
         "methods",
-        "residual_by_row",
-        "core residual_prediction residual_report residual_simulation",
+        "linear",
+        "independent",
+        "core",
         "general krylov residual",
         "compare",
     ),
@@ -185,6 +191,19 @@ def test_every_folder_is_packaged():
     assert not missing, "add to packages in setup.cfg"
 
 
+MOST_LINES = 500
+LONG = (  # known, to be taken apart
+    "base.kernels design.kinds.residual likelihood.deviance likelihood.laplace.deviance "
+    "likelihood.multistart model.mixedglm"
+)
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_modules_are_short(module):
+    lines = FILES[module].read_text(encoding="utf-8").count("\n")
+    assert lines <= MOST_LINES or module in LONG.split(), f"find the second thing in {module}"
+
+
 ENGINES = "BlockSolver KrylovSolver TiledSolver ProfiledDeviance KrylovDeviance RebasedDeviance"
 
 
@@ -198,7 +217,11 @@ def test_engines_are_made_in_one_place(module):
     assert not made, f"{module} makes {', '.join(sorted(made))}; likelihood/engine.py makes engines"
 
 
-METHODS = [m for m in FILES if m.startswith(("results.methods.", "results.general.", "model."))]
+METHODS = [
+    m
+    for m in FILES
+    if m.startswith(("results.methods.", "results.general.", "results.residual.", "model."))
+]
 
 
 @pytest.mark.parametrize("module", METHODS)
@@ -207,3 +230,20 @@ def test_methods_inherit_what_they_ask(module):
     text = FILES[module].read_text(encoding="utf-8")
     for trust in ("TYPE_CHECKING", "type: ignore[attr-defined]", ": Any = self\n"):
         assert trust not in text, f"{module} asks a sibling that it does not inherit from: {trust}"
+
+
+KINDS = (MixedLMResults, KrylovResults, ResidualResults, MMRMResults, MixedGLMResults)
+BOUND_IN = "linear independent core krylov residual.core general.core"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kind_of_results_binds_each_part_once(kind):
+    """A public name stands in one part; where parts are bound it may be extended."""
+    bound = {f"sparselmm.results.{module}" for module in BOUND_IN.split()}
+    for name in (name for name in dir(kind) if not name.startswith("_")):
+        parts = [
+            f"{part.__module__}.{part.__qualname__}" for part in kind.__mro__
+            if name in vars(part) and part.__module__ not in bound
+            and not getattr(vars(part)[name], "__isabstractmethod__", False)
+        ]  # fmt: skip
+        assert len(parts) <= 1, f"{name} of {kind.__name__} stands in {' and in '.join(parts)}"

@@ -274,8 +274,6 @@ def check_numbers(
 
     Parameters
     ----------
-    value : array-like
-    name : str
     shape : sequence of int or None, optional
         Wanted shape, None for any length.
     finite : bool
@@ -306,10 +304,8 @@ def in_order(value: Any, *names: Sequence[str], argument: str) -> Any:
 
     Parameters
     ----------
-    value : object
     *names : sequence of str
         The names; further ones are as good (another spelling, or more of them).
-    argument : str
 
     Raises
     ------

@@ -107,6 +107,10 @@ class UnsupportedError(SparseLMMError, NotImplementedError):
     """Part of statsmodels' interface that is not defined for these models, there or here."""
 
 
+class OtherKindError(UnsupportedError, AttributeError):
+    """Fits of another kind have this; the message says what to use with the one at hand."""
+
+
 class FileError(SparseLMMError, OSError):
     """A file cannot be opened; also of the class the system says why with."""
 

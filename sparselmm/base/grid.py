@@ -72,7 +72,6 @@ class Grid:
             Its class.
         stubs : bool
             Whether the cells of the first column are heads of their rows.
-        caption : str, optional
         notes : sequence of str
             Lines of the foot.
         """

@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from types import FunctionType
 from typing import Any, TypeVar
 
 from sparselmm.base.arguments import check_keywords, suggestion
-from sparselmm.base.exceptions import ArgumentTypeError, OtherNameError
+from sparselmm.base.exceptions import ArgumentTypeError, OtherKindError, OtherNameError
 
 _MEANS = "emmeans(...).contrast('pairwise')"
 _DDF = "summary(ddf='satterthwaite') or anova(), also with ddf='kenward-roger'"
@@ -173,7 +174,7 @@ def _meant(name: str, others: Mapping[str, str]) -> str | None:
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def known_arguments(function: Function, owner: str = "") -> Function:
+def known_arguments(function: Function, method: bool = False) -> Function:
     """The function, with an error for an argument it does not have that names one it has.
 
     A function that takes any keyword checks them itself, and stays as it is.
@@ -190,14 +191,17 @@ def known_arguments(function: Function, owner: str = "") -> Function:
         try:
             return function(*args, **kwargs)
         except TypeError:
-            others = getattr(args[0], "_other_arguments", {}) if args else {}
-            check_keywords(kwargs, known, f"{owner}{function.__name__}", others)
+            others: Mapping[str, str] = {}
+            called = function.__name__
+            if method and args:
+                others = getattr(args[0], "_other_arguments", {})
+                called = f"{type(args[0]).__name__}.{called}"
+            check_keywords(kwargs, known, called, others)
             try:
                 signature.bind(*args, **kwargs)
             except TypeError as error:
                 raise ArgumentTypeError(
-                    f"{owner}{function.__name__}: {error}; it is called "
-                    f"{function.__name__}({', '.join(known)})"
+                    f"{called}: {error}; it is called {function.__name__}({', '.join(known)})"
                 ) from None
             raise
 
@@ -207,6 +211,44 @@ def known_arguments(function: Function, owner: str = "") -> Function:
 
 OF_RESULTS = {"correlation": "; the correlation of the fixed effects follows from cov_params()"}
 """Arguments of methods of results elsewhere, and what there is here."""
+
+
+@dataclass(frozen=True)
+class OtherKind:
+    """What fits of another kind have and those at hand have not.
+
+    Attributes
+    ----------
+    kind : type
+        The class that has it.
+    here : str
+        What the fits at hand are, in words.
+    instead : mapping of str to str
+        What to use in place of names; also names that only other packages have.
+    otherwise : str
+        What to say of the others.
+    error : type
+        The class of the error.
+    mark : str
+        What stands before what to use.
+    """
+
+    kind: type
+    here: str
+    instead: Mapping[str, str]
+    otherwise: str = ""
+    error: type[Exception] = OtherKindError
+    mark: str = ";"
+
+    def __contains__(self, name: str) -> bool:
+        own = any(name in vars(part) for part in self.kind.__mro__)
+        return name in self.instead or (own and not name.startswith("_"))
+
+    def refusal(self, name: str) -> Exception:
+        """The error that names what is not there."""
+        why = self.instead.get(name, self.otherwise)
+        hint = f"{self.mark} {why}" if why else ""
+        return self.error(f"{name} is not available for {self.here}{hint}")
 
 
 class KnownArguments:
@@ -223,7 +265,7 @@ class KnownArguments:
             for name, own in list(vars(base).items()):
                 plain = isinstance(own, FunctionType) and not name.startswith("_")
                 if plain and not hasattr(own, "checks_arguments"):  # class methods count frames
-                    setattr(base, name, known_arguments(own, f"{cls.__name__}."))
+                    setattr(base, name, known_arguments(own, method=True))
 
 
 class NamesOthers(KnownArguments):
@@ -231,8 +273,11 @@ class NamesOthers(KnownArguments):
 
     _other_names: Mapping[str, str] = RESULTS
     _after: type | None = None
+    _other_kind: OtherKind | None = None
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or hasattr(type(self), name):  # the error of a property is its own
             return object.__getattribute__(self, name)
+        if self._other_kind is not None and name in self._other_kind:
+            raise self._other_kind.refusal(name)
         raise attribute(self, name, self._other_names, self._after)

@@ -205,8 +205,10 @@ def level_products(x: FloatArray, F: FloatArray, k: int) -> FloatArray:
     ----------
     x : ndarray, (l * k, m)
     F : ndarray, (m, c)
-    k : int
     """
+    if x.size <= IN_CACHE and k == 1:
+        whole = (x @ F).ravel()
+        return np.array([[whole @ whole]])
     total = np.zeros((k, k))
     step = max(IN_CACHE // (k * len(F)), 1) * k
     for start in range(0, len(x), step):

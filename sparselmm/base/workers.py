@@ -47,10 +47,8 @@ def in_parallel(
 
     Parameters
     ----------
-    function : callable
     tasks : iterable
         Read as far as there are workers to do them.
-    workers : Workers
     """
     if not isinstance(workers, int):
         return _on_cluster(function, tasks, workers)

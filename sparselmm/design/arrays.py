@@ -41,22 +41,12 @@ from sparselmm.design.validate import (
 
 
 def from_arrays(
-    endog: Any,
-    exog: Any,
-    groups: Any = None,
-    *,
-    exog_re: Any = None,
-    exog_vc: VCSpec | dict[str, Any] | None = None,
-    weights: Any = None,
-    offset: Any = None,
-    z_terms: Mapping[str, Any] | None = None,
-    covariance: Mapping[str, Any] | None = None,
-    missing: str = "none",
-    further: Mapping[str, Any] | None = None,
-    generalized: bool = False,
-    residual: Mapping[str, Any] | None = None,
-    dispersion: Any = None,
-) -> BuiltDesign:
+    endog: Any, exog: Any, groups: Any = None, *, exog_re: Any = None,
+    exog_vc: VCSpec | dict[str, Any] | None = None, weights: Any = None, offset: Any = None,
+    z_terms: Mapping[str, Any] | None = None, covariance: Mapping[str, Any] | None = None,
+    missing: str = "none", further: Mapping[str, Any] | None = None, generalized: bool = False,
+    residual: Mapping[str, Any] | None = None, dispersion: Any = None,
+) -> BuiltDesign:  # fmt: skip
     """Build a design from arrays; arguments as of :class:`~sparselmm.MixedLM`.
 
     Examples
@@ -85,10 +75,10 @@ def from_arrays(
     blocks = [stack.block for stack in stacks] + [matrix.block for matrix in matrices]
     kept = None
     if missing == "drop":
-        kept = complete_rows(n, [y, X, labels, re, weights, offset, *blocks, *others.values()])
+        kept = complete_rows([y, X, labels, re, weights, offset, *blocks, *others.values()])
     rows = kept_rows(n, index, kept, "missing='drop'")
-    built: list[Built] = []
     grouping = None if labels is None else make_grouping("Group", take(labels, kept), rows)
+    built: list[Built] = []
     if grouping is not None and (exog_re is not None or not stacks):
         built.append(_group_term(grouping, re_names, take(re, kept), rows))
     built += [stack.kept(kept, grouping).term(rows) for stack in stacks]
@@ -105,13 +95,10 @@ def from_arrays(
     check_design(design, rows, generalized)
     others = {name: _finite(name, take(values, kept), rows) for name, values in others.items()}
     spec = DesignSpec(
-        formula=None,
-        x_names=x_names,
-        terms=tuple(memory for _, memory in built),
+        formula=None, x_names=x_names, terms=tuple(memory for _, memory in built),
         groups=None if grouping is None else GroupsSpec("Group", None, grouping.labels),
-        offset_array=offset is not None,
-        residual=memory,
-    )
+        offset_array=offset is not None, residual=memory,
+    )  # fmt: skip
     frame = exog if isinstance(exog, pd.DataFrame) else None
     if frame is not None and kept is not None:
         frame = frame[kept]

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -19,7 +19,6 @@ from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.design.built import BuiltDesign
 from sparselmm.design.column_types import as_float, check_numeric, kinds_of
 from sparselmm.design.formula import remembered
-from sparselmm.design.formula.bars import Bar, ParsedFormula, parse_formula, parse_one_sided
 from sparselmm.design.formula.columns import take_columns, used_columns, used_columns_of
 from sparselmm.design.formula.contrasts import with_contrasts
 from sparselmm.design.formula.expressions import names_in, plain_column
@@ -30,19 +29,18 @@ from sparselmm.design.formula.namespace import (
     categories_in,
     codes_of,
     learn,
-    right_terms,
     single_term,
     with_r_names,
 )
+from sparselmm.design.formula.plan import BarTerm, Plan, read_formulas
 from sparselmm.design.formula.positions import positions
 from sparselmm.design.formula.remembered import INTERCEPT, DesignInfo, EvalEnvironment, Term
-from sparselmm.design.formula.residual_bar import ResidualBar, parse_residual
 from sparselmm.design.formula.tokens import unquoted
 from sparselmm.design.kinds.coded import GROUPS, coded_term, grouping
 from sparselmm.design.kinds.components import component
 from sparselmm.design.kinds.known import with_known
 from sparselmm.design.kinds.matrices import Built
-from sparselmm.design.kinds.residual import ResidualSpec, bar_codes, residual_rows
+from sparselmm.design.kinds.residual import ResidualSpec, residual_rows
 from sparselmm.design.residual import ResidualRows
 from sparselmm.design.row_arguments import Given, group_crossing, make_grouping, rows_in_use
 from sparselmm.design.sources.readers import Source, readable
@@ -59,25 +57,14 @@ from sparselmm.design.validate import (
 
 
 def from_formula(
-    formula: str,
-    data: Any,
-    *,
-    groups: Any = None,
-    re_formula: str | None = None,
-    vc_formula: Mapping[str, str] | None = None,
-    weights: Any = None,
-    offset: Any = None,
-    z_terms: Mapping[str, Any] | None = None,
-    covariance: Mapping[str, Any] | None = None,
-    subset: Any = None,
-    missing: str = "none",
-    env: EvalEnvironment | None = None,
-    further: Mapping[str, str] | None = None,
-    generalized: bool = False,
-    residual: str | None = None,
-    dispersion: str | None = None,
+    formula: str, data: Any, *, groups: Any = None, re_formula: str | None = None,
+    vc_formula: Mapping[str, str] | None = None, weights: Any = None, offset: Any = None,
+    z_terms: Mapping[str, Any] | None = None, covariance: Mapping[str, Any] | None = None,
+    subset: Any = None, missing: str = "none", env: EvalEnvironment | None = None,
+    further: Mapping[str, str] | None = None, generalized: bool = False,
+    residual: str | None = None, dispersion: str | None = None,
     contrasts: Mapping[str, Any] | None = None,
-) -> BuiltDesign:
+) -> BuiltDesign:  # fmt: skip
     """Build a design from a formula and a data frame; arguments as of `MixedLM.from_formula`.
 
     ``env`` holds variables besides the columns, see :func:`capture_env`; default the caller's.
@@ -94,9 +81,12 @@ def from_formula(
     """
     missing = check_missing_argument(missing)
     env = with_r_names(capture_env(1) if env is None else env)
-    plan = read_formulas(formula, groups, re_formula, vc_formula, further or {})
-    plan = plan.with_residual(residual, dispersion)
-    frame = _frame(data, plan, subset, [groups, weights, offset], env)
+    source = None if isinstance(data, pd.DataFrame) else source_of(data)
+    frame = as_frame(data) if source is None else pd.DataFrame(columns=source.names)
+    plan = read_formulas(formula, groups, re_formula, vc_formula, further or {}, frame.columns)
+    plan = plan.with_residual(residual, dispersion, frame.columns)
+    if source is not None:
+        frame = _columns_read(source, plan, subset, [groups, weights, offset], env)
     check_some_rows(len(frame), len(frame), "")
     given = Given.of(frame, groups, weights, offset, z_terms)
     names, used_env = used_columns(plan.codes, frame, env)
@@ -111,13 +101,10 @@ def from_formula(
     return assemble(plan, given, covariance, space, kept, generalized)
 
 
-def _frame(
-    data: Any, plan: Plan, subset: Any, named: Sequence[Any], env: EvalEnvironment
+def _columns_read(
+    source: Source, plan: Plan, subset: Any, named: Sequence[Any], env: EvalEnvironment
 ) -> pd.DataFrame:
-    """The data; of what is read by columns those in use, once all are known to be there."""
-    source = None if isinstance(data, pd.DataFrame) else source_of(data)
-    if source is None:
-        return as_frame(data)
+    """Of a source that is read by columns those in use, once all are known to be there."""
     columns = columns_in_use(source, plan, subset, named, env)
     with readable(source.what):
         return source.frame(columns)
@@ -130,14 +117,12 @@ def columns_in_use(
 
     Parameters
     ----------
-    source : Source
     plan : Plan
         Of the formulas.
     subset : Any
         As in ``from_formula``.
     named : sequence
         The arguments that may be columns: ``groups``, ``weights``, ``offset``.
-    env : EvalEnvironment
     """
     head = pd.DataFrame(columns=source.names)
     used_columns(plan.codes, head, env)
@@ -148,144 +133,10 @@ def columns_in_use(
     return names or source.names[:1]
 
 
-@dataclass(frozen=True, eq=False)
-class _BarTerm:
-    """One bar after slashes and double bars are multiplied out."""
-
-    name: str
-    factors: tuple[str, ...]
-    terms: list[Term]
-    text: str
-    structure: Structure
-
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """All formulas read, no data touched.
-
-    Attributes
-    ----------
-    parsed : ParsedFormula
-    fixed, re : list of Term
-        Right sides of the formula and of ``re_formula``.
-    vc : dict
-        Name to right side of every variance component.
-    bars : list
-        Random-effects terms of the formula.
-    codes : dict
-        Every expression, and where it stands.
-    further : dict
-        Right sides of the predictors besides the mean's.
-    residual, dispersion
-        Covariance structure of the residuals.
-    """
-
-    parsed: ParsedFormula
-    fixed: list[Term]
-    re: list[Term]
-    vc: dict[str, str]
-    bars: list[_BarTerm]
-    codes: dict[str, str]
-    further: dict[str, list[Term]]
-    residual: ResidualBar | None = None
-    dispersion: list[Term] | None = None
-
-    def with_residual(self, residual: Any, dispersion: Any) -> Plan:
-        """With a covariance structure of the residuals, or the same."""
-        bar = None if residual is None else parse_residual(residual)
-        terms = None
-        if dispersion is not None:
-            terms = right_terms(parse_one_sided(dispersion, "dispersion"))
-        codes = dict.fromkeys(() if bar is None else bar_codes(bar), "residual")
-        codes |= dict.fromkeys(codes_of(terms or []), "dispersion")
-        return replace(self, residual=bar, dispersion=terms, codes={**codes, **self.codes})
-
-    @property
-    def read(self) -> list[str]:
-        """Every expression but the grouping factors that are plain columns."""
-        factors = [code for bar in self.bars for code in bar.factors]
-        effects = [code for bar in self.bars for code in codes_of(bar.terms)]
-        components = [code for text in self.vc.values() for code in codes_of(right_terms(text))]
-        return [
-            self.parsed.response,
-            *self.parsed.offsets,
-            *codes_of(self.fixed),
-            *codes_of(self.re),
-            *effects,
-            *components,
-            *(code for terms in self.further.values() for code in codes_of(terms)),
-            *codes_of(self.dispersion or []),
-            *((self.residual.coords) if self.residual is not None else ()),
-            *(code for code in factors if plain_column(code) is None),
-        ]
-
-
-def read_formulas(
-    formula: str, groups: Any, re_formula: Any, vc_formula: Any, further: Mapping[str, str]
-) -> Plan:
-    """Read all formulas of a model; arguments as of :func:`from_formula`."""
-    parsed = parse_formula(formula)
-    vc = _component_formulas(vc_formula)
-    if groups is None and (re_formula is not None or vc_formula is not None):
-        argument = "re_formula" if re_formula is not None else "vc_formula"
-        raise FormulaError(
-            f"{argument} needs groups; pass groups=, or write the term as a bar in the formula, "
-            "'... + (x|g)'"
-        )
-    re: list[Term] = []
-    if re_formula is not None:
-        re = right_terms(parse_one_sided(re_formula, "re_formula"))
-    elif groups is not None and not vc:
-        re = [INTERCEPT]
-    fixed = right_terms(parsed.fixed)
-    bars = [part for bar in parsed.bars for part in _expand(bar)]
-    others = {name: right_terms(parse_one_sided(further[name], name)) for name in further}
-    codes = dict.fromkeys([parsed.response], "the response")
-    for places in (
-        dict.fromkeys(codes_of(fixed), "the formula"),
-        dict.fromkeys(parsed.offsets, "offset(...)"),
-        dict.fromkeys(codes_of(re), "re_formula"),
-        {c: f"vc_formula[{k!r}]" for k, text in vc.items() for c in codes_of(right_terms(text))},
-        {c: part.text for part in bars for c in (*codes_of(part.terms), *part.factors)},
-        {c: f"{name}=" for name, terms in others.items() for c in codes_of(terms)},
-    ):
-        codes.update(places)
-    return Plan(parsed, fixed, re, vc, bars, codes, others)
-
-
-def _component_formulas(vc_formula: Any) -> dict[str, str]:
-    if vc_formula is None:
-        return {}
-    if not isinstance(vc_formula, Mapping):
-        raise FormulaError(
-            f"vc_formula must be a dict of name to formula, not {type(vc_formula).__name__}; "
-            "write vc_formula={'a': '0 + C(a)'}"
-        )
-    return {
-        str(name): parse_one_sided(vc_formula[name], f"vc_formula[{name!r}]")
-        for name in sorted(vc_formula)
-    }
-
-
-def _expand(bar: Bar) -> Iterator[_BarTerm]:
-    """A bar as lme4 takes it apart: first the double bar, then the slashes."""
-    terms = [INTERCEPT] if bar.effects == "1" else right_terms(bar.effects)
-    if not terms:
-        raise FormulaError(f"{bar.text} has no effects; write (1|g) for an intercept")
-    for part in [[term] for term in terms] if bar.double else [terms]:
-        for name, factors in zip(bar.names, bar.groupings, strict=True):
-            yield _BarTerm(name, factors, part, bar.text, bar.structure)
-
-
 def assemble(
-    plan: Plan,
-    given: Given,
-    covariance: Mapping[str, Any] | None,
-    space: Namespace,
-    kept: BoolArray | None,
-    generalized: bool,
-    checked: bool = True,
-) -> BuiltDesign:
+    plan: Plan, given: Given, covariance: Mapping[str, Any] | None, space: Namespace,
+    kept: BoolArray | None, generalized: bool, checked: bool = True,
+) -> BuiltDesign:  # fmt: skip
     """The design of the rows in use, ``checked`` for what a fit needs of them."""
     matrices = _Matrices.of(plan, space)
     y, y_name = _response(plan.parsed.response, matrices, space)
@@ -317,21 +168,19 @@ def assemble(
     for name, values in others.items():
         columns = matrices.info(plan.further[name]).column_names
         check_finite(values, columns, f"{name}= column", space.rows)
+    known = None
+    if groups is not None:
+        known = GroupsSpec(groups.name, given.groups_column, groups.labels)
     spec = DesignSpec(
-        formula=plan.parsed.text,
-        x_names=x_names,
-        terms=tuple(memory for _, memory in built),
-        groups=None if groups is None else _groups_spec(groups, given),
-        design_info=fixed,
-        offsets=plan.parsed.offsets,
+        formula=plan.parsed.text, x_names=x_names, terms=tuple(memory for _, memory in built),
+        groups=known, design_info=fixed, offsets=plan.parsed.offsets,
         offset_column=given.offset_column,
         offset_array=given.offset is not None and given.offset_column is None,
         categories=matrices.categories(space),
-        kinds=kinds_of(space.frame, used_columns_of(plan.read, space)),
-        env=space.env,
+        kinds=kinds_of(space.frame, used_columns_of(plan.read, space)), env=space.env,
         further={name: matrices.info(terms) for name, terms in plan.further.items()},
         residual=memory,
-    )
+    )  # fmt: skip
     return BuiltDesign(design, spec, space.rows.labels(), kept, True, space.frame, others)
 
 
@@ -349,10 +198,6 @@ def _residual(
             )
         dispersion = matrices.values(plan.dispersion), matrices.info(plan.dispersion)
     return residual_rows(plan.residual, dispersion, space, checked)
-
-
-def _groups_spec(groups: Grouping, given: Given) -> GroupsSpec:
-    return GroupsSpec(groups.name, given.groups_column, groups.labels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -449,9 +294,9 @@ def _effects(
     return values, info, tuple(info.column_names)
 
 
-def _bar_term(bar: _BarTerm, matrices: _Matrices, space: Namespace) -> Built:
+def _bar_term(bar: BarTerm, matrices: _Matrices, space: Namespace) -> Built:
     values, info, columns = _effects(bar.terms, matrices, space, f"{bar.text}: column")
-    crossing = grouping(bar.name, bar.factors, space)
+    crossing = grouping(bar.factors, space)
     structure: Structure = bar.structure if len(columns) > 1 else "unstructured"
     place = None
     if "autoregressive" in structure and info is not None:
@@ -481,7 +326,7 @@ def _named_apart(bars: list[Built], taken: list[str]) -> list[Built]:
         if count:
             layout = replace(memory.layout, name=f"{term.name}.{count}")
             term = replace(term, name=layout.name)
-            memory = replace(memory, layout=layout)  # type: ignore[type-var]
+            memory = replace(memory, layout=layout)
         out.append((term, memory))
     return out
 

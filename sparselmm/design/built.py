@@ -33,7 +33,6 @@ class Numbers:
     ----------
     n : int
         Rows.
-    mean, low, high : float
     distinct : tuple of float, or None
         Its values, sorted, where they are no more than `SOME_VALUES`.
     squares : float

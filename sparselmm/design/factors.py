@@ -18,7 +18,7 @@ from sparselmm.base import kernels
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import AnyArray, BoolArray, IntArray, index_dtype
 from sparselmm.design.exact_labels import canonical, derived, places, readable
-from sparselmm.design.terms import Levels
+from sparselmm.design.levels import Levels
 
 SPREAD = 4
 """Integers of a range up to this many times their number are coded by counting."""
@@ -80,10 +80,6 @@ def factorize(values: Any, *, sort: bool = False) -> Factor:
         Any hashable labels; missing values get code -1.
     sort : bool
         Sort the labels of a Categorical too, instead of keeping its order.
-
-    Returns
-    -------
-    Factor
     """
     return _coded(values, sort, True)
 
@@ -220,10 +216,6 @@ def cross(factors: Sequence[Factor]) -> Crossing:
     ----------
     factors : sequence of Factor
         The first-named varies slowest in the order of the levels.
-
-    Returns
-    -------
-    Crossing
     """
     labels = tuple(factor.labels for factor in factors)
     codes = factors[0].codes

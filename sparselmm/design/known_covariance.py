@@ -20,12 +20,7 @@ import numpy as np
 import scipy.sparse as sp
 import scipy.sparse.linalg as spl
 
-from sparselmm.base.arguments import (
-    check_choice,
-    check_hashable,
-    check_list,
-    check_numbers,
-)
+from sparselmm.base.arguments import check_choice, check_hashable, check_list, check_numbers
 from sparselmm.base.cholesky import CholeskyFactor, NotPositiveDefiniteError, Pattern
 from sparselmm.base.exceptions import DataError, MemoryLimitError
 from sparselmm.base.types import CSR, AnyArray, FloatArray, IntArray
@@ -298,7 +293,11 @@ def inverse_triangle(L: CSR) -> CSR:
         width = min(COLUMNS, n - start)
         right = np.zeros((n - start, width))
         right[np.arange(width), np.arange(width)] = 1.0
-        solved = np.asarray(spl.spsolve_triangular(L[start:, start:], right, lower=True))
+        corner = L[start:, start:]
+        corner.indices, corner.indptr = (  # SciPy before 1.16 takes no others
+            part.astype(np.intc) for part in (corner.indices, corner.indptr)
+        )
+        solved = np.asarray(spl.spsolve_triangular(corner, right, lower=True))
         row, column = np.nonzero(solved)
         entries = (solved[row, column], (row + start, column))
         parts.append(sp.csc_array(entries, shape=(n, width)))

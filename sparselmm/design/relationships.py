@@ -9,11 +9,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from sparselmm.base.arguments import (
-    check_hashable,
-    check_list,
-    check_number,
-)
+from sparselmm.base.arguments import check_hashable, check_list, check_number
 from sparselmm.base.exceptions import DataError, MemoryLimitError
 from sparselmm.base.other_names import known_arguments
 from sparselmm.base.types import CSR, BoolArray, FloatArray, IntArray

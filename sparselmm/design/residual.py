@@ -42,17 +42,12 @@ class ResidualRows(Snapshot):
         Times or positions; of visits their number.
     visits : ndarray of int, (n,)
         Visit of every row, zero where the structure has none.
-    visit_labels : tuple of str
     stratum : ndarray of int, (n,)
         Rows of each stratum have parameters of their own.
-    strata : tuple of str
     D : ndarray, (n, a)
         Covariates of the log standard deviation, less ``origin``.
-    d_names : tuple of str
-    nugget : bool
     text : str
         As the user wrote it, for messages.
-    group_name : str
     stands : ndarray, (n,), or None
         Groups that the row's group stands for, where groups alike were added up
         (:mod:`sparselmm.design.passes.alike`); None where each is itself.

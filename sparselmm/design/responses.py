@@ -20,6 +20,7 @@ from sparselmm.design.formula.columns import used_columns
 from sparselmm.design.formula.expressions import plain_column
 from sparselmm.design.formula.namespace import Namespace, with_r_names
 from sparselmm.design.formula.remembered import EvalEnvironment
+from sparselmm.design.formula.tokens import unquoted
 from sparselmm.design.spec import as_frame
 from sparselmm.design.validate import Rows, aligned
 
@@ -61,13 +62,11 @@ def read_response(
     ----------
     formula : str
         ``"cbind(success, failure) ~ x + (1 | g)"``, ``"y ~ x + (1 | g)"``.
-    data : DataFrame or mapping
     family : str
         Decides what labels mean: categories of an ordinal, failure and success of a binomial
         response.
     trials : str, array-like or None
         Numbers of trials.
-    env : EvalEnvironment
 
     Raises
     ------
@@ -75,7 +74,7 @@ def read_response(
         When the response cannot be read.
     """
     frame = as_frame(data)
-    parsed = parse_formula(formula)
+    parsed = parse_formula(formula, frame.columns)
     code, right = parsed.response, formula.partition("~")[2]
     pair = _pair(code)
     if pair is not None:
@@ -83,22 +82,22 @@ def read_response(
         if trials is not None:
             raise DataError("trials= is given besides cbind(success, failure); leave one out")
         success, failure = (_numbers(part, frame, env) for part in pair)
-        name = code.replace('"', "'")
+        name = unquoted(code).replace('"', "'")
         frame = frame.assign(**{name: success + 0.0 * failure})
-        return GeneralResponse(f'Q("{name}") ~{right}', frame, code, success + failure)
+        return GeneralResponse(f"`{name}` ~{right}", frame, name, success + failure)
     m = _trials(trials, frame, family)
     plain = plain_column(code)
     if plain is None or plain[0] not in frame.columns:
-        return GeneralResponse(formula, frame, code, m)
+        return GeneralResponse(formula, frame, unquoted(code), m)
     column = frame[plain[0]]
     if not isinstance(column, pd.Series):
-        return GeneralResponse(formula, frame, code, m)
+        return GeneralResponse(formula, frame, unquoted(code), m)
     numbers, categories = coded_response(column, plain[0], family)
     if numbers is None:
-        return GeneralResponse(formula, frame, code, m)
+        return GeneralResponse(formula, frame, unquoted(code), m)
     frame = frame.copy(deep=False)
     frame[plain[0]] = numbers
-    return GeneralResponse(f"{plain[0]} ~{right}" if plain[1] else formula, frame, plain[0], m,
+    return GeneralResponse(f"`{plain[0]}` ~{right}" if plain[1] else formula, frame, plain[0], m,
                            categories)  # fmt: skip
 
 
@@ -143,10 +142,8 @@ def row_trials(
     Parameters
     ----------
     trials : float or array-like, (n,), or None
-    n : int
     index : Index or None
         Of the data.
-    family : str
 
     Raises
     ------
@@ -173,12 +170,6 @@ def coded_response(
     column: pd.Series, name: str, family: str
 ) -> tuple[FloatArray | None, AnyArray | None]:
     """Numbers and labels of a response that is not numeric, or ordinal; None as it is.
-
-    Parameters
-    ----------
-    column : Series
-    name : str
-    family : str
 
     Raises
     ------

@@ -156,7 +156,7 @@ def rows_in_use(
     n = len(frame)
     rows = kept_rows(n, frame.index, kept, "subset")
     if missing == "drop":
-        complete = complete_rows(n, [*(frame[name] for name in names), *given.sources()])
+        complete = complete_rows([*(frame[name] for name in names), *given.sources()])
         if complete is not None:
             before, kept = rows.n, complete if kept is None else kept & complete
             check_some_rows(int(kept.sum()), before, "missing='drop'")
@@ -305,9 +305,9 @@ def group_crossing(grouping: Grouping) -> Crossing:
     return cross([Factor(grouping.codes, grouping.labels)])
 
 
-def complete_rows(n: int, sources: Sequence[Any]) -> BoolArray | None:
+def complete_rows(sources: Sequence[Any]) -> BoolArray | None:
     """Rows without a missing value in any source; None when all are."""
-    return keep_mask(n, [~missing_rows(source) for source in sources if source is not None])
+    return keep_mask([~missing_rows(source) for source in sources if source is not None])
 
 
 def take(values: Any, kept: BoolArray | None) -> Any:
@@ -324,7 +324,7 @@ def kept_rows(n: int, index: pd.Index | None, kept: BoolArray | None, step: str)
     return rows
 
 
-def keep_mask(n: int, masks: Sequence[BoolArray]) -> BoolArray | None:
+def keep_mask(masks: Sequence[BoolArray]) -> BoolArray | None:
     """Rows kept by all of some masks; None when every row is."""
     kept = None
     for mask in masks:

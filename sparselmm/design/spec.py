@@ -182,10 +182,6 @@ class DesignSpec:
         z_terms : mapping, optional
             New matrices (m, l) of the model's ``z_terms``.
 
-        Returns
-        -------
-        NewDesign
-
         Raises
         ------
         FormulaError

@@ -8,8 +8,9 @@ import numpy as np
 import scipy.sparse as sp
 
 from sparselmm.base.types import CSR, IntArray
+from sparselmm.design.levels import Levels
 from sparselmm.design.rows import GroupRows
-from sparselmm.design.terms import Design, Levels, RandomTerm
+from sparselmm.design.terms import Design, RandomTerm
 
 
 def take_rows(design: Design, rows: IntArray) -> Design:
@@ -24,7 +25,6 @@ class Groups:
 
     Parameters
     ----------
-    design : Design
     codes : ndarray of int, (n,)
         Group of every row; -1 for a row of no group, which stays in every design.
 

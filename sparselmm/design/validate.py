@@ -261,20 +261,29 @@ def check_weights(weights: FloatArray, rows: Rows) -> None:
 
 def check_levels(term: TermLayout, n: int) -> None:
     """Refuse a term with a level per row, which the residual variance takes for its own."""
-    what = f"{'component' if term.origin == 'vc' else 'grouping factor'} {term.name!r}"
     if term.form == "levels" and term.n_levels >= n:
-        raise DataError(
-            f"{what} has {term.n_levels} levels for {n} rows: one per row, "
-            "so its variance cannot be told from the residual variance. Use a factor whose levels "
-            "repeat; or, where the variance v of every row is known, weights=1/v and "
-            "fit(fix={'sigma': 1})"
-        )
+        raise _one_per_row(term, term.n_levels, f"{n} rows")
+
+
+def _called(term: TermLayout) -> str:
+    return f"{'component' if term.origin == 'vc' else 'grouping factor'} {term.name!r}"
+
+
+def _one_per_row(term: TermLayout, l: int, rows: str) -> DataError:
+    return DataError(
+        f"{_called(term)} has {l} levels for {rows}: one per row, so its variance cannot be told "
+        "from the residual variance. Use a factor whose levels repeat; or, where the variance v of "
+        "every row is known, weights=1/v and fit(fix={'sigma': 1})"
+    )
 
 
 def check_counted_levels(term: RandomTerm, weights: FloatArray | None) -> None:
     """The same, and a single level, among the rows of positive weight."""
     if term.codes is None:
         return
+    if weights is None and term.is_everywhere and 2 <= len(term.codes) > term.n_levels:
+        if term.codes[0] != term.codes[-1] or (term.codes != term.codes[0]).any():
+            return
     rows = term.codes >= 0 if weights is None else (term.codes >= 0) & (weights > 0)
     seen = np.zeros(term.n_levels, dtype=bool)
     seen[term.codes[rows]] = True
@@ -283,19 +292,13 @@ def check_counted_levels(term: RandomTerm, weights: FloatArray | None) -> None:
 
 def check_level_counts(term: TermLayout, n: int, l: int, weighted: bool) -> None:
     """The same from numbers of rows and levels."""
-    what = f"{'component' if term.origin == 'vc' else 'grouping factor'} {term.name!r}"
     counted = " of positive weight" if weighted else ""
     if term.form != "covariates" and l >= n:
-        raise DataError(
-            f"{what} has {l} levels for {n} rows{counted}: one per row, "
-            "so its variance cannot be told from the residual variance. Use a factor whose levels "
-            "repeat; or, where the variance v of every row is known, weights=1/v and "
-            "fit(fix={'sigma': 1})"
-        )
+        raise _one_per_row(term, l, f"{n} rows{counted}")
     if l < 2 and term.origin in ("re", "bar"):
         raise DataError(
-            f"{what} has only one level with rows{counted}; the variance between levels needs at "
-            "least two. Leave the term out, or use other weights"
+            f"{_called(term)} has only one level with rows{counted}; the variance between levels "
+            "needs at least two. Leave the term out, or use other weights"
         )
 
 
@@ -304,7 +307,7 @@ def check_term(term: TermLayout, n: int, weighted: bool, generalized: bool = Fal
 
     A level per row waits for the fit when there are weights: sigma may be held there.
     """
-    what = f"{'component' if term.origin == 'vc' else 'grouping factor'} {term.name!r}"
+    what = _called(term)
     if term.origin in ("re", "bar") and term.n_levels < 2:
         raise DataError(
             f"{what} has only one level ({_first(term)}); the variance between levels needs at "

@@ -57,7 +57,7 @@ class Basis(Snapshot):
     @cached_property
     def logdet(self) -> float:
         """``log det(T'T)``, what the change of basis adds to ``log det S_xx``."""
-        return float(2.0 * np.log(np.abs(np.diag(self.T))).sum())
+        return float(2.0 * np.log(np.abs(self.T.diagonal())).sum())
 
     def apply(self, X: FloatArray, y: FloatArray, out: FloatArray | None = None) -> FloatArray:
         """``[Q, y - X shift]`` for some rows, (m, r + 1)."""

@@ -326,31 +326,27 @@ def add_term_product(out: FloatArray, term: RandomTerm, rows: slice, weighted: F
     assert term.codes is not None
     values = None if term.values is None else term.values[rows]
     if len(term.codes) < SMALL_ROWS:
-        out += _counted(term.codes[rows], values, weighted, out.shape)
+        codes = term.codes[rows]
+        if not term.is_everywhere:
+            present = codes >= 0
+            codes, weighted = codes[present], weighted[present]
+            values = None if values is None else values[present]
+        if values is not None:
+            weighted = (values[:, :, None] * weighted[:, None, :]).reshape(len(codes), -1)
+        out += _level_sums(codes, weighted, term.n_levels).reshape(out.shape)
     elif values is None:
         kernels.add_rows(term.codes[rows], weighted, out)
     else:
         kernels.add_scaled_rows(term.codes[rows], values, weighted, out)
 
 
-def _counted(
-    codes: IntArray, values: FloatArray | None, weighted: FloatArray, shape: tuple[int, ...]
-) -> FloatArray:
-    """``Z_t' weighted`` of some rows, (l * k, m), summed in the order of the rows."""
-    size, m = shape
-    if codes.min(initial=0) < 0:
-        present = codes >= 0
-        codes, weighted = codes[present], weighted[present]
-        values = None if values is None else values[present]
-    codes = codes.astype(np.int64)
-    if values is None:
-        place, terms = codes[:, None] * m + np.arange(m), weighted
-    else:
-        k = values.shape[1]
-        place = (codes * (k * m))[:, None] + np.arange(k * m)
-        terms = values[:, :, None] * weighted[:, None, :]
-    sums: Any = np.bincount(place.ravel(), terms.ravel(), size * m)
-    return np.asarray(sums, dtype=float).reshape(size, m)
+def _level_sums(codes: IntArray, columns: FloatArray, l: int) -> FloatArray:
+    """Sums of the rows of every level, (l, m), in the order of the rows."""
+    codes = codes.astype(np.intp)
+    out = np.empty((l, columns.shape[1]))
+    for j, column in enumerate(columns.T):
+        out[:, j] = np.bincount(codes, column, l)
+    return out
 
 
 def all_pairs(terms: Sequence[RandomTerm], w: FloatArray | None) -> dict[Pair, PairBlocks]:
@@ -415,7 +411,7 @@ def _pair_table(s: RandomTerm, t: RandomTerm, w: FloatArray | None) -> PairBlock
     values = None if w is None else w
     for v in factors:
         values = v[:, 0] if values is None else values * v[:, 0]
-    if s.codes.min(initial=0) < 0 or t.codes.min(initial=0) < 0:
+    if not (s.is_everywhere and t.is_everywhere):
         present = (s.codes >= 0) & (t.codes >= 0)
         key = key[present]
         values = None if values is None else values[present]
@@ -451,15 +447,20 @@ def _with_diagonal(matrix: CSR) -> CSR:
 def _diagonal_blocks_numpy(term: RandomTerm, w: FloatArray | None) -> PairBlocks:
     """``Z_t'WZ_t`` of a coded term: one block per level, also for levels without rows."""
     assert term.codes is not None
-    v = np.ones((len(term.codes), 1)) if term.values is None else term.values
-    weighted = v if w is None else v * w[:, None]
-    data = np.zeros((term.n_levels, term.k, term.k))
-    levels = np.arange(term.n_levels)
-    if term.k > FEW_COEFFICIENTS:  # no array of rows by k^2
-        for level, rows in enumerate(GroupRows.of(term.codes, term.n_levels)):
-            data[level] = v[rows].T @ weighted[rows]
+    l, k, v, codes = term.n_levels, term.k, term.values, term.codes
+    if not term.is_everywhere:
+        present = codes >= 0
+        codes, v = codes[present], None if v is None else v[present]
+        w = None if w is None else w[present]
+    if v is None:
+        data = np.bincount(codes, w, l).astype(float)
+    elif k > FEW_COEFFICIENTS:  # no array of rows by k^2
+        weighted = v if w is None else v * w[:, None]
+        rows = GroupRows.of(codes, l)
+        data = np.array([v[own].T @ weighted[own] for own in rows])
     else:
+        weighted = v if w is None else v * w[:, None]
         products = (v[:, :, None] * weighted[:, None, :]).reshape(len(v), -1)
-        shape = (term.n_levels, term.k**2)
-        data = _counted(term.codes, None, products, shape).reshape(data.shape)
-    return PairBlocks.of(np.arange(term.n_levels + 1), levels, data, term.n_levels)
+        data = _level_sums(codes, products, l)
+    levels = np.arange(l + 1)
+    return PairBlocks.of(levels, levels[:-1], data.reshape(l, k, k), l)

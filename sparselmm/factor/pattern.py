@@ -39,7 +39,7 @@ class PairPattern(Snapshot):
     @cached_property
     def cols(self) -> IntArray:
         """Level of term t of each block, (nb,)."""
-        return np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr))
+        return np.repeat(np.arange(len(self.indptr) - 1), self.indptr[1:] - self.indptr[:-1])
 
     @cached_property
     def transpose_order(self) -> IntArray:

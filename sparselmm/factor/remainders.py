@@ -47,7 +47,7 @@ class DenseRemainder:
 
     def __init__(self, layout: Layout):
         n = layout.n_trailing
-        self._n = n
+        self._n, self._inner = n, layout.inner
         self._S = np.zeros((n, n))
         self._G: FloatArray | None = None
         self._index = {}
@@ -100,7 +100,8 @@ class DenseRemainder:
         assert self._G is not None
         if pair not in self._upper:
             index, (s, t) = self._index[pair], pair
-            if s == t:  # half of what a term has with itself is below the diagonal
+            lone = index.shape[1] == 1 and self._inner[pair].is_block_diagonal
+            if s == t and not lone:  # half of it is below the diagonal
                 col, row = np.divmod(index, self._n)
                 index = np.minimum(index, row * self._n + col)
             self._upper[pair] = index

@@ -16,8 +16,9 @@ import scipy.sparse as sp
 
 from sparselmm.base.arguments import check_choice
 from sparselmm.base.types import AnyArray, FloatArray, IntArray
+from sparselmm.design.levels import apart
 from sparselmm.design.rows import GroupRows, mixed, of_columns
-from sparselmm.design.terms import GroupLabels, TermLayout, apart, term_slices
+from sparselmm.design.terms import GroupLabels, TermLayout, term_slices
 from sparselmm.inference.variances import coefficient_names, is_component
 from sparselmm.likelihood.deviance import MAX_BATCH, ProfiledDeviance
 
@@ -194,7 +195,6 @@ def all_units(
 
     Parameters
     ----------
-    terms : sequence of RandomTerm
     grouping : Grouping or None
         The statsmodels ``groups`` argument.
     group_names : tuple of str

@@ -37,7 +37,6 @@ class GeneralEstimates(Snapshot):
         Of the user's rows, or they themselves.
     columns : ndarray of int
         Columns of the user's X that the engine has.
-    from_arrays : bool
     """
 
     layout: DesignLayout
@@ -73,7 +72,8 @@ class GeneralEstimates(Snapshot):
         at = np.flatnonzero(self.free)
         if not len(at):
             return out
-        H, least = self.hessian[np.ix_(at, at)], np.zeros(len(self.opt.x))
+        T = self.deviance.natural[np.ix_(at, at)]
+        H, least = T.T @ self.hessian[np.ix_(at, at)] @ T, np.zeros(len(self.opt.x))
         least[self._slices[0]] = LEAST_CURVATURE / self.deviance.units**2
         curvature = np.maximum(np.diag(H), least[at])
         if not (curvature > 0.0).all():
@@ -85,6 +85,7 @@ class GeneralEstimates(Snapshot):
         if values[0] < -FLAT * values[-1] or taking[at >= self._slices[0].stop].any():
             return out  # no maximum in these coordinates
         root = size[:, None] * vectors[:, ~flat] * np.sqrt(2.0 / values[~flat])
+        root = T @ root
         out[np.ix_(at, at)] = root @ root.T
         out[at[taking]] = out[:, at[taking]] = np.nan
         return out

@@ -14,12 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from sparselmm.base.arguments import (
-    check_count,
-    check_flag,
-    check_numbers,
-    in_order,
-)
+from sparselmm.base.arguments import check_count, check_flag, check_numbers, in_order
 from sparselmm.base.exceptions import ArgumentError
 from sparselmm.base.smallmatrix import block_diagonal, factor_of
 from sparselmm.base.types import FloatArray

@@ -27,12 +27,7 @@ FARTHEST = 12.0
 
 @dataclass(frozen=True, eq=False)
 class PinnedTerm(PhiTerm):
-    """Phi with one entry held.
-
-    Attributes
-    ----------
-    pinned : int
-    """
+    """Phi with one entry held."""
 
     pinned: int
 

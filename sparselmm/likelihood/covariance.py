@@ -96,7 +96,7 @@ class Covariance(Snapshot):
     def pick(self, lams: Sequence[FloatArray]) -> FloatArray:
         """Theta of lower-triangular ``lambda_t``, (n_theta,)."""
         parts = [term.coordinates(lam) for term, lam in zip(self.terms, lams, strict=True)]
-        return np.concatenate(parts) if parts else np.zeros(0)
+        return _joined(parts)
 
     def uncorrelated(self, units: FloatArray) -> FloatArray:
         """Theta of standard deviations that count as one and no correlations, (n_theta,)."""
@@ -108,7 +108,7 @@ class Covariance(Snapshot):
             term.chain(theta[part], block)
             for term, part, block in zip(self.terms, self.slices, blocks, strict=True)
         ]
-        return np.concatenate(parts) if parts else np.zeros(0)
+        return _joined(parts)
 
     @cached_property
     def tangent_slices(self) -> list[slice]:
@@ -135,7 +135,7 @@ class Covariance(Snapshot):
             term.tangent_chain(theta[part], block)
             for term, part, block in zip(self.terms, self.slices, blocks, strict=True)
         ]
-        return np.concatenate(parts) if parts else np.zeros(0)
+        return _joined(parts)
 
     def retract(self, theta: FloatArray, step: FloatArray) -> FloatArray:
         """Theta after a tangent step, (..., n_theta)."""
@@ -153,7 +153,7 @@ class Covariance(Snapshot):
             term.carried_back(theta[part], step[at], after[part], slope[at])
             for term, part, at in zip(self.terms, self.slices, self.tangent_slices, strict=True)
         ]
-        return np.concatenate(parts) if parts else np.zeros(0)
+        return _joined(parts)
 
     def rectify(self, theta: FloatArray) -> FloatArray:
         """The theta with non-negative diagonals that gives the same ``Psi``.
@@ -193,11 +193,16 @@ class Covariance(Snapshot):
         for t, lam in enumerate(self.factors(theta)):
             if cross.bases is not None and (F := cross.bases[t]) is not None:
                 lam = lower_root(F @ lam)  # far from the data every correlation is one
+            rms = cross.rms(t)
+            if len(rms) == 1:
+                out[..., t] = np.abs(lam[..., 0, 0]) * rms[0] < SINGULAR_TOLERANCE
+                continue
             sd = row_norms(lam)
             root = self.terms[t].triangular(lam)
             own = np.abs(np.diagonal(root, axis1=-2, axis2=-1))
-            none = sd * cross.rms(t) < SINGULAR_TOLERANCE
-            out[..., t] = (none | (own < SINGULAR_TOLERANCE * sd)).any(axis=-1)
+            out[..., t] = ((sd * rms < SINGULAR_TOLERANCE) | (own < SINGULAR_TOLERANCE * sd)).any(
+                axis=-1
+            )
         return out
 
     def at_zero(self, theta: FloatArray) -> BoolArray:
@@ -210,6 +215,8 @@ class Covariance(Snapshot):
 
 
 def _joined(parts: Sequence[FloatArray]) -> FloatArray:
+    if len(parts) == 1:
+        return parts[0]
     return np.concatenate(parts, axis=-1) if parts else np.zeros(0)
 
 
@@ -244,6 +251,8 @@ def singular_words(
     """
     out = []
     flags = covariance.singular(cross, theta)
+    if not flags.any():
+        return []
     for t, lam in enumerate(covariance.factors(theta)):
         term = terms[t]
         if not flags[t] or not covariance.terms[t].n_theta:

@@ -91,6 +91,7 @@ class _Own(threading.local):
         self.psi_slopes: dict[int, FloatArray] = {}
         self.rounding: tuple[State, float] | None = None
         self.pivots: tuple[State, list[float]] | None = None
+        self.root: tuple[State, FloatArray] | None = None
 
 
 class ProfiledDeviance:
@@ -153,7 +154,7 @@ class ProfiledDeviance:
             or np.asarray(theta, dtype=float).tobytes() != state.theta.tobytes()
         ):
             # the last evaluation is freed before the next is made
-            own.state = own.gammas = own.tangent = own.rounding = own.pivots = None
+            own.state = own.gammas = own.tangent = own.rounding = own.pivots = own.root = None
             own.state = own.solver.holds = state = self._evaluate(np.array(theta, dtype=float))
         return state
 
@@ -237,7 +238,7 @@ class ProfiledDeviance:
     def _gamma_blocks(self, state: State) -> list[FloatArray]:
         """Derivative with respect to every entry of every ``lambda_t``, each (k, k)."""
         singular = [t for t, pivot in enumerate(self._pivots(state)) if pivot <= NEARLY_SINGULAR]
-        precision, root = self._precision(state.pwrss), self.root(state)
+        precision, root = self._precision(state.pwrss), self._own_root(state)
         dense = {
             t: slope_at_boundary(self.cross, self.solver, state, t, precision, self.reml)
             for t in singular
@@ -279,6 +280,13 @@ class ProfiledDeviance:
         gap = -self.solver.inverse_sum(t)
         gap.flat[:: k + 1] += l
         return gap - level_products(state.K[part], root, k)
+
+    def _own_root(self, state: State) -> FloatArray:
+        """`root` at the fixed effects and the scale of a state."""
+        own = self._own
+        if own.root is None or own.root[0] is not state:
+            own.root = state, self.root(state)
+        return own.root[1]
 
     def root(
         self, state: State, residual: FloatArray | None = None, precision: float | None = None
@@ -447,16 +455,17 @@ class ProfiledDeviance:
         return own.rounding[1]
 
     def _rounding(self, state: State) -> float:
-        root = self.root(state)
+        root = self._own_root(state)
         total = float(state.found.sizes @ (root * root).sum(axis=1))
-        for t, lam in enumerate(np.abs(lam) for lam in state.lams):
+        for t, lam in enumerate(state.lams):
             pair, k = self.cross.pairs[t, t], len(lam)
             own = pair.data if pair.is_block_diagonal else pair.data[pair.rows == pair.cols]
-            squares = (lam[:, None] * lam).reshape(k * k, k)
+            squares = np.abs(lam[:, None] * lam).reshape(k * k, k)
             size = 1.0 + np.abs(own).reshape(-1, k * k) @ squares
             half = state.found.solved[self.cross.slices[t]] @ root
-            by_m = self.solver.inverse_blocks(t).diagonal(axis1=1, axis2=2).ravel()
-            total += float(size.ravel() @ (by_m + (half * half).sum(axis=1)))
+            inverse = self.solver.inverse_blocks(t)
+            by_m = inverse if k == 1 else inverse.diagonal(axis1=1, axis2=2)
+            total += float(size.ravel() @ (by_m.ravel() + (half * half).sum(axis=1)))
         return EPS * total
 
     # ------------------------------------------------------------- after the optimization

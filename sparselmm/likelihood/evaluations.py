@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -192,7 +193,9 @@ class State:
     @cached_property
     def residual(self) -> FloatArray:
         """``(-gamma, 1)``: what turns columns [Q, y] into residuals."""
-        return np.append(-self.gamma, 1.0)
+        out = np.ones(len(self.gamma) + 1)
+        np.negative(self.gamma, out=out[:-1])
+        return out
 
     @cached_property
     def u(self) -> FloatArray:
@@ -213,5 +216,5 @@ class State:
 def residual_part(pwrss: float, df: int, known_scale: float | None) -> float:
     """``df log(2 pi sigma^2) + pwrss / sigma^2`` at the estimate of sigma^2, or at its value."""
     if known_scale is None:
-        return float(df * (1.0 + np.log(2.0 * np.pi * pwrss / df)))
-    return float(df * np.log(2.0 * np.pi * known_scale) + pwrss / known_scale)
+        return float(df * (1.0 + math.log(2.0 * math.pi * pwrss / df)))
+    return float(df * math.log(2.0 * math.pi * known_scale) + pwrss / known_scale)

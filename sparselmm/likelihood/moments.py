@@ -103,7 +103,7 @@ def moment_starts(
             sd = roots[t][0, 0] * np.sqrt(np.maximum(variance, SMALLEST**2))
             F = None if cross.bases is None else cross.bases[t]
             sd = sd if F is None else sd / F[0, 0]
-            theta[:, part] = [term.coordinates(lam) for lam in np.abs(sd)[:, None, None]]
+            theta[:, part] = term.coordinates(np.abs(sd)[:, None, None])
             continue
         back = solve_triangular(roots[t], np.eye(term.k), lower=True)
         whitened = back @ (psis[t] / residual[:, None, None]) @ back.T
@@ -233,9 +233,8 @@ def _gram_products(
             _gram(cross.B[part].reshape(l, k, r + 1), term, first, first + step)
             for term, part, (k, l) in zip(terms, cross.slices, cross.sizes, strict=True)
         ]
-        columns = np.arange(grams[0].shape[1]) if grams else np.zeros(0, dtype=int)
         for t, gram in enumerate(grams):
-            inner[t] += gram[:, columns, first + columns].sum(axis=1)
+            inner[t] += gram.diagonal(first, axis1=1, axis2=2).sum(axis=1)
             for u in range(t + 1):
                 products[t, u] += gram.reshape(n[t], -1) @ grams[u].reshape(n[u], -1).T
     return products, inner
@@ -250,6 +249,8 @@ def _gram(x: FloatArray, term: TermCovariance, first: int, stop: int) -> FloatAr
     r = columns - 1
     part = x if first == 0 and stop >= r else x[:, :, first : min(stop, r)]
     kept = min(stop, r) - first
+    if k == 1:
+        return (part[:, 0].T @ x[:, 0])[None, :kept, :r]
     if term.is_diagonal:
         G = np.matmul(part.transpose(1, 2, 0), x.transpose(1, 0, 2))
         return np.ascontiguousarray(G[:, :kept, :r])
@@ -266,6 +267,8 @@ def _second_moments(
     Over all pairs of levels of t and u, (entries of t, entries of u).
     """
     pair, alone = cross.pairs[t, u], (terms[t].is_diagonal, terms[u].is_diagonal)
+    if pair.data.shape[1:] == (1, 1):
+        return _scalar_moments(cross, t, u)
     F = _sum_of_products(pair.data, pair.data, *alone)
     x, y = (
         cross.B[cross.slices[s]].reshape(cross.sizes[s][1], cross.sizes[s][0], -1)[:, :, :-1]
@@ -276,6 +279,17 @@ def _second_moments(
     else:
         mixed = _coupled_moments(cross, (t, u), x, y, *alone)
     return F - mixed - _turned(mixed, terms[t], terms[u])
+
+
+def _scalar_moments(cross: CrossProducts, t: int, u: int) -> FloatArray:
+    """The same of two terms of one coefficient, (1, 1)."""
+    pair, x = cross.pairs[t, u], cross.B[cross.slices[t], :-1]
+    a = pair.data.ravel()
+    if t == u and pair.is_block_diagonal:
+        mixed = a @ (x * x).sum(axis=1)
+    else:
+        mixed = (x * (_one_coefficient(pair, 0, 0) @ cross.B[cross.slices[u], :-1])).sum()
+    return np.array([[a @ a - 2.0 * mixed]])
 
 
 def _coupled_moments(

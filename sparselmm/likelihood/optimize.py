@@ -235,7 +235,7 @@ class Search:
         theta = _settle_zeros(
             recorder, end.theta, most or MAX_ITERATIONS, self.tolerance, self.method == "newton"
         )
-        return replace(end, theta=theta)
+        return End(theta, end.message, end.finished)
 
     def _newton_and_more(self, start: FloatArray, most: int, known: Known | None) -> End:
         """Newton's method; where it is not over soon, others from where it stands, made exact.
@@ -302,6 +302,7 @@ def _newton(
     gradient, model = deviance.tangent_model(theta)
     recorder.record(theta, value, gradient_norm=_size(deviance, gradient))
     excess: list[float] = []
+    bent: Quadratic | None = None  # at theta by the exact Hessian, once it was asked for
     secant = isinstance(deviance, Joint)
     ratio = np.nan
     for iteration in range(2 * limit):
@@ -319,7 +320,8 @@ def _newton(
         exact = exact and not deviance.model_is_exact
         exact = exact and basis.shape[1] <= EXACT_PARAMETERS
         if exact:
-            local = Quadratic.of(exact_bend(recorder, theta, basis, bend), slope)
+            bent = bent or Quadratic.of(exact_bend(recorder, theta, basis, bend), slope)
+            local = bent
         step, predicted = local.step(radius.now)
         if not np.isfinite(predicted):
             return End(theta, "stopped: the gradient is too large to be followed", False)
@@ -345,7 +347,7 @@ def _newton(
         gradient, model = deviance.tangent_model(trial)
         if secant and predicted < SECANT_BELOW:
             model = _along_last(model, basis @ step, gradient - before)
-        theta, value = trial, trial_value
+        theta, value, bent = trial, trial_value, None
         recorder.record(theta, value, gradient_norm=_size(deviance, gradient), **details)
     return End(theta, f"stopped: no convergence in {limit} iterations", False)
 
@@ -481,7 +483,7 @@ def _settle_zeros(
     for _ in range(3):
         theta = covariance.rectify(theta)
         settled = snapped(covariance, theta, recorder.units)
-        if np.array_equal(settled, theta):
+        if (settled == theta).all():
             return theta
         value, at_zero = recorder.value(theta), recorder.value(settled)
         recorder.record(settled, at_zero, accepted=at_zero <= value + tolerance)

@@ -48,6 +48,9 @@ class Quadratic:
     def expected_decrease(self) -> Any:
         """Decrease promised by a full Newton step with the curvature made positive, (...)."""
         sizes = np.abs(self.values)
+        if sizes.ndim == 1:
+            floor = 1e-10 * max(sizes[0], sizes[-1], 1e-300) if len(sizes) else 0.0
+            return 0.5 * float((self.part**2 / np.maximum(sizes, floor)).sum())
         floor = 1e-10 * np.maximum(sizes.max(axis=-1, keepdims=True, initial=0.0), 1e-300)
         return 0.5 * (self.part**2 / np.maximum(sizes, floor)).sum(axis=-1)
 

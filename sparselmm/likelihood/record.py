@@ -237,10 +237,11 @@ def evidence(
     covariance: Covariance = recorder.deviance.covariance
     theta, rounding = point.theta, point.rounding
     boundary = covariance.at_zero(theta)
-    inner = ~boundary
     scale = covariance.sizes(theta, recorder.units, SMALLEST_SCALE)
-    H = (point.hessian * (scale[:, None] * scale))[inner][:, inner]
-    local = Quadratic.of(H, (point.gradient * scale)[inner])
+    H, slope = point.hessian * (scale[:, None] * scale), point.gradient * scale
+    if boundary.any():
+        H, slope = H[~boundary][:, ~boundary], slope[~boundary]
+    local = Quadratic.of(H, slope)
     decrease = local.expected_decrease
     lowest = float(local.values[0]) if len(local.values) else np.nan
     good = finished and decrease < max(1e-4, 10.0 * tolerance)

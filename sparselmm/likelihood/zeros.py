@@ -36,10 +36,18 @@ def out_of_false_zeros(
     value = recorder.value(probe)
     slope = recorder.gradient(probe)
     recorder.record(probe, value, gradient_norm=float(np.abs(slope).max()), accepted=False)
-    out = np.where(zeros & (slope < 0.0), RESTART * recorder.units, theta)
+    return away_from_zeros(covariance, recorder.units, theta, slope)
+
+
+def away_from_zeros(
+    covariance: Covariance, units: FloatArray, theta: FloatArray, slope: FloatArray
+) -> FloatArray:
+    """The same by the gradient ``slope`` beside them, (n_theta,)."""
+    zeros = covariance.on_diagonal & (theta == 0.0)
+    out = np.where(zeros & (slope < 0.0), RESTART * units, theta)
     for term, part in zip(covariance.terms, covariance.slices, strict=True):
         if term.is_unstructured and zeros[part].sum() > 1:
-            out[part] = out_of_rank(term, theta[part], slope[part], recorder.units[part])
+            out[part] = out_of_rank(term, theta[part], slope[part], units[part])
     return out
 
 

@@ -22,7 +22,7 @@ from sparselmm.likelihood.laplace.data import Further
 from sparselmm.likelihood.laplace.deviance import LaplaceDeviance
 from sparselmm.likelihood.laplace.start import start as default_start
 
-MOST_SPREAD, FAR = 1e4, 30.0
+MOST_SPREAD, FAR = 1e9, 1e5
 """Standard deviation of a covariate of dispersion=, zi= or hurdle=, and of these that its mean may
 be from zero, up to which searches and standard errors have their digits."""
 
@@ -231,8 +231,8 @@ def start_parameters(
     return check_numbers(own, "start", (len(engine.parameters),), what=what)
 
 
-def check_further_size(name: str, design: FloatArray, labels: Sequence[str]) -> None:
-    """Refuse covariates of dispersion=, zi= or hurdle= in units no search can work in."""
+def check_further_design(name: str, design: FloatArray, labels: Sequence[str]) -> None:
+    """Refuse designs of dispersion=, zi= or hurdle= that no search can work with."""
     for column, label in zip(design.T, labels, strict=True):
         spread = float(column.std())
         small = spread > 0.0 and not 1.0 / MOST_SPREAD <= spread <= MOST_SPREAD
@@ -241,3 +241,10 @@ def check_further_size(name: str, design: FloatArray, labels: Sequence[str]) -> 
                 f"{name}=: {label} runs from {column.min():g} to {column.max():g}; take other "
                 f"units and an origin among its values: {name}='~ standardize({label})'"
             )
+    size = np.abs(design).max(axis=0, initial=0.0)
+    rank = np.linalg.matrix_rank(design / np.where(size > 0.0, size, 1.0)) if design.size else 0
+    if rank < max(design.shape[1], 1):
+        raise DataError(
+            f"the design of {name}= has {design.shape[1]} columns ({', '.join(labels)}) of rank "
+            f"{rank}; leave out what depends on the others, or write '~ 1'"
+        )

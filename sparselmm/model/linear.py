@@ -6,15 +6,8 @@ import warnings
 from collections.abc import Callable
 from functools import cached_property
 
-from sparselmm.base.arguments import (
-    check_choice,
-    check_flag,
-    check_memory,
-)
-from sparselmm.base.exceptions import (
-    DataError,
-    RankDeficiencyWarning,
-)
+from sparselmm.base.arguments import check_choice, check_flag, check_memory
+from sparselmm.base.exceptions import DataError, RankDeficiencyWarning
 from sparselmm.base.types import FloatArray
 from sparselmm.design import BuiltDesign
 from sparselmm.design.terms import Design, TermLayout

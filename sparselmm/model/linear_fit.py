@@ -38,6 +38,7 @@ from sparselmm.model.statsmodels.penalized import (
     constrained_entries,
 )
 from sparselmm.results import MixedLMResults
+from sparselmm.results.independent import IndependentResults
 from sparselmm.results.krylov import KrylovResults
 
 # ---------------------------------------------------------------------------- the two ways
@@ -53,13 +54,15 @@ class Ended:
     n_fixed: int
 
 
-def fit_linear(model: LinearModel, request: Request) -> tuple[Ended, type[MixedLMResults]]:
+def fit_linear(model: LinearModel, request: Request) -> tuple[Ended, type[IndependentResults]]:
     """Estimate a model, and which results it has."""
     setting = Setting.of(model, request)
     n_held = int(setting.held.scale is not None)
     if setting.route == "exact":
         ended = _fit_exactly(model, request, setting)
-        return replace(ended, n_fixed=ended.n_fixed + n_held), MixedLMResults
+        if n_held:
+            ended = replace(ended, n_fixed=ended.n_fixed + n_held)
+        return ended, MixedLMResults
     with request.monitor.watching():
         found = fit_by_probes(model, request, setting)
     opt = replace(found.opt, unidentified=unidentified(found.deviance, found.opt, model.terms))

@@ -23,10 +23,7 @@ from sparselmm.base.exceptions import ArgumentError
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import FloatArray
 from sparselmm.base.workers import check_workers
-from sparselmm.design.validate import (
-    aligned,
-    need_white,
-)
+from sparselmm.design.validate import aligned, need_white
 from sparselmm.inference.packing import MixedLMParams
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.model.linear_fit import fit_linear
@@ -183,13 +180,14 @@ class LinearFits(StatsmodelsInterface):
         if self.built.streamed is None:
             self._need_rows("fit")
         if self.built.layout.residual is not None:
-            found = fit_residual(self, request)
+            found: Any = fit_residual(self, request)  # registered as MixedLMResults
             self.reml = request.reml
             return found
         ended, kind = fit_linear(self, request)
         given = given_of(request.given)
         self._remember(request.reml, given, ended.deviance)
-        return kind(
+        made: Any = kind  # MixedLMResults, or registered as such
+        return made(
             self, self.built, ended.deviance, ended.fit, ended.opt, use_sqrt=self.use_sqrt,
             n_fixed=ended.n_fixed, given=given, full_output=full_output,
         )  # fmt: skip

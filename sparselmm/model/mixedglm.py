@@ -45,7 +45,7 @@ from sparselmm.model.generalized_arguments import (
     array_response,
     asked,
     check_categories,
-    check_further_size,
+    check_further_design,
     chosen_family,
     coefficient_names,
     further_labels,
@@ -297,13 +297,7 @@ class MixedGLM(NamesOthers):
             design = self.built.further.get(name)
             labels = further_labels(self.built, name, design)
             if design is not None:
-                check_further_size(name, design, labels)
-            if design is not None and np.linalg.matrix_rank(design) < max(design.shape[1], 1):
-                raise DataError(
-                    f"the design of {name}= has {design.shape[1]} columns ({', '.join(labels)}) of "
-                    f"rank {np.linalg.matrix_rank(design)}; leave out what depends on the others, "
-                    "or write '~ 1'"
-                )
+                check_further_design(name, design, labels)
             if design is not None and design.shape[1] == 1 and (design == 1.0).all():
                 design = None
             out.append(Further(name, slice(first, first + len(labels)), design, None, labels))

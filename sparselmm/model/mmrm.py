@@ -10,7 +10,7 @@ from sparselmm.design import capture_env
 from sparselmm.design.formula.residual_bar import split_structure
 from sparselmm.model.mixedlm import MixedLM
 from sparselmm.model.partitions import CHUNK_ROWS
-from sparselmm.results.residual import MMRMResults, results_of
+from sparselmm.results.residual.core import MMRMResults, results_of
 
 
 @known_arguments

@@ -13,12 +13,13 @@ import pandas as pd
 from sparselmm.base.arguments import check_choice, check_count, check_flag
 from sparselmm.base.exceptions import ArgumentError, DataError, SourceChangedError
 from sparselmm.base.workers import check_client
-from sparselmm.design.build import Plan, columns_in_use, read_formulas
+from sparselmm.design.build import columns_in_use
 from sparselmm.design.built import BuiltDesign, Streamed
 from sparselmm.design.formula.columns import take_columns, used_columns
 from sparselmm.design.formula.expressions import names_in, plain_column
 from sparselmm.design.formula.memory import Memories
 from sparselmm.design.formula.namespace import Namespace, with_r_names
+from sparselmm.design.formula.plan import Plan, read_formulas
 from sparselmm.design.formula.remembered import EvalEnvironment
 from sparselmm.design.passes.first import (
     First,
@@ -36,12 +37,7 @@ from sparselmm.design.sources.arrow import joined
 from sparselmm.design.sources.readers import Part, Source, readable
 from sparselmm.design.sources.recognised import source_of
 from sparselmm.design.terms import Design
-from sparselmm.design.validate import (
-    Rows,
-    check_missing_argument,
-    check_some_rows,
-    check_term,
-)
+from sparselmm.design.validate import Rows, check_missing_argument, check_some_rows, check_term
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.partitions import (
     Accumulator,
@@ -130,9 +126,10 @@ def partitioned(
             )
         return None
     plan = read_formulas(
-        formula, arguments["groups"], arguments["re_formula"], arguments["vc_formula"], {}
-    )
-    plan = plan.with_residual(arguments["residual"], arguments["dispersion"])
+        formula, arguments["groups"], arguments["re_formula"], arguments["vc_formula"], {},
+        source.names,
+    )  # fmt: skip
+    plan = plan.with_residual(arguments["residual"], arguments["dispersion"], source.names)
     named = [arguments[name] for name in ("groups", "weights", "offset")]
     columns = columns_in_use(source, plan, arguments["subset"], named, with_r_names(env))
     if keep_rows == "auto":

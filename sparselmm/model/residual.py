@@ -36,7 +36,7 @@ from sparselmm.likelihood.residual.price import predicted_seconds
 from sparselmm.likelihood.special_directions import ENDLESS, rises_without_end
 from sparselmm.model.linear import LinearModel
 from sparselmm.model.request import BOUNDARY, Request
-from sparselmm.results.residual import ResidualResults, results_of
+from sparselmm.results.residual.core import ResidualResults, results_of
 
 REFUSED = (
     "start_params", "fe_pen", "cov_pen", "free", "start_theta", "fix", "finish", "scratch",

@@ -6,7 +6,7 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,12 +21,10 @@ from sparselmm.inference.hypotheses.comparison import boundary_pvalue, chi2_pval
 from sparselmm.results.general.base import GeneralBase
 from sparselmm.results.general.intervals import compare_general
 from sparselmm.results.krylov import ratio_errors, warn_of_ratio
+from sparselmm.results.linear import LinearResults
 from sparselmm.results.methods.base import ResultsBase
 from sparselmm.results.plots.tables import criteria_plot
 from sparselmm.results.print.polars import InPolars
-
-if TYPE_CHECKING:
-    from sparselmm.results.core import MixedLMResults
 
 FORMATS = {
     **dict.fromkeys(("aic", "bic", "llf", "deviance"), "{:.2f}".format),
@@ -101,7 +99,7 @@ class ModelComparison(InPolars):
 
 @known_arguments
 def compare(
-    *results: MixedLMResults, refit: bool = False, names: Sequence[str] | None = None
+    *results: LinearResults, refit: bool = False, names: Sequence[str] | None = None
 ) -> ModelComparison:
     """Compare fits of the same data by likelihood-ratio tests and information criteria.
 
@@ -198,12 +196,12 @@ def _general(results: Sequence[Any], names: list[str], every: bool) -> ModelComp
 @dataclass(frozen=True, eq=False)
 class _Row:
     name: str
-    result: MixedLMResults
+    result: LinearResults
     npar: int
     deviance: float
 
 
-def _row(name: str, result: MixedLMResults, refit: bool) -> _Row:
+def _row(name: str, result: LinearResults, refit: bool) -> _Row:
     deviance = result.pls.deviance
     if refit and result.reml:
         result._check_plain("a comparison with refit=True")
@@ -234,14 +232,14 @@ def _table(rows: list[_Row]) -> pd.DataFrame:
     return pd.DataFrame(columns, index=[row.name for row in rows])
 
 
-def _boundary(chisq: float, df: int, small: MixedLMResults, big: MixedLMResults) -> float:
+def _boundary(chisq: float, df: int, small: LinearResults, big: LinearResults) -> float:
     tested = variances_tested(small._est.terms, big._est.terms)
     if df < 1 or tested is None or tested > 1:
         return np.nan
     return boundary_pvalue(chisq, df) if tested else chi2_pvalue(chisq, df)
 
 
-def _formula(result: MixedLMResults) -> str:
+def _formula(result: LinearResults) -> str:
     text, rows = result.built.spec.formula or "(from arrays)", result.built.layout.residual
     if rows is None:
         return text
@@ -249,7 +247,7 @@ def _formula(result: MixedLMResults) -> str:
     return "; ".join([text, *([f"residual: {rows.text}"] if rows.text else []), *dispersion])
 
 
-def _check_same_data(results: Sequence[MixedLMResults], names: Sequence[str]) -> None:
+def _check_same_data(results: Sequence[LinearResults], names: Sequence[str]) -> None:
     first, *others = results
     for name, other in zip(names[1:], others, strict=True):
         if other.nobs != first.nobs:
@@ -275,7 +273,7 @@ def _check_equal(a: FloatArray, b: FloatArray, what: str, first: str, other: str
         )
 
 
-def _check_criterion(results: Sequence[MixedLMResults]) -> None:
+def _check_criterion(results: Sequence[LinearResults]) -> None:
     if len({result.reml for result in results}) > 1:
         raise DataError(
             "some models were fitted by REML and some by ML; fit all of them with reml=False, or "
@@ -291,7 +289,7 @@ def _check_criterion(results: Sequence[MixedLMResults]) -> None:
             )
 
 
-def _same_fixed_effects(a: MixedLMResults, b: MixedLMResults) -> bool:
+def _same_fixed_effects(a: LinearResults, b: LinearResults) -> bool:
     """Whether two models have the same independent columns of X."""
     kept = [[r.built.layout.x_names[j] for j in r.deviance.cross.basis.kept] for r in (a, b)]
     if sorted(kept[0]) != sorted(kept[1]):

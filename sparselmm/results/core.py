@@ -1,4 +1,4 @@
-"""What a fit gives back: estimates, random effects, predictions, in the words of statsmodels.
+"""What a fit of a linear mixed model gives back, in the words of statsmodels.
 
 Every number is computed by a function on arrays in :mod:`sparselmm.likelihood.deviance`,
 :mod:`sparselmm.inference.estimates`, :mod:`sparselmm.inference.effects` or
@@ -8,26 +8,20 @@ itself is computed when first asked for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from sparselmm.base.arguments import check_choice, check_level, check_text
-from sparselmm.base.exceptions import DataError
-from sparselmm.base.other_names import OF_RESULTS, NamesOthers
-from sparselmm.design import BuiltDesign
-from sparselmm.inference.estimates import Estimates
-from sparselmm.inference.hypotheses.ddf import DDF_METHODS
-from sparselmm.likelihood.deviance import ProfiledDeviance
-from sparselmm.likelihood.evaluations import PLSFit
-from sparselmm.likelihood.record import OptSummary
-from sparselmm.results.given import Given
-from sparselmm.results.methods.linear_reports import LinearReportResults
-from sparselmm.results.methods.statsmodels import ResultsInterface
-from sparselmm.results.methods.validation import ValidationResults
-from sparselmm.results.print import short, summary
+from sparselmm.base.other_names import NamesOthers
+from sparselmm.results.independent import IndependentResults
+from sparselmm.results.methods.augment import AugmentResults
+from sparselmm.results.methods.diagnostics import DiagnosticResults
+from sparselmm.results.methods.exact import ExactResults
+from sparselmm.results.methods.profiles import ProfileMethods
+from sparselmm.results.methods.reports import check_lines
 
 
-class MixedLMResults(ResultsInterface, ValidationResults, LinearReportResults, NamesOthers):
+class MixedLMResults(
+    DiagnosticResults, AugmentResults, ExactResults, ProfileMethods, IndependentResults, NamesOthers
+):
     """A fitted linear mixed model.
 
     Results are labelled (pandas) when the model was given pandas objects and plain arrays when it
@@ -73,85 +67,8 @@ class MixedLMResults(ResultsInterface, ValidationResults, LinearReportResults, N
     [24.74, 5.92, 0.07, 25.59]
     """
 
-    use_t = False
-    """Tests use the normal distribution, as in statsmodels."""
+    def _residual_figure(self) -> Any:
+        return self.plot_diagnostics()
 
-    _other_arguments = OF_RESULTS
-
-    def __init__(
-        self, model: Any, built: BuiltDesign, deviance: ProfiledDeviance, fit: PLSFit,
-        opt: OptSummary, *, use_sqrt: bool = True, psi_scale: float | None = None,
-        n_fixed: int = 0, given: Given | None = None, full_output: bool = False,
-    ) -> None:  # fmt: skip
-        self.model = model
-        self.built = built
-        self.deviance = deviance
-        self.pls = fit
-        self.opt = opt
-        self.use_sqrt = use_sqrt
-        self.given = Given() if given is None else given
-        self.hist = [self.mle_retvals] if full_output else None
-        self._est = Estimates.of(
-            built.layout, deviance, fit, built.spec.formula is None, psi_scale, n_fixed
-        )
-        if built.streamed is not None:
-            self._est.__dict__["group_sizes"] = built.streamed.group_sizes
-
-    def __getstate__(self) -> dict[str, Any]:
-        """A copy: other threads may compute what is cached while this one writes."""
-        return dict(self.__dict__)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        if not {"model", "built", "deviance", "pls", "opt", "given", "_est"} <= state.keys():
-            raise DataError("these results were written by another version of sparselmm")
-        self.__dict__.update(state)
-
-    # ------------------------------------------------------------------------ plain facts
-
-    # -------------------------------------------------------------------------------- print
-
-    def summary(
-        self, yname: str | None = None, xname_fe: Sequence[str] | None = None,
-        xname_re: Sequence[str] | None = None, title: str | None = None, alpha: float = 0.05,
-        *, ddf: str | None = None,
-    ) -> summary.Summary:  # fmt: skip
-        """Printable summary: statsmodels' layout, then variance components and convergence.
-
-        Variances and their standard errors are in the units of the data.
-
-        Parameters
-        ----------
-        yname : str, optional
-            Name of the response.
-        xname_fe, xname_re : sequence of str, optional
-            Names of the fixed effects and of the variance parameters.
-        title : str, optional
-        alpha : float
-            One minus the confidence level of the intervals.
-        ddf : {"satterthwaite", "kenward-roger", "z"}, optional
-            t tests of the fixed effects with these degrees of freedom. Default ``"z"``: the
-            normal distribution, as in statsmodels.
-
-        Raises
-        ------
-        ValueError
-            When a list of names has the wrong length, or ``ddf`` is unknown or not defined for
-            this fit.
-        """
-        for text, name in ((yname, "yname"), (title, "title")):
-            if text is not None:
-                check_text(text, name)
-        alpha = check_level(alpha)
-        if ddf is not None:
-            ddf = check_choice(ddf, "ddf", DDF_METHODS)
-        return summary.summarize(
-            self._est, self.opt, yname or self.built.layout.y_name, xname_fe, xname_re,
-            summary.TITLE if title is None else title, alpha,
-            None if ddf is None or ddf == "z" else self._ddf(str(ddf)),
-        )  # fmt: skip
-
-    def __repr__(self) -> str:
-        return "\n".join(short.fitted(self._est, self.opt, self.built.spec.formula))
-
-    def _repr_html_(self) -> str:
-        return self.summary().as_html()
+    def _check_lines(self) -> list[str]:
+        return check_lines(self.check())

@@ -11,24 +11,12 @@ from typing import Any
 
 import pandas as pd
 
-from sparselmm.base.exceptions import MonteCarloWarning, UnsupportedError, warn_user
+from sparselmm.base.exceptions import MonteCarloWarning, warn_user
+from sparselmm.base.other_names import NamesOthers, OtherKind
 from sparselmm.likelihood.engine import ratio_error
 from sparselmm.results.core import MixedLMResults
-
-REFUSED: dict[str, str] = {
-    "hatvalues": "",
-    "cooks_distance": "",
-    "influence": "",
-    "plot_diagnostics": "use residuals() with a plot of your own",
-    "check": "",
-    "augment": "use fittedvalues, resid and residuals()",
-    "caic": "use aic",
-    "exact_rlrt": "use ranova() or compare()",
-    "exact_lrt": "use compare()",
-    "profile": "use conf_int()",
-    "profile_re": "use conf_int()",
-}
-"""Methods that need an exact factorization, and what to use instead."""
+from sparselmm.results.independent import IndependentResults
+from sparselmm.results.linear import LinearResults
 
 LARGE = 0.1
 """Standard error of a likelihood-ratio statistic from which it is warned of."""
@@ -44,12 +32,31 @@ def warn_of_ratio(error: float, what: str) -> None:
         )
 
 
-class KrylovResults(MixedLMResults):
+EXACT = OtherKind(
+    MixedLMResults, "a fit by engine='krylov', which has no factor: fit with finish='exact'",
+    {
+        "plot_diagnostics": "use residuals() with a plot of your own",
+        "augment": "use fittedvalues, resid and residuals()",
+        "caic": "use aic",
+        "exact_rlrt": "use ranova() or compare()",
+        "exact_lrt": "use compare()",
+        "profile": "use conf_int()",
+        "profile_re": "use conf_int()",
+        "a profile": "use method='wald'",
+    },
+)  # fmt: skip
+"""Methods that need an exact factorization, and what to use instead."""
+
+
+@MixedLMResults.register
+class KrylovResults(IndependentResults, NamesOthers):
     """A linear mixed model fitted by conjugate gradients; see :class:`MixedLMResults`.
 
     ``opt.mc_error`` bounds the Monte Carlo error of theta in its standard errors, ``llf_mc_se`` is
     that of the log-likelihood.
     """
+
+    _other_kind = EXACT
 
     def ranova(self) -> pd.DataFrame:
         """As of other fits; both models have the same probes where the same terms trail."""
@@ -61,35 +68,16 @@ class KrylovResults(MixedLMResults):
 
     def _check_lines(self) -> list[str]:
         error = f"theta is known to {self.opt.mc_error:.2g} standard errors"
-        return [f"{_refusal('check', '')}. {error} (conjugate gradients and random probes)."]
+        refusal = EXACT.refusal("check")
+        return [f"{refusal}. {error} (conjugate gradients and random probes)."]
 
-    def _profiler(self) -> Any:
-        raise UnsupportedError(_refusal("a profile", "use method='wald'"))
+    def _profile_conf_int(self, alpha: float, which: Any = None, scale: str = "sd") -> Any:
+        raise EXACT.refusal("a profile")
 
-
-def _refusal(name: str, instead: str) -> str:
-    hint = f"; {instead}" if instead else ""
-    return (
-        f"{name} is not available for a fit by engine='krylov', which has no factor: fit with "
-        f"finish='exact'{hint}"
-    )
+    def _profile_ends(self, alpha: float) -> Any:
+        raise EXACT.refusal("a profile")
 
 
-def _refusing(name: str, instead: str) -> Any:
-    """A method that says that it is not available."""
-
-    def refuse(self: Any, *args: Any, **kwargs: Any) -> Any:
-        raise UnsupportedError(_refusal(name, instead))
-
-    refuse.__name__ = name
-    refuse.__doc__ = f"Not available: {_refusal(name, instead)}."
-    return refuse
-
-
-for _name, _instead in REFUSED.items():
-    setattr(KrylovResults, _name, _refusing(_name, _instead))
-
-
-def ratio_errors(small: MixedLMResults, big: MixedLMResults) -> float:
+def ratio_errors(small: LinearResults, big: LinearResults) -> float:
     """Standard error that probes leave in the likelihood ratio of two fits."""
     return ratio_error(small.deviance, small.pls.theta, big.deviance, big.pls.theta)

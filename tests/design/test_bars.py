@@ -39,8 +39,8 @@ GROUPINGS = [
     ("(1|factor(a))", ["factor(a)"], [("factor(a)",)]),
     ('(1|Q("a b"))', ['Q("a b")'], [('Q("a b")',)]),
     ("((1|a))", ["a"], [("a",)]),
-    ("(1|class)", ["class"], [('Q("class")',)]),
-    ("(1|a/class)", ["class:a", "a"], [('Q("class")', "a"), ("a",)]),
+    ("(1|class)", ["class"], [('Q(r"class")',)]),
+    ("(1|a/class)", ["class:a", "a"], [('Q(r"class")', "a"), ("a",)]),
 ]
 
 

@@ -124,10 +124,45 @@ def test_columns_named_as_words_of_python():
     plain = built("y ~ x * factor(a) + (x | g)").design
     (term,) = found.terms
     assert (found.y_name, term.name, term.levels.names) == ("yield", "class", ("class",))
-    assert 'Q("lambda"):factor(Q("from"))[T.two]' in found.x_names
+    assert "lambda:factor(from)[T.two]" in found.x_names
     np.testing.assert_array_equal(found.X, plain.X)
     np.testing.assert_array_equal(found.y, plain.y)
     np.testing.assert_array_equal(found.Z.toarray(), plain.Z.toarray())
+
+
+@pytest.mark.parametrize("besides", [[], ["y", "x", "a", "g"]], ids=["alone", "beside"])
+def test_columns_with_dots_as_in_r(besides):
+    """``wl.c`` is a column where there is one, even beside a column ``wl``."""
+    names = {"y": "y.r", "x": "x.c", "a": "a.f.2", "g": ".g"}
+    data = DATA[list(names)].rename(columns=names).assign(**{name: 0.0 for name in besides})
+    text = "log(y.r + 99) ~ x.c * C(a.f.2) + I(x.c**2) + (0 + x.c || .g)"
+    found = built(text, data=data, dispersion="~ x.c", residual="cs(x.c | .g)").design
+    plain = built("log(y + 99) ~ x * C(a) + I(x**2) + (0 + x || g)").design
+    (term,) = found.terms
+    assert (found.y_name, term.name, term.columns) == ("log(y.r + 99)", ".g", ("x.c",))
+    assert "x.c:C(a.f.2)[T.two]" in found.x_names
+    np.testing.assert_array_equal(found.X, plain.X)
+    np.testing.assert_array_equal(found.y, plain.y)
+    np.testing.assert_array_equal(found.Z.toarray(), plain.Z.toarray())
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("y ~ x.c + (1 | g)", "'x.c', used in the formula, is not a column .* 'x.d'"),
+        ("y ~ v.c + (1 | g)", "'v.c', used in the formula, is not a column"),
+        ("y ~ x.d(3) + (1 | g)", "calls 'x.d', which is a column"),
+    ],
+)
+def test_names_with_dots_that_are_no_columns(text, says):
+    with pytest.raises(FormulaError, match=says):
+        built(text, data=DATA.assign(**{"x.d": 1.0}))
+
+
+def test_attributes_of_columns_stay_python():
+    data = DATA.assign(day=pd.Timestamp("2026-01-05") + pd.to_timedelta(np.arange(N), "D"))
+    found = built("y ~ day.dt.month + np.log(x + 99) + (1 | g)", data=data).design
+    np.testing.assert_array_equal(found.X[:, 1], data.day.dt.month)
 
 
 def test_levels_of_an_interaction():

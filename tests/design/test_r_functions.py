@@ -167,7 +167,7 @@ def test_contrasts_of_a_factor(how):
     close(fit.refit(machines().score + 1.0).fe_params.iloc[1:], fit.fe_params.iloc[1:], rtol=1e-7)
 
 
-@pytest.mark.parametrize("inside", ["C(Machine, Sum)", "C(Machine, contr.sum)",
+@pytest.mark.parametrize("inside", ["C(Machine, Sum)", "C(Machine, contr.sum)", "C(Machine, sum)",
                                     "C(Machine, 'sum')", "factor(Machine, contr.sum)"])  # fmt: skip
 def test_contrasts_inside_the_formula(inside):
     fit = sparselmm.mixedlm(f"score ~ {inside} + (1 | Worker)", machines()).fit()

@@ -577,6 +577,7 @@ CHANGING = {
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:The behavior of DataFrame concatenation:FutureWarning")
 @pytest.mark.parametrize("keep_rows", [True, False])
 @pytest.mark.parametrize("kinds", CHANGING)
 def test_types_that_change_between_files_hold_all_values(kinds, keep_rows, tmp_path):

@@ -19,7 +19,7 @@ from sparselmm.base.exceptions import (
 )
 from sparselmm.inference.hypotheses import multiplicity
 from sparselmm.inference.wald import two_sided
-from sparselmm.results.tables import emmeans
+from sparselmm.results.tables import reference_grid
 
 FOLDER = datasets.data_dir().joinpath("reference", "extra")
 METHODS = {"z": "asymptotic", "satterthwaite": "satterthwaite", "kenward-roger": "kenward-roger"}
@@ -183,7 +183,7 @@ def test_errors(monkeypatch):
     with pytest.raises(ValueError, match="ddf must be one of"):
         fit.emmeans("Type", ddf="t")
     with monkeypatch.context() as small:
-        small.setattr(emmeans, "MAX_GRID", 3)
+        small.setattr(reference_grid, "MAX_GRID", 3)
         with pytest.raises(MemoryLimitError, match=r"4 combinations of Type \(4\)"):
             fit.emmeans("Type")
     means = fit.emmeans("Type")

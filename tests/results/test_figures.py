@@ -115,7 +115,9 @@ def test_shrinkage_goes_from_own_to_mixed():
     axis = fit("sleep").plot_shrinkage().axes[0]
     own, mixed = axis.lines[0], axis.lines[1]
     data = datasets.load("sleepstudy")
-    slopes = [np.polyfit(d.Days, d.Reaction, 1)[0] for _, d in data.groupby("Subject")]
+    slopes = [
+        np.polyfit(d.Days, d.Reaction, 1)[0] for _, d in data.groupby("Subject", observed=True)
+    ]
     np.testing.assert_allclose(np.sort(own.get_ydata()), np.sort(slopes))
     ranef, fixed = fit("sleep").ranef["Subject"], fit("sleep").fe_params
     np.testing.assert_allclose(mixed.get_xdata(), ranef["Intercept"] + fixed.iloc[0])
@@ -165,7 +167,7 @@ def test_other_pictures_have_the_numbers():
     funnel = fit("plates").plot_funnel("plate").axes[0]
     assert funnel.get_xlabel() == "rows per plate"
     rest = fit("plates").residuals(level="marginal")
-    means = rest.groupby(datasets.load("Penicillin").plate).mean()
+    means = rest.groupby(datasets.load("Penicillin").plate, observed=True).mean()
     drawn = np.concatenate([line.get_ydata() for line in funnel.lines if line.get_marker() == "o"])
     np.testing.assert_allclose(np.sort(drawn), np.sort(means))
     shares = fit("plates").plot_variance_shares()
@@ -176,7 +178,7 @@ def test_other_pictures_have_the_numbers():
     acf = fit("pigs").plot_residual_correlation("Time", lags=3).axes[0]
     rest = datasets.load("dietox").assign(e=fit("pigs").residuals(level="marginal"))
     rest = rest.sort_values(["Pig", "Time"], kind="stable")
-    shifted = rest.groupby("Pig").e.shift(1)
+    shifted = rest.groupby("Pig", observed=True).e.shift(1)
     first = (rest.e * shifted).mean() / (rest.e**2).mean()
     assert acf.lines[0].get_ydata()[0] == pytest.approx(first)
     semi = fit("pigs").plot_residual_correlation("Time", kind="semivariogram").axes[0]
@@ -276,7 +278,7 @@ def crowded(kind="linear"):
 
 
 def boxes(figure, texts):
-    figure.canvas.draw()
+    """Where texts stand in a figure that is drawn."""
     renderer = figure.canvas.get_renderer()
     return [text.get_window_extent(renderer) for text in texts if text.get_text()]
 
@@ -312,6 +314,7 @@ def test_pictures_of_a_column_keep_their_labels_inside_and_apart(name):
     )
     DRAWN[name](crowded(), figure.add_subplot() if in_axes else figure)
     edge = figure.bbox.padded(2.0)
+    figure.canvas.draw()
     for axis in figure.axes:
         texts = [axis.title, axis.xaxis.label, axis.yaxis.label, *axis.get_yticklabels()]
         for box in boxes(figure, texts):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from functools import cache
 
 import numpy as np
@@ -20,7 +21,7 @@ from sparselmm.likelihood.residual import deviance as room
 from sparselmm.likelihood.residual.jets import LEFT
 from sparselmm.likelihood.residual.markov import Markov
 from sparselmm.results.core import MixedLMResults
-from sparselmm.results.residual import OWN, REFUSED, RIGHT
+from sparselmm.results.residual.core import INDEPENDENT, ResidualResults
 
 
 @cache
@@ -60,16 +61,36 @@ def dense(fit):
     return R, Z, G, R + Z @ G @ Z.T
 
 
-def test_every_public_name_is_decided():
-    public = {name for name in dir(MixedLMResults) if not name.startswith("_")}
-    assert public == (RIGHT | set(REFUSED) | OWN) & public
-    assert not (RIGHT & set(REFUSED)) | (OWN & set(REFUSED)) | (OWN & RIGHT)
+MISSING = sorted(
+    name for name in dir(MixedLMResults)
+    if not name.startswith("_") and not hasattr(ResidualResults, name)
+)  # fmt: skip
 
 
-@pytest.mark.parametrize("name", REFUSED)
+def test_a_fit_is_one_of_a_linear_mixed_model():
+    assert isinstance(ovary(), MixedLMResults)
+    assert set(INDEPENDENT.instead) <= set(MISSING)
+
+
+@pytest.mark.parametrize("name", MISSING)
 def test_what_cannot_be_had_refuses_by_name(name):
-    with pytest.raises(UnsupportedError, match=name):
+    hint = INDEPENDENT.instead.get(name, "")
+    text = re.escape(f"{name} is not available for a fit with residual= or dispersion=")
+    with pytest.raises(UnsupportedError, match=text + (re.escape(f"; {hint}") if hint else "$")):
         getattr(ovary(), name)()
+    assert not hasattr(ovary(), name)
+
+
+def test_errors_about_arguments_name_the_class_of_the_fit():
+    with pytest.raises(TypeError, match=r"ResidualResults\.ranef_se has no argument 'fixed'"):
+        ovary().ranef_se(fixed=True)
+
+
+def test_rows_cannot_be_removed_on_the_way(tmp_path):
+    with pytest.raises(UnsupportedError, match="remove_data is not available for a fit with"):
+        ovary().save(tmp_path / "fit", remove_data=True)
+    ovary().save(tmp_path / "fit")
+    assert MixedLMResults.load(tmp_path / "fit").llf == ovary().llf
 
 
 def test_estimates_are_those_of_generalized_least_squares():

@@ -6,7 +6,7 @@ because ``(1 | g)`` is also Python for a bitwise "or" of two integer columns.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations
@@ -25,6 +25,7 @@ from sparselmm.design.formula.tokens import (
     split_terms,
     tokenize,
     unquoted,
+    with_columns,
     with_depth,
 )
 from sparselmm.design.terms import Structure
@@ -95,17 +96,15 @@ class ParsedFormula:
     offsets: Tokens
 
 
-def parse_formula(text: str) -> ParsedFormula:
+def parse_formula(text: str, columns: Iterable[Any] = ()) -> ParsedFormula:
     """Take a two-sided formula apart.
 
     Parameters
     ----------
     text : str
         For example ``"Reaction ~ Days + (Days | Subject)"``.
-
-    Returns
-    -------
-    ParsedFormula
+    columns : iterable
+        Names of the data's columns; those with dots are read as names.
 
     Raises
     ------
@@ -119,7 +118,7 @@ def parse_formula(text: str) -> ParsedFormula:
     """
     if not isinstance(text, str):
         raise FormulaError(f"the formula must be a string, not {type(text).__name__}")
-    return _parsed(text)
+    return _parsed(with_columns(text, columns))
 
 
 def check_order(formula: Any, data: Any) -> None:
@@ -155,7 +154,7 @@ def _parsed(text: str) -> ParsedFormula:
     return ParsedFormula(text, render(response), joined or "1", tuple(bars), tuple(offsets))
 
 
-def parse_one_sided(text: str, argument: str) -> str:
+def parse_one_sided(text: str, argument: str, columns: Iterable[Any] = ()) -> str:
     """Right side of a ``re_formula`` or of an entry of ``vc_formula``, as patsy reads it.
 
     Parameters
@@ -164,14 +163,12 @@ def parse_one_sided(text: str, argument: str) -> str:
         ``"1"``, ``"~ Time"``, ``"0 + C(cask)"``.
     argument : str
         Name of the argument, for messages.
-
-    Returns
-    -------
-    str
+    columns : iterable
+        Names of the data's columns; those with dots are read as names.
     """
     if not isinstance(text, str):
         raise FormulaError(f"{argument} must be a formula string, not {type(text).__name__}")
-    tokens = tokenize(text)
+    tokens = tokenize(with_columns(text, columns))
     if tokens[:1] == ("~",):
         tokens = tokens[1:]
     if not tokens:
@@ -188,7 +185,7 @@ def parse_one_sided(text: str, argument: str) -> str:
 
 def parse_bar(term: Tokens) -> Bar:
     """Read one parenthesised ``(effects | grouping)``."""
-    text, inside = render(term), term[1:-1]
+    text, inside = unquoted(render(term)), term[1:-1]
     at = [i for i, token, depth in with_depth(inside) if depth == 0 and token in _BARS]
     if len(at) > 1:
         raise FormulaError(f"{_shown(inside)} has more than one '|'; write one bar per bracket")
@@ -212,7 +209,7 @@ def parse_bar(term: Tokens) -> Bar:
 
 def parse_structured(term: Tokens) -> Bar:
     """Read ``cs(effects | grouping, hom=True)`` and its like."""
-    text, name = render(term), term[0].lower()
+    text, name = unquoted(render(term)), term[0].lower()
     inside, *options = split_at(term[2:-1], ",")
     bar = parse_bar(("(", *inside, ")"))
     if bar.double:
@@ -235,7 +232,8 @@ def parse_structured(term: Tokens) -> Bar:
 
 def _shown(inside: Tokens) -> str:
     at = next(i for i, token, depth in with_depth(inside) if depth == 0 and token in _BARS)
-    return f"({render(inside[:at])} {inside[at]} {render(inside[at + 1 :])})"
+    left, right = (unquoted(render(part)) for part in (inside[:at], inside[at + 1 :]))
+    return f"({left} {inside[at]} {right})"
 
 
 def _crossed(grouping: Tokens) -> list[Tokens]:

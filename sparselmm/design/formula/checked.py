@@ -26,6 +26,7 @@ from sparselmm.design.column_types import (
     numbers,
 )
 from sparselmm.design.formula.arithmetic import GUARDS, guarded
+from sparselmm.design.formula.tokens import unquoted
 
 LEARNED: ContextVar[Mapping[str, Mapping[str, Any]]] = ContextVar("LEARNED", default={})  # noqa: B039
 """Expression to patsy's state of it, where its transforms have learned from other rows."""
@@ -33,6 +34,10 @@ LEARNED: ContextVar[Mapping[str, Mapping[str, Any]]] = ContextVar("LEARNED", def
 
 class Expression(EvalFactor):  # type: ignore[misc]
     """patsy's factor with exact arithmetic, whose values are numbers, booleans or labels."""
+
+    def name(self) -> str:
+        """What designs call it: as it was written."""
+        return unquoted(self.code)
 
     def memorize_passes_needed(self, state: dict[str, Any], eval_env: Any) -> int:
         """Passes over the rows at hand that its transforms learn in."""

@@ -9,12 +9,7 @@ import numpy as np
 import pandas as pd
 from patsy import EvalEnvironment
 
-from sparselmm.base.exceptions import (
-    DataError,
-    FormulaError,
-    MissingDataError,
-    UnknownColumnError,
-)
+from sparselmm.base.exceptions import DataError, FormulaError, MissingDataError, UnknownColumnError
 from sparselmm.base.threads import in_threads
 from sparselmm.design.column_types import (
     BOOLEANS,
@@ -25,12 +20,7 @@ from sparselmm.design.column_types import (
     numbers,
     refuse,
 )
-from sparselmm.design.formula.expressions import (
-    dotted_names,
-    functions_in,
-    names_in,
-    uses_of,
-)
+from sparselmm.design.formula.expressions import dotted_names, functions_in, names_in, uses_of
 from sparselmm.design.formula.namespace import (
     MANY_ROWS,
     Namespace,
@@ -69,6 +59,7 @@ def used_columns(
             raise FormulaError(f"{code}, used in {place}, is a constant and no variable")
         for name in names_in(code):
             if name in frame.columns:
+                _check_attributes(name, code, frame, place)
                 columns[name] = None
             elif is_known(name, env):
                 others.add(name)
@@ -118,6 +109,17 @@ OTHER_FUNCTIONS = {
 """Functions of R's formulas: what to write here."""
 
 
+def _check_attributes(name: str, code: str, frame: pd.DataFrame, place: str) -> None:
+    """Refuse ``x.c`` where x is a column that has no c: no column is called so either."""
+    dotted = dotted_names(code).get(name, "") if "." in code else ""
+    parts = dotted.split(".")
+    if len(parts) < 2 or hasattr(pd.Series, parts[1]):
+        return
+    if dotted in frame.columns:
+        raise FormulaError(f"{code!r}, used in {place}, calls {dotted!r}, which is a column")
+    raise unknown_column(dotted, frame.columns, place)
+
+
 def _unknown(name: str, code: str, frame: pd.DataFrame, place: str) -> FormulaError:
     dotted = dotted_names(code).get(name)
     if dotted is not None and f"{dotted}(" in code.replace(" ", ""):
@@ -127,10 +129,7 @@ def _unknown(name: str, code: str, frame: pd.DataFrame, place: str) -> FormulaEr
             f"{lines.get(name, f'import {name}')} there, or make the column beforehand"
         )
     if dotted is not None:
-        return FormulaError(
-            f"{dotted!r}, used in {place}, reads as attribute access in Python; "
-            f'a column of that name is written Q("{dotted}")'
-        )
+        return unknown_column(dotted, frame.columns, place)
     if name in R_LETTERS:
         return UnknownColumnError(
             f"{name!r}, used in {place}, is not a column of the data; for R's constant write "

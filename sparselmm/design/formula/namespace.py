@@ -17,29 +17,16 @@ from patsy.desc import INTERCEPT, Term
 from patsy.missing import NAAction
 
 from sparselmm.base.arguments import shown
-from sparselmm.base.exceptions import (
-    DataError,
-    FormulaError,
-    MissingDataError,
-    SparseLMMError,
-)
+from sparselmm.base.exceptions import DataError, FormulaError, MissingDataError, SparseLMMError
 from sparselmm.base.types import FloatArray, IntArray
-from sparselmm.design.column_types import (
-    NUMBERS,
-    as_float,
-    kind_of,
-)
+from sparselmm.design.column_types import NUMBERS, as_float, kind_of
 from sparselmm.design.exact_labels import readable
 from sparselmm.design.factors import Factor, factorize, match, unordered
 from sparselmm.design.formula import remembered
 from sparselmm.design.formula.arithmetic import GUARDS, guarded
 from sparselmm.design.formula.checked import Expression, Kept, Missing
 from sparselmm.design.formula.contrasts import R_CODINGS, Based, coding
-from sparselmm.design.formula.expressions import (
-    names_in,
-    plain_column,
-    uses_of,
-)
+from sparselmm.design.formula.expressions import names_in, plain_column, uses_of
 from sparselmm.design.formula.plain_designs import plain_design
 from sparselmm.design.formula.tokens import balanced
 from sparselmm.design.formula.transforms import TRANSFORMS
@@ -61,7 +48,9 @@ def C(data: Any, contrast: Any = None, levels: Any = None, *, base: Any = None) 
             raise FormulaError("C(): base is the reference of treatment coding, and of no other")
         contrast = Based(base=base)
     if contrast is not None:
-        contrast = coding(contrast, "contrast")
+        # R's C(f, sum) and C(f, poly) name codings that are functions as well.
+        by_name = {sum: "sum", R_NAMES["poly"]: "poly"} if callable(contrast) else {}
+        contrast = coding(by_name.get(contrast, contrast), "contrast")
     elif isinstance(data, pd.Series):
         contrast = vars(data).get("contrast")
     if levels is not None or not getattr(data, "attrs", {}).get(_READY):

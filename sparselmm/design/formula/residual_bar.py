@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from sparselmm.base.arguments import suggestion
 from sparselmm.base.exceptions import FormulaError
@@ -15,6 +17,8 @@ from sparselmm.design.formula.tokens import (
     split_at,
     split_terms,
     tokenize,
+    unquoted,
+    with_columns,
 )
 from sparselmm.design.residual import KINDS
 
@@ -52,7 +56,6 @@ class ResidualBar:
 
     Attributes
     ----------
-    kind : str
     coords : tuple of str
         Expressions of the times, positions or the visit; empty for ``1``.
     name : str
@@ -61,10 +64,8 @@ class ResidualBar:
         Its expressions.
     hom : bool
         One standard deviation for all visits.
-    nugget : bool
     by : str or None
         Expression of the strata.
-    text : str
     """
 
     kind: str
@@ -76,14 +77,19 @@ class ResidualBar:
     by: str | None
     text: str
 
+    @property
+    def codes(self) -> list[str]:
+        """Its expressions."""
+        return [*self.factors, *self.coords, *([] if self.by is None else [self.by])]
 
-def parse_residual(text: str) -> ResidualBar:
+
+def parse_residual(text: str, columns: Iterable[Any] = ()) -> ResidualBar:
     """Read one structure."""
     if not isinstance(text, str):
         raise FormulaError(
             f"residual must be a string such as 'ar1(time | subject)', not {type(text).__name__}"
         )
-    tokens = tokenize(text)
+    tokens = tokenize(with_columns(text, columns))
     if tokens[:1] == ("~",):
         tokens = tokens[1:]
     name = tokens[0] if tokens else ""
@@ -120,7 +126,7 @@ def parse_residual(text: str) -> ResidualBar:
     coords = _coordinates(bar.effects, free, f"{name}(time | {bar.names[0]})", text)
     out = ResidualBar(
         kind, coords, bar.names[0], tuple(bar.groupings[0]), bool(settings["hom"]),
-        bool(settings["nugget"]), settings["by"], render(tokens),  # type: ignore[arg-type]
+        bool(settings["nugget"]), settings["by"], unquoted(render(tokens)),  # type: ignore[arg-type]
     )  # fmt: skip
     _check(out, text)
     return out

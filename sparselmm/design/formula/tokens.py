@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from keyword import iskeyword, kwlist
+from typing import Any
 
 from sparselmm.base.exceptions import FormulaError
 
@@ -39,6 +40,12 @@ RESERVED = frozenset(kwlist) - {
 }  # fmt: skip
 """Words of Python that no formula has but as columns: ``class``, ``yield``, ``lambda``."""
 
+_QUOTED = r"""("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|`[^`]*`)"""
+
+_DOTTED = re.compile(r"\.?[^\W\d][\w.]*")
+
+_NAMED = re.compile(r'\bQ\(r"([^"]*)"\)')
+
 Tokens = tuple[str, ...]
 
 LONG_SUM = 100
@@ -65,7 +72,7 @@ def balanced(text: str) -> str:
 def tokenize(text: str) -> Tokens:
     """Tokens of a formula; R's ``^`` comes out as ``**``.
 
-    Names in backticks and those that Python has as words of its own come out as ``Q("name")``.
+    Names in backticks and those that Python has as words of its own come out as ``Q(r"name")``.
     """
     tokens: list[str] = []
     for match in _TOKEN.finditer(text):
@@ -79,18 +86,35 @@ def tokenize(text: str) -> Tokens:
 
 
 def _without_words(tokens: Tokens) -> Tokens:
-    """``Q("class")`` for ``class``, but in ``as.numeric``."""
+    """``Q(r"class")`` for ``class``, but in ``as.numeric``."""
     out: list[str] = []
     for before, token, after in zip(("", *tokens), tokens, (*tokens[1:], ""), strict=False):
         name = token in RESERVED and "." not in (before, after)
-        out += ("Q", "(", f'"{token}"', ")") if name else (token,)
+        out += _named(token) if name else (token,)
     return tuple(out)
 
 
+def _named(name: str) -> Tokens:
+    """A column by its name; the ``r`` tells it from what users of patsy write."""
+    return ("Q", "(", f'r"{name}"', ")")
+
+
 def unquoted(code: str) -> str:
-    """``class`` for ``Q("class")``: what was written, to be shown."""
-    name = code[3:-2]
-    return name if name in RESERVED and code == f'Q("{name}")' else code
+    """``class`` for ``Q(r"class")``: what was written, to be shown."""
+    return _NAMED.sub(r"\1", code) if 'Q(r"' in code else code
+
+
+def with_columns(text: str, columns: Iterable[Any]) -> str:
+    """A formula with the columns whose names have dots, as in R, in backticks.
+
+    What is called, ``np.log(x)``, is a function whatever the columns are.
+    """
+    dotted = [name for name in columns if isinstance(name, str) and _DOTTED.fullmatch(name)]
+    if not dotted or "." not in text:
+        return text
+    names = "|".join(map(re.escape, sorted(dotted, key=len, reverse=True)))
+    found = re.compile(rf"{_QUOTED}|(?<![\w.])({names})(?![\w.]|\s*\()")
+    return found.sub(lambda match: match[1] or f"`{match[2]}`", text)
 
 
 def _without_packages(tokens: Sequence[str], text: str) -> Tokens:
@@ -112,14 +136,15 @@ def _without_packages(tokens: Sequence[str], text: str) -> Tokens:
 
 
 def _quoted(token: str, text: str) -> Tokens:
-    """R's name in backticks: the name, or patsy's ``Q("name")`` where it is none in Python."""
+    """R's name in backticks: the name, or patsy's ``Q(...)`` where it is none in Python."""
     name = token[1:-1]
     if len(token) < 3 or not token.endswith("`"):
         raise FormulaError(f"a backtick without another, or around nothing, in {text!r}")
     if name.isidentifier() and not iskeyword(name):
         return (name,)
-    plain = '"' not in name and "\\" not in name
-    return ("Q", "(", f'"{name}"' if plain else repr(name), ")")
+    if '"' in name or "\\" in name:
+        return ("Q", "(", repr(name), ")")
+    return _named(name)
 
 
 def render(tokens: Sequence[str]) -> str:

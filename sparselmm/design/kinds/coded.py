@@ -7,9 +7,10 @@ level table and whatever evaluates the covariates, nothing of the length of the 
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -55,31 +56,31 @@ class NewRows:
     arrays: dict[str, Any]
 
 
-class TermSpec(Protocol):
-    """What a random-effects term remembers."""
+@dataclass(frozen=True, eq=False)
+class TermSpec(ABC):
+    """What a random-effects term remembers; ``layout`` has nothing of the length of the data."""
 
-    @property
-    def layout(self) -> TermLayout:
-        """The term without anything of the length of the data."""
+    layout: TermLayout
 
     def codes_used(self) -> list[str]:
         """Expressions it evaluates on the data."""
+        return []
 
     def groupings(self) -> list[str]:
         """Those of them that are columns read as labels and nothing else."""
+        return []
 
+    @abstractmethod
     def evaluate(self, new: NewRows) -> RandomTerm:
         """The term on new rows; rows of unseen levels belong to none."""
 
 
 @dataclass(frozen=True, eq=False)
-class CodedSpec:
+class CodedSpec(TermSpec):
     """Memory of a coded term.
 
     Attributes
     ----------
-    layout : TermLayout
-        Without codes and values.
     factors : tuple of str
         Expressions of the crossed factors; ``GROUPS`` for the ``groups`` argument.
     crossing : Crossing
@@ -89,7 +90,6 @@ class CodedSpec:
         or None for an intercept. Without a namespace the new ``exog_re`` is taken.
     """
 
-    layout: TermLayout
     factors: tuple[str, ...]
     crossing: Crossing
     effects: DesignInfo | tuple[str, ...] | None
@@ -202,7 +202,7 @@ def product(codes: Sequence[str], space: Namespace) -> FloatArray:
     return values[:, None]
 
 
-def grouping(name: str, codes: Sequence[str], space: Namespace) -> Crossing:
+def grouping(codes: Sequence[str], space: Namespace) -> Crossing:
     """The crossing of some grouping expressions; missing labels are an error."""
     factors: list[Factor] = []
     for code in codes:

@@ -41,9 +41,11 @@ from sparselmm.design.formula.namespace import (
     right_terms,
 )
 from sparselmm.design.formula.remembered import DesignInfo, Term
+from sparselmm.design.formula.tokens import unquoted
 from sparselmm.design.kinds.coded import GROUPS, CodedSpec, NewRows, TermSpec, coded_term, product
+from sparselmm.design.levels import Levels
 from sparselmm.design.rows import GroupRows
-from sparselmm.design.terms import Grouping, Levels, RandomTerm, TermLayout
+from sparselmm.design.terms import Grouping, RandomTerm, TermLayout
 from sparselmm.design.validate import check_codes, check_finite, not_finite
 
 
@@ -223,7 +225,7 @@ def _warn_if_reused(
     n_levels = len(crossing.table[0])
     if n_levels == n_labels:
         return
-    label, group = ":".join(codes), groups.name
+    label, group = ":".join(map(unquoted, codes)), groups.name
     plain = [plain_column(code) for code in codes]
     bare = ":".join(found[0] if found else code for found, code in zip(plain, codes, strict=True))
     warn_user(
@@ -237,20 +239,17 @@ def _warn_if_reused(
 
 
 @dataclass(frozen=True, eq=False)
-class PerGroupSpec:
+class PerGroupSpec(TermSpec):
     """Memory of a component that patsy evaluates group by group.
 
     Attributes
     ----------
-    layout : TermLayout
-        Without the block.
     infos : dict
         Code of a group to patsy's memory of its columns.
     starts : ndarray of int, (n_groups + 1,)
         Columns ``starts[g]:starts[g + 1]`` of the block belong to group ``g``.
     """
 
-    layout: TermLayout
     infos: dict[int, DesignInfo]
     starts: IntArray
 
@@ -259,10 +258,6 @@ class PerGroupSpec:
         return list(
             dict.fromkeys(c for info in self.infos.values() for c in remembered.expressions(info))
         )
-
-    def groupings(self) -> list[str]:
-        """Those of them that are columns read as labels and nothing else."""
-        return []
 
     def evaluate(self, new: NewRows) -> RandomTerm:
         """The component on new rows, columns matched by group and name."""

@@ -13,27 +13,25 @@ from sparselmm.base.arguments import shown
 from sparselmm.base.exceptions import DataError, MemoryLimitError
 from sparselmm.base.types import CSR, FloatArray, IntArray, index_dtype
 from sparselmm.design.factors import match
-from sparselmm.design.kinds.coded import GROUPS, CodedSpec, NewRows
+from sparselmm.design.kinds.coded import GROUPS, CodedSpec, NewRows, TermSpec
 from sparselmm.design.kinds.matrices import Built
 from sparselmm.design.known_covariance import LARGEST_ROOT, KnownCovariance
-from sparselmm.design.terms import Levels, RandomTerm, TermLayout
+from sparselmm.design.levels import Levels
+from sparselmm.design.terms import RandomTerm, TermLayout
 
 SHOWN_LABELS = 5
 
 
 @dataclass(frozen=True, eq=False)
-class KnownSpec:
+class KnownSpec(TermSpec):
     """Memory of a term with a known covariance between levels.
 
     Attributes
     ----------
-    layout : TermLayout
-        Without the block; with the root.
     inner : CodedSpec
         Memory of the same term with independent levels.
     """
 
-    layout: TermLayout
     inner: CodedSpec
 
     @property

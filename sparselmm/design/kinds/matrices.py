@@ -18,8 +18,9 @@ from sparselmm.design.exact_labels import canonical
 from sparselmm.design.factors import Factor, factorize, match
 from sparselmm.design.kinds.coded import NewRows, TermSpec
 from sparselmm.design.kinds.components import stack_blocks
+from sparselmm.design.levels import Levels
 from sparselmm.design.rows import GroupRows
-from sparselmm.design.terms import Grouping, Levels, RandomTerm, TermLayout
+from sparselmm.design.terms import Grouping, RandomTerm, TermLayout
 from sparselmm.design.validate import Rows, aligned, check_finite, check_length, check_names
 
 Built = tuple[RandomTerm, TermSpec]
@@ -95,24 +96,8 @@ class Stack:
 
 
 @dataclass(frozen=True, eq=False)
-class StackSpec:
-    """Memory of a component given as matrices.
-
-    Attributes
-    ----------
-    layout : TermLayout
-        Without the block.
-    """
-
-    layout: TermLayout
-
-    def codes_used(self) -> list[str]:
-        """None: nothing is evaluated."""
-        return []
-
-    def groupings(self) -> list[str]:
-        """Those of them that are columns read as labels and nothing else."""
-        return []
+class StackSpec(TermSpec):
+    """Memory of a component given as matrices."""
 
     def evaluate(self, new: NewRows) -> RandomTerm:
         """The component on new rows, columns matched by group and name."""
@@ -241,24 +226,8 @@ class UserMatrix:
 
 
 @dataclass(frozen=True, eq=False)
-class MatrixSpec:
-    """Memory of a ``z_terms`` entry.
-
-    Attributes
-    ----------
-    layout : TermLayout
-        Without the block.
-    """
-
-    layout: TermLayout
-
-    def codes_used(self) -> list[str]:
-        """None: nothing is evaluated."""
-        return []
-
-    def groupings(self) -> list[str]:
-        """Those of them that are columns read as labels and nothing else."""
-        return []
+class MatrixSpec(TermSpec):
+    """Memory of a ``z_terms`` entry."""
 
     def evaluate(self, new: NewRows) -> RandomTerm:
         """The term with the new matrix."""

@@ -77,7 +77,7 @@ class ResidualSpec:
 
     def codes_used(self) -> list[str]:
         """Expressions it evaluates on the data, those of the dispersion apart."""
-        return [] if self.bar is None else bar_codes(self.bar)
+        return [] if self.bar is None else self.bar.codes
 
     def evaluate(self, space: Namespace, every_visit: bool = False) -> ResidualRows:
         """The structure on new rows; groups the fit has not seen are -1.
@@ -111,11 +111,6 @@ class ResidualSpec:
         )  # fmt: skip
 
 
-def bar_codes(bar: ResidualBar) -> list[str]:
-    """Expressions of a structure."""
-    return [*bar.factors, *bar.coords, *([] if bar.by is None else [bar.by])]
-
-
 def residual_rows(
     bar: ResidualBar | None, dispersion: tuple[FloatArray, DesignInfo] | None, space: Namespace,
     checked: bool = True,
@@ -130,7 +125,7 @@ def residual_rows(
     visit_labels = strata = None
     coords = np.zeros((n, 1))
     if bar is not None:
-        crossing = grouping(bar.name, bar.factors, space)
+        crossing = grouping(bar.factors, space)
         group, labels = crossing.codes, crossing.levels(bar.factors).labels()
         if bar.by is not None:
             factor = factorize(space.labels(bar.by), sort=True)

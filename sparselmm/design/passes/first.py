@@ -17,13 +17,13 @@ import pandas as pd
 
 from sparselmm.base.reduction import Tree
 from sparselmm.base.types import IntArray
-from sparselmm.design.build import Plan
 from sparselmm.design.column_types import CATEGORIES, NUMBERS, TEXT, kind_of
 from sparselmm.design.factors import SPREAD, mark_first, tells, told_apart
 from sparselmm.design.formula.columns import take_columns
 from sparselmm.design.formula.expressions import names_in, plain_column
 from sparselmm.design.formula.memory import Key, Memories, Summary
 from sparselmm.design.formula.namespace import Namespace, codes_of, right_terms
+from sparselmm.design.formula.plan import Plan
 from sparselmm.design.passes.reading import Reading, Taken, named
 from sparselmm.design.residual import POSITIONS
 from sparselmm.design.sources.arrow import joined

@@ -16,7 +16,7 @@ from sparselmm.base.exceptions import (
     SourceChangedError,
 )
 from sparselmm.base.types import AnyArray, FloatArray, IntArray
-from sparselmm.design.build import Plan, assemble
+from sparselmm.design.build import assemble
 from sparselmm.design.built import BuiltDesign, Cells, Numbers
 from sparselmm.design.column_types import NUMBERS, as_float, check_numeric, kind_of
 from sparselmm.design.factors import match
@@ -25,6 +25,7 @@ from sparselmm.design.formula.contrasts import with_contrasts
 from sparselmm.design.formula.expressions import plain_column
 from sparselmm.design.formula.memory import Memories
 from sparselmm.design.formula.namespace import Namespace, learn, single_term
+from sparselmm.design.formula.plan import Plan
 from sparselmm.design.passes.first import First, completed
 from sparselmm.design.passes.reading import Reading, Taken, named
 from sparselmm.design.row_arguments import Given, subset_mask

@@ -93,7 +93,7 @@ class Reading:
     def _of(self, frame: pd.DataFrame, start: int) -> Taken:
         kept = None if self.subset is None else subset_mask(frame, self.subset, self.env)
         if self.missing == "drop":
-            complete = complete_rows(len(frame), [frame[name] for name in self.names])
+            complete = complete_rows([frame[name] for name in self.names])
             kept = kept if complete is None else complete if kept is None else kept & complete
         positions = None if kept is None or kept.all() else np.flatnonzero(kept)
         inner = frame if positions is None else frame.iloc[positions]

@@ -178,7 +178,7 @@ def joined(frames: Iterable[pd.DataFrame], what: str) -> pd.DataFrame:
     DataError
         When their columns differ.
     """
-    parts = [frame for frame in frames]
+    parts = list(frames)
     if not parts:
         raise DataError(f"{what} gave no frame at all")
     for number, part in enumerate(parts[1:], start=1):
@@ -190,15 +190,17 @@ def joined(frames: Iterable[pd.DataFrame], what: str) -> pd.DataFrame:
     if len(parts) == 1:
         return parts[0]
     with_rows = [part for part in parts if len(part)] or parts[:1]
-    together = pd.concat(with_rows, ignore_index=True)
-    for name in together.columns:
+    together = {}
+    for name in with_rows[0].columns:
         columns = [part[name] for part in with_rows]
         if all(isinstance(c.dtype, pd.CategoricalDtype) for c in columns):
             together[name] = united(columns)
         elif len({column.dtype for column in columns}) > 1:
             _check_truths(columns, what)
             together[name] = stacked(columns)
-    return together
+        else:
+            together[name] = pd.concat(columns, ignore_index=True)
+    return pd.DataFrame(together)
 
 
 def _check_truths(columns: Sequence[pd.Series], what: str) -> None:

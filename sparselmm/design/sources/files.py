@@ -122,9 +122,7 @@ def dataset_of(given: Any) -> Dataset:
 def _hive(ds: Any, given: Any) -> Any:
     """Columns from the names of folders, as in ``year=2020/``."""
     folder = isinstance(given, (str, os.PathLike)) and os.path.isdir(given)
-    if not folder:
-        return None
-    return ds.partitioning(flavor="hive")
+    return ds.partitioning(flavor="hive") if folder else None
 
 
 def _text_format(ds: Any, files: list[str], separator: str) -> tuple[Any, tuple[str, ...]]:
@@ -189,7 +187,6 @@ def numbered(table: Any, whole: Sequence[str], kept: Collection[str], what: str)
 
     Parameters
     ----------
-    table : Table or RecordBatch
     whole : sequence of str
         Columns that began with whole numbers, read as text.
     kept : collection of str
@@ -273,7 +270,7 @@ def _kind(kind: Any) -> str:
     return "text" if any(is_text(kind) for is_text in texts) else str(kind)
 
 
-def with_labels(table: Any, whole: Sequence[str], what: str) -> set[str]:
+def with_labels(table: Any, whole: Sequence[str]) -> set[str]:
     """Columns with whole numbers whose text is lost when they are read as numbers."""
     return {name for name in whole if name in table.schema.names and _is_label(table[name])}
 
@@ -354,7 +351,7 @@ class Dataset:
             for fragment in self.data.get_fragments() if self.listed else ():
                 check_alike(fragment, self.data.schema, columns, f"the file {fragment.path!r}")
             table = self.data.to_table(columns=names)
-            kept = with_labels(table, self.whole, self.what)
+            kept = with_labels(table, self.whole)
             return frame_of(numbered(table, self.whole, kept, self.what))
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{self.what} cannot be read: {_first_line(error)}") from error
@@ -365,7 +362,7 @@ class Dataset:
         kept: set[str] = set()
         if self.whole:
             head = self.data.head(HEAD_ROWS, columns=list(self.whole))
-            kept = with_labels(head, self.whole, self.what)
+            kept = with_labels(head, self.whole)
         for fragment in self.data.get_fragments():
             path = getattr(fragment, "path", None)
             name = f"fragment {len(found)} of {self.what}" if not path else f"the file {path!r}"
@@ -377,9 +374,7 @@ class Dataset:
         return found
 
 
-def _row_groups(
-    fragment: Any, schema: Any, name: str, rows: int, listed: bool
-) -> list[Part]:  # fmt: skip
+def _row_groups(fragment: Any, schema: Any, name: str, rows: int, listed: bool) -> list[Part]:
     pa = package("pyarrow", name)
     try:
         sizes = [(group.id, group.num_rows) for group in fragment.row_groups]
@@ -396,10 +391,8 @@ def _row_groups(
         return [Fragment(fragment, schema, name, listed=listed)]
     return [
         Fragment(
-            fragment.subset(row_group_ids=run),
-            schema,
-            f"row groups {run[0]} to {run[-1]} of {name}",
-            listed=listed,
+            fragment.subset(row_group_ids=run), schema,
+            f"row groups {run[0]} to {run[-1]} of {name}", listed=listed,
         )
         for run in runs
-    ]
+    ]  # fmt: skip

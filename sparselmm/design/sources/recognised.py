@@ -57,7 +57,7 @@ def _opener(data: Any) -> Callable[[Any], Source] | None:
     if isinstance(data, pd.DataFrame):
         return of_pandas
     if isinstance(data, (str, os.PathLike)) or _are_paths(data):
-        return _files
+        return dataset_of
     name, homes = type(data).__name__, origins(data)
     if homes & {"pandas", "numpy"} or isinstance(data, (type, Mapping)):
         return None
@@ -76,10 +76,6 @@ def _opener(data: Any) -> Callable[[Any], Source] | None:
     if callable(data) and not hasattr(data, "columns"):
         return _called
     return None
-
-
-def _files(paths: Any) -> Source:
-    return dataset_of(paths)
 
 
 def _dataset(data: Any) -> Source:

@@ -89,9 +89,7 @@ class Deleted:
         Working basis that ``gamma`` and ``vcov_unscaled`` are in.
     gamma : ndarray, (r,)
     vcov_unscaled : ndarray, (r, r)
-    scale : float
     theta : ndarray, (n_theta,)
-    converged : bool
     """
 
     basis: Basis
@@ -328,7 +326,6 @@ class Step:
         Entries the step may change: not those at zero, where a variance is estimated as zero.
     slopes : list of ndarray, (n_theta, k, k)
         Derivatives of every ``lambda_t`` in theta.
-    reml : bool
     known_scale : float or None
         Residual variance, where it is known.
     """

@@ -101,10 +101,6 @@ def influence_of_groups(
         False: theta stays where it is.
     workers : Workers
         Of deletions that are not sums over the groups.
-
-    Returns
-    -------
-    Influence
     """
     at = est.working
     owners = None if exact else level_owners(at.design, groups)

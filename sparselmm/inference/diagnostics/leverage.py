@@ -90,10 +90,6 @@ def leverage(dev: ProfiledDeviance, design: Design, theta: FloatArray) -> Levera
     design : Design
         The rows it was made from.
     theta : ndarray, (n_theta,)
-
-    Returns
-    -------
-    Leverage
     """
     design, (dev, theta) = dev.rows(design), dev.working(theta)
     state = dev.state_at(theta)

@@ -116,7 +116,6 @@ def random_drops(
 
     Parameters
     ----------
-    terms : sequence of RandomTerm
     effects : sequence of mapping
         For every term: name of an effect to its columns; ``"1"`` is the intercept.
     """
@@ -160,7 +159,6 @@ class Deletion:
 
     Attributes
     ----------
-    label : str
     deviance : float
         Minimum of the criterion.
     df : int
@@ -191,7 +189,6 @@ def delete_random(
     deviance : ProfiledDeviance
         At whose minimum ``theta`` stands; REML or ML.
     theta : ndarray, (n_theta,)
-    drops : sequence of RandomDrop
     """
     full = deviance.value(theta)
     out = []

@@ -25,10 +25,6 @@ def denominator_df(est: Estimates, method: str, like: DenominatorDF | None = Non
     like : DenominatorDF, optional
         Another method's tests of the same fit, whose derivatives are used again.
 
-    Returns
-    -------
-    DenominatorDF
-
     Raises
     ------
     ValueError

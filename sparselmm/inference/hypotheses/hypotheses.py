@@ -31,7 +31,6 @@ class FTest:
         Rank of L.
     df_den : float
         inf for the asymptotic test.
-    p_value : float
     scaling : float
         Kenward and Roger's lambda; 1 for the other methods.
     """

@@ -141,10 +141,6 @@ def information(deviance: ProfiledDeviance, theta: FloatArray) -> Information:
     Parameters
     ----------
     theta : ndarray, (n_theta,)
-
-    Returns
-    -------
-    Information
     """
     deviance, theta = deviance.working(theta)
     cross, covariance = deviance.cross, deviance.covariance

@@ -53,7 +53,6 @@ def joint_information(joint: JointFit, second: bool) -> JointInformation:
 
     Parameters
     ----------
-    joint : JointFit
     second : bool
         Whether Q of Kenward and Roger's method is wanted; zeros otherwise.
     """
@@ -91,7 +90,6 @@ class _Parts:
 
     Attributes
     ----------
-    joint : JointFit
     moved : ndarray, (n, J r)
         ``R_j V^-1 X`` of the scaled fixed effects, side by side.
     C : ndarray, (J, r, r)

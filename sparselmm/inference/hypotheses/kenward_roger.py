@@ -38,12 +38,7 @@ import numpy as np
 from sparselmm.base.exceptions import ArgumentError
 from sparselmm.base.types import FloatArray, Snapshot
 from sparselmm.inference.estimates import Estimates
-from sparselmm.inference.hypotheses.hypotheses import (
-    FTest,
-    Principal,
-    f_test_of,
-    full_covariance,
-)
+from sparselmm.inference.hypotheses.hypotheses import FTest, Principal, f_test_of, full_covariance
 from sparselmm.inference.hypotheses.information import Information, information
 from sparselmm.inference.hypotheses.satterthwaite import row_df
 

@@ -224,7 +224,6 @@ def averaging_matrix(cell: IntArray, weights: FloatArray, n_cells: int) -> CSR:
     ----------
     cell : ndarray of int, (g,)
     weights : ndarray, (g,)
-    n_cells : int
 
     Notes
     -----

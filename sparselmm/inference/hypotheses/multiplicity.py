@@ -57,7 +57,6 @@ def adjusted(
     p : ndarray, (m,)
     method : str
         A key of `STEPS`.
-    alpha : float
 
     Raises
     ------
@@ -120,7 +119,6 @@ class Family:
         t, df : ndarray, (m,)
         adjust : str
             "none", a key of `STEPS` or one of `JOINT`.
-        alpha : float
         side : {0, 1, -1}
             Both sides, large values or small values against the hypothesis.
         """

@@ -96,8 +96,6 @@ def exact_test(
         Restricted likelihood ratio instead of likelihood ratio.
     n_fixed : int
         Fixed effects tested together with the variance; zero under REML.
-    nsim : int
-    seed : int or Generator, optional
 
     Raises
     ------
@@ -223,8 +221,6 @@ def simulate(
 
     Parameters
     ----------
-    nsim : int
-    reml : bool
     n_fixed : int
         q, fixed effects tested together with the variance (LRT only).
 

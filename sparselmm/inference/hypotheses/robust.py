@@ -65,7 +65,6 @@ class ClusterRobust:
         Covariance of the independent fixed effects, in the units of the data.
     df : ndarray, (m,)
         Satterthwaite degrees of freedom of each combination; empty when none was given.
-    n_clusters : int
     """
 
     vcov: FloatArray

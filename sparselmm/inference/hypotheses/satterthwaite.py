@@ -23,12 +23,7 @@ import numpy as np
 
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.estimates import Estimates
-from sparselmm.inference.hypotheses.hypotheses import (
-    FTest,
-    Principal,
-    f_test_of,
-    kept_columns,
-)
+from sparselmm.inference.hypotheses.hypotheses import FTest, Principal, f_test_of, kept_columns
 from sparselmm.inference.hypotheses.information import Information, covariance_of, information
 
 

@@ -45,7 +45,6 @@ class Parameter:
 
     Attributes
     ----------
-    name : str
     kind : {"sd", "cor", "sigma", "theta", "beta"}
     term : int
         Term of a standard deviation or correlation; otherwise -1.
@@ -67,13 +66,10 @@ class Point:
 
     Attributes
     ----------
-    value : float
-    deviance : float
     phi : ndarray
         What was minimized over, the start for the next point.
     psi : list of ndarray, (k, k)
         Covariances of every term, in the units of the data.
-    sigma : float
     beta : ndarray, (r,)
     """
 

@@ -283,7 +283,6 @@ def parameters(
 
     Parameters
     ----------
-    terms : sequence of RandomTerm
     x_names : sequence of str
         Names of the independent columns of X.
     sigma : bool

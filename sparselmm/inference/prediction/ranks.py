@@ -68,12 +68,10 @@ def joint(
     b : ndarray, (l,)
     cov : ndarray, (l, l)
         Covariance of ``b_hat - b``.
-    alpha : float
     top : int or None
         Number of places.
     descending : bool
         Whether the highest effect comes first.
-    seed : int
     """
     values, vectors = np.linalg.eigh(cov)
     root = vectors * np.sqrt(np.maximum(values, 0.0))

@@ -300,7 +300,6 @@ def marginal_forms(
     psi : sequence of ndarray, (k, k)
     rows : sequence of ndarray of bool, (m,)
         Rows to which each term contributes.
-    m : int
 
     Notes
     -----

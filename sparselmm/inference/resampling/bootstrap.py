@@ -240,10 +240,8 @@ def run(
     ----------
     replicates : callable
         Values and reasons of failures of a range of replicates.
-    first, n : int
     task : int
         Replicates per task.
-    workers : Workers
     """
     ranges = (range(a, min(a + task, n)) for a in range(first, n, task))
     return in_parallel(functools.partial(replicates, seed), ranges, workers)

@@ -31,7 +31,6 @@ class Scenario:
     Attributes
     ----------
     theta : ndarray, (n_theta,)
-    sigma : float
     beta : ndarray, (p,)
         True fixed effects.
     rows : ndarray of int, (n,), or None
@@ -133,7 +132,6 @@ def clopper_pearson(successes: int, trials: int, alpha: float = 0.05) -> tuple[f
 
     Parameters
     ----------
-    successes, trials : int
     alpha : float
         One minus the confidence level.
 

@@ -18,6 +18,10 @@ from sparselmm.likelihood.laplace.jets import Jet
 from sparselmm.likelihood.laplace.rows import RandomRows, blocks
 
 
+DEPENDENT = 1e-10
+"""Share of a column of a further predictor's design that those before it leave of dependent ones."""
+
+
 @dataclass(frozen=True, eq=False)
 class Further:
     """A predictor besides ``eta``: dispersion, zero inflation, a threshold.
@@ -39,6 +43,18 @@ class Further:
     design: FloatArray | CSR | None = None
     offset: FloatArray | None = None
     labels: tuple[str, ...] = ("Intercept",)
+
+    def steps(self) -> FloatArray:
+        """Changes of the coefficients whose predictors are orthonormal over the rows, (m, m)."""
+        if self.design is None:
+            return np.ones((1, 1))
+        dense = self.design if isinstance(self.design, np.ndarray) else self.design.toarray()
+        size = np.sqrt(np.mean(dense * dense, axis=0))
+        size = np.where(size > 0.0, size, 1.0)
+        R = np.linalg.qr(dense / (np.sqrt(len(dense)) * size), mode="r")
+        if len(R) < len(size) or np.abs(np.diag(R)).min() < DEPENDENT:
+            return np.diag(1.0 / size)
+        return np.asarray(np.linalg.inv(R) / size[:, None])
 
     def values(self, phi: FloatArray, rows: slice) -> FloatArray:
         """The predictor at some rows; an array of length one where all are the same."""

@@ -14,9 +14,13 @@ adds through the weights: with ``B = Z'WQ``, ``K = G Lambda'B``, ``S = Q'WQ - B'
 
     H_bb = 2 S,   H_bk = 2 (B'g_k - K'Lambda'A g_k),   H_kl = Q_kl + H_kb (2S)^-1 H_bl / 2,
     Q = g'A g - (Lambda'A g)'G (Lambda'A g),
-    H_pp = -2 sum l_pp - 2 (Lambda'Z'g_p)'G (Lambda'Z'g_p)
+    H_pp = -2 sum l_pp - 2 (Lambda'Z'g_p)'G (Lambda'Z'g_p),
+    H_kp = -2 (g_k'Z'd - (Lambda'A g_k)'G Lambda'Z'd),   d = g_p - w_p g / 2 w
 
-and so on, to which comes the exact curvature of ``lambda -> lambda lambda'``.
+and so on, to which comes the exact curvature of ``lambda -> lambda lambda'``. In H_kp the second
+part of d is what log det M adds, whose weights move with a dispersion: its trace is replaced by a
+quadratic form in g, of which it is the expectation, as in the average information. One share
+``w_p / w`` is taken for all rows.
 """
 
 from __future__ import annotations
@@ -47,6 +51,9 @@ LIMITS = {"nbinom1": -1.0, "nbinom2": 1.0, "betabinomial": 1.0}
 
 LEAVING = 3.0
 """Logarithm of a dispersion, towards its limit, beyond which it is taken to be on its way there."""
+
+MOST_SHARE = 4.0
+"""Largest change of the logarithm of the weights with that of a dispersion that is believed."""
 
 EVALUATION, PER_ROW, FACTORS = 1.5e-3, 4e-7, 4.0
 """Predicted seconds of an evaluation: in any case, per row, and factorizations."""
@@ -194,6 +201,17 @@ class LaplaceDeviance:
         self._psi: dict[int, FloatArray] = {}
         self._mixed: list[FloatArray] = []
 
+    @cached_property
+    def natural(self) -> FloatArray:
+        """Coordinates in which units and origins of covariates do not matter, as columns.
+
+        Of the coefficients of the further predictors but thresholds; the others are their own.
+        """
+        if self.data.family.name == "ordinal":
+            return np.eye(len(self.parameters))
+        blocks_ = [np.eye(len(self.parameters) - self.data.n_phi)]
+        return block_diagonal([*blocks_, *(part.steps() for part in self.data.further)])
+
     def rms(self, t: int) -> FloatArray:
         """Root mean square of each covariate of term t, over what counts as one predictor, (k,)."""
         return self.cross.rms(t) / self.predictor_unit
@@ -320,7 +338,7 @@ class LaplaceDeviance:
         q, r = random.q, self.fixed.r
         sums = _SecondSums(
             np.zeros(q), np.zeros(r), np.zeros(J), np.zeros((J, J)), np.zeros((q, J)),
-            np.zeros((r, J)),
+            np.zeros((q, J)), np.zeros((r, J)), np.zeros(1), np.zeros(J),
         )  # fmt: skip
         for rows in blocks(self.data.n):
             tilde, Q = first.t[rows], self.fixed.columns(rows)
@@ -349,14 +367,16 @@ class LaplaceDeviance:
                 far = part.values(phi, rows) * signs[part.name] > LEAVING
                 bent = part.scaled(signs[part.name] * far * tau * ee, rows)
                 sums.H[part.columns, part.columns] += bent.T @ part.scaled(flat, rows)
-        for i, (part, (_, e, _)) in enumerate(zip(data.further, slopes, strict=True)):
+        w, g = self.passes.w[rows], self.passes.g[rows]
+        sums.tw[:] += tau @ w
+        for i, (part, (_, e, ee)) in enumerate(zip(data.further, slopes, strict=True)):
             self._mixed[i][rows] = e
             mixed = part.scaled(e, rows)
             sums.XG[:, part.columns] += Q.T @ mixed
-            for c, column in enumerate(mixed.T, part.columns.start):
-                product = np.zeros(self.random.q)
-                self.random.add_products(np.ascontiguousarray(column), rows, product)
-                sums.ZG[:, c] += product
+            self._add_products(sums.ZG[:, part.columns], mixed, rows)
+            if data.family.name != "ordinal":  # whose thresholds are places, not sizes
+                sums.tp[part.columns] -= tau @ ee
+                self._add_products(sums.ZD[:, part.columns], part.scaled(g, rows), rows)
             for j, other in enumerate(data.further[: i + 1]):
                 own = (jet.aa or {}).get((j, i))
                 if own is None:
@@ -366,6 +386,13 @@ class LaplaceDeviance:
                 sums.H[part.columns, other.columns] -= 2.0 * block
                 if j != i:
                     sums.H[other.columns, part.columns] -= 2.0 * block.T
+
+    def _add_products(self, out: FloatArray, x: FloatArray, rows: slice) -> None:
+        """Add ``Z'x`` of some rows, column by column."""
+        for c, column in enumerate(x.T):
+            product = np.zeros(self.random.q)
+            self.random.add_products(np.ascontiguousarray(column), rows, product)
+            out[:, c] += product
 
     # ------------------------------------------------------------------------ curvature
 
@@ -377,7 +404,8 @@ class LaplaceDeviance:
         g = self._directions(point)
         Ag = self._times_A(g)
         right = self._lambda(point, Ag, True)
-        LZ = self._lambda(point, further.ZG, True)
+        ZD = further.ZG - 0.5 * further.ZD * further.shares
+        LZ, LD = self._lambda(point, further.ZG, True), self._lambda(point, ZD, True)
         solved = self.solver.solve(np.ascontiguousarray(np.hstack([right, LZ])))
         Mr, Mz = solved[:, : g.shape[1]], solved[:, g.shape[1] :]
         Q = g.T @ Ag - right.T @ Mr
@@ -389,7 +417,7 @@ class LaplaceDeviance:
         H[a : a + r, :a] = Hbk
         H[a + r :, a + r :] = further.H - 2.0 * LZ.T @ Mz
         H[a + r :, a : a + r] = -2.0 * (further.XG - LB.T @ Mz).T
-        H[a + r :, :a] = -2.0 * (g.T @ further.ZG - right.T @ Mz).T
+        H[a + r :, :a] = -2.0 * (g.T @ ZD - Mr.T @ LD).T
         lower = np.tril(H, -1)
         return lower + lower.T + np.diag(np.diag(H))
 
@@ -533,9 +561,10 @@ class LaplaceDeviance:
             )
         ]  # fmt: skip
         a, n = self.covariance.n_tangent, max(self.data.n, 1)
+        b = self.covariance.n_theta + self.fixed.r
         if self.data.family.name == "ordinal":  # thresholds and the mean of X'beta move together
             return block_diagonal([*roots, _unit_steps(model.hessian[a:, a:] / (2.0 * n))])
-        return block_diagonal([*roots, _unit_steps(model.S / n), np.eye(self.data.n_phi)])
+        return block_diagonal([*roots, _unit_steps(model.S / n), self.natural[b:, b:]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -553,7 +582,8 @@ class _FirstSums:
 class _SecondSums:
     """``Z't~`` (q,), ``Q't~`` (r,), and sums of the further predictors.
 
-    These are slope (J,), curvature (J, J), ``Z'g_p`` (q, J) and ``Q'g_p`` (r, J).
+    These are slope (J,), curvature (J, J), ``Z'g_p`` and ``Z'D'g`` (q, J), ``Q'g_p`` (r, J),
+    ``tau'w`` (1,) and ``tau'w_p`` (J,).
     """
 
     Z: FloatArray
@@ -561,7 +591,15 @@ class _SecondSums:
     slope: FloatArray
     H: FloatArray
     ZG: FloatArray
+    ZD: FloatArray
     XG: FloatArray
+    tw: FloatArray
+    tp: FloatArray
+
+    @property
+    def shares(self) -> FloatArray:
+        """By what share of themselves the weights move with each further coefficient, (J,)."""
+        return np.clip(self.tp / max(float(self.tw[0]), 1e-300), -MOST_SHARE, MOST_SHARE)
 
 
 def _unit_steps(S: FloatArray) -> FloatArray:

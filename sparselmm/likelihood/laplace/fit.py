@@ -304,20 +304,24 @@ def _differences(
     deviance: LaplaceDeviance, x: FloatArray, free: BoolArray
 ) -> FloatArray:  # fmt: skip
     model, inner = deviance.model(x), deviance.parameters.in_tangent
-    curvature = np.abs(np.diag(model.hessian)[inner])
+    rows = np.flatnonzero(free)
+    T = deviance.natural[np.ix_(rows, rows)]
+    curvature = np.abs(np.diag(T.T @ model.hessian[np.ix_(inner, inner)][np.ix_(rows, rows)] @ T))
     a = deviance.covariance.n_theta
     steps = HESSIAN_STEP * np.sqrt(2.0 / np.maximum(curvature, 1e-300))
     unit, r = deviance.predictor_unit, deviance.fixed.r
     large = 1e3 * np.ones(len(x))
     large[a : a + r] *= unit
     large[:a] = np.minimum(1e3 * max(unit, 1.0), deviance.units)
-    steps = np.clip(steps, 1e-9 * min(unit, 1.0), 1e-3 * large)
-    H = np.full((len(x), len(x)), np.nan)
-    rows = np.flatnonzero(free)
-    for i in rows:
+    steps = np.clip(steps, 1e-9 * min(unit, 1.0), 1e-3 * large[rows])
+    out = np.empty((len(rows), len(rows)))
+    for i, size in enumerate(steps):
         step = np.zeros(len(x))
-        step[i] = steps[i]
+        step[rows] = size * T[:, i]
         up, down = deviance.gradient(x + step), deviance.gradient(x - step)
-        H[i, rows] = (up - down)[rows] / (2.0 * steps[i])
+        out[i] = T.T @ (up - down)[rows] / (2.0 * size)
     deviance.model(x)
-    return 0.5 * (H + H.T)
+    back = np.linalg.inv(T)
+    H = np.full((len(x), len(x)), np.nan)
+    H[np.ix_(rows, rows)] = back.T @ (0.5 * (out + out.T)) @ back
+    return H

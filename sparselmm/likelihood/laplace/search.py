@@ -9,7 +9,9 @@ Goldfarb and Shanno,
     H <- H + y y' / y's - H s s'H / s'H s
 
 while steps are short and do what the model said; the curvature along s alone is scaled, by 0.3 to
-4, after a step that did not; and nothing is kept after one that was refused.
+4, after a step that did not; where it had the wrong sign ``H <- H + r r' / r's`` with r = y - H s;
+and nothing is kept after a step that was refused. All are in the coordinates of the new end, which
+a step that moves ``lambda_t`` across rotations turns.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from sparselmm.likelihood.laplace.modes import CHORD, EXACT
 from sparselmm.likelihood.optimize import LIFT
 from sparselmm.likelihood.quadratic import Quadratic, Radius
 from sparselmm.likelihood.record import SMALLEST_SCALE, Evaluation
-from sparselmm.likelihood.zeros import PROBE, RESTART, SNAP
+from sparselmm.likelihood.zeros import PROBE, SNAP, away_from_zeros
 
 TOLERANCE = 1e-9
 """Stop when another step promises less than this decrease of the deviance."""
@@ -60,6 +62,9 @@ DIFFERENCE = 1e-4
 
 PATIENCE = 20
 """Iterations after which the Hessian is the exact one."""
+
+BESIDE = 1e-6
+"""Theta, in its units, from which on the derivative by a variance has digits."""
 
 Callback = Callable[[Evaluation], None]
 
@@ -241,9 +246,10 @@ class GeneralSearch:
                 x, value, model = self._sharp(x, value, model)
                 continue
             assert new is not None
+            turn = self._turn(x, step, trial)
             before, x, value = (x, model), trial, after
             self._near = deviance.modes.near
-            model = self._taught(new, model, step, predicted, ratio)
+            model = self._taught(new, model, turn, step, predicted, ratio)
             self.record(x, value, gradient_norm=self._size(model), **facts)
             message = None if self.stop is None else self.stop(x)
             if message is not None:
@@ -336,23 +342,37 @@ class GeneralSearch:
         except np.linalg.LinAlgError:
             return None
 
+    def _turn(self, x: FloatArray, step: FloatArray, trial: FloatArray) -> FloatArray:
+        """Rotation of tangent vectors at x into those at ``trial = retract(x, step)``."""
+        covariance, a = self.deviance.covariance, self.deviance.covariance.n_theta
+        m, turn = covariance.n_tangent, np.eye(len(step))
+        for i in range(m):
+            turn[i, :m] = covariance.carried_back(x[:a], step[:m], trial[:a], turn[i, :m])
+        return turn
+
     def _taught(
-        self, model: Model, old: Model, step: FloatArray, predicted: float, ratio: float
+        self, model: Model, old: Model, turn: FloatArray, step: FloatArray, predicted: float,
+        ratio: float,
     ) -> Model:  # fmt: skip
         """The model with what the gradients say of the last steps, after an accepted one."""
+        step = turn @ step
+        if np.ndim(self._missing):
+            self._missing = turn @ self._missing @ turn.T
         if not predicted < NEAR:
             self._missing = 0.0
             return model
         H = model.hessian + self._missing
         Hs = H @ step
-        along = float(step @ Hs)
-        if not along > 0.0:
+        y = model.gradient - turn @ old.gradient
+        along, bend = float(step @ Hs), float(y @ step)
+        kappa = bend / along if along > 0.0 else np.nan
+        if along <= 0.0 < bend:  # the model bends the wrong way: H s becomes y
+            H = H + np.outer(y - Hs, y - Hs) / (bend - along)
+        elif not along > 0.0:
             self._missing = 0.0
             return model
-        y = model.gradient - old.gradient
-        kappa = float(y @ step) / along
-        if LEAST_BEND < kappa < MOST_BEND and 0.6 < ratio < 1.5:
-            H = H + np.outer(y, y) / (kappa * along) - np.outer(Hs, Hs) / along
+        elif LEAST_BEND < kappa < MOST_BEND and 0.6 < ratio < 1.5:
+            H = H + np.outer(y, y) / bend - np.outer(Hs, Hs) / along
         else:
             kappa = min(max(kappa, LEAST_BEND), MOST_BEND)
             H = H + (kappa - 1.0) / along * np.outer(Hs, Hs)
@@ -395,31 +415,54 @@ class GeneralSearch:
                 snapped[part] = term.snapped(x[part], deviance.units[part], SNAP)
             if np.array_equal(snapped, x) and not (x[:a][covariance.on_diagonal] == 0.0).any():
                 return x
-            value, at_zero = self.value(x), self.value(snapped)
+            value, slope = self.value(x), self._slope_beside(x, snapped)
+            at_zero = self.value(snapped)
             good = at_zero <= value + 10.0 * self.tolerance
             self.record(snapped, at_zero, accepted=good)
             if not good:
                 return x
-            false = self._false_zeros(snapped)
-            if not false.any():
+            restart = self._out_of_zeros(snapped, slope)
+            if np.array_equal(restart, snapped):
                 return self._newton(snapped)[0] if self._off(snapped) else snapped
-            restart = np.where(false, RESTART * deviance.units, snapped[:a])
-            x = self._newton(np.concatenate([restart, snapped[a:]]))[0]
+            x = self._newton(restart)[0]
         return deviance.parameters.rectify(x)
+
+    def _slope_beside(self, x: FloatArray, snapped: FloatArray) -> FloatArray | None:
+        """Gradient in theta at x where that tells of the zeros next to it, (n_theta,).
+
+        Of several zeros of a term their combinations matter, too, and all must be left alike.
+        """
+        zeros = self._zeros(snapped)
+        several = any(zeros[part].sum() > 1 for part in self.deviance.covariance.slices)
+        if several or (x[: len(zeros)][zeros] < BESIDE * self.deviance.units[zeros]).any():
+            return None
+        model = self._modelled(x)
+        inner = self.deviance.parameters.in_tangent[: len(zeros)]
+        return None if model is None else model.gradient[inner]
+
+    def _zeros(self, x: FloatArray) -> BoolArray:
+        """Diagonals of the ``lambda_t`` that are zero, (n_theta,)."""
+        covariance = self.deviance.covariance
+        return np.asarray(covariance.on_diagonal & (x[: covariance.n_theta] == 0.0))
 
     def _off(self, x: FloatArray) -> bool:
         """Whether the other parameters could still move at an exact zero."""
         return certificate(self.deviance, x)[0] > 10.0 * self.tolerance
 
-    def _false_zeros(self, x: FloatArray) -> BoolArray:
-        """Variances at zero where the deviance falls with them, (n_theta,)."""
-        deviance, a = self.deviance, self.deviance.covariance.n_theta
-        zeros = deviance.covariance.on_diagonal & (x[:a] == 0.0)
-        probe = np.concatenate([np.where(zeros, PROBE * deviance.units, x[:a]), x[a:]])
-        value = self.value(probe)
-        slope = deviance.gradient(probe)[:a] if np.isfinite(value) else np.zeros(a)
-        self.record(probe, value, accepted=False)
-        return np.asarray(zeros & (slope < 0.0))
+    def _out_of_zeros(self, x: FloatArray, slope: FloatArray | None) -> FloatArray:
+        """x with variances in place of zeros where the deviance falls with them.
+
+        Without a ``slope`` beside them the gradient is asked for there.
+        """
+        deviance, zeros = self.deviance, self._zeros(x)
+        a = len(zeros)
+        if slope is None:
+            probe = np.concatenate([np.where(zeros, PROBE * deviance.units, x[:a]), x[a:]])
+            value = self.value(probe)
+            slope = deviance.gradient(probe)[:a] if np.isfinite(value) else np.zeros(a)
+            self.record(probe, value, accepted=False)
+        away = away_from_zeros(deviance.covariance, deviance.units, x[:a], slope)
+        return np.concatenate([away, x[a:]])
 
     def certified(self, x: FloatArray, message: str, done: bool) -> Optimum:
         """The record of an end with the evidence that it is an optimum."""
@@ -468,6 +511,7 @@ def certificate(
         near = x[place] * sign > 10.0 and abs(gradient[place]) < 1e-5
         boundary[place] = near or x[place] * sign > FAR
     free = ~boundary
-    H = (hessian * np.outer(scale, scale))[np.ix_(free, free)]
-    decrease = Quadratic.of(H, (gradient * scale)[free]).expected_decrease
+    T = (scale[:, None] * deviance.natural)[np.ix_(free, free)]
+    H = T.T @ hessian[np.ix_(free, free)] @ T
+    decrease = Quadratic.of(H, gradient[free] @ T).expected_decrease
     return decrease, boundary, gradient, hessian

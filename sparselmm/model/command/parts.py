@@ -14,10 +14,7 @@ from typing import Any
 import pandas as pd
 
 from sparselmm.base.arguments import check_choice
-from sparselmm.base.exceptions import (
-    ArgumentError,
-    DataError,
-)
+from sparselmm.base.exceptions import ArgumentError, DataError
 from sparselmm.factor.candidates import EVALUATIONS
 from sparselmm.inference.hypotheses.ddf import DDF_METHODS
 from sparselmm.inference.prediction.means import UNSEEN

@@ -12,12 +12,9 @@ import numpy as np
 import pandas as pd
 
 from sparselmm.base.providers import provider, versions
-from sparselmm.model.command.parts import (
-    CommandError,
-    first_line,
-)
-from sparselmm.results import MixedLMResults
-from sparselmm.results.residual import ResidualResults
+from sparselmm.model.command.parts import CommandError, first_line
+from sparselmm.results.linear import LinearResults
+from sparselmm.results.residual.core import ResidualResults
 
 LIBRARIES = ("sparselmm", "numpy", "scipy", "pandas", "patsy", "numba", "scikit-sparse", "cvxopt")
 
@@ -31,7 +28,7 @@ def own_versions() -> dict[str, str]:
     }
 
 
-def record(result: MixedLMResults, seconds: float, ddf: str | None = None) -> dict[str, Any]:
+def record(result: LinearResults, seconds: float, ddf: str | None = None) -> dict[str, Any]:
     """What ``--json`` writes: estimates, how they were found, and with which versions.
 
     Parameters
@@ -85,7 +82,7 @@ def record(result: MixedLMResults, seconds: float, ddf: str | None = None) -> di
     }
 
 
-def _fixed_record(result: MixedLMResults, ddf: str | None) -> list[dict[str, Any]]:
+def _fixed_record(result: LinearResults, ddf: str | None) -> list[dict[str, Any]]:
     """Fixed effects with z statistics, or with t statistics where degrees of freedom are asked."""
     parameters = pd.DataFrame(
         {
@@ -108,7 +105,7 @@ def _fixed_record(result: MixedLMResults, ddf: str | None) -> list[dict[str, Any
     return fixed.rename_axis("name").reset_index().to_dict(orient="records")
 
 
-def _search_record(result: MixedLMResults) -> dict[str, Any]:
+def _search_record(result: LinearResults) -> dict[str, Any]:
     opt = result.opt
     return {
         "converged": opt.converged,
@@ -127,7 +124,7 @@ def _search_record(result: MixedLMResults) -> dict[str, Any]:
     }
 
 
-def _residual_record(result: MixedLMResults) -> dict[str, Any]:
+def _residual_record(result: LinearResults) -> dict[str, Any]:
     """Parameters of the residuals, where they have a structure."""
     if not isinstance(result, ResidualResults):
         return {}

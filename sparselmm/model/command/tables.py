@@ -18,11 +18,7 @@ from sparselmm.base.arguments import suggestion
 from sparselmm.design.sources.files import LONG, WHOLE, format_of
 from sparselmm.design.sources.readers import readable
 from sparselmm.design.sources.recognised import source_of
-from sparselmm.model.command.parts import (
-    CommandError,
-    first_line,
-    say,
-)
+from sparselmm.model.command.parts import CommandError, first_line, say
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 

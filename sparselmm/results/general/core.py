@@ -6,7 +6,7 @@ from typing import Any
 
 from sparselmm.base.arguments import check_level
 from sparselmm.base.exceptions import NotGeneralizedError
-from sparselmm.base.other_names import GENERAL, OF_RESULTS, NamesOthers, attribute
+from sparselmm.base.other_names import GENERAL, OF_RESULTS, NamesOthers, OtherKind
 from sparselmm.inference.general import GeneralEstimates
 from sparselmm.likelihood.laplace.deviance import LaplaceDeviance
 from sparselmm.likelihood.laplace.search import Optimum
@@ -105,14 +105,10 @@ class MixedGLMResults(RanefResults, GeneralReportResults, NamesOthers):
         self.numbers = GeneralEstimates(layout, deviance, opt, model.x_columns, arrays)
 
     _other_names, _other_arguments = GENERAL, OTHER_ARGUMENTS
-
-    def __getattr__(self, name: str) -> Any:
-        if name in NOT_HERE or (not name.startswith("_") and hasattr(MixedLMResults, name)):
-            why = NOT_HERE.get(name, "it is defined for linear models only")
-            raise NotGeneralizedError(f"{name} is not available for generalized models: {why}")
-        if name.startswith("_") or hasattr(type(self), name):
-            return object.__getattribute__(self, name)
-        raise attribute(self, name, self._other_names)
+    _other_kind = OtherKind(
+        MixedLMResults, "generalized models", NOT_HERE, "it is defined for linear models only",
+        NotGeneralizedError, ":",
+    )  # fmt: skip
 
     def __getstate__(self) -> dict[str, Any]:
         return dict(self.__dict__)

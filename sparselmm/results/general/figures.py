@@ -17,11 +17,12 @@ from sparselmm.results.general.intervals import IntervalResults
 from sparselmm.results.general.means import MeanResults
 from sparselmm.results.general.prediction import PredictionResults
 from sparselmm.results.general.simulation import SimulationResults
+from sparselmm.results.methods.effect_figures import ShareFigures
 from sparselmm.results.methods.figures import FigureResults
 
 
 class GeneralFigureResults(
-    FigureResults, MeanResults, IntervalResults, SimulationResults, PredictionResults
+    FigureResults, ShareFigures, MeanResults, IntervalResults, SimulationResults, PredictionResults
 ):
     """Part of :class:`sparselmm.MixedGLMResults`."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from sparselmm.likelihood.laplace.mixtures import CustomFamily
 from sparselmm.results.general.checks import CheckResults
 from sparselmm.results.general.extras import ExtraResults
 from sparselmm.results.general.figures import GeneralFigureResults
-from sparselmm.results.methods.reports import ReportResults
+from sparselmm.results.methods.reports import ReportResults, check_lines
 from sparselmm.results.print.report import equation, listed, predictor
 
 FURTHER = {
@@ -33,8 +32,8 @@ class GeneralReportResults(ReportResults, GeneralFigureResults, CheckResults, Ex
     def _facts(self) -> pd.DataFrame:
         return self.glance()
 
-    def _found(self) -> Sequence[Any]:
-        return self.check().findings
+    def _check_lines(self) -> list[str]:
+        return check_lines(self.check())
 
     def _residual_figure(self) -> Any:
         return None if isinstance(self.family, CustomFamily) else self.plot_diagnostics()

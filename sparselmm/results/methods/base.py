@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
+from abc import ABC
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import Any, TypeVar, cast
 
 import pandas as pd
@@ -16,12 +16,10 @@ from sparselmm.design import BuiltDesign
 from sparselmm.design.exact_labels import label_index
 from sparselmm.design.factors import factorize
 from sparselmm.design.validate import aligned
-from sparselmm.inference.diagnostics.leverage import Leverage, leverage
 from sparselmm.inference.estimates import Estimates
 from sparselmm.inference.hypotheses.ddf import DDF_METHODS, DenominatorDF, denominator_df
 from sparselmm.inference.prediction import means as prediction
 from sparselmm.likelihood.deviance import ProfiledDeviance
-from sparselmm.likelihood.engine import ml_minimum
 from sparselmm.likelihood.evaluations import PLSFit
 from sparselmm.likelihood.record import OptSummary
 from sparselmm.results.given import Given
@@ -60,7 +58,7 @@ def from_sums(method: Method) -> Method:
     return cast(Method, checked)
 
 
-class Labelled:
+class Labelled(ABC):
     """Numbers of a fit with the labels of its design."""
 
     built: BuiltDesign
@@ -90,10 +88,6 @@ class ResultsBase(Labelled):
     given: Given
     _est: Estimates
 
-    def _ml_deviance(self) -> float:
-        """Minimum of -2 log-likelihood of the same model."""
-        return ml_minimum(self.deviance, self.pls.theta)[0]
-
     def _need_rows(self, what: str) -> None:
         """Refuse after ``remove_data()``."""
         self.built.layout.rows(what)
@@ -122,12 +116,12 @@ class ResultsBase(Labelled):
                 "model without fe_pen, cov_pen and free"
             )
 
-    @cached_property
-    def _leverage(self) -> Leverage:
-        return leverage(self.deviance, self.built.design, self.pls.theta)
-
     def _raw(self, level: str) -> FloatArray:
         return self.built.design.y - prediction.fitted(self._est, level == "conditional")
+
+    def _row_index(self) -> pd.Index:
+        labels = self.built.row_labels
+        return pd.RangeIndex(self.built.design.n) if labels is None else labels
 
     def _deleted_groups(self, group: Any, argument: str = "group") -> tuple[pd.Index, IntArray]:
         """Labels of the groups and the group of every row."""

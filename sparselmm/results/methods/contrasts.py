@@ -20,7 +20,7 @@ from sparselmm.base.arguments import (
 from sparselmm.base.exceptions import DataError, MemoryLimitError
 from sparselmm.base.types import CSR, IntArray
 from sparselmm.design.factors import match
-from sparselmm.design.terms import apart
+from sparselmm.design.levels import apart
 from sparselmm.inference import effects
 from sparselmm.inference.effects import FactorTable
 from sparselmm.inference.prediction import contrasts as blup_contrasts

@@ -1,14 +1,13 @@
-"""Residuals, leverage, influence and what an expert would look at."""
+"""Leverage, influence and what an expert would look at, where errors are independent."""
 
 from __future__ import annotations
 
 from typing import Any, get_args
 
 import numpy as np
-import pandas as pd
 
-from sparselmm.base.arguments import check_choice, check_flag
-from sparselmm.base.exceptions import ArgumentError, DataError
+from sparselmm.base.arguments import check_flag
+from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import IntArray
 from sparselmm.base.workers import check_workers
 from sparselmm.design.rows import GroupRows
@@ -17,72 +16,15 @@ from sparselmm.inference.diagnostics.checks import diagnose, standardized_effect
 from sparselmm.inference.diagnostics.design_checks import Columns
 from sparselmm.inference.diagnostics.diagnosis import Diagnosis
 from sparselmm.inference.diagnostics.evidence import Evidence
-from sparselmm.inference.diagnostics.influence import (
-    influence_of_groups,
-    influence_of_rows,
-)
-from sparselmm.results.methods.base import ResultsBase, Vector, from_rows, from_sums
+from sparselmm.inference.diagnostics.influence import influence_of_groups, influence_of_rows
+from sparselmm.results.methods.base import Vector, from_rows, from_sums
+from sparselmm.results.methods.residuals import RowResults
 from sparselmm.results.plots import diagnostics as plots_diagnostics
 from sparselmm.results.tables.influence import InfluenceResults
 
 
-class DiagnosticResults(ResultsBase):
-    """Part of :class:`sparselmm.MixedLMResults`."""
-
-    @from_rows
-    def residuals(
-        self, kind: str = "response", *, level: str = "conditional", scaled: bool = False
-    ) -> Vector:
-        """Residuals of a kind.
-
-        Parameters
-        ----------
-        kind : {"response", "pearson", "studentized", "deleted"}
-            ``"response"``: in the units of y. ``"pearson"``: divided by their standard deviation
-            relative to sigma; for the conditional level that is multiplication by the square root
-            of the prior weight, as in lme4. ``"studentized"``: divided by their own standard
-            error, which allows for leverage (lme4's ``rstudent``). ``"deleted"``: the same with
-            the sigma of the fit without the row (externally studentized), theta held; they follow
-            a t distribution, where studentized ones cannot exceed the root of ``n - r``.
-        level : {"conditional", "marginal"}
-            ``"conditional"``: ``y - X beta - Z b``, what is left beside the random effects, for
-            outlying rows and the shape of the errors. ``"marginal"``: ``y - X beta``, for the
-            fixed part.
-        scaled : bool
-            Divide Pearson residuals by sigma.
-
-        Returns
-        -------
-        Series or ndarray, (n,)
-            NaN where a row is fitted exactly by its own leverage or has no weight.
-
-        Raises
-        ------
-        ValueError
-            When the kind or level is unknown, or there is no such combination.
-
-        References
-        ----------
-        Nobre, J. S. and Singer, J. da M. (2007). Residual analysis for linear mixed models.
-        *Biometrical Journal* 49(6), 863-875.
-
-        Examples
-        --------
-        >>> import sparselmm
-        >>> data = sparselmm.datasets.load("sleepstudy")
-        >>> fit = sparselmm.mixedlm("Reaction ~ Days + (Days | Subject)", data).fit()
-        >>> float(fit.residuals("studentized").abs().max().round(2))
-        5.53
-        """
-        kind = check_choice(kind, "kind", numbers.KINDS)
-        level = check_choice(level, "level", numbers.LEVELS)
-        scaled = check_flag(scaled, "scaled")
-        if kind == "deleted" and level == "marginal":
-            raise ArgumentError("deleted residuals exist at the conditional level only")
-        needed = kind in ("studentized", "deleted") and level == "conditional"
-        lev = self._leverage if needed else None
-        values = numbers.residuals(self._est, self._raw(level), kind, level, scaled, lev)  # type: ignore[arg-type]
-        return self._rows(values)
+class DiagnosticResults(RowResults):
+    """What the leverage of independent rows tells."""
 
     @from_rows
     def hatvalues(self) -> Vector:
@@ -225,10 +167,6 @@ class DiagnosticResults(ResultsBase):
             workers,
         )
         return InfluenceResults(found, labels, names, exact)
-
-    def _row_index(self) -> pd.Index:
-        labels = self.built.row_labels
-        return pd.RangeIndex(self.built.design.n) if labels is None else labels
 
     @from_rows
     def plot_diagnostics(self, *, figure: Any = None) -> Any:

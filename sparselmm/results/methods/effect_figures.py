@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from sparselmm.base.arguments import (
-    check_flag,
-    check_level,
-    shown,
-)
+from sparselmm.base.arguments import check_flag, check_level, shown
 from sparselmm.base.exceptions import ArgumentError, DataError, RemovedRowsError
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design import BuiltDesign
@@ -23,7 +19,7 @@ from sparselmm.results.plots import curves, levels, tables
 from sparselmm.results.print.labels import grouping_names, mode_tables, row_groups, variance_tables
 
 
-class EffectFigures:
+class EffectFigures(ABC):
     """Part of :class:`sparselmm.MixedLMResults` and :class:`sparselmm.MixedGLMResults`."""
 
     built: BuiltDesign
@@ -228,28 +224,6 @@ class EffectFigures:
         names = [f"rows per {name}", f"mean residual of {self._response_label(False)}"]
         return levels.funnel_plot(size[there], mean, sd, names, labels, ax)
 
-    def plot_variance_shares(self, *, ax: Any = None) -> Any:
-        """Shares of the variance that fixed effects, random effects and residuals have.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes, optional
-            Where to draw.
-
-        Returns
-        -------
-        matplotlib.figure.Figure
-
-        Examples
-        --------
-        >>> import sparselmm
-        >>> data = sparselmm.datasets.load("Penicillin")
-        >>> fit = sparselmm.mixedlm("diameter ~ 1 + (1 | plate) + (1 | sample)", data).fit()
-        >>> fit.plot_variance_shares().axes[0].get_xlabel()
-        'share of the variance'
-        """
-        return tables.share_plot(self._variance_shares(), ax)
-
     def _factor_rows(self, factor: str | None) -> tuple[str, tuple[pd.Index, IntArray]]:
         name = self._factor_name(factor)
         return name, row_groups(self.built.design)[name]
@@ -282,10 +256,6 @@ class EffectFigures:
     def _interval_ends(self, alpha: float, method: str, names: Sequence[str]) -> FloatArray:
         """Ends of intervals of the fixed effects, (p, 2)."""
 
-    @abstractmethod
-    def _variance_shares(self) -> dict[str, float]:
-        """Shares of the variance, by what they come from."""
-
     def _figure_frame(self, what: str) -> pd.DataFrame:
         """The rows of the fit with their columns."""
         if self.built.spec.formula is None:
@@ -296,3 +266,33 @@ class EffectFigures:
 
     def _response_label(self, categories: bool) -> str:
         return "probability" if categories else str(self.built.layout.y_name)
+
+
+class ShareFigures(ABC):
+    """Part of :class:`sparselmm.MixedLMResults` and :class:`sparselmm.MixedGLMResults`."""
+
+    def plot_variance_shares(self, *, ax: Any = None) -> Any:
+        """Shares of the variance that fixed effects, random effects and residuals have.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+
+        Examples
+        --------
+        >>> import sparselmm
+        >>> data = sparselmm.datasets.load("Penicillin")
+        >>> fit = sparselmm.mixedlm("diameter ~ 1 + (1 | plate) + (1 | sample)", data).fit()
+        >>> fit.plot_variance_shares().axes[0].get_xlabel()
+        'share of the variance'
+        """
+        return tables.share_plot(self._variance_shares(), ax)
+
+    @abstractmethod
+    def _variance_shares(self) -> dict[str, float]:
+        """Shares of the variance, by what they come from."""

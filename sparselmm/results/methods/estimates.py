@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -210,6 +212,14 @@ class EstimateResults(ResultsBase):
     @cached_property
     def _fitted(self) -> FloatArray:
         return prediction.fitted(self._est, random=True)
+
+    def _wald_intervals(self, alpha: float) -> Matrix:
+        ends = self._est.wald.interval(alpha)
+        return pd.DataFrame(ends, index=self._est.names) if self.built.pandas else ends
+
+    @abstractmethod
+    def conf_int(self, alpha: float = 0.05, method: str = "wald", **options: Any) -> Matrix:
+        """Confidence intervals."""
 
     @property
     def k_fe(self) -> int:

@@ -32,7 +32,7 @@ from sparselmm.results.methods.effect_figures import EffectFigures
 from sparselmm.results.plots import curves
 from sparselmm.results.plots.curves import Curve, Group, Points
 from sparselmm.results.print.labels import mode_tables, row_groups
-from sparselmm.results.tables.emmeans import numbers_of, variables_of
+from sparselmm.results.tables.reference_grid import numbers_of, variables_of
 
 BANDS = ("confidence", "prediction", "both", "none")
 DATA = ("points", "partial", "none")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,10 +13,9 @@ from sparselmm.base.arguments import check_choice, check_count, shown
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design.rows import GroupRows
-from sparselmm.results.methods.diagnostics import DiagnosticResults
+from sparselmm.results.methods.estimates import EstimateResults
 from sparselmm.results.methods.figures import FigureResults, _is_number
 from sparselmm.results.methods.prediction import PredictionResults
-from sparselmm.results.methods.variances import InferenceResults
 from sparselmm.results.plots import curves, levels, tables
 from sparselmm.results.plots.curves import MANY_POINTS
 
@@ -30,8 +30,8 @@ MOST_PAIRS = 2_000_000
 """Most pairs of rows whose distances a semivariogram looks at."""
 
 
-class LinearFigureResults(InferenceResults, PredictionResults, DiagnosticResults, FigureResults):
-    """Part of :class:`sparselmm.MixedLMResults`."""
+class LinearFigureResults(EstimateResults, PredictionResults, FigureResults):
+    """Figures of any linear fit."""
 
     def plot_shrinkage(
         self, factor: str | None = None, x: str | None = None, *, ax: Any = None
@@ -217,15 +217,9 @@ class LinearFigureResults(InferenceResults, PredictionResults, DiagnosticResults
     def _working_residual(self) -> FloatArray:
         return np.asarray(self._raw("marginal"))
 
+    @abstractmethod
     def _standardized(self) -> FloatArray:
         """Residuals that should be alike and uncorrelated, (n,)."""
-        return np.asarray(self.residuals("pearson"))
-
-    def _row_variance(self) -> FloatArray:
-        weights = self.built.design.weights
-        one = np.ones(self.built.design.n)
-        with np.errstate(divide="ignore"):
-            return np.asarray(self.pls.scale / (one if weights is None else weights))
 
     def _interval_ends(self, alpha: float, method: str, names: Sequence[str]) -> FloatArray:
         method = check_choice(method, "method", ("wald", "profile", "bootstrap"))
@@ -236,17 +230,6 @@ class LinearFigureResults(InferenceResults, PredictionResults, DiagnosticResults
         frame = pd.DataFrame(np.asarray(table, dtype=float)[: len(names), :2])
         frame.index = list(table.index[: len(names)]) if hasattr(table, "index") else list(names)
         return frame.reindex(names).to_numpy()
-
-    def _variance_shares(self) -> dict[str, float]:
-        if self.built.layout.sums is None:
-            self._need_rows("plot_variance_shares")
-        r2 = self.r2()
-        total = r2.var_fixed + r2.var_random + r2.var_residual
-        icc = self.icc()["icc"].iloc[:-1]
-        rest = (r2.var_random + r2.var_residual) / total
-        shares = {"fixed effects": r2.var_fixed / total}
-        shares |= {str(name): float(share * rest) for name, share in icc.items()}
-        return {**shares, "residual": r2.var_residual / total}
 
     def _fixed_values(self) -> Any:
         return self.fe_params

@@ -17,10 +17,7 @@ from sparselmm.base.arguments import (
     check_progress,
     check_text,
 )
-from sparselmm.base.exceptions import (
-    ArgumentError,
-    DataError,
-)
+from sparselmm.base.exceptions import ArgumentError, DataError
 from sparselmm.base.memory import available_memory, need_memory
 from sparselmm.base.progress import progress_bar
 from sparselmm.base.seeds import Seed, seed_sequence, stream
@@ -40,10 +37,7 @@ from sparselmm.inference.resampling.simulate import DRAWN
 from sparselmm.likelihood.engine import of_design
 from sparselmm.likelihood.many.responses import ResponseFitter
 from sparselmm.results.methods.base import ResultsBase, from_rows
-from sparselmm.results.tables.bootstrap import (
-    OnReplicates,
-    labelled,
-)
+from sparselmm.results.tables.bootstrap import OnReplicates, labelled
 from sparselmm.results.tables.power import PowerResults
 
 DESIGN_COPIES = 4

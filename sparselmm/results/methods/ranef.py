@@ -11,12 +11,7 @@ import pandas as pd
 import scipy
 import scipy.sparse as sp
 
-from sparselmm.base.arguments import (
-    check_choice,
-    check_count,
-    check_flag,
-    check_level,
-)
+from sparselmm.base.arguments import check_choice, check_count, check_flag, check_level
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design.exact_labels import label_index
 from sparselmm.design.rows import mixed, of_columns

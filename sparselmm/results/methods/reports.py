@@ -11,11 +11,12 @@ import pandas as pd
 
 from sparselmm.base.arguments import check_flag, check_level, check_text
 from sparselmm.base.providers import versions
+from sparselmm.inference.diagnostics.diagnosis import Diagnosis
 from sparselmm.inference.effects import factor_tables
 from sparselmm.results.methods.figures import FigureResults
 from sparselmm.results.plots.figure import pyplot
 from sparselmm.results.print.report import Report, Section, apa_p, listed
-from sparselmm.results.tables.emmeans import variables_of
+from sparselmm.results.tables.reference_grid import variables_of
 
 MOST_LEVELS = 2_000
 """Levels of a factor up to which a report draws its random effects."""
@@ -167,8 +168,8 @@ class ReportResults(FigureResults):
         """Facts of the fit, one row."""
 
     @abstractmethod
-    def _found(self) -> Sequence[Any]:
-        """What `check` found."""
+    def _check_lines(self) -> list[str]:
+        """What `check` found, a line each."""
 
     @abstractmethod
     def _residual_figure(self) -> Any:
@@ -177,12 +178,6 @@ class ReportResults(FigureResults):
     def _fit_table(self) -> pd.DataFrame:
         facts = self._facts()
         return pd.DataFrame({"": list(facts.columns), "value": list(facts.iloc[0])})
-
-    def _check_lines(self) -> list[str]:
-        found = self._found()
-        if not found:
-            return ["Nothing found: the fit converged, no variance is zero, no row stands out."]
-        return [f"{'!' if f.severity != 'note' else ''}{f.seen}; {f.advice}" for f in found]
 
     def _pictures(self) -> list[Section]:
         """Coefficients, predictions of the first variable, random effects, residuals."""
@@ -235,3 +230,10 @@ class ReportResults(FigureResults):
             return None
         reml = key in ("aic", "bic") and getattr(self, "reml", False)  # else NaN, as statsmodels'
         return getattr(self, f"{facts[key]}_reml" if reml else facts[key])
+
+
+def check_lines(found: Diagnosis) -> list[str]:
+    """Findings for the eye; the report of a fit has them last."""
+    if not found.findings:
+        return ["Nothing found: the fit converged, no variance is zero, no row stands out."]
+    return [f"{'!' if f.severity != 'note' else ''}{f.seen}; {f.advice}" for f in found.findings]

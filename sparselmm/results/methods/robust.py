@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from sparselmm.base.arguments import (
-    check_choice,
-    check_level,
-    check_list,
-    check_numbers,
-    in_order,
-)
+from sparselmm.base.arguments import check_level, check_list, check_numbers, in_order
 from sparselmm.base.exceptions import ArgumentError, DataError
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design.factors import factorize
 from sparselmm.design.row_arguments import take
 from sparselmm.design.validate import aligned
-from sparselmm.inference.hypotheses.robust import KINDS, ClusterRobust, cluster_robust
+from sparselmm.inference.hypotheses.robust import ClusterRobust
 from sparselmm.inference.wald import Wald
 from sparselmm.results.methods.base import Matrix, ResultsBase, from_rows
 from sparselmm.results.print.notebook import as_table
@@ -136,14 +131,9 @@ class RobustResults(ResultsBase):
         frame.loc[~known] = np.nan
         return frame
 
+    @abstractmethod
     def _robust(self, kind: str, groups: Any, contrasts: FloatArray | None) -> ClusterRobust:
-        kind = check_choice(kind, "kind", KINDS)
-        self._check_plain("a cluster-robust covariance")
-        design = self.built.design
-        clusters = self._clusters(groups)
-        return cluster_robust(
-            self.deviance, self.pls.theta, design, clusters, kind, contrasts  # type: ignore[arg-type]
-        )  # fmt: skip
+        """Covariance of the fixed effects and tests of contrasts."""
 
     def _clusters(self, groups: Any) -> IntArray:
         """Cluster of every row."""

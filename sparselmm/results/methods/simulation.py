@@ -1,4 +1,4 @@
-"""Simulated responses, the bootstrap, refits to other responses; power is in `powered`."""
+"""Simulated responses, the bootstrap, refits to other responses; power is in `power`."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ from sparselmm.design.new_rows import level_labels, new_design
 from sparselmm.design.rows import term_z, unseen_rows
 from sparselmm.design.terms import Design
 from sparselmm.design.validate import aligned
+from sparselmm.inference.estimates import Estimates
 from sparselmm.inference.prediction import means as prediction
 from sparselmm.inference.resampling import bootstrap
 from sparselmm.inference.resampling.simulate import DRAWN, Simulator, noise_sizes, with_unseen
@@ -51,6 +52,7 @@ from sparselmm.results.tables.bootstrap import (
     earlier,
     labelled,
     replicated,
+    warn_of_failures,
     write,
 )
 from sparselmm.results.tables.many import ManyResults, fit_many
@@ -119,7 +121,7 @@ class SimulationResults(PowerMethods):
         if newdata is None:
             self._need_rows("simulate without newdata")
             prediction.refuse_useless(arrays, "newdata")
-            simulator, index = self._simulator(re), self.built.row_labels
+            simulator, index = simulator_of(self._est, re), self.built.row_labels
         else:
             simulator, index = self._new_simulator(newdata, re, arrays)
         need_memory(
@@ -128,19 +130,6 @@ class SimulationResults(PowerMethods):
         )  # fmt: skip
         Y = simulator.draw(seed_sequence(seed), range(n)).T
         return pd.DataFrame(Y, index=index) if self.built.pandas else Y
-
-    def _simulator(self, re: str = "resample") -> Simulator:
-        """Draws responses for the rows of the fit."""
-        design, est = self.built.design, self._est
-        mean = prediction.fitted(est, re == "conditional")
-        noise = noise_sizes(self.pls.sigma, design.weights, design.n)
-        if re == "conditional":
-            return Simulator(mean, sp.csr_array((design.n, 0)), (), (), noise)
-        return Simulator(mean, design.Z, self._roots(), self.deviance.cross.sizes, noise)
-
-    def _roots(self) -> tuple[FloatArray, ...]:
-        factors = self.deviance.covariance.factors(self.pls.theta)
-        return tuple(self.pls.sigma * lam for lam in factors)
 
     def _new_simulator(
         self, newdata: Any, re: str, arrays: dict[str, Any]
@@ -168,7 +157,7 @@ class SimulationResults(PowerMethods):
         terms = [with_unseen(term, names) for term in new.terms]
         sizes = tuple((term.k, levels) for term, levels in terms)
         Z = sp.csr_array(sp.hstack([term_z(term, levels) for term, levels in terms], format="csr"))
-        return Simulator(mean, Z, self._roots(), sizes, noise), new.row_labels
+        return Simulator(mean, Z, _roots(est), sizes, noise), new.row_labels
 
     # ------------------------------------------------------------------------------ refits
 
@@ -392,19 +381,14 @@ class SimulationResults(PowerMethods):
         maker: Any = cases
         if kind == "parametric":
             fitter = ResponseFitter(self.built.design, self.deviance, start=self.pls.theta)
-            maker = bootstrap.ParametricReplicates(self._simulator(), fitter, reduced)
+            maker = bootstrap.ParametricReplicates(simulator_of(self._est), fitter, reduced)
         done = replicated(done, maker, n, workers, progress, checkpoint)
         if jackknife and (done.jackknife is None or done.by != factor):
             assert cases is not None
             done = replace(done, jackknife=bootstrap.jackknife(cases)[0], by=factor)
         if checkpoint is not None:
             write(done, checkpoint)
-        if done.n_failed:
-            why = "; ".join(f"{reason} ({times})" for reason, times in done.failures.items())
-            warn_user(
-                f"{done.n_failed} of {len(done)} replicates failed and count as missing: {why}",
-                catchable(ConvergenceWarning),
-            )
+        warn_of_failures(done)
         return done
 
     def _observed(
@@ -420,6 +404,22 @@ class SimulationResults(PowerMethods):
             self.deviance.covariance, est.terms,
         )  # fmt: skip
         return tuple(names), values[0]
+
+
+def simulator_of(est: Estimates, re: str = "resample") -> Simulator:
+    """Draws responses for the rows of a fit."""
+    design = est.design
+    mean = prediction.fitted(est, re == "conditional")
+    noise = noise_sizes(est.pls.sigma, design.weights, design.n)
+    if re == "conditional":
+        return Simulator(mean, sp.csr_array((design.n, 0)), (), (), noise)
+    return Simulator(mean, design.Z, _roots(est), est.deviance.cross.sizes, noise)
+
+
+def _roots(est: Estimates) -> tuple[FloatArray, ...]:
+    """``sigma lambda_t`` of every term."""
+    factors = est.deviance.covariance.factors(est.pls.theta)
+    return tuple(est.pls.sigma * lam for lam in factors)
 
 
 def _responses(values: Any, n: int, name: str) -> FloatArray:

@@ -12,12 +12,13 @@ from sparselmm.base.exceptions import ArgumentError
 from sparselmm.base.types import IntArray
 from sparselmm.design.rows import GroupRows
 from sparselmm.inference.prediction import cross_validation
-from sparselmm.results.methods.base import ResultsBase, from_rows
+from sparselmm.results.methods.base import from_rows
+from sparselmm.results.methods.residuals import RowResults
 from sparselmm.results.tables.cross_validation import CrossValidation
 
 
-class ValidationResults(ResultsBase):
-    """Part of :class:`sparselmm.MixedLMResults`."""
+class ValidationResults(RowResults):
+    """Predictions of rows, or groups, by the fit without them, where errors are independent."""
 
     @from_rows
     def cross_validate(

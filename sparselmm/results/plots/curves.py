@@ -78,19 +78,12 @@ def curve_plot(
 
     Parameters
     ----------
-    curves : sequence of Curve
-    rows : Points, optional
     names : sequence of str
         Of x, y and the legend.
     levels : sequence
         Levels of x where it is a factor; empty for a number.
     note : str
         What the other variables are held at.
-    figure : matplotlib Figure, optional
-
-    Returns
-    -------
-    matplotlib.figure.Figure
     """
     heads = list(dict.fromkeys(curve.panel for curve in curves))
     series = list(dict.fromkeys(curve.series for curve in curves))
@@ -217,8 +210,6 @@ def shrinkage_plot(
         Coefficients by level; rows of NaN in ``own`` have no estimate of their own.
     population : sequence of float
         Fixed effects of the same coefficients.
-    title : str
-    ax : matplotlib Axes, optional
     named : int
         Levels that move farthest and are named.
     """
@@ -266,8 +257,6 @@ def coefficient_plot(
         Label of the axis.
     level : float
         Confidence level, for the axis.
-    neutral : float
-    ax : matplotlib Axes, optional
     """
     rows = list(dict.fromkeys(label for table in tables.values() for label in table.index))
     n = len(tables)

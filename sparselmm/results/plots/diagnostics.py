@@ -51,12 +51,7 @@ class Evidence:
 
 
 def diagnostic_plot(e: Evidence, figure: Any = None) -> Any:
-    """Six panels: spread, shape and scale of residuals, influence, random effects, collinearity.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-    """
+    """Six panels: spread, shape and scale of residuals, influence, random effects, collinearity."""
     figure, axes = panels(*in_grid(6, 3, figure), (9.0, 5.6), figure)
     spread, shape, scale, influence, groups, columns = axes.flat
     far = np.argsort(-np.nan_to_num(np.abs(e.studentized)))[:NAMED]

@@ -138,7 +138,6 @@ def legend(
     ----------
     axes : sequence of matplotlib Axes
         The panels described.
-    title : str
     beside : bool
         To the right, if there is room.
     order : sequence of str

@@ -49,11 +49,6 @@ def caterpillar(
     modes, sd : ndarray, (l, k)
     level : float
         Confidence level.
-    figure : matplotlib Figure, optional
-
-    Returns
-    -------
-    matplotlib.figure.Figure
     """
     l, few = len(labels), len(labels) <= MANY_LEVELS
     height = 0.9 + 0.17 * l if few else 6.5
@@ -127,7 +122,6 @@ def funnel_plot(
     names : sequence of str
         Of the axes.
     labels : sequence, (l,)
-    ax : matplotlib Axes, optional
     """
     figure, axis = axes_of(ax, (6.0, 4.2))
     order = np.argsort(size, kind="stable")
@@ -171,7 +165,6 @@ def ellipse_plot(
     columns : sequence of str, (k,)
     name : str
         Grouping factor.
-    figure : matplotlib Figure, optional
     """
     k = len(columns)
     side = 2.6 * (k - 1) + 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,9 @@ import pandas as pd
 from sparselmm.base.types import FloatArray
 from sparselmm.results.plots.figure import COLORS, LINES, MARKERS, axes_of, ratio_axis
 from sparselmm.results.plots.letters import axis_names, legend, level_labels, row_labels
+
+PROBABILITIES = ("logit", "probit", "cloglog")
+"""Links of probabilities."""
 
 
 def interval_plot(
@@ -29,11 +33,6 @@ def interval_plot(
         Label of the axis.
     neutral : float, optional
         Where nothing differs: drawn as a line.
-    ax : matplotlib Axes, optional
-
-    Returns
-    -------
-    matplotlib.figure.Figure
     """
     figure, axis = axes_of(ax, (6.0, 0.9 + 0.28 * max(len(labels), 2)))
     at = -np.arange(len(labels), dtype=float)
@@ -65,7 +64,6 @@ def means_plot(
     ----------
     frame : DataFrame
         A row per mean.
-    variables : sequence of str
     value : str
         Column of the means.
     limits : sequence of str
@@ -74,11 +72,6 @@ def means_plot(
         Label of the axis.
     arrows : ndarray, (m, 2), optional
         Lengths below and above.
-    ax : matplotlib Axes, optional
-
-    Returns
-    -------
-    matplotlib.figure.Figure
     """
     figure, axis = axes_of(ax, (6.0, 3.8))
     first, *others = variables
@@ -106,6 +99,17 @@ def means_plot(
     if others:
         legend([axis], ", ".join(others), beside=True)
     return figure
+
+
+def axis_label(what: str, of: str, scale: str, back: bool) -> str:
+    """Name of an axis of ``what``, of a response on a scale or carried back from it."""
+    if scale in PROBABILITIES:
+        of = "probability"
+    if back:  # without its transformation
+        of = re.sub(r"^[\w.]+\((.*?)( [+-] [\d.]+)?\)$", r"\1", of)
+    elif scale not in ("", "identity") and f"{scale}(" not in of:
+        of = f"{scale} of {of}"
+    return f"{what} of {of}" if of else what
 
 
 def _arrows(axis: Any, x: FloatArray, y: FloatArray, lengths: FloatArray, color: str) -> None:

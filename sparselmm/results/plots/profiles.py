@@ -31,11 +31,6 @@ def profile_plot(curves: Mapping[str, FloatArray], absolute: bool, figure: Any =
         Name to values and zetas, (m, 2), ascending.
     absolute : bool
         Draw ``|zeta|`` and mark intervals.
-    figure : matplotlib Figure, optional
-
-    Returns
-    -------
-    matplotlib.figure.Figure
     """
     shape = in_grid(max(len(curves), 1), 3, figure)
     figure, axes = panels(*shape, (2.9 * shape[1], 2.3 * shape[0]), figure)

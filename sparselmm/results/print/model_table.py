@@ -30,7 +30,6 @@ class ModelColumn:
         ``tidy("fixed", ddf=...)`` and ``tidy("ran_pars")``.
     levels : mapping of str to int
         Levels of every grouping factor.
-    nobs : int
     criteria : mapping of str to float
         Log-likelihood and information criteria by name.
     """

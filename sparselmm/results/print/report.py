@@ -40,13 +40,10 @@ class Section:
 
     Attributes
     ----------
-    title : str
     text : tuple of str
         Paragraphs of plain text; one that starts with ``!`` is a warning.
     math : tuple of str
         Lines of HTML with ``<sub>`` and ``<i>``.
-    table : DataFrame, optional
-    figure : matplotlib Figure, optional
     """
 
     title: str

@@ -15,7 +15,14 @@ import pandas as pd
 
 from sparselmm.base import storage
 from sparselmm.base.arguments import check_choice, check_level, check_numbers
-from sparselmm.base.exceptions import ArgumentError, ArgumentTypeError, DataError
+from sparselmm.base.exceptions import (
+    ArgumentError,
+    ArgumentTypeError,
+    ConvergenceWarning,
+    DataError,
+    catchable,
+    warn_user,
+)
 from sparselmm.base.progress import progress_bar
 from sparselmm.base.seeds import Seed
 from sparselmm.base.types import AnyArray, FloatArray, IntArray
@@ -354,3 +361,13 @@ def write(done: BootstrapResults, file: Any) -> None:
     partial = Path(f"{os.fspath(file)}.part")
     storage.save(done, partial, "checkpoint")
     partial.replace(file)
+
+
+def warn_of_failures(done: BootstrapResults) -> None:
+    """Say why replicates failed, where some did."""
+    if done.n_failed:
+        why = "; ".join(f"{reason} ({times})" for reason, times in done.failures.items())
+        warn_user(
+            f"{done.n_failed} of {len(done)} replicates failed and count as missing: {why}",
+            catchable(ConvergenceWarning),
+        )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
@@ -29,9 +27,10 @@ from sparselmm.inference.hypotheses.marginal_means import (
     LinearEstimates,
 )
 from sparselmm.inference.hypotheses.multiplicity import Family
-from sparselmm.results.plots.means import means_plot
+from sparselmm.results.plots.means import axis_label, means_plot
 from sparselmm.results.print.notebook import as_table, frame_html, frame_text
 from sparselmm.results.print.polars import InPolars
+from sparselmm.results.tables.cells import Cells
 from sparselmm.results.tables.contrasts import (
     ALL_ADJUSTMENTS,
     SIDES,
@@ -40,20 +39,15 @@ from sparselmm.results.tables.contrasts import (
     arrow_lengths,
     compact_letters,
     contrast_tests,
-    reads_as_number,
-    shown_value,
 )
 from sparselmm.results.tables.scales import TRANSFORMATIONS, Scale
 from sparselmm.results.tables.weights import contrast_weights, family_name
 
 TRENDS = "trend"
 
-PROBABILITIES = ("logit", "probit", "cloglog")
-"""Links of probabilities."""
-
 
 @dataclass(frozen=True, eq=False)
-class MarginalMeans(InPolars, NamesOthers):
+class MarginalMeans(Cells, InPolars, NamesOthers):
     """Estimated marginal means, or trends, of a fitted model.
 
     Attributes
@@ -80,9 +74,6 @@ class MarginalMeans(InPolars, NamesOthers):
 
     _other_names = MEANS
 
-    specs: tuple[str, ...]
-    by: tuple[str, ...]
-    cells: pd.DataFrame
     L: FloatArray
     offset: FloatArray
     ddf: str
@@ -462,21 +453,10 @@ class MarginalMeans(InPolars, NamesOthers):
         value, limits = frame.columns[at], self._limit_names
         arrows = self._arrows(adjust) if comparisons else None
         variables = [*self.specs, *self.by]
-        return means_plot(frame, variables, str(value), limits, self._axis_name(), arrows, ax)
-
-    def _axis_name(self) -> str:
-        """What the means are of, for the axis of a picture."""
-        of, scale = self.response, self._scale
-        if scale is not None and scale.name in PROBABILITIES:
-            of = "probability"
-        if self.type == "response":
-            of = re.sub(
-                r"^[\w.]+\((.*?)( [+-] [\d.]+)?\)$", r"\1", of
-            )  # without its transformation
-        elif scale is not None and f"{scale.name}(" not in of and scale.name != "identity":
-            of = f"{scale.name} of {of}"
+        scale = "" if self._scale is None else self._scale.name
         what = "slope" if self.name.endswith(f".{TRENDS}") else "marginal mean"
-        return f"{what} of {of}" if of else what
+        name = axis_label(what, self.response, scale, self.type == "response")
+        return means_plot(frame, variables, str(value), limits, name, arrows, ax)
 
     def _arrows(self, adjust: str) -> FloatArray:
         """Lengths to the left and to the right, (m, 2), that show which pairs differ."""
@@ -491,27 +471,6 @@ class MarginalMeans(InPolars, NamesOthers):
             reach = found.se * self._family(L, k).critical(found.df, self.alpha, adjust)
             out[rows] = arrow_lengths(found.estimate, reach, pairs, k)
         return out
-
-    def _families(self) -> list[IntArray]:
-        """Rows of every level of ``by``."""
-        if not self.by:
-            return [np.arange(len(self.cells))]
-        codes = self.cells.groupby(list(self.by), sort=False, observed=True).ngroup().to_numpy()
-        return [np.flatnonzero(codes == code) for code in range(int(codes.max()) + 1)]
-
-    def _labels(self, rows: IntArray, names: Sequence[str]) -> list[str]:
-        """Labels of cells; a level that reads as a number gets the variable's name in front."""
-        shown = []
-        for name in names:
-            values = [shown_value(value) for value in self.cells[name]]
-            prefix = name if any(map(reads_as_number, values)) else ""
-            shown.append([prefix + values[row] for row in rows])
-        return [" ".join(parts) for parts in zip(*shown, strict=True)]
-
-    def _values(self, rows: IntArray) -> list[str]:
-        """The same without names of variables, as columns of weights may be labelled."""
-        cells = [[str(self.cells[name].iloc[row]) for row in rows] for name in self.specs]
-        return [" ".join(parts) for parts in zip(*cells, strict=True)]
 
     def _estimates(self, L: FloatArray, offset: FloatArray) -> LinearEstimates:
         return self._fixed.estimates(L, offset)

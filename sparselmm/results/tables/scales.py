@@ -22,7 +22,6 @@ class Scale:
     ----------
     name : str
         The transformation that was fitted.
-    inverse : callable
     ratio : str, optional
         What a difference becomes, for logarithms and logits.
     base : float

@@ -7,20 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from sparselmm.base.arguments import (
-    check_choice,
-    check_number,
-    check_numbers,
-    in_order,
-    suggestion,
-)
+from sparselmm.base.arguments import check_choice, check_number, check_numbers, in_order, suggestion
 from sparselmm.base.exceptions import ArgumentError
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.hypotheses import marginal_means
-from sparselmm.inference.hypotheses.marginal_means import (
-    FAMILIES,
-    OTHER_NAMES,
-)
+from sparselmm.inference.hypotheses.marginal_means import FAMILIES, OTHER_NAMES
 
 
 def family_name(given: str, argument: str) -> str:

@@ -11,21 +11,20 @@ import scipy.sparse as sp
 from sparselmm.base.arguments import check_flag
 from sparselmm.base.exceptions import DataError, UnsupportedError
 from sparselmm.base.types import CSR
-from sparselmm.design.new_rows import any_on, level_labels, new_design
 from sparselmm.design.spec import NewDesign
 from sparselmm.design.terms import Design
 from sparselmm.inference.prediction import means as prediction
+from sparselmm.inference.residual import JointFit
 from sparselmm.inference.residual_rows import Neighbours, neighbours, row_sd
-from sparselmm.results.methods.base import ResultsBase
-from sparselmm.results.methods.prediction import check_options
-from sparselmm.results.residual_by_row import rows_for
+from sparselmm.results.methods.prediction import PredictionResults, check_options
+from sparselmm.results.residual.by_row import rows_for
 from sparselmm.results.tables.prediction import Prediction
 
 
-class ResidualPrediction(ResultsBase):
+class ResidualPrediction(PredictionResults):
     """Part of :class:`ResidualResults`."""
 
-    joint: Any
+    joint: JointFit
 
     def get_prediction(
         self, exog: Any = None, transform: bool = True, *, re: Any = False, unseen: str = "error",
@@ -55,8 +54,7 @@ class ResidualPrediction(ResultsBase):
         Prediction
         """
         transform = check_flag(transform, "transform")
-        est: Any = self._est
-        me: Any = self
+        est = self._est
         on = prediction.switches(est.terms, re)
         interval, ddf = check_options(interval, ddf, on)
         if ddf != "z" and (re is not False or interval != "confidence"):
@@ -74,22 +72,14 @@ class ResidualPrediction(ResultsBase):
                 "data= gives the rows of the fit that new rows share residuals with; it belongs to "
                 "re=True and exog="
             )
-        if exog is None:
-            prediction.refuse_useless(arrays)
-            new = me._training_rows()
-        else:
+        if exog is not None:
             exog = prediction.new_rows(self.built, exog, transform)
-            new = new_design(self.built, exog, transform, on, arrays, observed)
-        prediction.warn_if_dropped(est.dropped)
-        mean = prediction.fixed_part(new.X, est.beta, new.offset)
-        if any_on(on):
-            labels = level_labels(self.built, exog, groups)
-            mean = mean + prediction.new_random_part(est.terms, new, est.pls.b, on, unseen, labels)
+        new, mean = self._means(exog, transform, on, unseen, arrays, observed)
         if weights is not None:
             prediction.prior_weights(weights, len(mean), new.row_labels)
         old = self._fit_rows(exog, data) if re is True and exog is not None else None
         shared = self._shared(exog, new, weights, old, observed)
-        targets = me._targets(new, on, None)
+        targets = self._targets(new, on, None)
         if shared is not None:
             w = 1.0 / np.maximum(shared.left, np.finfo(float).tiny) if observed else None
             targets = replace(targets, weights=w)
@@ -100,7 +90,7 @@ class ResidualPrediction(ResultsBase):
                     targets, X=new.X - shared.weights @ old.X,
                     H=_difference(targets.H, shared.weights, old.Z), terms=targets.terms,
                 )  # fmt: skip
-        return me._prediction(targets, mean, ddf, new.row_labels)
+        return self._prediction(targets, mean, ddf, new.row_labels)
 
     def _fit_rows(self, exog: Any, data: Any) -> Design | None:
         """Rows of the fit, all those that share a group with new rows; None where none do."""

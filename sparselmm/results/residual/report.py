@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import html
-from abc import abstractmethod
 from collections.abc import Sequence
 
-import pandas as pd
-
-from sparselmm.design import BuiltDesign
 from sparselmm.results.print.report import Section, listed
+from sparselmm.results.residual.parameters import ResidualParameters
 
 KIND_WORDS = {
     "ar1": "a correlation that falls geometrically with the steps apart",
@@ -23,14 +20,8 @@ KIND_WORDS = {
 }
 
 
-class ResidualReport:
+class ResidualReport(ResidualParameters):
     """Part of the results of a model with ``residual=`` or ``dispersion=``."""
-
-    built: BuiltDesign
-
-    @abstractmethod
-    def residual_params(self, alpha: float = 0.05, ci: str = "wald") -> pd.DataFrame:
-        """Parameters of the residual covariance."""
 
     def _further_in_words(self) -> str:
         rows, parts = self.built.layout.residual, []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import replace
 from typing import Any
 
@@ -27,12 +28,14 @@ from sparselmm.base.memory import need_memory
 from sparselmm.base.progress import progress_bar
 from sparselmm.base.seeds import Seed, seed_sequence
 from sparselmm.base.types import FloatArray
+from sparselmm.design import BuiltDesign
 from sparselmm.design.validate import aligned
 from sparselmm.inference.resampling.simulate import DRAWN
 from sparselmm.inference.residual import JointFit, ResidualEstimates, log_sigma
 from sparselmm.inference.residual_rows import coloured
 from sparselmm.results.methods.base import ResultsBase, from_rows
-from sparselmm.results.tables.bootstrap import BootstrapResults
+from sparselmm.results.methods.simulation import simulator_of
+from sparselmm.results.tables.bootstrap import BootstrapResults, warn_of_failures
 
 
 class ResidualSimulation(ResultsBase):
@@ -74,8 +77,7 @@ class ResidualSimulation(ResultsBase):
 
     def _drawn(self, re: str, seed: np.random.SeedSequence, which: range) -> FloatArray:
         """Responses, (rows, m)."""
-        me: Any = self
-        simulator = me._simulator(re)
+        simulator = simulator_of(self._est, re)
         mean, rows = simulator.mean, len(simulator.mean)
         normal = [simulator.normal(seed, i) for i in which]
         z = np.array([one[-rows:] for one in normal]).T
@@ -98,14 +100,17 @@ class ResidualSimulation(ResultsBase):
         """
         endog = aligned(endog, self.built.row_labels, "endog", "the rows of the fit")
         y = check_numbers(endog, "endog", (self.built.design.n,))
-        me: Any = self
         built, joint = self._again(y, self.pls.reml)
         if not joint.opt.converged:
             warn_user(
                 f"the optimizer did not converge: {joint.opt.message}",
                 catchable(ConvergenceWarning),
             )
-        return me._like(built, joint)
+        return self._like(built, joint)
+
+    @abstractmethod
+    def _like(self, built: BuiltDesign, joint: JointFit) -> Any:
+        """Results of the same class of another fit of the same model."""
 
     def _again(self, y: FloatArray, reml: bool) -> tuple[Any, JointFit]:
         """The fit to another response or by another criterion, from these estimates."""
@@ -168,12 +173,7 @@ class ResidualSimulation(ResultsBase):
         done = BootstrapResults(
             names, estimate, values, failure, "parametric", stream, fingerprint=self.pls.deviance
         )
-        if done.n_failed:
-            why = "; ".join(f"{reason} ({times})" for reason, times in done.failures.items())
-            warn_user(
-                f"{done.n_failed} of {n} replicates failed and count as missing: {why}",
-                catchable(ConvergenceWarning),
-            )
+        warn_of_failures(done)
         return done
 
     def _bootstrapped(self, joint: JointFit) -> tuple[tuple[str, ...], FloatArray]:

@@ -9,36 +9,27 @@ import numpy as np
 import pandas as pd
 
 from sparselmm.base.arguments import check_choice, check_flag, shown
-from sparselmm.base.exceptions import (
-    ArgumentError,
-    DataError,
-    RemovedRowsError,
-    UnsupportedError,
-)
+from sparselmm.base.exceptions import ArgumentError, DataError, RemovedRowsError, UnsupportedError
 from sparselmm.base.types import IntArray
 from sparselmm.design.built import BuiltDesign
 from sparselmm.design.factors import match
 from sparselmm.design.terms import Design
 from sparselmm.inference.estimates import Estimates
 from sparselmm.inference.prediction import means as prediction
+from sparselmm.inference.residual import JointFit
 from sparselmm.inference.residual_rows import block, row_sd, whitened
-from sparselmm.results.methods.base import Matrix, Vector, from_rows
-from sparselmm.results.methods.streaming import (
-    Columns,
-    rows_of_groups,
-    streamed_rows,
-    write_parquet,
-)
-from sparselmm.results.methods.tidy import TidyResults
+from sparselmm.results.methods.augment import augmented
+from sparselmm.results.methods.base import Matrix, ResultsBase, Vector, from_rows
+from sparselmm.results.methods.streaming import Columns, rows_of_groups
 
 KINDS = ("response", "pearson", "normalized")
 """Kinds of residuals."""
 
 
-class ResidualByRow(TidyResults):
+class ResidualByRow(ResultsBase):
     """Part of :class:`ResidualResults`."""
 
-    joint: Any
+    joint: JointFit
 
     def R(self, group: Any, data: Any = None) -> Matrix:
         """Covariance matrix of the residuals of one group, in the units of the data.
@@ -154,13 +145,7 @@ class ResidualByRow(TidyResults):
             raise UnsupportedError(
                 "augment(influence=True) is not available for a fit with residual= or dispersion="
             )
-        streamed = self.built.streamed
-        if streamed is not None:
-            frames = streamed_rows(self._est, streamed, data, self._row_columns)
-            return frames if to is None else write_parquet(frames, to)
-        self._need_rows("augment")
-        out = self._data_of_fit(data).assign(**self._row_columns(self._est))
-        return out if to is None else write_parquet([out], to)
+        return augmented(self, data, to, self._row_columns)
 
     def _row_columns(self, est: Estimates) -> Columns:
         """Columns of ``augment`` for the rows of a design."""
