@@ -105,6 +105,17 @@ class ResidualResults(
             self.built.layout, joint, self.pls, self.built.spec.formula is None
         )
 
+    @property
+    def sigma(self) -> float:
+        """Residual standard deviation, of rows whose covariates of the dispersion are zero.
+
+        NaN where that is beyond the numbers of the machine, for covariates far from zero;
+        ``residual_params()`` has it near their means, where ``scale`` is its square.
+        """
+        if not self.joint.origin.any():
+            return self.pls.sigma
+        return float(self._sigma(-self.joint.origin, 0.05, "wald")[0])
+
     def glance(self) -> pd.DataFrame:
         """As :meth:`MixedLMResults.glance`."""
         return super().glance().assign(sigma=self.sigma)

@@ -134,14 +134,3 @@ class ResidualParameters(EstimateResults):
         out = np.exp(np.clip([log, log, *ends], -MOST_LOG, MOST_LOG))
         out[1] *= np.sqrt(variance)
         return out if abs(log) < MOST_LOG else np.full(4, np.nan)
-
-    @property
-    def sigma(self) -> float:
-        """Residual standard deviation, of rows whose covariates of the dispersion are zero.
-
-        NaN where that is beyond the numbers of the machine, for covariates far from zero;
-        ``residual_params()`` has it near their means, where ``scale`` is its square.
-        """
-        if not self.joint.origin.any():
-            return self.pls.sigma
-        return float(self._sigma(-self.joint.origin, 0.05, "wald")[0])
