@@ -17,7 +17,7 @@ def rows_of(model):
     used = w > 0
     y = (one.y if one.offset is None else one.y - one.offset)[used]
     X = one.X[used]
-    while np.linalg.matrix_rank(X) < X.shape[1]:  # R's rule: the leftmost columns stay
+    while X.size and np.linalg.matrix_rank(X) < X.shape[1]:  # R's rule: the leftmost columns stay
         j = next(j for j in range(1, X.shape[1] + 1) if np.linalg.matrix_rank(X[:, :j]) < j)
         X = np.delete(X, j - 1, axis=1)
 

@@ -200,7 +200,7 @@ def joined(frames: Iterable[pd.DataFrame], what: str) -> pd.DataFrame:
             together[name] = stacked(columns)
         else:
             together[name] = pd.concat(columns, ignore_index=True)
-    return pd.DataFrame(together)
+    return pd.DataFrame(together, pd.RangeIndex(sum(map(len, with_rows))))
 
 
 def _check_truths(columns: Sequence[pd.Series], what: str) -> None:

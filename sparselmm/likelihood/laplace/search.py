@@ -450,7 +450,7 @@ class GeneralSearch:
         return certificate(self.deviance, x)[0] > 10.0 * self.tolerance
 
     def _out_of_zeros(self, x: FloatArray, slope: FloatArray | None) -> FloatArray:
-        """x with variances in place of zeros where the deviance falls with them.
+        """X with variances in place of zeros where the deviance falls with them.
 
         Without a ``slope`` beside them the gradient is asked for there.
         """
