@@ -17,7 +17,7 @@ from sparselmm.design.factors import factorize
 from sparselmm.design.kinds.coded import GROUPS, coded_term
 from sparselmm.design.kinds.known import with_known
 from sparselmm.design.kinds.matrices import Built, VCSpec, stack_all, user_matrices
-from sparselmm.design.kinds.residual import residual_from_arrays
+from sparselmm.design.kinds.residual_arrays import residual_from_arrays
 from sparselmm.design.row_arguments import (
     complete_rows,
     group_crossing,

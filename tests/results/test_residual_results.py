@@ -383,6 +383,37 @@ def test_empirical_covariance_of_sas(name, weights):
     close([found[0, 0], found[0, 1], found[1, 1]], wanted, name)
 
 
+BY_ARM = (
+    "ar1(visit | USUBJID)", "ar1h(visit | USUBJID)", "cs(visit | USUBJID)", "us(AVISIT | USUBJID)",
+    "toep(visit | USUBJID)", "ad(visit | USUBJID, hom=False)", "exp(VISITN + VISITN2 | USUBJID)",
+    "gau(VISITN | USUBJID, nugget=True)",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("reml", [True, False])
+@pytest.mark.parametrize("structure", BY_ARM)
+@pytest.mark.filterwarnings("ignore::sparselmm.exceptions.SpecificationWarning")  # nugget of zero
+def test_parameters_by_stratum_are_those_of_fits_to_each(structure, reml):
+    """With fixed effects of their own for every arm the arms have nothing in common."""
+    data, fixed = data_of("fev_data"), "FEV1 ~ C(ARMCD, Treatment('PBO')) * (SEX + AVISIT)"
+    both = sparselmm.mixedlm(fixed, data, residual=f"{structure[:-1]}, by=ARMCD)").fit(reml=reml)
+    arms = {
+        arm: sparselmm.mixedlm(
+            "FEV1 ~ SEX + AVISIT", data[data["ARMCD"] == arm], residual=structure
+        ).fit(reml=reml)
+        for arm in ("PBO", "TRT")
+    }
+    assert both.llf == pytest.approx(sum(one.llf for one in arms.values()), abs=1e-6)
+    for arm, one in arms.items():
+        rows = (data["ARMCD"] == arm).to_numpy()
+        sd = np.asarray(both.sigma_by_row)[rows]
+        assert sd == pytest.approx(np.asarray(one.sigma_by_row), rel=1e-4)
+        label = data.USUBJID[rows].iloc[0]
+        assert np.asarray(both.R(label)) == pytest.approx(np.asarray(one.R(label)), rel=1e-3)
+    alone = arms["PBO"].bse_fe.to_numpy()
+    assert both.bse_fe[arms["PBO"].bse_fe.index].to_numpy() == pytest.approx(alone, rel=1e-4)
+
+
 def test_predictions_of_missing_visits_by_sas():
     """Conditional on what else is known of a patient."""
     rows = pd.DataFrame(SAS["prediction_us"], columns=SAS["prediction_columns"])

@@ -27,7 +27,7 @@ from sparselmm.likelihood.laplace.separation import (
     separating,
 )
 from sparselmm.likelihood.laplace.start import independent, start
-from sparselmm.likelihood.multistart import random_starts
+from sparselmm.likelihood.starting_points import random_starts
 
 SECONDS = 0.1
 """Predicted time that searches from other starts may take in any case."""

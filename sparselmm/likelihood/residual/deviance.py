@@ -347,8 +347,10 @@ class ResidualDeviance(Joint):
         thetas = [moment_start(cross, self.theta_covariance, self.known_scale)]
         plain = cross_products(replace(self.design, residual=None)) if plain is None else plain
         thetas.append(moment_start(plain, self.theta_covariance, self.known_scale))
-        frozen = self.frozen(self.phi_start)
-        starts = [np.append(frozen.working(theta)[1], self.phi_start) for theta in thetas]
+        if self.bases is not None:
+            frozen = self.frozen(self.phi_start)
+            thetas = [frozen.working(theta)[1] for theta in thetas]
+        starts = [np.append(theta, self.phi_start) for theta in thetas]
         return min(starts, key=self._value_or_inf)
 
     def doubtful(self, x: FloatArray) -> bool:

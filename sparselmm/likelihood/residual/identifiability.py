@@ -27,10 +27,10 @@ NONE = 1e-10
 INVOLVED = 1e-4
 """Share of its vector from which a parameter takes part."""
 
-MOST_ROWS, MOST_PAIRS = 5_000, 100_000
+MOST_ROWS, MOST_PAIRS = 5_000, 50_000
 """Rows looked at, in groups spread over all of them, and pairs of rows within these."""
 
-LONGEST = 150
+LONGEST = 50
 """Rows of a group, the first in time, that are looked at."""
 
 MANY_PAIRS = 10_000_000

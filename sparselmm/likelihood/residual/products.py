@@ -120,6 +120,18 @@ def _codes(term: RandomTerm) -> IntArray:
     return np.empty(term.block.shape[0], dtype=np.int8)
 
 
+def _entry_pairs(
+    s: Entries, t: Entries, left: IntArray, right: IntArray, cell: IntArray
+) -> tuple[IntArray, IntArray, IntArray]:
+    """Every pair of entries in rows that R^-1 joins, and its cell, (m,) each."""
+    if _one_each(s.rows) and _one_each(t.rows):
+        return left, right, cell
+    place, es = _expanded(s, left)
+    again, et = _expanded(t, right[place])
+    place, es = place[again], es[again]
+    return es, et, cell[place]
+
+
 def _expanded(entries: Entries, rows: IntArray) -> tuple[IntArray, IntArray]:
     """For every row asked for, each of its entries: place in ``rows`` and entry."""
     if len(entries.rows) > rows.max(initial=-1) and _one_each(entries.rows):
@@ -147,29 +159,27 @@ def _numbered(key: IntArray, size: int) -> tuple[IntArray, IntArray]:
         return found, place
     seen = np.zeros(size, dtype=bool)
     seen[key] = True
-    number = np.cumsum(seen, dtype=np.int64) - 1
-    return np.flatnonzero(seen), number[key]
+    found, number = np.flatnonzero(seen), np.empty(size, dtype=np.int64)
+    number[found] = np.arange(len(found))
+    return found, number[key]
 
 
 def _pair_map(
     s: RandomTerm, t: RandomTerm, at_s: Entries, at_t: Entries,
     pairs: tuple[IntArray, IntArray, IntArray], n_cells: int, diagonal: bool,
 ) -> PairMap:  # fmt: skip
-    left, right, cell = pairs
-    place, es = _expanded(at_s, left)
-    again, et = _expanded(at_t, right[place])
-    place, es = place[again], es[again]
-    values = at_s.values[es][:, :, None] * at_t.values[et][:, None, :]
+    es, et, cell = _entry_pairs(at_s, at_t, *pairs)
+    values = (at_s.values[es][:, :, None] * at_t.values[et][:, None, :]).ravel()
     key = at_t.levels[et].astype(np.int64) * s.n_levels + at_s.levels[es]
     if diagonal:  # a level always meets itself
         key = np.append(key, np.arange(s.n_levels, dtype=np.int64) * (s.n_levels + 1))
     found, block = _numbered(key, s.n_levels * t.n_levels)
     block = block[: len(es)]
     size = s.k * t.k
-    rows = (block[:, None] * size + np.arange(size)).ravel()
-    cols = np.repeat(cell[place], size)
-    T = sp.csr_array((values.ravel(), (rows, cols)), shape=(len(found) * size, n_cells))
-    T.sum_duplicates()
+    if size > 1:
+        block = (block[:, None] * size + np.arange(size)).ravel()
+        cell = np.repeat(cell, size)
+    T = sp.csr_array((values, (block, cell)), shape=(len(found) * size, n_cells))
     columns, levels = np.divmod(found, s.n_levels)
     indptr = np.searchsorted(columns, np.arange(t.n_levels + 1))
     return PairMap(PairPattern(indptr, levels, s.n_levels), (s.k, t.k), T)

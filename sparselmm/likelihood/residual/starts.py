@@ -10,8 +10,8 @@ import numpy as np
 from sparselmm.base.types import FloatArray
 from sparselmm.design.residual import POSITIONS, ResidualRows
 from sparselmm.likelihood.covariance import Covariance
-from sparselmm.likelihood.multistart import random_starts
 from sparselmm.likelihood.residual.structure import Structure, Structured
+from sparselmm.likelihood.starting_points import random_starts
 
 STEPS = 8
 """Scoring steps of the variance regression."""
