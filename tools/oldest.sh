@@ -18,5 +18,5 @@ sed -n '/^install_requires/,/^$/s/^ *\([a-z]*\)>=\(.*\)$/\1==\2/p' setup.cfg >"$
 "$folder/bin/pip" install -q -c "$folder/oldest.txt" ".[wheels,plots,parquet]" \
     "pytest>=8" pytest-xdist hypothesis
 export OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1
-if test $# -eq 0; then set -- -n 2 --dist loadfile -m "not slow" --ignore tests/model/statsmodels; fi
+if test $# -eq 0; then set -- -n 2 --dist loadfile -m "not slow" --ignore tests/model/statsmodels tests; fi
 exec "$folder/bin/python" -m pytest -q "$@"

@@ -92,8 +92,8 @@ class ResidualResults(
     >>> model = sparselmm.mixedlm(
     ...     "Reaction ~ Days + (1 | Subject)", data, residual="ar1(Days | Subject)")
     >>> fit = model.fit()
-    >>> fit.residual_params().round(3).loc["rho", "estimate"]
-    np.float64(0.653)
+    >>> float(fit.residual_params().loc["rho", "estimate"].round(3))
+    0.653
     """
 
     _other_kind = INDEPENDENT
