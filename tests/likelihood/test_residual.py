@@ -515,7 +515,7 @@ def test_random_models_with_a_singular_covariance_of_visits(number):
 @pytest.mark.parametrize("number", [158, 297, 358])
 @pytest.mark.filterwarnings("ignore")  # they end at limits
 def test_random_models_whose_best_end_is_at_another_limit(number):
-    """`ad` and `toep`: correlations far nearer to one than searches started, if there was a second."""
+    """`ad` and `toep`: correlations nearer to one than where searches started before."""
     assert judge(number).what == "right"
 
 
