@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 TESTFLAGS ?= -n 2 --dist loadfile
 PYTEST = OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help install demo test test-fast test-providers trixie check format docs linkcheck bench clean distclean
+.PHONY: help install demo test test-fast test-providers oldest trixie check format docs linkcheck bench clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ test-providers: $(STAMP) ## run models and reference fits with cvxopt's CHOLMOD,
 	for provider in cvxopt none; do SPARSELMM_CHOLMOD=$$provider $(PYTEST) $(TESTFLAGS) \
 		tests/base/test_cholesky.py tests/base/test_providers.py tests/factor/test_solvers.py \
 		tests/likelihood/test_deviance.py tests/model/test_reference.py || exit 1; done
+
+oldest: ## run the fast tests with the oldest requirements, in .venv-oldest; PYTHON=python3.10
+	tools/oldest.sh "$(PYTHON)" .venv-oldest
 
 trixie: ## run demo and tests in a Debian 13 built in the folder ROOT; needs root and debootstrap
 	tools/debian13.sh "$(ROOT)"

@@ -6,6 +6,7 @@ its time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -121,13 +122,35 @@ def solve_triangular(
 
 
 def eigen(H: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Eigenvalues, ascending, and eigenvectors of a symmetric matrix."""
+    """Eigenvalues, ascending, and eigenvectors of a symmetric matrix, read below its diagonal."""
     if not len(H):
         return np.zeros(0), np.zeros((0, 0))
+    if len(H) == 1:
+        return H[0].copy(), np.ones((1, 1))
+    if len(H) == 2 and math.isfinite(H[0, 0] + H[1, 0] + H[1, 1]):
+        return _eigen_of_two(float(H[0, 0]), float(H[1, 0]), float(H[1, 1]))
     values, vectors, info = lapack.dsyevd(H, lower=1)
     if info:
         raise np.linalg.LinAlgError("eigenvalues did not converge")
     return np.asarray(values), np.asarray(vectors)
+
+
+def _eigen_of_two(a: float, b: float, c: float) -> tuple[FloatArray, FloatArray]:
+    """The same of ``[[a, b], [b, c]]``, without cancellation: LAPACK's DLAEV2."""
+    total, gap, twice = a + c, a - c, b + b
+    root = math.hypot(gap, twice)
+    positive, first = total >= 0.0, gap >= 0.0
+    far = 0.5 * (total + root if positive else total - root)  # the larger one in size
+    large, small = (a, c) if abs(a) > abs(c) else (c, a)
+    near = (large / far) * small - (b / far) * b if total else -far
+    along = gap + root if first else gap - root
+    size = math.hypot(along, twice)
+    cos, sin = (along / size, twice / size) if size else (1.0, 0.0)
+    if first != positive:  # that was the direction of the other one
+        cos, sin = -sin, cos
+    if far < near:
+        return np.array([far, near]), np.array([[cos, -sin], [sin, cos]])
+    return np.array([near, far]), np.array([[-sin, cos], [cos, sin]])
 
 
 def svd(x: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -140,10 +163,24 @@ def svd(x: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
 
 def singular_values(x: FloatArray) -> FloatArray:
     """Singular values of a square matrix, descending."""
+    if len(x) == 2 and math.isfinite(x.sum()):
+        (a, b), (c, d) = x.tolist()
+        twice = math.hypot(a + d, c - b) + math.hypot(a - d, c + b)
+        return np.array([0.5 * twice, 2.0 * abs(a * d - b * c) / twice if twice else 0.0])
     _, s, _, info = lapack.dgesdd(x, compute_uv=0)
     if info:
         raise np.linalg.LinAlgError("singular values did not converge")
     return np.asarray(s)
+
+
+def cholesky_roots(x: FloatArray) -> FloatArray:
+    """Lower Cholesky factors of a stack of positive definite matrices, (m, k, k)."""
+    if len(x) > 1:
+        return np.asarray(np.linalg.cholesky(x))
+    root, info = lapack.dpotrf(x[0], lower=1)
+    if info:
+        raise np.linalg.LinAlgError("a matrix is not positive definite")
+    return np.asarray(root[None])
 
 
 def upper_inverse(R: FloatArray) -> FloatArray:

@@ -107,7 +107,7 @@ def _cells_of_root(
     if np.linalg.norm(scaled - scaled @ rows.T @ rows) > LOST * np.linalg.norm(scaled):
         raise RemovedRowsError.of("anova, of columns that few rows have,", kept=False)
     cells = every_cell.evaluate(shown, random=False).X
-    of_rows = np.linalg.lstsq((few / size) @ rows.T, cells)[0]
+    of_rows = np.linalg.lstsq((few / size) @ rows.T, cells, rcond=None)[0]
     out = scaled @ rows.T @ of_rows
     lengths = np.linalg.norm(out, axis=0)
     return np.where(lengths > LOST * lengths.max(initial=0.0), out, 0.0)

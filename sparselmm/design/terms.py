@@ -292,7 +292,7 @@ class DesignLayout(Snapshot):
         root, n = self.sums.root, float(self.sums.n)
         size = np.linalg.norm(root, axis=0)
         size[size == 0.0] = 1.0
-        c = np.linalg.lstsq((root / size).T, n * self.sums.mean / size)[0]
+        c = np.linalg.lstsq((root / size).T, n * self.sums.mean / size, rcond=None)[0]
         corner = np.sqrt(max(n - float(c @ c), 0.0))
         return np.block([[root, c[:, None]], [np.zeros(self.p), corner]])
 

@@ -23,7 +23,7 @@ import scipy.sparse as sp
 from sparselmm.base.smallmatrix import SecondMoments, upper_inverse
 from sparselmm.base.types import FloatArray
 from sparselmm.design.terms import Design, RandomTerm
-from sparselmm.factor.crossprod import CrossProducts
+from sparselmm.factor.crossprod import SMALL_ROWS, CrossProducts
 
 WELL_CONDITIONED = 1e-3
 """Smallest eigenvalue of the second moments, scaled to a unit diagonal, from which the columns stay
@@ -36,6 +36,10 @@ what is left is the rounding of the column itself."""
 
 def cross_products(design: Design) -> CrossProducts:
     """Cross-products of a design, its random coefficients in working bases where they need one."""
+    if design.n < SMALL_ROWS:  # quickly made again, and the moments come with the products
+        cross = CrossProducts.from_design(design)
+        if all(map(_stays, design.terms, cross.moments)):
+            return cross
     bases = [term_basis(term, design.weights) for term in design.terms]
     if all(F is None for F in bases):
         return CrossProducts.from_design(design)
@@ -76,12 +80,25 @@ def term_basis(term: RandomTerm, w: FloatArray | None) -> FloatArray | None:
     if term.k < 2 or term.structure != "unstructured":
         return None
     values = _covariates(term)
-    moments = values.T @ (values if w is None else values * w[:, None])
-    own = SecondMoments(moments)
-    if not (own.rms.min() > 0.0 and own.rms.max() < np.inf) or own.axes[0][0] > WELL_CONDITIONED:
+    if _well_conditioned(SecondMoments(values.T @ (values if w is None else values * w[:, None]))):
         return None
     w = np.ones(len(values)) if w is None else w
     return _orthogonalized(values, w / w.sum())
+
+
+def _stays(term: RandomTerm, moments: SecondMoments) -> bool:
+    """Whether a term surely keeps its columns."""
+    if term.k < 2 or term.structure != "unstructured":
+        return True
+    return term.form != "block" and _well_conditioned(moments)
+
+
+def _well_conditioned(moments: SecondMoments) -> bool:
+    """Whether the columns stay as they are; those of zeros and without end do."""
+    sizes = moments.rms
+    if not (sizes.min() > 0.0 and sizes.max() < np.inf):
+        return True
+    return bool(moments.axes[0][0] > WELL_CONDITIONED)
 
 
 def _covariates(term: RandomTerm) -> FloatArray:

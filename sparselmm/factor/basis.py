@@ -121,7 +121,7 @@ def _residual_products(
     for rows in blocks(len(X)):
         residual = y[rows] - X[rows] @ coefficients
         out += X[rows].T @ (residual if w is None else residual * w[rows])
-    return out[kept]
+    return out if len(kept) == len(out) else out[kept]
 
 
 def _gram_factor(G: FloatArray) -> FloatArray | None:

@@ -151,10 +151,19 @@ class Candidate:
 
 @dataclass(frozen=True, eq=False)
 class _Leading:
-    """Price of a leading term by itself, and the entries its Schur complement may have."""
+    """Price of a leading term by itself, and what is known of its Schur complement.
+
+    Attributes
+    ----------
+    fill : float
+        Entries it has at most.
+    least : float
+        Entries it has at least, on and below its diagonal.
+    """
 
     cost: Candidate
     fill: float
+    least: float
 
 
 def needs_no_kernel(cross: CrossProducts, t: int) -> bool:
@@ -224,7 +233,7 @@ def all_dense(cross: CrossProducts) -> Candidate:
     )
 
 
-def _dense_seconds(n: int) -> float:
+def _dense_seconds(n: float) -> float:
     """Factorization and inverse of a dense matrix, and filling it."""
     return float(n) ** 3 / RATE["inverse"] + 20.0 * float(n) ** 2 / RATE["fill"]
 
@@ -254,7 +263,9 @@ def leading_price(cross: CrossProducts, t: int) -> _Leading:
         + 2.0 * k * entries * full / RATE["fill"],
         n_trailing=n,
     )
-    return _Leading(cost, entries + pairs / 2.0)
+    inner = sum(p.data.size for pair, p in cross.pairs.items() if t not in pair)
+    least = max(float(inner), 0.5 * float(reach.max(initial=0.0)) ** 2)
+    return _Leading(cost, entries + pairs / 2.0, least)
 
 
 def _block_rate(k: int) -> float:
@@ -277,15 +288,18 @@ def then_sparse(
     """The rest by CHOLMOD, where its pattern is sparse and worth building and analysing."""
     n, cost = lead.cost.n_trailing, lead.cost
     t = cost.strategy.leading
-    if t is None or n <= SMALL or cost.seconds >= best:
+    if t is None or n <= SMALL or not provider().orderings:
         return []
-    dense = lead.fill > SPARSE_BELOW * n**2 / 2.0
-    density = _density(cross, t) if dense else 2.0 * lead.fill / n**2
-    entries = density * n**2 / 2.0 + lead.fill * PATTERN_SECONDS / ANALYSIS_SECONDS
-    worth = _worth_analysing(best - cost.seconds, entries / 2.0, evaluations)
-    if density > SPARSE_BELOW or not worth:
+    largest, pattern = SPARSE_BELOW * n**2 / 2.0, lead.fill * PATTERN_SECONDS / ANALYSIS_SECONDS
+
+    def pays(entries: float) -> bool:
+        gain = best - cost.seconds - _least_seconds(n, entries)
+        worth = _worth_analysing(best, gain, 0.5 * (entries + pattern), evaluations)
+        return entries <= largest and worth
+
+    if not pays(lead.least):
         return []
-    if not provider().orderings:
+    if not pays(_density(cross, t) * n**2 / 2.0 if lead.fill > largest else lead.fill):
         return []
     return [
         _with_rest(cost, c.strategy, c.nnz, c.flops, c.memory, c.seconds, c.factor)
@@ -326,12 +340,10 @@ def _neighbours(cross: CrossProducts, s: int, t: int, levels: IntArray) -> IntAr
 
 def all_sparse(cross: CrossProducts, best: float, evaluations: Evaluations) -> list[Candidate]:
     """CHOLMOD on all of M."""
-    if (
-        not _worth_analysing(best, entries_of_a(cross) / 2.0, evaluations)
-        or not provider().orderings
-    ):
+    entries, (memory, seconds) = entries_of_a(cross) / 2.0, _base(cross)
+    gain = best - seconds - _least_seconds(cross.q, entries)
+    if not provider().orderings or not _worth_analysing(best, gain, entries, evaluations):
         return []
-    memory, seconds = _base(cross)
     return [
         replace(c, memory=c.memory + memory, seconds=c.seconds + seconds)
         for c in _sparse(cross, None, best, evaluations)
@@ -349,12 +361,20 @@ def _with_rest(
     )  # fmt: skip
 
 
-def _worth_analysing(best: float, nnz: float, evaluations: Evaluations) -> bool:
-    """Whether a sparse analysis of a pattern can pay for itself within one fit."""
+def _least_seconds(n: int, entries: float) -> float:
+    """What a sparse factor of n columns costs at least: none of its entries less than in a root."""
+    return PER_COLUMN * n + _dense_seconds((2.0 * entries) ** 0.5)
+
+
+def _worth_analysing(best: float, gain: float, nnz: float, evaluations: Evaluations) -> bool:
+    """Whether a sparse analysis of a pattern can pay for itself within one fit.
+
+    It may save ``gain`` of the ``best`` seconds of an evaluation known.
+    """
     cost = ANALYSIS_GAIN * nnz * ANALYSIS_SECONDS
-    if nnz >= ANALYSE_LIMIT or EVALUATIONS * best <= cost:
+    if nnz >= ANALYSE_LIMIT or EVALUATIONS * gain <= cost:
         return False
-    return evaluations(best, nnz * ANALYSIS_SECONDS) * best > cost
+    return evaluations(best, nnz * ANALYSIS_SECONDS) * gain > cost
 
 
 def _degrees(cross: CrossProducts, s: int, t: int) -> IntArray:
@@ -378,8 +398,9 @@ def _sparse(
     for ordering in provider().orderings:
         candidate = _analysed(pattern, leading, ordering)
         out.append(candidate)
-        hopeless = candidate.seconds > 2.0 * best
-        if hopeless or not _worth_analysing(candidate.seconds, 2.0 * pattern.nnz, evaluations):
+        seconds = candidate.seconds
+        hopeless = seconds > 2.0 * best
+        if hopeless or not _worth_analysing(seconds, seconds, 2.0 * pattern.nnz, evaluations):
             break
     return out
 

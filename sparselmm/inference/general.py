@@ -65,30 +65,41 @@ class GeneralEstimates(Snapshot):
         """Covariance of theta, gamma, phi; NaN at the boundary, or where there is none.
 
         A singular ``lambda_t`` that is not zero can be turned without changing its covariance:
-        along such directions of theta the deviance is flat. What lies in them has no standard
-        error, and everything else has the one it has with them held.
+        along such directions of theta the deviance is flat. So it is along a combination of
+        coefficients of a dispersion, or of excess zeros, that has left for its limit. What lies in
+        them has no standard error, and everything else has the one it has with them held.
         """
         out = np.full(self.hessian.shape, np.nan)
         at = np.flatnonzero(self.free)
         if not len(at):
             return out
         T = self.deviance.natural[np.ix_(at, at)]
-        H, least = T.T @ self.hessian[np.ix_(at, at)] @ T, np.zeros(len(self.opt.x))
-        least[self._slices[0]] = LEAST_CURVATURE / self.deviance.units**2
+        H = T.T @ self.hessian[np.ix_(at, at)] @ T
+        held, least = self._may_be_flat
         curvature = np.maximum(np.diag(H), least[at])
         if not (curvature > 0.0).all():
             return out
         size = 1.0 / np.sqrt(curvature)
         values, vectors = np.linalg.eigh(H * np.outer(size, size))
         flat = values < FLAT
-        taking = np.sum(vectors[:, flat] ** 2, axis=1) > INVOLVED
-        if values[0] < -FLAT * values[-1] or taking[at >= self._slices[0].stop].any():
+        lost = T @ (size[:, None] * vectors[:, flat])
+        taking = np.sum(lost**2, axis=1) > INVOLVED * np.sum((T * size) ** 2, axis=1)
+        if values[0] < -FLAT * values[-1] or (taking & ~held[at]).any():
             return out  # no maximum in these coordinates
-        root = size[:, None] * vectors[:, ~flat] * np.sqrt(2.0 / values[~flat])
-        root = T @ root
+        root = T @ (size[:, None] * vectors[:, ~flat] * np.sqrt(2.0 / values[~flat]))
         out[np.ix_(at, at)] = root @ root.T
         out[at[taking]] = out[:, at[taking]] = np.nan
         return out
+
+    @property
+    def _may_be_flat(self) -> tuple[BoolArray, FloatArray]:
+        """Parameters along which the deviance may be flat, and what counts as their curvature."""
+        held, least = np.zeros(len(self.opt.x), dtype=bool), np.zeros(len(self.opt.x))
+        theta, _, phi = self._slices
+        held[theta], least[theta] = True, LEAST_CURVATURE / self.deviance.units**2
+        for part, _ in self.deviance.leaving():
+            held[phi][part.columns], least[phi][part.columns] = True, LEAST_CURVATURE
+        return held, least
 
     @cached_property
     def _slices(self) -> tuple[slice, slice, slice]:

@@ -61,6 +61,13 @@ class Covariance(Snapshot):
         return sum(term.n_theta for term in self.terms)
 
     @cached_property
+    def everything(self) -> BoolArray:
+        """All entries of theta, (n_theta,)."""
+        out = np.ones(self.n_theta, dtype=bool)
+        out.flags.writeable = False  # shared by all fits
+        return out
+
+    @cached_property
     def on_diagonal(self) -> BoolArray:
         """Which entries of theta are diagonal entries of a ``lambda_t``, (n_theta,)."""
         parts = [term.on_diagonal for term in self.terms]

@@ -62,7 +62,7 @@ class Held:
     @classmethod
     def nothing(cls, covariance: Covariance) -> Held:
         """All parameters are free."""
-        return cls(covariance, np.ones(covariance.n_theta, dtype=bool))
+        return cls(covariance, covariance.everything)
 
     @classmethod
     def of(

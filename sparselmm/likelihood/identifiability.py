@@ -117,14 +117,14 @@ def confounded_at(
 
 def zero_columns(cross: CrossProducts, terms: Sequence[TermLayout]) -> str:
     """What to say of random coefficients that are zero in every row; empty when there are none."""
+    if all(cross.rms(t).all() for t in range(len(terms))):
+        return ""
     found = [
         f"{column!r} of {term.name!r}"
         for t, term in enumerate(terms)
         for column, size in zip(term.columns, cross.rms(t), strict=True)
         if size == 0.0
     ]
-    if not found:
-        return ""
     return (
         f"the random coefficient {', '.join(found)} is zero in every row of positive weight: "
         "nothing in the data tells its variance. Leave it out"

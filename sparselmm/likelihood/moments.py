@@ -25,7 +25,7 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.linalg import lapack
 
-from sparselmm.base.smallmatrix import solve_triangular, upper_inverse
+from sparselmm.base.smallmatrix import cholesky_roots, solve_triangular, upper_inverse
 from sparselmm.base.types import CSC, FloatArray, IntArray
 from sparselmm.factor.crossprod import CrossProducts, PairBlocks
 from sparselmm.likelihood.covariance import Covariance
@@ -107,7 +107,7 @@ def moment_starts(
             continue
         back = solve_triangular(roots[t], np.eye(term.k), lower=True)
         whitened = back @ (psis[t] / residual[:, None, None]) @ back.T
-        lams = roots[t] @ np.linalg.cholesky(_inside_cone(whitened))
+        lams = roots[t] @ cholesky_roots(_inside_cone(whitened))
         F = None if cross.bases is None else cross.bases[t]
         if F is not None:
             lams = np.array([lower_root(upper_inverse(F) @ lam) for lam in lams])
@@ -206,6 +206,15 @@ def _swapped(term: TermCovariance) -> IntArray:
 
 
 @lru_cache
+def _both(term: TermCovariance) -> FloatArray:
+    """Where entries ``(i, j)`` and ``(j, i)`` are added up for each parameter, (m, n_theta)."""
+    at, each = _entries(term), np.arange(term.n_theta)
+    out = np.zeros((term.k if term.is_diagonal else term.k**2, term.n_theta))
+    out[at, each] = out[_swapped(term)[at], each] = 1.0
+    return out
+
+
+@lru_cache
 def _twice(term: TermCovariance) -> FloatArray:
     """How often each parameter occurs in ``Psi_t``, (n_theta,)."""
     return np.where(term.rows == term.cols, 1.0, 2.0)
@@ -224,20 +233,28 @@ def _gram_products(
         ``sum (B_x B_x')[i, j]`` over the diagonal blocks of each term.
     """
     r = cross.basis.rank
-    n = [term.k if term.is_diagonal else term.k**2 for term in terms]
-    products = {(t, u): np.zeros((n[t], n[u])) for t in range(len(n)) for u in range(t + 1)}
-    inner = [np.zeros(entries) for entries in n]
-    step = max(GRAM_NUMBERS // max(max(n, default=1) * (r + 1), 1), 1)
-    for first in range(0, r, step):
-        grams = [
-            _gram(cross.B[part].reshape(l, k, r + 1), term, first, first + step)
-            for term, part, (k, l) in zip(terms, cross.slices, cross.sizes, strict=True)
-        ]
-        for t, gram in enumerate(grams):
-            inner[t] += gram.diagonal(first, axis1=1, axis2=2).sum(axis=1)
-            for u in range(t + 1):
-                products[t, u] += gram.reshape(n[t], -1) @ grams[u].reshape(n[u], -1).T
+    most = max((term.k if term.is_diagonal else term.k**2 for term in terms), default=1)
+    step = max(GRAM_NUMBERS // max(most * (r + 1), 1), 1)
+    products, inner = _some_gram_products(cross, terms, 0, step)
+    for first in range(step, r, step):
+        more, also = _some_gram_products(cross, terms, first, first + step)
+        products = {pair: total + more[pair] for pair, total in products.items()}
+        inner = [total + some for total, some in zip(inner, also, strict=True)]
     return products, inner
+
+
+def _some_gram_products(
+    cross: CrossProducts, terms: Sequence[TermCovariance], first: int, stop: int
+) -> tuple[dict[tuple[int, int], FloatArray], list[FloatArray]]:
+    """The same for some columns of X on one side."""
+    grams = [
+        _gram(cross.B[part].reshape(l, k, -1), term, first, stop)
+        for term, part, (k, l) in zip(terms, cross.slices, cross.sizes, strict=True)
+    ]
+    flat = [gram.reshape(len(gram), -1) for gram in grams]
+    pairs = [(t, u) for t in range(len(flat)) for u in range(t + 1)]
+    inner = [gram.diagonal(first, axis1=1, axis2=2).sum(axis=1) for gram in grams]
+    return {(t, u): flat[t] @ flat[u].T for t, u in pairs}, inner
 
 
 def _gram(x: FloatArray, term: TermCovariance, first: int, stop: int) -> FloatArray:
@@ -350,8 +367,4 @@ def _at_theta(F: FloatArray, left: TermCovariance, right: TermCovariance) -> Flo
     """Coefficients of the moment equations, symmetric entries of both sides added up."""
     if F.size == 1:
         return F
-    rows = _entries(left)[:, None]
-    both = F[rows, _entries(right)]
-    if not right.is_diagonal:
-        both = both + np.where(right.on_diagonal, 0.0, F[rows, right.cols * right.k + right.rows])
-    return both * _twice(left)[:, None]
+    return _twice(left)[:, None] * F[_entries(left)] @ _both(right)

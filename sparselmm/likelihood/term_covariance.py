@@ -7,6 +7,7 @@ order of Bates, Maechler, Bolker & Walker (2015), section 2.4.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache, cached_property
 
@@ -351,6 +352,8 @@ def across_rotations(lam: FloatArray) -> FloatArray:
     With the singular value decomposition ``lam = U S V'`` it is all ``U Y V'`` with ``S Y``
     symmetric. Two singular values of zero leave both entries of Y free.
     """
+    if len(lam) == 2 and lam.any():
+        return _across_one_rotation(lam)
     U, s, Vt = svd(lam)
     s = np.where(s > 1e-8 * s[0], s, 0.0)
     rows, cols = lower_triangle(len(s), diagonal=False)
@@ -367,6 +370,18 @@ def across_rotations(lam: FloatArray) -> FloatArray:
     flat[first], flat[second] = s[cols] / size, s[rows] / size
     flat[first[lost]] = 1.0
     return np.asarray(U @ Y @ Vt)
+
+
+def _across_one_rotation(lam: FloatArray) -> FloatArray:
+    """The same of two coefficients, (3, 2, 2), by the reflection of ``lam K`` to the first axis."""
+    turned = lam[:, ::-1].ravel() * (1.0, -1.0, 1.0, -1.0)
+    turned /= math.sqrt(turned @ turned)
+    sign = math.copysign(1.0, turned[0])
+    rest = turned[1:]
+    out = np.empty((3, 4))
+    out[:, 0] = -sign * rest
+    out[:, 1:] = identity(3) - rest[:, None] * (rest / (1.0 + abs(turned[0])))
+    return out.reshape(3, 2, 2)
 
 
 @cache

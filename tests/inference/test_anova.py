@@ -165,7 +165,7 @@ def test_type_one_sums_up_least_squares():
     rss = []
     for last in range(1, 4):
         X = np.hstack(parts[:last])
-        rss.append(np.sum((data.y - X @ np.linalg.lstsq(X, data.y)[0]) ** 2))
+        rss.append(np.sum((data.y - X @ np.linalg.lstsq(X, data.y, rcond=None)[0]) ** 2))
     table = fit.anova(type=1)
     np.testing.assert_allclose(table.sum_sq, -np.diff(rss), rtol=1e-9)
     assert table.index.tolist() == ["z", "a"]  # the order of the formula, not that of the columns

@@ -158,7 +158,7 @@ def _type_three(treatment: _Columns, cells: FloatArray, terms: TermStructure) ->
         above = np.isin(treatment.terms, terms.containing[t])
         if above.any():
             mine = treatment.terms == t
-            F[:, mine] -= F[:, above] @ np.linalg.lstsq(F[:, above], F[:, mine])[0]
+            F[:, mine] -= F[:, above] @ np.linalg.lstsq(F[:, above], F[:, mine], rcond=None)[0]
     rows = F[treatment.places]
     out = []
     for t in range(len(terms.names)):

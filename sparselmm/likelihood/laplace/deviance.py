@@ -55,6 +55,9 @@ LEAVING = 3.0
 MOST_SHARE = 4.0
 """Largest change of the logarithm of the weights with that of a dispersion that is believed."""
 
+FLATTEST = 0.03
+"""Weight of a row, in the predictor's unit, below which steps of fixed effects become no longer."""
+
 EVALUATION, PER_ROW, FACTORS = 1.5e-3, 4e-7, 4.0
 """Predicted seconds of an evaluation: in any case, per row, and factorizations."""
 
@@ -564,7 +567,8 @@ class LaplaceDeviance:
         b = self.covariance.n_theta + self.fixed.r
         if self.data.family.name == "ordinal":  # thresholds and the mean of X'beta move together
             return block_diagonal([*roots, _unit_steps(model.hessian[a:, a:] / (2.0 * n))])
-        return block_diagonal([*roots, _unit_steps(model.S / n), self.natural[b:, b:]])
+        least = FLATTEST / (n * self.predictor_unit**2)
+        return block_diagonal([*roots, _unit_steps(model.S / n, least), self.natural[b:, b:]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -602,12 +606,12 @@ class _SecondSums:
         return np.clip(self.tp / max(float(self.tw[0]), 1e-300), -MOST_SHARE, MOST_SHARE)
 
 
-def _unit_steps(S: FloatArray) -> FloatArray:
-    """Columns of length one in the metric S, whose eigenvalues are made positive."""
+def _unit_steps(S: FloatArray, least: float = 0.0) -> FloatArray:
+    """Columns of length one in the metric S, whose eigenvalues are made ``least`` or more."""
     if not len(S):
         return S
     values, vectors = np.linalg.eigh(S)
-    floor = 1e-8 * max(float(np.abs(values).max()), 1e-300)
+    floor = max(1e-8 * max(float(np.abs(values).max()), 1e-300), least)
     return np.asarray(vectors / np.sqrt(np.maximum(np.abs(values), floor)))
 
 

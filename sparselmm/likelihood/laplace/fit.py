@@ -266,7 +266,9 @@ def _starting_points(deviance: LaplaceDeviance, x: FloatArray) -> Iterator[Float
     nothing, r = first.copy(), deviance.fixed.r
     for part, sign in deviance.leaving():
         level = np.full(deviance.data.n, sign * NOTHING_LEFT)
-        own = level[:1] if part.design is None else np.linalg.lstsq(part.design, level)[0]
+        own = (
+            level[:1] if part.design is None else np.linalg.lstsq(part.design, level, rcond=None)[0]
+        )
         nothing[r:][part.columns] = own
 
     def sized(sizes: Sequence[float], rest: FloatArray) -> FloatArray:

@@ -280,21 +280,28 @@ class GeneralSearch:
         """Follow a dispersion that leaves for its limit, in one step where many would be alike.
 
         Of ``c exp(-d)`` Newton's steps have length one; the slope falls from the accepted point
-        ``before`` as it should, whatever the model takes for the curvature.
+        ``before`` as it should, whatever the model takes for the curvature. Of a formula's
+        coefficients some combination may leave, of which d is the fastest row's.
         """
         if before is None:
             return x, value, model
-        for place, sign in self.deviance.limits():
-            at = int(self.deviance.parameters.in_tangent[place])
-            g, far = float(model.gradient[at]), (x[place] - before[0][place]) * sign
-            if not (g * sign < 0.0 and 3.0 < x[place] * sign < FAR and GONE < abs(g) < 5.0):
+        first = len(x) - self.deviance.data.n_phi
+        for part, sign in self.deviance.leaving():
+            at = slice(first + part.columns.start, first + part.columns.stop)
+            way = x[at] - before[0][at]
+            moved = sign * part.change(x[first:] - before[0][first:], slice(None))
+            fastest, far = int(moved.argmax()), float(moved.max())
+            here = sign * float(part.change(x[first:], slice(None))[fastest])
+            place = self.deviance.parameters.in_tangent[at]
+            if not (far > 0.0 and 3.0 < here < FAR):
                 continue
-            fall = float(np.log(max(before[1].gradient[at] / g, 1e-300)))
-            if not (far > 0.0 and 0.6 < fall / far < 1.6):
+            old, g = (-float(m.gradient[place] @ way) / far for m in (before[1], model))
+            fall = float(np.log(max(old / g, 1e-300))) if GONE < g < 5.0 else 0.0
+            if not 0.6 < fall / far < 1.6:
                 continue
             x, value, model = self._sharp(x, value, model)
             trial = x.copy()
-            trial[place] += sign * np.log(abs(g) / GONE)
+            trial[at] += way / far * np.log(g / GONE)
             after = self.value(trial)
             new = self._modelled(trial) if after <= value else None
             self.record(trial, after, accepted=new is not None)

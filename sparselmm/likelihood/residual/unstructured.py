@@ -241,7 +241,9 @@ class Unstructured:
     def distance(self, phi: FloatArray, other: FloatArray) -> float:
         """Of the covariances, relative to those at phi."""
         here, far = self.roots(phi), self.roots(other)
-        turned = np.linalg.lstsq(block_diagonal(list(here)), block_diagonal(list(far)))[0]
+        turned = np.linalg.lstsq(block_diagonal(list(here)), block_diagonal(list(far)), rcond=None)[
+            0
+        ]
         return float(np.linalg.norm(turned @ turned.T - np.eye(len(turned))))
 
     def rectify(self, phi: FloatArray) -> FloatArray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -111,7 +111,7 @@ class ReferenceGrid:
             offset = np.full(len(frame), 0.0 if value is None else value.mean())
         for name, step in (moved or {}).items():
             frame[name] = frame[name] + step
-        new = spec.evaluate(frame, random=False, offset=offset)
+        new = replace(spec, further={}).evaluate(frame, random=False, offset=offset)
         check_new(built, new)
         shift = np.zeros(len(frame)) if new.offset is None else new.offset
         counts = _counts(built, levels, at or {}) if count else np.ones(len(frame))
