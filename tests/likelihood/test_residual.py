@@ -512,6 +512,14 @@ def test_random_models_with_a_singular_covariance_of_visits(number):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [158, 297, 358])
+@pytest.mark.filterwarnings("ignore")  # they end at limits
+def test_random_models_whose_best_end_is_at_another_limit(number):
+    """`ad` and `toep`: correlations nearer to one than where searches started before."""
+    assert judge(number).what == "right"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [15, 41, 72])
 @pytest.mark.filterwarnings("ignore")
 def test_random_models_whose_likelihood_rises_without_end(number):

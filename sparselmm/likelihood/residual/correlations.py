@@ -24,8 +24,8 @@ from sparselmm.likelihood.residual.jets import LEFT, Jet, lag_correlations, prod
 Stack = tuple[FloatArray, list[FloatArray], list[list[FloatArray]]]
 """C (P, m, m), its J first derivatives, its J x J second ones."""
 
-STRONG = 0.93
-"""A correlation near one."""
+STRONG = 0.985
+"""A correlation near one, from where searches end at one if that is better than elsewhere."""
 
 STRENGTHS = 1.0 - np.array([0.98, 0.92, 0.85, 0.75, 0.65, 0.55, 0.45, 0.35, 0.25, 0.18, 0.12, 0.07,
                             0.03, 0.01])  # fmt: skip

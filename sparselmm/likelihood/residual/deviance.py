@@ -59,6 +59,9 @@ DENSE_PAIRS = 40
 FEW_ROWS, STRONG = 500, 0.9
 """Rows, and correlation at a typical distance, that leave random effects open."""
 
+FEWER_ROWS = 150
+"""Rows that leave open which of several correlations may be one."""
+
 PROBES = (200.0, 2.0)
 """Distances of a correlation from one, in those of the nearest one, between which the deviance must
 fall for a search to start there."""
@@ -357,7 +360,8 @@ class ResidualDeviance(Joint):
         """Whether there may be a lower minimum.
 
         With a nugget, at a limit, at a variance of zero; and where few rows leave open whether
-        what is nearly constant within a group is residual or random effect, or in which stratum.
+        what is nearly constant within a group is residual or random effect, or in which stratum;
+        or fewer, which of several correlations may be one beside random effects.
         """
         _, phi = self.split(x)
         if self.design.residual is not None and self.design.residual.nugget:
@@ -366,6 +370,8 @@ class ResidualDeviance(Joint):
             return True
         strata = self.structure.n_strata > 1
         open_to_doubt = strata or self.structure.strength(phi) > STRONG
+        if self.n_theta and self.df <= FEWER_ROWS and self.structure.has_several_angles:
+            return True
         if self.n_theta and self.df <= FEW_ROWS and open_to_doubt:
             return True
         zero = [term.at_zero(x[part]).any() for term, part in zip(

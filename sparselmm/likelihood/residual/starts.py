@@ -103,6 +103,8 @@ def further_starts(
     for place in structure.near_limits(phi):
         for effects in (one, lifted) if n else (theta,):
             yield np.append(effects, place)
+    for place in structure.near_limits(structure.start()):
+        yield np.append(one, place)
     rng = np.random.default_rng(0)
     for wide in random_starts(covariance, units[:n], drawn, decades=SIZES):
         yield np.append(wide, structure.drawn(phi, rng))

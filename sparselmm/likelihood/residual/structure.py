@@ -32,6 +32,11 @@ class Structured:
         self.n_strata = max(len(rows.strata), 1)
         self.n = self.a + self.n_strata * self.correlation.n
 
+    @property
+    def has_several_angles(self) -> bool:
+        """Whether groups have several correlations that may be one."""
+        return self.correlation.n_own > 1
+
     def psi(self, phi: FloatArray) -> FloatArray:
         """Parameters of the correlation, (strata, n)."""
         return phi[self.a :].reshape(self.n_strata, -1)

@@ -66,6 +66,7 @@ class Unstructured:
 
     known_scale: float | None = 1.0
     a = 0
+    has_several_angles = False
 
     def __init__(self, rows: ResidualRows):
         self.rows, self.T = rows, rows.n_visits
