@@ -267,7 +267,9 @@ class LaplaceDeviance:
         if point is None:
             raise FloatingPointError("the log-likelihood is not finite")
         if self._model is None or self._model[0] is not point:
+            self._point = None  # should it fail: the rows' third derivatives are gone
             self._model = point, self._modelled(point)
+            self._point = point
         return self._model[1]
 
     def _lambda(self, point: Point, x: FloatArray, transpose: bool) -> FloatArray:
@@ -316,21 +318,21 @@ class LaplaceDeviance:
         return Model(gradient, H, S)
 
     def _first_sums(self, readers: Sequence[Reader]) -> _FirstSums:
-        """One pass over the rows: ``tau``, ``t`` and the products with the weights."""
+        """One pass over the rows: ``tau``, ``t`` in place of w', and products with the weights."""
         data, q, r = self.data, self.random.q, self.fixed.r
-        arrays = max(len(data.further), 2 if data.n_phi else 1)
-        if len(self._mixed) < arrays:
-            self._mixed = [np.empty(data.n) for _ in range(arrays)]
-        t, tau = self._mixed[0], self._mixed[1] if data.n_phi else np.zeros(0)
+        if len(self._mixed) < len(data.further):  # the third derivatives are not read again
+            more = max(len(data.further), 2) - 1
+            self._mixed = [self.passes.dw, *(np.empty(data.n) for _ in range(more))]
+        t, tau = self.passes.dw, self._mixed[1] if data.n_phi else np.zeros(0)
         Zt, S, B = np.zeros(q), np.zeros((r, r)), np.zeros((q, r))
         for rows in blocks(data.n):
-            own = t[rows]
-            own[...] = 0.0
+            own = np.zeros(rows.stop - rows.start)
             for read in readers:
                 read(rows, own)
             if len(tau):
                 tau[rows] = own
-            own *= self.passes.dw[rows]
+            own *= t[rows]
+            t[rows] = own
             self.random.add_products(own, rows, Zt)
             self.fixed.add_weighted(self.passes.w[rows], rows, self.random, S, B)
         return _FirstSums(t, tau, Zt, S, B)
@@ -352,7 +354,7 @@ class LaplaceDeviance:
             random.add_products(tilde, rows, sums.Z)
             sums.X[:] += Q.T @ tilde
             if J:
-                self._add_further(sums, phi, rows, Q, first.tau[rows], spread)
+                self._add_further(sums, phi, rows, Q, first.tau[rows].copy(), spread)
         return sums
 
     def _add_further(

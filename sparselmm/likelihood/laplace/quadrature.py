@@ -144,8 +144,9 @@ class QuadratureDeviance(LaplaceDeviance):
         if point is None:
             raise FloatingPointError("the log-likelihood is not finite")
         if self._model is None or self._model[0] is not point:
-            laplace = self._modelled(point)
-            self._model = point, replace(laplace, gradient=self._slope(point))
+            slope, self._point = self._slope(point), None  # which reads what the model overwrites
+            self._model = point, replace(self._modelled(point), gradient=slope)
+            self._point = point
         return self._model[1]
 
     def _slope(self, point: Point) -> FloatArray:
