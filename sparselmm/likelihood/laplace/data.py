@@ -17,9 +17,8 @@ from sparselmm.likelihood.laplace.families import Family
 from sparselmm.likelihood.laplace.jets import Jet
 from sparselmm.likelihood.laplace.rows import RandomRows, blocks
 
-
 DEPENDENT = 1e-10
-"""Share of a column of a further predictor's design that those before it leave of dependent ones."""
+"""Share of a column that those before it leave where they depend on each other."""
 
 
 @dataclass(frozen=True, eq=False)

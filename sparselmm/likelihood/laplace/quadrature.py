@@ -23,7 +23,8 @@ from sparselmm.base.arguments import shown
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.likelihood.laplace.data import GeneralData
-from sparselmm.likelihood.laplace.deviance import PER_ROW, LaplaceDeviance, Model, Point, alone
+from sparselmm.likelihood.laplace.deviance import PER_ROW, LaplaceDeviance
+from sparselmm.likelihood.laplace.parameters import Model, Point, alone
 from sparselmm.likelihood.laplace.rows import blocks
 
 MOST_NODES = 100
