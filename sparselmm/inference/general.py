@@ -15,7 +15,7 @@ from sparselmm.likelihood.evaluations import PLSFit
 from sparselmm.likelihood.laplace.conditional import ConditionalEngine
 from sparselmm.likelihood.laplace.deviance import LaplaceDeviance
 from sparselmm.likelihood.laplace.fit import difference_hessian
-from sparselmm.likelihood.laplace.search import Optimum
+from sparselmm.likelihood.laplace.optimum import Optimum
 
 FLAT = 1e-4
 """Curvature, scaled to a unit diagonal, that is zero but for the error of differences."""

@@ -1,9 +1,11 @@
 """Laplace's deviance and quadrature: against brute force, differences, the linear model."""
 
 import dataclasses
+import tracemalloc
 from functools import cache
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.integrate as si
 import scipy.optimize as so
@@ -318,3 +320,70 @@ def test_an_evaluation_is_forgotten_when_pickled():
     assert again._point is None
     assert again.value(x) == pytest.approx(value, abs=1e-9)
     assert dataclasses.is_dataclass(again.data)
+
+
+@pytest.mark.parametrize("family", ["gaussian", "gamma", "beta", "betabinomial", "nbinom2"])
+def test_the_model_knows_how_a_dispersion_moves_the_weights(family):
+    """Between standard deviations and a dispersion it was twice the curvature that there is."""
+    rng = np.random.default_rng(4)
+    g, x = np.repeat(np.arange(40), 6), rng.normal(size=240)
+    eta = 0.2 + 0.4 * x + 0.8 * rng.normal(size=40)[g]
+    p, mu = 1 / (1 + np.exp(-eta)), np.exp(eta)
+    draws = {
+        "gaussian": lambda: eta + 0.7 * rng.normal(size=240),
+        "gamma": lambda: mu * rng.gamma(3, 1 / 3, 240),
+        "beta": lambda: np.clip(rng.beta(6 * p, 6 * (1 - p)), 1e-3, 1 - 1e-3),
+        "betabinomial": lambda: rng.binomial(8, rng.beta(4 * p, 4 * (1 - p))),
+        "nbinom2": lambda: rng.poisson(mu * rng.gamma(2, 0.5, 240)),
+    }
+    frame = pd.DataFrame({"y": draws[family](), "x": x, "g": g, "m": 8})
+    more = {"trials": "m"} if family == "betabinomial" else {}
+    fit = sparselmm.mixedglm("y ~ x + (1 | g)", frame, family=family, **more).fit(starts=1)
+    exact = difference_hessian(fit.deviance, fit.opt.x, np.ones(len(fit.opt.x), dtype=bool))
+    size = np.sqrt(exact[0, 0] * exact[-1, -1])
+    assert fit.opt.hessian[0, -1] / size == pytest.approx(exact[0, -1] / size, abs=0.05)
+
+
+def test_a_model_that_failed_is_not_made_of_what_it_left(monkeypatch):
+    """The rows' third derivatives are overwritten by what the gradient makes of them."""
+    data, formula, arguments = FITS["grouse_nb2"]
+    fit = sparselmm.mixedglm(formula, data_of(data), **arguments).fit(starts=1)
+    engine, x = fit.deviance, fit.opt.x + 0.1
+    right = engine.gradient(x)
+    engine.value(fit.opt.x)
+    broken = [True]
+
+    def failing(*given):
+        if broken:
+            broken.clear()
+            raise np.linalg.LinAlgError
+        return curvature(*given)
+
+    curvature = engine._curvature
+    monkeypatch.setattr(engine, "_curvature", failing)
+    with pytest.raises(np.linalg.LinAlgError):
+        engine.gradient(x)
+    np.testing.assert_allclose(engine.gradient(x), right, rtol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "more"),
+    [("poisson", {}), ("poisson", {"zi": "~ 1"}), ("nbinom2", {"hurdle": "~ 1"}),
+     ("nbinom2", {"dispersion": "~ x"}), ("betabinomial", {"trials": "m"}), ("ordinal", {})],
+)  # fmt: skip
+def test_a_fit_takes_at_most_ten_arrays_of_the_rows(family, more):
+    """Beside what the model holds; two crossed factors, whose pairs take one each."""
+    n, rng = 200_000, np.random.default_rng(0)
+    frame = pd.DataFrame({
+        "x": rng.normal(size=n), "g": rng.integers(0, 2000, n), "h": rng.integers(0, 20, n), "m": 9
+    })  # fmt: skip
+    frame["y"] = rng.integers(0, 4, n) * 1.0
+    model = sparselmm.mixedglm("y ~ x + (1 | g) + (1 | h)", frame, family=family, **more)
+    first = frame.head(20_000)
+    sparselmm.mixedglm("y ~ x + (1 | g) + (1 | h)", first, family=family, **more).fit(starts=1)
+    tracemalloc.start()
+    model.fit(starts=1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak <= 10 * 8 * n

@@ -26,10 +26,9 @@ quadratic form in g, of which it is the expectation, as in the average informati
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -42,122 +41,17 @@ from sparselmm.likelihood.curvature import add_root_curvature
 from sparselmm.likelihood.deviance import SMALLEST_PIVOT
 from sparselmm.likelihood.engine import solver_of
 from sparselmm.likelihood.laplace.data import FixedRows, Further, GeneralData, Passes
-from sparselmm.likelihood.laplace.modes import Mode, ModeFinder
-from sparselmm.likelihood.laplace.predictors import predictor_unit
+from sparselmm.likelihood.laplace.modes import ModeFinder
+from sparselmm.likelihood.laplace.parameters import Model, Parameters, Point, alone
+from sparselmm.likelihood.laplace.predictors import leaving, predictor_unit
 from sparselmm.likelihood.laplace.rows import RandomRows, Reader, blocks
-
-LIMITS = {"nbinom1": -1.0, "nbinom2": 1.0, "betabinomial": 1.0}
-"""Where the logarithm of the dispersion goes in responses without overdispersion."""
-
-LEAVING = 3.0
-"""Logarithm of a dispersion, towards its limit, beyond which it is taken to be on its way there."""
-
-MOST_SHARE = 4.0
-"""Largest change of the logarithm of the weights with that of a dispersion that is believed."""
+from sparselmm.likelihood.laplace.sums import RowSums, SecondSums
 
 FLATTEST = 0.03
 """Weight of a row, in the predictor's unit, below which steps of fixed effects become no longer."""
 
 EVALUATION, PER_ROW, FACTORS = 1.5e-3, 4e-7, 4.0
 """Predicted seconds of an evaluation: in any case, per row, and factorizations."""
-
-
-@dataclass(frozen=True, eq=False)
-class Parameters:
-    """Where theta, gamma and phi stand in a vector, and how steps move it.
-
-    Attributes
-    ----------
-    r, n_phi : int
-        Numbers of fixed effects and of coefficients of further predictors.
-    """
-
-    covariance: Covariance
-    r: int
-    n_phi: int
-
-    def split(self, x: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """``theta, gamma, phi``."""
-        a = self.covariance.n_theta
-        return x[:a], x[a : a + self.r], x[a + self.r :]
-
-    def steps(self, step: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """The same of a vector in tangent coordinates."""
-        a = self.covariance.n_tangent
-        return step[:a], step[a : a + self.r], step[a + self.r :]
-
-    def retract(self, x: FloatArray, step: FloatArray) -> FloatArray:
-        """Parameters after a step."""
-        theta, gamma, phi = self.split(x)
-        a, b, c = self.steps(step)
-        return np.concatenate([self.covariance.retract(theta, a), gamma + b, phi + c])
-
-    @cached_property
-    def in_tangent(self) -> FloatArray:
-        """Which tangent coordinates are the parameters themselves."""
-        rest = self.covariance.n_tangent + np.arange(self.r + self.n_phi)
-        return np.concatenate([self.covariance.in_tangent, rest]).astype(int)
-
-    def rectify(self, x: FloatArray) -> FloatArray:
-        """Non-negative diagonals of every ``lambda_t``."""
-        a = self.covariance.n_theta
-        return np.concatenate([self.covariance.rectify(x[:a]), x[a:]])
-
-    def __len__(self) -> int:
-        return self.covariance.n_theta + self.r + self.n_phi
-
-
-@dataclass(frozen=True, eq=False)
-class Point:
-    """The last evaluation.
-
-    Attributes
-    ----------
-    x : ndarray
-    lams : list of ndarray, (k, k)
-    value : float
-        Deviance.
-    near : float
-        How near the mode is: half its squared decrement.
-    """
-
-    x: FloatArray
-    lams: list[FloatArray]
-    mode: Mode
-    value: float
-    near: float
-
-
-@dataclass(frozen=True, eq=False)
-class Model:
-    """Quadratic model of the deviance at a point, in tangent coordinates.
-
-    Attributes
-    ----------
-    gradient : ndarray, (m,)
-    hessian : ndarray, (m, m)
-    S : ndarray, (r, r)
-        Information of the fixed effects, random effects accounted for.
-    """
-
-    gradient: FloatArray
-    hessian: FloatArray
-    S: FloatArray
-
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-def alone(method: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, P], T]:
-    """The method under the lock of its deviance, whose factor and rows are one evaluation's."""
-
-    @wraps(method)
-    def locked(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        with self.lock:
-            return method(self, *args, **kwargs)
-
-    return locked
 
 
 class LaplaceDeviance:
@@ -187,6 +81,7 @@ class LaplaceDeviance:
         self.solver = solver_of(self.cross, plan.chosen)
         self.covariance = Covariance.of(data.terms)
         self.passes = Passes(data, self.random)
+        self.sums = RowSums(data, self.random, self.fixed, self.passes)
         self.modes = ModeFinder(self.passes, self.random, self.cross, fills, self.solver)
         self.parameters = Parameters(self.covariance, self.fixed.r, data.n_phi)
         self.constant = data.constant()
@@ -202,7 +97,6 @@ class LaplaceDeviance:
         self._model: tuple[Point, Model] | None = None
         self._start = np.zeros(self.random.q)
         self._psi: dict[int, FloatArray] = {}
-        self._mixed: list[FloatArray] = []
 
     @cached_property
     def natural(self) -> FloatArray:
@@ -221,7 +115,7 @@ class LaplaceDeviance:
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the last evaluation, whose factor is not portable."""
-        own = {**self.__dict__, "_point": None, "_model": None, "_mixed": []}
+        own = {**self.__dict__, "_point": None, "_model": None}
         return {name: value for name, value in own.items() if name != "lock"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -267,7 +161,9 @@ class LaplaceDeviance:
         if point is None:
             raise FloatingPointError("the log-likelihood is not finite")
         if self._model is None or self._model[0] is not point:
+            self._point = None  # should it fail: the rows' third derivatives are gone
             self._model = point, self._modelled(point)
+            self._point = point
         return self._model[1]
 
     def _lambda(self, point: Point, x: FloatArray, transpose: bool) -> FloatArray:
@@ -291,7 +187,7 @@ class LaplaceDeviance:
     def _modelled(self, point: Point) -> Model:
         solver, u = self.solver, point.mode.u
         readers, traces = self._inverse(point)
-        first = self._first_sums(readers)
+        first = self.sums.first(readers)
         columns = np.column_stack([first.B, first.Zt])
         right = self._lambda(point, columns, True)
         solved = solver.solve(np.ascontiguousarray(right))
@@ -299,7 +195,7 @@ class LaplaceDeviance:
         LB = right[:, :-1]
         S = first.S - LB.T @ K
         theta, _, phi = self.parameters.split(point.x)
-        further = self._second_sums(first, self._lambda(point, s, False), phi)
+        further = self.sums.second(first, self._lambda(point, s, False), phi)
         D1, D2 = further.Z, point.mode.products
         blocks_ = [
             2.0 * traces[i]
@@ -315,93 +211,11 @@ class LaplaceDeviance:
         self._bend(H, point, theta, blocks_)
         return Model(gradient, H, S)
 
-    def _first_sums(self, readers: Sequence[Reader]) -> _FirstSums:
-        """One pass over the rows: ``tau``, ``t`` and the products with the weights."""
-        data, q, r = self.data, self.random.q, self.fixed.r
-        arrays = max(len(data.further), 2 if data.n_phi else 1)
-        if len(self._mixed) < arrays:
-            self._mixed = [np.empty(data.n) for _ in range(arrays)]
-        t, tau = self._mixed[0], self._mixed[1] if data.n_phi else np.zeros(0)
-        Zt, S, B = np.zeros(q), np.zeros((r, r)), np.zeros((q, r))
-        for rows in blocks(data.n):
-            own = t[rows]
-            own[...] = 0.0
-            for read in readers:
-                read(rows, own)
-            if len(tau):
-                tau[rows] = own
-            own *= self.passes.dw[rows]
-            self.random.add_products(own, rows, Zt)
-            self.fixed.add_weighted(self.passes.w[rows], rows, self.random, S, B)
-        return _FirstSums(t, tau, Zt, S, B)
-
-    def _second_sums(self, first: _FirstSums, moved: FloatArray, phi: FloatArray) -> _SecondSums:
-        """Another, with ``Z Lambda s`` = Z moved: sums of ``t~`` and of the further predictors."""
-        passes, random, J = self.passes, self.random, self.data.n_phi
-        q, r = random.q, self.fixed.r
-        sums = _SecondSums(
-            np.zeros(q), np.zeros(r), np.zeros(J), np.zeros((J, J)), np.zeros((q, J)),
-            np.zeros((q, J)), np.zeros((r, J)), np.zeros(1), np.zeros(J),
-        )  # fmt: skip
-        for rows in blocks(self.data.n):
-            tilde, Q = first.t[rows], self.fixed.columns(rows)
-            spread = np.zeros(len(tilde))
-            random.add_effects(moved, rows, spread)
-            tilde -= passes.w[rows] * spread
-            tilde -= 2.0 * passes.g[rows]
-            random.add_products(tilde, rows, sums.Z)
-            sums.X[:] += Q.T @ tilde
-            if J:
-                self._add_further(sums, phi, rows, Q, first.tau[rows], spread)
-        return sums
-
-    def _add_further(
-        self, sums: _SecondSums, phi: FloatArray, rows: slice, Q: FloatArray, tau: FloatArray,
-        spread: FloatArray,
-    ) -> None:  # fmt: skip
-        """Add what some rows say of the further predictors; the arrays of t and tau take theirs."""
-        data = self.data
-        jet = data.jet(self.passes.eta[rows], phi, rows, True)
-        slopes = [tuple(np.broadcast_to(x, Q.shape[:1]) for x in own) for own in jet.a]
-        signs, flat = {part.name: sign for part, sign in self.leaving()}, np.ones(len(Q))
-        for (f, e, ee), part in zip(slopes, data.further, strict=True):
-            sums.slope[part.columns] += part.products(-2.0 * f - tau * ee + spread * e, rows)
-            if signs.get(part.name):  # far out all falls like exp(-d), of log det M too
-                far = part.values(phi, rows) * signs[part.name] > LEAVING
-                bent = part.scaled(signs[part.name] * far * tau * ee, rows)
-                sums.H[part.columns, part.columns] += bent.T @ part.scaled(flat, rows)
-        w, g = self.passes.w[rows], self.passes.g[rows]
-        sums.tw[:] += tau @ w
-        for i, (part, (_, e, ee)) in enumerate(zip(data.further, slopes, strict=True)):
-            self._mixed[i][rows] = e
-            mixed = part.scaled(e, rows)
-            sums.XG[:, part.columns] += Q.T @ mixed
-            self._add_products(sums.ZG[:, part.columns], mixed, rows)
-            if data.family.name != "ordinal":  # whose thresholds are places, not sizes
-                sums.tp[part.columns] -= tau @ ee
-                self._add_products(sums.ZD[:, part.columns], part.scaled(g, rows), rows)
-            for j, other in enumerate(data.further[: i + 1]):
-                own = (jet.aa or {}).get((j, i))
-                if own is None:
-                    continue
-                own = np.broadcast_to(own, Q.shape[:1])
-                block = part.scaled(own, rows).T @ other.scaled(flat, rows)
-                sums.H[part.columns, other.columns] -= 2.0 * block
-                if j != i:
-                    sums.H[other.columns, part.columns] -= 2.0 * block.T
-
-    def _add_products(self, out: FloatArray, x: FloatArray, rows: slice) -> None:
-        """Add ``Z'x`` of some rows, column by column."""
-        for c, column in enumerate(x.T):
-            product = np.zeros(self.random.q)
-            self.random.add_products(np.ascontiguousarray(column), rows, product)
-            out[:, c] += product
-
     # ------------------------------------------------------------------------ curvature
 
     def _curvature(
         self, point: Point, S: FloatArray, B: FloatArray, LB: FloatArray, K: FloatArray,
-        further: _SecondSums,
+        further: SecondSums,
     ) -> FloatArray:  # fmt: skip
         """The model Hessian but for the curvature of ``lambda lambda'``."""
         g = self._directions(point)
@@ -504,7 +318,7 @@ class LaplaceDeviance:
             row *= passes.w[rows]
             np.negative(row, out=row)
             if np.any(phi):
-                for mixed, further in zip(self._mixed, self.data.further, strict=False):
+                for mixed, further in zip(self.sums.mixed, self.data.further, strict=False):
                     row += mixed[rows] * further.change(phi, rows)
             random.add_products(row, rows, products)
         rhs = apply_lambda(self.cross, steps, point.mode.products[:, None])[:, 0]
@@ -536,10 +350,7 @@ class LaplaceDeviance:
 
     def leaving(self) -> list[tuple[Further, float]]:
         """Predictors without a bound, and the sign that leads to where they explain nothing."""
-        base = getattr(self.data.family, "base", self.data.family)
-        signs = {"dispersion": LIMITS.get(base.name, 0.0), "zi": -1.0}
-        own = [(part, signs.get(part.name, 0.0)) for part in self.data.further]
-        return [(part, sign) for part, sign in own if sign]
+        return leaving(self.data)
 
     def limits(self) -> list[tuple[int, float]]:
         """Place in x of those that are common to all rows, and the sign.
@@ -569,41 +380,6 @@ class LaplaceDeviance:
             return block_diagonal([*roots, _unit_steps(model.hessian[a:, a:] / (2.0 * n))])
         least = FLATTEST / (n * self.predictor_unit**2)
         return block_diagonal([*roots, _unit_steps(model.S / n, least), self.natural[b:, b:]])
-
-
-@dataclass(frozen=True, eq=False)
-class _FirstSums:
-    """``t`` and, where it is needed again, ``tau`` (n,); ``Z't`` (q,), ``Q'WQ`` and ``Z'WQ``."""
-
-    t: FloatArray
-    tau: FloatArray
-    Zt: FloatArray
-    S: FloatArray
-    B: FloatArray
-
-
-@dataclass(frozen=True, eq=False)
-class _SecondSums:
-    """``Z't~`` (q,), ``Q't~`` (r,), and sums of the further predictors.
-
-    These are slope (J,), curvature (J, J), ``Z'g_p`` and ``Z'D'g`` (q, J), ``Q'g_p`` (r, J),
-    ``tau'w`` (1,) and ``tau'w_p`` (J,).
-    """
-
-    Z: FloatArray
-    X: FloatArray
-    slope: FloatArray
-    H: FloatArray
-    ZG: FloatArray
-    ZD: FloatArray
-    XG: FloatArray
-    tw: FloatArray
-    tp: FloatArray
-
-    @property
-    def shares(self) -> FloatArray:
-        """By what share of themselves the weights move with each further coefficient, (J,)."""
-        return np.clip(self.tp / max(float(self.tw[0]), 1e-300), -MOST_SHARE, MOST_SHARE)
 
 
 def _unit_steps(S: FloatArray, least: float = 0.0) -> FloatArray:

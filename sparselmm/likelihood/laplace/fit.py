@@ -11,14 +11,15 @@ import numpy as np
 from sparselmm.base.providers import NotPositiveDefiniteError
 from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.likelihood.laplace.data import GeneralData
-from sparselmm.likelihood.laplace.deviance import LaplaceDeviance, alone
+from sparselmm.likelihood.laplace.deviance import LaplaceDeviance
+from sparselmm.likelihood.laplace.optimum import Optimum
+from sparselmm.likelihood.laplace.parameters import alone
 from sparselmm.likelihood.laplace.quadrature import QuadratureDeviance, check_quadrature
 from sparselmm.likelihood.laplace.search import (
     MAX_ITERATIONS,
     TOLERANCE,
     Callback,
     GeneralSearch,
-    Optimum,
 )
 from sparselmm.likelihood.laplace.separation import (
     check_varies_within_levels,

@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from sparselmm.base.types import FloatArray
-from sparselmm.likelihood.laplace.data import GeneralData
+from sparselmm.likelihood.laplace.data import Further, GeneralData
 from sparselmm.likelihood.laplace.links import POWERS, predictor, quantile
 from sparselmm.likelihood.laplace.mixtures import CustomFamily
+
+LIMITS = {"nbinom1": -1.0, "nbinom2": 1.0, "betabinomial": 1.0}
+"""Where the logarithm of the dispersion goes in responses without overdispersion."""
 
 
 def first_predictors(data: GeneralData) -> FloatArray:
@@ -42,3 +45,11 @@ def predictor_unit(data: GeneralData) -> float:
     else:
         unit = abs(float(predictor(family.link, np.maximum(data.y[live].mean(), 1e-300))))
     return unit if 0.0 < unit < np.inf else 1.0
+
+
+def leaving(data: GeneralData) -> list[tuple[Further, float]]:
+    """Predictors without a bound, and the sign that leads to where they explain nothing."""
+    base = getattr(data.family, "base", data.family)
+    signs = {"dispersion": LIMITS.get(base.name, 0.0), "zi": -1.0}
+    own = [(part, signs.get(part.name, 0.0)) for part in data.further]
+    return [(part, sign) for part, sign in own if sign]

@@ -23,7 +23,8 @@ from sparselmm.base.arguments import shown
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.likelihood.laplace.data import GeneralData
-from sparselmm.likelihood.laplace.deviance import PER_ROW, LaplaceDeviance, Model, Point, alone
+from sparselmm.likelihood.laplace.deviance import PER_ROW, LaplaceDeviance
+from sparselmm.likelihood.laplace.parameters import Model, Point, alone
 from sparselmm.likelihood.laplace.rows import blocks
 
 MOST_NODES = 100
@@ -144,8 +145,9 @@ class QuadratureDeviance(LaplaceDeviance):
         if point is None:
             raise FloatingPointError("the log-likelihood is not finite")
         if self._model is None or self._model[0] is not point:
-            laplace = self._modelled(point)
-            self._model = point, replace(laplace, gradient=self._slope(point))
+            slope, self._point = self._slope(point), None  # which reads what the model overwrites
+            self._model = point, replace(self._modelled(point), gradient=slope)
+            self._point = point
         return self._model[1]
 
     def _slope(self, point: Point) -> FloatArray:

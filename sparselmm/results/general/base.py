@@ -12,7 +12,7 @@ from sparselmm.base.types import FloatArray
 from sparselmm.inference.estimates import Estimates
 from sparselmm.inference.general import GeneralEstimates
 from sparselmm.likelihood.laplace.deviance import LaplaceDeviance
-from sparselmm.likelihood.laplace.search import Optimum
+from sparselmm.likelihood.laplace.optimum import Optimum
 from sparselmm.results.methods.base import Labelled
 
 

@@ -9,7 +9,7 @@ from sparselmm.base.exceptions import NotGeneralizedError
 from sparselmm.base.other_names import GENERAL, OF_RESULTS, NamesOthers, OtherKind
 from sparselmm.inference.general import GeneralEstimates
 from sparselmm.likelihood.laplace.deviance import LaplaceDeviance
-from sparselmm.likelihood.laplace.search import Optimum
+from sparselmm.likelihood.laplace.optimum import Optimum
 from sparselmm.results.core import MixedLMResults
 from sparselmm.results.general.printed import summarize
 from sparselmm.results.general.reports import GeneralReportResults
