@@ -275,9 +275,9 @@ def check_counted_levels(term: RandomTerm, weights: FloatArray | None) -> None:
     """The same, and a single level, among the rows of positive weight."""
     if term.codes is None:
         return
-    if weights is None and term.is_everywhere and 2 <= len(term.codes) > term.n_levels:
-        if term.codes[0] != term.codes[-1] or (term.codes != term.codes[0]).any():
-            return
+    plain = weights is None and term.is_everywhere and len(term.codes) > max(term.n_levels, 1)
+    if plain and (term.codes[0] != term.codes[-1] or (term.codes != term.codes[0]).any()):
+        return
     rows = term.codes >= 0 if weights is None else (term.codes >= 0) & (weights > 0)
     seen = np.zeros(term.n_levels, dtype=bool)
     seen[term.codes[rows]] = True

@@ -207,7 +207,7 @@ def _swapped(term: TermCovariance) -> IntArray:
 
 @lru_cache
 def _both(term: TermCovariance) -> FloatArray:
-    """Where entries ``(i, j)`` and ``(j, i)`` are added up for each parameter, (entries, n_theta)."""
+    """Adds up entries ``(i, j)`` and ``(j, i)`` of each parameter, (entries, n_theta)."""
     at, each = _entries(term), np.arange(term.n_theta)
     out = np.zeros((term.k if term.is_diagonal else term.k**2, term.n_theta))
     out[at, each] = out[_swapped(term)[at], each] = 1.0
