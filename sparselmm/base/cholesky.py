@@ -12,7 +12,7 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.linalg import lapack
 
-from sparselmm.base import kernels
+from sparselmm.base import kernels_cholesky
 from sparselmm.base.providers import Backend, Mode, NotPositiveDefiniteError, Ordering, provider
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import CSC, FloatArray, IntArray, index_dtype
@@ -128,7 +128,7 @@ class CholeskyFactor:
             (np.ones(off.sum(), np.int8), (np.minimum(a, b)[off], np.maximum(a, b)[off])),
             shape=full.shape,
         )
-        return kernels.column_counts(upper.indptr, upper.indices)
+        return kernels_cholesky.column_counts(upper.indptr, upper.indices)
 
     def factorize(self, data: FloatArray) -> float:
         """Factorize the matrix with these values on the pattern; returns ``log det M``.
@@ -160,12 +160,12 @@ class CholeskyFactor:
             cols = np.repeat(np.arange(self.pattern.n), np.diff(self.pattern.indptr))
             root = dense_root(np.diff(L.indptr))
             self._inverse_map = _places(L, root, place[self.pattern.rows], place[cols])
-            self._starts = kernels.supernodes(L.indptr, L.indices, WIDEST_SUPERNODE)
+            self._starts = kernels_cholesky.supernodes(L.indptr, L.indices, WIDEST_SUPERNODE)
             self._starts = np.append(self._starts[self._starts < root], root)
         inverse = np.empty(len(L.data))
         _invert_root(L, int(self._starts[-1]), inverse)
         with one_thread():  # its products are small
-            kernels.selected_inverse(L.indptr, L.indices, L.data, self._starts, inverse)
+            kernels_cholesky.selected_inverse(L.indptr, L.indices, L.data, self._starts, inverse)
         return inverse[self._inverse_map]
 
 
