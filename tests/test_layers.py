@@ -16,7 +16,7 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
     "base": (
         "exceptions types",
         "arguments compiling memory progress reduction smallmatrix storage threads",
-        "grid kernels kernels_families kernels_krylov kernels_rows kernels_stacks "
+        "grid kernels kernels_cholesky kernels_families kernels_krylov kernels_rows kernels_stacks "
         "other_names providers seeds",
         "cholesky workers",
     ),

@@ -12,7 +12,7 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.linalg import lapack
 
-from sparselmm.base import kernels
+from sparselmm.base import kernels_cholesky
 from sparselmm.base.providers import Backend, Mode, NotPositiveDefiniteError, Ordering, provider
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import CSC, FloatArray, IntArray, index_dtype
@@ -128,7 +128,7 @@ class CholeskyFactor:
             (np.ones(off.sum(), np.int8), (np.minimum(a, b)[off], np.maximum(a, b)[off])),
             shape=full.shape,
         )
-        return kernels.column_counts(upper.indptr, upper.indices)
+        return kernels_cholesky.column_counts(upper.indptr, upper.indices)
 
     def factorize(self, data: FloatArray) -> float:
         """Factorize the matrix with these values on the pattern; returns ``log det M``.
@@ -158,15 +158,14 @@ class CholeskyFactor:
             place = np.empty(self.pattern.n, dtype=np.int64)
             place[self.permutation] = np.arange(self.pattern.n)
             cols = np.repeat(np.arange(self.pattern.n), np.diff(self.pattern.indptr))
-            in_l = Pattern(L.indptr, L.indices)
-            self._inverse_map = in_l.positions(place[self.pattern.rows], place[cols])
-            self._starts = kernels.supernodes(L.indptr, L.indices, WIDEST_SUPERNODE)
             root = dense_root(np.diff(L.indptr))
+            self._inverse_map = _places(L, root, place[self.pattern.rows], place[cols])
+            self._starts = kernels_cholesky.supernodes(L.indptr, L.indices, WIDEST_SUPERNODE)
             self._starts = np.append(self._starts[self._starts < root], root)
         inverse = np.empty(len(L.data))
         _invert_root(L, int(self._starts[-1]), inverse)
         with one_thread():  # its products are small
-            kernels.selected_inverse(L.indptr, L.indices, L.data, self._starts, inverse)
+            kernels_cholesky.selected_inverse(L.indptr, L.indices, L.data, self._starts, inverse)
         return inverse[self._inverse_map]
 
 
@@ -174,6 +173,20 @@ def dense_root(counts: IntArray) -> int:
     """First of the last columns of L below which no entry is zero, from the nonzeros of each."""
     full = counts[::-1] == np.arange(1, len(counts) + 1)
     return 0 if full.all() else len(counts) - int(np.argmin(full))
+
+
+def _places(L: CSC, root: int, rows: IntArray, cols: IntArray) -> IntArray:
+    """Where L, whose columns from the root on have no zeros, holds entries of either triangle.
+
+    Nearly all of a factor with much fill is its root: keys of the other columns are enough.
+    """
+    low, high = np.minimum(rows, cols), np.maximum(rows, cols)
+    out = np.asarray(L.indptr[low] + (high - low))
+    sparse, n = low < root, L.shape[0]
+    stored = np.repeat(np.arange(root, dtype=np.int64), np.diff(L.indptr[: root + 1]))
+    keys = stored * n + L.indices[: L.indptr[root]]
+    out[sparse] = np.searchsorted(keys, low[sparse].astype(np.int64) * n + high[sparse])
+    return out
 
 
 def _invert_root(L: CSC, start: int, inverse: FloatArray) -> None:

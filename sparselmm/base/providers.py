@@ -24,7 +24,7 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.linalg import lapack
 
-from sparselmm.base import kernels
+from sparselmm.base import kernels_cholesky
 from sparselmm.base.exceptions import ProviderError, SparseLMMError
 from sparselmm.base.threads import libraries_changed
 from sparselmm.base.types import CSC, FloatArray, IntArray
@@ -402,7 +402,7 @@ class _Cvxopt:
             return self._solve(rhs, 0)
         order = self.permutation()
         x = np.ascontiguousarray(rhs[order], dtype=float)
-        kernels.solve_sparse(self._L.indptr, self._L.indices, self._L.data, x)
+        kernels_cholesky.solve_sparse(self._L.indptr, self._L.indices, self._L.data, x)
         solution = np.empty_like(x)
         solution[order] = x
         return solution

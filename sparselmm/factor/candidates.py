@@ -400,7 +400,7 @@ def _sparse(
         out.append(candidate)
         seconds = candidate.seconds
         hopeless = seconds > 2.0 * best
-        if hopeless or not _worth_analysing(seconds, seconds, 2.0 * pattern.nnz, evaluations):
+        if hopeless or not _worth_analysing(seconds, 0.5 * seconds, 2.0 * pattern.nnz, evaluations):
             break
     return out
 

@@ -14,7 +14,14 @@ import scipy.sparse as sp
 from registry import MODELS
 
 import sparselmm
-from sparselmm.base import kernels
+from sparselmm.base import kernels, kernels_cholesky
+
+KERNELS = {
+    name: value
+    for module in (kernels, kernels_cholesky)
+    for name, value in vars(module).items()
+    if hasattr(value, "__wrapped__")
+}
 
 close = partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12)
 
@@ -23,8 +30,8 @@ close = partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12)
 def kernel(request):
     """Look a kernel up by name, as it is called or as it is written."""
     if request.param == "compiled":
-        return lambda name: getattr(kernels, name)
-    return lambda name: getattr(kernels, name).__wrapped__
+        return lambda name: KERNELS[name]
+    return lambda name: KERNELS[name].__wrapped__
 
 
 @pytest.fixture(params=[1, 2, 3])
@@ -357,10 +364,9 @@ def test_solve_sparse(kernel, density):
 
 
 def test_every_kernel_is_tested():
-    names = {name for name, value in vars(kernels).items() if hasattr(value, "__wrapped__")}
     text = Path(__file__).read_text(encoding="utf-8")
-    assert len(names) > 10
-    assert not {name for name in names if f'kernel("{name}")' not in text}
+    assert len(KERNELS) > 10
+    assert not {name for name in KERNELS if f'kernel("{name}")' not in text}
 
 
 # ------------------------------------------------------------------------- when it compiles
