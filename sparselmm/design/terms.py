@@ -115,7 +115,7 @@ def _quoted(labels: AnyArray) -> list[str]:
 
 
 @dataclass(frozen=True, eq=False)
-class TermLayout:
+class TermLayout(Snapshot):
     """A random-effects term without its rows: ``l`` levels of ``k`` coefficients, one covariance.
 
     Attributes
