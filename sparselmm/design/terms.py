@@ -44,7 +44,7 @@ Structure = Literal[
 
 
 @dataclass(frozen=True, eq=False)
-class TermLayout:
+class TermLayout(Snapshot):
     """A random-effects term without its rows: ``l`` levels of ``k`` coefficients, one covariance.
 
     Attributes
