@@ -43,3 +43,46 @@ def test_level_products(in_cache, monkeypatch):
     expected = sum(one @ F @ F.T @ one.T for one in x)
     ours = smallmatrix.level_products(x.reshape(21, 4), F, 3)
     np.testing.assert_allclose(ours, expected, rtol=1e-13)
+
+
+ODD = [0.0, -0.0, 1.0, -1.0, 1e-300, 1e200, 3.0, 1e-8]
+
+
+def pairs():
+    """Symmetric matrices of order two: of every size, with zeros, equal and tiny entries."""
+    rng = np.random.default_rng(0)
+    for a, b, c in rng.normal(size=(300, 3)) * 10.0 ** rng.integers(-12, 12, (300, 3)):
+        yield a, b, c
+    for a in ODD:
+        for b in ODD:
+            yield a, b, a
+            yield a, 0.0, b
+            yield 0.0, a, b
+
+
+def test_eigenvalues_of_order_two():
+    for a, b, c in pairs():
+        H = np.array([[a, np.nan], [b, c]])  # what is above the diagonal is not read
+        values, vectors = smallmatrix.eigen(H)
+        size = max(abs(a), abs(b), abs(c))
+        H[0, 1] = b
+        assert values[0] <= values[1]
+        np.testing.assert_allclose(values, np.linalg.eigvalsh(H), rtol=0, atol=4e-16 * size)
+        np.testing.assert_allclose(vectors.T @ vectors, np.eye(2), atol=4e-16)
+        scaled = H / (size or 1.0)
+        np.testing.assert_allclose(
+            scaled @ vectors, vectors * (values / (size or 1.0)), rtol=0, atol=1e-15
+        )
+
+
+def test_singular_values_of_order_two():
+    rng = np.random.default_rng(1)
+    matrices = [
+        *(rng.normal(size=(300, 2, 2)) * 10.0 ** rng.integers(-9, 9, (300, 2, 2))),
+        np.zeros((2, 2)), np.eye(2), -np.eye(2), np.array([[0.0, 1.0], [0.0, 0.0]]),
+        np.array([[1.0, 1.0], [1.0, 1.0]]), np.array([[3.0, -4.0], [4.0, 3.0]]),
+    ]  # fmt: skip
+    for x in matrices:
+        found, wanted = smallmatrix.singular_values(x), np.linalg.svd(x, compute_uv=False)
+        assert found[0] >= found[1] >= 0.0
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-15 * wanted[0])
