@@ -52,7 +52,8 @@ class Further:
         size = np.where(size > 0.0, size, 1.0)
         R = np.zeros((0, m))
         for rows in blocks(n):
-            R = np.linalg.qr(np.vstack([R, self._dense(rows) / (np.sqrt(n) * size)]), mode="r")
+            stacked = np.vstack([R, self._dense(rows) / (np.sqrt(n) * size)])
+            R = np.asarray(np.linalg.qr(stacked, mode="r"))
         if len(R) < len(size) or np.abs(np.diag(R)).min() < DEPENDENT:
             return np.diag(1.0 / size)
         return np.asarray(np.linalg.inv(R) / size[:, None])
