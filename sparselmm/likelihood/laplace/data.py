@@ -47,10 +47,13 @@ class Further:
         """Changes of the coefficients whose predictors are orthonormal over the rows, (m, m)."""
         if self.design is None:
             return np.ones((1, 1))
-        dense = self.design if isinstance(self.design, np.ndarray) else self.design.toarray()
-        size = np.sqrt(np.mean(dense * dense, axis=0))
+        n, m = self.design.shape
+        size = np.sqrt(sum((self._dense(rows) ** 2).sum(axis=0) for rows in blocks(n)) / n)
         size = np.where(size > 0.0, size, 1.0)
-        R = np.linalg.qr(dense / (np.sqrt(len(dense)) * size), mode="r")
+        R = np.zeros((0, m))
+        for rows in blocks(n):
+            stacked = np.vstack([R, self._dense(rows) / (np.sqrt(n) * size)])
+            R = np.asarray(np.linalg.qr(stacked, mode="r"))
         if len(R) < len(size) or np.abs(np.diag(R)).min() < DEPENDENT:
             return np.diag(1.0 / size)
         return np.asarray(np.linalg.inv(R) / size[:, None])
@@ -75,9 +78,12 @@ class Further:
         """``diag(x) D`` of some rows, dense, (nb, m)."""
         if self.design is None:
             return x[:, None]
+        return np.asarray(self._dense(rows) * x[:, None])
+
+    def _dense(self, rows: slice) -> FloatArray:
+        assert self.design is not None
         own = self.design[rows]
-        dense = own if isinstance(own, np.ndarray) else own.toarray()
-        return np.asarray(dense * x[:, None])
+        return own if isinstance(own, np.ndarray) else np.asarray(own.toarray())
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,6 +28,7 @@ from sparselmm.likelihood.laplace.deviance import LaplaceDeviance
 from sparselmm.likelihood.laplace.modes import CHORD, EXACT
 from sparselmm.likelihood.laplace.optimum import FAR, Optimum, certificate
 from sparselmm.likelihood.laplace.parameters import Model
+from sparselmm.likelihood.laplace.rows import blocks
 from sparselmm.likelihood.optimize import LIFT
 from sparselmm.likelihood.quadratic import Quadratic, Radius
 from sparselmm.likelihood.record import SMALLEST_SCALE, Evaluation
@@ -242,9 +243,12 @@ class GeneralSearch:
         for part, sign in self.deviance.leaving():
             at = slice(first + part.columns.start, first + part.columns.stop)
             way = x[at] - before[0][at]
-            moved = sign * part.change(x[first:] - before[0][first:], slice(None))
-            fastest, far = int(moved.argmax()), float(moved.max())
-            here = sign * float(part.change(x[first:], slice(None))[fastest])
+            far, here = 0.0, 0.0
+            for rows in blocks(self.deviance.data.n if part.design is not None else 1):
+                moved = sign * part.change(x[first:] - before[0][first:], rows)
+                if moved.max() > far:
+                    far = float(moved.max())
+                    here = sign * float(part.change(x[first:], rows)[moved.argmax()])
             place = self.deviance.parameters.in_tangent[at]
             if not (far > 0.0 and 3.0 < here < FAR):
                 continue
