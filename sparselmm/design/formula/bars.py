@@ -176,10 +176,10 @@ def parse_one_sided(text: str, argument: str, columns: Iterable[Any] = ()) -> st
     if "~" in tokens:
         raise FormulaError(f"{argument} = {text!r} has a left side; write only what follows '~'")
     if any(_has_bar(term) for _, term in split_terms(tokens)):
-        raise FormulaError(
-            f"{argument} = {text!r} contains a bar '|'. Bars belong in the main formula: "
-            "write it as '+ (effects | grouping)' there"
-        )
+        hint = "random effects belong to the mean; this predictor has fixed effects alone"
+        if argument.startswith(("re_formula", "vc_formula")):
+            hint = "bars belong in the main formula, as '+ (effects | grouping)'"
+        raise FormulaError(f"{argument} = {text!r} contains a bar '|': {hint}")
     return render(tokens)
 
 
