@@ -17,9 +17,10 @@ from sparselmm.design import BuiltDesign
 from sparselmm.design.responses import coded_response, row_trials
 from sparselmm.design.validate import far_from_zero
 from sparselmm.factor.basis import working_basis
-from sparselmm.likelihood.laplace.chosen import TRIALS, choose_family, with_zeros
+from sparselmm.likelihood.laplace.chosen import TRIALS, base_of, choose_family, with_zeros
 from sparselmm.likelihood.laplace.data import Further
 from sparselmm.likelihood.laplace.deviance import LaplaceDeviance
+from sparselmm.likelihood.laplace.families import Family
 from sparselmm.likelihood.laplace.start import start as default_start
 
 MOST_SPREAD, FAR = 1e9, 1e5
@@ -183,7 +184,26 @@ def thresholds(y: FloatArray, categories: AnyArray | None) -> tuple[Further, ...
     return tuple(out)
 
 
-def further_labels(built: BuiltDesign, name: str, design: FloatArray | None) -> tuple[str, ...]:
+def further_predictors(
+    family: Family, built: BuiltDesign, y: FloatArray, categories: AnyArray | None
+) -> tuple[Further, ...]:
+    """The predictors besides the mean's, in the order the family takes them."""
+    if base_of(family).name == "ordinal":
+        return thresholds(y, categories)
+    out, first = [], 0
+    for name in family.further:
+        design = built.further.get(name)
+        labels = _further_labels(built, name, design)
+        if design is not None:
+            _check_further_design(name, design, labels)
+        if design is not None and design.shape[1] == 1 and (design == 1.0).all():
+            design = None
+        out.append(Further(name, slice(first, first + len(labels)), design, None, labels))
+        first += len(labels)
+    return tuple(out)
+
+
+def _further_labels(built: BuiltDesign, name: str, design: FloatArray | None) -> tuple[str, ...]:
     """Names of the coefficients of a further predictor."""
     info = built.spec.further.get(name)
     if info is not None:
@@ -231,7 +251,7 @@ def start_parameters(
     return check_numbers(own, "start", (len(engine.parameters),), what=what)
 
 
-def check_further_design(name: str, design: FloatArray, labels: Sequence[str]) -> None:
+def _check_further_design(name: str, design: FloatArray, labels: Sequence[str]) -> None:
     """Refuse designs of dispersion=, zi= or hurdle= that no search can work with."""
     for column, label in zip(design.T, labels, strict=True):
         spread = float(column.std())

@@ -36,7 +36,7 @@ from sparselmm.design.spec import as_frame
 from sparselmm.design.validate import check_levels
 from sparselmm.likelihood.covariance import boundary_message, singular_words
 from sparselmm.likelihood.laplace.chosen import TRIALS, base_of, check_family_response
-from sparselmm.likelihood.laplace.data import Further, GeneralData
+from sparselmm.likelihood.laplace.data import GeneralData
 from sparselmm.likelihood.laplace.deviance import LaplaceDeviance
 from sparselmm.likelihood.laplace.fit import deviance_of, minimize_generally
 from sparselmm.likelihood.laplace.quadrature import check_nodes
@@ -45,10 +45,9 @@ from sparselmm.model.generalized_arguments import (
     array_response,
     asked,
     check_categories,
-    check_further_design,
     chosen_family,
     coefficient_names,
-    further_labels,
+    further_predictors,
     given_designs,
     kept_trials,
     one_formula,
@@ -279,7 +278,7 @@ class MixedGLM(NamesOthers):
             check_categories(self._y[live], categories, design.y_name)
         self._check_identified(kind)
         self.x_columns: IntArray = without_constant(design.X, design.x_names, kind)
-        self.further = self._further()
+        self.further = further_predictors(family, built, self._y, categories)
 
     def _check_identified(self, kind: str) -> None:
         """A Gaussian response needs levels that repeat."""
@@ -287,22 +286,6 @@ class MixedGLM(NamesOthers):
             for term in self.built.layout.terms:
                 if term.origin in ("re", "bar"):
                     check_levels(term, self.built.design.n)
-
-    def _further(self) -> tuple[Further, ...]:
-        """The predictors besides the mean's, in the order the family takes them."""
-        if base_of(self.family).name == "ordinal":
-            return thresholds(self._y, self.categories)
-        out, first = [], 0
-        for name in self.family.further:
-            design = self.built.further.get(name)
-            labels = further_labels(self.built, name, design)
-            if design is not None:
-                check_further_design(name, design, labels)
-            if design is not None and design.shape[1] == 1 and (design == 1.0).all():
-                design = None
-            out.append(Further(name, slice(first, first + len(labels)), design, None, labels))
-            first += len(labels)
-        return tuple(out)
 
     # ------------------------------------------------------------------------------ data
 
