@@ -33,6 +33,9 @@ from sparselmm.likelihood.starting_points import random_starts
 SECONDS = 0.1
 """Predicted time that searches from other starts may take in any case."""
 
+APART = 4.0
+"""As many times that where three searches or more ended at places of their own."""
+
 MANY = 14
 """Evaluations after which a search leaves doubt."""
 
@@ -220,7 +223,9 @@ def _others(
     returned, values = 0, [best.deviance]
     for place, x in enumerate(_starting_points(search.deviance, best.x)):
         spent = len(search.history) - before
-        if number is None and (spent >= allowed or (returned == 2 and best.converged)):
+        apart = returned == 0 and len(values) > 2
+        most = allowed * (APART if apart else 1.0)
+        if number is None and (spent >= most or (returned == 2 and best.converged)):
             break
         if number is not None and place == number:
             break
