@@ -165,6 +165,11 @@ def test_attributes_of_columns_stay_python():
     np.testing.assert_array_equal(found.X[:, 1], data.day.dt.month)
 
 
+def test_formulas_without_such_columns_are_kept_as_written():
+    text = "y ~ np.log(x + 99) + I(0.5 * z) + (1 | g)"
+    assert built(text, data=DATA).spec.formula == text
+
+
 def test_levels_of_an_interaction():
     (term, _) = built("y ~ (1|g/a)").design.terms
     assert term.levels.names == ("a", "g")

@@ -42,7 +42,7 @@ RESERVED = frozenset(kwlist) - {
 
 _QUOTED = r"""("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|`[^`]*`)"""
 
-_DOTTED = re.compile(r"\.?[^\W\d][\w.]*")
+_DOTTED = re.compile(r"(?=.*\.)\.?[^\W\d][\w.]*")
 
 _NAMED = re.compile(r'\bQ\(r"([^"]*)"\)')
 
@@ -109,8 +109,10 @@ def with_columns(text: str, columns: Iterable[Any]) -> str:
 
     What is called, ``np.log(x)``, is a function whatever the columns are.
     """
+    if "." not in text:
+        return text
     dotted = [name for name in columns if isinstance(name, str) and _DOTTED.fullmatch(name)]
-    if not dotted or "." not in text:
+    if not dotted:
         return text
     names = "|".join(map(re.escape, sorted(dotted, key=len, reverse=True)))
     found = re.compile(rf"{_QUOTED}|(?<![\w.])({names})(?![\w.]|\s*\()")
