@@ -21,6 +21,7 @@ help: ## list the targets
 	@echo "VENV=...      folder of the virtual environment"
 	@echo "ROOT=...      folder for make trixie; MIRROR=... where its packages come from"
 	@echo "TESTFLAGS=... options for pytest, e.g. TESTFLAGS='-x -k cholesky'"
+	@echo "BENCHFLAGS=.. options for benchmarks.aims: --long, --base CHECKOUT, --gpboost-python PATH"
 
 install: $(STAMP) ## set up .venv with the package and all its extras, and compile its loops
 	$(BIN)/python -m sparselmm warm
@@ -63,8 +64,11 @@ docs: $(STAMP) ## build the documentation, executing every page, and check its l
 linkcheck: $(STAMP) ## visit the addresses the documentation links to; runs no page
 	$(BIN)/python -m sphinx -E -q -b linkcheck -D nb_execution_mode=off docs docs/_build/linkcheck
 
-bench: $(STAMP) ## run the benchmarks
+bench: $(STAMP) ## run the benchmarks: linear models, scripts, other classes of models, large data
 	PYTHONPATH=tests $(BIN)/python -m benchmarks
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.scripts
+	PYTHONPATH=tests OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.model_classes
+	PYTHONPATH=tests OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.aims $(BENCHFLAGS)
 
 clean: ## remove what was built, keep .venv
 	rm -rf build dist docs/_build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
