@@ -94,7 +94,9 @@ def script(text: str, *arguments: str, python: str = sys.executable) -> str:
 
 def last_line(command: list[str], environ: dict[str, str]) -> str:
     """What a process prints last; its errors end this one."""
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=environ, cwd=ROOT / "tests", capture_output=True, text=True, check=False
+    )  # not where sparselmm lies: `python -m` would look there first
     if done.returncode:
         raise SystemExit(f"{' '.join(command[:5])} failed:\n{done.stderr}")
     return done.stdout.splitlines()[-1]
