@@ -95,8 +95,9 @@ def from_formula(
     if kept is not None:
         given = given.kept(kept)
     inner = frame if kept is None else frame[kept]
-    _check_response_column(plan.parsed.response, inner)
-    columns = with_contrasts(take_columns(inner, names, plan.read), plan.read, contrasts)
+    found = {name: inner[name] for name in names}
+    _check_response_column(plan.parsed.response, found)
+    columns = with_contrasts(take_columns(found, names, plan.read), plan.read, contrasts)
     space = Namespace(inner, used_env, rows, columns)
     return assemble(plan, given, covariance, space, kept, generalized)
 
@@ -235,10 +236,10 @@ class _Matrices:
         return categories_in({name: space.columns[name] for name in names})
 
 
-def _check_response_column(code: str, frame: pd.DataFrame) -> None:
+def _check_response_column(code: str, columns: Mapping[str, Any]) -> None:
     """Refuse a column that is no response before it is refused as a covariate."""
     name, wrapping = plain_column(code) or ("", "")
-    column = frame[name] if wrapping == "" and name in frame.columns else None
+    column = columns.get(name) if wrapping == "" else None
     if isinstance(column, pd.Series):
         check_numeric(column, f"the response {name!r}")
 

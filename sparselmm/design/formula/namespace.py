@@ -238,12 +238,12 @@ def categorical(column: Any) -> pd.Series:
     """A column as a Categorical of the labels seen; an existing order of categories is kept."""
     dtype = column.dtype
     if isinstance(dtype, pd.CategoricalDtype) and _all_used(column.array):
-        return _ready(column.array, column.index)
+        return _ready(column.copy(deep=False))
     seen = factorize(column)
     ordered = isinstance(dtype, pd.CategoricalDtype) and dtype.ordered
     labels: Any = pd.Index(seen.labels)
     values = pd.Categorical.from_codes(seen.codes, labels, ordered=ordered)
-    return _ready(values, column.index)
+    return _ready(pd.Series(values, index=column.index, copy=False))
 
 
 def coded_labels(column: pd.Series) -> pd.Series:
@@ -263,11 +263,12 @@ def _all_used(values: Any) -> bool:
 def recoded(column: pd.Series, categories: pd.Index) -> pd.Series:
     """A column as a Categorical of known labels; any other label becomes missing."""
     codes = match(categories, column)
-    return _ready(pd.Categorical.from_codes(codes, categories), column.index)
+    values: Any = pd.Categorical.from_codes(codes, categories)
+    return _ready(pd.Series(values, index=column.index, copy=False))
 
 
-def _ready(values: Any, index: pd.Index) -> pd.Series:
-    column = pd.Series(values, index=index, copy=False)
+def _ready(column: pd.Series) -> pd.Series:
+    """With the mark of a column whose categories are final."""
     column.attrs[_READY] = True
     return column
 
@@ -347,9 +348,9 @@ def _plain_key(
         if wrapping or dtype is None or np.ndim(column) != 1:
             return None
         if isinstance(dtype, pd.CategoricalDtype):
-            labels = tuple(dtype.categories)
-            if len(labels) > MANY_LABELS or "contrast" in vars(column):
+            if len(dtype.categories) > MANY_LABELS or "contrast" in vars(column):
                 return None
+            labels = tuple(dtype.categories)
             parts.append((code, dtype.ordered, labels, tuple(map(type, labels))))
         elif getattr(dtype, "kind", "") in "fiu":
             parts.append((code, dtype.str))
@@ -458,7 +459,7 @@ def _counted(bad: IntArray, space: Namespace) -> str:
 def categories_in(columns: Mapping[str, Any]) -> dict[str, pd.Index]:
     """Labels of the columns that were turned into Categoricals."""
     return {
-        name: column.cat.categories
+        name: column.dtype.categories
         for name, column in columns.items()
         if isinstance(column.dtype, pd.CategoricalDtype)
     }
