@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -319,11 +318,11 @@ def _lme4_order(bars: list[Built]) -> list[Built]:
 
 def _named_apart(bars: list[Built], taken: list[str]) -> list[Built]:
     """Bars of one grouping told apart as lme4 does: ``g``, ``g.1``, ``g.2``."""
-    seen = Counter(taken)
+    seen = dict.fromkeys(taken, 1)
     out = []
     for term, memory in bars:
-        count = seen[term.name]
-        seen[term.name] += 1
+        count = seen.get(term.name, 0)
+        seen[term.name] = count + 1
         if count:
             layout = replace(memory.layout, name=f"{term.name}.{count}")
             term = replace(term, name=layout.name)
