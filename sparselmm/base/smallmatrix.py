@@ -135,6 +135,15 @@ def eigen(H: FloatArray) -> tuple[FloatArray, FloatArray]:
     return np.asarray(values), np.asarray(vectors)
 
 
+def eigen_stack(H: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """The same of a stack of them, (m, k) and (m, k, k)."""
+    if len(H) > 1:
+        values, vectors = np.linalg.eigh(H)
+        return values, vectors
+    values, vectors = eigen(H[0])
+    return values[None], vectors[None]
+
+
 def _eigen_of_two(a: float, b: float, c: float) -> tuple[FloatArray, FloatArray]:
     """The same of ``[[a, b], [b, c]]``, without cancellation: LAPACK's DLAEV2."""
     total, gap, twice = a + c, a - c, b + b

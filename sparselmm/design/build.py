@@ -97,7 +97,7 @@ def from_formula(
     found = {name: inner[name] for name in names}
     _check_response_column(plan.parsed.response, found)
     columns = with_contrasts(take_columns(found, names, plan.read), plan.read, contrasts)
-    space = Namespace(inner, used_env, rows, columns)
+    space = Namespace(inner, used_env, rows, columns, found)
     return assemble(plan, given, covariance, space, kept, generalized)
 
 
@@ -177,7 +177,7 @@ def assemble(
         offset_column=given.offset_column,
         offset_array=given.offset is not None and given.offset_column is None,
         categories=matrices.categories(space),
-        kinds=kinds_of(space.frame, used_columns_of(plan.read, space)), env=space.env,
+        kinds=kinds_of(space.as_given, used_columns_of(plan.read, space)), env=space.env,
         further={name: matrices.info(terms) for name, terms in plan.further.items()},
         residual=memory,
     )  # fmt: skip

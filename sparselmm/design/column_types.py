@@ -7,7 +7,7 @@ be a covariate (dates, complex numbers, lists) is refused by name instead of bei
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from numbers import Number
 from typing import Any
 
@@ -269,10 +269,15 @@ def _frame_matrix(frame: pd.DataFrame, argument: str) -> FloatArray:
     return np.column_stack(columns) if columns else np.empty((len(frame), 0))
 
 
-def kinds_of(frame: pd.DataFrame, ready: Mapping[str, pd.Series]) -> dict[str, str]:
-    """What columns hold; of those made ready as labels what the labels are, with `LABELS`."""
+def kinds_of(
+    given: Callable[[str], pd.Series], ready: Mapping[str, pd.Series]
+) -> dict[str, str]:  # fmt: skip
+    """What columns hold; of those made ready as labels what the labels are, with `LABELS`.
+
+    ``given`` is the column as it was by its name.
+    """
     return {
-        name: label_kind(frame[name]) + LABELS
+        name: label_kind(given(name)) + LABELS
         if isinstance(column.dtype, pd.CategoricalDtype)
         else kind_of(column)
         for name, column in ready.items()

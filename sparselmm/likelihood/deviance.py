@@ -124,6 +124,8 @@ class ProfiledDeviance:
         self.known_scale = known_scale
         self.df = cross.n - cross.basis.rank if reml else cross.n
         self.levels = [l for _, l in cross.sizes]
+        terms = enumerate(zip(covariance.terms, self.levels, strict=True))
+        self._numerous = [t for t, (term, levels) in terms if term.is_numerous(levels)]
         self.units = theta_units(covariance, cross.moments)
         self.unit_roots = covariance.unit_roots(cross.moments)
 
@@ -366,9 +368,9 @@ class ProfiledDeviance:
 
     def _with_many_parameters(self, state: State) -> list[int]:
         """Terms whose levels are too few for the average information, away from a boundary."""
-        terms = enumerate(zip(self.covariance.terms, self.levels, strict=True))
-        many = [t for t, (term, levels) in terms if term.is_numerous(levels)]
-        return [t for t in many if is_regular(self.cross, self.covariance, t, state.lams[t])]
+        return [
+            t for t in self._numerous if is_regular(self.cross, self.covariance, t, state.lams[t])
+        ]
 
     def _expected_information(self, state: State, t: int) -> FloatArray:
         """Expected information in a term's steps, an unknown sigma^2 profiled out."""

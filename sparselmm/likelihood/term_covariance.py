@@ -380,9 +380,12 @@ def across_rotations(lam: FloatArray) -> FloatArray:
     return np.asarray(U @ Y @ Vt)
 
 
+ALTERNATING = np.array([1.0, -1.0, 1.0, -1.0])
+
+
 def _across_one_rotation(lam: FloatArray) -> FloatArray:
     """The same of two coefficients, (3, 2, 2), by the reflection of ``lam K`` to the first axis."""
-    turned = lam[:, ::-1].ravel() * (1.0, -1.0, 1.0, -1.0)
+    turned = lam[:, ::-1].ravel() * ALTERNATING
     turned /= math.sqrt(turned @ turned)
     sign = math.copysign(1.0, turned[0])
     rest = turned[1:]

@@ -140,18 +140,25 @@ class Namespace:
         For messages: where these rows stand in the user's data.
     columns : dict
         Columns in use; strings and categoricals that serve as factors only are Categoricals.
+    given : mapping
+        Columns as they are in the frame, where they were taken from it already.
     """
 
     frame: pd.DataFrame
     env: EvalEnvironment
     rows: Rows
     columns: dict[str, Any]
+    given: Mapping[str, Any] = field(default_factory=dict)
     _factors: dict[tuple[str, bool], Factor] = field(default_factory=dict, init=False)
 
     @property
     def n(self) -> int:
         """Number of rows."""
         return len(self.frame)
+
+    def as_given(self, name: str) -> Any:
+        """A column as it is in the frame."""
+        return self.given[name] if name in self.given else self.frame[name]
 
     def evaluate(self, code: str) -> Any:
         """Value of any expression."""
@@ -207,7 +214,7 @@ class Namespace:
         """A column with its labels as they are: nullable integers were made floats before."""
         ready = self.columns[name]
         coded = isinstance(ready.dtype, pd.CategoricalDtype)
-        return ready if coded or name not in self.frame.columns else self.frame[name]
+        return ready if coded or name not in self.frame.columns else self.as_given(name)
 
     def factor(self, code: str, *, sort: bool = False) -> Factor:
         """Codes and labels of a grouping factor, computed once per expression."""
