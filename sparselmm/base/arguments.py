@@ -143,7 +143,7 @@ def check_number(
     """A finite number between ``low`` and ``high``."""
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (float, Real)):
         raise wrong_type(name, wanted, value)
     try:
         number = float(value)
@@ -171,10 +171,12 @@ def check_level(value: Any, name: str = "alpha", hint: str = "0.05 makes 95 % in
     return number
 
 
+LEAST = {0: "a non-negative integer", 1: "a positive integer"}
+
+
 def check_count(value: Any, name: str, least: int = 1, most: int = MOST) -> int:
     """An integer from ``least`` to ``most``."""
-    kinds = {0: "a non-negative integer", 1: "a positive integer"}
-    wanted = kinds.get(least, f"an integer, at least {least}")
+    wanted = LEAST.get(least) or f"an integer, at least {least}"
     number = _integer(value, name, wanted)
     if number > most:
         wanted += f" of at most {most:,}"
@@ -198,7 +200,7 @@ def check_jobs(value: Any, name: str = "n_jobs") -> int:
 
 
 def _integer(value: Any, name: str, wanted: str) -> int:
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Integral):
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, Integral)):
         raise wrong_type(name, wanted, value)
     return int(value)
 

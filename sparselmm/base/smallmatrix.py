@@ -88,14 +88,14 @@ def triangular_root(x: FloatArray) -> FloatArray:
     """Lower-triangular root with non-negative diagonal of ``x'x``, (k, k), x (m, k) with m >= k."""
     k = x.shape[1]
     R = lapack.dgeqrf(x)[0][:k] * _upper_mask(k)
-    return np.asarray((R * np.where(R.diagonal() < 0.0, -1.0, 1.0)[:, None]).T)
+    return np.asarray((R * np.copysign(1.0, R.diagonal())[:, None]).T)
 
 
 def block_diagonal(blocks: Sequence[FloatArray]) -> FloatArray:
     """The blocks along the diagonal of a matrix of zeros."""
     if len(blocks) == 1:
         return blocks[0]
-    out = np.zeros((sum(len(b) for b in blocks), sum(b.shape[1] for b in blocks)))
+    out = np.zeros((sum([len(b) for b in blocks]), sum([b.shape[1] for b in blocks])))
     row = col = 0
     for b in blocks:
         out[row : row + len(b), col : col + b.shape[1]] = b
@@ -133,6 +133,15 @@ def eigen(H: FloatArray) -> tuple[FloatArray, FloatArray]:
     if info:
         raise np.linalg.LinAlgError("eigenvalues did not converge")
     return np.asarray(values), np.asarray(vectors)
+
+
+def eigen_stack(H: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """The same of a stack of them, (m, k) and (m, k, k)."""
+    if len(H) > 1:
+        values, vectors = np.linalg.eigh(H)
+        return values, vectors
+    values, vectors = eigen(H[0])
+    return values[None], vectors[None]
 
 
 def _eigen_of_two(a: float, b: float, c: float) -> tuple[FloatArray, FloatArray]:
@@ -230,7 +239,7 @@ class SecondMoments(Snapshot):
     @cached_property
     def independent_root(self) -> FloatArray:
         """The same of coefficients that are independent, or alone."""
-        return np.diag(1.0 / self.units)
+        return identity(len(self.units)) / self.units
 
 
 def level_products(x: FloatArray, F: FloatArray, k: int) -> FloatArray:

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -95,9 +94,10 @@ def from_formula(
     if kept is not None:
         given = given.kept(kept)
     inner = frame if kept is None else frame[kept]
-    _check_response_column(plan.parsed.response, inner)
-    columns = with_contrasts(take_columns(inner, names, plan.read), plan.read, contrasts)
-    space = Namespace(inner, used_env, rows, columns)
+    found = {name: inner[name] for name in names}
+    _check_response_column(plan.parsed.response, found)
+    columns = with_contrasts(take_columns(found, names, plan.read), plan.read, contrasts)
+    space = Namespace(inner, used_env, rows, columns, found)
     return assemble(plan, given, covariance, space, kept, generalized)
 
 
@@ -177,7 +177,7 @@ def assemble(
         offset_column=given.offset_column,
         offset_array=given.offset is not None and given.offset_column is None,
         categories=matrices.categories(space),
-        kinds=kinds_of(space.frame, used_columns_of(plan.read, space)), env=space.env,
+        kinds=kinds_of(space.as_given, used_columns_of(plan.read, space)), env=space.env,
         further={name: matrices.info(terms) for name, terms in plan.further.items()},
         residual=memory,
     )  # fmt: skip
@@ -235,10 +235,10 @@ class _Matrices:
         return categories_in({name: space.columns[name] for name in names})
 
 
-def _check_response_column(code: str, frame: pd.DataFrame) -> None:
+def _check_response_column(code: str, columns: Mapping[str, Any]) -> None:
     """Refuse a column that is no response before it is refused as a covariate."""
     name, wrapping = plain_column(code) or ("", "")
-    column = frame[name] if wrapping == "" and name in frame.columns else None
+    column = columns.get(name) if wrapping == "" else None
     if isinstance(column, pd.Series):
         check_numeric(column, f"the response {name!r}")
 
@@ -318,11 +318,11 @@ def _lme4_order(bars: list[Built]) -> list[Built]:
 
 def _named_apart(bars: list[Built], taken: list[str]) -> list[Built]:
     """Bars of one grouping told apart as lme4 does: ``g``, ``g.1``, ``g.2``."""
-    seen = Counter(taken)
+    seen = dict.fromkeys(taken, 1)
     out = []
     for term, memory in bars:
-        count = seen[term.name]
-        seen[term.name] += 1
+        count = seen.get(term.name, 0)
+        seen[term.name] = count + 1
         if count:
             layout = replace(memory.layout, name=f"{term.name}.{count}")
             term = replace(term, name=layout.name)

@@ -7,7 +7,7 @@ be a covariate (dates, complex numbers, lists) is refused by name instead of bei
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from numbers import Number
 from typing import Any
 
@@ -64,7 +64,7 @@ _CONVERSIONS = {
 }
 
 
-def kind_of(column: pd.Series) -> str:
+def kind_of(column: pd.Series | pd.Index) -> str:
     """What a column holds: one of the words above, of its values that are not missing."""
     dtype: Any = column.dtype
     if isinstance(dtype, pd.SparseDtype):
@@ -86,7 +86,7 @@ def kind_of(column: pd.Series) -> str:
     return NUMBERS if pd.api.types.is_numeric_dtype(dtype) else OBJECTS
 
 
-def _object_kind(column: pd.Series) -> str:
+def _object_kind(column: pd.Series | pd.Index) -> str:
     inferred = pd.api.types.infer_dtype(column, skipna=True)
     if inferred in _INFERRED:
         return _INFERRED[inferred]
@@ -104,7 +104,7 @@ def _object_kind(column: pd.Series) -> str:
 def label_kind(column: pd.Series) -> str:
     """As :func:`kind_of`, of a Categorical that of its categories."""
     if isinstance(column.dtype, pd.CategoricalDtype):
-        return kind_of(pd.Series(column.cat.categories))
+        return kind_of(column.dtype.categories)
     return kind_of(column)
 
 
@@ -157,6 +157,8 @@ def booleans(column: pd.Series) -> pd.Series:
 
 def numbers(column: pd.Series) -> pd.Series:
     """Numbers as int64 or float64, NaN where one is missing; whole numbers stay exact."""
+    if column.dtype in (np.dtype(np.int64), np.dtype(np.float64)):
+        return column
     values = _number_array(column)
     native = isinstance(column.dtype, np.dtype) and values.dtype == column.dtype
     return column if native else pd.Series(values, index=column.index)
@@ -220,7 +222,8 @@ def check_numeric(values: Any, name: str, booleans_too: bool = False) -> None:
 def as_float(values: Any) -> FloatArray:
     """A numeric column as float64, without a copy when it is; what is missing becomes NaN."""
     if isinstance(getattr(values, "dtype", None), np.dtype) and values.dtype.kind in "fiub":
-        return np.asarray(values, dtype=np.float64)
+        array = values.to_numpy() if isinstance(values, pd.Series) else values
+        return np.asarray(array, dtype=np.float64)
     return np.asarray(numbers(pd.Series(values)), dtype=np.float64)
 
 
@@ -266,12 +269,17 @@ def _frame_matrix(frame: pd.DataFrame, argument: str) -> FloatArray:
     return np.column_stack(columns) if columns else np.empty((len(frame), 0))
 
 
-def kinds_of(frame: pd.DataFrame, ready: Mapping[str, pd.Series]) -> dict[str, str]:
-    """What columns hold; of those made ready as labels what the labels are, with `LABELS`."""
+def kinds_of(
+    given: Callable[[str], pd.Series], ready: Mapping[str, pd.Series]
+) -> dict[str, str]:  # fmt: skip
+    """What columns hold; of those made ready as labels what the labels are, with `LABELS`.
+
+    ``given`` is the column as it was by its name.
+    """
     return {
-        name: label_kind(frame[name]) + LABELS
+        name: label_kind(given(name)) + LABELS
         if isinstance(column.dtype, pd.CategoricalDtype)
-        else kind_of(frame[name])
+        else kind_of(column)
         for name, column in ready.items()
     }
 

@@ -93,6 +93,8 @@ def _refuse_mixed(values: AnyArray) -> AnyArray:
 def canonical(labels: Any) -> AnyArray:
     """Labels without missing ones as NumPy integers, floats or booleans, or Python objects."""
     dtype = labels.dtype
+    if isinstance(dtype, pd.StringDtype) and not _has_missing(labels):
+        return np.asarray(labels, dtype=object)
     if not isinstance(dtype, np.dtype):
         plain = dtype.kind in "iub" and not isinstance(dtype, (pd.CategoricalDtype, pd.SparseDtype))
         if plain and not _has_missing(labels):

@@ -127,7 +127,7 @@ def _residual_products(
 def _gram_factor(G: FloatArray) -> FloatArray | None:
     """Upper Cholesky factor of X'WX, or None where columns may be dependent."""
     scale = np.sqrt(G.diagonal())
-    if not (scale > 0).all():
+    if not scale.min() > 0:
         return None
     R, info = lapack.dpotrf(G / (scale[:, None] * scale), lower=0, clean=1)
     clearly_independent = 1e-3  # squared in the Gram matrix: far above rounding

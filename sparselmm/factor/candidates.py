@@ -245,7 +245,7 @@ def leading_price(cross: CrossProducts, t: int) -> _Leading:
     reach = np.zeros(l)
     for s in _others(cross, t):
         reach += cross.sizes[s][0] * _degrees(cross, s, t)
-    n, entries, pairs = cross.q - k * l, int(reach.sum()), float(np.sum(reach**2))
+    n, entries, pairs = cross.q - k * l, int(reach.sum()), float(reach @ reach)
     full = n > 0 and is_full(entries, l, n)
     if full:  # products of whole matrices: Y'Y, Y G and the blocks of Y G Y'
         entries, loops, products = l * n, 0.0, float(k * l) * n * (3.0 * n + 2.0 * k)

@@ -44,6 +44,8 @@ FEW_COEFFICIENTS = 6
 TABLE, TABLE_FROM = 4, 4096
 """Pairs of levels, by row and at least, up to which all of them are counted in a table."""
 
+EPS = float(np.finfo(float).eps)
+
 SMALL_ROWS = 20_000
 """Below this many rows SciPy's products are quick enough and no compiled kernel is loaded."""
 
@@ -293,7 +295,7 @@ def check_residual(n: int, rank: int, y_name: str, squares: float, residual: flo
             f"{n} rows and {rank} independent fixed effects leave no degrees of freedom for "
             "the residual variance; use fewer fixed effects or more rows"
         )
-    if residual <= (n * np.finfo(float).eps) ** 2 * squares:
+    if residual <= (n * EPS) ** 2 * squares:
         raise DataError(
             f"the fixed effects explain the response {y_name!r} exactly: the residual "
             "variance is zero and no variance component can be estimated"
@@ -330,20 +332,25 @@ def add_term_product(out: FloatArray, term: RandomTerm, rows: slice, weighted: F
             present = codes >= 0
             codes, weighted = codes[present], weighted[present]
             values = None if values is None else values[present]
-        if values is not None:
-            weighted = (values[:, :, None] * weighted[:, None, :]).reshape(len(codes), -1)
-        out += _level_sums(codes, weighted, term.n_levels).reshape(out.shape)
+        columns = weighted.T if values is None else _products_by_row(values, weighted)
+        out += _level_sums(codes, columns, term.n_levels).reshape(out.shape)
     elif values is None:
         kernels.add_rows(term.codes[rows], weighted, out)
     else:
         kernels.add_scaled_rows(term.codes[rows], values, weighted, out)
 
 
+def _products_by_row(x: FloatArray, y: FloatArray) -> FloatArray:
+    """Products of every two columns of x (n, k) and y (n, m), one after the other, (k * m, n)."""
+    products = np.multiply(x.T[:, None], y.T[None], order="C")
+    return products.reshape(-1, len(x))
+
+
 def _level_sums(codes: IntArray, columns: FloatArray, l: int) -> FloatArray:
-    """Sums of the rows of every level, (l, m), in the order of the rows."""
+    """Sums over the rows of every level of some columns (m, n), (l, m)."""
     codes = codes.astype(np.intp)
-    out = np.empty((l, columns.shape[1]))
-    for j, column in enumerate(columns.T):
+    out = np.empty((l, len(columns)))
+    for j, column in enumerate(columns):
         out[:, j] = np.bincount(codes, column, l)
     return out
 
@@ -417,8 +424,7 @@ def _pair_table(s: RandomTerm, t: RandomTerm, w: FloatArray | None) -> PairBlock
     counts = np.bincount(key, minlength=l_s * l_t)
     met = counts.nonzero()[0]
     data = (counts if values is None else np.bincount(key, values, l_s * l_t))[met]
-    indptr = np.zeros(l_t + 1, dtype=np.int64)
-    np.cumsum(np.count_nonzero(counts.reshape(l_t, l_s), axis=1), out=indptr[1:])
+    indptr = met.searchsorted(np.arange(l_t + 1) * l_s)
     return PairBlocks.of(indptr, met % l_s, data.astype(float).reshape(-1, 1, 1), l_s)
 
 
@@ -459,7 +465,6 @@ def _diagonal_blocks_numpy(term: RandomTerm, w: FloatArray | None) -> PairBlocks
         data = np.array([v[own].T @ weighted[own] for own in rows])
     else:
         weighted = v if w is None else v * w[:, None]
-        products = (v[:, :, None] * weighted[:, None, :]).reshape(len(v), -1)
-        data = _level_sums(codes, products, l)
+        data = _level_sums(codes, _products_by_row(v, weighted), l)
     levels = np.arange(l + 1)
     return PairBlocks.of(levels, levels[:-1], data.reshape(l, k, k), l)

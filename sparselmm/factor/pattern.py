@@ -39,7 +39,7 @@ class PairPattern(Snapshot):
     @cached_property
     def cols(self) -> IntArray:
         """Level of term t of each block, (nb,)."""
-        return np.repeat(np.arange(len(self.indptr) - 1), self.indptr[1:] - self.indptr[:-1])
+        return np.arange(len(self.indptr) - 1).repeat(self.indptr[1:] - self.indptr[:-1])
 
     @cached_property
     def transpose_order(self) -> IntArray:
@@ -76,9 +76,8 @@ class PairPattern(Snapshot):
     @cached_property
     def is_block_diagonal(self) -> bool:
         """Whether every level meets only itself (only meaningful for s = t)."""
-        return len(self.rows) == self.n_rows and bool(
-            np.array_equal(self.rows, np.arange(self.n_rows))
-        )
+        same = len(self.rows) == self.n_rows
+        return same and bool((self.rows == np.arange(self.n_rows)).all())
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +95,7 @@ class Pattern(Snapshot):
     sizes: tuple[tuple[int, int], ...]
     pairs: Mapping[Pair, PairPattern]
 
-    @property
+    @cached_property
     def q(self) -> int:
         """Columns of Z."""
         return sum(k * l for k, l in self.sizes)

@@ -55,8 +55,10 @@ class DenseRemainder:
             ks, kt = layout.pattern.orders(s, t)
             first = pair.cols * np.int64(kt * n) + pair.rows * np.int64(ks)
             first += layout.starts[t] * n + layout.starts[s]
-            within = np.arange(ks)[:, None] + n * np.arange(kt)
-            self._index[s, t] = first[:, None, None] + within
+            index = first[:, None, None]
+            if ks * kt > 1:
+                index = index + (np.arange(ks)[:, None] + n * np.arange(kt))
+            self._index[s, t] = index
         self._upper: dict[Pair, IntArray] = {}
 
     def assemble(self, blocks: dict[Pair, FloatArray]) -> None:

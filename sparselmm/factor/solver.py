@@ -46,6 +46,9 @@ WIDE = 24
 WIDE_BLOCK = 64
 """Entries of a block up to which one product with ``left (x) right`` beats two per block."""
 
+NARROW_LEVEL = 3
+"""Coefficients per level up to which a few sums over all levels beat LAPACK level by level."""
+
 WIDE_LEVEL = 32
 """Coefficients per level from which LAPACK and BLAS take the levels one by one."""
 
@@ -117,6 +120,8 @@ def inverse_factors(D: FloatArray) -> tuple[FloatArray, float]:
     if len(D) > FEW_LEVELS:
         R, logdet = kernels.inverse_factors(D)
         return R, float(logdet)
+    if D.shape[1] <= NARROW_LEVEL:
+        return _narrow_inverse_factors(D)
     try:
         C = np.linalg.cholesky(D)
     except np.linalg.LinAlgError:
@@ -127,6 +132,30 @@ def inverse_factors(D: FloatArray) -> tuple[FloatArray, float]:
     for i in range(1, k):  # rows of the inverse from those above
         R[:, i : i + 1, :i] = (-scale[:, i, None, None] * C[:, i : i + 1, :i]) @ R[:, :i, :i]
     return R, float(2.0 * np.log(diagonal).sum())
+
+
+def _narrow_inverse_factors(D: FloatArray) -> tuple[FloatArray, float]:
+    """The same entry by entry, with one number of every level in an array."""
+    k, logdet = D.shape[1], 0.0
+    C, R = np.zeros((k, k, len(D))), np.zeros(D.shape)
+    for a in range(k):
+        for b in range(a + 1):
+            s = D[:, a, b]
+            for c in range(b):
+                s = s - C[a, c] * C[b, c]
+            if b < a:
+                C[a, b] = s * R[:, b, b]
+                continue
+            if not s.min() > 0.0:
+                return np.full(D.shape, np.nan), np.nan
+            logdet += float(np.log(s).sum())
+            R[:, a, a] = 1.0 / np.sqrt(s)
+        for b in range(a):
+            s = C[a, b] * R[:, b, b]
+            for c in range(b + 1, a):
+                s = s + C[a, c] * R[:, c, b]
+            R[:, a, b] = -s * R[:, a, a]
+    return R, logdet
 
 
 def _wide_inverse_factors(D: FloatArray) -> tuple[FloatArray, float]:

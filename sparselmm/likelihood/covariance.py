@@ -82,6 +82,12 @@ class Covariance(Snapshot):
         ]
         return np.concatenate(parts) if parts else np.zeros(0, dtype=bool)
 
+    @cached_property
+    def moment_form(self) -> Covariance:
+        """The covariance whose entries the moment estimates give."""
+        forms = tuple(term.moment_form for term in self.terms)
+        return self if forms == self.terms else Covariance(forms)
+
     def factors(self, theta: FloatArray) -> list[FloatArray]:
         """``lambda_t`` of every term, each (k, k), or stacks of them for a stack of thetas."""
         return [

@@ -59,8 +59,12 @@ def add_root_curvature(
         if bends is not None:
             H[at, at] += bends
         return
-    rows, cols, same = term.tangent_pairs
-    H[at, at] += np.where(same, (psi + psi.T)[rows, cols], 0.0)
+    both = psi + psi.T
+    if term.k == 1:
+        H[at, at] += both
+    else:
+        rows, cols, same = term.tangent_pairs
+        H[at, at] += np.where(same, both[rows, cols], 0.0)
 
 
 def difference_hessian(

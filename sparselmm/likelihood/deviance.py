@@ -38,6 +38,7 @@ from scipy.linalg import lapack
 
 from sparselmm.base.cholesky import NotPositiveDefiniteError
 from sparselmm.base.smallmatrix import (
+    identity,
     level_products,
     solve_triangular,
 )
@@ -123,6 +124,8 @@ class ProfiledDeviance:
         self.known_scale = known_scale
         self.df = cross.n - cross.basis.rank if reml else cross.n
         self.levels = [l for _, l in cross.sizes]
+        terms = enumerate(zip(covariance.terms, self.levels, strict=True))
+        self._numerous = [t for t, (term, levels) in terms if term.is_numerous(levels)]
         self.units = theta_units(covariance, cross.moments)
         self.unit_roots = covariance.unit_roots(cross.moments)
 
@@ -276,10 +279,8 @@ class ProfiledDeviance:
         With ``root`` R of `root` it is ``l I - sum_j (G_jj + K_j R R' K_j')``.
         """
         k, l = self.cross.sizes[t]
-        part = self.cross.slices[t]
-        gap = -self.solver.inverse_sum(t)
-        gap.flat[:: k + 1] += l
-        return gap - level_products(state.K[part], root, k)
+        gap = l * identity(k) - self.solver.inverse_sum(t)
+        return gap - level_products(state.K[self.cross.slices[t]], root, k)
 
     def _own_root(self, state: State) -> FloatArray:
         """`root` at the fixed effects and the scale of a state."""
@@ -367,9 +368,9 @@ class ProfiledDeviance:
 
     def _with_many_parameters(self, state: State) -> list[int]:
         """Terms whose levels are too few for the average information, away from a boundary."""
-        terms = enumerate(zip(self.covariance.terms, self.levels, strict=True))
-        many = [t for t, (term, levels) in terms if term.is_numerous(levels)]
-        return [t for t in many if is_regular(self.cross, self.covariance, t, state.lams[t])]
+        return [
+            t for t in self._numerous if is_regular(self.cross, self.covariance, t, state.lams[t])
+        ]
 
     def _expected_information(self, state: State, t: int) -> FloatArray:
         """Expected information in a term's steps, an unknown sigma^2 profiled out."""
@@ -383,7 +384,7 @@ class ProfiledDeviance:
     def _whitened_information(self, state: State) -> FloatArray:
         """The same from ``Z'V^-1Z = Lambda^-T (I - G) Lambda^-1``, without A."""
         h, to_h = whitened_directions(self.cross, self.covariance, state)
-        Q = h.T @ h - h.T @ self._roughly(h)
+        Q = h.T @ (h - self._roughly(h))
         Kh = solve_triangular(state.Rxx, state.K[:, :-1].T @ h, transposed=True)
         Q = self._residual_information(state, Q - Kh.T @ Kh, h.T @ state.u)
         return to_h.T @ Q @ to_h
@@ -461,11 +462,11 @@ class ProfiledDeviance:
             pair, k = self.cross.pairs[t, t], len(lam)
             own = pair.data if pair.is_block_diagonal else pair.data[pair.rows == pair.cols]
             squares = np.abs(lam[:, None] * lam).reshape(k * k, k)
-            size = 1.0 + np.abs(own).reshape(-1, k * k) @ squares
+            size = (1.0 + np.abs(own).reshape(-1, k * k) @ squares).ravel()
             half = state.found.solved[self.cross.slices[t]] @ root
             inverse = self.solver.inverse_blocks(t)
             by_m = inverse if k == 1 else inverse.diagonal(axis1=1, axis2=2)
-            total += float(size.ravel() @ (by_m.ravel() + (half * half).sum(axis=1)))
+            total += float(size @ by_m.ravel() + (size @ (half * half)).sum())
         return EPS * total
 
     # ------------------------------------------------------------- after the optimization

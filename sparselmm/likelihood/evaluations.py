@@ -193,8 +193,9 @@ class State:
     @cached_property
     def residual(self) -> FloatArray:
         """``(-gamma, 1)``: what turns columns [Q, y] into residuals."""
-        out = np.ones(len(self.gamma) + 1)
+        out = np.empty(len(self.gamma) + 1)
         np.negative(self.gamma, out=out[:-1])
+        out[-1] = 1.0
         return out
 
     @cached_property

@@ -25,7 +25,7 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.linalg import lapack
 
-from sparselmm.base.smallmatrix import cholesky_roots, solve_triangular, upper_inverse
+from sparselmm.base.smallmatrix import cholesky_roots, eigen_stack, solve_triangular, upper_inverse
 from sparselmm.base.types import CSC, FloatArray, IntArray
 from sparselmm.factor.crossprod import CrossProducts, PairBlocks
 from sparselmm.likelihood.covariance import Covariance
@@ -43,6 +43,8 @@ REGULAR = 1e-3
 
 SMALL_TABLE = 10_000
 """Pairs of levels up to which a matrix with its zeros is made quicker than a sparse one."""
+
+TINY = float(np.finfo(float).tiny)
 
 GRAM_NUMBERS = 2_000_000
 """Numbers of one Gram matrix at a time (16 MB)."""
@@ -90,9 +92,7 @@ def moment_starts(
     ndarray, (m, n_theta)
         For the columns of the model, whatever the working bases of ``cross``.
     """
-    forms = tuple(term.moment_form for term in covariance.terms)
-    plain = covariance if forms == covariance.terms else Covariance(forms)
-    psis, residual = _moment_estimates(cross, plain, v, s)
+    psis, residual = _moment_estimates(cross, covariance.moment_form, v, s)
     if known_scale is not None:
         residual = np.full_like(residual, known_scale)
     theta = np.zeros((len(s), covariance.n_theta))
@@ -120,7 +120,7 @@ def _inside_cone(psi: FloatArray) -> FloatArray:
 
     Variances are floored and correlations shrunk.
     """
-    variances = np.diagonal(psi, axis1=1, axis2=2)
+    variances = psi.diagonal(0, 1, 2)
     positive = variances > SMALLEST**2
     sd = np.sqrt(np.maximum(variances, SMALLEST**2))
     corr = psi / (sd[:, :, None] * sd[:, None, :])
@@ -128,10 +128,10 @@ def _inside_cone(psi: FloatArray) -> FloatArray:
         return psi  # no eigenvalue of a correlation matrix is further from one (Gershgorin)
     eye, both = np.eye(psi.shape[1]), positive[:, :, None] & positive[:, None, :]
     corr = np.where(both, corr, 0.0) * (1.0 - eye) + eye
-    values, vectors = np.linalg.eigh(corr)
+    values, vectors = eigen_stack(corr)
     values = np.maximum(values, 1.0 - STRONGEST)[:, :, None]
     corr = vectors @ (values * vectors.transpose(0, 2, 1))
-    size = sd / np.sqrt(np.einsum("mii->mi", corr))
+    size = sd / np.sqrt(corr.diagonal(0, 1, 2))
     fixed: FloatArray = corr * size[:, :, None] * size[:, None, :]
     return fixed
 
@@ -164,7 +164,7 @@ def _moment_estimates(
         psi[:, term.rows, term.cols] = psi[:, term.cols, term.rows] = solution[part].T
         psis.append(psi)
     floor = 1e-4 * s / max(T[m, m], 1.0)
-    return psis, np.maximum(np.maximum(solution[m], floor), np.finfo(float).tiny)
+    return psis, np.maximum(np.maximum(solution[m], floor), TINY)
 
 
 def _size(cross: CrossProducts, t: int) -> FloatArray:
@@ -178,9 +178,10 @@ def _solve(T: FloatArray, right: FloatArray, sizes: list[FloatArray]) -> FloatAr
     diagonal, least = T.diagonal(), np.zeros(len(T))
     least[:-1] = 1e-9 * np.concatenate(sizes)
     confounded = diagonal <= least
-    scale = np.sqrt(np.where(confounded, np.inf, diagonal))[:, None]
+    plain = not confounded.any()
+    scale = np.sqrt(diagonal if plain else np.where(confounded, np.inf, diagonal))[:, None]
     T, right = T / scale / scale.T, right / scale
-    if not confounded.any():
+    if plain:
         R, indefinite = lapack.dpotrf(T)
         regular = not indefinite and R.diagonal().min() > REGULAR
         if regular:

@@ -323,7 +323,7 @@ def _newton(
             bent = bent or Quadratic.of(exact_bend(recorder, theta, basis, bend), slope)
             local = bent
         step, predicted = local.step(radius.now)
-        if not np.isfinite(predicted):
+        if not math.isfinite(predicted):
             return End(theta, "stopped: the gradient is too large to be followed", False)
         within = math.sqrt(step @ step) < 0.99 * radius.now
         stretch = _stretch(excess) if within and not exact and not secant else 1.0

@@ -50,7 +50,7 @@ class Quadratic:
         sizes = np.abs(self.values)
         if sizes.ndim == 1:
             floor = 1e-10 * max(sizes[0], sizes[-1], 1e-300) if len(sizes) else 0.0
-            return 0.5 * float((self.part**2 / np.maximum(sizes, floor)).sum())
+            return 0.5 * float(self.part / np.maximum(sizes, floor) @ self.part)
         floor = 1e-10 * np.maximum(sizes.max(axis=-1, keepdims=True, initial=0.0), 1e-300)
         return 0.5 * (self.part**2 / np.maximum(sizes, floor)).sum(axis=-1)
 
@@ -60,22 +60,35 @@ class Quadratic:
         Nocedal & Wright 2006, section 4.3; in the hard case along the lowest curvature to the edge.
         """
         values, part = self.values, self.part
+        step = -part / values if self._ends_within(radius) else self._bounded(radius)
+        predicted = -((part + 0.5 * values * step) * step).sum(axis=-1)
+        return (self.vectors @ step[..., None])[..., 0], predicted
+
+    def _ends_within(self, radius: Any) -> bool:
+        """Whether this is one model that is convex and has its minimum within a radius."""
+        values = self.values
+        if values.ndim > 1 or not values[0] > 1e-12 * max(1.0, values[-1]):
+            return False
+        newton = self.part / values
+        return bool(newton @ newton <= radius * radius)
+
+    def _bounded(self, radius: Any) -> FloatArray:
+        """The minimizers in the axes of the curvature."""
+        values, part = self.values, self.part
         lowest = values[..., 0]
         tiny = 1e-12 * np.maximum(1.0, np.maximum(np.abs(lowest), np.abs(values[..., -1])))
         gaps = values - np.minimum(lowest, 0.0)[..., None]  # what a multiplier is added to
-        with np.errstate(divide="ignore", invalid="ignore"):
-            inner: BoolArray = (lowest > tiny) & (_length(part / gaps) <= radius)
+        newton = part / np.where(gaps > 0.0, gaps, 1.0)
+        inner: BoolArray = (lowest > tiny) & (_length(newton) <= radius)
         if inner.all():
-            step = -part / values
-        else:
-            hard = ~inner & (_length(part / (gaps + tiny[..., None])) < radius)
-            more = _multiplier(gaps, part, np.where(inner, 0.0, tiny), radius, inner | hard)
-            step = -part / (gaps + more[..., None])
-            first, rest = step[..., 0], (step[..., 1:] ** 2).sum(axis=-1)
-            edge = np.sqrt(np.maximum(radius**2 - rest, 0.0))
-            step[..., 0] = np.where(hard, np.where(first < 0.0, -edge, edge), first)
-        predicted = -((part + 0.5 * values * step) * step).sum(axis=-1)
-        return np.einsum("...ij,...j->...i", self.vectors, step), predicted
+            return -part / values
+        hard = ~inner & (_length(part / (gaps + tiny[..., None])) < radius)
+        more = _multiplier(gaps, part, np.where(inner, 0.0, tiny), radius, inner | hard)
+        step: FloatArray = -part / (gaps + more[..., None])
+        first, rest = step[..., 0], (step[..., 1:] ** 2).sum(axis=-1)
+        edge = np.sqrt(np.maximum(radius**2 - rest, 0.0))
+        step[..., 0] = np.where(hard, np.where(first < 0.0, -edge, edge), first)
+        return step
 
 
 def _length(vectors: FloatArray) -> Any:

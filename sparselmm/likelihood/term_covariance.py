@@ -77,6 +77,11 @@ class TermCovariance(Snapshot):
         """Which parameters are zero exactly when a variance is, (n_theta,)."""
         return np.asarray(self.rows == self.cols)
 
+    @cached_property
+    def places(self) -> IntArray:
+        """Where theta stands in ``lambda_t`` row by row, (n_theta,)."""
+        return np.asarray(self.rows * self.k + self.cols)
+
     @property
     def is_diagonal(self) -> bool:
         """Whether theta are the diagonal entries of ``lambda_t`` and nothing else is free."""
@@ -281,7 +286,10 @@ class TermCovariance(Snapshot):
     def factor(self, theta: FloatArray) -> FloatArray:
         """``lambda_t``, (..., k, k)."""
         lam = np.zeros((*theta.shape[:-1], self.k, self.k))
-        lam[..., self.rows, self.cols] = theta
+        if lam.ndim == 2:
+            lam.put(self.places, theta)
+        else:
+            lam[..., self.rows, self.cols] = theta
         return lam
 
 
@@ -343,7 +351,7 @@ def row_norms(lam: FloatArray) -> FloatArray:
 
 def _diagonal(lam: FloatArray) -> FloatArray:
     """Diagonals of matrices, (..., k)."""
-    return np.diagonal(lam, axis1=-2, axis2=-1)
+    return lam.diagonal(0, -2, -1)
 
 
 def across_rotations(lam: FloatArray) -> FloatArray:
@@ -372,9 +380,12 @@ def across_rotations(lam: FloatArray) -> FloatArray:
     return np.asarray(U @ Y @ Vt)
 
 
+ALTERNATING = np.array([1.0, -1.0, 1.0, -1.0])
+
+
 def _across_one_rotation(lam: FloatArray) -> FloatArray:
     """The same of two coefficients, (3, 2, 2), by the reflection of ``lam K`` to the first axis."""
-    turned = lam[:, ::-1].ravel() * (1.0, -1.0, 1.0, -1.0)
+    turned = lam[:, ::-1].ravel() * ALTERNATING
     turned /= math.sqrt(turned @ turned)
     sign = math.copysign(1.0, turned[0])
     rest = turned[1:]

@@ -21,6 +21,8 @@ PROBE = 1e-3
 
 def snapped(covariance: Covariance, theta: FloatArray, units: FloatArray) -> FloatArray:
     """Theta with the columns of ``lambda_t`` that are all below `SNAP` set to zero."""
+    if (np.abs(theta) >= SNAP * units).all():
+        return theta
     out = theta.copy()
     for term, part in zip(covariance.terms, covariance.slices, strict=True):
         out[part] = term.snapped(theta[part], units[part], SNAP)

@@ -161,7 +161,7 @@ def test_pickled_as_its_recipe():
     assert copy.factorize(lams, cross.values) == logdet
 
 
-@pytest.mark.parametrize("k", [2, 8, 9, 40])
+@pytest.mark.parametrize("k", [2, 3, 8, 9, 40])
 def test_blocks_of_any_order(k):
     """Products with blocks, their factors and their inverses: small, wide, many."""
     rng = np.random.default_rng(k)

@@ -157,7 +157,7 @@ def _refuse_both(columns: Iterable[str], others: set[str], codes: Iterable[str])
 
 
 def take_columns(
-    frame: pd.DataFrame,
+    frame: pd.DataFrame | Mapping[str, Any],
     names: Iterable[str],
     codes: Iterable[str],
     categories: Mapping[str, pd.Index] | None = None,
@@ -170,7 +170,7 @@ def take_columns(
 
     Parameters
     ----------
-    frame : DataFrame
+    frame : DataFrame or mapping of Series
         Rows in use.
     names : iterable of str
         Columns wanted.
@@ -208,13 +208,14 @@ def take_columns(
             column = for_patsy(column, kind)
         out[name] = column
     waiting = [out[name] for name in factors]
-    made = (in_threads if len(frame) >= MANY_ROWS else map)(categorical, waiting)
+    many = bool(waiting) and len(waiting[0]) >= MANY_ROWS
+    made = (in_threads if many else map)(categorical, waiting)
     return out | dict(zip(factors, made, strict=True))
 
 
 def _refuse_empty(name: str, column: pd.Series) -> None:
     """Refuse a column of a formula without any value."""
-    if len(column) and pd.isna(column.iloc[0]) is not False and column.isna().all():
+    if len(column) and pd.isna(column.array[0]) is not False and column.isna().all():
         raise MissingDataError(
             f"column {name!r} has no value in any of the {len(column)} rows: all are missing"
         )

@@ -140,18 +140,25 @@ class Namespace:
         For messages: where these rows stand in the user's data.
     columns : dict
         Columns in use; strings and categoricals that serve as factors only are Categoricals.
+    given : mapping
+        Columns as they are in the frame, where they were taken from it already.
     """
 
     frame: pd.DataFrame
     env: EvalEnvironment
     rows: Rows
     columns: dict[str, Any]
+    given: Mapping[str, Any] = field(default_factory=dict)
     _factors: dict[tuple[str, bool], Factor] = field(default_factory=dict, init=False)
 
     @property
     def n(self) -> int:
         """Number of rows."""
         return len(self.frame)
+
+    def as_given(self, name: str) -> Any:
+        """A column as it is in the frame."""
+        return self.given[name] if name in self.given else self.frame[name]
 
     def evaluate(self, code: str) -> Any:
         """Value of any expression."""
@@ -207,7 +214,7 @@ class Namespace:
         """A column with its labels as they are: nullable integers were made floats before."""
         ready = self.columns[name]
         coded = isinstance(ready.dtype, pd.CategoricalDtype)
-        return ready if coded or name not in self.frame.columns else self.frame[name]
+        return ready if coded or name not in self.frame.columns else self.as_given(name)
 
     def factor(self, code: str, *, sort: bool = False) -> Factor:
         """Codes and labels of a grouping factor, computed once per expression."""
@@ -238,12 +245,12 @@ def categorical(column: Any) -> pd.Series:
     """A column as a Categorical of the labels seen; an existing order of categories is kept."""
     dtype = column.dtype
     if isinstance(dtype, pd.CategoricalDtype) and _all_used(column.array):
-        return _ready(column.array, column.index)
+        return _ready(column.copy(deep=False))
     seen = factorize(column)
     ordered = isinstance(dtype, pd.CategoricalDtype) and dtype.ordered
     labels: Any = pd.Index(seen.labels)
     values = pd.Categorical.from_codes(seen.codes, labels, ordered=ordered)
-    return _ready(values, column.index)
+    return _ready(pd.Series(values, index=column.index, copy=False))
 
 
 def coded_labels(column: pd.Series) -> pd.Series:
@@ -263,11 +270,12 @@ def _all_used(values: Any) -> bool:
 def recoded(column: pd.Series, categories: pd.Index) -> pd.Series:
     """A column as a Categorical of known labels; any other label becomes missing."""
     codes = match(categories, column)
-    return _ready(pd.Categorical.from_codes(codes, categories), column.index)
+    values: Any = pd.Categorical.from_codes(codes, categories)
+    return _ready(pd.Series(values, index=column.index, copy=False))
 
 
-def _ready(values: Any, index: pd.Index) -> pd.Series:
-    column = pd.Series(values, index=index, copy=False)
+def _ready(column: pd.Series) -> pd.Series:
+    """With the mark of a column whose categories are final."""
     column.attrs[_READY] = True
     return column
 
@@ -347,9 +355,9 @@ def _plain_key(
         if wrapping or dtype is None or np.ndim(column) != 1:
             return None
         if isinstance(dtype, pd.CategoricalDtype):
-            labels = tuple(dtype.categories)
-            if len(labels) > MANY_LABELS or "contrast" in vars(column):
+            if len(dtype.categories) > MANY_LABELS or "contrast" in vars(column):
                 return None
+            labels = tuple(dtype.categories)
             parts.append((code, dtype.ordered, labels, tuple(map(type, labels))))
         elif getattr(dtype, "kind", "") in "fiu":
             parts.append((code, dtype.str))
@@ -458,7 +466,7 @@ def _counted(bad: IntArray, space: Namespace) -> str:
 def categories_in(columns: Mapping[str, Any]) -> dict[str, pd.Index]:
     """Labels of the columns that were turned into Categoricals."""
     return {
-        name: column.cat.categories
+        name: column.dtype.categories
         for name, column in columns.items()
         if isinstance(column.dtype, pd.CategoricalDtype)
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from sparselmm.base.exceptions import FormulaError
@@ -58,6 +59,8 @@ class Plan:
 
     def with_residual(self, residual: Any, dispersion: Any, columns: Iterable[Any]) -> Plan:
         """With a covariance structure of the residuals, or the same."""
+        if residual is None and dispersion is None:
+            return self
         bar = None if residual is None else parse_residual(residual, columns)
         terms = None
         if dispersion is not None:
@@ -66,7 +69,7 @@ class Plan:
         codes |= dict.fromkeys(codes_of(terms or []), "dispersion")
         return replace(self, residual=bar, dispersion=terms, codes={**codes, **self.codes})
 
-    @property
+    @cached_property
     def read(self) -> list[str]:
         """Every expression but the grouping factors that are plain columns."""
         factors = [code for bar in self.bars for code in bar.factors]
