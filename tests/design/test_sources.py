@@ -18,7 +18,8 @@ from sparselmm.exceptions import (
 )
 
 import sparselmm
-from sparselmm.design import from_formula
+from sparselmm.design import factors, from_formula
+from sparselmm.design.exact_labels import places
 from sparselmm.design.sources import optional
 from sparselmm.design.sources.recognised import is_source, mentioned, source_of
 from sparselmm.design.spec import as_frame
@@ -679,3 +680,27 @@ def test_functions_that_fail_are_named():
     for function in (lambda: 1 / 0, lambda more: [rows()], lambda: (1 / 0 for _ in range(2))):
         with pytest.raises(DataError, match=r"the frames of <lambda>\(\) cannot be read"):
             from_formula("y ~ x + (1 | name)", function)
+
+
+def test_files_with_the_same_dictionary_share_its_labels(tmp_path, monkeypatch):
+    pq = pytest.importorskip("pyarrow.parquet")
+    labels = pa.array([f"u{j:05}" for j in range(5000)])
+    other = labels.take(pa.array(np.arange(5000)[::-1].copy()))
+    for number, dictionary in enumerate((labels, labels, other)):
+        codes = pa.array(np.random.default_rng(number).integers(0, 5000, 6000))
+        table = pa.table({"u": pa.DictionaryArray.from_arrays(codes, dictionary)})
+        pq.write_table(table, tmp_path / f"{number}.parquet")
+    parts = source_of(tmp_path).parts(3000, ["u"])
+    frames = [frame for part in parts for frame in part.frames(["u"], 3000)]
+    assert [len(frame) for frame in frames] == [3000] * 6
+    found = [frame["u"].cat.categories for frame in frames]
+    assert found[0] is found[1] is found[2] is found[3]
+    assert found[4] is found[5]
+    assert list(found[4]) == other.to_pylist()
+    asked = []
+    monkeypatch.setattr(factors, "places", lambda *args: asked.append(args) or places(*args))
+    known = np.array(sorted(labels.to_pylist()), dtype=object)
+    for frame in frames:
+        codes = factors.match(known, frame["u"])
+        assert (known[codes] == frame["u"].astype(object)).all()
+    assert len(asked) == 2  # one for each dictionary
