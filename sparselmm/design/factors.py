@@ -20,6 +20,7 @@ from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import AnyArray, BoolArray, IntArray, index_dtype
 from sparselmm.design.exact_labels import canonical, derived, places, readable
 from sparselmm.design.levels import Levels
+from sparselmm.design.sources.text import arrow_text, places_of_text, text_of
 
 SPREAD = 4
 """Integers of a range up to this many times their number are coded by counting."""
@@ -103,6 +104,9 @@ def told_apart(values: Any) -> tuple[IntArray, int]:
     if close is not None:
         low, high = close
         return values.astype(np.int64, copy=False) - low, high - low + 1
+    if isinstance(getattr(values, "dtype", None), pd.StringDtype):
+        codes, labels = pd.factorize(values)
+        return codes.astype(np.int64, copy=False), len(labels)
     seen = unordered(values)
     return seen.codes.astype(np.int64, copy=False), len(seen.labels)
 
@@ -289,7 +293,13 @@ def match(labels: Any, values: Any) -> IntArray:
 
 def _places(labels: Any, wanted: Any) -> IntArray:
     """Where each label stands among known ones, and a last place, that of code -1, nowhere."""
-    return compact(np.append(places(canonical(labels), canonical(wanted)), -1), len(labels))
+    text = None if SPREAD * len(wanted) < len(labels) else arrow_text(wanted)
+    known = None if text is None else derived(canonical(labels), "text", text_of)
+    if known is not None:
+        found = places_of_text(known, text)
+    else:
+        found = places(canonical(labels), canonical(wanted))
+    return compact(np.append(found, -1), len(labels))
 
 
 def _places_of(labels: Any, categories: pd.Index) -> IntArray:

@@ -15,6 +15,7 @@ import pandas as pd
 
 from sparselmm.base.exceptions import DataError
 from sparselmm.design.sources.optional import package
+from sparselmm.design.sources.text import united_text
 
 SAFE_DIGITS = 15
 """Decimal digits that any double keeps."""
@@ -256,6 +257,9 @@ def united(columns: Iterable[pd.Series]) -> pd.Categorical:
         codes = np.concatenate([column.cat.codes for column in columns])
         ordered = all(column.cat.ordered for column in columns)
         return pd.Categorical.from_codes(codes, first.categories, ordered=ordered)
+    together = united_text(columns)
+    if together is not None:
+        return together
     labels = pd.Index(stacked([column.cat.categories.to_series() for column in columns])).unique()
     codes = np.concatenate(
         [
