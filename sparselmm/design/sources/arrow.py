@@ -15,7 +15,7 @@ import pandas as pd
 
 from sparselmm.base.exceptions import DataError
 from sparselmm.design.sources.optional import package
-from sparselmm.design.sources.text import united_text
+from sparselmm.design.sources.text import arrow_text, categorical, differ, united_text
 
 SAFE_DIGITS = 15
 """Decimal digits that any double keeps."""
@@ -153,17 +153,17 @@ def _categorical(values: Any, name: str, known: Dictionaries) -> Any:
     if labels is None:
         return column_of(_decoded(chunk), name)
     codes = np.asarray(chunk.indices.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False))
-    if len(labels) < np.iinfo(np.int32).max:
-        codes = codes.astype(np.int32)
-    return pd.Categorical.from_codes(codes, labels, ordered=bool(chunk.type.ordered))
+    return categorical(codes, labels, bool(chunk.type.ordered))
 
 
 def _labels(dictionary: Any, name: str, known: Dictionaries) -> pd.Index | None:
     """A dictionary as labels, the same object for the same; None where one repeats or misses."""
     before, labels = known.get(name, (None, None))
     if before is None or not before.equals(dictionary):
-        found = pd.Index(pd.Series(column_of(dictionary, name)))
-        labels = None if found.hasnans or not found.is_unique else found
+        labels = pd.Index(pd.Series(column_of(dictionary, name)))
+        text = arrow_text(labels)
+        if dictionary.null_count or not (labels.is_unique if text is None else differ(text)):
+            labels = None
         known[name] = dictionary, labels
     return labels
 

@@ -318,6 +318,13 @@ class Fragment:
             self.piece, self.schema, self.label, self.whole, self.kept, self.listed,
         )  # fmt: skip
 
+    def stamp(self) -> tuple[Any, ...] | None:
+        """What changes when its file is written; None where columns cannot be read apart."""
+        if type(self.piece).__name__ != "ParquetFileFragment" or not self.piece.path:
+            return None
+        info = self.piece.filesystem.get_file_info(self.piece.path)
+        return info.type.name, info.size, info.mtime_ns
+
     def frames(self, columns: Columns, rows: int) -> Iterator[pd.DataFrame]:
         """Its rows in order, in frames of at most that many."""
         pa = package("pyarrow", self.label)

@@ -69,6 +69,19 @@ def text_of(labels: AnyArray) -> Any:
         return None
 
 
+def differ(text: Any) -> bool:
+    """Whether no label of an Arrow array repeats."""
+    count: int = package("pyarrow.compute", WHAT).count_distinct(text).as_py()
+    return count == len(text)
+
+
+def categorical(codes: IntArray, labels: pd.Index, ordered: bool = False) -> pd.Categorical:
+    """A Categorical of labels that differ, as is known: they are not looked through again."""
+    make = getattr(pd.CategoricalDtype, "_from_fastpath", pd.CategoricalDtype)
+    codes = codes.astype(index_dtype(len(labels)), copy=False)
+    return pd.Categorical.from_codes(codes, dtype=make(labels, ordered=ordered))
+
+
 def _whole(values: Any) -> Any:
     """An Arrow array of one piece."""
     pa = package("pyarrow", WHAT)
@@ -83,7 +96,4 @@ def _whole(values: Any) -> Any:
 def _categorical(found: Any, dtype: Any) -> pd.Categorical:
     """A dictionary array that Arrow made, so that no label repeats."""
     labels = pd.Index(pd.array(found.dictionary, dtype=dtype))
-    codes = np.asarray(found.indices.fill_null(-1)).astype(index_dtype(len(labels)), copy=False)
-    # the labels are not looked through again
-    make = getattr(pd.CategoricalDtype, "_from_fastpath", pd.CategoricalDtype)
-    return pd.Categorical.from_codes(codes, dtype=make(labels, ordered=False))
+    return categorical(np.asarray(found.indices.fill_null(-1)), labels)
