@@ -7,6 +7,7 @@ at once; everything after that works on integers.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import AnyArray, BoolArray, IntArray, index_dtype
 from sparselmm.design.exact_labels import canonical, derived, places, readable
 from sparselmm.design.levels import Levels
+from sparselmm.design.sources.text import arrow_text, places_of_text, text_of
 
 SPREAD = 4
 """Integers of a range up to this many times their number are coded by counting."""
@@ -94,13 +96,27 @@ def told_apart(values: Any) -> tuple[IntArray, int]:
 
     Not every number below need be a code: integers close to each other are their own.
     """
+    array = _with_few_categories(values)
+    if array is not None:
+        return array.codes.astype(np.int64), len(array.categories)
     values = readable(values)
     close = _close(values)
     if close is not None:
         low, high = close
         return values.astype(np.int64, copy=False) - low, high - low + 1
+    if isinstance(getattr(values, "dtype", None), pd.StringDtype):
+        codes, labels = pd.factorize(values)
+        return codes.astype(np.int64, copy=False), len(labels)
     seen = unordered(values)
     return seen.codes.astype(np.int64, copy=False), len(seen.labels)
+
+
+def _with_few_categories(values: Any) -> pd.Categorical | None:
+    """Values as a Categorical whose categories, of one type, are not many more than the rows."""
+    array = getattr(values, "array", values)
+    if not isinstance(array, pd.Categorical) or array.categories.dtype == object:
+        return None
+    return array if len(array.categories) <= SPREAD * len(array) else None
 
 
 def mark_first(codes: IntArray, n_levels: int, first: BoolArray) -> None:
@@ -268,9 +284,31 @@ def match(labels: Any, values: Any) -> IntArray:
     found = _looked_up(labels, values)
     if found is not None:
         return found
+    array = _with_few_categories(values)
+    if array is not None:
+        return _places_of(labels, array.categories)[array.codes]
     new = _coded(values, False, False)
-    place = np.append(places(canonical(labels), new.labels), -1)
-    return compact(place[new.codes], len(labels))
+    return _places(labels, new.labels)[new.codes]
+
+
+def _places(labels: Any, wanted: Any) -> IntArray:
+    """Where each label stands among known ones, and a last place, that of code -1, nowhere."""
+    text = None if SPREAD * len(wanted) < len(labels) else arrow_text(wanted)
+    known = None if text is None else derived(canonical(labels), "text", text_of)
+    if known is not None:
+        found = places_of_text(known, text)
+    else:
+        found = places(canonical(labels), canonical(wanted))
+    return compact(np.append(found, -1), len(labels))
+
+
+def _places_of(labels: Any, categories: pd.Index) -> IntArray:
+    """The same, kept as long as the categories: partitions of a file share them."""
+    kept: dict[int, tuple[Any, IntArray]] = derived(categories, "places", lambda _: {})
+    found = kept.get(id(labels))
+    if found is None or found[0]() is not labels:
+        kept[id(labels)] = found = weakref.ref(labels), _places(labels, categories)
+    return found[1]
 
 
 def _looked_up(labels: Any, values: Any) -> IntArray | None:

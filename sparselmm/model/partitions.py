@@ -15,6 +15,7 @@ from sparselmm.base.exceptions import ArgumentError, DataError, SourceChangedErr
 from sparselmm.base.workers import check_client
 from sparselmm.design.build import columns_in_use
 from sparselmm.design.built import BuiltDesign, Streamed
+from sparselmm.design.column_types import CATEGORIES, TEXT, kind_of
 from sparselmm.design.formula.columns import take_columns, used_columns
 from sparselmm.design.formula.expressions import names_in, plain_column
 from sparselmm.design.formula.memory import Memories
@@ -30,6 +31,7 @@ from sparselmm.design.passes.first import (
     shown,
 )
 from sparselmm.design.passes.groups import GroupPass
+from sparselmm.design.passes.held import LABEL_CHUNKS, holding
 from sparselmm.design.passes.learned import Recipe, recipe_of
 from sparselmm.design.passes.reading import Reading, whole
 from sparselmm.design.passes.runs import Runner
@@ -55,9 +57,6 @@ KEEP_ROWS = ("auto", True, False)
 
 MOST_SAMPLED = 5
 """Partitions that the sample is taken from, where only labels are read of the others."""
-
-LABEL_CHUNKS = 4
-"""Times as many rows at a time where only labels are read."""
 
 MOST_PASSES = 4
 """Times the products are formed at most, each in a better basis."""
@@ -191,7 +190,10 @@ def build_partitioned(
         _env_of(used_env, with_r_names(env), subset), given.rows,
     )  # fmt: skip
     parts = given.source.parts(given.rows, given.columns)
-    first, memories, some = _learn(plan, reading, parts, runner)
+    head = _head(reading, parts)
+    text, dictionaries = _labels_alone(plan, reading, head)
+    parts = holding(parts, text, dictionaries, given.rows)
+    first, memories, some = _learn(plan, reading, head, text, parts, runner)
     built, recipe, sample = recipe_of(
         plan, reading, first, memories, arguments["covariance"], arguments["contrasts"]
     )
@@ -222,19 +224,35 @@ def _refuse(arguments: Mapping[str, Any]) -> None:
         )
 
 
+def _labels_alone(
+    plan: Plan, reading: Reading, head: pd.DataFrame
+) -> tuple[frozenset[str], frozenset[str]]:
+    """Columns of text, and of categories, that are grouping factors and nothing else."""
+    used = {name for code in plan.read for name in names_in(code)}
+    found = {plain_column(code) for bar in plan.bars for code in bar.factors}
+    names = {plain[0] for plain in found if plain and not plain[1]} & {*head.columns} - used
+    if reading.subset is not None or plan.residual is not None:
+        names = set()
+    kinds = {name: kind_of(head[name]) for name in names}
+    text, categories = (
+        frozenset(n for n in names if kinds[n] == kind) for kind in (TEXT, CATEGORIES)
+    )
+    return text, categories
+
+
 def _learn(
-    plan: Plan, reading: Reading, parts: Sequence[Part], runner: Runner
-) -> tuple[First, Memories, pd.DataFrame]:
+    plan: Plan, reading: Reading, head: pd.DataFrame, text: frozenset[str], parts: Sequence[Part],
+    runner: Runner,
+) -> tuple[First, Memories, pd.DataFrame]:  # fmt: skip
     """The first pass, and those that transforms of transforms need; rows for the fixed part."""
-    head = _head(reading, parts)
     space = Namespace(
         head, reading.env, Rows(len(head), head.index),
         take_columns(head, reading.names, plan.read),
     )  # fmt: skip
     memories = Memories.of(plan.read, reading.env)
     sets = label_sets(plan, reading.groups, space, memories)
-    learn = _quick(FirstPass(reading, sets, memories), plan, parts)
-    first = runner.run(learn, parts, learn.merge, "first pass")
+    learn = _quick(FirstPass(reading, sets, memories, text=text), plan, parts)
+    first = learn.read_back(runner.run(learn, parts, learn.merge, "first pass"))
     memories.finish(first.memory, space.columns)
     for step in range(1, memories.passes):
         more = replace(learn, step=step)

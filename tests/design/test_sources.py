@@ -18,9 +18,11 @@ from sparselmm.exceptions import (
 )
 
 import sparselmm
-from sparselmm.design import from_formula
+from sparselmm.design import factors, from_formula
 from sparselmm.design.sources import optional
+from sparselmm.design.sources.arrow import united
 from sparselmm.design.sources.recognised import is_source, mentioned, source_of
+from sparselmm.design.sources.text import coded, decoded
 from sparselmm.design.spec import as_frame
 
 pa = pytest.importorskip("pyarrow")
@@ -679,3 +681,67 @@ def test_functions_that_fail_are_named():
     for function in (lambda: 1 / 0, lambda more: [rows()], lambda: (1 / 0 for _ in range(2))):
         with pytest.raises(DataError, match=r"the frames of <lambda>\(\) cannot be read"):
             from_formula("y ~ x + (1 | name)", function)
+
+
+def test_files_with_the_same_dictionary_share_its_labels(tmp_path, monkeypatch):
+    pq = pytest.importorskip("pyarrow.parquet")
+    labels = pa.array([f"u{j:05}" for j in range(5000)])
+    other = labels.take(pa.array(np.arange(5000)[::-1].copy()))
+    for number, dictionary in enumerate((labels, labels, other)):
+        codes = pa.array(np.random.default_rng(number).integers(0, 5000, 6000))
+        table = pa.table({"u": pa.DictionaryArray.from_arrays(codes, dictionary)})
+        pq.write_table(table, tmp_path / f"{number}.parquet")
+    parts = source_of(tmp_path).parts(3000, ["u"])
+    frames = [frame for part in parts for frame in part.frames(["u"], 3000)]
+    assert [len(frame) for frame in frames] == [3000] * 6
+    found = [frame["u"].cat.categories for frame in frames]
+    assert found[0] is found[1] is found[2] is found[3]
+    assert found[4] is found[5]
+    assert list(found[4]) == other.to_pylist()
+    asked, looked_up = [], factors.places_of_text
+    monkeypatch.setattr(factors, "places_of_text", lambda *ab: asked.append(ab) or looked_up(*ab))
+    known = np.array(sorted(labels.to_pylist()), dtype=object)
+    for frame in frames:
+        codes = factors.match(known, frame["u"])
+        assert (known[codes] == frame["u"].astype(object)).all()
+    assert len(asked) == 2  # one for each dictionary
+
+
+ODD = ["", "b", "\u00e9", "a\0b", "nan", "None", " b", "1", "\U0001f600"]
+
+
+@pytest.mark.parametrize("known", [ODD, [*ODD, 1, 2.5], [*ODD, b"b", True], [*ODD, "\ud800"]])
+def test_text_on_the_memory_of_arrow_is_looked_up_as_objects_are(known):
+    known = np.array(known, dtype=object)
+    texts = [*ODD, "other", None, "b", "b"]
+    objects = pd.Series(texts, dtype=object)
+    arrow = pd.Series(texts, dtype=pd.StringDtype("pyarrow"))
+    wanted = factors.match(known, objects)
+    assert list(wanted[:9]) == list(range(9))
+    assert list(wanted[9:]) == [-1, -1, 1, 1]
+    for values in (arrow, arrow.astype("category"), coded(arrow)):
+        assert list(factors.match(known, values)) == list(wanted)
+    codes, count = factors.told_apart(arrow)
+    assert (pd.factorize(codes)[0] == pd.factorize(objects)[0])[codes >= 0].all()
+    assert count == 10
+    assert list(np.flatnonzero(codes < 0)) == [10]
+
+
+def test_text_as_codes_and_back():
+    text = pd.Series([*ODD, None, "b"], dtype=pd.StringDtype("pyarrow"), index=range(3, 14))
+    column = coded(text)
+    assert list(column.cat.categories) == ODD
+    pd.testing.assert_series_equal(decoded(column), text)
+    assert coded(pd.Series([1, 2])) is None
+    assert coded(pd.Series(["a"], dtype=object)) is None
+
+
+def test_categoricals_of_text_are_put_together_as_those_of_objects():
+    pieces = [["c", "a"], ["b", None, "c"], ["d"]]
+    text = [pd.Series(p, dtype=pd.StringDtype("pyarrow")).astype("category") for p in pieces]
+    plain = [
+        pd.Series(pd.Categorical(p, np.array(sorted(filter(None, p)), object))) for p in pieces
+    ]
+    found, wanted = united(text), united(plain)
+    assert list(found.categories) == list(wanted.categories) == ["a", "c", "b", "d"]
+    assert list(found.codes) == list(wanted.codes)

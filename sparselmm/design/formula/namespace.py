@@ -30,6 +30,7 @@ from sparselmm.design.formula.expressions import names_in, plain_column, uses_of
 from sparselmm.design.formula.plain_designs import plain_design
 from sparselmm.design.formula.tokens import balanced
 from sparselmm.design.formula.transforms import TRANSFORMS
+from sparselmm.design.sources.text import coded
 from sparselmm.design.validate import DROP_HINT, Rows, aligned, missing_rows
 
 MANY_ROWS = 100_000
@@ -255,6 +256,9 @@ def categorical(column: Any) -> pd.Series:
 
 def coded_labels(column: pd.Series) -> pd.Series:
     """A column as a Categorical of the labels seen, in any order."""
+    found = coded(column)
+    if found is not None:
+        return found
     seen = unordered(column)
     labels = pd.Index(seen.labels, tupleize_cols=False)
     return pd.Series(pd.Categorical.from_codes(seen.codes, labels), index=column.index, copy=False)

@@ -28,6 +28,7 @@ from sparselmm.design.passes.reading import Reading, Taken, named
 from sparselmm.design.residual import POSITIONS
 from sparselmm.design.sources.arrow import joined
 from sparselmm.design.sources.readers import Part
+from sparselmm.design.sources.text import decoded
 from sparselmm.design.validate import Rows
 
 SAMPLE = 256
@@ -102,6 +103,8 @@ class FirstPass:
         How to read partitions of which nothing but labels is wanted.
     sampled : frozenset of str
         Labels of the partitions that are read in full then.
+    text : frozenset of str
+        Columns of text, which may come as Categoricals.
     """
 
     reading: Reading
@@ -110,6 +113,7 @@ class FirstPass:
     step: int = 0
     labels_only: Reading | None = None
     sampled: frozenset[str] = frozenset()
+    text: frozenset[str] = frozenset()
 
     def reading_of(self, part: Part) -> Reading:
         """How the rows of a partition are taken."""
@@ -139,8 +143,16 @@ class FirstPass:
         sample = None
         if set(self.reading.columns) <= set(frame.columns):
             at = np.unique(np.linspace(0, len(frame) - 1, SAMPLE).astype(int))
-            sample = frame.iloc[at].reset_index(drop=True)
+            sample = self._as_text(frame.iloc[at].reset_index(drop=True))
         return First(counts, self._representatives(frame), sample, memory)
+
+    def read_back(self, first: First) -> First:
+        """What was learned of all partitions, text as text, whose levels are sorted."""
+        return first if first.rows is None else replace(first, rows=self._as_text(first.rows))
+
+    def _as_text(self, frame: pd.DataFrame) -> pd.DataFrame:
+        coded = [n for n in self.text if n in frame and kind_of(frame[n]) == CATEGORIES]
+        return frame.assign(**{name: decoded(frame[name]) for name in coded})
 
     def merge(self, parts: Sequence[First]) -> First:
         """What was learned of several partitions."""

@@ -15,6 +15,7 @@ import pandas as pd
 
 from sparselmm.base.exceptions import DataError
 from sparselmm.design.sources.optional import package
+from sparselmm.design.sources.text import arrow_text, categorical, differ, united_text
 
 SAFE_DIGITS = 15
 """Decimal digits that any double keeps."""
@@ -36,8 +37,18 @@ def table_of(stream: Any, what: str) -> Any:
         raise DataError(f"{what} cannot be read through Arrow: {error}") from error
 
 
-def frame_of(table: Any) -> pd.DataFrame:
+Dictionaries = dict[str, tuple[Any, Any]]
+"""Of columns the Arrow dictionary met last, and its labels as an Index; None if they are none."""
+
+
+def frame_of(table: Any, known: Dictionaries | None = None) -> pd.DataFrame:
     """A frame of a table or record batch; its rows are numbered.
+
+    Parameters
+    ----------
+    table : pyarrow.Table or RecordBatch
+    known : dict, optional
+        Dictionaries met before, whose labels are used again; those met now are put there.
 
     Raises
     ------
@@ -53,11 +64,11 @@ def frame_of(table: Any) -> pd.DataFrame:
         values = table.column(field.name)
         if any(key.startswith(UNORDERED) for key in field.metadata or ()):
             values = _decoded(values)
-        columns[field.name] = column_of(values, field.name)
+        columns[field.name] = column_of(values, field.name, known)
     return pd.DataFrame(columns, index=pd.RangeIndex(table.num_rows), copy=False)
 
 
-def column_of(values: Any, name: str) -> Any:
+def column_of(values: Any, name: str, known: Dictionaries | None = None) -> Any:
     """One column, (n,), of an Arrow array or chunked array."""
     pa = package("pyarrow", "an Arrow column")
     values = values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([values])
@@ -66,7 +77,7 @@ def column_of(values: Any, name: str) -> Any:
     if types.is_floating(kind) or (types.is_integer(kind) and not values.null_count):
         return _numbers(values)
     if types.is_dictionary(kind):
-        return _categorical(values, name)
+        return _categorical(values, name, {} if known is None else known)
     if types.is_string(kind) or types.is_large_string(kind):
         return values.to_pandas(types_mapper=lambda _: pd.StringDtype("pyarrow"))
     if types.is_integer(kind) or types.is_boolean(kind):
@@ -131,20 +142,30 @@ def _numbers(values: Any) -> Any:
     return values.to_numpy()
 
 
-def _categorical(values: Any, name: str) -> Any:
+def _categorical(values: Any, name: str, known: Dictionaries) -> Any:
     """Codes and categories of a dictionary; plain values where it repeats or misses some."""
     pa = package("pyarrow", "an Arrow column")
     if not values.num_chunks:
         values = pa.chunked_array([pa.array([], values.type)])
     whole = values.unify_dictionaries().combine_chunks()
     chunk = whole.chunk(0) if isinstance(whole, pa.ChunkedArray) else whole
-    labels = pd.Index(pd.Series(column_of(chunk.dictionary, name)))
-    if labels.hasnans or not labels.is_unique:
+    labels = _labels(chunk.dictionary, name, known)
+    if labels is None:
         return column_of(_decoded(chunk), name)
     codes = np.asarray(chunk.indices.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False))
-    if len(labels) < np.iinfo(np.int32).max:
-        codes = codes.astype(np.int32)
-    return pd.Categorical.from_codes(codes, labels, ordered=bool(chunk.type.ordered))
+    return categorical(codes, labels, bool(chunk.type.ordered))
+
+
+def _labels(dictionary: Any, name: str, known: Dictionaries) -> pd.Index | None:
+    """A dictionary as labels, the same object for the same; None where one repeats or misses."""
+    before, labels = known.get(name, (None, None))
+    if before is None or not before.equals(dictionary):
+        labels = pd.Index(pd.Series(column_of(dictionary, name)))
+        text = arrow_text(labels)
+        if dictionary.null_count or not (labels.is_unique if text is None else differ(text)):
+            labels = None
+        known[name] = dictionary, labels
+    return labels
 
 
 def _decoded(values: Any) -> Any:
@@ -236,6 +257,9 @@ def united(columns: Iterable[pd.Series]) -> pd.Categorical:
         codes = np.concatenate([column.cat.codes for column in columns])
         ordered = all(column.cat.ordered for column in columns)
         return pd.Categorical.from_codes(codes, first.categories, ordered=ordered)
+    together = united_text(columns)
+    if together is not None:
+        return together
     labels = pd.Index(stacked([column.cat.categories.to_series() for column in columns])).unique()
     codes = np.concatenate(
         [

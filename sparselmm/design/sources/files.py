@@ -5,14 +5,14 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from sparselmm.base.exceptions import DataError, FileError
-from sparselmm.design.sources.arrow import frame_of
+from sparselmm.design.sources.arrow import Dictionaries, frame_of
 from sparselmm.design.sources.optional import package
 from sparselmm.design.sources.readers import Columns, Part
 
@@ -310,11 +310,26 @@ class Fragment:
     whole: tuple[str, ...] = ()
     kept: frozenset[str] = frozenset()
     listed: bool = False
+    known: Dictionaries = field(default_factory=dict)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Without the dictionaries: another process meets them itself."""
+        return Fragment, (
+            self.piece, self.schema, self.label, self.whole, self.kept, self.listed,
+        )  # fmt: skip
+
+    def stamp(self) -> tuple[Any, ...] | None:
+        """What changes when its file is written; None where columns cannot be read apart."""
+        if type(self.piece).__name__ != "ParquetFileFragment" or not self.piece.path:
+            return None
+        info = self.piece.filesystem.get_file_info(self.piece.path)
+        return info.type.name, info.size, info.mtime_ns
 
     def frames(self, columns: Columns, rows: int) -> Iterator[pd.DataFrame]:
         """Its rows in order, in frames of at most that many."""
         pa = package("pyarrow", self.label)
         names = None if columns is None else list(columns)
+        known = dict(self.known)  # files read at the same time may have others
         try:
             if self.listed:
                 check_alike(self.piece, self.schema, columns, self.label)
@@ -323,7 +338,8 @@ class Fragment:
             )
             for batch in batches:
                 if batch.num_rows:
-                    yield frame_of(numbered(batch, self.whole, self.kept, self.label))
+                    yield frame_of(numbered(batch, self.whole, self.kept, self.label), known)
+                    self.known.update(known)
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{self.label} cannot be read: {_first_line(error)}") from error
 
@@ -358,7 +374,8 @@ class Dataset:
 
     def parts(self, rows: int, columns: Columns) -> Sequence[Part]:
         """Row groups of Parquet, together up to ``rows`` rows of one file; else files."""
-        found: list[Part] = []
+        found: list[Fragment] = []
+        known: Dictionaries = {}
         kept: set[str] = set()
         if self.whole:
             head = self.data.head(HEAD_ROWS, columns=list(self.whole))
@@ -371,10 +388,10 @@ class Dataset:
             else:
                 schema, listed = self.data.schema, self.listed
                 found.append(Fragment(fragment, schema, name, self.whole, frozenset(kept), listed))
-        return found
+        return [replace(part, known=known) for part in found]
 
 
-def _row_groups(fragment: Any, schema: Any, name: str, rows: int, listed: bool) -> list[Part]:
+def _row_groups(fragment: Any, schema: Any, name: str, rows: int, listed: bool) -> list[Fragment]:
     pa = package("pyarrow", name)
     try:
         sizes = [(group.id, group.num_rows) for group in fragment.row_groups]
