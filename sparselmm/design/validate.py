@@ -20,6 +20,7 @@ from sparselmm.base.exceptions import (
     UnsupportedError,
     warn_user,
 )
+from sparselmm.base.reduction import extremes
 from sparselmm.base.types import AnyArray, BoolArray, FloatArray, IntArray
 from sparselmm.design.column_types import as_float
 from sparselmm.design.sources.recognised import values_of
@@ -207,7 +208,8 @@ def check_size(values: AnyArray, names: Sequence[str], kind: str, root_w: float 
     """
     if not values.size:
         return
-    size = np.atleast_1d(np.maximum(values.max(axis=0), -values.min(axis=0)))
+    low, high = extremes(values)
+    size = np.maximum(high, -low)
     for name, seen in zip(names, size.tolist(), strict=True):
         counted = seen * root_w
         if seen and not SMALLEST < counted < LARGEST:
