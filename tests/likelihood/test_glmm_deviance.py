@@ -236,6 +236,22 @@ def test_modes_are_predicted_to_first_order(case):
     assert errors[1] < 0.3 * errors[0] + 1e-9  # a quarter, to second order
 
 
+def test_a_mode_nearby_takes_one_factorization():
+    """The factor of the last point leads there where a new one is dear."""
+    deviance = LaplaceDeviance(data("binomial", kind="crossed"))
+    x = somewhere(deviance)
+    step = 1e-3 * deviance.basis(x, deviance.model(x), 1e-3).sum(axis=1)
+    trial = deviance.parameters.retract(x, step)
+    guess = deviance.predicted(x, step, trial)
+    before = deviance.modes.n_factorizations
+    value = deviance.at(trial, guess).value
+    assert deviance.modes.reuses
+    assert deviance.modes.n_factorizations == before + 1
+    deviance.modes.reuses, deviance._point = False, None
+    deviance.at(x)
+    assert deviance.value(trial) == pytest.approx(value, abs=1e-10)
+
+
 def slopes(origin=0.0, second=False):
     """Counts whose fixed effects are random slopes, too."""
     rng = np.random.default_rng(12)

@@ -50,6 +50,9 @@ from sparselmm.likelihood.laplace.sums import RowSums, SecondSums
 FLATTEST = 0.03
 """Weight of a row, in the predictor's unit, below which steps of fixed effects become no longer."""
 
+PASS = 2e-8
+"""Predicted seconds per row of a pass through the family, and of what comes with it."""
+
 EVALUATION, PER_ROW, FACTORS = 1.5e-3, 4e-7, 4.0
 """Predicted seconds of an evaluation: in any case, per row, and factorizations."""
 
@@ -82,7 +85,8 @@ class LaplaceDeviance:
         self.covariance = Covariance.of(data.terms)
         self.passes = Passes(data, self.random)
         self.sums = RowSums(data, self.random, self.fixed, self.passes, self.cross)
-        self.modes = ModeFinder(self.passes, self.random, self.cross, fills, self.solver)
+        dear = plan.chosen.seconds > PASS * data.n
+        self.modes = ModeFinder(self.passes, self.random, self.cross, fills, self.solver, dear)
         self.parameters = Parameters(self.covariance, self.fixed.r, data.n_phi)
         self.constant = data.constant()
         weights = np.ones(data.n) if data.weights is None else data.weights
@@ -301,6 +305,7 @@ class LaplaceDeviance:
         passes = Passes(replace(self.data, y=y), self.random)
         finder = ModeFinder(passes, self.random, self.cross, self.modes.fills, self.solver)
         self._point = self._model = None  # the factor is another one now
+        self.modes.factored = False
         fixed = self.fixed.effects(gamma, self.data.offset)
         mode = finder.find(self.covariance.factors(theta), fixed, phi, np.zeros(self.random.q))
         return None if mode is None else mode.b
