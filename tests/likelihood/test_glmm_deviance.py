@@ -239,7 +239,7 @@ def test_modes_are_predicted_to_first_order(case):
 def test_a_mode_nearby_takes_one_factorization():
     """The factor of the last point leads there where a new one is dear."""
     deviance = LaplaceDeviance(data("binomial", kind="crossed"))
-    x = somewhere(deviance)
+    x = deviance.parameters.rectify(somewhere(deviance))
     step = 1e-3 * deviance.basis(x, deviance.model(x), 1e-3).sum(axis=1)
     trial = deviance.parameters.retract(x, step)
     guess = deviance.predicted(x, step, trial)
