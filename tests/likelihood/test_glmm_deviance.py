@@ -97,7 +97,8 @@ CASES = [
     {"name": "binomial", "weighted": True},
     {"name": "nbinom2", "weighted": True, "kind": "scalar"},
     {"name": "gamma", "link": "inverse", "kind": "scalar"},
-    {"name": "ordinal", "link": "probit"},
+    *({"name": "ordinal", "link": link} for link in ("probit", "loglog", "cauchit")),
+    {"name": "binomial", "link": "loglog"},
 ]  # fmt: skip
 IDS = ["-".join(getattr(v, "__name__", str(v)) for v in case.values()) for case in CASES]
 

@@ -28,7 +28,9 @@ from sparselmm.results.tables.emmeans import (
 from sparselmm.results.tables.means import MarginalMeans
 from sparselmm.results.tables.scales import Scale, bias_adjusted
 
-LATENT = {"logit": np.pi**2 / 3.0, "probit": 1.0, "cloglog": np.pi**2 / 6.0}
+LATENT = {
+    "logit": np.pi**2 / 3.0, "probit": 1.0, "cloglog": np.pi**2 / 6.0, "loglog": np.pi**2 / 6.0,
+}  # fmt: skip
 """Variance of the latent variable that a distribution-function link cuts."""
 
 RATIOS = {"logit": "odds.ratio", "log": "ratio"}
