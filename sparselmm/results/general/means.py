@@ -69,6 +69,13 @@ class MeanResults(GeneralBase):
         DataError
             When the response is ordinal and ``type="response"``, or a name is unknown.
 
+        Notes
+        -----
+        An offset in the formula is evaluated on the grid, at the means of its variables or the
+        values of ``at``: with ``offset(log(size))``, ``at={"size": 1}`` gives rates per unit of
+        size. One given as an argument counts with its mean. R's emmeans does so for glmmTMB; for
+        glmer and lmer it takes the mean of either. Ratios and differences are the same.
+
         Examples
         --------
         >>> import sparselmm
