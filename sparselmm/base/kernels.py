@@ -211,6 +211,15 @@ def apply_blocks(blocks: FloatArray, x: FloatArray, out: FloatArray, transpose: 
     ``out`` may not be ``x``.
     """
     l, k, m = x.shape
+    if k == 2:
+        for j in range(l):
+            b, d = blocks[j, 0, 1], blocks[j, 1, 0]
+            if transpose:
+                b, d = d, b
+            for c in range(m):
+                out[j, 0, c] = blocks[j, 0, 0] * x[j, 0, c] + b * x[j, 1, c]
+                out[j, 1, c] = d * x[j, 0, c] + blocks[j, 1, 1] * x[j, 1, c]
+        return
     for j in range(l):
         for a in range(k):
             for c in range(m):

@@ -60,6 +60,22 @@ def add_products(codes: IntArray, values: FloatArray, x: FloatArray, out: FloatA
 
 
 @compiled
+def add_cubes(
+    codes: IntArray, values: FloatArray, b: FloatArray, x: FloatArray, out: FloatArray
+) -> None:
+    """``out[codes[i]] += x_i (z_i'b)^3``; out (l,)."""
+    k = values.shape[1]
+    for i in range(codes.shape[0]):
+        j = codes[i]
+        if j >= 0:
+            e = b[j * k] if values.shape[0] == 0 else 0.0
+            if values.shape[0] > 0:
+                for a in range(k):
+                    e += values[i, a] * b[j * k + a]
+            out[j] += x[i] * e * e * e
+
+
+@compiled
 def fill_pair(
     places: IntArray, left: FloatArray, right: FloatArray, w: FloatArray, data: FloatArray
 ) -> None:

@@ -21,6 +21,7 @@ from sparselmm.base.exceptions import (
     UnsupportedError,
     warn_user,
 )
+from sparselmm.base.reduction import extremes
 from sparselmm.base.types import AnyArray, BoolArray, FloatArray, IntArray
 from sparselmm.design.column_types import as_float
 from sparselmm.design.sources.recognised import values_of
@@ -30,7 +31,6 @@ MISSING_CHOICES = ("none", "drop", "raise")
 LARGEST, SMALLEST = 1e70, 1e-70
 """Sizes of columns between which products of four values, summed over rows, are in range."""
 
-FEW_COLUMNS = 16
 
 DROP_HINT = "use missing='drop' to leave such rows out"
 
@@ -211,7 +211,9 @@ def check_size(values: AnyArray, names: Sequence[str], kind: str, root_w: float 
     """
     if not values.size:
         return
-    for name, seen in zip(names, _sizes(values), strict=True):
+    low, high = extremes(values)
+    size = np.maximum(high, -low)
+    for name, seen in zip(names, size.tolist(), strict=True):
         counted = seen * root_w
         if seen and not SMALLEST < counted < LARGEST:
             much = "large" if counted >= LARGEST else "small"
@@ -221,14 +223,6 @@ def check_size(values: AnyArray, names: Sequence[str], kind: str, root_w: float 
                 f"{kind} {name!r} has values as {much} as {seen:.3g}{weighed}, too {much} for the "
                 f"powers of them that a fit adds up; use another unit, such as {unit}"
             )
-
-
-def _sizes(values: FloatArray) -> list[float]:
-    """The largest size in every column; of a few NumPy finds it faster one after the other."""
-    if values.ndim == 1 or values.shape[1] <= FEW_COLUMNS:
-        return [max(float(x.max()), -float(x.min())) for x in np.atleast_2d(values.T)]
-    sizes: list[float] = np.maximum(values.max(axis=0), -values.min(axis=0)).tolist()
-    return sizes
 
 
 def not_finite(values: AnyArray, where: IntArray, what: str, rows: Rows) -> MissingDataError:

@@ -97,7 +97,8 @@ CASES = [
     {"name": "binomial", "weighted": True},
     {"name": "nbinom2", "weighted": True, "kind": "scalar"},
     {"name": "gamma", "link": "inverse", "kind": "scalar"},
-    {"name": "ordinal", "link": "probit"},
+    *({"name": "ordinal", "link": link} for link in ("probit", "loglog", "cauchit")),
+    {"name": "binomial", "link": "loglog"},
 ]  # fmt: skip
 IDS = ["-".join(getattr(v, "__name__", str(v)) for v in case.values()) for case in CASES]
 
@@ -218,6 +219,92 @@ def test_compiled_passes_are_their_twins(case, monkeypatch):
     assert other.value(x) == pytest.approx(value, rel=1e-12)
     np.testing.assert_allclose(other.model(x).gradient, model.gradient, rtol=1e-7, atol=1e-7)
     np.testing.assert_allclose(other.model(x).hessian, model.hessian, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_modes_are_predicted_to_first_order(case):
+    deviance = LaplaceDeviance(data(**case))
+    x, rng, a = somewhere(deviance), np.random.default_rng(5), deviance.covariance.n_theta
+    x[:a] = np.abs(x[:a])  # where patterns end at zero
+    step = deviance.basis(x, deviance.model(x), 1e-3)
+    step = step @ rng.normal(size=step.shape[1])
+    errors = []
+    for size in (1e-3, 5e-4):
+        trial = deviance.parameters.retract(x, size * step)
+        deviance.model(x)
+        guess = deviance.predicted(x, size * step, trial)
+        errors.append(float(np.linalg.norm(deviance.at(trial).mode.u - guess)))
+    assert errors[1] < 0.3 * errors[0] + 1e-9  # a quarter, to second order
+
+
+def test_a_mode_nearby_takes_one_factorization():
+    """The factor of the last point leads there where a new one is dear."""
+    deviance = LaplaceDeviance(data("binomial", kind="crossed"))
+    x = deviance.parameters.rectify(somewhere(deviance))
+    step = 1e-3 * deviance.basis(x, deviance.model(x), 1e-3).sum(axis=1)
+    trial = deviance.parameters.retract(x, step)
+    guess = deviance.predicted(x, step, trial)
+    before = deviance.modes.n_factorizations
+    value = deviance.at(trial, guess).value
+    assert deviance.modes.reuses
+    assert deviance.modes.n_factorizations == before + 1
+    deviance.modes.reuses, deviance._point = False, None
+    deviance.at(x)
+    assert deviance.value(trial) == pytest.approx(value, abs=1e-10)
+
+
+def slopes(origin=0.0, second=False):
+    """Counts whose fixed effects are random slopes, too."""
+    rng = np.random.default_rng(12)
+    X = np.column_stack([np.ones(N), origin + rng.normal(size=N)])
+    g, h = rng.integers(0, 12, N), rng.integers(0, 7, N)
+    values = np.ascontiguousarray(np.column_stack([rng.normal(size=N), X[:, ::-1]]))
+    terms = (term("g", g, values), *((term("h", h),) if second else ()))
+    return GeneralData(
+        rng.poisson(1.5, N).astype(float), np.ones(1), X, terms, FAMILIES["poisson"]("log")
+    )
+
+
+@pytest.mark.parametrize("second", [False, True])
+def test_products_with_columns_of_x_are_found_among_those_of_z(monkeypatch, second):
+    for module in ("rows", "data"):
+        monkeypatch.setattr(f"sparselmm.likelihood.laplace.{module}.SMALL_ROWS", 10)
+    deviance = LaplaceDeviance(slopes(second=second))
+    assert [G is not None for G in deviance.sums.roots] == [True, False][: 1 + second]
+    x = somewhere(deviance)
+    model = deviance.model(x)
+    deviance.sums.roots = [None] * (1 + second)
+    deviance._point = deviance._model = None
+    twin = deviance.model(x)
+    np.testing.assert_allclose(model.gradient, twin.gradient, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(model.hessian, twin.hessian, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(model.S, twin.S, rtol=1e-9, atol=1e-9)
+
+
+def test_products_far_from_the_origin_are_not_taken_for_those_of_the_working_basis(monkeypatch):
+    for module in ("rows", "data"):
+        monkeypatch.setattr(f"sparselmm.likelihood.laplace.{module}.SMALL_ROWS", 10)
+    assert LaplaceDeviance(slopes(1e5)).sums.roots == [None]
+
+
+@pytest.mark.parametrize("name", ["poisson", "nbinom2", "binomial"])
+def test_far_steps_to_a_mode_follow_the_third_derivative(name, monkeypatch):
+    """Of counts of 400 Newton's steps from zero go far beyond the mode and return by ones."""
+    rng = np.random.default_rng(7)
+    g = rng.integers(0, 12, N)
+    y = rng.poisson(400.0, N).astype(float) if name != "binomial" else (g < 6).astype(float)
+    X, family = np.ones((N, 1)), FAMILIES[name](FAMILIES[name].links[0])
+    further = (Further("dispersion", slice(0, 1)),) if name == "nbinom2" else ()
+    own = GeneralData(y, np.ones(1), X, (term("g", g),), family, further)
+    x = np.array([3.0, 0.0, 2.0][: 2 + len(further)])
+    plain = LaplaceDeviance(own)
+    value = plain.value(x)
+    for module in ("rows", "data"):
+        monkeypatch.setattr(f"sparselmm.likelihood.laplace.{module}.SMALL_ROWS", 10)
+    bent = LaplaceDeviance(own)
+    assert bent.value(x) == pytest.approx(value, rel=1e-10)
+    assert bent.modes.n_factorizations <= plain.modes.n_factorizations
+    assert bent.modes.n_passes <= plain.modes.n_passes - 2
 
 
 def test_dense_products_are_their_twin(monkeypatch):

@@ -13,6 +13,7 @@ from sparselmm.likelihood.laplace.mixtures import CustomFamily, Hurdle, ZeroInfl
 from sparselmm.likelihood.laplace.special import (
     _series,
     gamma_excess,
+    log_factorials,
     log_minus_digamma,
     polygamma,
     rising,
@@ -218,3 +219,10 @@ def test_compiled_special_functions_are_their_twins():
     many, few = rising(y, x), [rising(y[i : i + 1000], x[i : i + 1000]) for i in (0, 1000, 2000)]
     for own, theirs in zip(many, np.concatenate(few, axis=1), strict=True):
         np.testing.assert_allclose(own, theirs, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("last", [17.0, 0.5, 2e4, -1.0, np.nan])
+def test_logarithms_of_factorials_are_those_of_the_gamma_function(last):
+    y = np.append(np.random.default_rng(1).poisson(20.0, 3000).astype(float), last)
+    np.testing.assert_array_equal(log_factorials(y), ss.gammaln(y + 1))
+    assert np.array_equal(log_factorials(y[:0]), y[:0])

@@ -86,6 +86,30 @@ def test_thresholds_are_those_of_clmm():
     np.testing.assert_allclose(fit.thresholds, list(record["alpha"].values()), atol=1e-4)
 
 
+def test_loglog_is_that_of_clmm():
+    """By its code in R; that in C, for a single scalar effect, takes cloglog and loglog turned."""
+    fit = sparselmm.mixedglm(
+        "rating ~ temp + contact + (1 | judge)", data_of("wine"), family="ordinal", link="loglog"
+    ).fit()
+    assert fit.llf == pytest.approx(-82.7292042384, abs=1e-6)
+    np.testing.assert_allclose(
+        fit.thresholds, [-0.496653062721, 1.43958486663, 3.18954849312, 4.55098688777], atol=1e-3
+    )
+    np.testing.assert_allclose(fit.fe_params, [1.97282010429, 1.12853481461], atol=2e-4)
+    np.testing.assert_allclose(fit.bse_fe, [0.391957831491, 0.322032910858], rtol=2e-3)
+
+
+def test_loglog_is_cloglog_of_the_categories_turned():
+    wine = data_of("wine")
+    turned = wine.assign(rating=5 - wine.rating.astype(int))
+    formula = "rating ~ temp + contact + (1 | judge)"
+    one = sparselmm.mixedglm(formula, wine, family="ordinal", link="loglog").fit()
+    other = sparselmm.mixedglm(formula, turned, family="ordinal", link="cloglog").fit()
+    assert one.llf == pytest.approx(other.llf, abs=1e-8)
+    np.testing.assert_allclose(one.fe_params, -other.fe_params, atol=1e-5)
+    np.testing.assert_allclose(one.thresholds, -other.thresholds.to_numpy()[::-1], atol=1e-5)
+
+
 def truth_of(name):
     """The optimum with the weights that are ours: observed information."""
     return exact(name)["exact"].get("observed_curvature", exact(name)["exact"])

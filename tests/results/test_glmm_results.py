@@ -11,6 +11,7 @@ from glmm_cases import FITS, data_of, fit_of
 
 import sparselmm
 from sparselmm import DataError, mixedglm
+from sparselmm.likelihood.laplace.fit import difference_hessian
 from sparselmm.results.general.core import NOT_HERE
 
 CBPP = FITS["cbpp_logit"][1]
@@ -264,6 +265,48 @@ def test_conditional_variance_of_effects(fit):
     assert (fit.ranef_se()["herd"] > fit.ranef_var["herd"] ** 0.5).all().all()
     own = fit.ranef_contrasts("herd", pairs=[(1, 2)], fixed_uncertainty=False)
     assert own.se.iloc[0] == pytest.approx(np.sqrt(truth[0] + truth[1]), rel=1e-6)
+
+
+def test_errors_of_effects_are_those_of_lme4_and_with_all_parameters_those_of_glmmtmb():
+    """glmmTMB counts that variances are estimated, too; `ranef_se` that fixed effects are."""
+    frame = data_of("cbpp").astype({"period": str})
+    fit = mixedglm("cbind(incidence, size - incidence) ~ period + (1 | herd)", frame).fit()
+    own = fit.ranef_var["herd"].to_numpy()[:4, 0]
+    lme4 = [0.3482230064, 0.3654939358, 0.2972869942, 0.4163065452]
+    np.testing.assert_allclose(np.sqrt(own), lme4, rtol=3e-4)
+    engine, x = fit.deviance, fit.opt.x
+    V = 2.0 * np.linalg.inv(difference_hessian(engine, x, np.ones(len(x), dtype=bool)))
+    J = np.empty((4, len(x)))
+    for i, step in enumerate(1e-5 * np.eye(len(x))):
+        up, down = (engine.at(x + s * step).mode.b[:4].copy() for s in (1.0, -1.0))
+        J[:, i] = (up - down) / 2e-5
+    glmmtmb = [0.3939221703, 0.3931238755, 0.3450904172, 0.4335979472]
+    every = np.sqrt(own + np.einsum("ij,jk,ik->i", J, V, J))
+    np.testing.assert_allclose(every, glmmtmb, rtol=3e-5)
+
+
+def test_means_with_an_offset_are_at_the_mean_of_its_variable_or_its_own():
+    """Those of emmeans for glmmTMB, and, given as an argument, for glmer."""
+    frame = data_of("cbpp").astype({"period": str})
+    formula = "incidence ~ period + offset(log(size)) + (1 | herd)"
+    fit = mixedglm(formula, frame, family="poisson").fit()
+    means = fit.emmeans("period", type="link").frame
+    np.testing.assert_allclose(
+        means.emmean, [1.062063426, 0.218000110, 0.095775711, -0.328983235], atol=1e-5
+    )
+    np.testing.assert_allclose(
+        means.SE, [0.19385755, 0.27745779, 0.29897280, 0.40332769], rtol=1e-3
+    )
+    rates = fit.emmeans("period", at={"size": 1}, type="link").frame
+    np.testing.assert_allclose(
+        rates.emmean, [-1.6483649, -2.4924282, -2.6146526, -3.0394116], atol=1e-5
+    )
+    formula = "incidence ~ period + (1 | herd)"
+    other = mixedglm(formula, frame, family="poisson", offset=np.log(frame["size"])).fit()
+    np.testing.assert_allclose(
+        other.emmeans("period", type="link").frame.emmean,
+        [0.890068530, 0.045993736, -0.076220663, -0.500987842], atol=1e-3,  # glmer stops early
+    )  # fmt: skip
 
 
 def test_offsets():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sparselmm.base.reduction import extremes
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design.terms import Design, TermLayout
 from sparselmm.factor.crossprod import CrossProducts
@@ -92,7 +93,8 @@ def _constants(e: Evidence) -> FloatArray:
     if e.layout.sums is not None:
         return e.layout.sums.constant
     X = e.design.X if e.positive.all() else e.design.X[e.positive]
-    return np.where(np.ptp(X, axis=0) == 0.0, X[0], np.nan)
+    low, high = extremes(X)
+    return np.where(low == high, X[0], np.nan)
 
 
 def collinear(e: Evidence) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ import numpy as np
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.likelihood.laplace.families import DEFAULTS, FAMILIES
+from sparselmm.likelihood.laplace.links import DISTRIBUTIONS
 from sparselmm.likelihood.laplace.mixtures import CustomFamily, Hurdle, ZeroInflated
 
 ALIASES = {
@@ -47,9 +48,6 @@ LINK_ALIASES = {
 R_CALL = re.compile(r"""(\w[\w. ]*?)\s*\(\s*(?:link\s*=\s*)?["']?([\w/^. -]*?)["']?\s*\)""")
 """R's ``binomial(link = "probit")``: the family, and its link."""
 
-BINARY = ("logit", "probit", "cloglog", "cauchit")
-"""Links that are mistaken for families."""
-
 COUNTS = ("poisson", "nbinom1", "nbinom2")
 TRIALS = ("binomial", "betabinomial")
 
@@ -81,7 +79,7 @@ def choose_family(family: Any, link: Any = None) -> Any:
     kind = FAMILIES.get(name)
     if own is not None and link is not None and isinstance(family, str):
         raise DataError(f"family {family!r} has a link already; leave out link={link!r}")
-    if kind is None and name in BINARY:
+    if kind is None and name in DISTRIBUTIONS:
         raise DataError(
             f"unknown family {family!r}: that is a link, family='binomial', link={name!r}"
         )

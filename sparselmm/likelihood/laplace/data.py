@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from sparselmm.base import kernels_families, kernels_rows
+from sparselmm.base.reduction import extremes
 from sparselmm.base.types import CSR, FloatArray
 from sparselmm.design.terms import RandomTerm
 from sparselmm.factor.basis import Basis, working_basis
-from sparselmm.factor.crossprod import SMALL_ROWS, add_term_product
+from sparselmm.factor.crossprod import SMALL_ROWS
 from sparselmm.likelihood.laplace.families import Family
 from sparselmm.likelihood.laplace.jets import Jet
 from sparselmm.likelihood.laplace.rows import RandomRows, blocks
@@ -154,6 +155,15 @@ class FixedRows:
     X : ndarray, (n, p)
     weights : ndarray, (n,), or None
         Rows of weight zero do not say which columns are independent.
+
+    Attributes
+    ----------
+    r : int
+        Independent columns.
+    kept : slice or ndarray
+        Which these are.
+    largest : ndarray, (r,)
+        Their largest absolute values.
     """
 
     def __init__(self, X: FloatArray, weights: FloatArray | None):
@@ -162,19 +172,23 @@ class FixedRows:
         self.basis: Basis = working_basis(X, np.zeros(len(X)), w)
         self.r = self.basis.rank
         every = self.r == X.shape[1]
-        self._kept: Any = slice(None) if every else self.basis.kept
+        self.kept: Any = slice(None) if every else self.basis.kept
+        self.largest = np.zeros(self.r)
+        if len(X):
+            low, high = extremes(X)
+            self.largest = np.maximum(high, -low)[self.kept]
         small = len(X) < SMALL_ROWS
-        self._Q = X[:, self._kept] @ self.basis.T if small else None
+        self._Q = X[:, self.kept] @ self.basis.T if small else None
 
     def columns(self, rows: slice) -> FloatArray:
         """``Q`` of some rows, (nb, r)."""
         if self._Q is not None:
             return self._Q[rows]
-        return np.asarray(self.X[rows][:, self._kept] @ self.basis.T)
+        return np.asarray(self.X[rows][:, self.kept] @ self.basis.T)
 
     def gamma(self, beta: FloatArray) -> FloatArray:
         """Coefficients in the basis, (r,), from those of the columns of X that were kept."""
-        return np.asarray(np.linalg.solve(self.basis.T, beta[self._kept]))
+        return np.asarray(np.linalg.solve(self.basis.T, beta[self.kept]))
 
     def effects(
         self, gamma: FloatArray, offset: FloatArray | None, rows: slice = slice(None)
@@ -184,9 +198,13 @@ class FixedRows:
             out = self._Q[rows] @ gamma
         else:
             beta = np.zeros(self.X.shape[1])
-            beta[self._kept] = self.basis.T @ gamma
+            beta[self.kept] = self.basis.T @ gamma
             out = self.X[rows] @ beta
         return np.asarray(out if offset is None else out + offset[rows])
+
+    def reach(self, gamma: FloatArray) -> float:
+        """What no ``abs(Q gamma)`` exceeds."""
+        return float(self.largest @ np.abs(self.basis.T @ gamma))
 
     def products(self, x: FloatArray) -> FloatArray:
         """``Q'x``, (r,)."""
@@ -199,23 +217,18 @@ class FixedRows:
         """``Q'WQ``, (r, r), and ``Z'WQ``, (q, r)."""
         S, B = np.zeros((self.r, self.r)), np.zeros((random.q, self.r))
         for rows in blocks(len(w)):
-            self.add_weighted(w[rows], rows, random, S, B)
+            random.add_columns(self.add_gram(w[rows], self.columns(rows), S), rows, B)
         return S, B
 
-    def add_weighted(
-        self, w: FloatArray, rows: slice, random: RandomRows, S: FloatArray, B: FloatArray
-    ) -> None:
-        """Add the same of some rows."""
-        own = self.columns(rows)
-        if not random.compiled:
-            scaled = own * w[:, None]
-            B += random.Zt @ scaled
+    def add_gram(self, w: FloatArray, columns: FloatArray, S: FloatArray) -> FloatArray:
+        """Add ``C'WC`` of the columns C of some rows to S; and WC."""
+        if self._Q is not None:
+            scaled = columns * w[:, None]
         else:
-            scaled = np.empty_like(own)
-            kernels_rows.scale_rows(own, w, scaled)
-            for term, part in zip(random.terms, random.parts, strict=True):
-                add_term_product(B[part], term, rows, scaled)
-        S += own.T @ scaled
+            scaled = np.empty_like(columns)
+            kernels_rows.scale_rows(columns, w, scaled)
+        S += columns.T @ scaled
+        return scaled
 
 
 Loop = Callable[..., float]
@@ -248,14 +261,15 @@ class Passes:
         total = 0.0
         if b is not None:
             self.Zg = np.zeros(self.random.q)
-        for rows in blocks(self.data.n):
-            eta = self.eta[rows]
-            eta[...] = fixed[rows]
-            if b is not None:
-                self.random.add_effects(b, rows, eta)
-            total += self._block(eta, phi, rows)
-            if b is not None:
-                self.random.add_products(self.g[rows], rows, self.Zg)
+        with np.errstate(all="ignore"):
+            for rows in blocks(self.data.n):
+                eta = self.eta[rows]
+                eta[...] = fixed[rows]
+                if b is not None:
+                    self.random.add_effects(b, rows, eta)
+                total += self._block(eta, phi, rows)
+                if b is not None:
+                    self.random.add_products(self.g[rows], rows, self.Zg)
         return total
 
     def _block(self, eta: FloatArray, phi: FloatArray, rows: slice) -> float:

@@ -35,7 +35,7 @@ import numpy as np
 from sparselmm.base.smallmatrix import block_diagonal
 from sparselmm.base.types import FloatArray
 from sparselmm.factor.plan import FitPlan, make_plan
-from sparselmm.factor.solver import apply_lambda, congruence
+from sparselmm.factor.solver import apply_blocks, apply_lambda, congruence
 from sparselmm.likelihood.covariance import Covariance, theta_units
 from sparselmm.likelihood.curvature import add_root_curvature
 from sparselmm.likelihood.deviance import SMALLEST_PIVOT
@@ -49,6 +49,9 @@ from sparselmm.likelihood.laplace.sums import RowSums, SecondSums
 
 FLATTEST = 0.03
 """Weight of a row, in the predictor's unit, below which steps of fixed effects become no longer."""
+
+PASS = 2e-8
+"""Predicted seconds per row of a pass through the family, and of what comes with it."""
 
 EVALUATION, PER_ROW, FACTORS = 1.5e-3, 4e-7, 4.0
 """Predicted seconds of an evaluation: in any case, per row, and factorizations."""
@@ -81,8 +84,9 @@ class LaplaceDeviance:
         self.solver = solver_of(self.cross, plan.chosen)
         self.covariance = Covariance.of(data.terms)
         self.passes = Passes(data, self.random)
-        self.sums = RowSums(data, self.random, self.fixed, self.passes)
-        self.modes = ModeFinder(self.passes, self.random, self.cross, fills, self.solver)
+        self.sums = RowSums(data, self.random, self.fixed, self.passes, self.cross)
+        dear = plan.chosen.seconds > PASS * data.n
+        self.modes = ModeFinder(self.passes, self.random, self.cross, fills, self.solver, dear)
         self.parameters = Parameters(self.covariance, self.fixed.r, data.n_phi)
         self.constant = data.constant()
         weights = np.ones(data.n) if data.weights is None else data.weights
@@ -95,6 +99,7 @@ class LaplaceDeviance:
         self.n_evaluations = 0
         self._point: Point | None = None
         self._model: tuple[Point, Model] | None = None
+        self._moves: tuple[FloatArray, FloatArray] | None = None
         self._start = np.zeros(self.random.q)
         self._psi: dict[int, FloatArray] = {}
 
@@ -115,7 +120,7 @@ class LaplaceDeviance:
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the last evaluation, whose factor is not portable."""
-        own = {**self.__dict__, "_point": None, "_model": None}
+        own = {**self.__dict__, "_point": None, "_model": None, "_moves": None}
         return {name: value for name, value in own.items() if name != "lock"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -195,8 +200,12 @@ class LaplaceDeviance:
         LB = right[:, :-1]
         S = first.S - LB.T @ K
         theta, _, phi = self.parameters.split(point.x)
-        further = self.sums.second(first, self._lambda(point, s, False), phi)
-        D1, D2 = further.Z, point.mode.products
+        Ls, D2 = self._lambda(point, s, False), point.mode.products
+        further = self.sums.second(Ls, phi)
+        self._moves = first.B, further.ZG
+        g = self._directions(point)
+        Ag = self._times_A(np.column_stack([g, Ls]))
+        D1 = first.Zt - Ag[:, -1] - 2.0 * D2
         blocks_ = [
             2.0 * traces[i]
             + D1[part].reshape(l, k).T @ u[part].reshape(l, k)
@@ -206,8 +215,8 @@ class LaplaceDeviance:
             )
         ]
         by_theta = self.covariance.tangent_vector(theta, blocks_)
-        gradient = np.concatenate([by_theta, further.X, further.slope])
-        H = self._curvature(point, S, first.B, LB, K, further)
+        gradient = np.concatenate([by_theta, first.X - first.B.T @ Ls, further.slope])
+        H = self._curvature(point, S, first.B, LB, K, further, g, Ag[:, :-1])
         self._bend(H, point, theta, blocks_)
         return Model(gradient, H, S)
 
@@ -215,11 +224,9 @@ class LaplaceDeviance:
 
     def _curvature(
         self, point: Point, S: FloatArray, B: FloatArray, LB: FloatArray, K: FloatArray,
-        further: SecondSums,
+        further: SecondSums, g: FloatArray, Ag: FloatArray,
     ) -> FloatArray:  # fmt: skip
         """The model Hessian but for the curvature of ``lambda lambda'``."""
-        g = self._directions(point)
-        Ag = self._times_A(g)
         right = self._lambda(point, Ag, True)
         ZD = further.ZG - 0.5 * further.ZD * further.shares
         LZ, LD = self._lambda(point, further.ZG, True), self._lambda(point, ZD, True)
@@ -265,12 +272,16 @@ class LaplaceDeviance:
         random, w = self.random, self.passes.w
         if len(self.cross.sizes) == 1 and self.cross.pairs[0, 0].is_block_diagonal:
             k, l = self.cross.sizes[0]
-            return np.asarray(self.cross.pairs[0, 0].data @ x.reshape(l, k, -1)).reshape(x.shape)
+            return apply_blocks(self.cross.values[0, 0], x.reshape(l, k, -1)).reshape(x.shape)
         if random.compiled:
-            columns = [
-                random.products(w * random.effects(np.ascontiguousarray(column))) for column in x.T
-            ]
-            return np.column_stack(columns) if columns else np.zeros(x.shape)
+            columns, out = np.ascontiguousarray(x.T), np.zeros((x.shape[1], len(x)))
+            for rows in blocks(self.data.n):
+                for column, product in zip(columns, out, strict=True):
+                    row = np.zeros(rows.stop - rows.start)
+                    random.add_effects(column, rows, row)
+                    row *= w[rows]
+                    random.add_products(row, rows, product)
+            return np.ascontiguousarray(out.T)
         assert random.Z is not None
         return np.asarray(random.Zt @ (w[:, None] * (random.Z @ x)))
 
@@ -294,6 +305,7 @@ class LaplaceDeviance:
         passes = Passes(replace(self.data, y=y), self.random)
         finder = ModeFinder(passes, self.random, self.cross, self.modes.fills, self.solver)
         self._point = self._model = None  # the factor is another one now
+        self.modes.factored = False
         fixed = self.fixed.effects(gamma, self.data.offset)
         mode = finder.find(self.covariance.factors(theta), fixed, phi, np.zeros(self.random.q))
         return None if mode is None else mode.b
@@ -303,24 +315,15 @@ class LaplaceDeviance:
         """The mode at ``trial = retract(x, step)`` to first order, from the factor at x, (q,)."""
         point = self.at(x)
         assert point is not None
-        passes, random = self.passes, self.random
+        self.model(point.x)  # which knows how g moves with gamma and the further predictors
+        assert self._moves is not None
+        B, ZG = self._moves
         moved, gamma, phi = self.parameters.steps(step)
         new = self.covariance.factors(self.parameters.split(trial)[0])
         steps = self._root_steps(point, moved, new)
         u = point.mode.u
-        moved_b = apply_lambda(self.cross, steps, u[:, None], transpose=False)[:, 0]
-        if np.any(phi):
-            self.model(point.x)  # which knows the derivatives of g by the further predictors
-        products = np.zeros(random.q)
-        for rows in blocks(self.data.n):
-            row = self.fixed.effects(gamma, None, rows)
-            random.add_effects(moved_b, rows, row)
-            row *= passes.w[rows]
-            np.negative(row, out=row)
-            if np.any(phi):
-                for mixed, further in zip(self.sums.mixed, self.data.further, strict=False):
-                    row += mixed[rows] * further.change(phi, rows)
-            random.add_products(row, rows, products)
+        moved_b = apply_lambda(self.cross, steps, u[:, None], transpose=False)
+        products = ZG @ phi - B @ gamma - self._times_A(moved_b)[:, 0]
         rhs = apply_lambda(self.cross, steps, point.mode.products[:, None])[:, 0]
         rhs = rhs + self._lambda(point, products, True)
         out = u + self.solver.solve(rhs[:, None])[:, 0]

@@ -27,6 +27,7 @@ from sparselmm.likelihood.laplace.jets import Jet
 from sparselmm.likelihood.laplace.links import DISTRIBUTIONS, distribution, log_mean, mean_slopes
 from sparselmm.likelihood.laplace.special import (
     gamma_excess,
+    log_factorials,
     log_minus_digamma,
     polygamma,
     rising,
@@ -85,7 +86,7 @@ def _linked(jet: Jet, slopes: tuple[FloatArray, ...] | None) -> Jet:
 
 
 def _choose(m: FloatArray, y: FloatArray) -> FloatArray:
-    return np.asarray(ss.gammaln(m + 1) - ss.gammaln(y + 1) - ss.gammaln(m - y + 1))
+    return log_factorials(m) - log_factorials(y) - log_factorials(m - y)
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,7 @@ class _Counts(_Base):
 
     def constant(self, y: FloatArray, m: FloatArray) -> FloatArray:
         """See `Family`."""
-        return -np.asarray(ss.gammaln(y + 1))
+        return -log_factorials(y)
 
 
 @dataclass(frozen=True)

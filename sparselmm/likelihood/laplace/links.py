@@ -15,7 +15,7 @@ import scipy.special as ss
 
 from sparselmm.base.types import FloatArray
 
-DISTRIBUTIONS = ("logit", "probit", "cloglog", "cauchit")
+DISTRIBUTIONS = ("logit", "probit", "cloglog", "loglog", "cauchit")
 """Links of means between zero and one."""
 
 POWERS = {"identity": 1.0, "sqrt": 2.0, "inverse": -1.0, "inverse_squared": -0.5}
@@ -57,7 +57,7 @@ class Distribution:
 
 def distribution(link: str, eta: FloatArray) -> Distribution:
     """The distribution function of a link at ``eta``."""
-    return {"logit": _logit, "probit": _probit, "cloglog": _cloglog, "cauchit": _cauchit}[link](eta)
+    return _FUNCTIONS[link](eta)
 
 
 def _logit(eta: FloatArray) -> Distribution:
@@ -88,6 +88,12 @@ def _cloglog(eta: FloatArray) -> Distribution:
     return Distribution(F, np.exp(-E), log_F, -E, r, E, 1.0 - E, -E)
 
 
+def _loglog(eta: FloatArray) -> Distribution:
+    """``exp(-exp(-eta))``: the other tail of the one before, turned round."""
+    at = _cloglog(-eta)
+    return Distribution(at.upper, at.F, at.log_upper, at.log_F, at.s, at.r, -at.c, at.dc)
+
+
 def _cauchit(eta: FloatArray) -> Distribution:
     F, upper = np.arctan2(1.0, -eta) / np.pi, np.arctan2(1.0, eta) / np.pi
     square = 1.0 + eta**2
@@ -96,6 +102,12 @@ def _cauchit(eta: FloatArray) -> Distribution:
         F, upper, np.log(F), np.log(upper), f / F, f / upper, -2.0 * eta / square,
         -2.0 * (1.0 - eta**2) / square**2,
     )  # fmt: skip
+
+
+_FUNCTIONS = {
+    "logit": _logit, "probit": _probit, "cloglog": _cloglog, "loglog": _loglog,
+    "cauchit": _cauchit,
+}  # fmt: skip
 
 
 def quantile(link: str, p: FloatArray) -> FloatArray:
@@ -107,6 +119,8 @@ def quantile(link: str, p: FloatArray) -> FloatArray:
         return np.asarray(ss.ndtri(p))
     if link == "cloglog":
         return np.log(-np.log1p(-p))
+    if link == "loglog":
+        return -np.log(-np.log(p))
     return np.tan(np.pi * (p - 0.5))
 
 

@@ -1,8 +1,10 @@
 """The mode of the random effects, and the factor that belongs to it.
 
 Newton's method on ``h(u) = -sum l + u'u / 2`` until half the squared decrement is below `CHORD`;
-then steps with the same factor until it is below `EXACT`. The deviance is of first order in the
-error of u, through ``log det M``: stopping earlier would spoil its gradient.
+then steps with the same factor until it is below `EXACT`; near from the beginning, with the factor
+of the point before where a new one is dear. Far away, where a Newton step goes beyond the mode or
+falls short of it, every level takes what the third derivative makes of it. The deviance is of first
+order in the error of u, through ``log det M``: stopping earlier would spoil its gradient.
 """
 
 from __future__ import annotations
@@ -24,6 +26,15 @@ from sparselmm.likelihood.laplace.rows import Pair, RandomRows
 CHORD = 1e-3
 EXACT = 1e-18
 """Half squared decrements of the inner search."""
+
+ALIKE = 1e-2
+"""Share of half the squared decrement that a step with the factor of another point leaves."""
+
+FAR = 1.0
+"""Half the squared decrement from which on steps are bent."""
+
+LEAST_SHARE = -0.7
+"""Share of its curvature that a level loses along its step, as far as it is believed."""
 
 MOST = 100
 """Newton steps to a mode."""
@@ -60,17 +71,22 @@ class ModeFinder:
     near : float
         Half the squared decrement that is near enough; a search that is far from its end may ask
         for less than `EXACT`.
+    reuses : bool
+        Whether a factorization takes so long that the one of the last point is tried first.
+    factored : bool
+        Whether the solver holds one.
     n_factorizations, n_passes : int
         Work so far.
     """
 
     def __init__(
         self, passes: Passes, random: RandomRows, cross: CrossProducts,
-        fills: dict[tuple[int, int], Pair], solver: Factorization,
+        fills: dict[tuple[int, int], Pair], solver: Factorization, reuses: bool = False,
     ):  # fmt: skip
         self.passes, self.random, self.cross = passes, random, cross
         self.fills, self.solver = fills, solver
-        self.near = EXACT
+        self.near, self.reuses = EXACT, reuses
+        self.factored = False
         self.n_factorizations = self.n_passes = 0
 
     def refill(self, w: FloatArray, floor: bool = False) -> Values:
@@ -82,7 +98,10 @@ class ModeFinder:
     def factorize(self, lams: Sequence[FloatArray], floor: bool = False) -> float:
         """Factor M at the weights of the last pass, and return ``log det M``."""
         self.n_factorizations += 1
-        return self.solver.factorize(lams, self.refill(self.passes.w, floor))
+        self.factored = False
+        ldM = self.solver.factorize(lams, self.refill(self.passes.w, floor))
+        self.factored = True
+        return ldM
 
     def find(
         self, lams: Sequence[FloatArray], fixed: FloatArray, phi: FloatArray, u: FloatArray
@@ -137,6 +156,7 @@ class _Newton:
 
     def run(self) -> float | None:
         """``log det M`` at the mode."""
+        self._approach()
         for _ in range(MOST):
             ldM, exact = self._factorized()
             step, gain = self._direction()
@@ -149,6 +169,16 @@ class _Newton:
             if gain < CHORD and self._chord(gain, exact):
                 return self.finder.factorize(self.lams)
         return None
+
+    def _approach(self) -> None:
+        """Steps with the factor of the last point, as long as that is all but the one here."""
+        last = CHORD / ALIKE if self.finder.reuses and self.finder.factored else 0.0
+        while last > 0.0:
+            step, gain = self._direction()
+            if not self.finder.near <= gain < ALIKE * last:
+                return
+            u, last = self.u + step, gain
+            self._stand(u, *self._at(u))
 
     def _factorized(self) -> tuple[float, bool]:
         """``log det M``, and whether M is h's Hessian, which is to be positive definite."""
@@ -163,17 +193,43 @@ class _Newton:
 
     def _take(self, step: FloatArray, gain: float) -> bool:
         """A step, halved until h falls; False where it cannot fall beyond rounding."""
+        if gain > FAR and self._falls(self.u + self._bent(step)):
+            return True
         a = 1.0
-        while True:
-            u = self.u + a * step
-            b, h = self._at(u)
-            if h <= self.h + 1e-9 * (1.0 + abs(self.h)):
-                self._stand(u, b, h)
-                return True
+        while not self._falls(self.u + a * step):
             a *= 0.5
             if a < 1e-8:
                 self._stand(self.u, *self._at(self.u))
                 return False
+        return True
+
+    def _falls(self, u: FloatArray) -> bool:
+        """Stand at u if h is no higher there."""
+        b, h = self._at(u)
+        if h <= self.h + 1e-9 * (1.0 + abs(self.h)):
+            self._stand(u, b, h)
+            return True
+        return False
+
+    def _bent(self, step: FloatArray) -> FloatArray:
+        """The step as long, at every level, as its third derivative says.
+
+        With curvature D along a step of a level and a D its slope, the curvature is taken to grow
+        like ``D exp(a t)``: then the minimum is at ``t = log(1 + a) / a``, as for counts it is.
+        """
+        random, cross, out = self.finder.random, self.finder.cross, step.copy()
+        b = self._lambda(step, False)
+        for t, (part, (k, l)) in enumerate(zip(cross.slices, cross.sizes, strict=True)):
+            cubes, pair = random.cubes(self.passes.dw, t, b[part]), cross.pairs[t, t]
+            if cubes is None or not pair.is_block_diagonal:
+                continue
+            own, moved = step[part].reshape(l, k), b[part].reshape(l, k)
+            D = np.einsum("la,lab,lb->l", moved, pair.data, moved) + (own**2).sum(axis=1)
+            a = np.maximum(cubes / np.where(D > 0.0, D, np.inf), LEAST_SHARE)
+            small = np.abs(a) < 1e-6
+            share = np.where(small, 1.0, np.log1p(a) / np.where(small, 1.0, a))
+            out[part] = (own * share[:, None]).ravel()
+        return out
 
     def _chord(self, last: float, exact: bool) -> bool:
         """Steps with the same factor; whether they reached the mode to rounding."""

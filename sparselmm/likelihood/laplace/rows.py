@@ -7,7 +7,7 @@ terms keeps for every row the place of its block; ``data = P w`` and, for G on t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -18,9 +18,16 @@ from sparselmm.base import kernels_rows as loops
 from sparselmm.base.types import CSR, FloatArray, IntArray
 from sparselmm.design.terms import RandomTerm, assemble_z, term_slices
 from sparselmm.factor.basis import Basis
-from sparselmm.factor.crossprod import SMALL_ROWS, CrossProducts, PairBlocks, apart, pair_blocks
+from sparselmm.factor.crossprod import (
+    SMALL_ROWS,
+    CrossProducts,
+    PairBlocks,
+    add_term_product,
+    apart,
+    pair_blocks,
+)
 
-BLOCK = 8192
+BLOCK = 16384
 """Rows that are taken through all passes together, so that what lies between stays in the cache."""
 
 MOST_PRODUCTS = 20_000_000
@@ -222,6 +229,26 @@ class RandomRows:
                 out[part] += term.block[rows].T @ x
             else:
                 loops.add_products(term.codes[rows], _values(term, rows), x, out[part])
+
+    def add_columns(
+        self, x: FloatArray, rows: slice, out: FloatArray, skip: Collection[int] = ()
+    ) -> None:
+        """``out += Z[rows]'x``, (q, m), but for the terms to skip."""
+        if self.Z is not None:
+            out += self.Zt @ x if len(x) == self.n else self.Z[rows].T @ x
+            return
+        for t, (term, part) in enumerate(zip(self.terms, self.parts, strict=True)):
+            if t not in skip:
+                add_term_product(out[part], term, rows, x)
+
+    def cubes(self, x: FloatArray, t: int, b: FloatArray) -> FloatArray | None:
+        """``sum_i x_i (z_i'b)^3`` of every level of a coded term, (l,), where rows are many."""
+        term = self.terms[t]
+        if not self.compiled or term.codes is None:
+            return None
+        out = np.zeros(term.n_levels)
+        loops.add_cubes(term.codes, _values(term), np.ascontiguousarray(b), x, out)
+        return out
 
     def effects(self, b: FloatArray) -> FloatArray:
         """``Z b``, (n,)."""

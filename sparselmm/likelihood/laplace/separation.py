@@ -14,6 +14,7 @@ import numpy as np
 import scipy.optimize as so
 
 from sparselmm.base.exceptions import DataError
+from sparselmm.base.reduction import extremes
 from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.design.terms import RandomTerm
 from sparselmm.likelihood.laplace.data import FixedRows, GeneralData
@@ -178,4 +179,7 @@ def _ranges(data: GeneralData, y: FloatArray) -> Iterator[tuple[str, FloatArray,
 
 
 def _has_intercept(term: RandomTerm) -> bool:
-    return term.values is None or bool((np.ptp(term.values, axis=0) == 0.0).any())
+    if term.values is None:
+        return True
+    low, high = extremes(term.values)
+    return bool((low == high).any())

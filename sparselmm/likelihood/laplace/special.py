@@ -27,6 +27,19 @@ SHIFT = 10.0
 _SERIES = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156)
 
 
+TABULATED = 10_000
+"""Numbers below which the logarithms of their factorials are looked up, where rows are many."""
+
+
+def log_factorials(y: FloatArray) -> FloatArray:
+    """``log Gamma(y + 1)`` of counts, whole or not."""
+    if len(y) >= MANY and y.min() >= 0.0 and y.max() < TABULATED:
+        whole = y.astype(np.intp)
+        if np.array_equal(whole, y):
+            return np.asarray(ss.gammaln(np.arange(1.0, whole.max() + 2.0))[whole])
+    return np.asarray(ss.gammaln(y + 1))
+
+
 def rising(y: FloatArray, k: FloatArray) -> tuple[FloatArray, ...]:
     """R and its first three derivatives in ``log k``, each (n,).
 

@@ -170,7 +170,7 @@ def _newton_step(
     for rows in blocks(data.n):
         Q = fixed.columns(rows)
         slope[:r] += Q.T @ passes.g[rows]
-        H[:r, :r] += Q.T @ (Q * passes.w[rows, None])
+        fixed.add_gram(passes.w[rows], Q, H[:r, :r])
         if not J:
             continue
         jet = data.jet(passes.eta[rows], phi, rows, True)
@@ -194,6 +194,8 @@ def _newton_step(
     values, vectors = np.linalg.eigh(H)
     floor = 1e-8 * max(float(np.abs(values).max(initial=0.0)), 1e-8)
     step = vectors @ ((vectors.T @ slope) / np.maximum(np.abs(values), floor))
-    size = float(np.abs(fixed.effects(step[:r], None)).max(initial=0.0)) if r else 0.0
+    size = fixed.reach(step[:r])
+    if size > LONGEST * deviance.predictor_unit:
+        size = float(np.abs(fixed.effects(step[:r], None)).max(initial=0.0))
     size = max(size / deviance.predictor_unit, float(np.abs(step[r:]).max(initial=0.0)))
     return step * min(1.0, LONGEST / max(size, 1e-12)), 0.5 * float(slope @ step)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sparselmm.base.types import FloatArray
+from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.likelihood.laplace.data import FixedRows, GeneralData, Passes
 from sparselmm.likelihood.laplace.predictors import leaving
 from sparselmm.likelihood.laplace.rows import RandomRows, Reader, blocks
@@ -19,27 +20,31 @@ MOST_SHARE = 4.0
 """Largest change of the logarithm of the weights with that of a dispersion that is believed."""
 
 
+FAR = 1e3
+"""Largest value of a column of X, as a multiple of those of Q, at which its products are taken."""
+
+FEW = 100
+"""Rows in which columns are compared first."""
+
+
 @dataclass(frozen=True, eq=False)
 class FirstSums:
-    """``t`` and, where it is needed again, ``tau`` (n,); ``Z't`` (q,), ``Q'WQ`` and ``Z'WQ``."""
+    """``Z't`` (q,), ``Q'(t - 2g)`` (r,), ``Q'WQ`` and ``Z'WQ``."""
 
-    t: FloatArray
-    tau: FloatArray
     Zt: FloatArray
+    X: FloatArray
     S: FloatArray
     B: FloatArray
 
 
 @dataclass(frozen=True, eq=False)
 class SecondSums:
-    """``Z't~`` (q,), ``Q't~`` (r,), and sums of the further predictors.
+    """Sums of the further predictors.
 
     These are slope (J,), curvature (J, J), ``Z'g_p`` and ``Z'D'g`` (q, J), ``Q'g_p`` (r, J),
     ``tau'w`` (1,) and ``tau'w_p`` (J,).
     """
 
-    Z: FloatArray
-    X: FloatArray
     slope: FloatArray
     H: FloatArray
     ZG: FloatArray
@@ -55,66 +60,63 @@ class SecondSums:
 
 
 class RowSums:
-    """Sums over the rows where a pass through the family left them.
-
-    Attributes
-    ----------
-    mixed : list of ndarray, (n,)
-        ``l_ea`` of every further predictor, after the second sums.
-    """
+    """Sums over the rows where a pass through the family left them."""
 
     def __init__(
-        self, data: GeneralData, random: RandomRows, fixed: FixedRows, passes: Passes
+        self, data: GeneralData, random: RandomRows, fixed: FixedRows, passes: Passes,
+        cross: CrossProducts,
     ):  # fmt: skip
         self.data, self.random, self.fixed, self.passes = data, random, fixed, passes
-        self.mixed: list[FloatArray] = []
+        self.cross = cross
+        self.roots = [_root_within(random, t, fixed) for t in range(len(random.terms))]
 
     def first(self, readers: Sequence[Reader]) -> FirstSums:
-        """One pass over the rows: ``tau``, ``t`` in place of w', and products with the weights."""
-        data, q, r = self.data, self.random.q, self.fixed.r
-        if len(self.mixed) < len(data.further):  # the third derivatives are not read again
-            more = max(len(data.further), 2) - 1
-            self.mixed = [self.passes.dw, *(np.empty(data.n) for _ in range(more))]
-        t, tau = self.passes.dw, self.mixed[1] if data.n_phi else np.zeros(0)
-        Zt, S, B = np.zeros(q), np.zeros((r, r)), np.zeros((q, r))
+        """One pass over the rows: ``tau``, which replaces w' where the second needs it, and t."""
+        data, q, r, passes = self.data, self.random.q, self.fixed.r, self.passes
+        sums = FirstSums(np.zeros(q), np.zeros(r), np.zeros((r, r)), np.zeros((q, r)))
+        within = {t: G for t, G in enumerate(self.roots) if G is not None}
+        every = 0 < len(within) == len(self.roots)
         for rows in blocks(data.n):
-            own = np.zeros(rows.stop - rows.start)
+            tau = np.zeros(rows.stop - rows.start)
             for read in readers:
-                read(rows, own)
-            if len(tau):
-                tau[rows] = own
-            own *= t[rows]
-            t[rows] = own
-            self.random.add_products(own, rows, Zt)
-            self.fixed.add_weighted(self.passes.w[rows], rows, self.random, S, B)
-        return FirstSums(t, tau, Zt, S, B)
+                read(rows, tau)
+            own = tau * passes.dw[rows]
+            if data.n_phi:
+                passes.dw[rows] = tau
+            self.random.add_products(own, rows, sums.Zt)
+            if not every:
+                Q = self.fixed.columns(rows)
+                sums.X[:] += Q.T @ (own - 2.0 * passes.g[rows])
+                scaled = self.fixed.add_gram(passes.w[rows], Q, sums.S)
+                self.random.add_columns(scaled, rows, sums.B, within)
+        for t, G in within.items():
+            part, A = self.cross.slices[t], self.cross.values[t, t]
+            sums.B[part] = A.reshape(-1, len(G)) @ G
+            if every and t == 0:
+                sums.S[:] = G.T @ A.sum(axis=0) @ G
+                own = sums.Zt[part] - 2.0 * passes.Zg[part]
+                sums.X[:] = own.reshape(-1, len(G)).sum(axis=0) @ G
+        return sums
 
-    def second(self, first: FirstSums, moved: FloatArray, phi: FloatArray) -> SecondSums:
-        """Another, with ``Z Lambda s`` = Z moved: sums of ``t~`` and of the further predictors."""
-        passes, random, J = self.passes, self.random, self.data.n_phi
+    def second(self, moved: FloatArray, phi: FloatArray) -> SecondSums:
+        """Another, where there are further predictors, with ``Z Lambda s`` = Z moved."""
+        random, J = self.random, self.data.n_phi
         q, r = random.q, self.fixed.r
         sums = SecondSums(
-            np.zeros(q), np.zeros(r), np.zeros(J), np.zeros((J, J)), np.zeros((q, J)),
-            np.zeros((q, J)), np.zeros((r, J)), np.zeros(1), np.zeros(J),
+            np.zeros(J), np.zeros((J, J)), np.zeros((q, J)), np.zeros((q, J)), np.zeros((r, J)),
+            np.zeros(1), np.zeros(J),
         )  # fmt: skip
-        for rows in blocks(self.data.n):
-            tilde, Q = first.t[rows], self.fixed.columns(rows)
-            spread = np.zeros(len(tilde))
+        for rows in blocks(self.data.n if J else 0):
+            spread = np.zeros(rows.stop - rows.start)
             random.add_effects(moved, rows, spread)
-            tilde -= passes.w[rows] * spread
-            tilde -= 2.0 * passes.g[rows]
-            random.add_products(tilde, rows, sums.Z)
-            sums.X[:] += Q.T @ tilde
-            if J:
-                self._add_further(sums, phi, rows, Q, first.tau[rows].copy(), spread)
+            self._add_further(sums, phi, rows, spread)
         return sums
 
     def _add_further(
-        self, sums: SecondSums, phi: FloatArray, rows: slice, Q: FloatArray, tau: FloatArray,
-        spread: FloatArray,
+        self, sums: SecondSums, phi: FloatArray, rows: slice, spread: FloatArray
     ) -> None:  # fmt: skip
-        """Add what some rows say of the further predictors; the arrays of t and tau take theirs."""
-        data = self.data
+        """Add what some rows say of the further predictors."""
+        data, Q, tau = self.data, self.fixed.columns(rows), self.passes.dw[rows]
         jet = data.jet(self.passes.eta[rows], phi, rows, True)
         slopes = [tuple(np.broadcast_to(x, Q.shape[:1]) for x in own) for own in jet.a]
         signs, flat = {part.name: sign for part, sign in leaving(self.data)}, np.ones(len(Q))
@@ -127,7 +129,6 @@ class RowSums:
         w, g = self.passes.w[rows], self.passes.g[rows]
         sums.tw[:] += tau @ w
         for i, (part, (_, e, ee)) in enumerate(zip(data.further, slopes, strict=True)):
-            self.mixed[i][rows] = e
             mixed = part.scaled(e, rows)
             sums.XG[:, part.columns] += Q.T @ mixed
             self._add_products(sums.ZG[:, part.columns], mixed, rows)
@@ -150,3 +151,25 @@ class RowSums:
             product = np.zeros(self.random.q)
             self.random.add_products(np.ascontiguousarray(column), rows, product)
             out[:, c] += product
+
+
+def _root_within(random: RandomRows, t: int, fixed: FixedRows) -> FloatArray | None:
+    """The matrix G, (k, r), by which ``Q = Z_t G`` at every level; None where there is none.
+
+    Columns of X are looked for among the covariates of the term, as in ``y ~ x + (x | g)``; far
+    from their origin their products have not the digits of those of Q.
+    """
+    term, T, n = random.terms[t], fixed.basis.T, len(fixed.X)
+    far = fixed.r and (fixed.largest @ np.abs(T)).max() * np.sqrt(n) > FAR
+    if not random.compiled or term.codes is None or far or term.codes.min() < 0:
+        return None
+    place = np.zeros((term.k, fixed.r))
+    for j, column in enumerate(fixed.X[:, fixed.kept].T):
+        for a in range(term.k):
+            own = np.ones(1) if term.values is None else term.values[:, a]
+            if (own[:FEW] == column[:FEW]).all() and (own == column).all():
+                place[a, j] = 1.0
+                break
+        else:
+            return None
+    return np.asarray(place @ T)

@@ -28,7 +28,9 @@ from sparselmm.results.tables.emmeans import (
 from sparselmm.results.tables.means import MarginalMeans
 from sparselmm.results.tables.scales import Scale, bias_adjusted
 
-LATENT = {"logit": np.pi**2 / 3.0, "probit": 1.0, "cloglog": np.pi**2 / 6.0}
+LATENT = {
+    "logit": np.pi**2 / 3.0, "probit": 1.0, "cloglog": np.pi**2 / 6.0, "loglog": np.pi**2 / 6.0,
+}  # fmt: skip
 """Variance of the latent variable that a distribution-function link cuts."""
 
 RATIOS = {"logit": "odds.ratio", "log": "ratio"}
@@ -66,6 +68,13 @@ class MeanResults(GeneralBase):
         ------
         DataError
             When the response is ordinal and ``type="response"``, or a name is unknown.
+
+        Notes
+        -----
+        An offset in the formula is evaluated on the grid, at the means of its variables or the
+        values of ``at``: with ``offset(log(size))``, ``at={"size": 1}`` gives rates per unit of
+        size. One given as an argument counts with its mean. R's emmeans does so for glmmTMB; for
+        glmer and lmer it takes the mean of either. Ratios and differences are the same.
 
         Examples
         --------

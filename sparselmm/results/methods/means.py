@@ -80,7 +80,8 @@ class MeanResults(PredictionResults):
         The formula is evaluated on a grid of all combinations, so that interactions,
         transformations and splines are what they were in the fit, and its rows are averaged
         (Searle, Speed & Milliken 1980, *The American Statistician* 34, 216-221; R's emmeans).
-        Offsets count. A mean that the data cannot tell, for example of an empty cell, is NaN.
+        An offset in the formula is evaluated on the grid, too; one given as an argument counts with
+        its mean. A mean that the data cannot tell, for example of an empty cell, is NaN.
         Where each level of a factor occurs with one level of another factor only, the first is
         nested in the second: its levels count within their nest alone.
 

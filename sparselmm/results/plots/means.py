@@ -10,11 +10,9 @@ import numpy as np
 import pandas as pd
 
 from sparselmm.base.types import FloatArray
+from sparselmm.likelihood.laplace.links import DISTRIBUTIONS
 from sparselmm.results.plots.figure import COLORS, LINES, MARKERS, axes_of, ratio_axis
 from sparselmm.results.plots.letters import axis_names, legend, level_labels, row_labels
-
-PROBABILITIES = ("logit", "probit", "cloglog")
-"""Links of probabilities."""
 
 
 def interval_plot(
@@ -103,7 +101,7 @@ def means_plot(
 
 def axis_label(what: str, of: str, scale: str, back: bool) -> str:
     """Name of an axis of ``what``, of a response on a scale or carried back from it."""
-    if scale in PROBABILITIES:
+    if scale in DISTRIBUTIONS:
         of = "probability"
     if back:  # without its transformation
         of = re.sub(r"^[\w.]+\((.*?)( [+-] [\d.]+)?\)$", r"\1", of)
