@@ -115,3 +115,24 @@ def test_ranova_leaves_an_intercept_of_a_factor_however_it_is_coded(data, coded)
     intercept = sparselmm.mixedlm("y ~ x + (1 | g)", data).fit()
     assert table.df.iloc[1] == 5
     assert_allclose(table.llf.iloc[1], intercept.llf, rtol=1e-8)
+
+
+def test_compare_has_no_test_where_fixed_effects_are_not_nested(data):
+    def fit(formula, **options):
+        return sparselmm.mixedlm(f"{formula} + (1 | g)", data, **options).fit(reml=False)
+
+    with pytest.warns(sparselmm.exceptions.SpecificationWarning, match="no test for m2"):
+        table = sparselmm.compare(fit("y ~ x"), fit("y ~ f")).table
+    assert table.loc["m2", ["chisq", "df", "pvalue", "pvalue_boundary"]].isna().all()
+    assert table.aic.notna().all()
+    nested = {
+        "another coding": (fit("y ~ f"), fit("y ~ C(f, Sum) + x")),
+        "another origin": (fit("y ~ year"), fit("y ~ I(year - 2000) + x")),
+        "an offset that is a column": (fit("y ~ offset(x)"), fit("y ~ x")),
+    }
+    for small, big in nested.values():
+        table = sparselmm.compare(small, big).table
+        assert_allclose(table.chisq.iloc[1], 2.0 * (big.llf - small.llf), rtol=1e-8)
+        assert np.isfinite(table.pvalue.iloc[1])
+    with pytest.warns(sparselmm.exceptions.SpecificationWarning, match="no test"):
+        sparselmm.compare(fit("y ~ offset(x)"), fit("y ~ f"))
