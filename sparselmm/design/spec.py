@@ -259,9 +259,9 @@ class DesignSpec:
             None if self.design_info is None else remembered.column_levels(self.design_info, name)
         )
 
-    def term_levels(self, name: str) -> list[Any] | None:
-        """Levels of a term of the fixed part that is one factor; None for any other."""
-        return None if self.design_info is None else remembered.term_levels(self.design_info, name)
+    def term_coding(self, name: str) -> tuple[list[Any], FloatArray] | None:
+        """Levels and coding of a term of the fixed part that is one factor, see `remembered`."""
+        return None if self.design_info is None else remembered.term_coding(self.design_info, name)
 
     def fixed_variables(self) -> list[str]:
         """Names in the expressions of the fixed part and its offsets."""

@@ -31,7 +31,6 @@ MISSING_CHOICES = ("none", "drop", "raise")
 LARGEST, SMALLEST = 1e70, 1e-70
 """Sizes of columns between which products of four values, summed over rows, are in range."""
 
-
 DROP_HINT = "use missing='drop' to leave such rows out"
 
 

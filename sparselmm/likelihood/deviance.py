@@ -223,6 +223,7 @@ class ProfiledDeviance:
             df=self.df,
             reml=self.reml,
             known_scale=self.known_scale,
+            root=root,
         )
 
     # ------------------------------------------------------------------------- gradient

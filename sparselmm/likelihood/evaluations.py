@@ -40,6 +40,8 @@ class PLSFit:
     reml : bool
     known_scale : float or None
         Residual variance, where it was given and not estimated.
+    root : ndarray, (r, r), or None
+        Whose product with its transpose is ``vcov_unscaled``, which holds half its digits.
     """
 
     theta: FloatArray
@@ -54,6 +56,7 @@ class PLSFit:
     df: int
     reml: bool
     known_scale: float | None = None
+    root: FloatArray | None = None
 
     @property
     def scale(self) -> float:

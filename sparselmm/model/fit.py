@@ -392,4 +392,4 @@ def without_fixed(fit: PLSFit, held: BoolArray) -> PLSFit:
     information = np.linalg.inv(fit.vcov_unscaled)[np.ix_(free, free)]
     vcov = np.zeros_like(fit.vcov_unscaled)
     vcov[np.ix_(free, free)] = np.linalg.inv(information)
-    return replace(fit, vcov_unscaled=vcov)
+    return replace(fit, vcov_unscaled=vcov, root=None)

@@ -48,4 +48,4 @@ def known_only(fit: PLSFit, ceps: float) -> PLSFit:
     information = np.linalg.inv(fit.vcov_unscaled)[np.ix_(stay, stay)]
     vcov = np.full_like(fit.vcov_unscaled, np.nan)
     vcov[np.ix_(stay, stay)] = np.linalg.inv(information)
-    return replace(fit, vcov_unscaled=vcov)
+    return replace(fit, vcov_unscaled=vcov, root=None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -12,7 +12,13 @@ import numpy as np
 import pandas as pd
 
 from sparselmm.base.arguments import check_choice, check_flag, check_strings, wrong_type
-from sparselmm.base.exceptions import ArgumentError, DataError
+from sparselmm.base.exceptions import (
+    ArgumentError,
+    DataError,
+    SpecificationWarning,
+    catchable,
+    warn_user,
+)
 from sparselmm.base.grid import p_text
 from sparselmm.base.other_names import known_arguments
 from sparselmm.base.types import FloatArray
@@ -35,6 +41,13 @@ FORMATS = {
 """How the table is printed: differences of criteria matter, so these have decimals."""
 
 
+MOST_ROWS = 10_000
+"""Rows that are looked at for whether one model's columns are among another's."""
+
+OUTSIDE = 1e-6
+"""Share of a column that is outside the span of others, not by rounding."""
+
+
 @dataclass(frozen=True, eq=False)
 class ModelComparison(InPolars):
     """Likelihood-ratio tests between fits of the same data; prints as a table.
@@ -44,7 +57,8 @@ class ModelComparison(InPolars):
     table : DataFrame
         One row per model, by number of parameters. ``npar`` counts fixed effects, covariance
         parameters and sigma; ``aic``, ``bic`` (with n rows), ``llf`` and ``deviance`` are lme4's;
-        ``chisq``, ``df`` and ``pvalue`` compare a model with the one above it.
+        ``chisq``, ``df`` and ``pvalue`` compare a model with the one above it, NaN where its fixed
+        effects do not contain the other's.
         ``pvalue_boundary`` takes into account that a variance cannot be negative: it is given
         where exactly one variance, with any of its covariances, separates the two models, and
         equals ``pvalue`` where none does.
@@ -125,6 +139,9 @@ def compare(
 
     Warns
     -----
+    SpecificationWarning
+        When the fixed effects of a model do not contain those of the one above it: there is no
+        test then, and its columns are NaN. Information criteria compare such models, too.
     MonteCarloWarning
         When random probes (``engine="krylov"``) leave a standard error above 0.1 in a statistic.
 
@@ -173,12 +190,20 @@ def compare(
         (_row(name, result, refit) for name, result in zip(given, results, strict=True)),
         key=lambda row: row.npar,
     )
+    apart = {big.name for small, big in pairwise(rows) if _apart(small.result, big.result)}
+    if apart:
+        warn_user(
+            f"no test for {', '.join(sorted(apart))}: the fixed effects do not contain those of "
+            "the model above in the table, and likelihood ratios are for nested models; compare "
+            "them by aic or bic",
+            catchable(SpecificationWarning),
+        )
     for small, big in pairwise(rows):
         error = ratio_errors(small.result, big.result)
         warn_of_ratio(error, f"{small.name} and {big.name}")
     method = "ML" if refit else results[0].method
     return ModelComparison(
-        _table(rows), method, refitted, {row.name: _formula(row.result) for row in rows}
+        _table(rows, apart), method, refitted, {row.name: _formula(row.result) for row in rows}
     )
 
 
@@ -209,16 +234,18 @@ def _row(name: str, result: LinearResults, refit: bool) -> _Row:
     return _Row(name, result, result.n_parameters, deviance)
 
 
-def _table(rows: list[_Row]) -> pd.DataFrame:
+def _table(rows: list[_Row], apart: Collection[str]) -> pd.DataFrame:
     n = rows[0].result.nobs
     deviance = np.array([row.deviance for row in rows])
     npar = np.array([row.npar for row in rows])
     chisq, df = np.maximum(-np.diff(deviance), 0.0), np.diff(npar)
+    empty = (np.nan, np.nan, np.nan, np.nan)
     tests = [
-        (x, int(d), chi2_pvalue(x, int(d)), _boundary(x, int(d), small.result, big.result))
+        empty
+        if big.name in apart
+        else (x, d, chi2_pvalue(x, int(d)), _boundary(x, int(d), small.result, big.result))
         for x, d, small, big in zip(chisq, df, rows, rows[1:], strict=False)
     ]
-    empty = (np.nan, np.nan, np.nan, np.nan)
     columns: dict[str, FloatArray] = {
         "npar": npar,
         "aic": deviance + 2.0 * npar,
@@ -237,6 +264,26 @@ def _boundary(chisq: float, df: int, small: LinearResults, big: LinearResults) -
     if df < 1 or tested is None or tested > 1:
         return np.nan
     return boundary_pvalue(chisq, df) if tested else chi2_pvalue(chisq, df)
+
+
+def _apart(small: LinearResults, big: LinearResults) -> bool:
+    """Whether some rows show that the smaller model's mean is not one of the larger's."""
+    a, b = small.built.layout, big.built.layout
+    if not (isinstance(a, Design) and isinstance(b, Design)):
+        return False
+    kept = [r.deviance.cross.basis.kept for r in (small, big)]
+    some = np.arange(0, a.n, max(1, a.n // max(MOST_ROWS, 5 * b.p)))
+    offsets = [np.zeros(a.n) if d.offset is None else d.offset for d in (a, b)]
+    inside = b.X[np.ix_(some, kept[1])]
+    tried = np.column_stack([a.X[np.ix_(some, kept[0])], (offsets[0] - offsets[1])[some]])
+    same = [(inside == column[:, None]).all(axis=0).any() for column in tried.T]
+    tried = tried[:, ~np.array(same) & tried.any(axis=0)]
+    if not tried.shape[1]:
+        return False
+    size = np.linalg.norm(inside, axis=0)
+    Q = np.linalg.qr(inside / np.where(size > 0, size, 1.0))[0]
+    tried = tried / np.linalg.norm(tried, axis=0)
+    return bool((np.linalg.norm(tried - Q @ (Q.T @ tried), axis=0) > OUTSIDE).any())
 
 
 def _formula(result: LinearResults) -> str:

@@ -1,6 +1,7 @@
 """The bootstrap against lme4's bootMer, package boot's intervals, and itself with other workers."""
 
 import json
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -344,3 +345,22 @@ def test_coverage(kinds):
     error = np.sqrt(0.9 * 0.1 / rounds)
     for case, hit in hits.items():
         assert abs(hit / rounds - 0.9) < 3.0 * error + 0.02, case
+
+
+def test_tasks_whose_replicates_all_fail_count_as_missing():
+    rng = np.random.default_rng(1)
+    data = pd.DataFrame({"g": np.repeat(list("abc"), 10)})
+    data["first"] = (data.g == "a").astype(float)  # no other group tells its coefficient
+    data["y"] = rng.normal(size=30) + rng.normal(size=3).repeat(10)
+    fit = sparselmm.mixedlm("y ~ first + (1 | g)", data).fit()
+    alone = np.array([])
+    for seed in range(20):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            boot = fit.bootstrap(1, kind="case", seed=seed)
+            other = fit.bootstrap(1, lambda r: r.fe_params, kind="case", seed=seed)
+        assert boot.values.shape == (1, 6)
+        assert other.values.shape == (1, 2)
+        assert bool(np.isnan(boot.values).all()) == bool(boot.n_failed)
+        alone = np.append(alone, boot.n_failed)
+    assert 0 < alone.sum() < 20

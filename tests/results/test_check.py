@@ -148,3 +148,36 @@ def test_diagnosis_by_code():
     found = diagnosis(SLOPE, odd_rows())
     with pytest.raises(KeyError, match="no finding 'singular'"):
         found["singular"]
+
+
+def test_many_fixed_effects_make_no_rows_outliers_under_ml():
+    found = 0
+    for seed in range(25):
+        rng = np.random.default_rng(seed)
+        data = pd.DataFrame({f"x{j}": rng.normal(size=60) for j in range(24)})
+        data["g"] = np.repeat([f"g{i:02}" for i in range(12)], 5)
+        data["y"] = rng.normal(size=60) + rng.normal(size=12).repeat(5)
+        formula = "y ~ " + " + ".join(f"x{j}" for j in range(24)) + " + (1 | g)"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found += (
+                "outlying-rows" in sparselmm.mixedlm(formula, data).fit(reml=False).check().codes
+            )
+    assert found <= 6  # of 25 tests at the level 0.05
+
+
+@pytest.mark.parametrize(
+    "random", ["diag(0 + arm | g)", "(0 + one | g) + (0 + two | g)", "(1 | g) + (0 + one | g)"]
+)
+def test_variances_of_kinds_of_groups_are_no_constant_slopes(random):
+    rng = np.random.default_rng(1)
+    data = pd.DataFrame({"g": np.repeat([f"g{i:02}" for i in range(24)], 10)})
+    data["arm"] = np.where(data.g < "g12", "A", "B")
+    data["one"], data["two"] = (data.arm == "A") * 1.0, (data.arm == "B") * 1.0
+    data["age"] = rng.normal(size=24).repeat(10)
+    data["y"] = rng.normal(size=240) + rng.normal(size=24).repeat(10) * (1.0 + data.one)
+    assert sparselmm.mixedlm(f"y ~ arm + {random}", data).fit().check().ok
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        slopes = sparselmm.mixedlm("y ~ age + (1 | g) + (0 + age | g)", data).fit()
+    assert "constant-slope" in slopes.check().codes

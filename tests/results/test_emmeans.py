@@ -281,3 +281,54 @@ def test_other_names_of_means(name, ours):
     fit = mixedlm("effort ~ Type + (1 | Subject)", datasets.load("ergoStool")).fit()
     with pytest.raises(AttributeError, match=f"here it is {ours}"):
         getattr(fit.emmeans("Type"), name)
+
+
+RNG = np.random.default_rng(7)
+PREDICTOR = pd.DataFrame({"g": np.repeat([f"g{i:02}" for i in range(24)], 10),
+                          "f": np.tile(list("abc"), 80)})  # fmt: skip
+PREDICTOR["eta"] = (
+    1.0 + 0.3 * (PREDICTOR.f == "b") + 0.3 * RNG.normal(size=24).repeat(10)
+    + 0.3 * RNG.normal(size=240)
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("left", "response"),
+    [
+        ("np.arcsin(np.sqrt(y))", lambda eta: np.sin(np.clip(eta, 0.0, 1.5) / 2.0) ** 2),
+        ("np.log(100 * y)", np.exp), ("np.log(y / 7)", np.exp), ("np.log(3 - y)", np.tanh),
+        ("np.sqrt(2 * y + 0.5)", np.exp), ("np.log(1 / y)", np.exp),
+        ("np.log(-y)", lambda eta: -np.exp(eta)),
+    ],
+)  # fmt: skip
+def test_means_go_back_through_all_that_was_done_to_the_response(left, response):
+    data = PREDICTOR.assign(y=response(PREDICTOR.eta))
+    means = mixedlm(f"{left} ~ f + (1 | g)", data).fit()
+    link, back = means.emmeans("f").frame, means.emmeans("f", type="response").frame
+    y = back.response.to_numpy()
+    again = eval(left, {"np": np, "y": y})
+    np.testing.assert_allclose(again, link.emmean, rtol=1e-12)
+    h = 1e-6 * np.abs(y)
+    slope = (eval(left, {"np": np, "y": y + h}) - eval(left, {"np": np, "y": y - h})) / (2.0 * h)
+    np.testing.assert_allclose(back.SE, link.SE / np.abs(slope), rtol=1e-6)
+    ends = np.sort(eval(left, {"np": np, "y": back[["lower.CL", "upper.CL"]].to_numpy()}), axis=1)
+    np.testing.assert_allclose(ends, link[["lower.CL", "upper.CL"]], rtol=1e-9)
+
+
+def test_intervals_of_squares_hold_zero_where_those_of_roots_do():
+    y = (PREDICTOR.eta - 1.1).clip(0.0) ** 2
+    fit = mixedlm("np.sqrt(y) ~ f + (1 | g)", PREDICTOR.assign(y=y)).fit()
+    link = fit.emmeans("f", alpha=1e-12).frame
+    back = fit.emmeans("f", type="response", alpha=1e-12).frame
+    crossing = (link["lower.CL"] < 0.0) & (link["upper.CL"] > 0.0)
+    assert crossing.any()
+    assert (back["lower.CL"][crossing] == 0.0).all()
+    np.testing.assert_allclose(back["upper.CL"], (link[["lower.CL", "upper.CL"]] ** 2).max(axis=1))
+
+
+@pytest.mark.parametrize("unit", [1e-18, 1e-9, 1e9])
+def test_errors_of_cubes_do_not_depend_on_units(unit):
+    data = PREDICTOR.assign(y=unit * PREDICTOR.eta**3)
+    fit = mixedlm("np.cbrt(y) ~ f + (1 | g)", data).fit()
+    link, back = fit.emmeans("f").frame, fit.emmeans("f", type="response").frame
+    np.testing.assert_allclose(back.SE, 3.0 * link.emmean**2 * link.SE, rtol=1e-9)

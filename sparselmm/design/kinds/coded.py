@@ -109,6 +109,11 @@ class CodedSpec(TermSpec):
         info = self.effects
         return None if info is None or isinstance(info, tuple) else remembered.term_columns(info)
 
+    def without_factors(self, effect: str) -> FloatArray | None:
+        """What is left of an effect of the formula without its factors, see `remembered`."""
+        assert isinstance(self.effects, DesignInfo)
+        return remembered.without_factors(self.effects, effect)
+
     def evaluate(self, new: NewRows) -> RandomTerm:
         """The term on new rows."""
         codes = [

@@ -201,10 +201,11 @@ def _outlying_rows(e: Evidence) -> Iterator[Finding]:
         return
     t = e.deleted
     m = int(np.isfinite(t).sum())
-    df = e.dev.df - 1
+    df = e.dev.cross.n - e.dev.cross.basis.rank - 1
     if m == 0 or df < 1:
         return
-    p = np.minimum(2.0 * m * scipy.stats.t.sf(np.abs(np.nan_to_num(t)), df), 1.0)
+    size = np.sqrt(df / max(e.dev.df - 1, 1))  # ML's sigma is too small by the fixed effects
+    p = np.minimum(2.0 * m * scipy.stats.t.sf(np.abs(np.nan_to_num(size * t)), df), 1.0)
     bad = np.argsort(p)[: int((p < SIGNIFICANT).sum())]
     if len(bad):
         listed = [f"{e.labels[i]} ({t[i]:+.2f})" for i in bad]

@@ -9,7 +9,7 @@ import numpy as np
 
 from sparselmm.base.reduction import extremes
 from sparselmm.base.types import FloatArray, IntArray
-from sparselmm.design.terms import Design, TermLayout
+from sparselmm.design.terms import Design, RandomTerm, TermLayout
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.inference.diagnostics.diagnosis import Finding
 from sparselmm.inference.diagnostics.evidence import Evidence, listed_names
@@ -292,6 +292,8 @@ def constant_slopes(e: Evidence) -> Iterator[Finding]:
             continue
         rows = np.flatnonzero(e.positive & (term.codes >= 0))
         codes, values = term.codes[rows], term.values[rows]
+        if _variances_of_kinds(term, codes, values):
+            continue
         count = np.maximum(np.bincount(codes, minlength=term.n_levels), 1)
         for c, name in enumerate(term.columns):
             x = values[:, c]
@@ -306,3 +308,15 @@ def constant_slopes(e: Evidence) -> Iterator[Finding]:
                     "a slope within groups cannot be seen without variation within groups. Remove "
                     "the random slope; the fixed effect may stay",
                 )  # fmt: skip
+
+
+def _variances_of_kinds(term: RandomTerm, codes: IntArray, values: FloatArray) -> bool:
+    """Whether indicators, uncorrelated, give every kind of level a variance of its own."""
+    used = values != 0.0
+    correlated = term.k > 1 and not term.is_uncorrelated
+    if correlated or not (values == used).all() or (used.sum(axis=1) > 1).any():
+        return False
+    kinds = used @ np.arange(1, term.k + 1)
+    first = np.zeros(term.n_levels)
+    first[codes] = kinds
+    return bool((first[codes] == kinds).all())

@@ -105,8 +105,9 @@ class RandomDrop:
 
 
 def random_drops(
-    terms: Sequence[TermLayout], effects: Sequence[Mapping[str, Sequence[int]]]
-) -> list[RandomDrop]:
+    terms: Sequence[TermLayout], effects: Sequence[Mapping[str, Sequence[int]]],
+    without_factors: Sequence[FloatArray | None],
+) -> list[RandomDrop]:  # fmt: skip
     """Single deletions of random effects.
 
     Of a term with slopes each effect that is not contained in an interaction is left out in turn
@@ -118,17 +119,21 @@ def random_drops(
     ----------
     effects : sequence of mapping
         For every term: name of an effect to its columns; ``"1"`` is the intercept.
+    without_factors : sequence of ndarray (k,) or None
+        Weights with which the columns of a term of one effect add up to what is left of it without
+        its factors; None where it has none.
     """
     out = []
-    for t, (term, columns) in enumerate(zip(terms, effects, strict=True)):
+    for t, (term, columns, weights) in enumerate(zip(terms, effects, without_factors, strict=True)):
         eye, whole = np.eye(term.k), term_label(term, columns)
         slopes = {name: list(cols) for name, cols in columns.items() if name != "1"}
         scope = droppable({name: frozenset(name.split(":")) for name in slopes})
         plain = term.structure in ("unstructured", "diagonal") and not is_component(term)
         if not plain or not slopes or len(columns) == 1:
             factor = plain and term.k > 1 and term.structure == "unstructured"
-            C = np.ones((term.k, 1)) if factor else eye[:, :0]
-            label = f"{next(iter(slopes))} in {whole}" if factor else whole
+            C, label = eye[:, :0], whole
+            if factor and weights is not None:
+                C, label = weights[:, None], f"{next(iter(slopes))} in {whole}"
             out.append(RandomDrop(label, t, C, term.k == 1))
             continue
         if term.structure == "diagonal" and "1" in columns:

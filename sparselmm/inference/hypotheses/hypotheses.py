@@ -11,9 +11,16 @@ import scipy
 from sparselmm.base.exceptions import ArgumentError, DataError
 from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.inference.estimates import Estimates
+from sparselmm.likelihood.evaluations import PLSFit
 
-RANK_TOLERANCE = 1e-10
-"""Share of the largest variance below which a direction of contrasts counts as dependent."""
+DEPENDENT = 1e-8
+"""Share of the largest singular value of rows of unit length below which some are dependent."""
+
+ROUNDING = 3e-8
+"""Share of the largest standard error of a combination of hypotheses that is rounding."""
+
+LOST = 1e-10
+"""Share of the largest variance below which rounding may have lost a direction of contrasts."""
 
 CONTRADICTION = 1e-8
 """Rounding of the values of dependent rows, relative to the values."""
@@ -134,9 +141,10 @@ class Principal:
     def of(cls, est: Estimates, L: FloatArray, rhs: FloatArray | None) -> Principal:
         """From the eigenvectors of ``L V_beta L'``; dependent rows count once.
 
-        Which rows are dependent is read from their correlations, which do not depend on units.
-        The eigenvectors are those of the covariance, as in lmerTest, unless the units of the
-        rows differ so much that rounding would lose some of them; then of the correlations.
+        Which rows are dependent is read from L, its columns in units of their standard errors:
+        V_beta itself is nearly singular where covariates are far from zero. The eigenvectors are
+        those of the covariance, as in lmerTest, unless the units of the rows differ so much that
+        rounding would lose some of them; then of the correlations.
 
         Parameters
         ----------
@@ -151,29 +159,57 @@ class Principal:
         """
         inner, pls = estimable(est, L), est.pls
         rhs = np.zeros(len(inner)) if rhs is None else np.asarray(rhs, dtype=float)
-        V = pls.scale * inner @ pls.vcov_unscaled @ inner.T
-        size = np.sqrt(np.diag(V))
-        used = size > 0
-        if not used.any():
+        spread = inner @ fixed_root(pls)
+        size = np.linalg.norm(spread, axis=1)
+        if not (size > 0).any():
             raise DataError("the contrasts are all zero: there is no hypothesis to test")
-        safe = np.where(used, size, 1.0)
-        values, vectors = _eigen(V / np.outer(safe, safe))
-        independent = values > RANK_TOLERANCE * values[0]
-        combined = vectors / safe[:, None]
-        _check_consistent(combined[:, ~independent], rhs)
-        raw_values, raw_vectors = _eigen(V)
-        kept = raw_values > RANK_TOLERANCE * raw_values[0]
-        if kept.sum() == independent.sum():
-            values, turn = raw_values[kept], raw_vectors[:, kept]
-        else:
-            values, turn = values[independent], combined[:, independent]
+        safe = np.where(size > 0, size, 1.0)
+        rank, null = dependence(inner * np.sqrt(np.diag(pls.vcov_unscaled)))
+        _check_consistent(null, rhs)
+        turn, values = _principal(spread, rank)
+        if values[-1] <= LOST * values[0]:
+            turn, values = _principal(spread / safe[:, None], rank)
+            turn = turn / safe[:, None]
         return cls(turn.T @ inner, turn.T @ (inner @ pls.beta - rhs), values)
 
 
-def _eigen(V: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Eigenvalues of a symmetric matrix, the largest first, and their vectors."""
-    values, vectors = np.linalg.eigh(0.5 * (V + V.T))
-    return values[::-1], vectors[:, ::-1]
+def fixed_root(pls: PLSFit) -> FloatArray:
+    """A matrix whose product with its transpose is the covariance of beta, (r, r)."""
+    return pls.sigma * (root_of(pls.vcov_unscaled) if pls.root is None else pls.root)
+
+
+def root_of(V: FloatArray) -> FloatArray:
+    """A matrix whose product with its transpose is the covariance V, (m, m)."""
+    size = np.sqrt(np.diag(V))
+    safe = np.where(size > 0, size, 1.0)
+    values, vectors = np.linalg.eigh(V / np.outer(safe, safe))
+    return np.asarray(safe[:, None] * vectors * np.sqrt(np.maximum(values, 0.0)))
+
+
+def _principal(spread: FloatArray, rank: int) -> tuple[FloatArray, FloatArray]:
+    """Eigenvectors (m, rank) and eigenvalues of ``spread spread'``, the largest first."""
+    left, size, _ = np.linalg.svd(spread, full_matrices=False)
+    return left[:, :rank], size[:rank] ** 2
+
+
+def squared_length(gap: FloatArray, spread: FloatArray, rank: int) -> tuple[float, int]:
+    """``gap'V^- gap`` for ``V = spread spread'`` of some rank at most, and the rank."""
+    size = np.linalg.norm(spread, axis=1)
+    safe = np.where(size > 0, size, 1.0)
+    left, values, _ = np.linalg.svd(spread / safe[:, None], full_matrices=False)
+    left, values = left[:, :rank], values[:rank]
+    fine = values > ROUNDING * values.max(initial=0.0)
+    along = (gap / safe) @ left[:, fine]
+    return float(np.sum((along / values[fine]) ** 2)), int(fine.sum())
+
+
+def dependence(rows: FloatArray) -> tuple[int, FloatArray]:
+    """Rank of some rows, and combinations of them that are zero, (m, m - rank)."""
+    size = np.linalg.norm(rows, axis=1)
+    safe = np.where(size > 0, size, 1.0)[:, None]
+    left, values, _ = np.linalg.svd(rows / safe)
+    rank = int((values > DEPENDENT * values.max(initial=0.0)).sum())
+    return rank, left[:, rank:] / safe
 
 
 def _check_consistent(null: FloatArray, rhs: FloatArray) -> None:

@@ -100,19 +100,32 @@ def cluster_robust(
         When a level has rows in several clusters, or there is only one cluster.
     """
     state, basis = deviance.state_at(theta), deviance.cross.basis
-    counted = design.weights is None or design.weights > 0
     n_clusters = int(clusters.max()) + 1 if len(clusters) else 0
-    if len(np.unique(clusters[counted] if design.weights is not None else clusters)) < 2:
-        raise DataError("a cluster-robust covariance needs at least two clusters, got one")
+    J = counted_clusters(design, clusters)
     sums = _Sums(np.zeros((basis.rank, basis.rank)), _Moments.of(contrasts, basis))
     inverse_root = state.inverse_root
-    factor = np.sqrt(n_clusters / (n_clusters - 1.0)) if kind == "CR1" else 1.0
+    factor = np.sqrt(J / (J - 1.0)) if kind == "CR1" else 1.0
     columns = level_clusters(design.terms, clusters)
     for gram, cross_y in _gram_batches(deviance, state, design, clusters, n_clusters, columns):
         sums.add(gram, cross_y, inverse_root, basis.rank, kind, factor)
     bread = basis.T @ inverse_root @ inverse_root.T
     df = np.zeros(0) if contrasts is None else sums.moments.degrees_of_freedom()
-    return ClusterRobust(bread @ sums.meat @ bread.T, df, n_clusters)
+    return ClusterRobust(bread @ sums.meat @ bread.T, df, J)
+
+
+def counted_clusters(design: Design, clusters: IntArray) -> int:
+    """Clusters with a row of positive weight.
+
+    Raises
+    ------
+    DataError
+        When there is only one.
+    """
+    counted = clusters if design.weights is None else clusters[design.weights > 0]
+    J = len(np.unique(counted))
+    if J < 2:
+        raise DataError(f"a cluster-robust covariance needs at least two clusters, got {J}")
+    return J
 
 
 # -------------------------------------------------------------------------- one batch of clusters

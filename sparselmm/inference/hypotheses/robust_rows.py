@@ -20,6 +20,7 @@ from sparselmm.inference.hypotheses.robust import (
     Kind,
     _adjustment,
     _Moments,
+    counted_clusters,
     level_clusters,
 )
 from sparselmm.inference.residual import JointFit
@@ -37,8 +38,7 @@ def cluster_robust_rows(
     deviance = joint.frozen
     state, basis = deviance.state_at(joint.theta), deviance.cross.basis
     n_clusters = int(clusters.max()) + 1 if len(clusters) else 0
-    if len(np.unique(clusters)) < 2:
-        raise DataError("a cluster-robust covariance needs at least two clusters, got one")
+    J = counted_clusters(design, clusters)
     _check_groups(design, clusters)
     level_clusters(design.terms, clusters)
     Xy = basis.apply(design.X, response(design))
@@ -46,7 +46,7 @@ def cluster_robust_rows(
     ZL = _z_lambda(joint, design)
     half = np.zeros(design.n) if design.weights is None else 0.5 * np.log(design.weights)
     inverse_root = state.inverse_root
-    factor = np.sqrt(n_clusters / (n_clusters - 1.0)) if kind == "CR1" else 1.0
+    factor = np.sqrt(J / (J - 1.0)) if kind == "CR1" else 1.0
     meat, moments = np.zeros((basis.rank, basis.rank)), _Moments.of(contrasts, basis)
     for rows in GroupRows.of(clusters, n_clusters):
         if not len(rows):
@@ -67,7 +67,7 @@ def cluster_robust_rows(
             moments.add((led @ D)[None], (led @ Xm)[None])
     bread = basis.T @ inverse_root @ inverse_root.T
     df = np.zeros(0) if contrasts is None else moments.degrees_of_freedom()
-    return ClusterRobust(bread @ meat @ bread.T, df, n_clusters)
+    return ClusterRobust(bread @ meat @ bread.T, df, J)
 
 
 def _z_lambda(joint: JointFit, design: Design) -> CSR:

@@ -87,12 +87,16 @@ class ParametricReplicates:
     ----------
     statistic : callable, optional
         Computed for every replicate in place of `quantities`.
+    width : int
+        How many numbers the statistic has.
     """
 
     def __init__(
-        self, simulator: Simulator, fitter: ResponseFitter, statistic: Statistic | None = None
-    ):
+        self, simulator: Simulator, fitter: ResponseFitter, statistic: Statistic | None = None,
+        width: int = 0,
+    ):  # fmt: skip
         self.simulator, self.fitter, self.statistic = simulator, fitter, statistic
+        self.width = width
         self.task = FEW if fitter.batch is None else STACK
 
     def __call__(self, seed: np.random.SeedSequence, indices: range) -> tuple[FloatArray, AnyArray]:
@@ -119,7 +123,7 @@ class ParametricReplicates:
             deviance = self.fitter.deviance_of(self.fitter.projector(y[None]))
             design = replace(self.fitter.design, y=y)
             rows.append(self.statistic(Replicate(design, deviance, fits.theta[i])))
-        return _stacked(rows)
+        return _stacked(rows, self.width)
 
 
 class CaseReplicates:
@@ -133,15 +137,18 @@ class CaseReplicates:
         Where every search starts.
     statistic : callable, optional
         Computed for every replicate in place of `quantities`.
+    width : int
+        How many numbers are computed.
     """
 
     task = 16
 
     def __init__(
         self, groups: Groups, deviance: ProfiledDeviance, start: FloatArray,
-        statistic: Statistic | None = None,
+        statistic: Statistic | None = None, width: int = 0,
     ):  # fmt: skip
         self.groups, self.start, self.statistic = groups, start, statistic
+        self.width = width
         self.deviance = deviance
 
     def __call__(self, seed: np.random.SeedSequence, indices: range) -> tuple[FloatArray, AnyArray]:
@@ -161,7 +168,7 @@ class CaseReplicates:
                 except (DataError, NotPositiveDefiniteError, np.linalg.LinAlgError) as error:
                     row, failure[i] = None, str(error)
                 rows.append(row)
-        return _stacked(rows), failure
+        return _stacked(rows, self.width), failure
 
     def _one(self, draw: IntArray) -> tuple[FloatArray | None, str]:
         design = self.groups.design(draw)
@@ -182,9 +189,9 @@ class CaseReplicates:
         return quantities(opt.theta[None], beta[None], scale, covariance, terms)[0], ""
 
 
-def _stacked(rows: Sequence[FloatArray | None]) -> FloatArray:
-    """Rows as one array, NaN for those missing."""
-    width = next((len(row) for row in rows if row is not None), 0)
+def _stacked(rows: Sequence[FloatArray | None], width: int) -> FloatArray:
+    """Rows as one array, NaN for those missing; of some width when all are."""
+    width = next((len(row) for row in rows if row is not None), width)
     return np.array([np.full(width, np.nan) if row is None else row for row in rows], dtype=float)
 
 

@@ -11,6 +11,7 @@ import scipy.stats as st
 from sparselmm.base import storage
 from sparselmm.base.arguments import check_numbers, wrong_type
 from sparselmm.base.exceptions import DataError
+from sparselmm.inference.hypotheses.hypotheses import dependence, root_of, squared_length
 from sparselmm.likelihood.laplace.chosen import base_of
 from sparselmm.results.general.estimates import EstimateResults
 from sparselmm.results.general.prediction import PredictionResults
@@ -82,10 +83,11 @@ class ExtraResults(EstimateResults, PredictionResults):
             raise DataError(f"value has shape {value.shape}; give one number, or {len(L)}")
         inner = (L != 0).any(axis=0)
         estimate = L[:, inner] @ params.to_numpy()[inner] - value
-        V = L[:, inner] @ self.cov_params().to_numpy()[np.ix_(inner, inner)] @ L[:, inner].T
-        if np.linalg.matrix_rank(V) < len(L):
+        V = self.cov_params().to_numpy()[np.ix_(inner, inner)]
+        known = bool(np.isfinite(V).all())
+        if dependence(L[:, inner] * (np.sqrt(np.diag(V)) if known else 1.0))[0] < len(L):
             raise DataError("the rows of the hypothesis depend on each other; leave some out")
-        chi2 = float(estimate @ np.linalg.solve(V, estimate))
+        chi2 = squared_length(estimate, L[:, inner] @ root_of(V), len(L))[0] if known else np.nan
         return pd.Series({"chi2": chi2, "df": len(L), "pvalue": float(st.chi2.sf(chi2, len(L)))})
 
     def _rows_of(self, contrasts: Any, names: list[str]) -> Any:

@@ -26,6 +26,7 @@ from sparselmm.base.smallmatrix import NOT_NEGATIVE
 from sparselmm.base.types import FloatArray
 from sparselmm.design.formula.constraints import linear_constraints
 from sparselmm.inference.hypotheses.ddf import DDF_METHODS
+from sparselmm.inference.hypotheses.hypotheses import fixed_root
 from sparselmm.inference.hypotheses.multiplicity import ADJUSTMENTS, adjusted
 from sparselmm.results.methods.estimates import EstimateResults
 from sparselmm.results.tables.hypotheses import (
@@ -246,7 +247,10 @@ class HypothesisResults(EstimateResults):
             return WaldResults(test.statistic, test.p_value, "F", test.df_num, test.df_den)
         cov = self._covariance(cov_p)
         df = float(self.df_resid) if use_f else None
-        return wald(R, q, self._est.params, cov, df, scalar is not False)
+        spread, kept = None, self.deviance.cross.basis.kept
+        if cov_p is None and not np.delete(R, kept, axis=1).any():
+            spread = R[:, kept] @ fixed_root(self.pls)
+        return wald(R, q, self._est.params, cov, df, scalar is not False, spread)
 
     def f_test(
         self, r_matrix: Any, cov_p: Any = None, invcov: Any = None, *, ddf: str | None = None
@@ -316,7 +320,7 @@ class HypothesisResults(EstimateResults):
         self, term_name: str, method: str = "hs", alpha: float = 0.05,
         factor_labels: Sequence[str] | None = None,
     ) -> PairwiseResults:  # fmt: skip
-        """Differences between all pairs of levels of a factor coded by treatment.
+        """Differences between all pairs of levels of a factor, however it is coded.
 
         Parameters
         ----------
@@ -326,7 +330,8 @@ class HypothesisResults(EstimateResults):
             Adjustment of the p-values for their number.
         alpha : float
         factor_labels : sequence of str, optional
-            Names of the levels, the reference level first.
+            Names of the levels in their order; of a model built from arrays, one more than the
+            columns counts a reference level first.
 
         Returns
         -------
@@ -336,22 +341,17 @@ class HypothesisResults(EstimateResults):
         columns = terms[check_choice(term_name, "term_name", tuple(terms))]
         alpha = check_level(alpha)
         method = check_choice(method, "method", ADJUSTMENTS)
-        names = [self.built.spec.x_names[j] for j in columns]
-        labels = self._factor_labels(term_name, names)
+        labels, effects = self._level_effects(term_name, columns)
         if factor_labels is not None:
             labels = check_strings(factor_labels, "factor_labels", "a list of names")
-            if isinstance(factor_labels, str) or len(labels) not in (
-                len(columns),
-                len(columns) + 1,
-            ):
+            if self.built.spec.term_coding(term_name) is None and len(labels) == len(columns) + 1:
+                effects = np.vstack([np.zeros(self.k_fe), effects])
+            if isinstance(factor_labels, str) or len(labels) != len(effects):
                 raise ArgumentError(
-                    f"factor_labels has {len(labels)} names for {len(columns) + 1} levels"
+                    f"factor_labels has {len(labels)} names for {len(effects)} levels"
                 )
-        if len(columns) + (len(labels) > len(columns)) < 2:
+        if len(effects) < 2:
             raise ArgumentError(f"term_name: {term_name!r} has no levels, it is no factor")
-        effects = np.eye(self.k_fe)[columns]
-        if len(labels) == len(columns) + 1:  # treatment coding: the reference level is zero
-            effects = np.vstack([np.zeros(self.k_fe), effects])
         pairs = [(i, j) for i in range(len(labels)) for j in range(i + 1, len(labels))]
         test = self.t_test(np.array([effects[j] - effects[i] for i, j in pairs]))
         frame = test.summary_frame([f"{labels[j]}-{labels[i]}" for i, j in pairs], alpha)
@@ -360,9 +360,15 @@ class HypothesisResults(EstimateResults):
             test, frame.assign(**{f"pvalue-{method}": p, f"reject-{method}": reject})
         )
 
-    def _factor_labels(self, term_name: str, names: list[str]) -> list[str]:
-        levels = self.built.spec.term_levels(term_name)
-        return names if levels is None else [str(label) for label in levels]
+    def _level_effects(
+        self, term_name: str, columns: Sequence[int]
+    ) -> tuple[list[str], FloatArray]:
+        """Labels of a factor's levels and what each adds, (levels, k_fe), however it is coded."""
+        eye, coding = np.eye(self.k_fe)[list(columns)], self.built.spec.term_coding(term_name)
+        if coding is None:
+            return [self.built.spec.x_names[j] for j in columns], eye
+        levels, values = coding
+        return [str(label) for label in levels], values @ eye
 
 
 def _chosen(cov: FloatArray, column: Any) -> Any:

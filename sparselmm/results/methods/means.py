@@ -53,8 +53,8 @@ class MeanResults(PredictionResults):
             One minus the confidence level.
         type : {"link", "response"}
             "response" carries the means back from the transformation on the formula's left side
-            (log, log2, log10, log1p, sqrt, cbrt, arcsin, exp) and differences of logarithms to
-            ratios.
+            (log, log2, log10, log1p, sqrt, cbrt, arcsin, exp), with one inside it and sums and
+            products with numbers, and differences of logarithms to ratios.
         bias_adjust : bool or float
             With ``type="response"``: means of the responses instead of their medians, by half the
             second derivative times the variance of random effects and residuals together; a

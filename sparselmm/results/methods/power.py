@@ -196,7 +196,8 @@ class PowerMethods(ResultsBase):
             raise ArgumentError(f"test must return p-values, from 0 to 1, got {seen} of the fit")
         fitter = ResponseFitter(scenario.design, scenario.deviance, start=scenario.theta)
         reduced = OnReplicates(self, test, tested, scenario.rows)
-        return bootstrap.ParametricReplicates(scenario.simulator, fitter, reduced), list(tested)
+        maker = bootstrap.ParametricReplicates(scenario.simulator, fitter, reduced, len(tested))
+        return maker, list(tested)
 
     def _groups(self, by: str | None) -> tuple[Groups, str]:
         """Rows by the level of a grouping factor, and its name."""

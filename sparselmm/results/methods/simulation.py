@@ -372,7 +372,9 @@ class SimulationResults(PowerMethods):
             )
         if kind == "case" or jackknife:
             groups, factor = self._groups(by)
-            cases = bootstrap.CaseReplicates(groups, self.deviance, self.pls.theta, reduced)
+            cases = bootstrap.CaseReplicates(
+                groups, self.deviance, self.pls.theta, reduced, len(names)
+            )
         done = BootstrapResults(
             names, estimate, np.zeros((0, len(names))), np.zeros(0, dtype=object), kind,
             seed_sequence(seed), by=factor, fingerprint=self.pls.deviance,
@@ -381,7 +383,8 @@ class SimulationResults(PowerMethods):
         maker: Any = cases
         if kind == "parametric":
             fitter = ResponseFitter(self.built.design, self.deviance, start=self.pls.theta)
-            maker = bootstrap.ParametricReplicates(simulator_of(self._est), fitter, reduced)
+            simulator = simulator_of(self._est)
+            maker = bootstrap.ParametricReplicates(simulator, fitter, reduced, len(names))
         done = replicated(done, maker, n, workers, progress, checkpoint)
         if jackknife and (done.jackknife is None or done.by != factor):
             assert cases is not None

@@ -10,6 +10,7 @@ import pandas as pd
 
 from sparselmm.base.arguments import check_choice
 from sparselmm.base.exceptions import DataError
+from sparselmm.base.types import FloatArray
 from sparselmm.design.kinds.coded import CodedSpec
 from sparselmm.design.terms import RandomTerm, TermLayout
 from sparselmm.inference.hypotheses import comparison as tests
@@ -64,7 +65,8 @@ class ComparisonResults(ResultsBase):
         if not est.terms:
             raise DataError("the model has no random effects to test")
         effects = [_effects(spec, term) for spec, term in zip(self._specs, est.terms, strict=True)]
-        drops = tests.random_drops(est.terms, effects)
+        rest = [_rest(spec, own) for spec, own in zip(self._specs, effects, strict=True)]
+        drops = tests.random_drops(est.terms, effects, rest)
         found = tests.delete_random(self.deviance, self.pls.theta, drops)
         rows = [
             (est.n_parameters - d.df, d.deviance, d.lrt, d.df, d.pvalue, d.pvalue_boundary)
@@ -148,7 +150,7 @@ class ComparisonResults(ResultsBase):
             if not stay:
                 continue
             found = engine.f_test(eye[stay])
-            mean = found.statistic * self.pls.scale
+            mean = found.statistic / found.scaling * self.pls.scale
             rows.append(
                 (mean * found.df_num, mean, found.df_num, found.df_den, found.statistic,
                  found.p_value)
@@ -192,6 +194,14 @@ def _effects(spec: Any, term: TermLayout) -> dict[str, list[int]]:
         return {"1": [0]}
     names = [_is_intercept(term, j) for j in columns]
     return {("1" if one else term.columns[j]): [j] for j, one in zip(columns, names, strict=True)}
+
+
+def _rest(spec: Any, effects: dict[str, list[int]]) -> FloatArray | None:
+    """Weights of the columns of a term's only effect that leave it without its factors."""
+    if len(effects) != 1 or "1" in effects:
+        return None
+    written = isinstance(spec, CodedSpec) and spec.effect_columns() is not None
+    return spec.without_factors(next(iter(effects))) if written else None
 
 
 def _is_intercept(term: TermLayout, j: int) -> bool:

@@ -15,12 +15,10 @@ from sparselmm.base.exceptions import ArgumentError, ValueWarning, catchable, wa
 from sparselmm.base.grid import Grid, p_text, pairs_html
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.estimates import names_or
+from sparselmm.inference.hypotheses.hypotheses import dependence, root_of, squared_length
 from sparselmm.inference.wald import Wald, two_sided
 from sparselmm.results.print.notebook import as_table, frame_html, frame_text
 from sparselmm.results.print.polars import InPolars
-
-DEPENDENT = 1e-10
-"""Share of the largest singular value below which hypotheses count as dependent."""
 
 CONTRADICTION = 1e-8
 """Rounding of the values of dependent hypotheses, relative to the values."""
@@ -242,14 +240,24 @@ def _times_matrix(R: FloatArray, cov: FloatArray) -> FloatArray:
 
 
 def wald(
-    R: FloatArray, q: FloatArray, beta: FloatArray, cov: FloatArray, df: float | None, scalar: bool
-) -> WaldResults:
-    """Test all rows of ``R beta = q`` together: chi-squared, or F with ``df``."""
-    _check_hypotheses(R, q)
-    gap = _times(R, beta) - q
-    V = _times_matrix(R, cov) @ R.T
-    m = int(np.linalg.matrix_rank(V)) if np.isfinite(V).all() else len(R)
-    value = float(gap @ np.linalg.pinv(V) @ gap) if np.isfinite(V).all() else np.nan
+    R: FloatArray, q: FloatArray, beta: FloatArray, cov: FloatArray, df: float | None,
+    scalar: bool, spread: FloatArray | None = None,
+) -> WaldResults:  # fmt: skip
+    """Test all rows of ``R beta = q`` together: chi-squared, or F with ``df``.
+
+    Parameters
+    ----------
+    spread : ndarray, (m, r), optional
+        A root of ``R cov R'``, which has all its digits.
+    """
+    variances = np.diag(cov)
+    units = np.sqrt(np.where(np.isfinite(variances), variances, 1.0))
+    m = _check_hypotheses(R, R * np.where(units > 0, units, 1.0), q)
+    gap, V = _times(R, beta) - q, _times_matrix(R, cov) @ R.T
+    if np.isfinite(V).all():
+        value, m = squared_length(gap, root_of(V) if spread is None else spread, m)
+    else:
+        value, m = np.nan, len(R)
     if df is not None:
         value /= max(m, 1)
         pvalue, kind, denominator = float(scipy.stats.f.sf(value, m, df)), "F", float(df)
@@ -258,17 +266,27 @@ def wald(
     return WaldResults(value if scalar else np.array([[value]]), pvalue, kind, m, denominator)
 
 
-def _check_hypotheses(R: FloatArray, q: FloatArray) -> None:
-    """Refuse hypotheses that contradict each other; say that dependent ones count once."""
+def _check_hypotheses(R: FloatArray, rows: FloatArray, q: FloatArray) -> int:
+    """Refuse hypotheses that contradict each other; say that dependent ones count once.
+
+    Parameters
+    ----------
+    rows : ndarray, (m, number of parameters)
+        R with its columns in units of the standard errors.
+
+    Returns
+    -------
+    int
+        Number of independent hypotheses.
+    """
     size = np.sqrt(np.einsum("ij,ij->i", R, R))
     if not size.all():
         raise ArgumentError(
             f"r_matrix: hypothesis {int(np.argmin(size))} is about no parameter, all its weights "
             "are zero; leave it out"
         )
-    rows, values = R / size[:, None], q / size
-    solution, _, rank, _ = np.linalg.lstsq(rows, values, rcond=DEPENDENT)
-    if np.abs(rows @ solution - values).max() > CONTRADICTION * np.abs(values).max():
+    rank, null = dependence(rows)
+    if (np.abs(null.T @ q) > CONTRADICTION * (np.abs(null).T @ np.abs(q))).any():
         raise ArgumentError(
             "r_matrix: the hypotheses contradict each other, so that they cannot hold together; "
             "test them one by one with t_test, or leave some out"
@@ -279,3 +297,4 @@ def _check_hypotheses(R: FloatArray, q: FloatArray) -> None:
             "from these and do not count",
             catchable(ValueWarning),
         )
+    return rank

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,17 +26,21 @@ class Scale:
         What a difference becomes, for logarithms and logits.
     base : float
         Of the logarithm.
+    turns : tuple of float
+        Where the inverse, as that of a root at zero, turns round.
     """
 
     name: str
     inverse: Callable[[FloatArray], FloatArray]
     ratio: str | None = None
     base: float = np.e
+    turns: tuple[float, ...] = ()
 
     def slope(self, x: FloatArray) -> FloatArray:
-        """Derivative of the inverse."""
+        """Derivative of the inverse, by differences that are exact for cubes."""
         h = 1e-5 * np.maximum(1.0, np.abs(x))
-        return np.asarray((self.inverse(x + h) - self.inverse(x - h)) / (2.0 * h))
+        one, two = (self.inverse(x + k * h) - self.inverse(x - k * h) for k in (1, 2))
+        return np.asarray((8.0 * one - two) / (12.0 * h))
 
     def adjusted(self, variance: float) -> Scale:
         """The same for the mean of responses that vary around the mean by some variance.
@@ -57,9 +61,11 @@ class Scale:
         self, value: FloatArray, se: FloatArray, low: FloatArray, high: FloatArray
     ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
         """Estimates, standard errors by the delta method and limits on the response's scale."""
-        ends = self.inverse(low), self.inverse(high)
+        ends = [self.inverse(low), self.inverse(high)]
+        for turn in self.turns:
+            ends.append(np.where((low < turn) & (turn < high), self.inverse(turn), ends[0]))  # type: ignore[arg-type]
         se = np.abs(self.slope(value)) * se
-        return self.inverse(value), se, np.minimum(*ends), np.maximum(*ends)
+        return self.inverse(value), se, np.min(ends, axis=0), np.max(ends, axis=0)
 
 
 TRANSFORMATIONS = {
@@ -69,30 +75,106 @@ TRANSFORMATIONS = {
         Scale("log2", np.exp2, "ratio", 2.0),
         Scale("log10", lambda x: np.power(10.0, x), "ratio", 10.0),
         Scale("log1p", np.expm1),
-        Scale("sqrt", np.square),
+        Scale("sqrt", np.square, turns=(0.0,)),
         Scale("cbrt", lambda x: x**3),
-        Scale("arcsin", np.sin),
+        Scale("arcsin", np.sin, turns=(-0.5 * np.pi, 0.5 * np.pi)),
         Scale("exp", np.log),
     )
 }
 
 
 def response_scale(response: str | None) -> Scale | None:
-    """The scale that the formula's left side, such as ``np.log(y + 1)``, was carried to."""
+    """The scale that the formula's left side, such as ``np.log(y + 1)``, was carried to.
+
+    What is done to the response within the transformation is undone, too; then contrasts are
+    ratios as long as it is plain arithmetic.
+    """
     try:
         tree = ast.parse(response or "", mode="eval").body
     except SyntaxError:
         return None
-    if not isinstance(tree, ast.Call) or len(tree.args) != 1 or tree.keywords:
+    outer = _transformation(tree)
+    if outer is None:
         return None
-    called = tree.func
+    steps = list(_steps(tree.args[0]))  # type: ignore[attr-defined]
+    turns, do = list(outer.turns), [getattr(np, outer.name)]
+    for step in steps:
+        turns += [_outwards(do, turn) for turn in step.turns]
+        do.append(step.do)
+
+    def inverse(x: FloatArray) -> FloatArray:
+        out = outer.inverse(x)
+        for step in steps:
+            out = step.undo(out)
+        return out
+
+    ratio = outer.ratio if all(step.plain for step in steps) else None
+    fine = tuple(turn for turn in turns if np.isfinite(turn))
+    return replace(outer, inverse=inverse, ratio=ratio, turns=fine) if steps else outer
+
+
+def _outwards(do: list[Callable[[Any], Any]], value: float) -> float:
+    """Where a value within the transformation stands on the scale of the model."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for one in reversed(do):
+            value = one(value)
+    return float(value)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Something that was done to the response, and how it is undone."""
+
+    do: Callable[[Any], Any]
+    undo: Callable[[Any], Any]
+    plain: bool = True
+    turns: tuple[float, ...] = ()
+
+
+def _transformation(node: ast.expr) -> Scale | None:
+    """The known transformation that a call is."""
+    if not isinstance(node, ast.Call) or len(node.args) != 1 or node.keywords:
+        return None
+    called = node.func
     name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
-    scale = TRANSFORMATIONS.get(name)
-    added = _added(tree.args[0])
-    if scale is None or not added:
-        return scale
-    inverse = scale.inverse
-    return replace(scale, inverse=lambda x: inverse(x) - added)
+    return TRANSFORMATIONS.get(name)
+
+
+def _steps(node: ast.expr) -> Iterator[_Step]:
+    """What an expression does to the response, the last first; nothing for what is not known."""
+    scale = _transformation(node)
+    if scale is not None:
+        yield _Step(getattr(np, scale.name), scale.inverse, False, scale.turns)
+        yield from _steps(node.args[0])  # type: ignore[attr-defined]
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        yield _Step(lambda y: -y, lambda v: -v, False)
+        yield from _steps(node.operand)
+    elif isinstance(node, ast.BinOp):
+        left, right = _number(node.left), _number(node.right)
+        step = _arithmetic(node.op, left, right)
+        if step is not None:
+            yield step
+            yield from _steps(node.left if left is None else node.right)
+
+
+def _arithmetic(op: ast.operator, left: float | None, right: float | None) -> _Step | None:
+    """A number added to the response, or taken from it, or that it was multiplied by."""
+    k = left if right is None else right
+    if k is None or (left is not None and right is not None):
+        return None
+    if isinstance(op, ast.Add):
+        return _Step(lambda y: y + k, lambda v: v - k)
+    if isinstance(op, ast.Sub):
+        if right is not None:
+            return _Step(lambda y: y - k, lambda v: v + k)
+        return _Step(lambda y: k - y, lambda v: k - v, False)
+    if isinstance(op, ast.Mult) and k != 0.0:
+        return _Step(lambda y: y * k, lambda v: v / k)
+    if isinstance(op, ast.Div) and k != 0.0:
+        if right is not None:
+            return _Step(lambda y: y / k, lambda v: v * k)
+        return _Step(lambda y: k / y, lambda v: k / v, False)
+    return None
 
 
 def bias_adjusted(
@@ -108,16 +190,6 @@ def bias_adjusted(
     wanted = "True, or a standard deviation on the scale of the link up to 1e6"
     sd = check_number(bias_adjust, "bias_adjust", wanted, low=0.0, high=1e6)
     return None if scale is None else scale.adjusted(sd**2)
-
-
-def _added(argument: ast.expr) -> float:
-    """The number that stands beside the response, as 1 in ``y + 1``."""
-    if not isinstance(argument, ast.BinOp) or not isinstance(argument.op, (ast.Add, ast.Sub)):
-        return 0.0
-    left, right = _number(argument.left), _number(argument.right)
-    if isinstance(argument.op, ast.Sub):
-        return 0.0 if right is None else -right
-    return left or right or 0.0
 
 
 def _number(node: ast.expr) -> float | None:
