@@ -97,6 +97,25 @@ def test_visits_in_the_order_of_a_categorical():
     assert by_label.llf == pytest.approx(by_number.llf, rel=1e-12)
 
 
+VISITS = ["screening", "baseline", "week 2", "week 10"]
+
+
+@pytest.mark.parametrize("kind", ["ar1", "toep", "ad"])
+@pytest.mark.parametrize("ordered", [False, True])
+def test_the_order_of_visits_is_that_of_the_categories_not_of_the_alphabet(kind, ordered):
+    frame = data()
+    frame["visit"] = pd.Categorical.from_codes(frame.t, VISITS, ordered=ordered)
+    by_label = sparselmm.mixedlm("y ~ x", frame, residual=f"{kind}(visit | g)")
+    by_number = sparselmm.mixedlm("y ~ x", frame, residual=f"{kind}(t | g)")
+    own, numbered = by_label.built.layout.residual, by_number.built.layout.residual
+    assert own.visit_labels == tuple(VISITS)
+    assert own.visits.tolist() == numbered.visits.tolist()
+    assert by_label.fit().llf == pytest.approx(by_number.fit().llf, rel=1e-12)
+    entries = {"structure": kind, "groups": frame.g, "times": frame.visit}
+    arrays = sparselmm.MixedLM(frame.y, frame[["x"]], residual=entries)
+    assert arrays.built.layout.residual.visits.tolist() == numbered.visits.tolist()
+
+
 def test_visits_seen_once():
     frame = data()
     frame.loc[3, "t"] = 9

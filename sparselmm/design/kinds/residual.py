@@ -198,7 +198,7 @@ def _visits(bar: ResidualBar, space: Namespace) -> tuple[IntArray, AnyArray]:
     code = bar.coords[0]
     values = space.labels(code)
     series = values if isinstance(values, pd.Series) else pd.Series(values)
-    factor = factorize(values, sort=True)
+    factor = factorize(values)  # a Categorical in its own order
     _check_times(factor.codes < 0, code, bar, space.rows)
     coded = isinstance(series.dtype, pd.CategoricalDtype) and isinstance(
         space.frame.get(code, series).dtype, pd.CategoricalDtype

@@ -107,7 +107,7 @@ def _as_formula(residual: Any, n: int, order: pd.Index | None) -> tuple[str, dic
         options.append("by=by")
     for name, values in frame.items():
         check_length(len(values), n, f"residual[{name!r}]", "endog")
-        frame[name] = values.to_numpy() if isinstance(values, pd.Series) else values
+        frame[name] = values.array if isinstance(values, pd.Series) else values
     return f"{structure}({', '.join([f'{coords} | groups', *options])})", frame
 
 
