@@ -26,7 +26,7 @@ from sparselmm.results.tables.emmeans import (
     joint_tests,
 )
 from sparselmm.results.tables.means import MarginalMeans
-from sparselmm.results.tables.scales import Scale, bias_adjusted
+from sparselmm.results.tables.scales import Scale, bias_adjusted, link_scale
 
 LATENT = {"logit": np.pi**2 / 3.0, "probit": 1.0, "cloglog": np.pi**2 / 6.0}
 """Variance of the latent variable that a distribution-function link cuts."""
@@ -142,7 +142,7 @@ class MeanResults(GeneralBase):
         if base.name == "ordinal" or isinstance(base, CustomFamily):
             return None
         link = self.family.link
-        return Scale(link, lambda eta: moments.mean(base, eta, ()), RATIOS.get(link))
+        return link_scale(link, RATIOS.get(link))
 
     # ------------------------------------------------------------------- variance explained
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from sparselmm.base.arguments import check_number
 from sparselmm.base.exceptions import ArgumentError
 from sparselmm.base.types import FloatArray
+from sparselmm.likelihood.laplace import links
 
 
 @dataclass(frozen=True)
@@ -26,15 +28,23 @@ class Scale:
         What a difference becomes, for logarithms and logits.
     base : float
         Of the logarithm.
+    slopes : callable, optional
+        The inverse and its first three derivatives; otherwise differences are taken.
+    at_zero : {"", "turn", "pole"}
+        Whether the inverse turns round at zero, as squares do, or goes to infinity.
     """
 
     name: str
     inverse: Callable[[FloatArray], FloatArray]
     ratio: str | None = None
     base: float = np.e
+    slopes: Callable[[FloatArray], tuple[FloatArray, ...]] | None = None
+    at_zero: str = ""
 
     def slope(self, x: FloatArray) -> FloatArray:
         """Derivative of the inverse."""
+        if self.slopes is not None:
+            return self.slopes(x)[1]
         h = 1e-5 * np.maximum(1.0, np.abs(x))
         return np.asarray((self.inverse(x + h) - self.inverse(x - h)) / (2.0 * h))
 
@@ -43,7 +53,14 @@ class Scale:
 
         ``g(x) + variance g''(x) / 2`` with g the inverse, as R's emmeans does it.
         """
-        inverse, half = self.inverse, 0.5 * variance
+        inverse, slopes, half = self.inverse, self.slopes, 0.5 * variance
+        if slopes is not None:
+
+            def adjusted(x: FloatArray) -> tuple[FloatArray, ...]:
+                f, first, second, third = slopes(x)
+                return f + half * second, first + half * third
+
+            return replace(self, inverse=lambda x: adjusted(x)[0], slopes=adjusted)
 
         def mean(x: FloatArray) -> FloatArray:
             h = 2e-3 * np.maximum(1.0, np.abs(x))
@@ -57,9 +74,24 @@ class Scale:
         self, value: FloatArray, se: FloatArray, low: FloatArray, high: FloatArray
     ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
         """Estimates, standard errors by the delta method and limits on the response's scale."""
-        ends = self.inverse(low), self.inverse(high)
         se = np.abs(self.slope(value)) * se
-        return self.inverse(value), se, np.minimum(*ends), np.maximum(*ends)
+        return self.inverse(value), se, *self.limits(value, low, high)
+
+    def limits(
+        self, value: FloatArray, low: FloatArray, high: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Least and largest value of the inverse between two limits.
+
+        Where it goes to infinity at zero, on that side of zero on which the estimate is.
+        """
+        if self.at_zero == "pole":
+            low = np.where(value > 0.0, np.maximum(low, 0.0), low)
+            high = np.where(value < 0.0, np.minimum(high, -0.0), high)
+        ends = self.inverse(low), self.inverse(high)
+        least, most = np.minimum(*ends), np.maximum(*ends)
+        if self.at_zero == "turn":
+            least = np.where((low < 0.0) & (high > 0.0), self.inverse(np.zeros_like(low)), least)
+        return least, most
 
 
 TRANSFORMATIONS = {
@@ -69,12 +101,23 @@ TRANSFORMATIONS = {
         Scale("log2", np.exp2, "ratio", 2.0),
         Scale("log10", lambda x: np.power(10.0, x), "ratio", 10.0),
         Scale("log1p", np.expm1),
-        Scale("sqrt", np.square),
+        Scale("sqrt", np.square, at_zero="turn"),
         Scale("cbrt", lambda x: x**3),
         Scale("arcsin", np.sin),
         Scale("exp", np.log),
     )
 }
+
+AT_ZERO = {"sqrt": "turn", "inverse": "pole", "inverse_squared": "pole"}
+"""What inverse links do at zero."""
+
+
+def link_scale(link: str, ratio: str | None = None) -> Scale:
+    """The scale of a link of generalized models."""
+    return Scale(
+        link, partial(links.mean, link), ratio, slopes=partial(links.mean_slopes, link),
+        at_zero=AT_ZERO.get(link, ""),
+    )  # fmt: skip
 
 
 def response_scale(response: str | None) -> Scale | None:
