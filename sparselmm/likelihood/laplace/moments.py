@@ -158,6 +158,9 @@ def draw(
         raise DataError("draw_categories draws ordinal responses")
     if isinstance(family, CustomFamily):
         raise DataError(f"family {family.name!r} is your own; its responses cannot be simulated")
+    if family.name == "gaussian":  # NaN of weight zero
+        sd = np.exp(further[0]) / np.sqrt(np.where(m > 0, m, np.nan))
+        return mean(family, eta, further) + sd * rng.standard_normal(len(eta))
     out = distribution(family, eta, further, m).rvs(random_state=rng, size=len(eta))
     if family.name == "beta":  # numbers that round to the ends
         out = np.clip(out, 1e-12, 1.0 - 1e-12)

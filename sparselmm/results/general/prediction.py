@@ -25,6 +25,7 @@ from sparselmm.inference.prediction.means import (
     new_rows,
     refuse_useless,
     switches,
+    warn_if_dropped,
 )
 from sparselmm.inference.prediction.variance import conditional_forms, fixed_roots
 from sparselmm.likelihood.laplace import moments
@@ -190,6 +191,7 @@ class PredictionResults(GeneralBase):
                             {k: v for k, v in built.further.items()})  # fmt: skip
             given: Any = None
         else:
+            warn_if_dropped(self.dropped)
             given = exog = new_rows(built, exog, True)
             new = new_design(built, exog, True, on, arrays, everything=kind == "average")
         X = new.X[:, numbers.kept]
@@ -215,7 +217,7 @@ class PredictionResults(GeneralBase):
             if part.name in ("upper", "lower"):
                 continue
             design = new.further.get(part.name)
-            if design is None and len(part.labels) > 1:
+            if design is None and part.design is not None:
                 raise DataError(f"{part.name}= was an array; its new rows cannot be told")
             design = np.ones((m, 1)) if design is None else design
             designs.append(design)
@@ -327,7 +329,7 @@ class PredictionResults(GeneralBase):
         """
         kind = check_choice(kind, "kind", RESIDUALS)
         eta, further, m = self._eta(), self._further(), self._trials()
-        y, name = self.deviance.data.y, base_of(self.family).name
+        y, name = self.model.endog, base_of(self.family).name
         if kind == "quantile":
             return self._series(self._quantile(eta, seed))
         if name == "ordinal":
@@ -344,7 +346,7 @@ class PredictionResults(GeneralBase):
 
     def _quantile(self, eta: FloatArray, seed: Any) -> FloatArray:
         rng = generator(seed)
-        y, m = self.deviance.data.y, self._trials()
+        y, m = self.model.endog, self._trials()
         if base_of(self.family).name == "ordinal":
             p = moments.categories(self.family, eta, self.numbers.parts[2])
             total = np.column_stack([np.zeros(len(y)), np.cumsum(p, axis=1)])
