@@ -208,7 +208,7 @@ def _further_labels(built: BuiltDesign, name: str, design: FloatArray | None) ->
     info = built.spec.further.get(name)
     if info is not None:
         return tuple(info.column_names)
-    if design is None or design.shape[1] == 1:
+    if design is None or (design.shape[1] == 1 and (design == 1.0).all()):
         return ("Intercept",)
     return tuple(f"{name}{j}" for j in range(1, design.shape[1] + 1))
 

@@ -28,7 +28,7 @@ from sparselmm.base.exceptions import (
 )
 from sparselmm.base.other_names import MODEL, NamesOthers
 from sparselmm.base.threads import one_thread
-from sparselmm.base.types import AnyArray, FloatArray, IntArray
+from sparselmm.base.types import AnyArray, BoolArray, FloatArray, IntArray
 from sparselmm.design import BuiltDesign, capture_env, from_arrays, from_formula
 from sparselmm.design.formula.bars import check_order
 from sparselmm.design.responses import read_response
@@ -271,8 +271,7 @@ class MixedGLM(NamesOthers):
         self.trials = np.ones(1) if m is None else np.asarray(m, dtype=float)
         self.weights = weights
         self._y = np.asarray(y, dtype=float)
-        live = np.ones(len(y), dtype=bool) if design.weights is None else design.weights > 0
-        every = np.broadcast_to(self.trials, self._y.shape)
+        live, every = self._live, np.broadcast_to(self.trials, self._y.shape)
         check_family_response(family, self._y, every, design.y_name, live)
         if categories is not None and kind == "ordinal":
             check_categories(self._y[live], categories, design.y_name)
@@ -301,10 +300,15 @@ class MixedGLM(NamesOthers):
         return tuple(names[j] for j in self.x_columns)
 
     @property
+    def _live(self) -> BoolArray:
+        """Which rows count, (n,): those whose weight is not zero."""
+        weights = self.built.design.weights
+        return np.ones(len(self._y), dtype=bool) if weights is None else weights > 0
+
+    @property
     def nobs(self) -> int:
         """Rows that count."""
-        weights = self.built.design.weights
-        return len(self._y) if weights is None else int((weights > 0).sum())
+        return int(self._live.sum())
 
     @cached_property
     def data(self) -> GeneralData:
@@ -454,11 +458,9 @@ class MixedGLM(NamesOthers):
         -------
         MixedGLMResults
         """
-        y = check_numbers(y, "y", self._y.shape)
-        weights = self.built.design.weights
-        live = np.ones(len(y), dtype=bool) if weights is None else weights > 0
-        every = np.broadcast_to(self.trials, y.shape)
-        check_family_response(base_of(self.family), y, every, "y", live)
+        live, every = self._live, np.broadcast_to(self.trials, self._y.shape)
+        y = np.where(live, check_numbers(y, "y", self._y.shape, finite=False), self._y)
+        check_family_response(base_of(self.family), check_numbers(y, "y"), every, "y", live)
         other = self._copy(y)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)

@@ -142,7 +142,8 @@ def mean(link: str, eta: FloatArray) -> FloatArray:
     if link in DISTRIBUTIONS:
         return distribution(link, eta).F
     if link == "log":
-        return np.exp(eta)
+        with np.errstate(over="ignore"):
+            return np.exp(eta)
     if link == "identity":
         return np.asarray(eta, dtype=float)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -155,13 +156,15 @@ def mean_slopes(link: str, eta: FloatArray) -> tuple[FloatArray, ...]:
         at = distribution(link, eta)
         return at.F, *at.slopes
     if link == "log":
-        mu = np.exp(eta)
+        mu = mean(link, eta)
         return mu, mu, mu, mu
     if link == "identity":
         return eta, np.ones_like(eta), np.zeros_like(eta), np.zeros_like(eta)
     p = POWERS[link]
     with np.errstate(divide="ignore", invalid="ignore"):
         mu = eta**p
+        if p == 2.0:  # at zero, too
+            return mu, 2.0 * eta, np.full_like(mu, 2.0), np.zeros_like(mu)
         return mu, p * mu / eta, p * (p - 1) * mu / eta**2, p * (p - 1) * (p - 2) * mu / eta**3
 
 

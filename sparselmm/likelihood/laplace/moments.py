@@ -16,6 +16,7 @@ from scipy.special import expit
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray
 from sparselmm.likelihood.laplace import links
+from sparselmm.likelihood.laplace.chosen import TRIALS
 from sparselmm.likelihood.laplace.families import interval
 from sparselmm.likelihood.laplace.mixtures import CustomFamily, Hurdle, ZeroInflated
 
@@ -30,14 +31,47 @@ def mean(family: Any, eta: FloatArray, further: Further) -> FloatArray:
     if isinstance(family, ZeroInflated):
         return expit(-further[-1]) * mean(family.base, eta, further[:-1])
     if isinstance(family, Hurdle):
-        none = np.exp(log_zero(family.base, eta, further[:-1]))
-        return expit(-further[-1]) * mean(family.base, eta, further[:-1]) / (1.0 - none)
+        some = -np.expm1(log_zero(family.base, eta, further[:-1]))
+        return expit(-further[-1]) * mean(family.base, eta, further[:-1]) / some
     if isinstance(family, CustomFamily):
         return family.means(eta, further)
     if family.name == "ordinal":
         raise DataError("an ordinal response has probabilities of categories, not a mean")
     with np.errstate(over="ignore", invalid="ignore"):
         return links.mean(family.link, eta)
+
+
+def mean_slopes(family: Any, eta: FloatArray, further: Further) -> list[FloatArray]:
+    """Derivatives of `mean` in the predictor and in every further one, each (m,)."""
+    if isinstance(family, CustomFamily):
+        return _differences(family, eta, further)
+    if not isinstance(family, (ZeroInflated, Hurdle)):
+        with np.errstate(over="ignore", invalid="ignore"):
+            slope = links.mean_slopes(family.link, eta)[1]
+        return [slope, *(np.zeros_like(eta) for _ in further)]
+    some, others, total = expit(-further[-1]), further[:-1], mean(family, eta, further)
+    own = [some * x for x in mean_slopes(family.base, eta, others)]
+    if isinstance(family, Hurdle):
+        zero = family.base.jet(np.zeros_like(eta), np.ones_like(eta), eta, others, True)
+        odds = 1.0 / np.expm1(-zero.f)
+        logs = [zero.e, *(f for f, _, _ in zero.a)]
+        cut = -np.expm1(zero.f)
+        own = [x / cut + total * odds * l for x, l in zip(own, logs, strict=True)]
+    return [*own, -expit(further[-1]) * total]
+
+
+def _differences(family: CustomFamily, eta: FloatArray, further: Further) -> list[FloatArray]:
+    at, out = [eta, *further], []
+    for i, own in enumerate(at):
+        h = 1e-5 * np.maximum(1.0, np.abs(own))
+        up, down = (family.means(*_moved(at, i, s * h)) for s in (1, -1))
+        out.append((up - down) / (2.0 * h))
+    return out
+
+
+def _moved(at: list[FloatArray], i: int, h: FloatArray) -> tuple[FloatArray, Further]:
+    eta, *further = (x + h if j == i else x for j, x in enumerate(at))
+    return eta, tuple(further)
 
 
 def log_zero(family: Any, eta: FloatArray, further: Further) -> FloatArray:
@@ -49,11 +83,12 @@ def log_zero(family: Any, eta: FloatArray, further: Further) -> FloatArray:
 def variance(family: Any, eta: FloatArray, further: Further, m: FloatArray) -> FloatArray:
     """Variance of the response as it is modelled (counts of successes for trials), (m,)."""
     if isinstance(family, (ZeroInflated, Hurdle)):
-        own = mean(family.base, eta, further[:-1])
+        size = m if family.name in TRIALS else 1.0
+        own = size * mean(family.base, eta, further[:-1])
         second = variance(family.base, eta, further[:-1], m) + own**2
         if isinstance(family, Hurdle):
-            second = second / (1.0 - np.exp(log_zero(family.base, eta, further[:-1])))
-        return np.asarray(expit(-further[-1]) * second - mean(family, eta, further) ** 2)
+            second = second / -np.expm1(log_zero(family.base, eta, further[:-1]))
+        return np.asarray(expit(-further[-1]) * second - (size * mean(family, eta, further)) ** 2)
     if isinstance(family, CustomFamily):
         raise DataError(f"family {family.name!r} is your own; it has no variance function")
     mu = mean(family, eta, further)
@@ -123,6 +158,9 @@ def draw(
         raise DataError("draw_categories draws ordinal responses")
     if isinstance(family, CustomFamily):
         raise DataError(f"family {family.name!r} is your own; its responses cannot be simulated")
+    if family.name == "gaussian":  # NaN of weight zero
+        sd = np.exp(further[0]) / np.sqrt(np.where(m > 0, m, np.nan))
+        return mean(family, eta, further) + sd * rng.standard_normal(len(eta))
     out = distribution(family, eta, further, m).rvs(random_state=rng, size=len(eta))
     if family.name == "beta":  # numbers that round to the ends
         out = np.clip(out, 1e-12, 1.0 - 1e-12)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from sparselmm.base.types import FloatArray
@@ -43,6 +44,18 @@ class GeneralBase(Labelled):
         """Trials of the rows of the fit, (n,)."""
         data = self.deviance.data
         return data.trials(slice(0, data.n))
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """Columns of X left out because they depend on the others; their estimates are NaN."""
+        beta = self.numbers.beta
+        return tuple(n for n, b in zip(self.model.exog_names, beta, strict=True) if np.isnan(b))
+
+    @property
+    def _counts(self) -> FloatArray:
+        """How often each row counts, (n,)."""
+        weights = self.deviance.data.weights
+        return self.model._live.astype(float) if weights is None else weights
 
     @cached_property
     def _est(self) -> Estimates:

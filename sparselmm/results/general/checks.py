@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
+import scipy.stats as st
 
 from sparselmm.base.arguments import check_count, check_flag
 from sparselmm.base.exceptions import DataError
@@ -62,31 +63,33 @@ class CheckResults(SimulationResults):
         """
         check_count(n, "n")
         draws = self._draws(n, seed, "new")
-        y, name = self.deviance.data.y, base_of(self.family).name
+        y, name, live = self.deviance.data.y, base_of(self.family).name, self.model._live
         if name == "ordinal":
             raise DataError("an ordinal response has no dispersion to check")
         own = np.array([self._pearson(column) for column in draws.T])
         rows = {"dispersion": _compared(self._pearson(y), own[np.isfinite(own)])}
+        y, draws = y[live], draws[live]
         if name in COUNTS:
             rows["zeros"] = _compared(float((y == 0).sum()), (draws == 0).sum(axis=0))
         outside = (y < draws.min(axis=1)) | (y > draws.max(axis=1))
-        expected = 2.0 * len(y) / (n + 1) if name not in COUNTS else np.nan
-        if np.isnan(expected):  # of discrete responses ties make it fewer
+        expected = 2.0 * len(y) / (n + 1)
+        if name in moments.DISCRETE:  # ties make it fewer
             half = n // 2
             ends = draws[:, :half].min(axis=1), draws[:, :half].max(axis=1)
             others = draws[:, half:]
             share = (others < ends[0][:, None]) | (others > ends[1][:, None])
             expected = float(share.sum(axis=0).mean() * (half + 1) / (n + 1))
         seen = int(outside.sum())
-        p = float(np.clip(np.exp(-expected) if seen == 0 else _poisson_tail(seen, expected), 0, 1))
-        rows["outliers"] = (seen, expected, seen / max(expected, 1e-12), p if seen else 1.0)
+        p = float(st.poisson.sf(seen - 1, expected))
+        rows["outliers"] = (seen, expected, seen / max(expected, 1e-12), p)
         return pd.DataFrame.from_dict(
             rows, orient="index", columns=["observed", "expected", "ratio", "pvalue"]
         )
 
     def _pearson(self, y: FloatArray) -> float:
         """Sum of squared Pearson residuals at the modes that belong to a response."""
-        engine, numbers = self.deviance, self.numbers
+        engine, numbers, live = self.deviance, self.numbers, self.model._live
+        y = np.where(live, y, engine.data.y)
         b = engine.mode_of(y, self.opt.x)
         if b is None:
             return np.nan
@@ -96,7 +99,7 @@ class CheckResults(SimulationResults):
         if base_of(self.family).name in TRIALS:
             mu = m * mu
         v = moments.variance(self.family, eta, further, m)
-        good = v > 0
+        good = live & (v > 0)
         return float(((y - mu)[good] ** 2 / v[good]).sum())
 
     def check(self, simulate: bool = True, seed: int = 0) -> Diagnosis:
@@ -220,12 +223,3 @@ def _compared(observed: float, simulated: FloatArray) -> tuple[float, float, flo
     below = (np.sum(simulated <= observed) + 1) / (n + 1)
     p = float(min(1.0, 2.0 * min(above, below)))
     return observed, expected, observed / expected if expected else np.nan, p
-
-
-def _poisson_tail(seen: int, expected: float) -> float:
-    """Probability of so many or more."""
-    total = term = float(np.exp(-expected))
-    for k in range(1, seen):
-        term *= expected / k
-        total += term
-    return 1.0 - total

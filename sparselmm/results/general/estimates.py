@@ -19,6 +19,9 @@ from sparselmm.results.general.base import GeneralBase
 from sparselmm.results.print import labels
 from sparselmm.results.print.notebook import as_table
 
+RATIO_LINKS = ("logit", "log", "cloglog")
+"""Links under which exponentials are ratios of odds, of means, of hazards."""
+
 
 class EstimateResults(GeneralBase):
     """Part of :class:`sparselmm.MixedGLMResults`."""
@@ -195,18 +198,21 @@ class EstimateResults(GeneralBase):
             When exponentials mean nothing for the link.
         """
         check_level(alpha)
-        meaning = {"logit": "odds ratio", "log": "ratio of means", "cloglog": "hazard ratio"}
-        if self.family.link not in meaning:
-            raise DataError(
-                f"exponentials of coefficients mean nothing for the {self.family.link} link; "
-                f"ratios are for {', '.join(meaning)}"
-            )
+        self._need_ratios()
         n = len(self.model.exog_names)
         beta, se = self.params.to_numpy()[:n], self.bse.to_numpy()[:n]
         ends = np.exp(Wald(beta, se).interval(alpha))
         columns = {"ratio": np.exp(beta), "ci_lower": ends[:, 0], "ci_upper": ends[:, 1]}
         columns["pvalue"] = self.pvalues.to_numpy()[:n]
         return pd.DataFrame(columns, index=list(self.model.exog_names))
+
+    def _need_ratios(self) -> None:
+        """Refuse exponentials of coefficients where they mean nothing."""
+        if self.family.link not in RATIO_LINKS:
+            raise DataError(
+                f"exponentials of coefficients mean nothing for the {self.family.link} link; "
+                f"ratios are for {', '.join(RATIO_LINKS)}"
+            )
 
     # ------------------------------------------------------------------ variance parameters
 
@@ -291,8 +297,15 @@ class EstimateResults(GeneralBase):
         DataFrame
             ``effect``, ``component``, ``group``, ``term``, ``estimate``, ``std_error``,
             ``statistic``, ``p_value``, ``conf_low``, ``conf_high``.
+
+        Raises
+        ------
+        DataError
+            When exponentials mean nothing for the link, as of :meth:`ratios`.
         """
         exponentiate = check_flag(exponentiate, "exponentiate")
+        if exponentiate:
+            self._need_ratios()
         table, ends = self._coefficients, self.conf_int(alpha).to_numpy()
         fixed = pd.DataFrame({
             "effect": "fixed", "component": table.part.to_numpy(), "group": None,

@@ -29,12 +29,6 @@ class ExtraResults(EstimateResults, PredictionResults):
         """Rows less parameters."""
         return int(self.model.nobs) - len(self.opt.x)
 
-    @property
-    def dropped(self) -> tuple[str, ...]:
-        """Columns of X left out because they depend on the others; their estimates are NaN."""
-        beta = self.numbers.beta
-        return tuple(n for n, b in zip(self.model.exog_names, beta, strict=True) if np.isnan(b))
-
     def cov_params(self) -> pd.DataFrame:
         """Covariance matrix of `params`, those of variances left out; NaN for dropped columns."""
         numbers, names = self.numbers, list(self._coefficients.index)

@@ -12,7 +12,7 @@ from sparselmm.base.arguments import check_choice
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray
 from sparselmm.likelihood.laplace import moments
-from sparselmm.likelihood.laplace.chosen import base_of
+from sparselmm.likelihood.laplace.chosen import TRIALS, base_of
 from sparselmm.results.general.intervals import IntervalResults
 from sparselmm.results.general.means import MeanResults
 from sparselmm.results.general.prediction import PredictionResults
@@ -68,12 +68,17 @@ class GeneralFigureResults(
 
     def _working_residual(self) -> FloatArray:
         population = self.predict(random="population")
-        return self._data_values() - np.asarray(population)
+        rest = self._data_values() - np.asarray(population)
+        return np.where(self.model._live, rest, np.nan)
 
     def _row_variance(self) -> FloatArray:
         eta, further = self._eta(False), self._further()
-        variance = moments.variance(self.family, eta, further, self._trials())
-        return np.asarray(variance)
+        m = self._trials()
+        variance = moments.variance(self.family, eta, further, m)
+        if base_of(self.family).name not in TRIALS:
+            return np.asarray(variance)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(variance / m**2)  # of proportions
 
     def _interval_ends(self, alpha: float, method: str, names: Sequence[str]) -> FloatArray:
         method = check_choice(method, "method", ("wald", "profile", "bootstrap"))
@@ -93,6 +98,9 @@ class GeneralFigureResults(
         shares = {"fixed effects": fixed / total}
         shares |= {str(n): float(v * (random + rest) / total) for n, v in own.items()}
         return {**shares, "latent residual": rest / total}
+
+    def _check_exponentials(self) -> None:
+        self._need_ratios()
 
     def _fixed_values(self) -> Any:
         return self.fe_params

@@ -13,6 +13,7 @@ from sparselmm.base.arguments import check_choice, check_level, check_strings, w
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import FloatArray
+from sparselmm.likelihood.laplace.chosen import base_of
 from sparselmm.likelihood.laplace.profile import Held, Profile, way_of
 from sparselmm.results.general.estimates import EstimateResults
 from sparselmm.results.print.notebook import as_table
@@ -132,12 +133,13 @@ class IntervalResults(EstimateResults):
         -------
         DataFrame
             One row per fit, by number of parameters: ``npar``, ``aic``, ``bic``, ``llf``,
-            ``chisq``, ``df``, ``pvalue``.
+            ``chisq``, ``df``, ``pvalue``; without a test between families or links of which the
+            smaller fit's is no limit of the larger one's, as Poisson's is of ``"nbinom2"``.
 
         Raises
         ------
         DataError
-            When the fits are of other rows, responses or families.
+            When the fits are of other rows, responses, trials or weights.
         """
         if not hasattr(other, "numbers"):
             raise wrong_type("other", "a fit of the same rows", other)
@@ -178,6 +180,8 @@ def compare_general(results: Sequence[Any], names: Sequence[str]) -> pd.DataFram
         )
         if not same:
             raise DataError("the fits have different rows or responses; compare fits of the same")
+        if not np.array_equal(_counts(first.model), _counts(other.model)):
+            raise DataError("the fits have different weights or trials; compare fits of the same")
         kinds = [type(r.deviance) for r in (first, other)]
         nodes = [len(getattr(r.deviance, "z", (0,))) for r in (first, other)]
         if kinds[0] is not kinds[1] or nodes[0] != nodes[1]:
@@ -191,10 +195,31 @@ def compare_general(results: Sequence[Any], names: Sequence[str]) -> pd.DataFram
             "npar": own.n_parameters, "aic": own.aic, "bic": own.bic, "llf": own.llf,
             "chisq": np.nan, "df": np.nan, "pvalue": np.nan,
         }  # fmt: skip
-        if before is not None and own.n_parameters > before.n_parameters:
+        if before is not None and _larger(own, before):
             row["chisq"] = max(2.0 * (own.llf - before.llf), 0.0)
             row["df"] = own.n_parameters - before.n_parameters
             row["pvalue"] = float(st.chi2.sf(row["chisq"], row["df"]))
         table[names[i]] = row
         before = own
     return pd.DataFrame.from_dict(table, orient="index")
+
+
+def _counts(model: Any) -> FloatArray:
+    """Trials and weights of every row, ones where there are none, (2, n)."""
+    weights = np.ones(1) if model.weights is None else model.weights
+    return np.array([np.broadcast_to(x, model.endog.shape) for x in (model.trials, weights)])
+
+
+LIMITS = {"nbinom1": "poisson", "nbinom2": "poisson", "betabinomial": "binomial"}
+"""What families become without overdispersion."""
+
+
+def _larger(one: Any, other: Any) -> bool:
+    """Whether a fit has more parameters and the family of another one, at least as a limit."""
+    if one.n_parameters <= other.n_parameters:
+        return False
+    large, small = one.family, other.family
+    name, limit = base_of(large).name, base_of(small).name
+    zeros = [getattr(family, "own", None) for family in (large, small)]
+    same = zeros[0] == zeros[1] or zeros == ["zi", None]
+    return same and bool(large.link == small.link) and limit in (name, LIMITS.get(name))

@@ -10,6 +10,7 @@ import pandas as pd
 
 from sparselmm.base.arguments import check_choice
 from sparselmm.base.exceptions import DataError
+from sparselmm.base.types import FloatArray
 from sparselmm.inference.hypotheses.ddf import denominator_df
 from sparselmm.inference.hypotheses.marginal_means import FixedEffects
 from sparselmm.likelihood.laplace import moments
@@ -26,7 +27,7 @@ from sparselmm.results.tables.emmeans import (
     joint_tests,
 )
 from sparselmm.results.tables.means import MarginalMeans
-from sparselmm.results.tables.scales import Scale, bias_adjusted
+from sparselmm.results.tables.scales import Scale, bias_adjusted, link_scale
 
 LATENT = {
     "logit": np.pi**2 / 3.0, "probit": 1.0, "cloglog": np.pi**2 / 6.0, "loglog": np.pi**2 / 6.0,
@@ -151,19 +152,24 @@ class MeanResults(GeneralBase):
         if base.name == "ordinal" or isinstance(base, CustomFamily):
             return None
         link = self.family.link
-        return Scale(link, lambda eta: moments.mean(base, eta, ()), RATIOS.get(link))
+        return link_scale(link, RATIOS.get(link))
 
     # ------------------------------------------------------------------- variance explained
 
     def _variance_parts(self) -> tuple[float, float, float]:
         """Variances of the fixed part, of the random effects and of the latent residual."""
         fixed = self.deviance.fixed.effects(self.numbers.parts[1], None)
-        return float(np.var(fixed)), self._random_variance(), self._latent_residual()
+        spread = self._mean_row((fixed - self._mean_row(fixed)) ** 2)
+        return spread, self._random_variance(), self._latent_residual()
+
+    def _mean_row(self, x: FloatArray) -> float:
+        """Mean over the rows, each as often as it counts."""
+        return float(np.average(x, weights=self._counts))
 
     def _random_variance(self) -> float:
         """Variance of the random effects in a row, the mean over the rows."""
         data = self.deviance.data
-        return float(marginal_variance(data.terms, self.numbers.psi, data.n).mean())
+        return self._mean_row(marginal_variance(data.terms, self.numbers.psi, data.n))
 
     def _latent_residual(self) -> float:
         family = self.family
@@ -172,12 +178,12 @@ class MeanResults(GeneralBase):
         if family.link in LATENT and family.name in ("binomial", "ordinal"):
             return float(LATENT[family.link])
         if family.name == "gaussian" and family.link == "identity":
-            return float(np.mean(np.exp(2.0 * self._further()[0])))
+            return self._mean_row(np.exp(2.0 * self._further()[0]))
         if family.link == "log":
             eta = self.deviance.fixed.effects(self.numbers.parts[1], self.deviance.data.offset)
             psi = marginal_variance(self.deviance.data.terms, self.numbers.psi, len(eta))
-            eta = np.full(1, np.log(np.mean(np.exp(eta + 0.5 * psi))))
-            further = tuple(np.full(1, float(np.mean(f))) for f in self._further())
+            eta = np.full(1, np.log(self._mean_row(np.exp(eta + 0.5 * psi))))
+            further = tuple(np.full(1, self._mean_row(f)) for f in self._further())
             mu = moments.mean(family, eta, further)
             ratio = moments.variance(family, eta, further, np.ones(1)) / mu**2
             return float(np.log1p(ratio)[0])
@@ -202,7 +208,7 @@ class MeanResults(GeneralBase):
         """
         engine, numbers = self.deviance, self.numbers
         own = [
-            float(marginal_variance((term,), [psi], engine.data.n).mean())
+            self._mean_row(marginal_variance((term,), [psi], engine.data.n))
             for term, psi in zip(engine.data.terms, numbers.psi, strict=True)
         ]
         total = sum(own) + self._latent_residual()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,19 +25,22 @@ from sparselmm.inference.prediction.means import (
     new_rows,
     refuse_useless,
     switches,
+    warn_if_dropped,
 )
 from sparselmm.inference.prediction.variance import conditional_forms, fixed_roots
 from sparselmm.likelihood.laplace import moments
 from sparselmm.likelihood.laplace.chosen import TRIALS, base_of
-from sparselmm.likelihood.laplace.mixtures import Hurdle, ZeroInflated
+from sparselmm.likelihood.laplace.mixtures import CustomFamily
 from sparselmm.results.general.base import GeneralBase
+from sparselmm.results.tables.scales import link_scale
 
 TYPES = ("response", "link", "probability")
 RANDOM = ("conditional", "population", "average")
 RESIDUALS = ("response", "pearson", "deviance", "quantile")
 
-NODES = 41
-"""Nodes of the integral over the random effects of a new level."""
+NODE_STEP, NODE_END, NODE_SPREAD = 0.25, 8.5, 50.0
+"""Distance of the nodes of averages over random effects of standard deviation one or less, where
+they end, and the standard deviation from which they come no closer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +167,7 @@ class PredictionResults(GeneralBase):
         if type == "link" and kind == "average":
             raise DataError("random='average' is for responses; the predictor averages to that of "
                             "the population")  # fmt: skip
-        value = rows.eta if type == "link" else self._means(rows, rows.eta, rows.further)
+        value = rows.eta if type == "link" else self._means(rows)
         if not interval:
             return self._labelled(value, rows.index)
         table = self._interval(rows, value, type, alpha)
@@ -187,6 +191,7 @@ class PredictionResults(GeneralBase):
                             {k: v for k, v in built.further.items()})  # fmt: skip
             given: Any = None
         else:
+            warn_if_dropped(self.dropped)
             given = exog = new_rows(built, exog, True)
             new = new_design(built, exog, True, on, arrays, everything=kind == "average")
         X = new.X[:, numbers.kept]
@@ -212,22 +217,20 @@ class PredictionResults(GeneralBase):
             if part.name in ("upper", "lower"):
                 continue
             design = new.further.get(part.name)
-            if design is None and len(part.labels) > 1:
+            if design is None and part.design is not None:
                 raise DataError(f"{part.name}= was an array; its new rows cannot be told")
             design = np.ones((m, 1)) if design is None else design
             designs.append(design)
             out.append(design @ phi[part.columns])
         return tuple(out), designs
 
-    def _means(self, rows: NewRows, eta: FloatArray, further: Any) -> FloatArray:
-        """Expected responses, averaged over random effects where they have a spread."""
-        if not rows.spread.any():
-            return moments.mean(self.family, eta, further)
-        z, w = np.polynomial.hermite_e.hermegauss(NODES)
-        total = np.zeros(len(eta))
-        for node, weight in zip(z, w / w.sum(), strict=True):
-            total += weight * moments.mean(self.family, eta + node * rows.spread, further)
-        return total
+    def _means(self, rows: NewRows) -> FloatArray:
+        """Expected responses, averaged over random effects where they have a spread, (m,)."""
+        return self._averaged(rows, lambda eta: moments.mean(self.family, eta, rows.further))
+
+    def _averaged(self, rows: NewRows, of: Callable[[FloatArray], FloatArray]) -> FloatArray:
+        """Averages over the random effects of what a function says at predictors."""
+        return np.asarray(sum(w * of(rows.eta + z * rows.spread) for z, w in nodes(rows.spread)))
 
     def _probabilities(self, rows: NewRows, type: str, ordinal: bool, interval: bool) -> Any:
         if not ordinal:
@@ -236,13 +239,8 @@ class PredictionResults(GeneralBase):
         if interval:
             raise DataError("intervals of probabilities of categories are not available; use "
                             "type='link', or bootstrap()")  # fmt: skip
-        z, w = np.polynomial.hermite_e.hermegauss(NODES if rows.spread.any() else 1)
         alpha = self.numbers.parts[2]
-        p = sum(
-            weight * moments.categories(self.family, rows.eta + node * rows.spread, alpha)
-            for node, weight in zip(z, w / w.sum(), strict=True)
-        )
-        assert not isinstance(p, int)
+        p = self._averaged(rows, lambda eta: moments.categories(self.family, eta, alpha))
         names = np.asarray(self.model.categories)
         if type == "response":
             return self._labelled(names[p.argmax(axis=1)], rows.index)
@@ -268,37 +266,32 @@ class PredictionResults(GeneralBase):
         low, high = rows.eta - z * se_link, rows.eta + z * se_link
         if type == "link":
             return _frame(value, se_link, low, high)
-        mixed = isinstance(self.family, (ZeroInflated, Hurdle)) or rows.spread.any()
-        slope = self._slope(rows)
-        if not mixed:
-            ends = [moments.mean(self.family, e, rows.further) for e in (low, high)]
-            return _frame(value, np.abs(slope) * se_link, np.minimum(*ends), np.maximum(*ends))
-        se = self._delta(rows, slope, se_link)
+        slopes = self._averaged(
+            rows, lambda eta: np.array(moments.mean_slopes(self.family, eta, rows.further))
+        )
+        if not rows.spread.any() and not slopes[1:].any():  # the predictor alone
+            return _frame(value, np.abs(slopes[0]) * se_link, *self._ends(rows, low, high))
+        se = self._delta(rows, slopes, se_link)
         return _frame(value, se, value - z * se, value + z * se)
 
-    def _slope(self, rows: NewRows) -> FloatArray:
-        """Derivative of the expected response in the predictor, (m,)."""
-        h = 1e-5
-        up, down = (self._means(rows, rows.eta + s * h, rows.further) for s in (1, -1))
-        return (up - down) / (2 * h)
+    def _ends(self, rows: NewRows, low: FloatArray, high: FloatArray) -> tuple[FloatArray, ...]:
+        """Least and largest mean between two predictors."""
+        if not isinstance(self.family, CustomFamily):
+            return link_scale(self.family.link).limits(rows.eta, low, high)
+        ends = [moments.mean(self.family, e, rows.further) for e in (low, high)]
+        return np.minimum(*ends), np.maximum(*ends)
 
-    def _delta(self, rows: NewRows, slope: FloatArray, se_link: FloatArray) -> FloatArray:
+    def _delta(self, rows: NewRows, slopes: FloatArray, se_link: FloatArray) -> FloatArray:
         """Standard errors with the further predictors' coefficients counted, (m,)."""
-        r, h = rows.X.shape[1], 1e-5
-        gradient = np.zeros((len(slope), r + len(self.numbers.parts[2])))
-        gradient[:, :r] = slope[:, None] * rows.X
-        at = r
-        for i, design in enumerate(rows.designs):
-            moved = [
-                tuple(f + s * h * (j == i) for j, f in enumerate(rows.further)) for s in (1, -1)
-            ]
-            by = self._means(rows, rows.eta, moved[0]) - self._means(rows, rows.eta, moved[1])
-            gradient[:, at : at + design.shape[1]] = (by / (2 * h))[:, None] * design
-            at += design.shape[1]
+        r = rows.X.shape[1]
+        by_design = [
+            x[:, None] * design for x, design in zip(slopes[1:], rows.designs, strict=True)
+        ]
+        gradient = np.hstack([slopes[0][:, None] * rows.X, *by_design])
         own = np.einsum("ij,jk,ik->i", gradient, self.numbers.joint_held, gradient)
         fixed = gradient[:, :r]
         fixed = np.einsum("ij,jk,ik->i", fixed, self.numbers.joint[:r, :r], fixed)
-        return np.sqrt(np.maximum(own - fixed + (slope * se_link) ** 2, 0.0))
+        return np.sqrt(np.maximum(own - fixed + (slopes[0] * se_link) ** 2, 0.0))
 
     # ------------------------------------------------------------------------- residuals
 
@@ -336,7 +329,7 @@ class PredictionResults(GeneralBase):
         """
         kind = check_choice(kind, "kind", RESIDUALS)
         eta, further, m = self._eta(), self._further(), self._trials()
-        y, name = self.deviance.data.y, base_of(self.family).name
+        y, name = self.model.endog, base_of(self.family).name
         if kind == "quantile":
             return self._series(self._quantile(eta, seed))
         if name == "ordinal":
@@ -353,7 +346,7 @@ class PredictionResults(GeneralBase):
 
     def _quantile(self, eta: FloatArray, seed: Any) -> FloatArray:
         rng = generator(seed)
-        y, m = self.deviance.data.y, self._trials()
+        y, m = self.model.endog, self._trials()
         if base_of(self.family).name == "ordinal":
             p = moments.categories(self.family, eta, self.numbers.parts[2])
             total = np.column_stack([np.zeros(len(y)), np.cumsum(p, axis=1)])
@@ -363,6 +356,22 @@ class PredictionResults(GeneralBase):
             low, high = moments.cdf(self.family, y, eta, self._further(), m)
         u = low + (high - low) * rng.random(len(y))
         return np.asarray(ndtri(np.clip(u, 1e-16, 1.0 - 1e-16)))
+
+
+def nodes(spread: FloatArray) -> list[tuple[float, float]]:
+    """Nodes and weights of averages over ``spread`` times a standard normal number.
+
+    The trapezoidal rule, whose error vanishes like ``exp(-2 pi^2 / (step * spread))`` for logits;
+    Gauss and Hermite's nodes do not come closer where the spread is large. On the side on which
+    means may grow there are more of them.
+    """
+    most = float(spread.max(initial=0.0))
+    if most == 0.0:
+        return [(0.0, 1.0)]
+    step = NODE_STEP / min(max(1.0, most), NODE_SPREAD)
+    z = step * np.arange(-np.ceil(NODE_END / step), np.ceil((NODE_END + most) / step) + 1.0)
+    w = step / np.sqrt(2.0 * np.pi) * np.exp(-0.5 * z**2)
+    return list(zip(z.tolist(), w.tolist(), strict=True))
 
 
 def marginal_variance(

@@ -72,6 +72,8 @@ class GeneralReportResults(ReportResults, GeneralFigureResults, CheckResults, Ex
         if self._ordinal:  # thresholds instead of an intercept
             fixed = [n for n in fixed if n != "Intercept"]
             left = f"{link}(P(<i>{name}</i> &gt; k)) = &minus;&theta;<sub>k</sub> + &eta;, &eta;"
+            if link == "cloglog":  # whose distribution has no symmetry
+                left = f"{link}(P(<i>{name}</i> &le; k)) = &theta;<sub>k</sub> &minus; &eta;, &eta;"
             return equation(fixed, self._random_parts(), left, "")
         of = "p" if name.startswith("cbind(") else f"E <i>{name}</i>"
         if self._part("zi").size or self._part("hurdle").size:

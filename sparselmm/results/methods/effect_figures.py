@@ -69,6 +69,8 @@ class EffectFigures(ABC):
                 raise ArgumentError(
                     f"others must be results of fitted models, got {type(result).__name__}"
                 )
+            if exponentiate:
+                result._check_exponentials()
             table = result._coefficient_table(alpha, method)
             if not intercept:
                 table = table.drop("Intercept", errors="ignore")
@@ -77,6 +79,10 @@ class EffectFigures(ABC):
         return curves.coefficient_plot(
             out, label, 100 * (1 - alpha), 1.0 if exponentiate else 0.0, ax
         )
+
+    def _check_exponentials(self) -> None:
+        """Refuse exponentials of coefficients where they mean nothing."""
+        return
 
     def _coefficient_table(self, alpha: float, method: str) -> pd.DataFrame:
         """Estimates and ends of intervals of the fixed effects, labelled."""

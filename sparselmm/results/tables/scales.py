@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from sparselmm.base.arguments import check_number
 from sparselmm.base.exceptions import ArgumentError
 from sparselmm.base.types import FloatArray
+from sparselmm.likelihood.laplace import links
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,10 @@ class Scale:
         Of the logarithm.
     turns : tuple of float
         Where the inverse, as that of a root at zero, turns round.
+    slopes : callable, optional
+        The inverse and its first three derivatives; otherwise differences are taken.
+    pole : bool
+        Whether the inverse goes to infinity at zero.
     """
 
     name: str
@@ -35,9 +41,13 @@ class Scale:
     ratio: str | None = None
     base: float = np.e
     turns: tuple[float, ...] = ()
+    slopes: Callable[[FloatArray], tuple[FloatArray, ...]] | None = None
+    pole: bool = False
 
     def slope(self, x: FloatArray) -> FloatArray:
-        """Derivative of the inverse, by differences that are exact for cubes."""
+        """Derivative of the inverse, by differences that are exact for cubes if need be."""
+        if self.slopes is not None:
+            return self.slopes(x)[1]
         h = 1e-5 * np.maximum(1.0, np.abs(x))
         one, two = (self.inverse(x + k * h) - self.inverse(x - k * h) for k in (1, 2))
         return np.asarray((8.0 * one - two) / (12.0 * h))
@@ -47,7 +57,14 @@ class Scale:
 
         ``g(x) + variance g''(x) / 2`` with g the inverse, as R's emmeans does it.
         """
-        inverse, half = self.inverse, 0.5 * variance
+        inverse, slopes, half = self.inverse, self.slopes, 0.5 * variance
+        if slopes is not None:
+
+            def adjusted(x: FloatArray) -> tuple[FloatArray, ...]:
+                f, first, second, third = slopes(x)
+                return f + half * second, first + half * third
+
+            return replace(self, inverse=lambda x: adjusted(x)[0], slopes=adjusted)
 
         def mean(x: FloatArray) -> FloatArray:
             h = 2e-3 * np.maximum(1.0, np.abs(x))
@@ -61,11 +78,24 @@ class Scale:
         self, value: FloatArray, se: FloatArray, low: FloatArray, high: FloatArray
     ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
         """Estimates, standard errors by the delta method and limits on the response's scale."""
+        se = np.abs(self.slope(value)) * se
+        return self.inverse(value), se, *self.limits(value, low, high)
+
+    def limits(
+        self, value: FloatArray, low: FloatArray, high: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Least and largest value of the inverse between two limits.
+
+        Where it goes to infinity at zero, on that side of zero on which the estimate is.
+        """
+        if self.pole:
+            low = np.where(value > 0.0, np.maximum(low, 0.0), low)
+            high = np.where(value < 0.0, np.minimum(high, -0.0), high)
         ends = [self.inverse(low), self.inverse(high)]
         for turn in self.turns:
-            ends.append(np.where((low < turn) & (turn < high), self.inverse(turn), ends[0]))  # type: ignore[arg-type]
-        se = np.abs(self.slope(value)) * se
-        return self.inverse(value), se, np.min(ends, axis=0), np.max(ends, axis=0)
+            there = self.inverse(np.full_like(low, turn))
+            ends.append(np.where((low < turn) & (turn < high), there, ends[0]))
+        return np.min(ends, axis=0), np.max(ends, axis=0)
 
 
 TRANSFORMATIONS = {
@@ -81,6 +111,13 @@ TRANSFORMATIONS = {
         Scale("exp", np.log),
     )
 }
+
+def link_scale(link: str, ratio: str | None = None) -> Scale:
+    """The scale of a link of generalized models."""
+    return Scale(
+        link, partial(links.mean, link), ratio, slopes=partial(links.mean_slopes, link),
+        turns=(0.0,) * (link == "sqrt"), pole=link in ("inverse", "inverse_squared"),
+    )  # fmt: skip
 
 
 def response_scale(response: str | None) -> Scale | None:
