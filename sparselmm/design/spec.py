@@ -293,6 +293,7 @@ class DesignSpec:
         frame, memory = as_frame(data), self.residual
         info = memory.dispersion
         read = [] if info is None else remembered.expressions(info)
+        spread = dict.fromkeys(name for code in read for name in names_in(code))
         if memory.bar is not None:
             read = [*read, *memory.bar.coords]
         codes = [*memory.codes_used(), *read]
@@ -303,6 +304,7 @@ class DesignSpec:
             del names[name]
         rows = Rows(len(frame), frame.index)
         known = {name: self.categories[name] for name in names if name in self.categories}
+        refuse_unseen(frame, {n: known[n] for n in spread if n in known}, rows, "a variance")
         space = Namespace(frame, self.env, rows, take_columns(frame, names, read, known))
         return memory.evaluate(space, every_visit)
 

@@ -15,6 +15,8 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.linalg import solve_banded
 
+from sparselmm.base.arguments import shown
+from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import CSR, FloatArray, IntArray
 from sparselmm.design.residual import ResidualRows
 from sparselmm.inference.residual import JointFit
@@ -127,6 +129,12 @@ def neighbours(
         for g in np.unique(new.group[new.group >= 0]):
             own = order[bounds[g] : bounds[g + 1]]
             there = np.flatnonzero(new.group == g)
+            if (new.stratum[there] != old.stratum[own[0]]).any():
+                raise DataError(
+                    f"{old.text}: the group {shown(old.labels[g])} lies in the stratum "
+                    f"{old.strata[old.stratum[own[0]]]}, and new rows of it in another; by= must "
+                    "be constant within groups"
+                )
             R = block(joint, both, np.concatenate([own, n + there]), half)
             k = len(own)
             w = np.linalg.solve(R[:k, :k], R[:k, k:])

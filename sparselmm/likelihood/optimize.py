@@ -331,7 +331,7 @@ def _newton(
         length = math.sqrt(step @ step)
         trial = deviance.covariance.retract(theta, basis @ step)
         trial_value = recorder.value(trial)
-        ratio = (value - trial_value) / predicted
+        ratio = (value - trial_value) / predicted if predicted > 0 else -np.inf  # digits lost
         good = ratio > 1e-4 or abs(value - trial_value) < 1e-12 * abs(value)
         details = {"step": length, "ratio": ratio, "radius": radius.now, "accepted": good}
         radius.update(ratio, length)

@@ -30,7 +30,7 @@ from sparselmm.likelihood.residual.endless import (
     unstructured_endless,
     well_inside,
 )
-from sparselmm.likelihood.residual.identifiability import confounded_terms
+from sparselmm.likelihood.residual.identifiability import confounded_terms, doubled_rows
 from sparselmm.likelihood.residual.limits import at_a_limit
 from sparselmm.likelihood.residual.price import predicted_seconds
 from sparselmm.likelihood.special_directions import ENDLESS, rises_without_end
@@ -51,7 +51,7 @@ def fit_residual(model: LinearModel, request: Request) -> ResidualResults:
     with one_thread():
         cross = model.cross  # warns of dependent columns
         deviance = ResidualDeviance(design, reml=request.reml)
-        found = confounded_terms(design)
+        found = confounded_terms(design) or doubled_rows(design)
         if found:
             raise DataError(found)
         x = deviance.start(cross)

@@ -408,3 +408,40 @@ def test_entries_of_an_array_structure(entries, says):
 def test_variances_written_as_weights():
     with pytest.raises(FormulaError, match="dispersion='~ factor'"):
         sparselmm.mixedlm("y ~ x + (1 | g)", data(), weights="varIdent(form = ~ 1 | arm)")
+
+
+@pytest.mark.parametrize("kind", ["ar1", "car1"])
+def test_times_that_are_a_categorical_of_numbers(kind):
+    frame = data().assign(t=lambda d: 2 * d.t, coded=lambda d: pd.Categorical(d.t))
+    fits = [
+        sparselmm.mixedlm("y ~ x", frame, residual=f"{kind}({name} | g)").fit()
+        for name in ("t", "coded")
+    ]
+    assert fits[1].llf == fits[0].llf
+    frame.loc[5, "coded"] = np.nan
+    with pytest.raises(MissingDataError, match="'coded' is missing in 1 row"):
+        sparselmm.mixedlm("y ~ x", frame, residual=f"{kind}(coded | g)")
+
+
+def test_distances_of_text_are_not_advised_to_be_categories():
+    with pytest.raises(DataError, match=r"needs times; make it a number$"):
+        sparselmm.mixedlm("y ~ x", data(), residual="car1(visit | g)")
+
+
+@pytest.mark.parametrize("kind", ["ar1h", "csh"])
+def test_visits_without_a_row_in_a_stratum(kind):
+    frame = data()
+    frame = frame[(frame.t != 2) | (frame.arm == "a")]
+    with pytest.raises(DataError, match="the visit 2 has no row in the stratum b"):
+        sparselmm.mixedlm("y ~ x", frame, residual=f"{kind}(t | g, by=arm)")
+
+
+def test_doubled_rows_beside_a_nugget():
+    """A step that promised an increase was taken into a singular R."""
+    frame = data()
+    doubled = pd.concat([frame, frame.iloc[:3]], ignore_index=True)
+    structure = "car1(t | g, nugget=True)"
+    with pytest.raises(DataError, match="as of the group 's00', are the same in everything"):
+        sparselmm.mixedlm("y ~ x", doubled, residual=structure).fit()
+    doubled.loc[len(frame), "y"] += 0.5
+    assert sparselmm.mixedlm("y ~ x", doubled, residual=structure).fit().converged

@@ -13,7 +13,7 @@ import pytest
 import scipy
 from residual_fits import FEV, FOLDER, OVARY, data_of, raw
 from residual_twin import dense_value, residual_matrix
-from sparselmm.exceptions import UnsupportedError
+from sparselmm.exceptions import DataError, UnsupportedError
 
 import sparselmm
 from sparselmm.inference.residual_profile import profile_interval
@@ -271,6 +271,27 @@ def test_predictions_use_the_residuals_of_the_group():
     )
 
 
+@cache
+def by_sex():
+    growth = data_of("Orthodont")
+    return sparselmm.mixedlm("distance ~ age", growth, residual="ar1h(age | Subject, by=Sex)").fit()
+
+
+def test_predictions_refuse_a_group_in_another_stratum():
+    fit = by_sex()
+    new = pd.DataFrame({"age": [10, 12], "Subject": ["M01", "F01"], "Sex": ["Male", "Female"]})
+    assert fit.get_prediction(new, re=True).predicted_mean.shape == (2,)
+    with pytest.raises(DataError, match="the group 'F01' lies in the stratum Female, and new rows"):
+        fit.get_prediction(new.assign(Sex="Male"), re=True)
+
+
+def test_predictions_refuse_unseen_labels_of_the_dispersion():
+    fit = sparselmm.mixedlm("distance ~ age", data_of("Orthodont"), dispersion="~ Sex").fit()
+    new = pd.DataFrame({"age": [10, 12], "Sex": ["Male", "other"]})
+    with pytest.raises(DataError, match=r"'other' at row 1.*a variance cannot be predicted"):
+        fit.get_prediction(new)
+
+
 def test_simulated_responses_have_the_covariance_of_the_model():
     fit = ovary()
     Y = fit.simulate(4000, seed=5).to_numpy()
@@ -326,6 +347,20 @@ def test_summary_and_tidy_hold_the_parameters():
     rows = sleep().tidy("resid_pars", conf_int=True)
     assert rows.term.tolist() == ["log_sd(Days)", "rho"]
     assert rows["std.error"].notna().all()
+
+
+def test_summary_takes_alpha_in_its_place():
+    last = [str(sleep().summary(*args, **options)) for args, options in
+            [((), {"alpha": 0.5}), ((None, None, None, None, 0.5), {})]]  # fmt: skip
+    assert last[0].splitlines()[1:] == last[1].splitlines()[1:]
+
+
+def test_standard_deviations_of_visits_are_no_dispersion():
+    fit = by_sex()
+    assert "Residuals: ar1h(age|Subject, by=Sex)\n" in str(fit.summary())
+    report = fit.report(pictures=False)
+    assert "standard deviation differs between visits and the values of Sex." in report.markdown
+    assert "<i>[Male,10]</i>" in report.html
 
 
 def test_results_are_pickled():

@@ -476,8 +476,11 @@ def categories_in(columns: Mapping[str, Any]) -> dict[str, pd.Index]:
     }
 
 
-def refuse_unseen(frame: pd.DataFrame, categories: Mapping[str, pd.Index], rows: Rows) -> None:
-    """Refuse labels of fixed-effects factors that the fit has not seen."""
+def refuse_unseen(
+    frame: pd.DataFrame, categories: Mapping[str, pd.Index], rows: Rows,
+    what: str = "a fixed effect",
+) -> None:  # fmt: skip
+    """Refuse labels of factors that the fit has not seen, those of fixed effects or of ``what``."""
     for name, known in categories.items():
         column: Any = frame[name]
         new = np.asarray(column.notna()) & (match(known, column) < 0)
@@ -486,6 +489,6 @@ def refuse_unseen(frame: pd.DataFrame, categories: Mapping[str, pd.Index], rows:
             labels = ", ".join(map(shown, known[:8])) + (", ..." if len(known) > 8 else "")
             raise DataError(
                 f"column {name!r} has a label the fit has not seen: {shown(column.iloc[first])} at "
-                f"{rows.where(first)}. Known labels are {labels}; a fixed effect cannot be "
-                "predicted for any other"
+                f"{rows.where(first)}. Known labels are {labels}; {what} cannot be predicted "
+                "for any other"
             )

@@ -12,7 +12,7 @@ import pandas as pd
 from sparselmm.base.arguments import shown
 from sparselmm.base.exceptions import DataError, MissingDataError
 from sparselmm.base.types import AnyArray, FloatArray, IntArray
-from sparselmm.design.column_types import CATEGORIES, NUMBERS, TEXT, as_float, kind_of
+from sparselmm.design.column_types import CATEGORIES, NUMBERS, TEXT, as_float, kind_of, label_kind
 from sparselmm.design.factors import Crossing, factorize, match, match_crossed
 from sparselmm.design.formula.namespace import Namespace, rebuild
 from sparselmm.design.formula.remembered import DesignInfo
@@ -74,6 +74,12 @@ class ResidualSpec:
         assert bar is not None
         labelled = self.visits is not None and kind_of(pd.Series(self.visits)) != NUMBERS
         return bar.kind in VISITS or not bar.hom or (bar.kind == "ar1" and labelled)
+
+    @property
+    def n_indicators(self) -> int:
+        """Standard deviations of visits and strata among the columns of D, its last ones."""
+        none = np.zeros(0, int)
+        return int(_indicators(self.template, self.bar, none, none).shape[1])
 
     def codes_used(self) -> list[str]:
         """Expressions it evaluates on the data, those of the dispersion apart."""
@@ -210,9 +216,11 @@ def _visits(bar: ResidualBar, space: Namespace) -> tuple[IntArray, AnyArray]:
 
 def _no_times(code: str, holds: str, bar: ResidualBar) -> DataError:
     what = "is text" if holds in (TEXT, CATEGORIES) else f"holds {holds}"
+    hint = "" if bar.kind in POSITIONS else (
+        ", or for visits in order a pandas Categorical with its categories in that order"
+    )  # fmt: skip
     return DataError(
-        f"{bar.text}: {code!r} {what}, and {bar.kind} needs times; make it a number, or for "
-        "visits in order a pandas Categorical with its categories in that order"
+        f"{bar.text}: {code!r} {what}, and {bar.kind} needs times; make it a number{hint}"
     )
 
 
@@ -230,15 +238,22 @@ def _positions(
     for code in bar.coords:
         values = space.evaluate(code)
         series = values if isinstance(values, pd.Series) else pd.Series(values)
-        if kind_of(series) != NUMBERS:
+        if label_kind(series) != NUMBERS:
             raise _no_times(code, kind_of(series), bar)
-        column = as_float(series)
+        column = _as_numbers(series)
         _check_times(np.isnan(column), code, bar, space.rows)
         _check_times(np.isinf(column), code, bar, space.rows, "infinite")
         columns.append(column)
     if bar.kind == "ar1":
         _check_whole(columns[0], bar, space.rows)
     return np.column_stack(columns)
+
+
+def _as_numbers(series: pd.Series) -> FloatArray:
+    """Numbers, those of a Categorical of numbers too."""
+    if not isinstance(series.dtype, pd.CategoricalDtype):
+        return as_float(series)
+    return np.append(as_float(pd.Series(series.cat.categories)), np.nan)[series.cat.codes]
 
 
 def _check_whole(times: FloatArray, bar: ResidualBar, rows: Rows) -> None:
@@ -284,6 +299,8 @@ def check_all_groups(rows: ResidualRows, bar: ResidualBar) -> None:
     _check_units(rows, bar)
     if bar.kind in VISITS:
         _check_visits(rows)
+    if not bar.hom:
+        _check_cells(rows)
 
 
 def _check_ties(rows: ResidualRows, bar: ResidualBar, where: Rows) -> None:
@@ -345,6 +362,20 @@ def _check_visits(rows: ResidualRows) -> None:
                 f"{rows.visit_labels[a[0]]}; their covariance cannot be estimated. Use a "
                 "structure with fewer parameters"
             )
+
+
+def _check_cells(rows: ResidualRows) -> None:
+    """Refuse visits without a row in a stratum, where each has a standard deviation there."""
+    T, strata = rows.n_visits, max(len(rows.strata), 1)
+    counts = np.bincount(rows.stratum * T + rows.visits, rows.counts, strata * T)
+    empty = np.flatnonzero(counts == 0)
+    if len(empty):
+        s, visit = divmod(int(empty[0]), T)
+        raise DataError(
+            f"{rows.text}: the visit {rows.visit_labels[visit]} has no row in the stratum "
+            f"{rows.strata[s]}; its standard deviation there cannot be estimated. Leave the visit "
+            "out, join visits, or give all visits one standard deviation (hom=True)"
+        )
 
 
 def _dispersion(

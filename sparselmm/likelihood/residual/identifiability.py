@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from sparselmm.base.arguments import shown
 from sparselmm.base.types import FloatArray
-from sparselmm.design.rows import term_z
+from sparselmm.design.rows import response, term_z
 from sparselmm.design.terms import Design, RandomTerm
 from sparselmm.factor.bases import in_bases, term_basis
 from sparselmm.likelihood.covariance import Covariance
@@ -45,6 +46,34 @@ class Direction:
     term: int
     E: FloatArray
     cells: FloatArray
+
+
+def doubled_rows(design: Design) -> str:
+    """Why a nugget has no estimate: rows at one time are each other's doubles; else empty.
+
+    Their difference is zero, and has no variance but the nugget and that of random effects.
+    """
+    rows = design.residual
+    if rows is None or not rows.nugget or rows.stands is not None:
+        return ""
+    place = np.column_stack([rows.group, rows.coords])
+    key = np.unique(place, axis=0, return_inverse=True)[1].ravel()
+    order = np.argsort(key, kind="stable")
+    at = np.flatnonzero(np.diff(key[order]) == 0)
+    one, other = order[at], order[at + 1]
+    w = np.ones((design.n, 0)) if design.weights is None else design.weights[:, None]
+    told = np.column_stack([response(design), design.X, rows.D, w])
+    alike = (told[one] == told[other]).all(axis=1)
+    for s in np.unique(rows.stratum[one]):
+        own = rows.stratum[one] == s
+        if not alike[own].all():
+            continue
+        return (
+            f"{rows.text}: rows at one time, as of the group "
+            f"{shown(rows.labels[rows.group[one[own][0]]])}, are the same in everything, and the "
+            "likelihood rises without end as the nugget vanishes. Leave doubled rows out"
+        )
+    return ""
 
 
 def confounded_terms(design: Design) -> str:

@@ -60,6 +60,10 @@ INDEPENDENT = OtherKind(
 """Methods that hold for independent errors of equal variance alone, and what to use instead."""
 
 
+ALPHA = 4
+"""Place of alpha among the arguments of ``summary``."""
+
+
 def short(x: float) -> bool:
     """Whether four decimals show a number."""
     return x == 0.0 or 1e-3 <= abs(x) < 1e6
@@ -185,7 +189,8 @@ class ResidualResults(
         out = super().summary(*args, **kwargs)
         rows = self.built.layout.residual
         assert rows is not None
-        table = self.residual_params(kwargs.get("alpha", 0.05))
+        alpha = args[ALPHA] if len(args) > ALPHA else kwargs.get("alpha", 0.05)
+        table = self.residual_params(alpha)
         notes_of_sigma = [self._about_sigma()] if self.joint.origin.any() else []
         head = "Residuals: " + ", ".join(
             part for part in (rows.text, "dispersion" if self._has_dispersion else "") if part
@@ -228,8 +233,8 @@ class ResidualResults(
 
     @property
     def _has_dispersion(self) -> bool:
-        rows = self.built.layout.residual
-        return rows is not None and bool(rows.d_names)
+        rows, spec = self.built.layout.residual, self.built.spec.residual
+        return rows is not None and spec is not None and len(rows.d_names) > spec.n_indicators
 
     def tidy(
         self, effects: Any = ("fixed", "ran_pars"), *, conf_int: bool = False, **options: Any

@@ -29,9 +29,23 @@ class ResidualReport(ResidualParameters):
         if rows.kind:
             kind = f"{KIND_WORDS[rows.kind]} ({rows.kind})"
             parts.append(f"residuals within {rows.group_name} have {kind}")
-        if rows.d_names:
-            parts.append(f"their standard deviation depends on {listed(_covariates(rows.d_names))}")
+        names, apart = self._spreads()
+        if apart:
+            parts.append(f"their standard deviation differs between {listed(apart)}")
+        if names:
+            parts.append(f"their standard deviation depends on {listed(names)}")
         return f"; {listed(parts)}" if parts else ""
+
+    def _spreads(self) -> tuple[list[str], list[str]]:
+        """Covariates of the standard deviation, and what else it differs between."""
+        rows, spec = self.built.layout.residual, self.built.spec.residual
+        assert rows is not None and spec is not None
+        names = _covariates(rows.d_names)
+        if not spec.n_indicators or spec.bar is None:
+            return names, []
+        apart = [] if spec.bar.hom else ["visits"]
+        by = [] if spec.bar.by is None else [f"the values of {spec.bar.by}"]
+        return names[: len(names) - spec.n_indicators], [*apart, *by]
 
     def _errors_in_mathematics(self) -> list[str]:
         rows = self.built.layout.residual
@@ -39,8 +53,11 @@ class ResidualReport(ResidualParameters):
         unit = f"<sub>{html.escape(rows.group_name)}</sub>" if rows.kind else ""
         lines = [f"&epsilon;{unit} ~ N(0, R{unit})"]
         if rows.d_names:
+            shown = _covariates(rows.d_names)
+            first = len(self._spreads()[0])  # the others are indicators
+            shown = [*shown[:first], *(f"[{name}]" for name in shown[first:])]
             names = [f"&gamma;<sub>{i}</sub> <i>{html.escape(name)}</i>"
-                     for i, name in enumerate(_covariates(rows.d_names), 1)]  # fmt: skip
+                     for i, name in enumerate(shown, 1)]  # fmt: skip
             lines.append(" + ".join(["log sd(&epsilon;) = log &sigma;", *names]))
         return lines
 
