@@ -342,12 +342,13 @@ class KrylovSolver:
             V, Z = self.space.V, self._probes()
             EW = np.hstack([V - self.space.AV, self.scaled.E(Z)])
             W = np.hstack([V, Z])
-            self._traced = self._of_solutions(
+            self._traced = self.solved(
                 W, conjugate_gradients(self.scaled.E, W, PROBES, self._coarse, product=EW)
             )
         return self._traced
 
-    def _of_solutions(self, W: FloatArray, found: Iterated) -> Traced:
+    def solved(self, W: FloatArray, found: Iterated) -> Traced:
+        """What is made of the solutions for V and the probes W."""
         scaled, s = self.scaled, self.space.V.shape[1]
         X = found.X + found.residual  # a free step of Richardson's iteration: z + E x
         assert found.product is not None
@@ -359,7 +360,7 @@ class KrylovSolver:
             a, b = near[part], far[part]
             if t not in self.big:  # exact, since V holds its unit vectors
                 a, b = scaled.scale(W, True)[part], scaled.scale(X - W - EW, True)[part]
-            blocks = _sums(a.reshape(l, k, -1), b.reshape(l, k, -1))
+            blocks = column_sums(a.reshape(l, k, -1), b.reshape(l, k, -1))
             own = np.einsum("jba,jbc->ac", scaled.Ti[t], scaled.Ti[t])
             fixed[t], each[t] = own + blocks[:s].sum(axis=0), blocks[s:]
         lead, R = self.crossing.leading, scaled.R
@@ -368,10 +369,14 @@ class KrylovSolver:
             up *= R**2
         else:
             up, more = (apply_blocks(R, v, transpose=True) for v in (up, more))
-        blocks = _sums(up, more)
-        own = np.einsum("lba,lbc,lcd->ad", R, scaled.leading_sum, R, optimize=True)
-        fixed[lead], each[lead] = own + blocks[:s].sum(axis=0), blocks[s:]
+        blocks = column_sums(up, more)
+        fixed[lead], each[lead] = self.leading_sum() + blocks[:s].sum(axis=0), blocks[s:]
         return Traced(fixed, each, W, EW, X)
+
+    def leading_sum(self) -> FloatArray:
+        """What the blocks of the leading levels sum to without E, (k, k)."""
+        R, inner = self.scaled.R, self.scaled.leading_sum
+        return np.asarray(np.einsum("lba,lbc,lcd->ad", R, inner, R, optimize=True))
 
     def _mean(self, each: FloatArray) -> FloatArray:
         """Sum over the groups of the means over their probes."""
@@ -379,7 +384,10 @@ class KrylovSolver:
 
     def inverse_sum(self, t: int) -> FloatArray:
         """Estimate of the sum over the levels of term t of the diagonal blocks of ``M^-1``."""
-        traced = self.traced()
+        return self.sum_of(self.traced(), t)
+
+    def sum_of(self, traced: Traced, t: int) -> FloatArray:
+        """The same of given traces."""
         return np.asarray(traced.fixed[t] + self._mean(traced.each[t]))
 
     def inverse_blocks(self, t: int) -> FloatArray:
@@ -420,7 +428,7 @@ class KrylovSolver:
         return self.scaled.logdet + float(forms[:s].sum()), forms[s:]
 
 
-def _sums(a: FloatArray, b: FloatArray) -> FloatArray:
+def column_sums(a: FloatArray, b: FloatArray) -> FloatArray:
     """Symmetrized ``sum_j a_j b_j'`` of every column; a and b (l, k, m), out (m, k, k)."""
     k, m = a.shape[1:]
     out = np.empty((m, k, k))

@@ -18,7 +18,7 @@ import numpy as np
 from sparselmm.base.cholesky import NotPositiveDefiniteError
 from sparselmm.base.smallmatrix import block_diagonal
 from sparselmm.base.types import FloatArray
-from sparselmm.factor.krylov.solver import Settings
+from sparselmm.factor.krylov.solver import Settings, Traced
 from sparselmm.likelihood.krylov.deviance import Probed
 from sparselmm.likelihood.optimize import RADIUS
 from sparselmm.likelihood.quadratic import Quadratic, Radius
@@ -195,12 +195,16 @@ def basis_at(
 
 
 def monte_carlo_error(
-    deviance: Probed, theta: FloatArray, basis: FloatArray, bend: FloatArray
-) -> float:
-    """Largest error of theta in standard errors, over the directions of a basis."""
+    deviance: Probed, theta: FloatArray, basis: FloatArray, bend: FloatArray,
+    traced: Traced | None = None,
+) -> float:  # fmt: skip
+    """Largest error of theta in standard errors, over the directions of a basis.
+
+    With the traces of the search, or others.
+    """
     if basis.shape[1] == 0 or not deviance.solver.n_groups:
         return 0.0
-    C = basis.T @ deviance.gradient_covariance(theta) @ basis
+    C = basis.T @ deviance.gradient_covariance(theta, traced) @ basis
     values, vectors = np.linalg.eigh(bend)
     size = np.maximum(np.abs(values), 1e-8 * np.abs(values).max())
     root = vectors / np.sqrt(size)
