@@ -12,6 +12,7 @@ import numpy as np
 
 from sparselmm.base.compiling import compiled
 from sparselmm.base.types import FloatArray, IntArray
+from sparselmm.base.vectors import add_narrow_product, add_product
 
 
 @compiled
@@ -19,35 +20,11 @@ def gram_eight(
     indptr: IntArray, cols: IntArray, Y: FloatArray, V: FloatArray, out: FloatArray, begin: int,
     end: int,
 ) -> None:  # fmt: skip
-    """``out += sum_l Y_l'Y_l V`` for blocks ``begin`` to ``end`` of eight columns, (blocks, r, 8).
-
-    Written out, so that the sums of a level stay in registers: a loop takes twice as long.
-    """
+    """``out += sum_l Y_l'Y_l V`` for blocks ``begin`` to ``end`` of eight columns, (., r, 8)."""
     for b in range(begin, end):
-        v, o = V[b], out[b]
         for a in range(Y.shape[1]):
             for l in range(len(indptr) - 1):
-                t0 = t1 = t2 = t3 = t4 = t5 = t6 = t7 = 0.0
-                for e in range(indptr[l], indptr[l + 1]):
-                    j, y = cols[e], Y[e, a]
-                    t0 += y * v[j, 0]
-                    t1 += y * v[j, 1]
-                    t2 += y * v[j, 2]
-                    t3 += y * v[j, 3]
-                    t4 += y * v[j, 4]
-                    t5 += y * v[j, 5]
-                    t6 += y * v[j, 6]
-                    t7 += y * v[j, 7]
-                for e in range(indptr[l], indptr[l + 1]):
-                    j, y = cols[e], Y[e, a]
-                    o[j, 0] += y * t0
-                    o[j, 1] += y * t1
-                    o[j, 2] += y * t2
-                    o[j, 3] += y * t3
-                    o[j, 4] += y * t4
-                    o[j, 5] += y * t5
-                    o[j, 6] += y * t6
-                    o[j, 7] += y * t7
+                add_product(cols, Y, a, V[b], out[b], indptr[l], indptr[l + 1])
 
 
 @compiled
@@ -57,22 +34,9 @@ def gram_four(
 ) -> None:  # fmt: skip
     """The same for blocks of four columns, (blocks, r, 4)."""
     for b in range(begin, end):
-        v, o = V[b], out[b]
         for a in range(Y.shape[1]):
             for l in range(len(indptr) - 1):
-                t0 = t1 = t2 = t3 = 0.0
-                for e in range(indptr[l], indptr[l + 1]):
-                    j, y = cols[e], Y[e, a]
-                    t0 += y * v[j, 0]
-                    t1 += y * v[j, 1]
-                    t2 += y * v[j, 2]
-                    t3 += y * v[j, 3]
-                for e in range(indptr[l], indptr[l + 1]):
-                    j, y = cols[e], Y[e, a]
-                    o[j, 0] += y * t0
-                    o[j, 1] += y * t1
-                    o[j, 2] += y * t2
-                    o[j, 3] += y * t3
+                add_narrow_product(cols, Y, a, V[b], out[b], indptr[l], indptr[l + 1])
 
 
 @compiled
