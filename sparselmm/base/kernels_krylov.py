@@ -17,26 +17,28 @@ from sparselmm.base.vectors import add_narrow_product, add_product
 
 @compiled
 def gram_eight(
-    indptr: IntArray, cols: IntArray, Y: FloatArray, V: FloatArray, out: FloatArray, begin: int,
-    end: int,
+    indptr: IntArray, cols: IntArray, Y: FloatArray, weights: FloatArray, V: FloatArray,
+    out: FloatArray, begin: int, end: int,
 ) -> None:  # fmt: skip
-    """``out += sum_l Y_l'Y_l V`` for blocks ``begin`` to ``end`` of eight columns, (., r, 8)."""
+    """``out += sum_l w_l Y_l'Y_l V`` for blocks ``begin`` to ``end`` of eight columns."""
     for b in range(begin, end):
         for a in range(Y.shape[1]):
             for l in range(len(indptr) - 1):
-                add_product(cols, Y, a, V[b], out[b], indptr[l], indptr[l + 1])
+                place = indptr[l], indptr[l + 1]
+                add_product(cols, Y, a, weights[l], V[b], out[b], *place)
 
 
 @compiled
 def gram_four(
-    indptr: IntArray, cols: IntArray, Y: FloatArray, V: FloatArray, out: FloatArray, begin: int,
-    end: int,
+    indptr: IntArray, cols: IntArray, Y: FloatArray, weights: FloatArray, V: FloatArray,
+    out: FloatArray, begin: int, end: int,
 ) -> None:  # fmt: skip
-    """The same for blocks of four columns, (blocks, r, 4)."""
+    """The same for blocks of four columns."""
     for b in range(begin, end):
         for a in range(Y.shape[1]):
             for l in range(len(indptr) - 1):
-                add_narrow_product(cols, Y, a, V[b], out[b], indptr[l], indptr[l + 1])
+                place = indptr[l], indptr[l + 1]
+                add_narrow_product(cols, Y, a, weights[l], V[b], out[b], *place)
 
 
 @compiled

@@ -14,19 +14,21 @@ from sparselmm.base.types import FloatArray, IntArray
 
 
 def add_product(
-    cols: IntArray, Y: FloatArray, a: int, v: FloatArray, out: FloatArray, begin: int, end: int
-) -> None:
-    """``out += y (y'v)`` with the entries ``begin`` to ``end`` of column a of Y; out, v (r, 8)."""
+    cols: IntArray, Y: FloatArray, a: int, weight: float, v: FloatArray, out: FloatArray,
+    begin: int, end: int,
+) -> None:  # fmt: skip
+    """``out += w y (y'v)``, y the entries ``begin`` to ``end`` of column a of Y; out, v (r, 8)."""
     own = cols[begin:end]
     y = Y[begin:end, a]
-    out[own] += y[:, None] * (y @ v[own])
+    out[own] += y[:, None] * (weight * (y @ v[own]))
 
 
 def add_narrow_product(
-    cols: IntArray, Y: FloatArray, a: int, v: FloatArray, out: FloatArray, begin: int, end: int
-) -> None:
+    cols: IntArray, Y: FloatArray, a: int, weight: float, v: FloatArray, out: FloatArray,
+    begin: int, end: int,
+) -> None:  # fmt: skip
     """The same of four columns, (r, 4)."""
-    add_product(cols, Y, a, v, out, begin, end)
+    add_product(cols, Y, a, weight, v, out, begin, end)
 
 
 WIDTHS: dict[Callable[..., None], int] = {add_product: 8, add_narrow_product: 4}
@@ -45,25 +47,28 @@ def _typed(width: int) -> Callable[..., Any]:
     from numba.extending import intrinsic
 
     def typing(
-        context: Any, cols: Any, Y: Any, a: Any, v: Any, out: Any, begin: Any, end: Any
+        context: Any, cols: Any, Y: Any, a: Any, weight: Any, v: Any, out: Any, begin: Any, end: Any
     ) -> Any:
         def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             arrays = [
                 context.make_array(signature.args[i])(context, builder, args[i])
-                for i in (0, 1, 3, 4)
+                for i in (0, 1, 4, 5)
             ]
-            _instructions(builder, width, arrays, args[2], args[5], args[6])
+            _instructions(builder, width, arrays, *args[2:4], *args[6:])
             return context.get_dummy_value()
 
-        return types.void(cols, Y, types.int64, v, out, types.int64, types.int64), code
+        given = cols, Y, types.int64, types.float64, v, out, types.int64, types.int64
+        return types.void(*given), code
 
     product: Any = intrinsic(typing)
 
-    def typed(cols: Any, Y: Any, a: Any, v: Any, out: Any, begin: Any, end: Any) -> Any:
+    def typed(
+        cols: Any, Y: Any, a: Any, weight: Any, v: Any, out: Any, begin: Any, end: Any
+    ) -> Any:
         def compiled(
-            cols: Any, Y: Any, a: Any, v: Any, out: Any, begin: Any, end: Any
-        ) -> None:  # fmt: skip
-            product(cols, Y, a, v, out, begin, end)
+            cols: Any, Y: Any, a: Any, weight: Any, v: Any, out: Any, begin: Any, end: Any
+        ) -> None:
+            product(cols, Y, a, weight, v, out, begin, end)
 
         return compiled
 
@@ -71,7 +76,7 @@ def _typed(width: int) -> Callable[..., Any]:
 
 
 def _instructions(
-    builder: Any, width: int, arrays: list[Any], a: Any, begin: Any, end: Any
+    builder: Any, width: int, arrays: list[Any], a: Any, weight: Any, begin: Any, end: Any
 ) -> None:  # fmt: skip
     """Two loops over the entries: the sum, and what it adds to every row."""
     from llvmlite import ir
@@ -88,9 +93,11 @@ def _instructions(
         """Place of the entry's row, and its coefficient in all lanes."""
         row = builder.sext(builder.load(builder.gep(cols.data, [e])), long)
         y = builder.load(builder.gep(Y.data, [builder.add(builder.mul(e, stride), a)]))
-        first = builder.insert_element(nothing, y, ir.Constant(ir.IntType(32), 0))
-        place = builder.mul(row, ir.Constant(long, width))
-        return place, builder.shuffle_vector(first, nothing, lanes)
+        return builder.mul(row, ir.Constant(long, width)), in_all(y)
+
+    def in_all(x: Any) -> Any:
+        first = builder.insert_element(nothing, x, ir.Constant(ir.IntType(32), 0))
+        return builder.shuffle_vector(first, nothing, lanes)
 
     def block(array: Any, place: Any) -> Any:
         return builder.bitcast(builder.gep(array.data, [place]), vector.as_pointer())
@@ -104,7 +111,7 @@ def _instructions(
         place, y = entry(e)
         x = builder.load(block(v, place), align=8)
         builder.store(plus(builder.load(total), x, y), total)
-    sums = builder.load(total)
+    sums = builder.fmul(builder.load(total), in_all(weight))
     with cgutils.for_range_slice(builder, begin, end, step, inc=True) as (e, _):
         place, y = entry(e)
         at = block(out, place)

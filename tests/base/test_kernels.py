@@ -445,11 +445,13 @@ def test_products_in_vector_registers(name, form, k):
     indptr = np.concatenate([[0], np.cumsum([len(own) for own in levels])])
     cols = np.concatenate(levels).astype(np.int32)
     Y, V = rng.normal(size=(len(cols), k)), rng.normal(size=(3, r, wide))
+    w = rng.uniform(size=len(levels))
     S = np.zeros((r, r))
-    for own, begin, end in zip(levels, indptr[:-1], indptr[1:], strict=True):
-        S[np.ix_(own, own)] += Y[begin:end] @ Y[begin:end].T
+    for i, own in enumerate(levels):
+        y = Y[indptr[i] : indptr[i + 1]]
+        S[np.ix_(own, own)] += w[i] * (y @ y.T)
     kernel, out = getattr(kernels_krylov, name), np.ones(V.shape)
     kernel = kernel if form == "compiled" else kernel.__wrapped__
-    kernel(indptr, cols, Y, V, out, 1, 3)
+    kernel(indptr, cols, Y, w, V, out, 1, 3)
     close(out[1:], 1.0 + S @ V[1:])
     close(out[0], 1.0)

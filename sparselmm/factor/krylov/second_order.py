@@ -23,7 +23,6 @@ from sparselmm.factor.krylov.crossing import Crossing
 from sparselmm.factor.krylov.iterations import conjugate_gradients, dots
 from sparselmm.factor.krylov.operator import ScaledComplement
 from sparselmm.factor.krylov.solver import KrylovSolver, Traced, column_sums
-from sparselmm.factor.solver import apply_blocks
 
 FINE = 1e-7
 """Residual of the solves, which may not show beside a rest of third order."""
@@ -52,8 +51,7 @@ def refined(solver: KrylovSolver) -> Traced:
     near, far = scaled.scale(EW, True), scaled.scale(more - EW, True)
     fixed, each = {}, {}
     lead = scaled.crossing.leading
-    up, on = (apply_blocks(scaled.R, scaled.up(v), transpose=True) for v in (EW, more))
-    blocks = column_sums(up, on)
+    blocks = solver.leading_sums(EW, more)
     for t, part in scaled.crossing.parts.items():
         k, l = scaled.pattern.sizes[t]
         Q, N = squares[t], own[t]

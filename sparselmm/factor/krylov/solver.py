@@ -363,15 +363,16 @@ class KrylovSolver:
             blocks = column_sums(a.reshape(l, k, -1), b.reshape(l, k, -1))
             own = np.einsum("jba,jbc->ac", scaled.Ti[t], scaled.Ti[t])
             fixed[t], each[t] = own + blocks[:s].sum(axis=0), blocks[s:]
-        lead, R = self.crossing.leading, scaled.R
-        up, more = scaled.up(W), scaled.up(X - W)
-        if R.shape[1] == 1:
-            up *= R**2
-        else:
-            up, more = (apply_blocks(R, v, transpose=True) for v in (up, more))
-        blocks = column_sums(up, more)
+        lead, blocks = self.crossing.leading, self.leading_sums(W, X - W)
         fixed[lead], each[lead] = self.leading_sum() + blocks[:s].sum(axis=0), blocks[s:]
         return Traced(fixed, each, W, EW, X)
+
+    def leading_sums(self, V: FloatArray, W: FloatArray) -> FloatArray:
+        """``sum_l (R_l'Y_l v)(R_l'Y_l w)'`` of every column, symmetrized, (m, k, k)."""
+        scaled, R = self.scaled, self.scaled.R
+        if R.shape[1] == 1 and not scaled.crossing.full:
+            return dots(V, scaled.gram(R[:, 0, 0] ** 2, W))[:, None, None]
+        return column_sums(*[apply_blocks(R, scaled.up(v), transpose=True) for v in (V, W)])
 
     def leading_sum(self) -> FloatArray:
         """What the blocks of the leading levels sum to without E, (k, k)."""
@@ -420,8 +421,10 @@ class KrylovSolver:
     def log_determinant(self) -> tuple[float, FloatArray]:
         """``log|M|`` but for what the probes add on average, and what each adds, (probes,)."""
         V = self.space.V
-        W = np.hstack([V, self._probes()])
-        found = conjugate_gradients(self.scaled.E, W, FORMS)
+        known = self._traced
+        W = np.hstack([V, self._probes()]) if known is None else known.W
+        product = None if known is None else known.EW
+        found = conjugate_gradients(self.scaled.E, W, FORMS, product=product)
         assert found.product is not None
         forms = log_forms(found, W) + dots(W, found.product)
         s = V.shape[1]
