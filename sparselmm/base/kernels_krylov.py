@@ -22,10 +22,10 @@ def gram_eight(
 ) -> None:  # fmt: skip
     """``out += sum_l w_l Y_l'Y_l V`` for blocks ``begin`` to ``end`` of eight columns."""
     for b in range(begin, end):
+        v, o = V[b], out[b]
         for a in range(Y.shape[1]):
             for l in range(len(indptr) - 1):
-                place = indptr[l], indptr[l + 1]
-                add_product(cols, Y, a, weights[l], V[b], out[b], *place)
+                add_product(cols, Y, a, weights[l], v, o, indptr[l], indptr[l + 1])
 
 
 @compiled
@@ -35,10 +35,10 @@ def gram_four(
 ) -> None:  # fmt: skip
     """The same for blocks of four columns."""
     for b in range(begin, end):
+        v, o = V[b], out[b]
         for a in range(Y.shape[1]):
             for l in range(len(indptr) - 1):
-                place = indptr[l], indptr[l + 1]
-                add_narrow_product(cols, Y, a, weights[l], V[b], out[b], *place)
+                add_narrow_product(cols, Y, a, weights[l], v, o, indptr[l], indptr[l + 1])
 
 
 @compiled

@@ -89,9 +89,10 @@ def exact_terms(
         widest = max(widest, k)
     squares, crossed = np.zeros((r, widest)), np.zeros((F.shape[1],) * 2)
     order = places.data
+    inner = scaled.H.indptr, scaled.H.indices
     kernels.second_order(
-        crossing.indptr, crossing.cols, scaled.Y, F, order, levels[order], places.indptr, first,
-        (scaled.H.indptr, scaled.H.indices), scaled.H.data, squares, crossed,
+        crossing.indptr, crossing.cols, scaled.Y, F, order, levels[order],
+        places.indptr.astype(np.int64), first, inner, scaled.H.data, squares, crossed,
     )  # fmt: skip
     own = np.zeros((r, widest, *crossed.shape))
     kernels.own_products(crossing.indptr, crossing.cols, F, first, own)

@@ -24,7 +24,7 @@ References: Hutchinson (1990); Meyer, Musco, Musco & Woodruff (2021); Ubaru, Che
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,8 +47,8 @@ from sparselmm.factor.solver import apply_blocks, apply_lambda
 EXACT = 1e-10
 """Residual of solves that count as exact, as a share of the right-hand side."""
 
-ROUGH = 1e-7
-"""The same where a few digits are enough."""
+ROUGH = 0.7
+"""Power of that where a few digits are enough."""
 
 PROBES = 1e-3
 """The same of solves with probes: what they leave changes the estimate less than the probes do."""
@@ -56,7 +56,7 @@ PROBES = 1e-3
 FORMS = 1e-5
 """The same for ``log|M|``: quadrature errs by its square, which may not show beside the probes."""
 
-ITERATIONS = 6
+BLOCKS = 3
 """Products that turn first vectors into approximate outliers."""
 
 BATCH = 64
@@ -74,11 +74,19 @@ class Settings:
     seed : int
     vectors : int
         Approximate outliers in V.
+    tolerance : float
+        Residual of solves that count as exact, as a share of the right-hand side.
     """
 
     probes: int = 16
     seed: int = 0
     vectors: int = 16
+    tolerance: float = EXACT
+
+    @property
+    def rough(self) -> float:
+        """The same where a few digits are enough."""
+        return self.tolerance**ROUGH
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,9 +255,7 @@ class KrylovSolver:
             if self.V is not None and self.V.shape[1] > n_units:  # warm: two more products
                 V = np.linalg.qr(left(left(self.V[:, n_units:])))[0]
             else:
-                V = self._first_vectors()
-                for _ in range(ITERATIONS if V.shape[1] else 0):  # shifted to favour +1
-                    V = np.linalg.qr(V + left(V))[0]
+                V = _outliers(left, self._first_vectors())
             self.V = np.hstack([U, V])
         V = self.V
         AV = V - E(V) if V.shape[1] else V
@@ -294,7 +300,7 @@ class KrylovSolver:
         x0 = None
         if self._warm is not None and self._warm.shape == right.shape:
             x0 = self.scaled.unscale(self._warm, True)
-        found = conjugate_gradients(self.scaled.E, right, EXACT, self._coarse, x0)
+        found = conjugate_gradients(self.scaled.E, right, self.settings.tolerance, self._coarse, x0)
         self._warm = self.scaled.scale(found.X, True)
         K = self.scaled.expanded(f, found.X)
         S = rhs.T @ K + found.X.T @ found.residual
@@ -391,6 +397,14 @@ class KrylovSolver:
         """The same of given traces."""
         return np.asarray(traced.fixed[t] + self._mean(traced.each[t]))
 
+    def own_blocks(self, t: int) -> FloatArray:
+        """What these blocks are without E, (l, k, k)."""
+        if t == self.crossing.leading:
+            R, inner = self.scaled.R, self.scaled.leading_sum
+            return np.asarray(np.einsum("lba,lbc,lcd->lad", R, inner, R, optimize=True))
+        Ti = self.scaled.Ti[t]
+        return np.asarray(np.einsum("jba,jbc->jac", Ti, Ti))
+
     def inverse_blocks(self, t: int) -> FloatArray:
         """Estimate of the diagonal block of ``M^-1`` of every level of term t, (l, k, k)."""
         traced, scaled = self.traced(), self.scaled
@@ -399,17 +413,12 @@ class KrylovSolver:
         s = self.space.V.shape[1]
         weight = np.append(np.ones(s), np.full(W.shape[1] - s, 1.0 / self.settings.probes))
         if t == self.crossing.leading:
-            R = scaled.R
-            own = np.einsum("lba,lbc,lcd->lad", R, scaled.leading_sum, R, optimize=True)
-            a, b = (apply_blocks(R, scaled.up(v), transpose=True) for v in (W, X - W))
+            a, b = (apply_blocks(scaled.R, scaled.up(v), transpose=True) for v in (W, X - W))
         else:
-            part, own = (
-                self.crossing.parts[t],
-                np.einsum("jba,jbc->jac", scaled.Ti[t], scaled.Ti[t]),
-            )
+            part = self.crossing.parts[t]
             a, b = (scaled.scale(v, True)[part].reshape(l, k, -1) for v in (W, X - W - EW))
         blocks = (a * weight) @ b.transpose(0, 2, 1)
-        return np.asarray(own + 0.5 * (blocks + blocks.transpose(0, 2, 1)))
+        return self.own_blocks(t) + 0.5 * (blocks + blocks.transpose(0, 2, 1))
 
     def inverse_on_pattern(self, pair: Pair) -> FloatArray:
         """Refused: probes know diagonal blocks only."""
@@ -429,6 +438,20 @@ class KrylovSolver:
         forms = log_forms(found, W) + dots(W, found.product)
         s = V.shape[1]
         return self.scaled.logdet + float(forms[:s].sum()), forms[s:]
+
+
+def _outliers(E: Callable[[FloatArray], FloatArray], V: FloatArray) -> FloatArray:
+    """As many vectors as V has for the largest eigenvalues of E, by block Lanczos from V."""
+    s = V.shape[1]
+    basis, products = np.zeros((len(V), 0)), np.zeros((len(V), 0))
+    for _ in range(BLOCKS if s else 0):
+        V = np.linalg.qr(V - basis @ (basis.T @ V))[0]
+        V = np.linalg.qr(V - basis @ (basis.T @ V))[0]
+        basis = np.hstack([basis, V])
+        V = E(V)
+        products = np.hstack([products, V])
+    ritz = np.linalg.eigh(basis.T @ products)[1][:, ::-1]
+    return np.asarray(basis @ ritz[:, :s])
 
 
 def column_sums(a: FloatArray, b: FloatArray) -> FloatArray:

@@ -15,7 +15,7 @@ import numpy as np
 from sparselmm.base.smallmatrix import root_of_sum, solve_triangular
 from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.factor.krylov.second_order import refined
-from sparselmm.factor.krylov.solver import ROUGH, KrylovSolver, Traced
+from sparselmm.factor.krylov.solver import KrylovSolver, Traced
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.evaluations import PLSFit, State
 
@@ -101,6 +101,9 @@ class Probed(ProfiledDeviance):
         fit = ProfiledDeviance.at(self, theta)
         return replace(fit, deviance=deviance, ldL2=fit.ldL2 + deviance - fit.deviance)
 
+    def _roughly_inverse(self, t: int) -> FloatArray:
+        return self.solver.own_blocks(t)
+
     # ------------------------------------------------------------------------- gradient
 
     def _gamma_blocks(self, state: State) -> list[FloatArray]:
@@ -118,7 +121,7 @@ class Probed(ProfiledDeviance):
         return out
 
     def _roughly(self, h: FloatArray) -> FloatArray:
-        return self.solver.solve(h, ROUGH)
+        return self.solver.solve(h, self.solver.settings.rough)
 
     def second_order(self, theta: FloatArray) -> tuple[list[FloatArray], Traced]:
         """What traces that are exact to second order in E add to the derivatives in ``Psi_t``.
