@@ -15,7 +15,8 @@ from sparselmm.results.residual.core import MMRMResults, ResidualResults
 HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
     "base": (
         "exceptions types",
-        "arguments compiling memory progress reduction smallmatrix storage threads",
+        "arguments memory progress reduction smallmatrix storage threads vectors",
+        "compiling",
         "grid kernels kernels_cholesky kernels_families kernels_krylov kernels_rows kernels_stacks "
         "other_names providers seeds",
         "cholesky workers",
@@ -94,7 +95,8 @@ HOUSE = {  # wings, lowest first; in each its files and folders, floor by floor
 HOMES = {  # where these packages may be imported; every other package may be imported anywhere
     "sksparse": "base.providers",
     "cvxopt": "base.providers",
-    "numba": "base.compiling",
+    "numba": "base.compiling base.vectors",
+    "llvmlite": "base.vectors",
     "patsy": "design.formula",
     "sklearn": "model.regressor",
     "marginaleffects": "model.marginal_effects",

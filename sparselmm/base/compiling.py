@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
+from sparselmm.base import vectors
+
 RELAXED = {"contract", "reassoc"}
 """Sums may be reordered to use vector instructions; the order is fixed when compiling."""
 
@@ -59,7 +61,9 @@ def _dispatcher(function: Callable[..., Any]) -> Callable[..., Any]:
     """Numba's function, which compiles when it meets arguments of new types."""
     import numba  # loaded late: a fit that needs no kernel does not pay for it
 
-    _tell_of_compiling()
+    if not _WATCHING:
+        _tell_of_compiling()
+        vectors.register()
     made: Any = numba.njit(nogil=True, fastmath=RELAXED)(function)
     settings: Any = numba.config
     if not settings.DISABLE_JIT:
@@ -135,9 +139,6 @@ class MachineCode:
 def _tell_of_compiling() -> None:
     """Have one line on stderr once compiling has taken a second, in whatever pieces."""
     from numba.core import event
-
-    if _WATCHING:
-        return
 
     class Watch(event.Listener):
         spent, since, timer = 0.0, 0.0, None

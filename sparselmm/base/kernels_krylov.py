@@ -8,69 +8,37 @@ computes the same bits. Arrays in, arrays out, as in :mod:`sparselmm.base.kernel
 
 from __future__ import annotations
 
+import numpy as np
+
 from sparselmm.base.compiling import compiled
 from sparselmm.base.types import FloatArray, IntArray
+from sparselmm.base.vectors import add_narrow_product, add_product
 
 
 @compiled
 def gram_eight(
-    indptr: IntArray, cols: IntArray, Y: FloatArray, V: FloatArray, out: FloatArray, begin: int,
-    end: int,
+    indptr: IntArray, cols: IntArray, Y: FloatArray, weights: FloatArray, V: FloatArray,
+    out: FloatArray, begin: int, end: int,
 ) -> None:  # fmt: skip
-    """``out += sum_l Y_l'Y_l V`` for blocks ``begin`` to ``end`` of eight columns, (blocks, r, 8).
-
-    Written out, so that the sums of a level stay in registers: a loop takes twice as long.
-    """
+    """``out += sum_l w_l Y_l'Y_l V`` for blocks ``begin`` to ``end`` of eight columns."""
     for b in range(begin, end):
         v, o = V[b], out[b]
         for a in range(Y.shape[1]):
             for l in range(len(indptr) - 1):
-                t0 = t1 = t2 = t3 = t4 = t5 = t6 = t7 = 0.0
-                for e in range(indptr[l], indptr[l + 1]):
-                    j, y = cols[e], Y[e, a]
-                    t0 += y * v[j, 0]
-                    t1 += y * v[j, 1]
-                    t2 += y * v[j, 2]
-                    t3 += y * v[j, 3]
-                    t4 += y * v[j, 4]
-                    t5 += y * v[j, 5]
-                    t6 += y * v[j, 6]
-                    t7 += y * v[j, 7]
-                for e in range(indptr[l], indptr[l + 1]):
-                    j, y = cols[e], Y[e, a]
-                    o[j, 0] += y * t0
-                    o[j, 1] += y * t1
-                    o[j, 2] += y * t2
-                    o[j, 3] += y * t3
-                    o[j, 4] += y * t4
-                    o[j, 5] += y * t5
-                    o[j, 6] += y * t6
-                    o[j, 7] += y * t7
+                add_product(cols, Y, a, weights[l], v, o, indptr[l], indptr[l + 1])
 
 
 @compiled
 def gram_four(
-    indptr: IntArray, cols: IntArray, Y: FloatArray, V: FloatArray, out: FloatArray, begin: int,
-    end: int,
+    indptr: IntArray, cols: IntArray, Y: FloatArray, weights: FloatArray, V: FloatArray,
+    out: FloatArray, begin: int, end: int,
 ) -> None:  # fmt: skip
-    """The same for blocks of four columns, (blocks, r, 4)."""
+    """The same for blocks of four columns."""
     for b in range(begin, end):
         v, o = V[b], out[b]
         for a in range(Y.shape[1]):
             for l in range(len(indptr) - 1):
-                t0 = t1 = t2 = t3 = 0.0
-                for e in range(indptr[l], indptr[l + 1]):
-                    j, y = cols[e], Y[e, a]
-                    t0 += y * v[j, 0]
-                    t1 += y * v[j, 1]
-                    t2 += y * v[j, 2]
-                    t3 += y * v[j, 3]
-                for e in range(indptr[l], indptr[l + 1]):
-                    j, y = cols[e], Y[e, a]
-                    o[j, 0] += y * t0
-                    o[j, 1] += y * t1
-                    o[j, 2] += y * t2
-                    o[j, 3] += y * t3
+                add_narrow_product(cols, Y, a, weights[l], v, o, indptr[l], indptr[l + 1])
 
 
 @compiled
@@ -199,3 +167,78 @@ def gram_rows(
                 for a in range(k):
                     total += Y[e, a] * Y[f, a]
                 out[i, cols[f]] -= total
+
+
+@compiled
+def second_order(
+    indptr: IntArray, cols: IntArray, Y: FloatArray, F: FloatArray, places: IntArray,
+    levels: IntArray, starts: IntArray, first: IntArray, inner: tuple[IntArray, IntArray],
+    data: FloatArray, squares: FloatArray, crossed: FloatArray,
+) -> None:  # fmt: skip
+    """Diagonal blocks of E E, and ``sum_l F_l'E F_l``, row by row of the part of E before them.
+
+    Column j has its own entries ``places[starts[j]:starts[j + 1]]`` in leading levels ``levels``,
+    and belongs to a trailing level whose columns begin with ``first[j]``. ``inner`` and ``data``
+    are H by rows. ``squares[i, c]`` belongs to columns i and ``first[i] + c``; ``crossed`` (k, k)
+    gets half of the sum, which is to be symmetrized.
+    """
+    r, k, wide = len(first), Y.shape[1], squares.shape[1]
+    rows, sums = np.zeros((wide, r)), np.empty(k)
+    i = 0
+    while i < r:
+        end = i + 1
+        while end < r and first[end] == i:
+            end += 1
+        for c in range(end - i):
+            row = rows[c]
+            row[:i] = 0.0
+            for e in range(inner[0][i + c], inner[0][i + c + 1]):
+                if inner[1][e] < i:
+                    row[inner[1][e]] -= data[e]
+            for o in range(starts[i + c], starts[i + c + 1]):
+                e, begin = places[o], indptr[levels[o]]
+                for a in range(k):
+                    y = Y[e, a]
+                    for f in range(begin, e - c):
+                        row[cols[f]] += y * Y[f, a]
+            for o in range(starts[i + c], starts[i + c + 1]):
+                e, begin = places[o], indptr[levels[o]]
+                for a in range(k):
+                    total = 0.0
+                    for f in range(begin, e - c):
+                        total += row[cols[f]] * F[f, a]
+                    sums[a] = total
+                for a in range(k):
+                    for b in range(k):
+                        crossed[a, b] += F[e, a] * sums[b]
+            for d in range(c + 1):
+                other, total = rows[d], 0.0
+                for j in range(i):
+                    total += row[j] * other[j]
+                squares[i + c, d] += total
+            if wide == 1:
+                for j in range(i):
+                    squares[j, 0] += row[j] * row[j]
+            else:
+                for j in range(i):
+                    for d in range(j - first[j] + 1):
+                        squares[j, d] += row[j] * row[first[j] + d]
+        i = end
+
+
+@compiled
+def own_products(
+    indptr: IntArray, cols: IntArray, F: FloatArray, first: IntArray, out: FloatArray
+) -> None:
+    """``sum_l F_l,i F_l,j'`` of columns i and j of one level; out (r, its columns, k, k)."""
+    k = F.shape[1]
+    for l in range(len(indptr) - 1):
+        for e in range(indptr[l], indptr[l + 1]):
+            i = cols[e]
+            start = e - (i - first[i])
+            f = start
+            while f < indptr[l + 1] and first[cols[f]] == first[i]:
+                for a in range(k):
+                    for b in range(k):
+                        out[i, f - start, a, b] += F[e, a] * F[f, b]
+                f += 1

@@ -113,8 +113,9 @@ def equal_parts(work: FloatArray) -> IntArray:
 def in_parts(loop: Callable[[int, int], None], bounds: IntArray) -> None:
     """Run ``loop(begin, end)`` for neighbouring bounds, at the same time; loops free the GIL."""
     parts = list(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True))
-    if len(parts) == 1:
-        loop(*parts[0])
+    if len(parts) == 1 or _available() < 2:
+        for part in parts:
+            loop(*part)
         return
     for done in [_pool(os.getpid()).submit(loop, *part) for part in parts]:
         done.result()

@@ -465,10 +465,14 @@ class ProfiledDeviance:
             squares = np.abs(lam[:, None] * lam).reshape(k * k, k)
             size = (1.0 + np.abs(own).reshape(-1, k * k) @ squares).ravel()
             half = state.found.solved[self.cross.slices[t]] @ root
-            inverse = self.solver.inverse_blocks(t)
+            inverse = self._roughly_inverse(t)
             by_m = inverse if k == 1 else inverse.diagonal(axis1=1, axis2=2)
             total += float(size @ by_m.ravel() + (size @ (half * half)).sum())
         return EPS * total
+
+    def _roughly_inverse(self, t: int) -> FloatArray:
+        """Diagonal blocks of ``M^-1`` of every level of term t, (l, k, k), to one digit."""
+        return self.solver.inverse_blocks(t)
 
     # ------------------------------------------------------------- after the optimization
 

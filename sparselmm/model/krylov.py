@@ -10,12 +10,13 @@ from typing import Any
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import FloatArray
 from sparselmm.factor.crossprod import CrossProducts
+from sparselmm.factor.krylov.second_order import seconds as second_order_seconds
 from sparselmm.factor.krylov.solver import KrylovSolver, Settings
 from sparselmm.factor.plan import FitPlan
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.engine import FEW_DIGITS, centred_at, on_disk, probing_solver
 from sparselmm.likelihood.evaluations import PLSFit
-from sparselmm.likelihood.krylov.finish import minimize_by_probes, minimize_certified
+from sparselmm.likelihood.krylov.finish import Spare, minimize_by_probes, minimize_certified
 from sparselmm.likelihood.krylov.search import DONE, LIMIT
 from sparselmm.likelihood.optimize import minimize
 from sparselmm.likelihood.record import OptSummary
@@ -47,6 +48,17 @@ def solver_for(cross: CrossProducts, plan: FitPlan | None, settings: Settings) -
     if plan is not None and plan.krylov is not None and plan.krylov.solver.pattern is cross.pattern:
         return plan.krylov.solver
     return probing_solver(cross.pattern, settings)
+
+
+def _spare(plan: FitPlan, probing: Probing) -> Spare:
+    """What probes may cost in place of an exact gradient, where it is not asked for by name."""
+    if probing.finish is not None or plan.fitting is None or plan.krylov is None:
+        return Spare()
+    one, crossing = plan.krylov.seconds, plan.krylov.solver.crossing
+    leading = plan.krylov.solver.pattern.sizes[crossing.leading][0]
+    return Spare(
+        GRADIENT * plan.fitting.seconds / one, second_order_seconds(crossing, leading) / one
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,13 +114,9 @@ def fit_by_probes(model: LinearModel, request: Request, setting: Setting) -> Fit
         return Fitted(deviance, opt, fit, False)
     assert plan is not None
     exact, threads = _exact(model, deviance, plan, probing)
-    spared = 0.0
-    if probing.finish is None and plan.fitting is not None and plan.krylov is not None:
-        spared = GRADIENT * plan.fitting.seconds / plan.krylov.seconds
     ended = minimize_certified(
         deviance, exact, theta, target=probing.target, callback=request.monitor,
-        threads=threads,
-        affordable=spared,
+        threads=threads, spare=_spare(plan, probing),
     )  # fmt: skip
     if plan.fitting is None:
         return Fitted(deviance, ended.opt, ended.fit, False)

@@ -64,7 +64,9 @@ def _partitions(data: pd.DataFrame) -> None:
 def _krylov(data: pd.DataFrame) -> None:
     """Conjugate gradients, and a factor on disk."""
     for effects in ("1", "x"):
-        _linear(f"y ~ x + ({effects} | a) + (1 | b)", data).fit(engine="krylov", maxiter=2)
+        fit = _linear(f"y ~ x + ({effects} | a) + (1 | b)", data).fit(engine="krylov", maxiter=2)
+        found: Any = fit.deviance.working(fit.theta)
+        found[0].second_order(found[0].lifted(found[1]))
     rng = np.random.default_rng(3)
     a, b = (rng.integers(0, levels, len(data)) for levels in MANY)
     with TemporaryDirectory() as scratch:

@@ -14,7 +14,7 @@ import scipy.sparse as sp
 from registry import MODELS
 
 import sparselmm
-from sparselmm.base import kernels, kernels_cholesky
+from sparselmm.base import kernels, kernels_cholesky, kernels_krylov
 
 KERNELS = {
     name: value
@@ -433,3 +433,25 @@ def test_without_the_compiler():
         value, slope = map(float.fromhex, line.split())
         assert value == pytest.approx(dense.value(theta), rel=1e-11)
         assert slope == pytest.approx(np.abs(dense.gradient(theta)).max(), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["gram_eight", "gram_four"])
+@pytest.mark.parametrize("form", ["compiled", "plain"])
+def test_products_in_vector_registers(name, form, k):
+    """Blocks of eight and four columns, compiled to LLVM's vectors and as NumPy."""
+    rng, r = np.random.default_rng(k), 40
+    wide = 8 if name == "gram_eight" else 4
+    levels = [np.sort(rng.choice(r, size, replace=False)) for size in (0, 1, 7, 40, 3)]
+    indptr = np.concatenate([[0], np.cumsum([len(own) for own in levels])])
+    cols = np.concatenate(levels).astype(np.int32)
+    Y, V = rng.normal(size=(len(cols), k)), rng.normal(size=(3, r, wide))
+    w = rng.uniform(size=len(levels))
+    S = np.zeros((r, r))
+    for i, own in enumerate(levels):
+        y = Y[indptr[i] : indptr[i + 1]]
+        S[np.ix_(own, own)] += w[i] * (y @ y.T)
+    kernel, out = getattr(kernels_krylov, name), np.ones(V.shape)
+    kernel = kernel if form == "compiled" else kernel.__wrapped__
+    kernel(indptr, cols, Y, w, V, out, 1, 3)
+    close(out[1:], 1.0 + S @ V[1:])
+    close(out[0], 1.0)

@@ -1,5 +1,6 @@
 """Conjugate gradients against a factorization: solves, traces, log determinants, their errors."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -12,9 +13,11 @@ from sparselmm.base.exceptions import ArgumentError
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.krylov.iterations import conjugate_gradients, log_forms
 from sparselmm.factor.krylov.operator import ScaledComplement
+from sparselmm.factor.krylov.second_order import exact_terms, refined
+from sparselmm.factor.krylov.second_order import seconds as second_order_seconds
 from sparselmm.factor.krylov.solver import KrylovSolver, Settings
 from sparselmm.factor.layout import Strategy
-from sparselmm.factor.solver import BlockSolver
+from sparselmm.factor.solver import BlockSolver, apply_blocks
 from sparselmm.model.mixedlm import MixedLM
 
 SEVERAL = [name for name, model in MODELS.items() if len(model.design.terms) > 1]
@@ -76,18 +79,25 @@ def test_solves_are_exact(case):
         np.testing.assert_allclose(own_S, S, atol=1e-12 * np.abs(S).max())
 
 
+def of_traces(own, traced, exact):
+    """Estimated less exact traces over their stated errors, and these."""
+    n, ratios, stated = own.settings.probes, [], []
+    for t in range(len(own.pattern.sizes)):
+        each = np.einsum("mii->m", traced.each[t])
+        wrong = float(np.trace(own.sum_of(traced, t) - exact.inverse_sum(t)))
+        var = sum(each[own.group == g].var(ddof=1) / n for g in range(own.n_groups))
+        if t in own.big or t == own.crossing.leading:
+            ratios.append(wrong / np.sqrt(var))
+            stated.append(np.sqrt(var))
+    return ratios, np.array(stated)
+
+
 def errors(cross, lams, exact, settings):
     """Estimated less exact traces and log determinant, each over its stated error."""
     own = KrylovSolver(cross.pattern, settings)
     own.factorize(lams, cross.values)
-    n, out = settings.probes, []
-    traced = own.traced()
-    for t in range(len(cross.sizes)):
-        each = np.einsum("mii->m", traced.each[t])
-        wrong = float(np.trace(own.inverse_sum(t) - exact.inverse_sum(t)))
-        var = sum(each[own.group == g].var(ddof=1) / n for g in range(own.n_groups))
-        if var > 0.0:
-            out.append(wrong / np.sqrt(var))
+    n = settings.probes
+    out = of_traces(own, own.traced(), exact)[0]
     value, each = own.log_determinant()
     var = sum(each[own.group == g].var(ddof=1) / n for g in range(own.n_groups))
     wrong = value + each.sum() / n - exact.factorize(lams, cross.values)
@@ -115,6 +125,48 @@ def test_stated_errors_are_honest(case):
     assert (spread < 1.5).all()
     assert (spread > 0.7).all()
     assert (np.abs(centre) < 4.0 * spread / np.sqrt(50)).all()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_second_order_leaves_less_to_the_probes(case):
+    """And what is stated of the rest is honest, over ten seeds."""
+    cross, lams = made(case)
+    exact = BlockSolver(cross.pattern, Strategy(None, "dense"))
+    exact.factorize(lams, cross.values)
+    ratios, gains = [], []
+    for seed in range(10):
+        own = KrylovSolver(cross.pattern, Settings(seed=seed))
+        own.factorize(lams, cross.values)
+        z, fine = of_traces(own, refined(own), exact)
+        ratios.append(z)
+        gains.append(of_traces(own, own.traced(), exact)[1] / fine)
+    assert (np.median(gains, axis=0) > 2.0).all()
+    assert 0.5 < np.std(ratios) < 1.6
+    assert np.abs(ratios).max() < 5.0
+
+
+def test_second_order_terms_against_dense_products():
+    cross, lams = made("slopes")
+    own = KrylovSolver(cross.pattern)
+    own.factorize(lams, cross.values)
+    scaled, sizes = own.scaled, cross.sizes
+    (t,) = own.crossing.trailing
+    k, l = sizes[t]
+    E = scaled.E(np.eye(k * l))
+    squares, crossed, products = exact_terms(scaled)
+    want = np.einsum("jcjd->jcd", (E @ E).reshape(l, k, l, k))
+    np.testing.assert_allclose(squares[t], want, atol=1e-12)
+    F = apply_blocks(scaled.R, scaled.up(np.eye(k * l)), transpose=True)
+    np.testing.assert_allclose(crossed, np.einsum("laj,jm,lbm->ab", F, E, F, optimize=True))
+    want = np.einsum("lajc,lbjd->jcdab", *[F.reshape(*F.shape[:2], l, k)] * 2)
+    np.testing.assert_allclose(products[t], want, atol=1e-12)
+
+
+def test_no_second_order_of_a_coupling_stored_with_its_zeros():
+    cross, _ = made("scalar")
+    crossing = KrylovSolver(cross.pattern).crossing
+    assert 0.0 < second_order_seconds(crossing, 1) < np.inf
+    assert second_order_seconds(replace(crossing, full=True), 1) == np.inf
 
 
 def test_more_probes_keep_the_first():

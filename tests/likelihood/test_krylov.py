@@ -9,7 +9,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
-from support.krylov_cases import CASES, scalar
+from support.krylov_cases import CASES, scalar, slopes
 
 from sparselmm import exceptions
 from sparselmm.factor import candidates
@@ -150,7 +150,7 @@ def test_same_seed_same_fit_and_another_one():
 THREADS = """
 import numpy as np, sys
 sys.path.insert(0, "tests")
-from support.krylov_cases import CASES, scalar
+from support.krylov_cases import CASES, scalar, slopes
 from sparselmm.model.mixedlm import MixedLM
 make, formula, keywords = CASES["slopes"]
 fit = MixedLM.from_formula(formula, make(n=20000), **keywords).fit(engine="krylov")
@@ -252,7 +252,7 @@ def test_auto_searches_by_probes_where_exact_evaluations_are_dear(dear, monkeypa
         return whole(self, state)
 
     monkeypatch.setattr(ProfiledDeviance, "_gamma_blocks", counted)
-    own = model.fit()
+    own = model.fit(finish="exact")
     assert len(asked) == 1
     assert own.converged
     exact = model.fit(engine="sparse", tol=1e-13)
@@ -271,6 +271,30 @@ def test_an_exact_value_is_enough_where_probes_tell_the_gradient_as_well(dear, m
     off = np.abs(own.theta - exact.theta) / standard_errors(exact.opt)
     assert off.max() < 5.0 * own.opt.mc_error
     assert own.deviance.value(own.theta) == own.opt.deviance  # its factor is at hand
+
+
+@pytest.mark.parametrize(
+    ("data", "formula", "probes"),
+    [
+        (scalar(10, 60000, 2000, 1500), "(1|f) + (1|g)", 16),
+        (slopes(10, 60000, 1000, 600), "(x|f) + (x|g)", 64),
+    ],
+)
+def test_traces_exact_to_second_order_spare_the_exact_gradient(
+    dear, monkeypatch, data, formula, probes
+):
+    """Where the probes of the search leave many times what is wanted."""
+    model = MixedLM.from_formula(f"y ~ x + {formula}", data)
+    exact = model.fit(engine="sparse", tol=1e-13)
+    rough = model.fit(engine="krylov")
+    monkeypatch.setattr(ProfiledDeviance, "_gamma_blocks", None)
+    own = model.fit()
+    assert own.converged
+    assert own.opt.probes <= probes
+    assert 0.0 < own.opt.mc_error < 5e-6 < 0.2 * rough.opt.mc_error
+    assert own.opt.deviance == pytest.approx(exact.opt.deviance, abs=1e-9)
+    off = np.abs(own.theta - exact.theta) / standard_errors(exact.opt)
+    assert off.max() < 5.0 * own.opt.mc_error
 
 
 @pytest.mark.slow

@@ -91,7 +91,7 @@ def conjugate_gradients(
     x0 : ndarray, (r, m), optional
         Where to start.
     product : ndarray, (r, m), optional
-        ``E B`` where it is known, which spares the first product with a coarse space.
+        ``E B`` where it is known, which spares a product where nothing is to start from.
     most : int
         Iterations at most.
     must : bool
@@ -112,6 +112,7 @@ def conjugate_gradients(
         P = R - _along(coarse, R)
     else:
         P = R.copy()
+        first = product if x0 is None else None
     rr, size = dots(R, R), np.maximum(dots(B, B), 1e-300)
     least = min(max(SOLVED, tolerance * FURTHER), tolerance) ** 2
     alphas: list[FloatArray] = []

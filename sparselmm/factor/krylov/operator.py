@@ -116,11 +116,11 @@ class ScaledComplement:
         if self.crossing.full:
             out += self.Y.T @ (self.Y @ V)
             return out
-        out += self._gram(V)
+        out += self.gram(np.ones(len(self.R)), V)
         return out
 
-    def _gram(self, V: FloatArray) -> FloatArray:
-        """``sum_l Y_l'Y_l V`` by blocks of columns, the last one filled up with zeros."""
+    def gram(self, weights: FloatArray, V: FloatArray) -> FloatArray:
+        """``sum_l w_l Y_l'Y_l V`` by blocks of columns, the last one filled up with zeros."""
         (r, m), crossing = V.shape, self.crossing
         width = 4 if m <= 4 else 8
         count = -(-m // width)
@@ -130,7 +130,7 @@ class ScaledComplement:
             blocks[b, :, : own.shape[1]] = own
         total = np.zeros(blocks.shape)
         kernel = kernels.gram_four if width == 4 else kernels.gram_eight
-        loop = partial(kernel, crossing.indptr, crossing.cols, self.Y, blocks, total)
+        loop = partial(kernel, crossing.indptr, crossing.cols, self.Y, weights, blocks, total)
         in_parts(loop, np.arange(count + 1))
         return np.asarray(total.transpose(1, 0, 2).reshape(r, -1)[:, :m])
 

@@ -16,7 +16,7 @@ from sparselmm.base.types import FloatArray
 from sparselmm.factor.crossprod import CrossProducts
 from sparselmm.factor.krylov.crossing import leading_term, may_lead
 from sparselmm.factor.krylov.iterations import conjugate_gradients, predicted_iterations
-from sparselmm.factor.krylov.solver import EXACT, PROBES, ROUGH, KrylovSolver, Settings
+from sparselmm.factor.krylov.solver import EXACT, PROBES, KrylovSolver, Settings
 
 PER_PRODUCT = 8e-10
 """Seconds per coefficient of a coupling and right-hand side."""
@@ -107,12 +107,12 @@ class Rival:
         z = rng.choice([-1.0, 1.0], size=(solver.crossing.n_trailing, 1))
         V = solver.space.V
         z -= V @ (V.T @ z)
-        iterations = np.zeros(3)
+        iterations, tolerances = np.zeros(3), (PROBES, EXACT, self.settings.rough)
         if float(z[:, 0] @ z[:, 0]) > 1e-12 * len(z):  # else V is everything
             found = conjugate_gradients(
                 solver.scaled.E, z, 1e-14, solver.space, most=STEPS, must=False
             )
-            iterations[:] = [predicted_iterations(found, tol) for tol in (PROBES, EXACT, ROUGH)]
+            iterations[:] = [predicted_iterations(found, tol) for tol in tolerances]
         nnz = self._nnz(lead)
         seconds = self._seconds(nnz, lead, tuple(iterations))
         memory = self._memory(nnz, lead)

@@ -24,7 +24,7 @@ References: Hutchinson (1990); Meyer, Musco, Musco & Woodruff (2021); Ubaru, Che
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,8 +47,8 @@ from sparselmm.factor.solver import apply_blocks, apply_lambda
 EXACT = 1e-10
 """Residual of solves that count as exact, as a share of the right-hand side."""
 
-ROUGH = 1e-7
-"""The same where a few digits are enough."""
+ROUGH = 0.7
+"""Power of that where a few digits are enough."""
 
 PROBES = 1e-3
 """The same of solves with probes: what they leave changes the estimate less than the probes do."""
@@ -56,7 +56,7 @@ PROBES = 1e-3
 FORMS = 1e-5
 """The same for ``log|M|``: quadrature errs by its square, which may not show beside the probes."""
 
-ITERATIONS = 6
+BLOCKS = 3
 """Products that turn first vectors into approximate outliers."""
 
 BATCH = 64
@@ -74,11 +74,19 @@ class Settings:
     seed : int
     vectors : int
         Approximate outliers in V.
+    tolerance : float
+        Residual of solves that count as exact, as a share of the right-hand side.
     """
 
     probes: int = 16
     seed: int = 0
     vectors: int = 16
+    tolerance: float = EXACT
+
+    @property
+    def rough(self) -> float:
+        """The same where a few digits are enough."""
+        return self.tolerance**ROUGH
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,9 +255,7 @@ class KrylovSolver:
             if self.V is not None and self.V.shape[1] > n_units:  # warm: two more products
                 V = np.linalg.qr(left(left(self.V[:, n_units:])))[0]
             else:
-                V = self._first_vectors()
-                for _ in range(ITERATIONS if V.shape[1] else 0):  # shifted to favour +1
-                    V = np.linalg.qr(V + left(V))[0]
+                V = _outliers(left, self._first_vectors())
             self.V = np.hstack([U, V])
         V = self.V
         AV = V - E(V) if V.shape[1] else V
@@ -294,7 +300,7 @@ class KrylovSolver:
         x0 = None
         if self._warm is not None and self._warm.shape == right.shape:
             x0 = self.scaled.unscale(self._warm, True)
-        found = conjugate_gradients(self.scaled.E, right, EXACT, self._coarse, x0)
+        found = conjugate_gradients(self.scaled.E, right, self.settings.tolerance, self._coarse, x0)
         self._warm = self.scaled.scale(found.X, True)
         K = self.scaled.expanded(f, found.X)
         S = rhs.T @ K + found.X.T @ found.residual
@@ -342,12 +348,13 @@ class KrylovSolver:
             V, Z = self.space.V, self._probes()
             EW = np.hstack([V - self.space.AV, self.scaled.E(Z)])
             W = np.hstack([V, Z])
-            self._traced = self._of_solutions(
+            self._traced = self.solved(
                 W, conjugate_gradients(self.scaled.E, W, PROBES, self._coarse, product=EW)
             )
         return self._traced
 
-    def _of_solutions(self, W: FloatArray, found: Iterated) -> Traced:
+    def solved(self, W: FloatArray, found: Iterated) -> Traced:
+        """What is made of the solutions for V and the probes W."""
         scaled, s = self.scaled, self.space.V.shape[1]
         X = found.X + found.residual  # a free step of Richardson's iteration: z + E x
         assert found.product is not None
@@ -359,19 +366,24 @@ class KrylovSolver:
             a, b = near[part], far[part]
             if t not in self.big:  # exact, since V holds its unit vectors
                 a, b = scaled.scale(W, True)[part], scaled.scale(X - W - EW, True)[part]
-            blocks = _sums(a.reshape(l, k, -1), b.reshape(l, k, -1))
+            blocks = column_sums(a.reshape(l, k, -1), b.reshape(l, k, -1))
             own = np.einsum("jba,jbc->ac", scaled.Ti[t], scaled.Ti[t])
             fixed[t], each[t] = own + blocks[:s].sum(axis=0), blocks[s:]
-        lead, R = self.crossing.leading, scaled.R
-        up, more = scaled.up(W), scaled.up(X - W)
-        if R.shape[1] == 1:
-            up *= R**2
-        else:
-            up, more = (apply_blocks(R, v, transpose=True) for v in (up, more))
-        blocks = _sums(up, more)
-        own = np.einsum("lba,lbc,lcd->ad", R, scaled.leading_sum, R, optimize=True)
-        fixed[lead], each[lead] = own + blocks[:s].sum(axis=0), blocks[s:]
+        lead, blocks = self.crossing.leading, self.leading_sums(W, X - W)
+        fixed[lead], each[lead] = self.leading_sum() + blocks[:s].sum(axis=0), blocks[s:]
         return Traced(fixed, each, W, EW, X)
+
+    def leading_sums(self, V: FloatArray, W: FloatArray) -> FloatArray:
+        """``sum_l (R_l'Y_l v)(R_l'Y_l w)'`` of every column, symmetrized, (m, k, k)."""
+        scaled, R = self.scaled, self.scaled.R
+        if R.shape[1] == 1 and not scaled.crossing.full:
+            return dots(V, scaled.gram(R[:, 0, 0] ** 2, W))[:, None, None]
+        return column_sums(*[apply_blocks(R, scaled.up(v), transpose=True) for v in (V, W)])
+
+    def leading_sum(self) -> FloatArray:
+        """What the blocks of the leading levels sum to without E, (k, k)."""
+        R, inner = self.scaled.R, self.scaled.leading_sum
+        return np.asarray(np.einsum("lba,lbc,lcd->ad", R, inner, R, optimize=True))
 
     def _mean(self, each: FloatArray) -> FloatArray:
         """Sum over the groups of the means over their probes."""
@@ -379,8 +391,19 @@ class KrylovSolver:
 
     def inverse_sum(self, t: int) -> FloatArray:
         """Estimate of the sum over the levels of term t of the diagonal blocks of ``M^-1``."""
-        traced = self.traced()
+        return self.sum_of(self.traced(), t)
+
+    def sum_of(self, traced: Traced, t: int) -> FloatArray:
+        """The same of given traces."""
         return np.asarray(traced.fixed[t] + self._mean(traced.each[t]))
+
+    def own_blocks(self, t: int) -> FloatArray:
+        """What these blocks are without E, (l, k, k)."""
+        if t == self.crossing.leading:
+            R, inner = self.scaled.R, self.scaled.leading_sum
+            return np.asarray(np.einsum("lba,lbc,lcd->lad", R, inner, R, optimize=True))
+        Ti = self.scaled.Ti[t]
+        return np.asarray(np.einsum("jba,jbc->jac", Ti, Ti))
 
     def inverse_blocks(self, t: int) -> FloatArray:
         """Estimate of the diagonal block of ``M^-1`` of every level of term t, (l, k, k)."""
@@ -390,17 +413,12 @@ class KrylovSolver:
         s = self.space.V.shape[1]
         weight = np.append(np.ones(s), np.full(W.shape[1] - s, 1.0 / self.settings.probes))
         if t == self.crossing.leading:
-            R = scaled.R
-            own = np.einsum("lba,lbc,lcd->lad", R, scaled.leading_sum, R, optimize=True)
-            a, b = (apply_blocks(R, scaled.up(v), transpose=True) for v in (W, X - W))
+            a, b = (apply_blocks(scaled.R, scaled.up(v), transpose=True) for v in (W, X - W))
         else:
-            part, own = (
-                self.crossing.parts[t],
-                np.einsum("jba,jbc->jac", scaled.Ti[t], scaled.Ti[t]),
-            )
+            part = self.crossing.parts[t]
             a, b = (scaled.scale(v, True)[part].reshape(l, k, -1) for v in (W, X - W - EW))
         blocks = (a * weight) @ b.transpose(0, 2, 1)
-        return np.asarray(own + 0.5 * (blocks + blocks.transpose(0, 2, 1)))
+        return self.own_blocks(t) + 0.5 * (blocks + blocks.transpose(0, 2, 1))
 
     def inverse_on_pattern(self, pair: Pair) -> FloatArray:
         """Refused: probes know diagonal blocks only."""
@@ -412,15 +430,31 @@ class KrylovSolver:
     def log_determinant(self) -> tuple[float, FloatArray]:
         """``log|M|`` but for what the probes add on average, and what each adds, (probes,)."""
         V = self.space.V
-        W = np.hstack([V, self._probes()])
-        found = conjugate_gradients(self.scaled.E, W, FORMS)
+        known = self._traced
+        W = np.hstack([V, self._probes()]) if known is None else known.W
+        product = None if known is None else known.EW
+        found = conjugate_gradients(self.scaled.E, W, FORMS, product=product)
         assert found.product is not None
         forms = log_forms(found, W) + dots(W, found.product)
         s = V.shape[1]
         return self.scaled.logdet + float(forms[:s].sum()), forms[s:]
 
 
-def _sums(a: FloatArray, b: FloatArray) -> FloatArray:
+def _outliers(E: Callable[[FloatArray], FloatArray], V: FloatArray) -> FloatArray:
+    """As many vectors as V has for the largest eigenvalues of E, by block Lanczos from V."""
+    s = V.shape[1]
+    basis, products = np.zeros((len(V), 0)), np.zeros((len(V), 0))
+    for _ in range(BLOCKS if s else 0):
+        V = np.linalg.qr(V - basis @ (basis.T @ V))[0]
+        V = np.linalg.qr(V - basis @ (basis.T @ V))[0]
+        basis = np.hstack([basis, V])
+        V = E(V)
+        products = np.hstack([products, V])
+    ritz = np.linalg.eigh(basis.T @ products)[1][:, ::-1]
+    return np.asarray(basis @ ritz[:, :s])
+
+
+def column_sums(a: FloatArray, b: FloatArray) -> FloatArray:
     """Symmetrized ``sum_j a_j b_j'`` of every column; a and b (l, k, m), out (m, k, k)."""
     k, m = a.shape[1:]
     out = np.empty((m, k, k))

@@ -14,7 +14,8 @@ import numpy as np
 
 from sparselmm.base.smallmatrix import root_of_sum, solve_triangular
 from sparselmm.base.types import BoolArray, FloatArray
-from sparselmm.factor.krylov.solver import ROUGH, KrylovSolver
+from sparselmm.factor.krylov.second_order import refined
+from sparselmm.factor.krylov.solver import KrylovSolver, Traced
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.evaluations import PLSFit, State
 
@@ -100,6 +101,9 @@ class Probed(ProfiledDeviance):
         fit = ProfiledDeviance.at(self, theta)
         return replace(fit, deviance=deviance, ldL2=fit.ldL2 + deviance - fit.deviance)
 
+    def _roughly_inverse(self, t: int) -> FloatArray:
+        return self.solver.own_blocks(t)
+
     # ------------------------------------------------------------------------- gradient
 
     def _gamma_blocks(self, state: State) -> list[FloatArray]:
@@ -117,12 +121,27 @@ class Probed(ProfiledDeviance):
         return out
 
     def _roughly(self, h: FloatArray) -> FloatArray:
-        return self.solver.solve(h, ROUGH)
+        return self.solver.solve(h, self.solver.settings.rough)
 
-    def gradient_covariance(self, theta: FloatArray) -> FloatArray:
+    def second_order(self, theta: FloatArray) -> tuple[list[FloatArray], Traced]:
+        """What traces that are exact to second order in E add to the derivatives in ``Psi_t``.
+
+        And those traces, whose probes leave another covariance. No ``lambda_t`` may be singular.
+        """
+        state, rough = self.state_at(theta), self.solver.traced()
+        fine, shifts = refined(self.solver), []
+        for t, (term, lam) in enumerate(zip(self.covariance.terms, state.lams, strict=True)):
+            less = self.solver.sum_of(rough, t) - self.solver.sum_of(fine, t)
+            half = term.divide(lam, less) if term.n_theta else np.zeros_like(lam)
+            shifts.append(term.divide(lam, half.T).T if term.n_theta else half)
+        return shifts, fine
+
+    def gradient_covariance(
+        self, theta: FloatArray, traced: Traced | None = None
+    ) -> FloatArray:  # fmt: skip
         """Covariance that the probes leave in the gradient, in tangent coordinates, (m, m)."""
         state, solver = self.state_at(theta), self.solver
-        each = solver.traced().each
+        each = (traced or solver.traced()).each
         terms = list(enumerate(zip(self.covariance.terms, state.lams, strict=True)))
         draws = np.empty((len(solver.group), self.covariance.n_tangent))
         for i in range(len(draws)):

@@ -21,7 +21,15 @@ from sparselmm.base.types import FloatArray
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.evaluations import PLSFit
 from sparselmm.likelihood.krylov.deviance import FLOOR, Probed
-from sparselmm.likelihood.krylov.search import DONE, FAILURES, LIMIT, Found, basis_at, search
+from sparselmm.likelihood.krylov.search import (
+    DONE,
+    FAILURES,
+    LIMIT,
+    Found,
+    basis_at,
+    monte_carlo_error,
+    search,
+)
 from sparselmm.likelihood.optimize import TOLERANCE, checked_start, minimize
 from sparselmm.likelihood.quadratic import Quadratic
 from sparselmm.likelihood.record import Callback, OptSummary, Point, Recorder, evidence
@@ -37,6 +45,9 @@ error of the traces and of third order in the step, and off by up to 1.5e-3 of i
 TRUSTED = 5e-6
 """Monte Carlo error of theta, in standard errors, up to which the estimated gradient leads as near
 to the optimum as an exact one: five times as much raises the deviance by 6e-10."""
+
+AIM = 0.8
+"""Share of that at which more probes aim, since the errors of few of them are themselves rough."""
 
 MANY_PROBES = 512
 """Probes beyond which their memory is not spent on it."""
@@ -69,6 +80,25 @@ class KrylovDeviance(Probed):
     ) -> OptSummary:
         """The minimum of ``whole``, which works with this deviance."""
         return minimize_by_probes(whole, start, target=self.target, callback=callback)
+
+
+@dataclass(frozen=True)
+class Spare:
+    """What may be spent in place of an exact gradient, in evaluations on probes.
+
+    Attributes
+    ----------
+    evaluations : float
+        All of it.
+    second_order : float
+        What traces that are exact to second order cost.
+    """
+
+    evaluations: float = 0.0
+    second_order: float = np.inf
+
+
+NOTHING = Spare()
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +158,7 @@ def minimize_by_probes(
 def minimize_certified(
     deviance: ProfiledDeviance, exact: ProfiledDeviance, start: FloatArray, *, target: float,
     callback: Callback | None = None,
-    threads: Callable[[], AbstractContextManager[Any]] = nullcontext, affordable: float = 0.0,
+    threads: Callable[[], AbstractContextManager[Any]] = nullcontext, spare: Spare = NOTHING,
 ) -> Ended:  # fmt: skip
     """Search on probes, then one exact evaluation and the proof; the result is exact.
 
@@ -142,16 +172,16 @@ def minimize_certified(
         As in `minimize_by_probes`.
     threads : callable
         Makes the context in which exact evaluations run.
-    affordable : float
-        Evaluations on probes that may take the place of an exact gradient where they tell it as
-        well, see `TRUSTED`; 0 for none.
+    spare : Spare
+        What probes may cost that take the place of an exact gradient where they tell it as well,
+        see `TRUSTED`.
     """
     whole: ProfiledDeviance = getattr(exact, "inner", exact)
     inner, theta = _engine_of(deviance), deviance.working(start)[1]
     try:
         with one_thread():
             inner, recorder, found = _searched(deviance, start, target, LIMIT, DONE, callback)
-            sure = _surely(inner, recorder, found, affordable)
+            sure = _surely(inner, recorder, found, spare)
             theta, level = _pressed(inner, found.theta), found.level
         if sure is not None:
             return _with_value(deviance, exact, recorder, sure, threads)
@@ -184,26 +214,45 @@ def minimize_certified(
 
 
 def _surely(
-    inner: Probed, recorder: Recorder, found: Found, affordable: float
+    inner: Probed, recorder: Recorder, found: Found, spare: Spare
 ) -> Found | None:  # fmt: skip
     """The search gone on until its end is as good as an exact one; None where that is dear.
 
     Where a variance is zero an exact gradient must say that it is.
     """
-    old = inner.solver.settings
-    wanted = 2 ** int(np.ceil(np.log2(max(old.probes * (found.error / TRUSTED) ** 2, old.probes))))
-    dear = 2.0 * wanted / old.probes > affordable or wanted > MANY_PROBES
     settled = np.array_equal(inner.settled(found.theta), found.theta)
-    if dear or not found.finished or not settled or not inner.solver.n_groups:
+    if not found.finished or not settled or not inner.solver.n_groups:
         return None
-    if wanted > old.probes:
-        inner.solver.reset(replace(old, probes=wanted))
+    old, error, left = inner.solver.settings, found.error, spare.evaluations
+    finer = error > TRUSTED and spare.second_order <= left
+    if finer:
+        error, left = _refined(inner, found.theta), left - spare.second_order
+    share = 2.0 ** np.ceil(np.log2(max((error / (AIM * TRUSTED)) ** 2, 1.0)))
+    if error > TRUSTED:
+        if 2.0 * share > left or share * old.probes > MANY_PROBES:
+            return None
+        inner.solver.reset(replace(old, probes=int(share) * old.probes))
+        inner.shift = None
         inner.forget()
+        if finer:
+            error = _refined(inner, found.theta)
     last = search(
         inner, found.theta, recorder, tolerance=CLOSE, target=None, limit=LAST, level=found.level
     )
+    last = replace(last, error=error) if finer else last
     good = last.error <= TRUSTED and last.promised < TOLERANCE
     return last if good and np.array_equal(inner.settled(last.theta), last.theta) else None
+
+
+def _refined(inner: Probed, theta: FloatArray) -> float:
+    """Let the search go on with traces that are exact to second order; the error they leave."""
+    gradient, hessian = inner.tangent_model(theta)
+    shift, traced = inner.second_order(theta)
+    basis = basis_at(inner, theta, gradient)
+    error = monte_carlo_error(inner, theta, basis, basis.T @ hessian @ basis, traced)
+    inner.shift = shift
+    inner.forget()
+    return error
 
 
 def _with_value(

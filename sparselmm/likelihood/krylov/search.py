@@ -18,7 +18,7 @@ import numpy as np
 from sparselmm.base.cholesky import NotPositiveDefiniteError
 from sparselmm.base.smallmatrix import block_diagonal
 from sparselmm.base.types import FloatArray
-from sparselmm.factor.krylov.solver import Settings
+from sparselmm.factor.krylov.solver import KrylovSolver, Settings, Traced
 from sparselmm.likelihood.krylov.deviance import Probed
 from sparselmm.likelihood.optimize import RADIUS
 from sparselmm.likelihood.quadratic import Quadratic, Radius
@@ -35,6 +35,12 @@ HELPS = 0.6
 
 FREEZE = 1e-2
 """Promised decrease from which V stays as it is, so that the gradient is smooth."""
+
+NEAR = 10.0
+"""Promised decrease from which all probes are used: before, theta is far off whatever they say."""
+
+FEW, LOOSE = 4, 1e-5
+"""Probes until then, and the tolerance of solves that count as exact."""
 
 ALWAYS = 1e-5
 """Promised decrease below which a step is taken whatever the slopes say."""
@@ -90,8 +96,11 @@ def search(
     level : float, optional
         Deviance at the start, for the record; None for an estimate.
     """
+    full, few = deviance.solver.settings, None
     if target is not None:
         deviance.solver.frozen = False
+        few = _fewer(deviance.solver)
+        deviance.solver.reset(few or full)
     theta, model = _first(deviance, start)
     level = deviance.rough_value(theta) if level is None else level
     radius, last = Radius(*RADIUS), np.inf
@@ -102,6 +111,15 @@ def search(
         local = Quadratic.of(bend, slope)
         promised = local.expected_decrease
         deviance.solver.frozen |= promised <= FREEZE
+        before = few
+        if few is not None and promised <= NEAR:  # from the next theta on
+            few = None
+            deviance.solver.reset(full)
+        if before and not few and promised < tolerance:
+            deviance.forget()
+            model = deviance.tangent_model(theta)
+            recorder.record(theta, level, gradient_norm=_largest(model[0]))
+            continue
         if promised < tolerance:
             error = monte_carlo_error(deviance, theta, basis, bend)
             settings = None if target is None else _more(deviance, error, last, target)
@@ -133,6 +151,10 @@ def search(
         radius.update(ratio, length)
         if good:
             theta, model, level = trial, after, level - gain
+        elif before and not few:
+            deviance.forget()
+            model = deviance.tangent_model(theta)
+            recorder.record(theta, level, gradient_norm=_largest(model[0]))
         elif length < 1e-8:
             break
     error = monte_carlo_error(deviance, theta, basis, bend)
@@ -154,6 +176,15 @@ def _first(deviance: Probed, start: FloatArray) -> tuple[FloatArray, tuple[Float
             if np.abs(theta).max() < 1e-3:
                 raise
             theta = deviance.lifted(theta / 4.0)
+
+
+def _fewer(solver: KrylovSolver) -> Settings | None:
+    """Less of everything, on the way; None where that is not less."""
+    nearly_null = sum(solver.pattern.sizes[t][0] for t in solver.big)
+    old = solver.settings
+    if old.probes <= FEW or not solver.big:
+        return None
+    return replace(old, probes=FEW, vectors=min(nearly_null, old.vectors), tolerance=LOOSE)
 
 
 def _more(deviance: Probed, error: float, last: float, target: float) -> Settings | None:
@@ -195,12 +226,16 @@ def basis_at(
 
 
 def monte_carlo_error(
-    deviance: Probed, theta: FloatArray, basis: FloatArray, bend: FloatArray
-) -> float:
-    """Largest error of theta in standard errors, over the directions of a basis."""
+    deviance: Probed, theta: FloatArray, basis: FloatArray, bend: FloatArray,
+    traced: Traced | None = None,
+) -> float:  # fmt: skip
+    """Largest error of theta in standard errors, over the directions of a basis.
+
+    With the traces of the search, or others.
+    """
     if basis.shape[1] == 0 or not deviance.solver.n_groups:
         return 0.0
-    C = basis.T @ deviance.gradient_covariance(theta) @ basis
+    C = basis.T @ deviance.gradient_covariance(theta, traced) @ basis
     values, vectors = np.linalg.eigh(bend)
     size = np.maximum(np.abs(values), 1e-8 * np.abs(values).max())
     root = vectors / np.sqrt(size)
