@@ -112,6 +112,7 @@ TRANSFORMATIONS = {
     )
 }
 
+
 def link_scale(link: str, ratio: str | None = None) -> Scale:
     """The scale of a link of generalized models."""
     return Scale(
