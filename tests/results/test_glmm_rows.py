@@ -54,6 +54,21 @@ def test_bootstrap_beside_rows_of_weight_zero(counts):
     assert np.isfinite(fit.simulated_checks(20).loc["dispersion", "expected"])
 
 
+def test_draws_without_a_category_are_failed_refits():
+    """Its threshold has no estimate; where the search stopped is none."""
+    rng = np.random.default_rng(8)
+    d = pd.DataFrame({"g": np.repeat(np.arange(12), 6)})
+    latent = rng.logistic(size=72) + 0.7 * rng.normal(size=12)[d.g]
+    d["y"] = np.digitize(latent, [-2.2, 0.0, 4.2])
+    fit = mixedglm("y ~ 1 + (1 | g)", d, family="ordinal").fit()
+    draws = fit.simulate(20, seed=1).to_numpy()
+    empty = [len(np.unique(column)) < 4 for column in draws.T]
+    assert 0 < sum(empty) < 20
+    found = fit.bootstrap(20, seed=1)
+    assert found.n_failed == sum(empty)
+    assert (found.replicates["2|3"].dropna() < 8).all()
+
+
 def test_explained_variance_counts_rows_as_the_likelihood_does(counts):
     """Two of a row are the row twice; a row of weight zero is none."""
     d = counts.assign(w=np.where(np.arange(300) < 290, counts.w, 0))
