@@ -190,3 +190,20 @@ def test_the_equation_of_an_asymmetric_ordinal_link():
     eta = fit.predict(type="link", random="population").iloc[0]
     below = 1 - np.exp(-np.exp(fit.thresholds.iloc[1] - eta))
     assert p.iloc[:2].sum() == pytest.approx(below)
+
+
+def test_figures_hold_the_variables_of_zeros_and_dispersion(counts):
+    """Means, modes or levels of what the fixed effects do not have; they may be drawn, too."""
+    pytest.importorskip("matplotlib")
+    rng = np.random.default_rng(6)
+    d = counts.assign(k=rng.integers(1, 4, 300), f=rng.choice(["a", "b"], 300), v=counts.x**2)
+    d["y"] = np.where(rng.random(300) < 0.2 * (d.f == "b") + 0.1, 0, d.y)
+    fit = mixedglm("y ~ x + (1 | g)", d, family="poisson", zi="~ C(k) + f + v").fit()
+    new = pd.DataFrame({"x": [d.x.min(), d.x.max()], "k": d.k.mode()[0], "f": d.f.mode()[0],
+                        "v": d.v.mean()})  # fmt: skip
+    line = fit.plot_predictions(data="none").axes[0].lines[0].get_ydata()
+    own = fit.predict(new, random="population")
+    np.testing.assert_allclose(line[[0, -1]], own, rtol=1e-6)
+    assert fit.plot_predictions(["f", "k"], data="none")
+    spread = mixedglm("y ~ x + (1 | g)", d, family="nbinom2", dispersion="~ f").fit()
+    assert "<img alt='Predictions'" in spread.report().html
