@@ -207,3 +207,31 @@ def test_figures_hold_the_variables_of_zeros_and_dispersion(counts):
     assert fit.plot_predictions(["f", "k"], data="none")
     spread = mixedglm("y ~ x + (1 | g)", d, family="nbinom2", dispersion="~ f").fit()
     assert "<img alt='Predictions'" in spread.report().html
+
+
+def test_averages_over_effects_of_a_known_covariance_are_those_of_simulations():
+    """The variance of a row has the intercept's, the slope's and twice their covariance."""
+    rng = np.random.default_rng(5)
+    root = rng.normal(size=(12, 12)) / 3
+    names = [f"l{i}" for i in range(12)]
+    K = root @ root.T + 0.3 * np.eye(12)
+    d = pd.DataFrame({"g": rng.choice(names, 400), "x": rng.normal(size=400)})
+    place = d.g.map(names.index).to_numpy()
+    b = np.linalg.cholesky(K) @ rng.normal(size=(12, 2)) * [0.5, 0.8]
+    d["y"] = rng.poisson(np.exp(0.3 + 0.2 * d.x + b[place, 0] + b[place, 1] * d.x))
+    known = {"g": sparselmm.KnownCovariance(K, names, kind="covariance")}
+    fit = mixedglm("y ~ x + (x | g)", d, family="poisson", covariance=known).fit()
+    psi = fit.deviance.covariance.psi(fit.theta)[0]
+    z = np.column_stack([np.ones(400), d.x])
+    own = np.diag(K)[place] * np.einsum("ij,jk,ik->i", z, psi, z)
+    eta = fit.predict(type="link", random="population")
+    np.testing.assert_allclose(fit.predict(random="average"), np.exp(eta + own / 2), rtol=1e-8)
+    assert fit.r2().conditional == pytest.approx(
+        1 - fit._latent_residual() / (np.var(eta) + own.mean() + fit._latent_residual())
+    )
+    new = d.head(3)
+    np.testing.assert_allclose(
+        fit.predict(new, random="average"), fit.predict(random="average").head(3)
+    )
+    with pytest.raises(DataError, match="the known covariance does not have"):
+        fit.predict(new.assign(g="other"), random="average")
