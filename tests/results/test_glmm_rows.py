@@ -235,3 +235,27 @@ def test_averages_over_effects_of_a_known_covariance_are_those_of_simulations():
     )
     with pytest.raises(DataError, match="the known covariance does not have"):
         fit.predict(new.assign(g="other"), random="average")
+
+
+def test_ordinal_means_of_empty_cells_are_not_told():
+    """As of other families; the intercept, for which the thresholds stand, is no such column."""
+    rng = np.random.default_rng(5)
+    d = pd.DataFrame({"g": rng.integers(0, 20, 400), "a": rng.choice(["p", "q"], 400),
+                      "b": rng.choice(["u", "v", "w"], 400)})  # fmt: skip
+    d = d[(d.a != "q") | (d.b != "w")]
+    d["y"] = np.digitize(0.5 * (d.a == "q") + rng.logistic(size=len(d)), [-1, 0.5])
+    full = mixedglm("y ~ a + b + (1 | g)", d, family="ordinal").fit()
+    assert full.dropped == ()
+    with pytest.warns(RankDeficiencyWarning, match=r"a\[T.q\]:b\[T.w\]"):
+        fit = mixedglm("y ~ a * b + (1 | g)", d, family="ordinal").fit()
+    assert fit.dropped == ("a[T.q]:b[T.w]",)
+    means = fit.emmeans(["a", "b"], type="link").frame
+    empty = (means.a == "q") & (means.b == "w")
+    assert means.emmean.isna().tolist() == empty.tolist()
+    assert fit.emmeans("a", type="link").frame.emmean.isna().tolist() == [False, True]
+    with pytest.warns(RankDeficiencyWarning, match="thresholds"):
+        coded = mixedglm("y ~ 0 + a + b + (1 | g)", d, family="ordinal").fit()
+    ours, theirs = (r.emmeans("b", type="link").pairs().estimate for r in (coded, full))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    with pytest.warns(RankDeficiencyWarning, match="rank-deficient fit"):
+        fit.predict(d.head(2), "link")
