@@ -76,13 +76,14 @@ def for_marginaleffects(result: Any, random: bool = False) -> Any:
     Raises
     ------
     DataError
-        When the model was given as arrays.
+        When the model was given as arrays, or the response is ordinal.
     MemoryLimitError
         When there are more than 2,000 coefficients.
 
     Notes
     -----
-    Tests are normal; :func:`with_ddf` gives a table degrees of freedom.
+    Tests are normal; :func:`with_ddf` gives a table degrees of freedom. Of generalized models
+    predictions are expected responses, excess zeros counted, at random effects of zero.
     """
     return import_module("sparselmm.model.marginal_effects").for_marginaleffects(result, random)
 

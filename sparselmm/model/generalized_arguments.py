@@ -147,6 +147,7 @@ def without_constant(X: FloatArray, names: tuple[str, ...], kind: str) -> IntArr
     with_one = np.column_stack([np.ones(len(X)), X[:, keep]])
     kept = working_basis(with_one, np.zeros(len(X)), None).kept
     dropped = [names[keep[j - 1]] for j in range(1, len(keep) + 1) if j not in set(kept.tolist())]
+    dropped += [names[j] for j in every if not X[:, j].any()]
     if dropped:
         warn_user(
             "columns of the fixed-effects design that the thresholds and the other columns stand "

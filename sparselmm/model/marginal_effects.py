@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,8 @@ from sparselmm.design.terms import assemble_z
 from sparselmm.inference.prediction import means as prediction
 from sparselmm.inference.prediction.variance import Targets
 from sparselmm.inference.wald import Wald, two_sided
+from sparselmm.likelihood.laplace import moments
+from sparselmm.likelihood.laplace.chosen import base_of
 
 MOST_COEFFICIENTS = 2_000
 """Most coefficients: marginaleffects differentiates by each of them."""
@@ -45,6 +46,11 @@ class FittedModel(ModelAbstract):  # type: ignore[misc]
         self._general = hasattr(result, "family")
         if self._random and self._general:
             raise ArgumentError("random: random effects of generalized models are left out")
+        if self._general and base_of(result.family).name == "ordinal":
+            raise DataError(
+                "marginaleffects predicts one mean, and an ordinal response has none; use "
+                "predict(type='probability'), or emmeans(type='link')"
+            )
         names = [n for n in built.spec.variables() if n in built.frame.columns]
         frame = built.frame[names].reset_index(drop=True)
         for name in names:  # text must be categorical there
@@ -59,9 +65,6 @@ class FittedModel(ModelAbstract):  # type: ignore[misc]
                 "random=False"
             )
         self._covariance = covariance
-        self._inverse: Callable[[FloatArray], FloatArray] = (
-            result._mean_scale().inverse if self._general else np.asarray
-        )
         vault = ModelVault(
             coef=coef, coefnames=np.array(list(map(str, range(len(coef)))), dtype=object),
             formula=f"{response} ~ {' + '.join(names) or '1'}", formula_engine="patsy",
@@ -77,6 +80,9 @@ class FittedModel(ModelAbstract):  # type: ignore[misc]
         """Kept fixed effects, and random effects, with their joint error covariance."""
         fixed = result._fixed_effects() if self._general else result._fixed_effects("z")
         self._kept, self._fixed = fixed.kept, fixed
+        if self._general:  # excess zeros, or a family's parameters, are part of the mean
+            numbers = result.numbers
+            return np.concatenate([fixed.beta, numbers.parts[2]]), numbers.joint_held
         if not self._random:
             return np.asarray(fixed.beta), np.asarray(fixed.vcov)
         est = result._est
@@ -125,15 +131,27 @@ class FittedModel(ModelAbstract):  # type: ignore[misc]
         parts = [X]
         if self._random:
             parts.append(assemble_z(tuple(new.terms), len(X)).toarray())
+        if self._general:
+            parts += self.model._new_further(new, len(X))[1]
         return np.column_stack([*parts, shift])
 
     def get_predict(self, params: Any, newdata: Any) -> Any:
         """Predictions at some coefficients."""
         rows = newdata if isinstance(newdata, np.ndarray) else self.get_exog(newdata)
-        eta = rows[:, :-1] @ np.asarray(params) + rows[:, -1]
-        estimate = np.asarray(self._inverse(eta))
+        estimate = self._means(rows[:, :-1], np.asarray(params), rows[:, -1])
         table = pl.DataFrame({"rowid": np.arange(len(rows)), "estimate": estimate})
         return table.with_columns(pl.col("rowid").cast(pl.Int32))
+
+    def _means(self, rows: FloatArray, params: FloatArray, offset: FloatArray) -> FloatArray:
+        """Expected responses, (m,)."""
+        if not self._general:
+            return np.asarray(rows @ params + offset)
+        r = len(self._kept)
+        further = tuple(
+            rows[:, r:][:, part.columns] @ params[r:][part.columns]
+            for part in self.model.model.further
+        )
+        return moments.mean(self.model.family, rows[:, :r] @ params[:r] + offset, further)
 
     def get_df(self) -> float:
         """Normal intervals, unless the user passes degrees of freedom."""

@@ -461,6 +461,8 @@ class MixedGLM(NamesOthers):
         live, every = self._live, np.broadcast_to(self.trials, self._y.shape)
         y = np.where(live, check_numbers(y, "y", self._y.shape, finite=False), self._y)
         check_family_response(base_of(self.family), check_numbers(y, "y"), every, "y", live)
+        if self.categories is not None and base_of(self.family).name == "ordinal":
+            check_categories(y[live], self.categories, "y")
         other = self._copy(y)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)

@@ -44,6 +44,31 @@ def test_marginaleffects(sleep):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("given", [{"zi": "~ x"}, {"hurdle": "~ x"}])
+def test_marginaleffects_count_excess_zeros(given):
+    """Expected responses, as `predict` has them, not the mean of the counts before zeros."""
+    me = pytest.importorskip("marginaleffects")
+    rng = np.random.default_rng(3)
+    data = pd.DataFrame({"g": np.repeat(np.arange(30), 10), "x": rng.normal(size=300)})
+    rate = np.exp(1 + 0.3 * data.x + 0.3 * rng.normal(size=30)[data.g])
+    data["y"] = rng.poisson(rate) * (rng.random(300) < 0.6)
+    fit = sparselmm.mixedglm("y ~ x + (1 | g)", data, family="poisson", **given).fit()
+    found = me.predictions(adapters.for_marginaleffects(fit))
+    own = fit.predict(random="population", interval=True)
+    np.testing.assert_allclose(found["estimate"], own["mean"], rtol=1e-8)
+    np.testing.assert_allclose(found["std_error"], own.se, rtol=1e-4)
+
+
+def test_marginaleffects_of_ordinal_responses_are_refused():
+    pytest.importorskip("marginaleffects")
+    fit = sparselmm.mixedglm(
+        "rating ~ temp + (1 | judge)", datasets.load("wine"), family="ordinal"
+    ).fit()
+    with pytest.raises(DataError, match="an ordinal response has none"):
+        adapters.for_marginaleffects(fit)
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_marginaleffects_of_generalized_models():
     me = pytest.importorskip("marginaleffects")
     data = datasets.load("cbpp")

@@ -54,6 +54,21 @@ def test_bootstrap_beside_rows_of_weight_zero(counts):
     assert np.isfinite(fit.simulated_checks(20).loc["dispersion", "expected"])
 
 
+def test_draws_without_a_category_are_failed_refits():
+    """Its threshold has no estimate; where the search stopped is none."""
+    rng = np.random.default_rng(8)
+    d = pd.DataFrame({"g": np.repeat(np.arange(12), 6)})
+    latent = rng.logistic(size=72) + 0.7 * rng.normal(size=12)[d.g]
+    d["y"] = np.digitize(latent, [-2.2, 0.0, 4.2])
+    fit = mixedglm("y ~ 1 + (1 | g)", d, family="ordinal").fit()
+    draws = fit.simulate(20, seed=1).to_numpy()
+    empty = [len(np.unique(column)) < 4 for column in draws.T]
+    assert 0 < sum(empty) < 20
+    found = fit.bootstrap(20, seed=1)
+    assert found.n_failed == sum(empty)
+    assert (found.replicates["2|3"].dropna() < 8).all()
+
+
 def test_explained_variance_counts_rows_as_the_likelihood_does(counts):
     """Two of a row are the row twice; a row of weight zero is none."""
     d = counts.assign(w=np.where(np.arange(300) < 290, counts.w, 0))
@@ -175,3 +190,72 @@ def test_the_equation_of_an_asymmetric_ordinal_link():
     eta = fit.predict(type="link", random="population").iloc[0]
     below = 1 - np.exp(-np.exp(fit.thresholds.iloc[1] - eta))
     assert p.iloc[:2].sum() == pytest.approx(below)
+
+
+def test_figures_hold_the_variables_of_zeros_and_dispersion(counts):
+    """Means, modes or levels of what the fixed effects do not have; they may be drawn, too."""
+    pytest.importorskip("matplotlib")
+    rng = np.random.default_rng(6)
+    d = counts.assign(k=rng.integers(1, 4, 300), f=rng.choice(["a", "b"], 300), v=counts.x**2)
+    d["y"] = np.where(rng.random(300) < 0.2 * (d.f == "b") + 0.1, 0, d.y)
+    fit = mixedglm("y ~ x + (1 | g)", d, family="poisson", zi="~ C(k) + f + v").fit()
+    new = pd.DataFrame({"x": [d.x.min(), d.x.max()], "k": d.k.mode()[0], "f": d.f.mode()[0],
+                        "v": d.v.mean()})  # fmt: skip
+    line = fit.plot_predictions(data="none").axes[0].lines[0].get_ydata()
+    own = fit.predict(new, random="population")
+    np.testing.assert_allclose(line[[0, -1]], own, rtol=1e-6)
+    assert fit.plot_predictions(["f", "k"], data="none")
+    spread = mixedglm("y ~ x + (1 | g)", d, family="nbinom2", dispersion="~ f").fit()
+    assert "<img alt='Predictions'" in spread.report().html
+
+
+def test_averages_over_effects_of_a_known_covariance_are_those_of_simulations():
+    """The variance of a row has the intercept's, the slope's and twice their covariance."""
+    rng = np.random.default_rng(5)
+    root = rng.normal(size=(12, 12)) / 3
+    names = [f"l{i}" for i in range(12)]
+    K = root @ root.T + 0.3 * np.eye(12)
+    d = pd.DataFrame({"g": rng.choice(names, 400), "x": rng.normal(size=400)})
+    place = d.g.map(names.index).to_numpy()
+    b = np.linalg.cholesky(K) @ rng.normal(size=(12, 2)) * [0.5, 0.8]
+    d["y"] = rng.poisson(np.exp(0.3 + 0.2 * d.x + b[place, 0] + b[place, 1] * d.x))
+    known = {"g": sparselmm.KnownCovariance(K, names, kind="covariance")}
+    fit = mixedglm("y ~ x + (x | g)", d, family="poisson", covariance=known).fit()
+    psi = fit.deviance.covariance.psi(fit.theta)[0]
+    z = np.column_stack([np.ones(400), d.x])
+    own = np.diag(K)[place] * np.einsum("ij,jk,ik->i", z, psi, z)
+    eta = fit.predict(type="link", random="population")
+    np.testing.assert_allclose(fit.predict(random="average"), np.exp(eta + own / 2), rtol=1e-8)
+    assert fit.r2().conditional == pytest.approx(
+        1 - fit._latent_residual() / (np.var(eta) + own.mean() + fit._latent_residual())
+    )
+    new = d.head(3)
+    np.testing.assert_allclose(
+        fit.predict(new, random="average"), fit.predict(random="average").head(3)
+    )
+    with pytest.raises(DataError, match="the known covariance does not have"):
+        fit.predict(new.assign(g="other"), random="average")
+
+
+def test_ordinal_means_of_empty_cells_are_not_told():
+    """As of other families; the intercept, for which the thresholds stand, is no such column."""
+    rng = np.random.default_rng(5)
+    d = pd.DataFrame({"g": rng.integers(0, 20, 400), "a": rng.choice(["p", "q"], 400),
+                      "b": rng.choice(["u", "v", "w"], 400)})  # fmt: skip
+    d = d[(d.a != "q") | (d.b != "w")]
+    d["y"] = np.digitize(0.5 * (d.a == "q") + rng.logistic(size=len(d)), [-1, 0.5])
+    full = mixedglm("y ~ a + b + (1 | g)", d, family="ordinal").fit()
+    assert full.dropped == ()
+    with pytest.warns(RankDeficiencyWarning, match=r"a\[T.q\]:b\[T.w\]"):
+        fit = mixedglm("y ~ a * b + (1 | g)", d, family="ordinal").fit()
+    assert fit.dropped == ("a[T.q]:b[T.w]",)
+    means = fit.emmeans(["a", "b"], type="link").frame
+    empty = (means.a == "q") & (means.b == "w")
+    assert means.emmean.isna().tolist() == empty.tolist()
+    assert fit.emmeans("a", type="link").frame.emmean.isna().tolist() == [False, True]
+    with pytest.warns(RankDeficiencyWarning, match="thresholds"):
+        coded = mixedglm("y ~ 0 + a + b + (1 | g)", d, family="ordinal").fit()
+    ours, theirs = (r.emmeans("b", type="link").pairs().estimate for r in (coded, full))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    with pytest.warns(RankDeficiencyWarning, match="rank-deficient fit"):
+        fit.predict(d.head(2), "link")

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparselmm.base.types import FloatArray
+from sparselmm.base.types import FloatArray, IntArray
+from sparselmm.factor.basis import working_basis
 from sparselmm.inference.estimates import Estimates
 from sparselmm.inference.general import GeneralEstimates
+from sparselmm.likelihood.laplace.chosen import base_of
 from sparselmm.likelihood.laplace.deviance import LaplaceDeviance
 from sparselmm.likelihood.laplace.optimum import Optimum
 from sparselmm.results.methods.base import Labelled
@@ -48,8 +50,17 @@ class GeneralBase(Labelled):
     @property
     def dropped(self) -> tuple[str, ...]:
         """Columns of X left out because they depend on the others; their estimates are NaN."""
-        beta = self.numbers.beta
-        return tuple(n for n, b in zip(self.model.exog_names, beta, strict=True) if np.isnan(b))
+        names = self.built.layout.x_names
+        return tuple(names[j] for j in np.setdiff1d(np.arange(len(names)), self._independent))
+
+    @cached_property
+    def _independent(self) -> IntArray:
+        """Columns of X that span it; of an ordinal response those of the intercept, too."""
+        if base_of(self.family).name != "ordinal":
+            return self.numbers.kept
+        X = self.built.design.X
+        live = None if self.model._live.all() else self.model._live.astype(float)
+        return np.asarray(working_basis(X, np.zeros(len(X)), live).kept)
 
     @property
     def _counts(self) -> FloatArray:

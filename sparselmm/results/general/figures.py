@@ -11,6 +11,7 @@ import pandas as pd
 from sparselmm.base.arguments import check_choice
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray
+from sparselmm.design.formula.expressions import names_in
 from sparselmm.likelihood.laplace import moments
 from sparselmm.likelihood.laplace.chosen import TRIALS, base_of
 from sparselmm.results.general.intervals import IntervalResults
@@ -19,6 +20,7 @@ from sparselmm.results.general.prediction import PredictionResults
 from sparselmm.results.general.simulation import SimulationResults
 from sparselmm.results.methods.effect_figures import ShareFigures
 from sparselmm.results.methods.figures import FigureResults
+from sparselmm.results.tables.reference_grid import variables_of
 
 
 class GeneralFigureResults(
@@ -49,6 +51,12 @@ class GeneralFigureResults(
         return pd.DataFrame(
             {"mean": table["mean"], "low": table["ci_lower"], "high": table["ci_upper"]}
         )
+
+    def _variables(self) -> list[str]:
+        names = [n for code in self.built.spec.codes(random=False) for n in names_in(code)]
+        columns = () if self.built.frame is None else self.built.frame.columns
+        every = [*variables_of(self.built), *(n for n in names if n in columns)]
+        return list(dict.fromkeys(every))
 
     @property
     def _ordinal(self) -> bool:

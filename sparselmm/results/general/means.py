@@ -11,7 +11,7 @@ import pandas as pd
 from sparselmm.base.arguments import check_choice
 from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import FloatArray
-from sparselmm.inference.hypotheses.ddf import denominator_df
+from sparselmm.inference.hypotheses.estimability import null_space
 from sparselmm.inference.hypotheses.marginal_means import FixedEffects
 from sparselmm.likelihood.laplace import moments
 from sparselmm.likelihood.laplace.chosen import base_of
@@ -138,12 +138,13 @@ class MeanResults(GeneralBase):
 
     def _fixed_effects(self) -> FixedEffects:
         """Coefficients of the predictor with their covariance."""
-        numbers, working = self.numbers, self.numbers.working
+        numbers = self.numbers
         T = self.deviance.fixed.basis.T
         vcov = T @ numbers.vcov_gamma @ T.T
-        null = np.zeros((working.layout.p, 0))
-        if base_of(self.family).name != "ordinal":  # whose thresholds stand for the intercept
-            null = FixedEffects.of(working, denominator_df(working, "z")).null
+        null = np.zeros((len(self.built.layout.x_names), 0))
+        if self.dropped:
+            what = "which means of a rank-deficient X are estimable"
+            null = null_space(self.built.layout.row_space(what), self._independent)
         return FixedEffects(T @ numbers.parts[1], vcov, np.asarray(numbers.kept), null)
 
     def _mean_scale(self) -> Scale | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from sparselmm.base.seeds import generator
 from sparselmm.base.types import FloatArray
 from sparselmm.design import NewDesign
 from sparselmm.design.new_rows import level_labels, new_design
-from sparselmm.design.terms import RandomTerm, assemble_z
+from sparselmm.design.rows import unseen_rows
+from sparselmm.design.terms import RandomTerm, TermLayout, assemble_z
 from sparselmm.inference.prediction.means import (
     check_unseen,
     masked,
@@ -205,6 +207,7 @@ class PredictionResults(GeneralBase):
             terms = tuple(masked(t, part) for t, part in zip(new.terms, on, strict=True))
             H = assemble_z(terms, len(eta))
         if kind == "average":
+            _refuse_unknown(built.layout.terms, new.terms)
             spread = np.sqrt(marginal_variance(new.terms, numbers.psi, len(eta)))
         further, designs = self._new_further(new, len(eta))
         return NewRows(X, eta, spread, H, further, designs, new.row_labels)
@@ -380,13 +383,26 @@ def marginal_variance(
     """``z'Psi z`` summed over the terms, as for a new level of each, (n,)."""
     out = np.zeros(n)
     for term, own in zip(terms, psi, strict=True):
-        if term.block is not None:
-            out += own[0, 0] * np.asarray(term.block.multiply(term.block).sum(axis=1)).ravel()
+        if term.block is not None:  # the k columns of a level stand together
+            columns = [sp.csr_array(term.block[:, a :: term.k]) for a in range(term.k)]
+            for a, b in product(range(term.k), repeat=2):
+                out += own[a, b] * np.asarray(columns[a].multiply(columns[b]).sum(axis=1)).ravel()
         elif term.values is None:
             out += own[0, 0]
         else:
             out += np.einsum("ij,jk,ik->i", term.values, own, term.values)
     return out
+
+
+def _refuse_unknown(fitted: Sequence[TermLayout], new: Sequence[RandomTerm]) -> None:
+    """Levels without a row in a known covariance have no variance to average over."""
+    for old, term in zip(fitted, new, strict=True):
+        rows = int(unseen_rows(old, term).sum()) if old.root is not None else 0
+        if rows:
+            raise DataError(
+                f"{rows} row(s) belong to levels of {term.name!r} that the known covariance does "
+                "not have, so that their variance is not known; use random='population'"
+            )
 
 
 def _frame(

@@ -27,6 +27,7 @@ from sparselmm.base.exceptions import ArgumentError, DataError, RemovedRowsError
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design import BuiltDesign
 from sparselmm.design.built import Numbers
+from sparselmm.design.formula import remembered
 from sparselmm.inference.effects import factor_tables
 from sparselmm.results.methods.effect_figures import EffectFigures
 from sparselmm.results.plots import curves
@@ -132,7 +133,7 @@ class FigureResults(EffectFigures):
         legend = factor or (names[1] if len(names) > 1 else "")
         legend = "category" if categories else legend
         note = ", ".join(f"{name} = {_short(value)}" for name, value in held.items())
-        x_levels = [] if self.built.spec.factor_levels(names[0]) is None else values[0]
+        x_levels = [] if _levels_of(self.built, names[0]) is None else values[0]
         labels = [names[0], self._response_label(categories), legend]
         return curves.curve_plot(drawn, points, labels, x_levels, note, figure)
 
@@ -149,7 +150,7 @@ class FigureResults(EffectFigures):
         return pd.DataFrame()
 
     def _drawn_variables(self, variables: Any, with_groups: bool) -> list[str]:
-        known = variables_of(self.built)
+        known = self._variables()
         if not known:
             raise DataError("plot_predictions: the model has no fixed effects but the intercept")
         names = known[:1] if variables is None else check_strings(variables, "variables")
@@ -171,7 +172,7 @@ class FigureResults(EffectFigures):
         if at is not None:
             check_mapping(at, "at", "{'Days': 5}")
         given = dict(at or {})
-        known = variables_of(self.built)
+        known = self._variables()
         for name in given:
             if name not in known or name in names:
                 raise DataError(
@@ -258,7 +259,7 @@ class FigureResults(EffectFigures):
             labels.append([str(index[codes[row]]) for row in rows])
         for name, levels_ in zip(names[1:], values[1:], strict=True):
             own = frame[name].iloc[rows]
-            if self.built.spec.factor_levels(name) is not None:
+            if _levels_of(self.built, name) is not None:
                 labels.append([_text(name, v) for v in own])
             else:  # the nearest of the values drawn
                 near = np.abs(own.to_numpy(dtype=float)[:, None] - np.array(levels_, dtype=float))
@@ -315,7 +316,7 @@ class FigureResults(EffectFigures):
         name, (index, codes) = self._factor_rows(factor)
         x = self._covariate(x, frame, "x")
         places = self._level_places(name, index, levels, SHOWN_GROUPS, "levels")
-        others = [n for n in variables_of(self.built) if n != x]
+        others = [n for n in self._variables() if n != x]
         y = self._data_values()
         drawn = []
         for j in places:
@@ -355,6 +356,10 @@ class FigureResults(EffectFigures):
                 f"({', '.join(known) or 'there is none'})"
             )
         return x
+
+    def _variables(self) -> list[str]:
+        """Columns of the data that predictions need, those of the fixed effects first."""
+        return variables_of(self.built)
 
     @abstractmethod
     def _curve(self, new: pd.DataFrame, groups: bool, bands: str, alpha: float) -> pd.DataFrame:
@@ -396,9 +401,17 @@ def _is_number(built: BuiltDesign, frame: pd.DataFrame, name: str) -> bool:
     return numeric and built.spec.factor_levels(name) is None
 
 
+def _levels_of(built: BuiltDesign, name: str) -> list[Any] | None:
+    """Levels of a factor of the fixed effects or of a further predictor; None of a covariate."""
+    found = built.spec.factor_levels(name)
+    for info in built.spec.further.values() if found is None else ():
+        found = found or remembered.column_levels(info, name)
+    return found
+
+
 def _covariate_of(built: BuiltDesign, name: str) -> Numbers | None:
     """A covariate over the rows; None for factors and whatever else is no number."""
-    return None if built.spec.factor_levels(name) is not None else numbers_of(built, name)
+    return None if _levels_of(built, name) is not None else numbers_of(built, name)
 
 
 def _typical(built: BuiltDesign, values: pd.Series) -> Any:
@@ -422,7 +435,7 @@ def _most_frequent(built: BuiltDesign, name: str) -> Any:
 
 def _grid_values(built: BuiltDesign, name: str, along: bool) -> list[Any]:
     """Values of a variable: a fine grid along the axis, a few for lines and panels."""
-    factor = built.spec.factor_levels(name)
+    factor = _levels_of(built, name)
     if factor is not None:
         return list(factor)
     numbers = _covariate_of(built, name)
