@@ -11,7 +11,13 @@ import pandas as pd
 
 from sparselmm.base.types import FloatArray
 from sparselmm.results.plots.figure import COLORS, LINES, MARKERS, axes_of, ratio_axis
-from sparselmm.results.plots.letters import axis_names, legend, level_labels, row_labels
+from sparselmm.results.plots.letters import (
+    axis_names,
+    legend,
+    level_labels,
+    row_labels,
+    series_name,
+)
 
 PROBABILITIES = ("logit", "probit", "cloglog")
 """Links of probabilities."""
@@ -86,7 +92,7 @@ def means_plot(
         y = part[value].to_numpy(dtype=float)
         ends = part[list(limits)].to_numpy(dtype=float)
         color, marker = COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)]
-        label = ", ".join(map(str, key if isinstance(key, tuple) else (key,)))
+        label = series_name(", ".join(map(str, key if isinstance(key, tuple) else (key,))))
         style = LINES[i % len(LINES)]
         axis.plot(x, y, linestyle=style, color=color, linewidth=0.8, alpha=0.6)
         axis.vlines(x, ends[:, 0], ends[:, 1], color=color, linewidth=4.0, alpha=0.3)
