@@ -255,6 +255,19 @@ def test_what_cannot_be_drawn_is_named():
         gone.plot_predictions()
 
 
+@pytest.mark.filterwarnings("ignore:the fixed-effects design has 6 columns but rank 5")
+def test_what_has_no_estimate_is_an_empty_panel():
+    data = datasets.load("Oats")
+    data = data[(data.nitro < 0.5) | (data.Variety != "Victory")].assign(n=lambda d: d.nitro > 0.5)
+    means = sparselmm.mixedlm("Yield ~ n * Variety + (1 | Block)", data).fit().emmeans
+    single, lost = (
+        means("Variety", at={"Variety": "Victory"}),
+        means("n", at={"Variety": "Victory"}),
+    )
+    for pairs in (single.pairs(), lost.pairs()):
+        assert "there is nothing to estimate" in drawn(pairs.plot())
+
+
 # ---------------------------------------------------------------------------- legibility
 
 

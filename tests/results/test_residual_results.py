@@ -285,6 +285,17 @@ def test_predictions_refuse_a_group_in_another_stratum():
         fit.get_prediction(new.assign(Sex="Male"), re=True)
 
 
+def test_predictions_refuse_rows_that_a_negative_correlation_has_no_place_for():
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(30, 3))
+    z -= 0.97 * z.mean(axis=1, keepdims=True)
+    data = pd.DataFrame({"g": np.repeat(np.arange(30), 3), "y": z.ravel()})
+    fit = sparselmm.mixedlm("y ~ 1", data, residual="cs(1 | g)").fit()
+    assert fit.get_prediction(pd.DataFrame({"g": [99]}), re=True).predicted_mean.shape == (1,)
+    with pytest.raises(DataError, match="the group 4 cannot have more than its 3 rows"):
+        fit.get_prediction(pd.DataFrame({"g": [99, 4]}), re=True)
+
+
 def test_predictions_refuse_unseen_labels_of_the_dispersion():
     fit = sparselmm.mixedlm("distance ~ age", data_of("Orthodont"), dispersion="~ Sex").fit()
     new = pd.DataFrame({"age": [10, 12], "Sex": ["Male", "other"]})

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from sparselmm.base.types import FloatArray
-from sparselmm.results.plots.figure import COLORS, LINES, MARKERS, axes_of, ratio_axis
+from sparselmm.results.plots.figure import COLORS, LINES, MARKERS, axes_of, empty, ratio_axis
 from sparselmm.results.plots.letters import (
     axis_names,
     legend,
@@ -41,6 +41,9 @@ def interval_plot(
         Where nothing differs: drawn as a line.
     """
     figure, axis = axes_of(ax, (6.0, 0.9 + 0.28 * max(len(labels), 2)))
+    if not np.isfinite(value).any():
+        empty(axis, "there is nothing to estimate")
+        return figure
     at = -np.arange(len(labels), dtype=float)
     finite = np.where(np.isfinite(ends), ends, np.nan)
     span = np.nanmax(np.c_[finite, value]) - np.nanmin(np.c_[finite, value]) or 1.0

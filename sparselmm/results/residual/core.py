@@ -35,6 +35,7 @@ from sparselmm.results.core import MixedLMResults
 from sparselmm.results.linear import LinearResults
 from sparselmm.results.methods.base import Matrix, from_sums
 from sparselmm.results.methods.reports import check_lines
+from sparselmm.results.print.labels import grouping_names
 from sparselmm.results.print.summary import Summary, variance_table
 from sparselmm.results.residual.by_row import ResidualByRow
 from sparselmm.results.residual.parameters import MOST_LOG
@@ -125,7 +126,10 @@ class ResidualResults(
         return super().glance().assign(sigma=self.sigma)
 
     def _residual_figure(self) -> Any:
-        return self.plot_residual_correlation()
+        rows = self.built.layout.residual
+        assert rows is not None
+        grouped = bool(rows.kind) or bool(grouping_names(self.built.layout))
+        return self.plot_residual_correlation() if grouped else None
 
     def _standardized(self) -> FloatArray:
         return np.asarray(self.residuals("normalized"))
@@ -276,7 +280,11 @@ def results_of(
 
 
 class MMRMResults(ResidualResults):
-    """A fitted mixed model for repeated measures: its tests have degrees of freedom by default."""
+    """A fitted mixed model for repeated measures: its tests have degrees of freedom by default.
+
+    So have ``summary``, ``tidy``, ``anova``, ``emmeans``, ``emtrends``, ``joint_tests`` and
+    ``t_test``; attributes (``pvalues``), ``conf_int`` and ``wald_test`` are normal, as elsewhere.
+    """
 
     def _usual(self, options: dict[str, Any]) -> dict[str, Any]:
         if options.get("ddf") is None:
