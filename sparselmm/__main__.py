@@ -95,6 +95,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (CommandError, SparseLMMError) as error:
         say("error", error)
         return 2
+    except UnicodeEncodeError as error:
+        letters = error.object[error.start : error.end]
+        say("error", f"the output cannot be written: its encoding {error.encoding!r} has no "
+            f"{letters!r}; set PYTHONIOENCODING=utf-8")  # fmt: skip
+        return 2
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough

@@ -25,6 +25,9 @@ from sparselmm.likelihood.residual.geometry import Geometry
 from sparselmm.likelihood.residual.markov import Markov
 from sparselmm.likelihood.residual.structure import Structured
 
+IMPOSSIBLE = 1e-6
+"""Share of a variance by which what others leave of it is below zero, not by rounding."""
+
 
 def row_sd(joint: JointFit, rows: ResidualRows, weights: FloatArray | None) -> FloatArray:
     """Standard deviation of the residual of some rows relative to sigma, (m,)."""
@@ -138,7 +141,14 @@ def neighbours(
             R = block(joint, both, np.concatenate([own, n + there]), half)
             k = len(own)
             w = np.linalg.solve(R[:k, :k], R[:k, k:])
-            left[there] = np.maximum(np.diag(R)[k:] - np.einsum("ij,ij->j", R[:k, k:], w), 0.0)
+            own_left = np.diag(R)[k:] - np.einsum("ij,ij->j", R[:k, k:], w)
+            if old.kind == "cs" and (own_left < -IMPOSSIBLE * np.diag(R)[k:]).any():
+                raise DataError(
+                    f"{old.text}: with a correlation as negative as the estimated one the group "
+                    f"{shown(old.labels[g])} cannot have more than its {k} rows of the fit; "
+                    "pass re=False"
+                )
+            left[there] = np.maximum(own_left, 0.0)
             rows.append(np.repeat(there, k))
             cols.append(np.tile(own, len(there)))
             data.append(w.T.ravel())

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.metrics import r2_score
-from sklearn.utils import check_array, check_consistent_length
+from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from sparselmm.base.arguments import check_choice, check_flag, check_text
@@ -115,6 +115,8 @@ class MixedLMRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             return self._fit_formula(X, y, sample_weight, groups)
         y, columns, labels = self._parts(X, y, groups, reset=True)
         w = None if sample_weight is None else _check_sample_weight(sample_weight, y)
+        if w is not None and (w < 0).any():
+            raise DataError("sample_weight has negative values; weights are 1/variance")
         self._factors = list(labels)
         slopes = self._slope_names(list(columns))
         if not labels:
@@ -227,7 +229,7 @@ class MixedLMRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             if rest.shape[1]:
                 values = check_array(rest, dtype=np.float64)
             if y is not None:
-                y = check_array(y, dtype=np.float64, ensure_2d=False)
+                y = column_or_1d(check_array(y, dtype=np.float64, ensure_2d=False), warn=True)
                 check_consistent_length(values, y)
         elif y is None:
             values = validate_data(self, rest, reset=reset, dtype=np.float64)
@@ -255,6 +257,11 @@ class MixedLMRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         frame = self._formula_frame(X, groups, reset=True)
         left, separator, right = str(self.formula).partition("~")
         right, left = (right, left.strip()) if separator else (left, "")
+        if left and not (left.isidentifier() or left.startswith("`")):
+            raise ArgumentError(
+                f"formula: the left side {left!r} is not applied to y; leave it out and transform "
+                "y, for example by TransformedTargetRegressor"
+            )
         response = left if left.isidentifier() else _unused("y", frame.columns)
         values = np.asarray(y, dtype=float).ravel()
         if len(values) != len(frame):

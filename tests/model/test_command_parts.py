@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -292,3 +293,62 @@ def test_several_files_and_other_separators_get_a_hint(tmp_path, monkeypatch, ca
     for files, says in ((["a.csv", "b.csv"], "pattern in quotes"), (["b.csv"], "';' between")):
         assert main(["fit", SLEEP, *files]) == 2
         assert says in capsys.readouterr().err
+
+
+AR1 = ("Reaction ~ Days", "--residual", "ar1(Days | Subject)", "--random", "--quiet")
+
+
+def predictions_of(capsys, data, new, *options):
+    formula, *model = options
+    assert main(["predict", formula, str(data), str(new), *model]) == 0
+    return pd.read_csv(io.StringIO(capsys.readouterr().out))
+
+
+def test_predictions_do_not_depend_on_the_interval_asked_for(tmp_path, capsys):
+    """Residuals shared with the rows of the fit came to them where there was one, only."""
+    data = datasets.load("sleepstudy")
+    new = data.iloc[::10].assign(Days=12)
+    data.to_csv(tmp_path / "old.csv", index=False)
+    new.to_csv(tmp_path / "new.csv", index=False)
+    fit = sparselmm.mixedlm(AR1[0], data, residual=AR1[2]).fit()
+    expected = fit.get_prediction(new, re=True).predicted_mean
+    for more in ([], ["--interval", "prediction"], ["--interval", "confidence"],
+                 ["--chunk-rows", "50"]):  # fmt: skip
+        table = predictions_of(capsys, tmp_path / "old.csv", tmp_path / "new.csv", *AR1, *more)
+        assert table.predicted.to_numpy() == pytest.approx(expected, rel=1e-8)
+        assert table.shape[1] == new.shape[1] + (3 if "--interval" in more else 1)
+
+
+def test_new_observations_have_their_weights(tmp_path, capsys):
+    data = datasets.load("sleepstudy").assign(w=lambda d: 1.0 / (1 + d.Days))
+    data.to_csv(tmp_path / "rows.csv", index=False)
+    options = (SLEEP, "--weights", "w", "--interval", "prediction", "--quiet")
+    table = predictions_of(capsys, tmp_path / "rows.csv", tmp_path / "rows.csv", *options)
+    fit = sparselmm.mixedlm(SLEEP, data, weights="w").fit()
+    frame = fit.get_prediction(data, weights=data.w).summary_frame()
+    assert table.upper_95.to_numpy() == pytest.approx(frame.obs_ci_upper.to_numpy(), rel=1e-8)
+    argv = ["predict", SLEEP, str(tmp_path / "rows.csv"), "sleepstudy", *options[1:]]
+    assert main(argv) == 2
+    assert "'w', used in weights=, in the new data, is not a column" in capsys.readouterr().err
+
+
+def test_rows_with_a_separator_at_their_end(tmp_path, capsys):
+    """Pandas would take the first field of each for its name, and move the others."""
+    lines = csv().decode().splitlines()
+    rows = tmp_path / "rows.csv"
+    rows.write_text("\n".join([lines[0], *(f"{line}," for line in lines[1:])]))
+    assert main(["fit", "Days ~ 1 + (1 | Reaction)", str(rows)]) == 2
+    assert "a field more than the header" in capsys.readouterr().err
+    rows.write_text("\n".join([lines[0], *(f"r{i},{line}" for i, line in enumerate(lines[1:]))]))
+    assert main(["fit", SLEEP, str(rows)]) == 0  # as R writes it, with names of the rows
+
+
+def test_output_in_an_encoding_without_the_letters(tmp_path):
+    data = datasets.load("sleepstudy").rename(columns={"Days": "Täge"})
+    data.to_csv(tmp_path / "rows.csv", index=False)
+    command = [sys.executable, "-m", "sparselmm", "fit", "Reaction ~ Täge + (1 | Subject)"]
+    done = subprocess.run([*command, str(tmp_path / "rows.csv")], capture_output=True, text=True,
+                          check=False, env={**os.environ, "PYTHONIOENCODING": "ascii"})  # fmt: skip
+    assert done.returncode == 2
+    assert "set PYTHONIOENCODING=utf-8" in done.stderr
+    assert done.stderr.count("\n") == 1

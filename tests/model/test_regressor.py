@@ -202,3 +202,20 @@ def test_columns_of_text_and_missing_responses_say_what_to_do():
     np.testing.assert_allclose(same, MixedLMRegressor(groups="Subject").fit(X, y).coef_)
     with pytest.raises(DataError, match="y has 2 missing"):
         MixedLMRegressor("Days + (1 | Subject)").fit(data, y.where(y > 200))
+
+
+def test_left_sides_that_would_not_be_applied_are_refused():
+    """The right side alone was fitted to y as it is."""
+    with pytest.raises(ArgumentError, match=r"the left side 'log\(Reaction\)' is not applied"):
+        MixedLMRegressor("log(Reaction) ~ Days + (1 | Subject)").fit(SLEEP, SLEEP.Reaction)
+    named = MixedLMRegressor("`reaction time` ~ Days + (1 | Subject)").fit(SLEEP, SLEEP.Reaction)
+    plain = MixedLMRegressor("Days + (1 | Subject)").fit(SLEEP, SLEEP.Reaction)
+    assert named.coef_.tolist() == plain.coef_.tolist()
+
+
+def test_two_responses_and_negative_weights():
+    X, y = SLEEP[["Days", "Subject"]], SLEEP.Reaction
+    with pytest.raises(ValueError, match="should be a 1d array"):
+        MixedLMRegressor(groups="Subject").fit(X, np.column_stack([y, y]))
+    with pytest.raises(DataError, match="sample_weight has negative values"):
+        MixedLMRegressor().fit(X[["Days"]], y, sample_weight=-np.ones(len(y)))

@@ -1,5 +1,6 @@
 """Pictures: that they draw what they say, where they are told to, and name what they cannot do."""
 
+import io
 from functools import cache
 from itertools import pairwise
 
@@ -254,6 +255,19 @@ def test_what_cannot_be_drawn_is_named():
         gone.plot_predictions()
 
 
+@pytest.mark.filterwarnings("ignore:the fixed-effects design has 6 columns but rank 5")
+def test_what_has_no_estimate_is_an_empty_panel():
+    data = datasets.load("Oats")
+    data = data[(data.nitro < 0.5) | (data.Variety != "Victory")].assign(n=lambda d: d.nitro > 0.5)
+    means = sparselmm.mixedlm("Yield ~ n * Variety + (1 | Block)", data).fit().emmeans
+    single, lost = (
+        means("Variety", at={"Variety": "Victory"}),
+        means("n", at={"Variety": "Victory"}),
+    )
+    for pairs in (single.pairs(), lost.pairs()):
+        assert "there is nothing to estimate" in drawn(pairs.plot())
+
+
 # ---------------------------------------------------------------------------- legibility
 
 
@@ -394,3 +408,39 @@ def test_axes_say_what_the_means_are_of():
 def test_ratios_have_a_logarithmic_axis():
     figure = herds().plot_coefficients(exponentiate=True)
     assert figure.axes[0].get_xscale() == "log"
+
+
+def drawn(figure):
+    figure.savefig(io.BytesIO(), format="svg")
+    return [text.get_text() for text in figure.findobj(plt.Text) if text.get_text()]
+
+
+@cache
+def priced():
+    """Levels and columns whose names would be formulas of matplotlib, or left out of legends."""
+    rng = np.random.default_rng(0)
+    data = pd.DataFrame(
+        {
+            "price": np.tile(["$1-$9", "lo$$", "_other"], 40),
+            "x$": rng.normal(size=120),
+            "shop": np.repeat([f"$\\frac{{{i}$" for i in range(12)], 10),
+        }
+    )
+    data["y$$"] = data["x$"] + rng.normal(size=120) + np.repeat(rng.normal(size=12), 10)
+    return sparselmm.mixedlm("`y$$` ~ `x$` * price + (`x$` | shop)", data).fit()
+
+
+@pytest.mark.parametrize("name", ["coefficients", "diagnostics", "funnel", "groups", "predictions",
+    "ranef", "ranef_correlation", "ranks", "shrinkage", "variance_shares"])  # fmt: skip
+def test_dollars_in_names_are_dollars(name):
+    figure = getattr(priced(), f"plot_{name}")(*(["shop"] if name in ("ranef", "ranks") else []))
+    for text in drawn(figure):
+        assert text.count("$") == text.count(r"\$")
+
+
+def test_labels_of_series_with_dollars_and_underscores():
+    means = priced().emmeans("x$", by="price", at={"x$": [0.0, 1.0]})
+    assert {r"\$1-\$9", r"lo\$\$", " _other"} <= set(drawn(means.plot()))
+    assert r"(\$1-\$9) - lo\$\$" in drawn(priced().emmeans("price").pairs().plot())
+    assert " _other" in drawn(priced().plot_predictions(["x$", "price"]))
+    assert " _b" in drawn(priced().plot_coefficients({"_b": fit("sleep")}))

@@ -100,6 +100,12 @@ def test_citation():
         sparselmm.citation("apa7")
 
 
+def test_reports_of_rows_without_groups():
+    growth = datasets.load("Orthodont")
+    fit = sparselmm.mixedlm("distance ~ age", growth, dispersion="~ Sex").fit()
+    assert fit.report().html.count("data:image/png;base64,") == 2
+
+
 def test_reports_say_what_residuals_are_assumed_to_be():
     sleep = datasets.load("sleepstudy")
     ar1 = sparselmm.mixedlm("Reaction ~ Days", sleep, residual="ar1(Days | Subject)").fit()

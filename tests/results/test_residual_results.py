@@ -285,6 +285,17 @@ def test_predictions_refuse_a_group_in_another_stratum():
         fit.get_prediction(new.assign(Sex="Male"), re=True)
 
 
+def test_predictions_refuse_rows_that_a_negative_correlation_has_no_place_for():
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(30, 3))
+    z -= 0.97 * z.mean(axis=1, keepdims=True)
+    data = pd.DataFrame({"g": np.repeat(np.arange(30), 3), "y": z.ravel()})
+    fit = sparselmm.mixedlm("y ~ 1", data, residual="cs(1 | g)").fit()
+    assert fit.get_prediction(pd.DataFrame({"g": [99]}), re=True).predicted_mean.shape == (1,)
+    with pytest.raises(DataError, match="the group 4 cannot have more than its 3 rows"):
+        fit.get_prediction(pd.DataFrame({"g": [99, 4]}), re=True)
+
+
 def test_predictions_refuse_unseen_labels_of_the_dispersion():
     fit = sparselmm.mixedlm("distance ~ age", data_of("Orthodont"), dispersion="~ Sex").fit()
     new = pd.DataFrame({"age": [10, 12], "Sex": ["Male", "other"]})
@@ -571,6 +582,35 @@ def observed(fit):
                 ends.append(criterion(full + step))
             H[i, j] = (ends[0] - ends[1] - ends[2] + ends[3]) / (4 * h * h)
     return 2.0 * np.linalg.inv(H)
+
+
+@pytest.mark.parametrize("effects", ["", " + (1 | Subject)"])
+def test_degrees_of_freedom_of_predictions_are_those_of_tests(effects):
+    """They took R as known: 178 instead of some 20."""
+    data = sparselmm.datasets.load("sleepstudy")
+    formula = "Reaction ~ Days" + effects
+    fit = sparselmm.mixedlm(formula, data, residual="ar1(Days | Subject)").fit()
+    found = fit.get_prediction(
+        pd.DataFrame({"Days": [4.5]}), interval="confidence", ddf="satterthwaite"
+    )
+    test = fit.t_test([[1.0, 4.5]], ddf="satterthwaite")
+    assert found.df_mean[0] == pytest.approx(float(np.ravel(test.df_denom)[0]), rel=1e-10)
+    assert found.se_mean[0] == pytest.approx(float(np.ravel(test.sd)[0]), rel=1e-10)
+
+
+def test_refits_of_responses_that_are_explained_are_refused():
+    for endog in (np.ones(180), 2.0 * sleep().built.design.X[:, 1]):
+        with pytest.raises(DataError, match="explain the response 'endog' exactly"):
+            sleep().refit(endog)
+
+
+def test_arguments_of_tidy_are_those_of_other_fits():
+    with pytest.raises(TypeError, match="tidy has no argument 'nonsense'"):
+        sleep().tidy("resid_pars", nonsense=3)
+    with pytest.raises(ValueError, match="'ran_coefs', 'resid_pars', got 'nope'"):
+        sleep().tidy(["fixed", "nope"])
+    with pytest.raises(ValueError, match="conf_level must be between 0 and 1, got 90"):
+        sleep().tidy("resid_pars", conf_int=True, conf_level=90)
 
 
 def test_satterthwaite_by_its_definition():

@@ -15,6 +15,7 @@ import pandas as pd
 
 from sparselmm.base.arguments import check_choice
 from sparselmm.base.exceptions import ArgumentError, DataError
+from sparselmm.design.validate import unknown_column
 from sparselmm.factor.candidates import EVALUATIONS
 from sparselmm.inference.hypotheses.ddf import DDF_METHODS
 from sparselmm.inference.prediction.means import UNSEEN
@@ -134,15 +135,10 @@ def predicted(result: Any, new: pd.DataFrame, arguments: argparse.Namespace) -> 
         found = result.predict(
             new, random=kind, interval=arguments.interval != "none", unseen=arguments.unseen
         )
-    elif arguments.interval == "none":
+    elif arguments.interval == "none" and not _shares(result, arguments):
         found = result.predict(new, re=arguments.random, unseen=arguments.unseen)
     else:
-        frame = result.get_prediction(
-            new, re=arguments.random, unseen=arguments.unseen, interval=arguments.interval
-        ).summary_frame()
-        kind = "obs" if arguments.interval == "prediction" else "mean"
-        found = frame[["mean", f"{kind}_ci_lower", f"{kind}_ci_upper"]]
-        found = found.set_axis(["predicted", "lower_95", "upper_95"], axis=1)
+        found = _by_prediction(result, new, arguments)
     if isinstance(found, pd.Series):
         found = found.to_frame("predicted")
     found = pd.DataFrame(found).rename(
@@ -150,6 +146,31 @@ def predicted(result: Any, new: pd.DataFrame, arguments: argparse.Namespace) -> 
     )
     found.columns = [f"{name}_of_fit" if name in new else name for name in found.columns]
     return pd.concat([new.reset_index(drop=True), found.reset_index(drop=True)], axis=1)
+
+
+def _shares(result: Any, arguments: argparse.Namespace) -> bool:
+    """Whether new rows share residuals with those of the fit, which is part of what they are."""
+    rows = result.built.layout.residual
+    return arguments.random and rows is not None and bool(rows.kind)
+
+
+def _by_prediction(result: Any, new: pd.DataFrame, arguments: argparse.Namespace) -> pd.DataFrame:
+    """Predictions and their intervals where they are wanted; new rows have weights as old ones."""
+    shares, none = _shares(result, arguments), arguments.interval == "none"
+    options: dict[str, Any] = {"interval": "confidence" if none else arguments.interval}
+    if arguments.weights is not None and (shares or arguments.interval == "prediction"):
+        options["interval"] = "prediction"
+        if arguments.weights not in new:
+            raise unknown_column(arguments.weights, new.columns, "weights=, in the new data")
+        options["weights"] = new[arguments.weights]
+    if shares and not result.built.has_rows:
+        options["data"] = arguments.data
+    frame = result.get_prediction(
+        new, re=arguments.random, unseen=arguments.unseen, **options
+    ).summary_frame()
+    kind = "obs" if arguments.interval == "prediction" else "mean"
+    wanted = ["mean"] if none else ["mean", f"{kind}_ci_lower", f"{kind}_ci_upper"]
+    return frame[wanted].set_axis(["predicted", "lower_95", "upper_95"][: len(wanted)], axis=1)
 
 
 class CommandError(Exception):

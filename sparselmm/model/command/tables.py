@@ -160,6 +160,12 @@ def _read_text(path: Path | io.BytesIO, separator: str) -> pd.DataFrame:
     """Delimited text; a second look at columns of whole numbers finds what would be lost."""
     options: Any = {"sep": separator, "low_memory": False}
     data: pd.DataFrame = pd.read_csv(path, **options)
+    unnamed = not isinstance(data.index, pd.RangeIndex)  # the first fields, taken for row names
+    if unnamed and data.iloc[:, -1].isna().all():
+        raise CommandError(
+            f"its rows end with {separator!r}, and have a field more than the header has names; "
+            "put one at the end of the header, too"
+        )
     whole = [name for name in data.columns if _is_whole(data[name])]
     if whole:
         if isinstance(path, io.BytesIO):

@@ -81,7 +81,8 @@ class PredictionResults(RanefResults):
 
         See Also
         --------
-        get_prediction : standard errors and intervals.
+        get_prediction : standard errors and intervals; with ``residual=`` and ``re=True`` also
+            what new rows share of the residuals of their group, which is not added here.
 
         Examples
         --------

@@ -26,9 +26,11 @@ from sparselmm.results.plots.letters import (
     legend,
     level_labels,
     name_points,
+    plain,
     points,
     remark,
     row_labels,
+    series_name,
     shortened,
     whole_steps,
 )
@@ -99,7 +101,7 @@ def curve_plot(
         for curve in curves:
             if curve.panel == head:
                 _curve(axis, curve, series.index(curve.series), len(series), place)
-        axis.set_title(title, fontsize=points(axis, "small"))
+        axis.set_title(plain(title), fontsize=points(axis, "small"))
         axis_names(axis, names[0])
     if place:
         level_labels(own[0], levels)
@@ -127,7 +129,7 @@ def _curve(axis: Any, curve: Curve, i: int, n: int, place: Mapping[Any, int]) ->
                 axis.vlines(x, table[low], table[high], color=color, linewidth=width, alpha=alpha)
         axis.plot(
             x, table["mean"], MARKERS[i % len(MARKERS)], color=color, markersize=5,
-            label=curve.series,
+            label=series_name(curve.series),
         )  # fmt: skip
         return
     for low, high, alpha in (("obs_low", "obs_high", 0.10), ("low", "high", 0.22)):
@@ -135,7 +137,7 @@ def _curve(axis: Any, curve: Curve, i: int, n: int, place: Mapping[Any, int]) ->
             axis.fill_between(x, table[low], table[high], color=color, alpha=alpha, linewidth=0)
     axis.plot(
         x, table["mean"], linestyle=LINES[i % len(LINES)], color=color, linewidth=1.8,
-        label=curve.series,
+        label=series_name(curve.series),
     )  # fmt: skip
 
 
@@ -188,10 +190,10 @@ def group_plot(groups: Sequence[Group], names: Sequence[str], note: str, figure:
         if group.own is not None:
             axis.plot(group.at, group.own, "--", color=COLORS[1], label="own least squares")
         axis.plot(group.at, group.mixed, "-", color=COLORS[0], label="mixed model")
-        axis.set_title(title, fontsize=points(axis, "small"), pad=2)
+        axis.set_title(plain(title), fontsize=points(axis, "small"), pad=2)
     whole_steps(own[0], np.concatenate([group.x for group in groups]))
     legend(own, order=("mixed model", "own least squares", "population"))
-    figure.supylabel(names[1], fontsize=points(own[0]))
+    figure.supylabel(plain(names[1]), fontsize=points(own[0]))
     for axis in own[-shape[1] :]:
         axis_names(axis, names[0])
     remark(figure, note)
@@ -238,7 +240,7 @@ def shrinkage_plot(
     if len(columns) > 1:
         axis.axhline(population[1], color="0.3", linestyle=":", linewidth=1.0)
         axis.plot(*population[:2], "X", color="black", markersize=7, label="population")
-    axis.set_title(title, fontsize=points(axis))
+    axis.set_title(plain(title), fontsize=points(axis))
     name_points(axis, start[:, 0], start[:, 1], list(mixed.index), far)
     legend([axis])
     return figure
@@ -269,7 +271,7 @@ def coefficient_plot(
         axis.hlines(at, table["low"], table["high"], color=color, linewidth=1.5)
         axis.plot(
             table["estimate"], at, MARKERS[i % len(MARKERS)], color=color, markersize=4.5,
-            label=head,
+            label=series_name(head),
         )  # fmt: skip
     axis.axvline(neutral, color="0.6", linewidth=0.8, zorder=0)
     row_labels(axis, -np.arange(len(rows), dtype=float), rows)

@@ -11,7 +11,12 @@ from typing import Any
 import numpy as np
 
 from sparselmm.base.exceptions import ArgumentError, MissingPackageError
-from sparselmm.results.plots.letters import fitting, letter, points
+from sparselmm.results.plots.letters import (
+    fitting,
+    letter,
+    plain,
+    points,
+)
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's colours, told apart by people with any kind of colour vision."""
@@ -132,7 +137,7 @@ def ratio_axis(axis: Any) -> None:
 def empty(axis: Any, why: str) -> None:
     """Say why a panel has nothing in it."""
     axis.text(
-        0.5, 0.5, textwrap.fill(why, fitting(axis, 0.6, "small")), transform=axis.transAxes,
+        0.5, 0.5, plain(textwrap.fill(why, fitting(axis, 0.6, "small"))), transform=axis.transAxes,
         ha="center", va="center", color="0.4", fontsize=points(axis, "small"),
     )  # fmt: skip
     axis.set(xticks=[], yticks=[])

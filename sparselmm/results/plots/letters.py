@@ -65,6 +65,17 @@ def fitting(axis: Any, share: float, size: str) -> int:
     return max(8, int(share * extent(axis)[0] * 72.0 / (WIDTH * points(axis, size))))
 
 
+def plain(text: str) -> str:
+    """The text for matplotlib, to whom what is between two dollars would be a formula."""
+    return text.replace("$", r"\$")
+
+
+def series_name(label: object) -> str:
+    """A label of a series; matplotlib would leave one that starts with ``_`` out of legends."""
+    text = str(label)
+    return f" {text}" if text.startswith("_") else text
+
+
 def shortened(labels: Sequence[Any], most: int) -> list[str]:
     """Labels with their middle left out where they are long, still different from each other."""
     full = [str(label) for label in labels]
@@ -102,7 +113,8 @@ def row_labels(axis: Any, at: AnyArray, labels: Sequence[Any], most: int | None 
     size = min(size, max(LEAST, 0.95 * 0.8 * 72.0 * extent(axis)[1] / max(len(shown), 1)))
     most_letters = max(8, int(0.38 * extent(axis)[0] * 72.0 / (WIDTH * size)))
     short = shortened(labels, most_letters)
-    axis.set_yticks(np.asarray(at)[shown], [short[i] for i in shown], fontsize=size)
+    names = [plain(short[i]) for i in shown]
+    axis.set_yticks(np.asarray(at)[shown], names, fontsize=size)
 
 
 def level_labels(axis: Any, labels: Sequence[Any]) -> None:
@@ -111,11 +123,11 @@ def level_labels(axis: Any, labels: Sequence[Any]) -> None:
     place = 0.8 * 72.0 * extent(axis)[0] / max(n, 1)
     names = [str(label) for label in labels]
     if WIDTH * size * max(map(len, names), default=0) <= 0.95 * place:
-        axis.set_xticks(range(n), names)
+        axis.set_xticks(range(n), list(map(plain, names)))
     else:
         axis.set_xticks(
-            range(n), shortened(names, 20), rotation=40, ha="right", rotation_mode="anchor",
-            fontsize=min(size, max(LEAST, 0.7 * place)),
+            range(n), list(map(plain, shortened(names, 20))), rotation=40, ha="right",
+            rotation_mode="anchor", fontsize=min(size, max(LEAST, 0.7 * place)),
         )  # fmt: skip
     axis.set_xlim(-0.6, n - 0.4)
 
@@ -147,31 +159,32 @@ def legend(
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    names = [name for name in order or found if name in found]
+    names = [name for name in map(series_name, order or found) if name in found]
     if not names:
         return
     first, figure = axes[0], axes[0].get_figure()
     size = points(first, "small")
     style: dict[str, Any] = {"fontsize": size, "title_fontsize": size, "frameon": False}
-    style |= {"title": title or None, "handles": [found[name] for name in names]}
+    style |= {"title": plain(title) or None, "handles": [found[name] for name in names]}
     shown = {axis for axis in figure.axes if axis.get_visible()}
     if shown != set(axes) or figure.get_layout_engine() is None:
         many = sum(len(line.get_xdata()) for line in first.lines) > MANY_POINTS
         short = shortened(names, fitting(first, 0.45, "small"))
-        first.legend(labels=short, loc="upper left" if many else "best", **style)
+        first.legend(labels=list(map(plain, short)), loc="upper left" if many else "best", **style)
         return
     wide, high = (72.0 * side / figure.dpi for side in (figure.bbox.width, figure.bbox.height))
     line = 1.6 * size
     entry = (4.0 + WIDTH * max(map(len, shortened(names, LONG)))) * size
     if beside and entry <= 0.3 * wide and len(names) * line < 0.8 * high:
-        figure.legend(labels=shortened(names, LONG), loc="outside right upper", **style)
+        labels = list(map(plain, shortened(names, LONG)))
+        figure.legend(labels=labels, loc="outside right upper", **style)
         return
     least = -(-len(names) * line // (ABOVE * high))  # columns, so as to leave the panels their room
     columns = int(np.clip(max(wide // entry, least), 1, len(names)))
     most = max(6, int((wide / columns / size - 4.5) / WIDTH))
     figure.legend(
-        labels=shortened(names, min(most, LONG)), loc="outside upper center", ncols=columns,
-        columnspacing=1.0, **style,
+        labels=list(map(plain, shortened(names, min(most, LONG)))), loc="outside upper center",
+        ncols=columns, columnspacing=1.0, **style,
     )  # fmt: skip
 
 
@@ -197,8 +210,8 @@ def name_points(
             if not any(_overlap(box, other) for other in taken):
                 taken.append(box)
                 axis.annotate(
-                    name, (x[i], y[i]), (4.0 * side, up), textcoords="offset points", va="center",
-                    ha="left" if side > 0 else "right", fontsize=size,
+                    plain(name), (x[i], y[i]), (4.0 * side, up), textcoords="offset points",
+                    va="center", ha="left" if side > 0 else "right", fontsize=size,
                 )  # fmt: skip
                 break
 
@@ -211,9 +224,9 @@ def axis_names(axis: Any, x: str | None = None, y: str | None = None) -> None:
     """Names of the axes, in lines as long as the panel."""
     wide, high = (max(8, int(60.0 * side / (WIDTH * points(axis)))) for side in extent(axis))
     if x is not None:
-        axis.set_xlabel(textwrap.fill(x, wide))
+        axis.set_xlabel(plain(textwrap.fill(x, wide)))
     if y is not None:
-        axis.set_ylabel(textwrap.fill(y, high))
+        axis.set_ylabel(plain(textwrap.fill(y, high)))
 
 
 def remark(figure: Any, text: str) -> None:
@@ -221,4 +234,4 @@ def remark(figure: Any, text: str) -> None:
     if text:
         size = 0.85 * points(figure.axes[0], "small")
         most = max(20, int(0.95 * figure.bbox.width / figure.dpi * 72.0 / (WIDTH * size)))
-        figure.supxlabel(textwrap.fill(text, most), fontsize=size, color="0.35")
+        figure.supxlabel(plain(textwrap.fill(text, most)), fontsize=size, color="0.35")

@@ -16,6 +16,7 @@ from sparselmm.results.plots.letters import (
     fitting,
     legend,
     name_points,
+    plain,
     points,
     row_labels,
     whole_steps,
@@ -72,7 +73,7 @@ def caterpillar(
         title = f"{column}: {out.sum():,} of {l:,} away from 0"
         if len(title) > fitting(axis, 0.5, "small"):
             title = title.replace(": ", ":\n")
-        axis.set_title(title, fontsize=points(axis, "small"))
+        axis.set_title(plain(title), fontsize=points(axis, "small"))
         row_labels(axis, at, [labels[i] for i in order], None if few else LABELLED)
         axis.set_ylim(-1, l)
     axis_names(axes[0, 0], y=name)

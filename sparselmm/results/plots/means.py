@@ -11,8 +11,14 @@ import pandas as pd
 
 from sparselmm.base.types import FloatArray
 from sparselmm.likelihood.laplace.links import DISTRIBUTIONS
-from sparselmm.results.plots.figure import COLORS, LINES, MARKERS, axes_of, ratio_axis
-from sparselmm.results.plots.letters import axis_names, legend, level_labels, row_labels
+from sparselmm.results.plots.figure import COLORS, LINES, MARKERS, axes_of, empty, ratio_axis
+from sparselmm.results.plots.letters import (
+    axis_names,
+    legend,
+    level_labels,
+    row_labels,
+    series_name,
+)
 
 
 def interval_plot(
@@ -33,6 +39,9 @@ def interval_plot(
         Where nothing differs: drawn as a line.
     """
     figure, axis = axes_of(ax, (6.0, 0.9 + 0.28 * max(len(labels), 2)))
+    if not np.isfinite(value).any():
+        empty(axis, "there is nothing to estimate")
+        return figure
     at = -np.arange(len(labels), dtype=float)
     finite = np.where(np.isfinite(ends), ends, np.nan)
     span = np.nanmax(np.c_[finite, value]) - np.nanmin(np.c_[finite, value]) or 1.0
@@ -84,7 +93,7 @@ def means_plot(
         y = part[value].to_numpy(dtype=float)
         ends = part[list(limits)].to_numpy(dtype=float)
         color, marker = COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)]
-        label = ", ".join(map(str, key if isinstance(key, tuple) else (key,)))
+        label = series_name(", ".join(map(str, key if isinstance(key, tuple) else (key,))))
         style = LINES[i % len(LINES)]
         axis.plot(x, y, linestyle=style, color=color, linewidth=0.8, alpha=0.6)
         axis.vlines(x, ends[:, 0], ends[:, 1], color=color, linewidth=4.0, alpha=0.3)

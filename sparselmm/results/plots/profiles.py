@@ -10,7 +10,13 @@ import scipy
 
 from sparselmm.base.types import FloatArray
 from sparselmm.results.plots.figure import in_grid, panels, used
-from sparselmm.results.plots.letters import axis_names, fitting, points, shortened
+from sparselmm.results.plots.letters import (
+    axis_names,
+    fitting,
+    plain,
+    points,
+    shortened,
+)
 
 LEVELS = (0.5, 0.8, 0.9, 0.95, 0.99)
 """Confidence levels marked in a profile."""
@@ -37,7 +43,7 @@ def profile_plot(curves: Mapping[str, FloatArray], absolute: bool, figure: Any =
     own = used(axes, len(curves))
     titles = shortened(list(curves), fitting(axes[0, 0], 0.85, "small"))
     for axis, title, curve in zip(own, titles, curves.values(), strict=True):
-        axis.set_title(title, fontsize=points(axis, "small"))
+        axis.set_title(plain(title), fontsize=points(axis, "small"))
         _panel(axis, curve, absolute)
     for row in axes:
         axis_names(row[0], y="|zeta|" if absolute else "zeta")

@@ -25,8 +25,10 @@ from sparselmm.results.plots.letters import (
     fitting,
     legend,
     name_points,
+    plain,
     points,
     row_labels,
+    series_name,
     shortened,
     whole_steps,
 )
@@ -43,7 +45,7 @@ def density_plot(
     for name, title, axis in zip(replicates, titles, own, strict=True):
         values = replicates[name].to_numpy(dtype=float)
         values = values[np.isfinite(values)]
-        axis.set_title(title, fontsize=points(axis, "small"))
+        axis.set_title(plain(title), fontsize=points(axis, "small"))
         axis.set_yticks([])
         if len(values) < 3 or np.ptp(values) <= 1e-12 * np.abs(values).max(initial=1.0):
             empty(axis, "all replicates alike")
@@ -99,7 +101,8 @@ def power_plot(frame: pd.DataFrame, x: str, series: Sequence[str], ax: Any) -> A
         axis.vlines(at, part["lower"], part["upper"], color=color, linewidth=1.0)
         axis.plot(
             at, part["power"], color=color, linestyle=LINES[i % len(LINES)],
-            marker=MARKERS[i % len(MARKERS)], label=", ".join(map(str, np.atleast_1d(key))),
+            marker=MARKERS[i % len(MARKERS)],
+            label=series_name(", ".join(map(str, np.atleast_1d(key)))),
         )  # fmt: skip
     axis.axhline(0.8, color="0.5", linewidth=0.8, linestyle=":")
     axis_names(axis, x, "power")
@@ -151,7 +154,7 @@ def criteria_plot(table: pd.DataFrame, criteria: Sequence[str], ax: Any) -> Any:
         value = table[name].to_numpy(dtype=float)
         axis.plot(
             value - np.nanmin(value), -at + 0.15 * (i - 0.5 * (len(criteria) - 1)),
-            MARKERS[i % len(MARKERS)], color=COLORS[i % len(COLORS)], label=name,
+            MARKERS[i % len(MARKERS)], color=COLORS[i % len(COLORS)], label=series_name(name),
         )  # fmt: skip
     axis.axvline(0.0, color="0.6", linewidth=0.8, zorder=0)
     row_labels(axis, -at, list(table.index))
@@ -171,7 +174,7 @@ def share_plot(shares: Mapping[str, float], ax: Any) -> Any:
         shade = COLORS[i % len(COLORS)]
         axis.barh(
             0, share, left=left, color=shade, alpha=0.75, edgecolor="white",
-            hatch=("", "//", "..", "xx")[i % 4], label=f"{name} {share:.1%}",
+            hatch=("", "//", "..", "xx")[i % 4], label=series_name(f"{name} {share:.1%}"),
         )  # fmt: skip
         left += share
     axis.set(xlim=(0.0, max(left, 1.0)), yticks=[])

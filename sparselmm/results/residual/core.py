@@ -35,6 +35,8 @@ from sparselmm.results.core import MixedLMResults
 from sparselmm.results.linear import LinearResults
 from sparselmm.results.methods.base import Matrix, from_sums
 from sparselmm.results.methods.reports import check_lines
+from sparselmm.results.methods.tidy import EFFECTS
+from sparselmm.results.print.labels import grouping_names
 from sparselmm.results.print.summary import Summary, variance_table
 from sparselmm.results.residual.by_row import ResidualByRow
 from sparselmm.results.residual.parameters import MOST_LOG
@@ -125,7 +127,10 @@ class ResidualResults(
         return super().glance().assign(sigma=self.sigma)
 
     def _residual_figure(self) -> Any:
-        return self.plot_residual_correlation()
+        rows = self.built.layout.residual
+        assert rows is not None
+        grouped = bool(rows.kind) or bool(grouping_names(self.built.layout))
+        return self.plot_residual_correlation() if grouped else None
 
     def _standardized(self) -> FloatArray:
         return np.asarray(self.residuals("normalized"))
@@ -244,7 +249,11 @@ class ResidualResults(
         Rows of the effect ``resid_pars`` are those of :meth:`residual_params`, sigma apart.
         """
         conf_int = check_flag(conf_int, "conf_int")
-        wanted = list(check_strings(effects, "effects"))
+        kinds = (*EFFECTS, "resid_pars")
+        wanted = [check_choice(one, "effects", kinds) for one in check_strings(effects, "effects")]
+        check_keywords(options, ("conf_level", "ddf", "scale"), "tidy")
+        level = options.get("conf_level", 0.95)
+        level = check_level(level, "conf_level", "0.95 makes 95 % intervals")
         if not wanted:
             raise ArgumentError("effects is empty; name at least one kind of effect")
         others = [one for one in wanted if one != "resid_pars"]
@@ -252,7 +261,6 @@ class ResidualResults(
         if others:
             parts.append(super().tidy(others, conf_int=conf_int, **options))
         if {"ran_pars", "resid_pars"} & set(wanted):
-            level = options.get("conf_level", 0.95)
             table = self.residual_params(1.0 - level).drop("sigma", errors="ignore")
             rows = pd.DataFrame({"effect": "resid_pars", "term": table.index})
             rows["estimate"], rows["std.error"] = table.estimate.values, table.std_error.values
@@ -276,7 +284,11 @@ def results_of(
 
 
 class MMRMResults(ResidualResults):
-    """A fitted mixed model for repeated measures: its tests have degrees of freedom by default."""
+    """A fitted mixed model for repeated measures: its tests have degrees of freedom by default.
+
+    So have ``summary``, ``tidy``, ``anova``, ``emmeans``, ``emtrends``, ``joint_tests`` and
+    ``t_test``; attributes (``pvalues``), ``conf_int`` and ``wald_test`` are normal, as elsewhere.
+    """
 
     def _usual(self, options: dict[str, Any]) -> dict[str, Any]:
         if options.get("ddf") is None:

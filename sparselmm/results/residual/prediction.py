@@ -10,10 +10,11 @@ import scipy.sparse as sp
 
 from sparselmm.base.arguments import check_flag
 from sparselmm.base.exceptions import DataError, UnsupportedError
-from sparselmm.base.types import CSR
+from sparselmm.base.types import CSR, FloatArray
 from sparselmm.design.spec import NewDesign
 from sparselmm.design.terms import Design
 from sparselmm.inference.prediction import means as prediction
+from sparselmm.inference.prediction.variance import Targets
 from sparselmm.inference.residual import JointFit
 from sparselmm.inference.residual_rows import Neighbours, neighbours, row_sd
 from sparselmm.results.methods.prediction import PredictionResults, check_options
@@ -58,9 +59,7 @@ class ResidualPrediction(PredictionResults):
         on = prediction.switches(est.terms, re)
         interval, ddf = check_options(interval, ddf, on)
         if ddf != "z" and (re is not False or interval != "confidence"):
-            raise UnsupportedError(
-                f"ddf={ddf!r} with residual= is available for re=False and interval='confidence'"
-            )
+            raise _fixed_alone(ddf)
         unseen = prediction.check_unseen(unseen)
         arrays = {
             "groups": groups, "exog_re": exog_re, "exog_vc": exog_vc, "offset": offset,
@@ -92,6 +91,15 @@ class ResidualPrediction(PredictionResults):
                 )  # fmt: skip
         return self._prediction(targets, mean, ddf, new.row_labels)
 
+    def _spread(self, targets: Targets, ddf: str) -> tuple[FloatArray, FloatArray]:
+        """As of other fits; degrees of freedom count what estimating R takes, too."""
+        if ddf != "satterthwaite":
+            return super()._spread(targets, ddf)
+        if targets.H is not None or targets.weights is not None:
+            raise _fixed_alone(ddf)
+        found = self._fixed_effects(ddf).estimates(targets.X, np.zeros(len(targets.X)))
+        return found.se[None], found.df[None]
+
     def _fit_rows(self, exog: Any, data: Any) -> Design | None:
         """Rows of the fit, all those that share a group with new rows; None where none do."""
         built, spec = self.built, self.built.spec
@@ -121,6 +129,12 @@ class ResidualPrediction(PredictionResults):
             assert old.residual is not None
             return neighbours(self.joint, old.residual, own, old.weights, w)
         return Neighbours(none, row_sd(self.joint, own, w) ** 2)
+
+
+def _fixed_alone(ddf: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"ddf={ddf!r} with residual= is available for re=False and interval='confidence'"
+    )
 
 
 def _without_frame() -> UnsupportedError:

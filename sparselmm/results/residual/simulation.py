@@ -30,6 +30,7 @@ from sparselmm.base.seeds import Seed, seed_sequence
 from sparselmm.base.types import FloatArray
 from sparselmm.design import BuiltDesign
 from sparselmm.design.validate import aligned
+from sparselmm.factor.crossprod import check_residual
 from sparselmm.inference.resampling.simulate import DRAWN
 from sparselmm.inference.residual import JointFit, ResidualEstimates, log_sigma
 from sparselmm.inference.residual_rows import coloured
@@ -100,6 +101,7 @@ class ResidualSimulation(ResultsBase):
         """
         endog = aligned(endog, self.built.row_labels, "endog", "the rows of the fit")
         y = check_numbers(endog, "endog", (self.built.design.n,))
+        self._check_response(y)
         built, joint = self._again(y, self.pls.reml)
         if not joint.opt.converged:
             warn_user(
@@ -107,6 +109,15 @@ class ResidualSimulation(ResultsBase):
                 catchable(ConvergenceWarning),
             )
         return self._like(built, joint)
+
+    def _check_response(self, y: FloatArray) -> None:
+        """Refuse a response that the fixed effects explain exactly."""
+        design, basis = self.built.design, self.joint.frozen.cross.basis
+        root = np.ones(design.n) if design.weights is None else np.sqrt(design.weights)
+        X = root[:, None] * design.X[:, basis.kept]
+        z = root * (y if design.offset is None else y - design.offset)
+        left = z - X @ np.linalg.lstsq(X, z, rcond=None)[0]
+        check_residual(design.n, basis.rank, "endog", float(z @ z), float(left @ left))
 
     @abstractmethod
     def _like(self, built: BuiltDesign, joint: JointFit) -> Any:
