@@ -284,6 +284,8 @@ class DesignSpec:
         memory = () if self.residual is None else self.residual.codes_used()
         bar = None if self.residual is None else self.residual.bar
         coords = () if bar is None else bar.coords
+        if self.residual is not None and self.residual.dispersion is not None:
+            coords = (*coords, *remembered.expressions(self.residual.dispersion))
         formula = [] if self.formula is None else [self.formula]
         return [*formula, *self.variables(), *self.x_names, *memory, *coords]
 

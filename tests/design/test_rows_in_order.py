@@ -170,6 +170,15 @@ def test_transforms_outside_the_designs_of_patsy_without_keeping_the_rows():
     assert parts.llf == pytest.approx(whole.llf, rel=1e-10)
 
 
+def test_new_data_read_by_columns_have_those_of_the_dispersion():
+    pl = pytest.importorskip("polars")
+    frame, _ = data(30)
+    result = sparselmm.mixedlm("y ~ 1", frame, residual="cs(1 | g)", dispersion="~ I(x + t)").fit()
+    wanted = result.get_prediction(frame.iloc[:3]).summary_frame()
+    found = result.get_prediction(pl.from_pandas(frame.iloc[:3])).summary_frame()
+    np.testing.assert_array_equal(found, wanted)
+
+
 def test_groups_of_residuals_may_be_made_of_text():
     frame, _ = data()
     frame["h"] = "h"
