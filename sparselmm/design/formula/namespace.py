@@ -19,7 +19,7 @@ from patsy.missing import NAAction
 from sparselmm.base.arguments import shown
 from sparselmm.base.exceptions import DataError, FormulaError, MissingDataError, SparseLMMError
 from sparselmm.base.types import FloatArray, IntArray
-from sparselmm.design.column_types import NUMBERS, as_float, kind_of
+from sparselmm.design.column_types import NUMBERS, as_float, booleans, kind_of
 from sparselmm.design.exact_labels import readable
 from sparselmm.design.factors import Factor, factorize, match, unordered
 from sparselmm.design.formula import remembered
@@ -29,7 +29,7 @@ from sparselmm.design.formula.contrasts import R_CODINGS, Based, coding
 from sparselmm.design.formula.expressions import functions_in, names_in, plain_column, uses_of
 from sparselmm.design.formula.plain_designs import plain_design
 from sparselmm.design.formula.tokens import balanced
-from sparselmm.design.formula.transforms import TRANSFORMS
+from sparselmm.design.formula.transforms import TRANSFORMS, let_through
 from sparselmm.design.validate import DROP_HINT, Rows, missing_rows
 
 MANY_ROWS = 100_000
@@ -44,6 +44,9 @@ def C(data: Any, contrast: Any = None, levels: Any = None, *, base: Any = None) 
 
     patsy reads a contrast from the attribute of that name. ``base`` is R's: the reference.
     """
+    if isinstance(getattr(data, "dtype", None), pd.BooleanDtype):
+        plain = booleans(pd.Series(data))
+        data = plain if isinstance(data, pd.Series) else plain.to_numpy()
     if base is not None:
         if contrast not in (None, Based):
             raise FormulaError("C(): base is the reference of treatment coding, and of no other")
@@ -169,8 +172,7 @@ class Namespace:
         except FormulaError:
             raise
         except (Exception, SystemExit) as error:  # whatever the user's own code raises
-            cause = error.__cause__ if isinstance(error, PatsyError) else None
-            cause = error if cause is None else cause
+            cause = (error.__cause__ if isinstance(error, PatsyError) else None) or error
             raise FormulaError(
                 f"cannot evaluate {code!r}: {type(cause).__name__}: {cause}"
             ) from error
@@ -182,7 +184,7 @@ class Namespace:
         if code not in self.states:
             if not any(hasattr(names.get(called), _STATEFUL) for called in functions_in(code)):
                 return env.eval(guarded(code), inner_namespace={**self.columns, **GUARDS})
-            self.states[code] = Expression(code).learned(self.env, self.columns)
+            self.states[code] = let_through(Expression(code).learned(self.env, self.columns))
         return Expression(code).value(self.states[code], self.columns)
 
     def vector(self, code: str) -> FloatArray:

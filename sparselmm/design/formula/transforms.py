@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,8 @@ class _Remembered:
     """patsy's protocol for transforms that see the data once, all rows together."""
 
     name = ""
+    strict = True
+    """Whether labels that the fit has not seen are refused."""
 
     def memorize_chunk(self, *args: Any, **keywords: Any) -> None:
         """Learn from the rows of the fit."""
@@ -152,7 +154,7 @@ class Relevel(_Remembered):
 
     def transform(self, x: Any, ref: Any) -> pd.Series | pd.Categorical:
         """Categories with the reference first."""
-        return _coded(_column(x), self.learned, "relevel", _index([x]))
+        return _coded(_column(x), self.learned, "relevel" if self.strict else "", _index([x]))
 
 
 class Interaction(_Remembered):
@@ -191,7 +193,8 @@ class Interaction(_Remembered):
         for text in texts[1:]:
             joined = joined + "." + text
         joined[absent] = None
-        return _coded(pd.Series(joined), self.learned, "interaction", _index(factors))
+        function = "interaction" if self.strict else ""
+        return _coded(pd.Series(joined), self.learned, function, _index(factors))
 
 
 def _numbers(x: Any, name: str) -> FloatArray:
@@ -237,11 +240,17 @@ def _text(label: Any) -> str:
 def _coded(
     column: pd.Series, labels: list[Any], function: str, index: pd.Index | None
 ) -> pd.Series | pd.Categorical:
-    """Labels as categories of the fit, of rows with an index a Series; unseen ones are refused."""
+    """Labels as categories of the fit, of rows with an index a Series.
+
+    Other labels are refused in the name of the ``function``; without one they come last.
+    """
     known = pd.Index(labels)
     codes: AnyArray = match(known, column)
     new = np.asarray(column.notna()) & (codes < 0)
-    if new.any():
+    if new.any() and not function:
+        known = pd.Index([*labels, *factorize(column[new]).labels])
+        codes = match(known, column)
+    elif new.any():
         label = shown(column.iloc[int(np.argmax(new))])
         raise DataError(
             f"{function}(): the fit has not seen the label {label}; known are "
@@ -292,6 +301,14 @@ class Tensor(TE):  # type: ignore[misc]
         if any(np.ndim(arg) < 2 for arg in args):
             raise FormulaError("te() takes smooths: write te(cr(x, df=4), cr(z, df=4))")
         super().memorize_chunk(*args, **keywords)
+
+
+def let_through(state: Mapping[str, Any]) -> Any:
+    """Of an expression that names groups, a state whose transforms refuse no new labels."""
+    for transform in state["transforms"].values():
+        if isinstance(transform, _Remembered):
+            transform.strict = False
+    return state
 
 
 CLASSES = (Poly, NaturalSpline, Relevel, Interaction, Scale, Tensor)
