@@ -116,6 +116,16 @@ def test_the_order_of_visits_is_that_of_the_categories_not_of_the_alphabet(kind,
     assert arrays.built.layout.residual.visits.tolist() == numbered.visits.tolist()
 
 
+def test_times_that_are_a_categorical_of_numbers():
+    frame = data()
+    frame["t"] = pd.Categorical(frame.t)
+    for kind in ("ar1", "car1"):
+        with pytest.raises(DataError, match="'t' is a Categorical of numbers; make it numbers"):
+            sparselmm.mixedlm("y ~ x", frame, residual=f"{kind}(t | g)")
+    named = frame.assign(t=frame.t.cat.rename_categories(str))
+    assert sparselmm.mixedlm("y ~ x", named, residual="ar1(t | g)").nobs == len(frame)
+
+
 def test_visits_seen_once():
     frame = data()
     frame.loc[3, "t"] = 9

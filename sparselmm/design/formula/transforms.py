@@ -148,8 +148,10 @@ class Relevel(_Remembered):
     """A factor with another first level, R's ``relevel(f, ref="b")``."""
 
     def _learn(self, x: Any, ref: Any) -> list[Any]:
-        labels = list(factorize(_column(x)).labels)
-        chosen = check_choice(ref, "relevel(): ref", labels, "level", f"levels of {_named(x)}")
+        labels = factorize(_column(x)).labels.tolist()
+        found = [own for own in labels if own == ref and isinstance(own, bool) == _is_truth(ref)]
+        levels = f"levels of {_named(x)}"
+        chosen = found[0] if found else check_choice(ref, "relevel(): ref", labels, "level", levels)
         return [chosen, *(label for label in labels if label != chosen)]
 
     def transform(self, x: Any, ref: Any) -> pd.Series | pd.Categorical:
@@ -208,6 +210,10 @@ def _splines(knots: FloatArray, at: FloatArray, derivative: int) -> FloatArray:
     """Cubic B-splines or their derivatives at some points between the end knots, (n, m)."""
     every = scipy.interpolate.BSpline(knots, np.eye(len(knots) - ORDER), ORDER - 1)
     return np.asarray(every(at, nu=derivative))
+
+
+def _is_truth(value: Any) -> bool:
+    return isinstance(value, (bool, np.bool_))
 
 
 def _column(x: Any) -> pd.Series:

@@ -12,7 +12,7 @@ import pandas as pd
 from sparselmm.base.arguments import shown
 from sparselmm.base.exceptions import DataError, MissingDataError
 from sparselmm.base.types import AnyArray, FloatArray, IntArray
-from sparselmm.design.column_types import CATEGORIES, NUMBERS, TEXT, as_float, kind_of
+from sparselmm.design.column_types import CATEGORIES, NUMBERS, TEXT, as_float, kind_of, label_kind
 from sparselmm.design.factors import Crossing, factorize, match, match_crossed
 from sparselmm.design.formula.namespace import Namespace, rebuild
 from sparselmm.design.formula.remembered import DesignInfo
@@ -204,12 +204,18 @@ def _visits(bar: ResidualBar, space: Namespace) -> tuple[IntArray, AnyArray]:
         space.frame.get(code, series).dtype, pd.CategoricalDtype
     )
     if not coded and kind_of(series) != NUMBERS and bar.kind in ORDERED:
-        raise _no_times(code, kind_of(series), bar)
+        raise _no_times(code, series, bar)
     return np.asarray(factor.codes).astype(int), np.asarray(factor.labels)
 
 
-def _no_times(code: str, holds: str, bar: ResidualBar) -> DataError:
+def _no_times(code: str, column: pd.Series, bar: ResidualBar) -> DataError:
+    holds = kind_of(column)
     what = "is text" if holds in (TEXT, CATEGORIES) else f"holds {holds}"
+    if holds == CATEGORIES and label_kind(column) == NUMBERS:
+        return DataError(
+            f"{bar.text}: {code!r} is a Categorical of numbers; make it numbers, .astype(float), "
+            "where these are times, or text, .cat.rename_categories(str), where they are visits"
+        )
     return DataError(
         f"{bar.text}: {code!r} {what}, and {bar.kind} needs times; make it a number, or for "
         "visits in order a pandas Categorical with its categories in that order"
@@ -231,7 +237,7 @@ def _positions(
         values = space.evaluate(code)
         series = values if isinstance(values, pd.Series) else pd.Series(values)
         if kind_of(series) != NUMBERS:
-            raise _no_times(code, kind_of(series), bar)
+            raise _no_times(code, series, bar)
         column = as_float(series)
         _check_times(np.isnan(column), code, bar, space.rows)
         _check_times(np.isinf(column), code, bar, space.rows, "infinite")
