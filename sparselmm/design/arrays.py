@@ -27,11 +27,12 @@ from sparselmm.design.row_arguments import (
     optional_vector,
     take,
 )
-from sparselmm.design.spec import DesignSpec, GroupsSpec, check_design
+from sparselmm.design.spec import DesignSpec, GroupsSpec
 from sparselmm.design.terms import Design, Grouping
 from sparselmm.design.validate import (
     Rows,
     aligned,
+    check_design,
     check_finite,
     check_length,
     check_missing_argument,

@@ -18,7 +18,12 @@ from sparselmm.base.types import BoolArray, FloatArray
 from sparselmm.design.built import BuiltDesign
 from sparselmm.design.column_types import as_float, check_numeric, kinds_of
 from sparselmm.design.formula import remembered
-from sparselmm.design.formula.columns import take_columns, used_columns, used_columns_of
+from sparselmm.design.formula.columns import (
+    outside_in_order,
+    take_columns,
+    used_columns,
+    used_columns_of,
+)
 from sparselmm.design.formula.contrasts import with_contrasts
 from sparselmm.design.formula.expressions import names_in, plain_column
 from sparselmm.design.formula.namespace import (
@@ -44,9 +49,10 @@ from sparselmm.design.residual import ResidualRows
 from sparselmm.design.row_arguments import Given, group_crossing, make_grouping, rows_in_use
 from sparselmm.design.sources.readers import Source, readable
 from sparselmm.design.sources.recognised import mentioned, source_of
-from sparselmm.design.spec import DesignSpec, GroupsSpec, as_frame, check_design, total
+from sparselmm.design.spec import DesignSpec, GroupsSpec, as_frame, total
 from sparselmm.design.terms import Design, Grouping, RandomTerm, Structure
 from sparselmm.design.validate import (
+    check_design,
     check_finite,
     check_missing_argument,
     check_names,
@@ -97,7 +103,7 @@ def from_formula(
     found = {name: inner[name] for name in names}
     _check_response_column(plan.parsed.response, found)
     columns = with_contrasts(take_columns(found, names, plan.read), plan.read, contrasts)
-    space = Namespace(inner, used_env, rows, columns, found)
+    space = Namespace(inner, outside_in_order(used_env, inner.index), rows, columns, found)
     return assemble(plan, given, covariance, space, kept, generalized)
 
 
@@ -179,7 +185,7 @@ def assemble(
         categories=matrices.categories(space),
         kinds=kinds_of(space.as_given, used_columns_of(plan.read, space)), env=space.env,
         further={name: matrices.info(terms) for name, terms in plan.further.items()},
-        residual=memory,
+        residual=memory, states=space.states,
     )  # fmt: skip
     return BuiltDesign(design, spec, space.rows.labels(), kept, True, space.frame, others)
 

@@ -93,6 +93,8 @@ def _object_kind(column: pd.Series | pd.Index) -> str:
     types = set(map(type, column[column.notna()]))
     if not types:
         return NOTHING
+    if types <= {bool, np.bool_}:
+        return BOOLEANS
     if any(kind.__hash__ is None for kind in types):
         return NESTED
     if all(issubclass(kind, Number) and not issubclass(kind, bool) for kind in types):

@@ -79,7 +79,7 @@ def objects(values: list[Any]) -> AnyArray:
 def _refuse_mixed(values: AnyArray) -> AnyArray:
     """Refuse True beside 1, which are equal in Python."""
     if "mixed" in pd.api.types.infer_dtype(values, skipna=True):
-        kinds = set(map(type, values))
+        kinds = set(map(type, values[~pd.isna(values)]))
         numbers = {t for t in kinds if issubclass(t, (int, float, complex, np.number))}
         truths = {t for t in kinds if issubclass(t, (bool, np.bool_))}
         if truths and numbers - truths:

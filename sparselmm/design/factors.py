@@ -156,12 +156,13 @@ def _coded(values: Any, sort: bool, ordered: bool) -> Factor:
     values = readable(values)
     if _close(values) is not None:
         return _of_integers(values)
-    codes, labels = _hashed(values, ordered)
+    codes, found = _hashed(values, ordered)
+    labels = canonical(found)
     absent = np.asarray(pd.isna(labels))
-    if absent.any():  # a NaN that its dtype does not count as missing
+    if absent.any():  # a NaN that its dtype, Float64 or one of Arrow's, does not count as missing
         codes = np.append(np.where(absent, -1, np.cumsum(~absent) - 1), -1)[codes]
         labels = labels[~absent]
-    return Factor(compact(codes, len(labels)), canonical(labels))
+    return Factor(compact(codes, len(labels)), labels)
 
 
 def _close(values: Any) -> tuple[int, int] | None:

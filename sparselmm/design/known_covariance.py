@@ -177,7 +177,7 @@ def labels_of(matrix: Any, labels: Any) -> AnyArray:
     given = check_list(labels, "labels", "a list of labels, one per row")
     check_hashable(given, "labels")
     if isinstance(labels, np.ndarray) and labels.dtype.kind in "iu":
-        return labels
+        return labels.copy()
     return _exactly(given)
 
 

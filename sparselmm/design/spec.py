@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparselmm.base.exceptions import DataError, NoRandomEffectsError
+from sparselmm.base.exceptions import DataError
 from sparselmm.base.types import CSR, AnyArray, FloatArray
 from sparselmm.design.column_types import (
     as_array,
@@ -23,7 +23,7 @@ from sparselmm.design.column_types import (
 from sparselmm.design.factors import match
 from sparselmm.design.formula import remembered
 from sparselmm.design.formula.columns import take_columns
-from sparselmm.design.formula.expressions import names_in
+from sparselmm.design.formula.expressions import names_in, plain_column
 from sparselmm.design.formula.namespace import (
     PATSY_NAMES,
     Namespace,
@@ -37,17 +37,11 @@ from sparselmm.design.kinds.coded import NewRows, TermSpec, new_matrix
 from sparselmm.design.kinds.residual import ResidualSpec
 from sparselmm.design.residual import ResidualRows
 from sparselmm.design.sources.recognised import frame_with, is_source
-from sparselmm.design.terms import Design, RandomTerm, assemble_z
+from sparselmm.design.terms import RandomTerm, assemble_z
 from sparselmm.design.validate import (
     Rows,
     aligned,
-    check_finite,
     check_length,
-    check_names,
-    check_response,
-    check_size,
-    check_term,
-    check_weights,
     unknown_column,
 )
 
@@ -134,6 +128,8 @@ class DesignSpec:
         patsy's memory of the predictors besides the mean's.
     residual : ResidualSpec or None
         Memory of the covariance structure of the residuals.
+    states : dict
+        Memory of the transforms in offsets, grouping factors and that structure.
     """
 
     formula: str | None
@@ -149,6 +145,7 @@ class DesignSpec:
     kinds: dict[str, str] = field(default_factory=dict)
     further: dict[str, DesignInfo] = field(default_factory=dict)
     residual: ResidualSpec | None = None
+    states: dict[str, Any] = field(default_factory=dict)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _thawed, (dumps(dict(vars(self))),)
@@ -222,8 +219,10 @@ class DesignSpec:
         names = dict.fromkeys(name for code in codes for name in names_in(code))
         if self.offset_column is not None:
             names[self.offset_column] = None
+        plain = {found[0] for code in codes if (found := plain_column(code))}
+        outside = self.env.namespace
         for name in [name for name in names if name not in frame.columns]:
-            if not is_known(name, self.env):
+            if name not in outside and (name in plain or not is_known(name, self.env)):
                 where = "offset=" if name == self.offset_column else "the formula"
                 raise unknown_column(name, frame.columns, f"{where}, in the new data")
             del names[name]
@@ -236,7 +235,8 @@ class DesignSpec:
         known = {name: self.categories[name] for name in names if name in self.categories}
         refuse_unseen(frame, known, rows)
         read = self.codes(random, groupings=False)
-        return Namespace(frame, self.env, rows, take_columns(frame, names, read, known))
+        columns = take_columns(frame, names, read, known)
+        return Namespace(frame, self.env, rows, columns, states=dict(self.states))
 
     def term_columns(self) -> dict[str, list[int]] | None:
         """Columns of X of every term, by its name; None for a model built from arrays."""
@@ -284,6 +284,8 @@ class DesignSpec:
         memory = () if self.residual is None else self.residual.codes_used()
         bar = None if self.residual is None else self.residual.bar
         coords = () if bar is None else bar.coords
+        if self.residual is not None and self.residual.dispersion is not None:
+            coords = (*coords, *remembered.expressions(self.residual.dispersion))
         formula = [] if self.formula is None else [self.formula]
         return [*formula, *self.variables(), *self.x_names, *memory, *coords]
 
@@ -295,7 +297,7 @@ class DesignSpec:
         read = [] if info is None else remembered.expressions(info)
         spread = dict.fromkeys(name for code in read for name in names_in(code))
         if memory.bar is not None:
-            read = [*read, *memory.bar.coords]
+            read = [*read, *memory.bar.read]
         codes = [*memory.codes_used(), *read]
         names = dict.fromkeys(name for code in codes for name in names_in(code))
         for name in [name for name in names if name not in frame.columns]:
@@ -305,7 +307,8 @@ class DesignSpec:
         rows = Rows(len(frame), frame.index)
         known = {name: self.categories[name] for name in names if name in self.categories}
         refuse_unseen(frame, {n: known[n] for n in spread if n in known}, rows, "a variance")
-        space = Namespace(frame, self.env, rows, take_columns(frame, names, read, known))
+        columns = take_columns(frame, names, read, known)
+        space = Namespace(frame, self.env, rows, columns, states=dict(self.states))
         return memory.evaluate(space, every_visit)
 
     def labels(self, data: Any, code: str) -> Any:
@@ -314,7 +317,8 @@ class DesignSpec:
         frame = as_frame(data)
         names = [name for name in names_in(code) if name in frame.columns]
         columns = take_columns(frame, names, [code])
-        return Namespace(frame, self.env, Rows(len(frame), frame.index), columns).labels(code)
+        rows = Rows(len(frame), frame.index)
+        return Namespace(frame, self.env, rows, columns, states=dict(self.states)).labels(code)
 
     def _new_rows(
         self,
@@ -400,12 +404,13 @@ def as_frame(data: Any, texts: Iterable[Any] | None = None) -> pd.DataFrame:
         return frame
     if hasattr(data, "to_pandas"):
         return as_frame(data.to_pandas())
+    index = None
     if isinstance(data, Mapping):
-        _check_mapping(data)
+        index = _check_mapping(data)
         if data and all(_is_scalar(value) for value in data.values()):
             return pd.DataFrame({name: [value] for name, value in data.items()})
     try:
-        return pd.DataFrame(data)
+        return pd.DataFrame(data, index)
     except Exception as error:  # whatever pandas makes of what it cannot read
         raise DataError(
             f"data must be a DataFrame or a mapping of columns, not {type(data).__name__} "
@@ -419,8 +424,12 @@ def _is_scalar(value: Any) -> bool:
     return not hasattr(value, "__len__") and np.ndim(value) == 0
 
 
-def _check_mapping(data: Mapping[Any, Any]) -> None:
-    """Refuse columns of different lengths, and Series of different rows, which pandas would pad."""
+def _check_mapping(data: Mapping[Any, Any]) -> pd.Index | None:
+    """Refuse columns of different lengths, and Series of different rows, which pandas would pad.
+
+    Where Series have the same rows in different orders, that of the first is returned: pandas
+    would sort them, and leave what has no index as it is.
+    """
     columns = {name: value for name, value in data.items() if not _is_scalar(value)}
     lengths = {name: len(value) for name, value in columns.items() if hasattr(value, "__len__")}
     if len(set(lengths.values())) > 1:
@@ -435,64 +444,5 @@ def _check_mapping(data: Mapping[Any, Any]) -> None:
                 f"the columns {first!r} and {name!r} of the data are Series with different "
                 "indices; give them one index, or make a DataFrame of them"
             )
-
-
-def _check_sizes(design: Design) -> None:
-    """Refuse numbers whose squares cannot be added up."""
-    root_w = 1.0
-    if design.weights is not None:
-        check_size(np.sqrt(design.weights), ["weights"], "the root of the argument")
-        root_w = float(np.sqrt(design.weights.max()))
-    check_size(design.y, [design.y_name], "the response", root_w)
-    check_size(design.X, design.x_names, "the fixed-effects column", root_w)
-    if design.offset is not None:
-        check_size(design.offset, ["offset"], "the argument", root_w)
-    for term in design.terms:
-        if term.values is not None:
-            check_size(term.values, term.columns, f"{term.name!r}: the covariate", root_w)
-        elif term.block is not None:
-            check_size(term.block.data, [term.name], "the matrix of", root_w)
-
-
-def check_residual_weights(design: Design, rows: Rows) -> None:
-    """Refuse rows of weight zero: their residuals have no variance that others could share."""
-    if design.residual is None or design.weights is None:
-        return
-    zero = np.flatnonzero(design.weights == 0)
-    if len(zero):
-        raise DataError(
-            f"weights are zero in {len(zero)} row(s), the first is {rows.where(int(zero[0]))}; "
-            "with residual= or dispersion= a weight divides a variance and must be positive. Leave "
-            "these rows out (subset=); times keep their distances without them"
-        )
-
-
-def check_rows(design: Design, rows: Rows) -> None:
-    """Refuse rows that hold what no fit can use: missing or infinite values, negative weights."""
-    check_finite(design.y, [design.y_name], "the response", rows)
-    check_finite(design.X, design.x_names, "the fixed-effects column", rows)
-    if design.offset is not None:
-        check_finite(design.offset, ["offset"], "the argument", rows)
-    if design.weights is not None:
-        check_finite(design.weights, ["weights"], "the argument", rows)
-        check_weights(design.weights, rows)
-
-
-def check_design(design: Design, rows: Rows, generalized: bool = False) -> None:
-    """Refuse a design that cannot be fitted; a ``generalized`` one has no residual variance."""
-    if not design.terms and design.residual is None:
-        raise NoRandomEffectsError(
-            "the model has no random effects; add a term such as '+ (1|g)' or groups=, or fit "
-            "ordinary least squares instead"
-        )
-    check_rows(design, rows)
-    if design.weights is not None:
-        if not design.weights.any():
-            raise DataError("all weights are zero; at least some rows must count")
-        check_residual_weights(design, rows)
-    if not generalized:
-        check_response(design.y, design.y_name, design.offset)
-    _check_sizes(design)
-    check_names([term.name for term in design.terms], "random-effects terms")
-    for term in design.terms:
-        check_term(term, design.n, design.weights is not None, generalized)
+    orders = [index for _, index in indices]
+    return orders[0] if any(not other.equals(orders[0]) for other in orders[1:]) else None

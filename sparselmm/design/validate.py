@@ -16,6 +16,7 @@ from sparselmm.base.exceptions import (
     DataError,
     FormulaError,
     MissingDataError,
+    NoRandomEffectsError,
     SpecificationWarning,
     UnknownColumnError,
     UnsupportedError,
@@ -25,7 +26,7 @@ from sparselmm.base.reduction import extremes
 from sparselmm.base.types import AnyArray, BoolArray, FloatArray, IntArray
 from sparselmm.design.column_types import as_float
 from sparselmm.design.sources.recognised import values_of
-from sparselmm.design.terms import DesignLayout, RandomTerm, TermLayout
+from sparselmm.design.terms import Design, DesignLayout, RandomTerm, TermLayout
 
 MISSING_CHOICES = ("none", "drop", "raise")
 LARGEST, SMALLEST = 1e70, 1e-70
@@ -392,3 +393,64 @@ def origins(D: FloatArray, ratio: float) -> FloatArray:
         if spread > 0.0 and far_from_zero(column, ratio):
             out[j] = np.round(column.mean(), -int(np.floor(np.log10(spread))))
     return out
+
+
+def _check_sizes(design: Design) -> None:
+    """Refuse numbers whose squares cannot be added up."""
+    root_w = 1.0
+    if design.weights is not None:
+        check_size(np.sqrt(design.weights), ["weights"], "the root of the argument")
+        root_w = float(np.sqrt(design.weights.max()))
+    check_size(design.y, [design.y_name], "the response", root_w)
+    check_size(design.X, design.x_names, "the fixed-effects column", root_w)
+    if design.offset is not None:
+        check_size(design.offset, ["offset"], "the argument", root_w)
+    for term in design.terms:
+        if term.values is not None:
+            check_size(term.values, term.columns, f"{term.name!r}: the covariate", root_w)
+        elif term.block is not None:
+            check_size(term.block.data, [term.name], "the matrix of", root_w)
+
+
+def check_residual_weights(design: Design, rows: Rows) -> None:
+    """Refuse rows of weight zero: their residuals have no variance that others could share."""
+    if design.residual is None or design.weights is None:
+        return
+    zero = np.flatnonzero(design.weights == 0)
+    if len(zero):
+        raise DataError(
+            f"weights are zero in {len(zero)} row(s), the first is {rows.where(int(zero[0]))}; "
+            "with residual= or dispersion= a weight divides a variance and must be positive. Leave "
+            "these rows out (subset=); times keep their distances without them"
+        )
+
+
+def check_rows(design: Design, rows: Rows) -> None:
+    """Refuse rows that hold what no fit can use: missing or infinite values, negative weights."""
+    check_finite(design.y, [design.y_name], "the response", rows)
+    check_finite(design.X, design.x_names, "the fixed-effects column", rows)
+    if design.offset is not None:
+        check_finite(design.offset, ["offset"], "the argument", rows)
+    if design.weights is not None:
+        check_finite(design.weights, ["weights"], "the argument", rows)
+        check_weights(design.weights, rows)
+
+
+def check_design(design: Design, rows: Rows, generalized: bool = False) -> None:
+    """Refuse a design that cannot be fitted; a ``generalized`` one has no residual variance."""
+    if not design.terms and design.residual is None:
+        raise NoRandomEffectsError(
+            "the model has no random effects; add a term such as '+ (1|g)' or groups=, or fit "
+            "ordinary least squares instead"
+        )
+    check_rows(design, rows)
+    if design.weights is not None:
+        if not design.weights.any():
+            raise DataError("all weights are zero; at least some rows must count")
+        check_residual_weights(design, rows)
+    if not generalized:
+        check_response(design.y, design.y_name, design.offset)
+    _check_sizes(design)
+    check_names([term.name for term in design.terms], "random-effects terms")
+    for term in design.terms:
+        check_term(term, design.n, design.weights is not None, generalized)

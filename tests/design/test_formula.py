@@ -1,5 +1,6 @@
 """The three spellings of a mixed model, and new data."""
 
+import ast
 import pickle
 import tracemalloc
 import warnings
@@ -157,6 +158,24 @@ def test_columns_with_dots_as_in_r(besides):
 def test_names_with_dots_that_are_no_columns(text, says):
     with pytest.raises(FormulaError, match=says):
         built(text, data=DATA.assign(**{"x.d": 1.0}))
+
+
+@pytest.mark.parametrize("ours", ["\u00b5g", "e\u0301", "\ufb01b"], ids=ascii)
+def test_names_with_letters_that_python_takes_for_others(ours):
+    """A micro sign is the Greek letter to Python; there may be a column of that name as well."""
+    theirs = ast.parse(ours, mode="eval").body.id
+    assert theirs != ours
+    names = {"x": ours, "g": f"{ours}_2"}
+    data = DATA.rename(columns=names).assign(**{theirs: 0.0, f"{theirs}_2": "one"})
+    found = built(f"y ~ {ours} * a + I({ours}**2) + ({ours} | {ours}_2)", data=data)
+    plain = built("y ~ x * a + I(x**2) + (x | g)").design
+    assert ours in found.design.x_names
+    assert found.design.terms[0].name == f"{ours}_2"
+    np.testing.assert_array_equal(found.design.X, plain.X)
+    np.testing.assert_array_equal(found.design.Z.toarray(), plain.Z.toarray())
+    np.testing.assert_array_equal(found.spec.evaluate(data).X, plain.X)
+    quoted = built(f"y ~ `{ours}` + (1 | `{ours}_2`)", data=data).design
+    np.testing.assert_array_equal(quoted.X[:, 1], DATA.x)
 
 
 def test_attributes_of_columns_stay_python():

@@ -157,6 +157,27 @@ def test_small_integers_come_back_as_they_are(dtype):
     assert list(fit.random_effects) == [0, 1, 2, 4, 5, 6, 7]
 
 
+@pytest.mark.parametrize("dtype", ["Float64", "Float32", "double[pyarrow]"])
+def test_nan_of_a_nullable_dtype_is_no_level(dtype):
+    import pyarrow
+
+    values = np.repeat([1.0, 2.0, np.nan, 4.0], 5)
+    if dtype.startswith("Float"):
+        kind = np.float64 if dtype == "Float64" else np.float32
+        held = pd.arrays.FloatingArray(values.astype(kind), np.zeros(20, dtype=bool))
+    else:
+        held = pd.array(pyarrow.array(values), dtype=pd.ArrowDtype(pyarrow.float64()))
+    frame = pd.DataFrame({"y": np.random.default_rng(0).normal(size=20), "g": held})
+    with pytest.raises(DataError, match="'g' has 5 missing"):
+        mixedlm("y ~ 1 + (1 | g)", frame)
+    with pytest.raises(DataError, match="'g' has 5 missing"):
+        mixedlm("y ~ 1", frame, groups="g")
+    model = mixedlm("y ~ 1 + (1 | g)", frame, missing="drop")
+    assert model.built.layout.terms[0].levels.labels().tolist() == [1.0, 2.0, 4.0]
+    codes = model.built.spec.evaluate(frame).terms[0].codes
+    assert codes.tolist() == np.repeat([0, 1, -1, 2], 5).tolist()
+
+
 def test_big_endian_lists_and_masks():
     data = rows(CODE)
     X = np.column_stack([np.ones(len(CODE)), data["x"]])

@@ -14,6 +14,7 @@ import pytest
 
 import sparselmm
 from sparselmm import FormulaError, SparseLMMError, datasets
+from sparselmm.design import from_formula
 from sparselmm.design.formula.contrasts import CODINGS, coding
 from sparselmm.design.formula.transforms import NaturalSpline, Poly
 
@@ -202,6 +203,17 @@ def test_contrasts_go_with_every_kind_of_column_and_model():
 def test_wrong_contrasts(given, says):
     with pytest.raises(SparseLMMError, match=says):
         sparselmm.mixedlm("score ~ Machine + (1 | Worker)", machines(), contrasts=given)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "ref"), [("int8", 2), ("float64", 2), ("Int64", 2.0), ("bool", True)]
+)
+def test_relevel_of_numbers(dtype, ref):
+    data = pd.DataFrame({"y": np.random.default_rng(0).normal(size=24), "g": np.arange(24) // 4})
+    levels = 2 if dtype == "bool" else 4
+    data["h"] = pd.Series(np.arange(24) % levels).astype(dtype)
+    built = from_formula(f"y ~ relevel(h, ref={ref}) + (1 | g)", data)
+    np.testing.assert_array_equal(built.design.X[:, 1:].sum(axis=1) == 0, data.h == ref)
 
 
 @pytest.mark.parametrize("term", ["relevel(Machine, ref='B')", "C(Machine, Sum)"])

@@ -1,9 +1,12 @@
-"""Arithmetic on columns of whole numbers that cannot overflow in silence.
+"""Arithmetic on whole numbers that cannot overflow in silence, and comparisons with NaN.
 
 NumPy's integers wrap around: 200 * 200 is 64 as uint8, and a time in seconds cubed leaves int64.
 Columns come in 64 bits; here ``+ - * **``, unary minus and the functions that add and multiply
 are replaced by ones that give floats where the whole numbers would not be right. Anything exact,
 such as labels made with ``//`` or ``%``, stays whole.
+
+``x > 0`` is False where x is NaN. Here comparisons of a missing value, and what ``np.where`` makes
+of them, are missing, as in R.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sparselmm.base.types import BoolArray
 from sparselmm.design.column_types import wide
 from sparselmm.design.formula.expressions import parse_expression, too_long
 
@@ -28,6 +32,14 @@ _OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.Pow: operator.pow,
     ast.LShift: operator.lshift,
     ast.USub: operator.neg,
+}
+_COMPARISONS: dict[type[ast.AST], Callable[..., Any]] = {
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
 }
 _UFUNCS = frozenset(
     ("add", "subtract", "multiply", "power", "square", "negative", "absolute", "left_shift")
@@ -80,8 +92,41 @@ def _real(value: Any) -> Any:
     return value.astype(np.float64) if _is_whole(value) else value
 
 
+def _compared(function: Callable[..., Any], a: Any, b: Any) -> Any:
+    """A comparison, missing where one of two columns is."""
+    out = function(a, b)
+    dtype = getattr(out, "dtype", None)
+    if not isinstance(dtype, np.dtype) or dtype.kind != "b" or np.ndim(out) != 1:
+        return out
+    absent = _absent(a, len(out)) | _absent(b, len(out))
+    if not absent.any():
+        return out
+    values = pd.arrays.BooleanArray(np.asarray(out), absent)
+    return pd.Series(values, index=out.index) if isinstance(out, pd.Series) else values
+
+
+def _absent(value: Any, n: int) -> BoolArray:
+    column = np.shape(value) == (n,)
+    return np.asarray(pd.isna(value)) if column else np.zeros(n, dtype=bool)
+
+
+def _where(function: Callable[..., Any], condition: Any, *args: Any, **keywords: Any) -> Any:
+    """``np.where``, missing where the condition is."""
+    absent = _absent(condition, len(condition)) if np.ndim(condition) == 1 else np.zeros(0, bool)
+    if not absent.any() or not args:
+        return function(condition, *args, **keywords)
+    values = np.asarray(condition, dtype=object)
+    out = np.asarray(function(np.where(absent, False, values).astype(bool), *args, **keywords))
+    numbers = out.dtype.kind in "fiu"
+    out = out.astype(np.float64 if numbers else object)
+    out[absent] = np.nan if numbers else None
+    return out
+
+
 def _guarded(function: Any) -> Any:
     """A function that adds or multiplies, made safe; any other as it is."""
+    if function is np.where:
+        return partial(_where, function)
     name = getattr(function, "__name__", "")
     owner = getattr(function, "__self__", None)
     if isinstance(function, np.ufunc):
@@ -95,6 +140,7 @@ def _guarded(function: Any) -> Any:
 GUARDS: Mapping[str, Any] = {
     _PREFIX + "function": _guarded,
     **{_PREFIX + kind.__name__: partial(_call, f) for kind, f in _OPERATORS.items()},
+    **{_PREFIX + kind.__name__: partial(_compared, f) for kind, f in _COMPARISONS.items()},
 }
 """What expressions made by :func:`guarded` call."""
 
@@ -128,6 +174,12 @@ class _Guard(ast.NodeTransformer):
         self.generic_visit(node)
         return node if constant else _replaced(node, node.op, [node.operand])
 
+    def visit_Compare(self, node: ast.Compare) -> ast.AST:
+        self.generic_visit(node)
+        if len(node.ops) > 1:
+            return node
+        return _replaced(node, node.ops[0], [node.left, node.comparators[0]])
+
     def visit_Call(self, node: ast.Call) -> ast.AST:
         self.generic_visit(node)
         node.func = ast.Call(ast.Name(_PREFIX + "function", ast.Load()), [node.func], [])
@@ -135,6 +187,6 @@ class _Guard(ast.NodeTransformer):
 
 
 def _replaced(node: ast.expr, op: ast.AST, operands: list[ast.expr]) -> ast.expr:
-    if type(op) not in _OPERATORS:
+    if type(op) not in _OPERATORS | _COMPARISONS:
         return node
     return ast.Call(ast.Name(_PREFIX + type(op).__name__, ast.Load()), operands, [])

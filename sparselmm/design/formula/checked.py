@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from patsy import EvalEnvironment
+from patsy.builtins import C as Boxed
 from patsy.eval import EvalFactor
 from patsy.missing import NAAction
 
@@ -26,10 +28,54 @@ from sparselmm.design.column_types import (
     numbers,
 )
 from sparselmm.design.formula.arithmetic import GUARDS, guarded
+from sparselmm.design.formula.expressions import plain_column
 from sparselmm.design.formula.tokens import unquoted
+from sparselmm.design.sources.recognised import values_of
+from sparselmm.design.validate import aligned
 
 LEARNED: ContextVar[Mapping[str, Mapping[str, Any]]] = ContextVar("LEARNED", default={})  # noqa: B039
 """Expression to patsy's state of it, where its transforms have learned from other rows."""
+
+
+_BOX = type(Boxed([0]))
+
+
+class Columns(dict[str, Any]):
+    """Columns by name, and the labels of their rows."""
+
+    index: pd.Index | None = None
+
+    @classmethod
+    def of(cls, columns: Mapping[str, Any], index: pd.Index) -> Columns:
+        """Columns of some rows."""
+        out = cls(columns)
+        out.index = index
+        return out
+
+
+def in_row_order(value: Any, index: pd.Index | None, code: str) -> Any:
+    """The value of an expression, a variable from outside the data in the order of their rows.
+
+    Raises
+    ------
+    DataError
+        When a Series has the labels of other rows, so that its position says nothing.
+    """
+    if isinstance(value, _BOX):
+        data = in_row_order(value.data, index, code)
+        return value if data is value.data else _BOX(data, value.contrast, value.levels)
+    value = values_of(value)
+    if index is None or not isinstance(value, (pd.Series, pd.DataFrame)):
+        return value
+    if len(value) != len(index) or value.index.equals(index):
+        return value
+    if plain_column(code) is not None:
+        return aligned(value, index, repr(code))
+    raise DataError(
+        f"{code!r} in the formula gives a {type(value).__name__} with another index than the data, "
+        "so that its values cannot be matched with the rows; make it a column of the data, or use "
+        "arrays, .to_numpy(), if these are in the same order"
+    )
 
 
 class Expression(EvalFactor):  # type: ignore[misc]
@@ -54,7 +100,20 @@ class Expression(EvalFactor):  # type: ignore[misc]
 
     def eval(self, memorize_state: Any, data: Any) -> Any:
         """Value on some rows."""
-        return checked(super().eval(memorize_state, data), self.code)
+        value = super().eval(memorize_state, data)
+        return checked(in_row_order(value, getattr(data, "index", None), self.code), self.code)
+
+    def learned(self, env: EvalEnvironment, columns: Mapping[str, Any]) -> dict[str, Any]:
+        """State of its transforms, which learn from some rows."""
+        state: dict[str, Any] = {}
+        for step in range(self.memorize_passes_needed(state, env)):
+            self.memorize_chunk(state, step, columns)
+            self.memorize_finish(state, step)
+        return state
+
+    def value(self, state: dict[str, Any], columns: Mapping[str, Any]) -> Any:
+        """Value on some rows, of any kind."""
+        return super().eval(state, columns)
 
 
 def checked(value: Any, code: str) -> Any:

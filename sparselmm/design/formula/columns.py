@@ -74,6 +74,24 @@ def used_columns(
     return list(columns), env.subset([name for name in others if name in namespace])
 
 
+def outside_in_order(env: EvalEnvironment, index: pd.Index) -> EvalEnvironment:
+    """Variables from outside the data, Series of the rows of these in their order."""
+    names = env.namespace
+    values = {name: names[name] for part in env._namespaces for name in part}
+    moved = {
+        name: value.loc[index]
+        for name, value in values.items()
+        if isinstance(value, (pd.Series, pd.DataFrame)) and _reorders(value.index, index)
+    }
+    return EvalEnvironment([{**values, **moved}], env.flags) if moved else env
+
+
+def _reorders(own: pd.Index, index: pd.Index) -> bool:
+    if len(own) != len(index) or own.equals(index):
+        return False
+    return bool(own.is_unique and index.is_unique and own.isin(index).all())
+
+
 CONSTANTS = ("TRUE", "FALSE", "NULL", "pi")
 """Names of R that are no variables; arguments of functions may be these."""
 

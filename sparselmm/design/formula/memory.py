@@ -163,7 +163,8 @@ class Memories:
     @contextmanager
     def at_hand(self) -> Iterator[None]:
         """Designs learned meanwhile, on any rows, have transforms with this memory."""
-        token = LEARNED.set(self.states)
+        spaced = {Expression(code).code: state for code, state in self.states.items()}  # as patsy
+        token = LEARNED.set({**self.states, **spaced})
         try:
             yield
         finally:

@@ -19,23 +19,24 @@ from patsy.missing import NAAction
 from sparselmm.base.arguments import shown
 from sparselmm.base.exceptions import DataError, FormulaError, MissingDataError, SparseLMMError
 from sparselmm.base.types import FloatArray, IntArray
-from sparselmm.design.column_types import NUMBERS, as_float, kind_of
+from sparselmm.design.column_types import NUMBERS, as_float, booleans, kind_of
 from sparselmm.design.exact_labels import readable
 from sparselmm.design.factors import Factor, factorize, match, unordered
 from sparselmm.design.formula import remembered
 from sparselmm.design.formula.arithmetic import GUARDS, guarded
-from sparselmm.design.formula.checked import Expression, Kept, Missing
+from sparselmm.design.formula.checked import Columns, Expression, Kept, Missing, in_row_order
 from sparselmm.design.formula.contrasts import R_CODINGS, Based, coding
-from sparselmm.design.formula.expressions import names_in, plain_column, uses_of
+from sparselmm.design.formula.expressions import functions_in, names_in, plain_column, uses_of
 from sparselmm.design.formula.plain_designs import plain_design
 from sparselmm.design.formula.tokens import balanced
-from sparselmm.design.formula.transforms import TRANSFORMS
+from sparselmm.design.formula.transforms import TRANSFORMS, let_through
 from sparselmm.design.sources.text import coded
-from sparselmm.design.validate import DROP_HINT, Rows, aligned, missing_rows
+from sparselmm.design.validate import DROP_HINT, Rows, missing_rows
 
 MANY_ROWS = 100_000
 """Rows from which columns are coded at the same time: Arrow's strings free the interpreter."""
 
+_STATEFUL = "__patsy_stateful_transform__"  # marks functions that remember the rows of the fit
 _READY = "sparselmm_levels"  # marks, in ``attrs``, a column whose categories are final
 
 
@@ -44,14 +45,18 @@ def C(data: Any, contrast: Any = None, levels: Any = None, *, base: Any = None) 
 
     patsy reads a contrast from the attribute of that name. ``base`` is R's: the reference.
     """
+    if isinstance(getattr(data, "dtype", None), pd.BooleanDtype):
+        plain = booleans(pd.Series(data))
+        data = plain if isinstance(data, pd.Series) else plain.to_numpy()
     if base is not None:
         if contrast not in (None, Based):
             raise FormulaError("C(): base is the reference of treatment coding, and of no other")
         contrast = Based(base=base)
     if contrast is not None:
         # R's C(f, sum) and C(f, poly) name codings that are functions as well.
-        by_name = {sum: "sum", R_NAMES["poly"]: "poly"} if callable(contrast) else {}
-        contrast = coding(by_name.get(contrast, contrast), "contrast")
+        by_name = {sum: "sum", R_NAMES["poly"]: "poly"}
+        named = by_name.get(contrast) if callable(contrast) else None
+        contrast = coding(contrast if named is None else named, "contrast")
     elif isinstance(data, pd.Series):
         contrast = vars(data).get("contrast")
     if levels is not None or not getattr(data, "attrs", {}).get(_READY):
@@ -143,6 +148,9 @@ class Namespace:
         Columns in use; strings and categoricals that serve as factors only are Categoricals.
     given : mapping
         Columns as they are in the frame, where they were taken from it already.
+    states : dict
+        Expression to patsy's state of it, where it has transforms and no design remembers it: what
+        these learned at the fit, or learn of these rows the first time.
     """
 
     frame: pd.DataFrame
@@ -150,6 +158,7 @@ class Namespace:
     rows: Rows
     columns: dict[str, Any]
     given: Mapping[str, Any] = field(default_factory=dict)
+    states: dict[str, Any] = field(default_factory=dict)
     _factors: dict[tuple[str, bool], Factor] = field(default_factory=dict, init=False)
 
     @property
@@ -167,18 +176,28 @@ class Namespace:
         if plain is not None and plain[1] == "" and plain[0] in self.columns:
             return self.columns[plain[0]]
         try:
-            env = self.env.with_outer_namespace(PATSY_NAMES)
-            return env.eval(guarded(code), inner_namespace={**self.columns, **GUARDS})
+            value = self._value(code)
         except FormulaError:
             raise
         except (Exception, SystemExit) as error:  # whatever the user's own code raises
+            cause = (error.__cause__ if isinstance(error, PatsyError) else None) or error
             raise FormulaError(
-                f"cannot evaluate {code!r}: {type(error).__name__}: {error}"
+                f"cannot evaluate {code!r}: {type(cause).__name__}: {cause}"
             ) from error
+        return in_row_order(value, self.frame.index, code)
+
+    def _value(self, code: str) -> Any:
+        env = self.env.with_outer_namespace(PATSY_NAMES)
+        names = env.namespace
+        if code not in self.states:
+            if not any(hasattr(names.get(called), _STATEFUL) for called in functions_in(code)):
+                return env.eval(guarded(code), inner_namespace={**self.columns, **GUARDS})
+            self.states[code] = let_through(Expression(code).learned(self.env, self.columns))
+        return Expression(code).value(self.states[code], self.columns)
 
     def vector(self, code: str) -> FloatArray:
         """Value of a numeric expression, (n,)."""
-        value = aligned(self.evaluate(code), self.frame.index, repr(code))
+        value = self.evaluate(code)
         if not isinstance(value, pd.Series):
             value = np.asarray(value)
         if value.ndim == 0:
@@ -203,7 +222,6 @@ class Namespace:
         values = replace(self, columns=self.columns | numbers).evaluate(code)
         if isinstance(values, type(patsy_builtins.C([0]))):
             values = values.data
-        values = aligned(values, self.frame.index, f"the grouping factor {code!r}")
         if np.ndim(values) != 1 or len(values) != self.n:
             raise FormulaError(
                 f"the grouping factor {code!r} must give one label per row ({self.n}); "
@@ -349,7 +367,8 @@ def _plain_key(
 ) -> Any:
     """What a design of plain columns follows from; None where there is more to it.
 
-    1, 1.0 and True are equal but no equal labels, so that types are part of it.
+    1, 1.0 and True are equal but no equal labels, nor are 0.0 and -0.0 or one moment in two time
+    zones, so that types and what columns are called after are part of it.
     """
     parts: list[Any] = []
     for code in dict.fromkeys(codes):
@@ -362,7 +381,8 @@ def _plain_key(
             if len(dtype.categories) > MANY_LABELS or "contrast" in vars(column):
                 return None
             labels = tuple(dtype.categories)
-            parts.append((code, dtype.ordered, labels, tuple(map(type, labels))))
+            written = tuple((type(label), repr(label)) for label in labels)
+            parts.append((code, dtype.ordered, labels, written))
         elif getattr(dtype, "kind", "") in "fiu":
             parts.append((code, dtype.str))
         else:
@@ -378,7 +398,7 @@ def build(infos: Sequence[DesignInfo], space: Namespace) -> list[FloatArray]:
 
 def _build(infos: Sequence[DesignInfo], action: NAAction, space: Namespace) -> list[FloatArray]:
     n = space.n
-    plain = _as_arrays([info for info in infos if info.factor_infos], space.columns)
+    plain = _as_arrays([info for info in infos if info.factor_infos], space)
     out = []
     for info in infos:
         if not info.factor_infos:
@@ -396,15 +416,16 @@ def _build(infos: Sequence[DesignInfo], action: NAAction, space: Namespace) -> l
     return out
 
 
-def _as_arrays(infos: Sequence[DesignInfo], columns: Mapping[str, Any]) -> dict[str, Any]:
+def _as_arrays(infos: Sequence[DesignInfo], space: Namespace) -> Columns:
     """Numeric columns that only occur by themselves as arrays, which patsy copies faster."""
     uses = uses_of({code for info in infos for code in remembered.expressions(info)})
-    return {
+    columns = {
         name: column.to_numpy()
         if uses.get(name) == {""} and getattr(column.dtype, "kind", "") in "fiu"
         else column
-        for name, column in columns.items()
+        for name, column in space.columns.items()
     }
+    return Columns.of(columns, space.frame.index)
 
 
 def rebuild(info: DesignInfo, space: Namespace) -> FloatArray:

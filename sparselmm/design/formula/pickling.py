@@ -89,9 +89,10 @@ def _saved(name: str, value: Any) -> tuple[str, Any]:
     """How a variable is saved: a kind and what that kind needs."""
     if isinstance(value, types.ModuleType):
         return "module", value.__name__
-    for known, function in KNOWN.items():
-        if value is function:
-            return "patsy", known
+    for kind, functions in (("R", R_NAMES), ("patsy", PATSY_NAMES)):
+        for known, function in functions.items():
+            if value is function:
+                return kind, known
     try:
         return "pickle", dumps(value)
     except (pickle.PicklingError, TypeError, AttributeError):
@@ -101,8 +102,8 @@ def _saved(name: str, value: Any) -> tuple[str, Any]:
 def _loaded(kind: str, what: Any) -> Any:
     if kind == "module":
         return importlib.import_module(what)
-    if kind == "patsy":
-        return KNOWN[what]
+    if kind in ("R", "patsy"):
+        return (R_NAMES if kind == "R" else KNOWN)[what]
     return pickle.loads(what) if kind == "pickle" else Lost(what)
 
 

@@ -84,7 +84,7 @@ class Plan:
             *components,
             *(code for terms in self.further.values() for code in codes_of(terms)),
             *codes_of(self.dispersion or []),
-            *((self.residual.coords) if self.residual is not None else ()),
+            *(self.residual.read if self.residual is not None else ()),
             *(code for code in factors if plain_column(code) is None),
         ]
 

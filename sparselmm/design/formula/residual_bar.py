@@ -10,6 +10,7 @@ from typing import Any
 from sparselmm.base.arguments import suggestion
 from sparselmm.base.exceptions import FormulaError
 from sparselmm.design.formula.bars import parse_bar
+from sparselmm.design.formula.expressions import plain_column
 from sparselmm.design.formula.tokens import (
     Tokens,
     is_wrapped,
@@ -81,6 +82,11 @@ class ResidualBar:
     def codes(self) -> list[str]:
         """Its expressions."""
         return [*self.factors, *self.coords, *([] if self.by is None else [self.by])]
+
+    @property
+    def read(self) -> list[str]:
+        """Those but the labels that are plain columns."""
+        return [c for c in self.codes if c in self.coords or plain_column(c) is None]
 
 
 def parse_residual(text: str, columns: Iterable[Any] = ()) -> ResidualBar:

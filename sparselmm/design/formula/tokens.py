@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from keyword import iskeyword, kwlist
 from typing import Any
@@ -104,17 +105,27 @@ def unquoted(code: str) -> str:
     return _NAMED.sub(r"\1", code) if 'Q(r"' in code else code
 
 
-def with_columns(text: str, columns: Iterable[Any]) -> str:
-    """A formula with the columns whose names have dots, as in R, in backticks.
+def _is_odd(name: str) -> bool:
+    return bool(_DOTTED.fullmatch(name)) or (name.isidentifier() and _becomes_another(name))
 
-    What is called, ``np.log(x)``, is a function whatever the columns are.
+
+def _becomes_another(name: str) -> bool:
+    """Whether Python reads a name as another one: a micro sign as the Greek letter."""
+    return not name.isascii() and unicodedata.normalize("NFKC", name) != name
+
+
+def with_columns(text: str, columns: Iterable[Any]) -> str:
+    """A formula with the columns whose names Python would not read as they are in backticks.
+
+    These have dots, as in R, or letters that Python takes for others. What is called,
+    ``np.log(x)``, is a function whatever the columns are.
     """
-    if "." not in text:
+    if "." not in text and text.isascii():
         return text
-    dotted = [name for name in columns if isinstance(name, str) and _DOTTED.fullmatch(name)]
-    if not dotted:
+    odd = [name for name in columns if isinstance(name, str) and _is_odd(name)]
+    if not odd:
         return text
-    names = "|".join(map(re.escape, sorted(dotted, key=len, reverse=True)))
+    names = "|".join(map(re.escape, sorted(odd, key=len, reverse=True)))
     found = re.compile(rf"{_QUOTED}|(?<![\w.])({names})(?![\w.]|\s*\()")
     return found.sub(lambda match: match[1] or f"`{match[2]}`", text)
 
@@ -142,7 +153,7 @@ def _quoted(token: str, text: str) -> Tokens:
     name = token[1:-1]
     if len(token) < 3 or not token.endswith("`"):
         raise FormulaError(f"a backtick without another, or around nothing, in {text!r}")
-    if name.isidentifier() and not iskeyword(name):
+    if name.isidentifier() and not iskeyword(name) and not _becomes_another(name):
         return (name,)
     if '"' in name or "\\" in name:
         return ("Q", "(", repr(name), ")")

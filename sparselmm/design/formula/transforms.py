@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,8 @@ class _Remembered:
     """patsy's protocol for transforms that see the data once, all rows together."""
 
     name = ""
+    strict = True
+    """Whether labels that the fit has not seen are refused."""
 
     def memorize_chunk(self, *args: Any, **keywords: Any) -> None:
         """Learn from the rows of the fit."""
@@ -145,13 +148,15 @@ class Relevel(_Remembered):
     """A factor with another first level, R's ``relevel(f, ref="b")``."""
 
     def _learn(self, x: Any, ref: Any) -> list[Any]:
-        labels = list(factorize(_column(x)).labels)
-        chosen = check_choice(ref, "relevel(): ref", labels, "level", f"levels of {_named(x)}")
+        labels = factorize(_column(x)).labels.tolist()
+        found = [own for own in labels if own == ref and isinstance(own, bool) == _is_truth(ref)]
+        levels = f"levels of {_named(x)}"
+        chosen = found[0] if found else check_choice(ref, "relevel(): ref", labels, "level", levels)
         return [chosen, *(label for label in labels if label != chosen)]
 
-    def transform(self, x: Any, ref: Any) -> pd.Series:
+    def transform(self, x: Any, ref: Any) -> pd.Series | pd.Categorical:
         """Categories with the reference first."""
-        return _coded(_column(x), self.learned, "relevel")
+        return _coded(_column(x), self.learned, "relevel" if self.strict else "", _index([x]))
 
 
 class Interaction(_Remembered):
@@ -169,9 +174,16 @@ class Interaction(_Remembered):
         seen = np.unique(codes[:, (codes >= 0).all(axis=0)], axis=1)
         labels = [[_text(label) for label in part.labels] for part in parts]
         rows = seen[::-1].T
-        return [".".join(labels[j][c] for j, c in enumerate(row)) for row in rows]
+        joined = [".".join(labels[j][c] for j, c in enumerate(row)) for row in rows]
+        twice = [label for label, count in Counter(joined).items() if count > 1]
+        if twice:
+            raise DataError(
+                f"interaction(): several combinations would be called {twice[0]!r}; give the "
+                "factors labels without dots"
+            )
+        return joined
 
-    def transform(self, *factors: Any) -> pd.Series:
+    def transform(self, *factors: Any) -> pd.Series | pd.Categorical:
         """Categories ``"a.b"``."""
         columns = [_column(factor) for factor in factors]
         parts = [factorize(column) for column in columns]
@@ -183,7 +195,8 @@ class Interaction(_Remembered):
         for text in texts[1:]:
             joined = joined + "." + text
         joined[absent] = None
-        return _coded(pd.Series(joined, index=columns[0].index), self.learned, "interaction")
+        function = "interaction" if self.strict else ""
+        return _coded(pd.Series(joined), self.learned, function, _index(factors))
 
 
 def _numbers(x: Any, name: str) -> FloatArray:
@@ -199,10 +212,26 @@ def _splines(knots: FloatArray, at: FloatArray, derivative: int) -> FloatArray:
     return np.asarray(every(at, nu=derivative))
 
 
+def _is_truth(value: Any) -> bool:
+    return isinstance(value, (bool, np.bool_))
+
+
 def _column(x: Any) -> pd.Series:
     """Labels, out of the box that ``C(x)`` puts them in."""
-    inner = x.data if isinstance(x, type(Boxed([0]))) else x
+    inner = _unboxed(x)
     return inner if isinstance(inner, pd.Series) else pd.Series(inner)
+
+
+def _unboxed(x: Any) -> Any:
+    return x.data if isinstance(x, type(Boxed([0]))) else x
+
+
+def _index(factors: Sequence[Any]) -> pd.Index | None:
+    """Labels of the rows of the first factor that has some."""
+    orders = [x.index for x in map(_unboxed, factors) if isinstance(x, pd.Series)]
+    if any(not index.equals(orders[0]) for index in orders[1:]):
+        raise DataError("interaction(): the factors have different indices; make them columns")
+    return orders[0] if orders else None
 
 
 def _named(x: Any) -> str:
@@ -214,18 +243,27 @@ def _text(label: Any) -> str:
     return str(int(label)) if whole else str(label)
 
 
-def _coded(column: pd.Series, labels: list[Any], function: str) -> pd.Series:
-    """Labels as categories of the fit; one that it has not seen is refused."""
+def _coded(
+    column: pd.Series, labels: list[Any], function: str, index: pd.Index | None
+) -> pd.Series | pd.Categorical:
+    """Labels as categories of the fit, of rows with an index a Series.
+
+    Other labels are refused in the name of the ``function``; without one they come last.
+    """
     known = pd.Index(labels)
     codes: AnyArray = match(known, column)
     new = np.asarray(column.notna()) & (codes < 0)
-    if new.any():
+    if new.any() and not function:
+        known = pd.Index([*labels, *factorize(column[new]).labels])
+        codes = match(known, column)
+    elif new.any():
         label = shown(column.iloc[int(np.argmax(new))])
         raise DataError(
             f"{function}(): the fit has not seen the label {label}; known are "
             f"{', '.join(map(shown, labels[:8]))}{', ...' if len(labels) > 8 else ''}"
         )
-    return pd.Series(pd.Categorical.from_codes(codes, known), index=column.index)
+    values = pd.Categorical.from_codes(codes, known)
+    return values if index is None else pd.Series(values, index=index)
 
 
 class Scale(Standardize):  # type: ignore[misc]
@@ -269,6 +307,14 @@ class Tensor(TE):  # type: ignore[misc]
         if any(np.ndim(arg) < 2 for arg in args):
             raise FormulaError("te() takes smooths: write te(cr(x, df=4), cr(z, df=4))")
         super().memorize_chunk(*args, **keywords)
+
+
+def let_through(state: Mapping[str, Any]) -> Any:
+    """Of an expression that names groups, a state whose transforms refuse no new labels."""
+    for transform in state["transforms"].values():
+        if isinstance(transform, _Remembered):
+            transform.strict = False
+    return state
 
 
 CLASSES = (Poly, NaturalSpline, Relevel, Interaction, Scale, Tensor)

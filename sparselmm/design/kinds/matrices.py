@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -168,10 +168,16 @@ def _stack(name: str, colnames: Any, mats: Any, groups: Factor, rows: Sequence[I
                 f"exog_vc component {name!r}: the matrix of group {shown(groups.labels[i])} has "
                 f"{matrix.shape[0]} rows but the group has {len(where)}"
             )
+        names = list(colnames[i])[: matrix.shape[1]]
+        if len(names) < matrix.shape[1]:
+            raise DataError(
+                f"exog_vc component {name!r}: the matrix of group {shown(groups.labels[i])} has "
+                f"{matrix.shape[1]} columns and {len(names)} name(s); give one per column"
+            )
         pieces.append((matrix, where, start))
         start += matrix.shape[1]
         of_group.extend([i] * matrix.shape[1])
-        columns.extend(map(str, list(colnames[i])[: matrix.shape[1]]))
+        columns.extend(map(str, names))
     block = stack_blocks(pieces, (len(groups.codes), start))
     return Stack(name, block, groups.labels[of_group], np.array(columns, dtype=object))
 
@@ -183,8 +189,16 @@ def _from_dict(vc: dict[str, Any], groups: Factor, rows: Sequence[IntArray]) -> 
     for name in names:
         if not isinstance(vc[name], Mapping):
             raise wrong_type("exog_vc", "a VCSpec, or {name: {group: matrix}}", vc[name])
+        labels = groups.labels.tolist()
+        known = set(labels)
+        unknown = [key for key, Z in vc[name].items() if key not in known and np.shape(Z)[0]]
+        if unknown:
+            raise DataError(
+                f"exog_vc component {name!r} has a matrix of group {shown(unknown[0])}, and no row "
+                f"is of that group; labels of groups look like {shown(labels[0])}"
+            )
         of_groups = []
-        for label, where in zip(groups.labels.tolist(), rows, strict=True):
+        for label, where in zip(labels, rows, strict=True):
             matrix = vc[name].get(label, np.empty((len(where), 0)))
             matrix = _real(matrix, f"exog_vc component {name!r}")
             of_groups.append(matrix[:, None] if matrix.ndim == 1 else matrix)
@@ -205,29 +219,47 @@ class UserMatrix:
         The matrix.
     labels : ndarray, (l,)
         Names of its columns.
+    named : bool
+        Whether these were given; else they are numbers.
     """
 
     name: str
     block: CSR
     labels: AnyArray
+    named: bool
 
     def kept(self, kept: BoolArray | None) -> UserMatrix:
         """Only the rows kept."""
         if kept is None:
             return self
-        return UserMatrix(self.name, self.block[np.flatnonzero(kept)], self.labels)
+        return replace(self, block=self.block[np.flatnonzero(kept)])
 
     def term(self, rows: Rows) -> Built:
         """The term and its memory."""
         check_finite(self.block.data, [self.name], "the matrix z_terms", rows)
         levels = Levels(("column",), (self.labels,))
         layout = TermLayout(name=self.name, origin="array", columns=("{}",), levels=levels)
-        return layout.on_rows(block=self.block), MatrixSpec(layout)
+        return layout.on_rows(block=self.block), MatrixSpec(layout, self.named)
+
+    def by_name(self, labels: AnyArray) -> CSR:
+        """The columns in the order of some names of as many."""
+        place = match(self.labels, labels)
+        if (place < 0).any() or len(np.unique(place)) < len(place):
+            if np.array_equal(self.labels, labels):  # names that repeat
+                return self.block
+            first = labels[int(np.argmax(place < 0))]
+            raise DataError(
+                f"z_terms[{self.name!r}] has other columns than at the fit, where they were called "
+                f"{shown(first)} and so on; give them the same names, or pass an array"
+            )
+        return self.block if (np.diff(place) == 1).all() else sp.csr_array(self.block[:, place])
 
 
 @dataclass(frozen=True, eq=False)
 class MatrixSpec(TermSpec):
-    """Memory of a ``z_terms`` entry."""
+    """Memory of a ``z_terms`` entry, and whether its columns have names."""
+
+    named: bool = False
 
     def evaluate(self, new: NewRows) -> RandomTerm:
         """The term with the new matrix."""
@@ -242,7 +274,9 @@ class MatrixSpec(TermSpec):
             raise DataError(
                 f"z_terms[{name!r}] has {matrix.block.shape[1]} columns but the fit had {width}"
             )
-        return self.layout.on_rows(block=matrix.block)
+        known = self.layout.levels.parts[0]
+        both = self.named and matrix.named
+        return self.layout.on_rows(block=matrix.by_name(known) if both else matrix.block)
 
 
 def user_matrices(
@@ -268,4 +302,5 @@ def user_matrix(name: str, Z: Any, n: int, index: pd.Index | None) -> UserMatrix
         raise DataError(f"z_terms[{name!r}] must be a matrix with columns, got shape {dense.shape}")
     check_length(dense.shape[0], n, f"z_terms[{name!r}]")
     block = sp.csr_array(dense, dtype=np.float64)
-    return UserMatrix(name, block, np.arange(block.shape[1]) if labels is None else labels)
+    names = np.arange(block.shape[1]) if labels is None else labels
+    return UserMatrix(name, block, names, labels is not None)

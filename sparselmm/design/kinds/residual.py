@@ -210,11 +210,12 @@ def _visits(bar: ResidualBar, space: Namespace) -> tuple[IntArray, AnyArray]:
         space.frame.get(code, series).dtype, pd.CategoricalDtype
     )
     if not coded and kind_of(series) != NUMBERS and bar.kind in ORDERED:
-        raise _no_times(code, kind_of(series), bar)
+        raise _no_times(code, series, bar)
     return np.asarray(factor.codes).astype(int), np.asarray(factor.labels)
 
 
-def _no_times(code: str, holds: str, bar: ResidualBar) -> DataError:
+def _no_times(code: str, column: pd.Series, bar: ResidualBar) -> DataError:
+    holds = kind_of(column)
     what = "is text" if holds in (TEXT, CATEGORIES) else f"holds {holds}"
     hint = "" if bar.kind in POSITIONS else (
         ", or for visits in order a pandas Categorical with its categories in that order"
@@ -239,7 +240,7 @@ def _positions(
         values = space.evaluate(code)
         series = values if isinstance(values, pd.Series) else pd.Series(values)
         if label_kind(series) != NUMBERS:
-            raise _no_times(code, kind_of(series), bar)
+            raise _no_times(code, series, bar)
         column = _as_numbers(series)
         _check_times(np.isnan(column), code, bar, space.rows)
         _check_times(np.isinf(column), code, bar, space.rows, "infinite")

@@ -31,9 +31,14 @@ from sparselmm.design.passes.reading import Reading, Taken, named
 from sparselmm.design.row_arguments import Given, subset_mask
 from sparselmm.design.rows import response
 from sparselmm.design.sources.readers import Part
-from sparselmm.design.spec import DesignSpec, check_residual_weights, check_rows
+from sparselmm.design.spec import DesignSpec
 from sparselmm.design.terms import Design, DesignLayout
-from sparselmm.design.validate import Rows, check_some_rows
+from sparselmm.design.validate import (
+    Rows,
+    check_residual_weights,
+    check_rows,
+    check_some_rows,
+)
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,8 +20,8 @@ from sparselmm.design.formula.bars import parse_formula
 from sparselmm.design.formula.columns import take_columns
 from sparselmm.design.formula.expressions import names_in
 from sparselmm.design.formula.namespace import Namespace
-from sparselmm.design.spec import as_frame, check_design
-from sparselmm.design.validate import Rows, aligned, check_length
+from sparselmm.design.spec import as_frame
+from sparselmm.design.validate import Rows, aligned, check_design, check_length
 
 ARGUMENTS = (
     "chunk_rows", "client", "contrasts", "covariance", "data", "dispersion", "endog", "eval_env",
