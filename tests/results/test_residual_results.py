@@ -13,7 +13,7 @@ import pytest
 import scipy
 from residual_fits import FEV, FOLDER, OVARY, data_of, raw
 from residual_twin import dense_value, residual_matrix
-from sparselmm.exceptions import DataError, UnsupportedError
+from sparselmm.exceptions import DataError, MissingDataError, UnsupportedError
 
 import sparselmm
 from sparselmm.inference.residual_profile import profile_interval
@@ -281,6 +281,10 @@ def test_predictions_refuse_a_group_in_another_stratum():
     fit = by_sex()
     new = pd.DataFrame({"age": [10, 12], "Subject": ["M01", "F01"], "Sex": ["Male", "Female"]})
     assert fit.get_prediction(new, re=True).predicted_mean.shape == (2,)
+    for name in ("age", "Sex"):
+        gone = new.assign(**{name: new[name].mask([False, True])})
+        with pytest.raises(MissingDataError, match=f"'{name}' is missing"):
+            fit.get_prediction(gone, re=True)
     with pytest.raises(DataError, match="the group 'F01' lies in the stratum Female, and new rows"):
         fit.get_prediction(new.assign(Sex="Male"), re=True)
 

@@ -190,6 +190,11 @@ def _known(labels: AnyArray, values: Any, code: str, rows: Rows) -> IntArray:
     found = match(labels, values)
     if (found < 0).any():
         first = int(np.flatnonzero(found < 0)[0])
+        if pd.isna(np.asarray(values, dtype=object)[first]):
+            raise MissingDataError(
+                f"{code!r} is missing in the new data, first in {rows.where(first)}; the residual "
+                "structure needs it"
+            )
         raise DataError(
             f"{code!r} has a value in the new data, first in {rows.where(first)}, that the fit "
             "has not seen; the residual structure has no parameter for it"
