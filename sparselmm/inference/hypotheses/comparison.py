@@ -108,18 +108,21 @@ def groups_apart(a: Design, b: Design) -> bool:
     """Whether a term of ``a`` groups the rows as none of ``b`` does."""
     if any(term.codes is None or term.root is not None for term in (*a.terms, *b.terms)):
         return False
-    return not all(any(_alike(own, other) for other in b.terms) for own in a.terms)
+    return not all(any(_covers(other, own) for other in b.terms) for own in a.terms)
 
 
-def _alike(own: RandomTerm, other: RandomTerm) -> bool:
-    """Whether two terms group the rows in the same way."""
+def _covers(other: RandomTerm, own: RandomTerm) -> bool:
+    """Whether a term groups the rows as another does, or so with coefficients for its parts.
+
+    As ``(0 + f | g)`` covers ``(1 | g:f)``.
+    """
     x, y = own.codes, other.codes
     if x is y:
         return True
     assert x is not None
     assert y is not None
     pairs = len(np.unique(x.astype(np.int64) * (other.n_levels + 1) + y))
-    return pairs == len(np.unique(x)) == len(np.unique(y))
+    return pairs == len(np.unique(x)) and (other.k > 1 or pairs == len(np.unique(y)))
 
 
 # ------------------------------------------------------------------------------ random effects
