@@ -76,7 +76,8 @@ def term_structure(built: BuiltDesign) -> TermStructure:
         cells = _cells_of_root(spec, every_cell, built.streamed.shown, X)
     else:
         assert frame is not None
-        cells = every_cell.evaluate(frame, random=False).X
+        offset = np.zeros(len(frame)) if spec.offset_array else None  # no part of the columns
+        cells = every_cell.evaluate(frame, random=False, offset=offset).X
         cells = cells if weights is None else cells[weights > 0]
     return TermStructure(
         names=fixed.names,

@@ -23,7 +23,14 @@ from sparselmm.base.grid import p_text
 from sparselmm.base.other_names import known_arguments
 from sparselmm.base.types import FloatArray
 from sparselmm.design.terms import Design
-from sparselmm.inference.hypotheses.comparison import boundary_pvalue, chi2_pvalue, variances_tested
+from sparselmm.inference.hypotheses.comparison import (
+    WORSE,
+    boundary_pvalue,
+    chi2_pvalue,
+    groups_apart,
+    mean_apart,
+    variances_tested,
+)
 from sparselmm.results.general.base import GeneralBase
 from sparselmm.results.general.intervals import compare_general
 from sparselmm.results.krylov import ratio_errors, warn_of_ratio
@@ -41,11 +48,8 @@ FORMATS = {
 """How the table is printed: differences of criteria matter, so these have decimals."""
 
 
-MOST_ROWS = 10_000
-"""Rows that are looked at for whether one model's columns are among another's."""
-
-OUTSIDE = 1e-6
-"""Share of a column that is outside the span of others, not by rounding."""
+MOST_ERRORS = 4.0
+"""Standard errors of a statistic that random probes explain."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +61,8 @@ class ModelComparison(InPolars):
     table : DataFrame
         One row per model, by number of parameters. ``npar`` counts fixed effects, covariance
         parameters and sigma; ``aic``, ``bic`` (with n rows), ``llf`` and ``deviance`` are lme4's;
-        ``chisq``, ``df`` and ``pvalue`` compare a model with the one above it, NaN where its fixed
-        effects do not contain the other's.
+        ``chisq``, ``df`` and ``pvalue`` compare a model with the one above it, NaN where it
+        does not contain it.
         ``pvalue_boundary`` takes into account that a variance cannot be negative: it is given
         where exactly one variance, with any of its covariances, separates the two models, and
         equals ``pvalue`` where none does.
@@ -140,8 +144,9 @@ def compare(
     Warns
     -----
     SpecificationWarning
-        When the fixed effects of a model do not contain those of the one above it: there is no
-        test then, and its columns are NaN. Information criteria compare such models, too.
+        When a model does not contain the one above it, as the columns of the fixed effects, the
+        grouping factors or a worse fit tell: there is no test then, and its columns are NaN.
+        Information criteria compare such models, too.
     MonteCarloWarning
         When random probes (``engine="krylov"``) leave a standard error above 0.1 in a statistic.
 
@@ -190,12 +195,11 @@ def compare(
         (_row(name, result, refit) for name, result in zip(given, results, strict=True)),
         key=lambda row: row.npar,
     )
-    apart = {big.name for small, big in pairwise(rows) if _apart(small.result, big.result)}
+    apart = {big.name for small, big in pairwise(rows) if _apart(small, big)}
     if apart:
         warn_user(
-            f"no test for {', '.join(sorted(apart))}: the fixed effects do not contain those of "
-            "the model above in the table, and likelihood ratios are for nested models; compare "
-            "them by aic or bic",
+            f"no test for {', '.join(sorted(apart))}: likelihood ratios are for nested models, and "
+            "the model above in the table is no special case; compare them by aic or bic",
             catchable(SpecificationWarning),
         )
     for small, big in pairwise(rows):
@@ -266,24 +270,17 @@ def _boundary(chisq: float, df: int, small: LinearResults, big: LinearResults) -
     return boundary_pvalue(chisq, df) if tested else chi2_pvalue(chisq, df)
 
 
-def _apart(small: LinearResults, big: LinearResults) -> bool:
-    """Whether some rows show that the smaller model's mean is not one of the larger's."""
-    a, b = small.built.layout, big.built.layout
+def _apart(small: _Row, big: _Row) -> bool:
+    """Whether the smaller model is seen not to be a special case of the larger."""
+    if big.npar > small.npar:
+        error = ratio_errors(small.result, big.result)
+        if big.deviance - small.deviance > WORSE + MOST_ERRORS * error:
+            return True
+    a, b = small.result.built.layout, big.result.built.layout
     if not (isinstance(a, Design) and isinstance(b, Design)):
         return False
-    kept = [r.deviance.cross.basis.kept for r in (small, big)]
-    some = np.arange(0, a.n, max(1, a.n // max(MOST_ROWS, 5 * b.p)))
-    offsets = [np.zeros(a.n) if d.offset is None else d.offset for d in (a, b)]
-    inside = b.X[np.ix_(some, kept[1])]
-    tried = np.column_stack([a.X[np.ix_(some, kept[0])], (offsets[0] - offsets[1])[some]])
-    same = [(inside == column[:, None]).all(axis=0).any() for column in tried.T]
-    tried = tried[:, ~np.array(same) & tried.any(axis=0)]
-    if not tried.shape[1]:
-        return False
-    size = np.linalg.norm(inside, axis=0)
-    Q = np.linalg.qr(inside / np.where(size > 0, size, 1.0))[0]
-    tried = tried / np.linalg.norm(tried, axis=0)
-    return bool((np.linalg.norm(tried - Q @ (Q.T @ tried), axis=0) > OUTSIDE).any())
+    kept = [r.result.deviance.cross.basis.kept for r in (small, big)]
+    return mean_apart(a, b, *kept) or (b.residual is None and groups_apart(a, b))
 
 
 def _formula(result: LinearResults) -> str:

@@ -6,6 +6,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import sparselmm
+from sparselmm.inference.hypotheses.multiplicity import adjusted
 
 
 @pytest.fixture(scope="module")
@@ -136,3 +137,69 @@ def test_compare_has_no_test_where_fixed_effects_are_not_nested(data):
         assert np.isfinite(table.pvalue.iloc[1])
     with pytest.warns(sparselmm.exceptions.SpecificationWarning, match="no test"):
         sparselmm.compare(fit("y ~ offset(x)"), fit("y ~ f"))
+
+
+def test_compare_has_no_test_where_groups_are_others_or_the_larger_fit_is_worse(data):
+    data = data.assign(h=np.tile([f"h{i}" for i in range(8)], 30), same="_" + data.g)
+    moved = np.random.default_rng(2).normal(size=8)[np.arange(240) % 8]
+    data["y"] += moved + moved[::-1] * data.x
+    one = sparselmm.mixedlm("y ~ x + (1 | g)", data).fit()
+    for other in ("(x | h)", "(1 | h) + (0 + x | h)"):
+        with pytest.warns(sparselmm.exceptions.SpecificationWarning, match="no special case"):
+            table = sparselmm.compare(one, sparselmm.mixedlm(f"y ~ x + {other}", data).fit()).table
+        assert table.pvalue.isna().all()
+    renamed = sparselmm.mixedlm("y ~ x + (1 | same) + (1 | h)", data).fit()
+    assert sparselmm.compare(one, renamed).table.pvalue.iloc[1] < 1e-3
+
+
+def test_compare_of_generalized_models_has_no_test_where_they_are_not_nested(data):
+    rng = np.random.default_rng(8)
+    eta = 0.3 * data.x + 0.5 * rng.normal(size=24).repeat(10)
+    data = data.assign(count=rng.poisson(np.exp(eta)))
+
+    def fit(formula):
+        return sparselmm.mixedglm(f"{formula} + (1 | g)", data, family="poisson").fit()
+
+    with pytest.warns(sparselmm.exceptions.SpecificationWarning, match="no special case"):
+        table = sparselmm.compare(fit("count ~ x"), fit("count ~ f")).table
+    assert table.pvalue.isna().all()
+    assert np.isfinite(
+        sparselmm.compare(fit("count ~ x"), fit("count ~ x + f")).table.pvalue.iloc[1]
+    )
+
+
+def test_anova_of_a_fit_with_an_array_as_offset_is_that_of_the_rest(data):
+    offset = np.random.default_rng(9).normal(size=240)
+    for kind in (1, 2, 3):
+        one = sparselmm.mixedlm("y ~ f * x + (1 | g)", data, offset=offset).fit().anova(kind)
+        rest = data.assign(y=data.y - offset)
+        assert_allclose(one, sparselmm.mixedlm("y ~ f * x + (1 | g)", rest).fit().anova(kind))
+
+
+@pytest.mark.parametrize(
+    "method", ["holm", "bonferroni", "hochberg", "fdr_bh", "BY", "hs", "sidak"]
+)
+def test_adjustments_count_what_can_be_tested(method):
+    p = np.array([0.02, np.nan, 0.004, 0.3])
+    reject, found = adjusted(p, method, 0.05)
+    assert_allclose(found[[0, 2, 3]], adjusted(p[[0, 2, 3]], method, 0.05)[1])
+    assert np.isnan(found[1])
+    assert not reject[1]
+
+
+def test_means_that_do_not_exist_have_no_letters_and_no_part_in_joint_distributions(data):
+    data = data[(data.f != "c") | (data.x < 0)]
+    data = data.assign(k=np.where(data.x < 0, "p", "q"))
+    with pytest.warns(sparselmm.exceptions.RankDeficiencyWarning):
+        fit = sparselmm.mixedlm("y ~ f * k + (1 | g)", data).fit()
+    means = fit.emmeans(["f", "k"])
+    table = means.cld(adjust="none")
+    assert (table.group[table.emmean.isna()] == "").all()
+    assert (table.group[table.emmean.notna()] != "").all()
+    assert table.emmean.isna().sum() == 1
+    known = [i for i, value in enumerate(means.frame.emmean) if np.isfinite(value)]
+    C = np.eye(6)[known[1:]] - np.eye(6)[known[0]]
+    every = np.vstack([C, np.eye(6)[means.frame.emmean.isna()] - np.eye(6)[known[0]]])
+    few, all_of = (means.contrast(weights, "mvt") for weights in (C, every))
+    assert_allclose(all_of["p.value"][:-1], few["p.value"], rtol=1e-6)
+    assert np.isnan(all_of["p.value"].iloc[-1])

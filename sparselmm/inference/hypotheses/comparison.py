@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import scipy
 
-from sparselmm.base.types import FloatArray
-from sparselmm.design.terms import DesignLayout, TermLayout
+from sparselmm.base.types import FloatArray, IntArray
+from sparselmm.design.terms import Design, DesignLayout, RandomTerm, TermLayout
 from sparselmm.factor.factorization import Factorization
 from sparselmm.factor.submodels import fewer_columns, mixed_columns
 from sparselmm.inference.variances import is_component
@@ -24,6 +24,15 @@ from sparselmm.likelihood.covariance import mixed_covariance, mixed_theta
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.engine import but, ml_minimum, solver_like, submodel, with_known
 from sparselmm.likelihood.optimize import minimize
+
+MOST_ROWS = 10_000
+"""Rows that are looked at for whether one model's columns are among another's."""
+
+OUTSIDE = 1e-6
+"""Share of a column that is outside the span of others, not by rounding."""
+
+WORSE = 1e-3
+"""Rise of the deviance of a larger model that the end of a search does not explain."""
 
 
 def chi2_pvalue(statistic: float, df: int) -> float:
@@ -77,6 +86,43 @@ def variances_tested(small: Sequence[TermLayout], big: Sequence[TermLayout]) -> 
     if v0 - v1 or c0 - c1:
         return None
     return (v1 - v0).total()
+
+
+def mean_apart(a: Design, b: Design, kept: IntArray, others: IntArray) -> bool:
+    """Whether some rows show that a mean of ``a`` is none of ``b``."""
+    some = np.arange(0, a.n, max(1, a.n // max(MOST_ROWS, 5 * b.p)))
+    offsets = [np.zeros(a.n) if d.offset is None else d.offset for d in (a, b)]
+    inside = b.X[np.ix_(some, others)]
+    tried = np.column_stack([a.X[np.ix_(some, kept)], (offsets[0] - offsets[1])[some]])
+    same = [bool((inside == column[:, None]).all(axis=0).any()) for column in tried.T]
+    tried = tried[:, ~np.array(same) & tried.any(axis=0)]
+    if not tried.shape[1]:
+        return False
+    size = np.linalg.norm(inside, axis=0)
+    Q = np.linalg.qr(inside / np.where(size > 0, size, 1.0))[0]
+    tried = tried / np.linalg.norm(tried, axis=0)
+    return bool((np.linalg.norm(tried - Q @ (Q.T @ tried), axis=0) > OUTSIDE).any())
+
+
+def groups_apart(a: Design, b: Design) -> bool:
+    """Whether a term of ``a`` groups the rows as none of ``b`` does."""
+    if any(term.codes is None or term.root is not None for term in (*a.terms, *b.terms)):
+        return False
+    return not all(any(_covers(other, own) for other in b.terms) for own in a.terms)
+
+
+def _covers(other: RandomTerm, own: RandomTerm) -> bool:
+    """Whether a term groups the rows as another does, or so with coefficients for its parts.
+
+    As ``(0 + f | g)`` covers ``(1 | g:f)``.
+    """
+    x, y = own.codes, other.codes
+    if x is y:
+        return True
+    assert x is not None
+    assert y is not None
+    pairs = len(np.unique(x.astype(np.int64) * (other.n_levels + 1) + y))
+    return pairs == len(np.unique(x)) and (other.k > 1 or pairs == len(np.unique(y)))
 
 
 # ------------------------------------------------------------------------------ random effects

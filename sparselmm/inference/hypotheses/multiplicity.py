@@ -55,6 +55,7 @@ def adjusted(
     Parameters
     ----------
     p : ndarray, (m,)
+        NaN for what cannot be tested, which is not counted.
     method : str
         A key of `STEPS`.
 
@@ -64,6 +65,11 @@ def adjusted(
         When the method is unknown.
     """
     name = STEPS[check_choice(method, argument, ADJUSTMENTS)]
+    known = ~np.isnan(p)
+    if not known.all():
+        out = np.full(len(p), np.nan)
+        out[known] = adjusted(p[known], method, alpha, argument)[1]
+        return out <= alpha, out
     m, order = len(p), np.argsort(p, kind="stable")
     ordered, rank = p[order], np.arange(len(p))
     with np.errstate(divide="ignore"):

@@ -10,9 +10,11 @@ import pandas as pd
 import scipy.stats as st
 
 from sparselmm.base.arguments import check_choice, check_level, check_strings, wrong_type
-from sparselmm.base.exceptions import DataError
+from sparselmm.base.exceptions import DataError, SpecificationWarning, catchable, warn_user
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import FloatArray
+from sparselmm.design.terms import Design
+from sparselmm.inference.hypotheses.comparison import WORSE, mean_apart
 from sparselmm.likelihood.laplace.chosen import base_of
 from sparselmm.likelihood.laplace.profile import Held, Profile, way_of
 from sparselmm.results.general.estimates import EstimateResults
@@ -195,7 +197,14 @@ def compare_general(results: Sequence[Any], names: Sequence[str]) -> pd.DataFram
             "npar": own.n_parameters, "aic": own.aic, "bic": own.bic, "llf": own.llf,
             "chisq": np.nan, "df": np.nan, "pvalue": np.nan,
         }  # fmt: skip
-        if before is not None and _larger(own, before):
+        larger = before is not None and _larger(own, before)
+        if before is not None and larger and _apart(before, own):
+            warn_user(
+                f"no test for {names[i]}: likelihood ratios are for nested models, and the model "
+                "above in the table is no special case; compare them by aic or bic",
+                catchable(SpecificationWarning),
+            )
+        elif before is not None and larger:
             row["chisq"] = max(2.0 * (own.llf - before.llf), 0.0)
             row["df"] = own.n_parameters - before.n_parameters
             row["pvalue"] = float(st.chi2.sf(row["chisq"], row["df"]))
@@ -223,3 +232,14 @@ def _larger(one: Any, other: Any) -> bool:
     zeros = [getattr(family, "own", None) for family in (large, small)]
     same = zeros[0] == zeros[1] or zeros == ["zi", None]
     return same and bool(large.link == small.link) and limit in (name, LIMITS.get(name))
+
+
+def _apart(small: Any, big: Any) -> bool:
+    """Whether the smaller model is seen not to be a special case of the larger."""
+    if 2.0 * (small.llf - big.llf) > WORSE:
+        return True
+    a, b = small.built.layout, big.built.layout
+    return (
+        isinstance(a, Design) and isinstance(b, Design)
+        and mean_apart(a, b, small.numbers.kept, big.numbers.kept)
+    )  # fmt: skip

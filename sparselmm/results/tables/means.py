@@ -21,6 +21,7 @@ from sparselmm.base.exceptions import ArgumentError, DataError
 from sparselmm.base.other_names import MEANS, NamesOthers
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.inference.hypotheses import marginal_means
+from sparselmm.inference.hypotheses.estimability import estimable
 from sparselmm.inference.hypotheses.marginal_means import (
     DEFAULT_ADJUST,
     FixedEffects,
@@ -41,7 +42,7 @@ from sparselmm.results.tables.contrasts import (
     contrast_tests,
 )
 from sparselmm.results.tables.scales import TRANSFORMATIONS, Scale
-from sparselmm.results.tables.weights import contrast_weights, family_name
+from sparselmm.results.tables.weights import combined, contrast_weights, family_name
 
 TRENDS = "trend"
 
@@ -287,7 +288,7 @@ class MarginalMeans(Cells, InPolars, NamesOthers):
         hypothesis: tuple[int, float, float],
     ) -> pd.DataFrame:  # fmt: skip
         """Contrasts within one level of ``by``."""
-        L, offset = _combined(C, self.L[rows]), _combined(C, self.offset[rows])
+        L, offset = combined(C, self.L[rows]), combined(C, self.offset[rows])
         found = self._estimates(L, offset)
         group = self._family(L, len(rows))
         side, _, null = hypothesis
@@ -313,6 +314,7 @@ class MarginalMeans(Cells, InPolars, NamesOthers):
     def _family(self, L: FloatArray, k: int) -> Family:
         """The contrasts of one level of ``by``, as a family of tests."""
         m, L = len(L), L[np.isfinite(L).all(axis=1)]
+        L = L[estimable(L, self._fixed.null)]
         V = self._fixed.cov(L)
         sd = np.sqrt(np.maximum(np.diag(V), np.finfo(float).tiny))
         rank = int(np.linalg.matrix_rank(L)) if len(L) else 0
@@ -347,7 +349,10 @@ class MarginalMeans(Cells, InPolars, NamesOthers):
 
     @as_table
     def joint_test(self) -> pd.DataFrame:
-        """F tests that all means of a level of ``by`` are equal, as ``test(joint=TRUE)`` in R.
+        """F tests that all means of a level of ``by`` are equal.
+
+        R's ``test(pairs(means), joint=TRUE)``; of the means themselves, that would be that all
+        are zero.
 
         Returns
         -------
@@ -377,7 +382,8 @@ class MarginalMeans(Cells, InPolars, NamesOthers):
         Returns
         -------
         DataFrame
-            ``frame`` in ascending order within each level of ``by``, and ``group``.
+            ``frame`` in ascending order within each level of ``by``, and ``group``; empty for a
+            mean that the data cannot tell.
 
         Notes
         -----
@@ -404,7 +410,9 @@ class MarginalMeans(Cells, InPolars, NamesOthers):
             upper = np.triu_indices(len(rows), 1)
             differ[upper] = p.to_numpy() < alpha
             differ |= differ.T
-            letters = compact_letters(differ[np.ix_(order, order)])
+            known = order[np.isfinite(frame[value].to_numpy()[rows[order]])]
+            letters = compact_letters(differ[np.ix_(known, known)])
+            letters += [""] * (len(order) - len(known))  # the last are those without an estimate
             parts.append(frame.iloc[rows[order]].assign(group=letters))
         return pd.concat(parts, ignore_index=True)
 
@@ -466,8 +474,8 @@ class MarginalMeans(Cells, InPolars, NamesOthers):
         for rows in self._families():
             k = len(rows)
             C, pairs = marginal_means.pair_matrix(k, False)
-            L = _combined(C, self.L[rows])
-            found = self._estimates(L, _combined(C, self.offset[rows]))
+            L = combined(C, self.L[rows])
+            found = self._estimates(L, combined(C, self.offset[rows]))
             reach = found.se * self._family(L, k).critical(found.df, self.alpha, adjust)
             out[rows] = arrow_lengths(found.estimate, reach, pairs, k)
         return out
@@ -490,11 +498,3 @@ class MarginalMeans(Cells, InPolars, NamesOthers):
 
     def _repr_html_(self) -> str:
         return frame_html(self.frame, self._note)
-
-
-def _combined(C: FloatArray, values: FloatArray) -> FloatArray:
-    """``C @ values``, in which only means that do not exist and are used make a row NaN."""
-    missing = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
-    out = C @ np.where(np.isfinite(values), values, 0.0)
-    out[(C[:, missing] != 0.0).any(axis=1)] = np.nan
-    return np.asarray(out)

@@ -79,3 +79,11 @@ def _place(ref: Any, labels: list[str]) -> int:
             f"got {ref!r}"
         )
     return int(place) % len(labels)
+
+
+def combined(C: FloatArray, values: FloatArray) -> FloatArray:
+    """``C @ values``, in which only means that do not exist and are used make a row NaN."""
+    missing = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+    out = C @ np.where(np.isfinite(values), values, 0.0)
+    out[(C[:, missing] != 0.0).any(axis=1)] = np.nan
+    return np.asarray(out)
