@@ -3,50 +3,17 @@
 ``PYTHONPATH=tests python -m benchmarks.krylov ratings_wide krylov`` fits one case of
 `benchmarks.cases` in this process; ``krylov+value`` and ``krylov+exact`` ask for that finish.
 Cross-products are made before the clock starts. CPU seconds are those of all threads.
-
-``PYTHONPATH=tests python -m benchmarks.krylov skewed against FOLDER`` compares, in three pairs of
-processes, what ``fit()`` takes by itself from the data frame to the results, with that of another
-checkout of this repository in FOLDER.
 """
 
 from __future__ import annotations
 
-import os
 import resource
-import subprocess
 import sys
-import tempfile
 import time
 import warnings
-from pathlib import Path
 
 from benchmarks.cases import CASES
 from sparselmm import MixedLM
-
-PAIRS = 3
-WHOLE = """
-import sys, time
-import pandas as pd
-from sparselmm import MixedLM
-data, start = pd.read_pickle(sys.argv[1]), time.process_time()
-fit = MixedLM.from_formula(sys.argv[2], data).fit()
-print(f"{time.process_time() - start:.2f} CPU s, deviance {-2.0 * fit.llf:.10f}")
-"""
-
-
-def against(name: str, folder: str) -> None:
-    """Fit a case here and in another checkout, in turn."""
-    case = next(case for case in CASES if case.name == name)
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "data.pickle"
-        case.data().to_pickle(path)
-        for _ in range(PAIRS):
-            for root in (folder, str(Path(__file__).parents[2])):
-                ran = subprocess.run(
-                    [sys.executable, "-c", WHOLE, str(path), case.formula], cwd=root, check=True,
-                    env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True,
-                )  # fmt: skip
-                print(f"{name} {root}: {ran.stdout.strip()}", flush=True)
 
 
 def main(name: str, engine: str) -> None:
@@ -74,7 +41,4 @@ def main(name: str, engine: str) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[2] == "against":
-        against(sys.argv[1], sys.argv[3])
-    else:
-        main(*sys.argv[1:3])
+    main(*sys.argv[1:3])
