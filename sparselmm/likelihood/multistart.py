@@ -153,6 +153,11 @@ def allowance(evaluations: int, seconds: float) -> float:
     return max(SHARE * evaluations, SECONDS / seconds)
 
 
+def searched_again(seconds: float) -> bool:
+    """Whether evaluations are so cheap that an ordinary end may leave doubt."""
+    return SECONDS / seconds >= 5 * MANY
+
+
 def doubtful(search: Search, end: End, seconds: float) -> bool:
     """Whether the deviance may have a lower minimum than the one a search found."""
     deviance, evaluations = search.recorder.deviance, len(search.recorder.history)

@@ -18,12 +18,16 @@ from sparselmm.likelihood.engine import FEW_DIGITS, centred_at, on_disk, probing
 from sparselmm.likelihood.evaluations import PLSFit
 from sparselmm.likelihood.krylov.finish import Spare, minimize_by_probes, minimize_certified
 from sparselmm.likelihood.krylov.search import DONE, LIMIT
+from sparselmm.likelihood.multistart import minimize_globally, searched_again
 from sparselmm.likelihood.optimize import minimize
 from sparselmm.likelihood.record import OptSummary
 from sparselmm.model.fit import joined
 from sparselmm.model.linear import LinearModel
 from sparselmm.model.probing import Probing
 from sparselmm.model.request import Request, Setting
+
+FEW_COLUMNS = 2_000
+"""Random effects up to which an exact evaluation may be so cheap that it is priced."""
 
 GRADIENT = 0.3
 """Share of an exact evaluation that may be spent on probes in place of its gradient, which is twice
@@ -59,6 +63,26 @@ def _spare(plan: FitPlan, probing: Probing) -> Spare:
     return Spare(
         GRADIENT * plan.fitting.seconds / one, second_order_seconds(crossing, leading) / one
     )
+
+
+def _exactly_started(
+    model: LinearModel, request: Request, setting: Setting
+) -> OptSummary | None:  # fmt: skip
+    """The end of exact searches, where they are so cheap that several starts are tried.
+
+    A deviance with few levels can have several minima, of which a search on probes finds one.
+    """
+    held = setting.held
+    if request.engine != "krylov" or model.cross.q > FEW_COLUMNS:
+        return None
+    chosen = (setting.plan or model._plan(None)).chosen
+    if not searched_again(chosen.seconds):
+        return None
+    exact = model._sparse(chosen, request.reml, held.covariance, held.scale)
+    return minimize_globally(
+        exact, setting.theta, seconds=chosen.seconds, callback=request.monitor,
+        max_iterations=request.given["maxiter"],
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +122,9 @@ def fit_by_probes(model: LinearModel, request: Request, setting: Setting) -> Fit
 
     if setting.route != "certified":
         with one_thread():
-            opt = searched(deviance, theta)
+            first = _exactly_started(model, request, setting)
+            opt = searched(deviance, theta if first is None else first.theta)
+            opt = opt if first is None else joined(first, opt)
             if opt.rounding > FEW_DIGITS:
                 deviance = centred_at(deviance, model.design, opt.theta)
                 opt = joined(opt, searched(deviance, opt.theta))

@@ -455,3 +455,21 @@ def test_products_in_vector_registers(name, form, k):
     kernel(indptr, cols, Y, w, V, out, 1, 3)
     close(out[1:], 1.0 + S @ V[1:])
     close(out[0], 1.0)
+
+
+COLLECTED = """
+import gc, numpy as np
+from sparselmm.base import kernels_krylov
+gc.collect()
+seen = []
+gc.callbacks.append(lambda phase, info: seen.append(phase))
+kernels_krylov.level_grams(np.array([0, 1]), np.ones((1, 1)), np.empty((1, 1, 1)))
+del gc.callbacks[:]
+assert gc.isenabled()
+print(len(seen))
+"""
+
+
+def test_nothing_is_collected_while_numba_loads():
+    """But once at the end of it; it was a hundred times or more."""
+    assert int(python(COLLECTED)) <= 4

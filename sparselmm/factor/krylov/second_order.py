@@ -20,7 +20,7 @@ import scipy.sparse as sp
 from sparselmm.base import kernels_krylov as kernels
 from sparselmm.base.types import FloatArray
 from sparselmm.factor.krylov.crossing import Crossing
-from sparselmm.factor.krylov.iterations import conjugate_gradients, dots
+from sparselmm.factor.krylov.iterations import dots
 from sparselmm.factor.krylov.operator import ScaledComplement
 from sparselmm.factor.krylov.solver import KrylovSolver, Traced, column_sums
 
@@ -43,7 +43,7 @@ def refined(solver: KrylovSolver) -> Traced:
     """What V and the probes say at the factored theta, exact to second order in E."""
     scaled, W = solver.scaled, solver.traced().W
     s, EW = solver.space.V.shape[1], solver.traced().EW
-    found = conjugate_gradients(scaled.E, W, FINE, solver.space, product=EW)
+    found = solver.iterated(W, FINE, product=EW)
     old = solver.solved(W, found)
     assert found.product is not None
     EW, more = found.product, old.X - W

@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from sparselmm.base.cholesky import NotPositiveDefiniteError
 from sparselmm.base.exceptions import ArgumentError, UnsupportedError
 from sparselmm.base.types import CSR, FloatArray, IntArray
 from sparselmm.factor.krylov.crossing import Crossing, leading_term
@@ -280,12 +281,27 @@ class KrylovSolver:
 
     # ---------------------------------------------------------------------------- solve
 
+    def iterated(
+        self, B: FloatArray, tolerance: float, x0: FloatArray | None = None,
+        product: FloatArray | None = None,
+    ) -> Iterated:  # fmt: skip
+        """Solutions of ``(I - E) X = B``; by V alone where it is everything."""
+        E, space = self.scaled.E, self.space
+        if self.big:
+            return conjugate_gradients(E, B, tolerance, space, x0, product)
+        X, R = np.zeros_like(B), B
+        for _ in range(2):
+            X = X + space.V @ (space.inverse @ (space.V.T @ R))
+            R = B - (X - E(X))
+        none = np.zeros((0, B.shape[1]))
+        return Iterated(X, R, product, none, none)
+
     def solve(self, rhs: FloatArray, tolerance: float = EXACT) -> FloatArray:
         """``M^-1 rhs``, (q, m)."""
         out = np.empty_like(rhs)
         for start in range(0, rhs.shape[1], BATCH):
             f, right = self.scaled.reduced(rhs[:, start : start + BATCH])
-            x = conjugate_gradients(self.scaled.E, right, tolerance, self._coarse).X
+            x = self.iterated(right, tolerance).X
             out[:, start : start + BATCH] = self.scaled.expanded(f, x)
         return out
 
@@ -300,7 +316,7 @@ class KrylovSolver:
         x0 = None
         if self._warm is not None and self._warm.shape == right.shape:
             x0 = self.scaled.unscale(self._warm, True)
-        found = conjugate_gradients(self.scaled.E, right, self.settings.tolerance, self._coarse, x0)
+        found = self.iterated(right, self.settings.tolerance, x0)
         self._warm = self.scaled.scale(found.X, True)
         K = self.scaled.expanded(f, found.X)
         S = rhs.T @ K + found.X.T @ found.residual
@@ -348,9 +364,7 @@ class KrylovSolver:
             V, Z = self.space.V, self._probes()
             EW = np.hstack([V - self.space.AV, self.scaled.E(Z)])
             W = np.hstack([V, Z])
-            self._traced = self.solved(
-                W, conjugate_gradients(self.scaled.E, W, PROBES, self._coarse, product=EW)
-            )
+            self._traced = self.solved(W, self.iterated(W, PROBES, product=EW))
         return self._traced
 
     def solved(self, W: FloatArray, found: Iterated) -> Traced:
@@ -429,6 +443,11 @@ class KrylovSolver:
 
     def log_determinant(self) -> tuple[float, FloatArray]:
         """``log|M|`` but for what the probes add on average, and what each adds, (probes,)."""
+        if not self.big:  # V is everything
+            sign, value = np.linalg.slogdet(self.space.V.T @ self.space.AV)
+            if sign <= 0.0:
+                raise NotPositiveDefiniteError("the Schur complement is not positive definite")
+            return self.scaled.logdet + float(value), np.zeros(0)
         V = self.space.V
         known = self._traced
         W = np.hstack([V, self._probes()]) if known is None else known.W
