@@ -196,9 +196,10 @@ class MixedLM(LinearFits, NamesOthers):
             Rows in memory at a time, when they are not kept.
         keep_rows : {"auto", True, False}
             Whether the model keeps its rows. False: they are read twice, partition by partition,
-            and memory does not grow with their number; predictions and residuals are then streamed
-            by ``result.augment(source)``, and what else is made of rows refuses by name. Default:
-            rows are kept when they are in memory already, or no more than ``chunk_rows``.
+            and memory does not grow with their number, but for at most 256 MB of codes of text;
+            predictions and residuals are then streamed by ``result.augment(source)``, and what else
+            is made of rows refuses by name. Default: rows are kept when they are in memory already,
+            or no more than ``chunk_rows``.
         client : distributed.Client, optional
             Workers that read the partitions of rows that are not kept then. Default for a Dask
             data frame: the client in use.

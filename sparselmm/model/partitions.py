@@ -190,10 +190,7 @@ def build_partitioned(
         _env_of(used_env, with_r_names(env), subset), given.rows,
     )  # fmt: skip
     parts = given.source.parts(given.rows, given.columns)
-    head = _head(reading, parts)
-    text, dictionaries = _labels_alone(plan, reading, head)
-    parts = holding(parts, text, dictionaries, given.rows)
-    first, memories, some = _learn(plan, reading, head, text, parts, runner)
+    first, memories, some, parts = _learn(plan, reading, parts, runner)
     built, recipe, sample = recipe_of(
         plan, reading, first, memories, arguments["covariance"], arguments["contrasts"]
     )
@@ -241,10 +238,15 @@ def _labels_alone(
 
 
 def _learn(
-    plan: Plan, reading: Reading, head: pd.DataFrame, text: frozenset[str], parts: Sequence[Part],
-    runner: Runner,
-) -> tuple[First, Memories, pd.DataFrame]:  # fmt: skip
-    """The first pass, and those that transforms of transforms need; rows for the fixed part."""
+    plan: Plan, reading: Reading, parts: Sequence[Part], runner: Runner
+) -> tuple[First, Memories, pd.DataFrame, Sequence[Part]]:
+    """The first pass, and those that transforms of transforms need; rows for the fixed part.
+
+    The partitions are returned with what they hold of the labels.
+    """
+    head = _head(reading, parts)
+    text, dictionaries = _labels_alone(plan, reading, head)
+    parts = holding(parts, text, dictionaries, reading.rows)
     space = Namespace(
         head, reading.env, Rows(len(head), head.index),
         take_columns(head, reading.names, plan.read),
@@ -264,7 +266,7 @@ def _learn(
         if first.rows is None
         else shown(first, learn, fixed_sets(plan, space, memories))
     )
-    return first, memories, some
+    return first, memories, some, parts
 
 
 def _quick(learn: FirstPass, plan: Plan, parts: Sequence[Part]) -> FirstPass:

@@ -1,12 +1,14 @@
 """Rows that are read in partitions: seconds and memory against reading them with Arrow.
 
-    PYTHONPATH=tests python -m benchmarks.large_data [--rows N,N,...] [--folder F] [--strings]
+    PYTHONPATH=tests python -m benchmarks.large_data [--rows N,N,...] [--folder F]
+        [--strings | --text]
 
 Nested rows, 20,000 + 400,000 levels, from files
 of Parquet of a million rows. Every measurement is a process of its own: "Arrow" reads the five
 columns and factorizes the two factors in pandas, which is the least that any program does; "model"
 makes the model of rows that are not kept; "fit" is the search that follows. Memory is the largest
-that the process ever had, Python, NumPy and everything it imports counted.
+that the process ever had, Python, NumPy and everything it imports counted. With ``--strings`` the
+levels are dictionaries of strings, the same in every file; with ``--text`` plain strings.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ FILE_ROWS = 1_000_000
 LEVELS = (20_000, 400_000)
 
 
-def write(folder: Path, n: int, strings: bool, levels: tuple[int, int] = LEVELS) -> None:
+def write(folder: Path, n: int, labels: str, levels: tuple[int, int] = LEVELS) -> None:
     """Files of nested rows; those that are there already are left."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -48,11 +50,12 @@ def write(folder: Path, n: int, strings: bool, levels: tuple[int, int] = LEVELS)
         site, x, z = home[user], rows.normal(size=m), rows.normal(size=m)
         y = 1 + 0.5 * x - 0.2 * z + effects[0][site] + effects[1][user] + rows.normal(size=m)
         columns = {"y": y, "x": x, "z": z, "site": site, "user": user, "other": x + z}
-        if strings:
+        if labels != "integers":
             named = (("site", "s%05d", site, sites), ("user", "u%06d", user, users))
             for name, form, codes, count in named:
-                labels = pa.array(np.char.mod(form, np.arange(count)))
-                columns[name] = pa.DictionaryArray.from_arrays(pa.array(codes), labels)
+                values = pa.array(np.char.mod(form, np.arange(count)))
+                coded = pa.DictionaryArray.from_arrays(pa.array(codes), values)
+                columns[name] = coded if labels == "strings" else coded.cast(values.type)
         pq.write_table(pa.table(columns), path)
 
 
@@ -102,7 +105,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--rows", default="1000000,3000000,10000000,30000000")
     parser.add_argument("--folder", type=Path, help="where the files are or shall be")
-    parser.add_argument("--strings", action="store_true", help="levels are dictionaries of strings")
+    for kind, what in (("strings", "dictionaries of strings"), ("text", "plain strings")):
+        parser.add_argument(f"--{kind}", dest="labels", action="store_const", const=kind,
+                            default="integers", help=f"levels are {what}")  # fmt: skip
     parser.add_argument("--work", choices=WORK, help=argparse.SUPPRESS)
     parser.add_argument("files", nargs="*", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -111,12 +116,12 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as scratch:
         folder = given.folder or Path(scratch)
-        report(folder, [int(float(n)) for n in given.rows.split(",")], given.strings)
+        report(folder, [int(float(n)) for n in given.rows.split(",")], given.labels)
 
 
-def report(folder: Path, sizes: list[int], strings: bool) -> None:
+def report(folder: Path, sizes: list[int], labels: str) -> None:
     """A line for every number of rows."""
-    write(folder, max(sizes), strings)
+    write(folder, max(sizes), labels)
     head = ("rows", "Arrow s", "cpu", "GB", "model s", "cpu", "GB", "fit s", "ratio")
     print("".join(f"{name:>12}" for name in head))
     for n in sizes:
