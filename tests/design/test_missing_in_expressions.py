@@ -42,6 +42,9 @@ EXPRESSIONS = [
     "np.where(b, 1, 0)",
     "np.where(np.asarray(x) > 2, 'high', 'low')",
     "I(s == 'u')",
+    "I(x.gt(0))",
+    "I(x.between(-3, 3))",
+    "np.less(x, 2)",
 ]
 
 

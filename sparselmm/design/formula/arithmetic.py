@@ -41,6 +41,10 @@ _COMPARISONS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
 }
+_ORDERINGS = frozenset(
+    ("lt", "le", "gt", "ge", "eq", "ne", "between", "less", "less_equal", "greater",
+     "greater_equal", "equal", "not_equal")
+)  # fmt: skip
 _UFUNCS = frozenset(
     ("add", "subtract", "multiply", "power", "square", "negative", "absolute", "left_shift")
 )
@@ -92,13 +96,13 @@ def _real(value: Any) -> Any:
     return value.astype(np.float64) if _is_whole(value) else value
 
 
-def _compared(function: Callable[..., Any], a: Any, b: Any) -> Any:
-    """A comparison, missing where one of two columns is."""
-    out = function(a, b)
+def _compared(function: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
+    """A comparison, missing where one of the columns is."""
+    out = function(*args, **keywords)
     dtype = getattr(out, "dtype", None)
     if not isinstance(dtype, np.dtype) or dtype.kind != "b" or np.ndim(out) != 1:
         return out
-    absent = _absent(a, len(out)) | _absent(b, len(out))
+    absent = np.any([_absent(value, len(out)) for value in args], axis=0)
     if not absent.any():
         return out
     values = pd.arrays.BooleanArray(np.asarray(out), absent)
@@ -106,7 +110,7 @@ def _compared(function: Callable[..., Any], a: Any, b: Any) -> Any:
 
 
 def _absent(value: Any, n: int) -> BoolArray:
-    column = np.shape(value) == (n,)
+    column = hasattr(value, "dtype") and np.shape(value) == (n,)
     return np.asarray(pd.isna(value)) if column else np.zeros(n, dtype=bool)
 
 
@@ -129,6 +133,10 @@ def _guarded(function: Any) -> Any:
         return partial(_where, function)
     name = getattr(function, "__name__", "")
     owner = getattr(function, "__self__", None)
+    if name in _ORDERINGS and isinstance(function, np.ufunc):
+        return partial(_compared, function)
+    if name in _ORDERINGS and isinstance(owner, pd.Series):
+        return partial(_compared, lambda it, *args, **k: getattr(it, name)(*args, **k), owner)
     if isinstance(function, np.ufunc):
         return partial(_call, function) if name in _UFUNCS else function
     if isinstance(owner, (pd.Series, np.ndarray)) and name in _METHODS:
