@@ -270,3 +270,25 @@ def test_profiles_do_not_depend_on_units():
     )
     scale = np.array([1e-3, 1.0, 1e-3 / 24, 1e-3, 1e-3, 1e-3 / 24])
     assert_allclose(b, a * scale[:, None], rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", [0, 34])
+def test_a_correlation_of_the_other_sign_is_no_more_likely_than_no_variance(seed):
+    rng = np.random.default_rng(seed)
+    data = pd.DataFrame({"g": np.repeat([f"g{i:02}" for i in range(10)], 8)})
+    data["x"] = np.tile(np.linspace(-1.0, 1.0, 8), 10)
+    b = (rng.normal(size=(10, 1)) @ np.array([[0.35, -0.6]])).repeat(8, axis=0)
+    data["y"] = b[:, 0] + b[:, 1] * data.x + rng.normal(size=80)
+    fits = [
+        sparselmm.mixedlm(f"y ~ x + {random}", data).fit(reml=False)
+        for random in ("(x | g)", "(1 | g)", "(0 + x | g)")
+    ]
+    most = min(2.0 * (fits[0].llf - fit.llf) for fit in fits[1:])
+    name = "cor_x.Intercept|g"
+    frame = fits[0].profile(name, alpha_max=1e-6, n_points=6).frame
+    own = frame[name].to_numpy()
+    held = np.isfinite(own)  # elsewhere a variance is zero
+    assert_allclose(own[held], frame.value.to_numpy()[held], atol=1e-8)
+    assert_allclose(frame.zeta.iloc[-1] ** 2, most, rtol=1e-5)
+    assert (frame.zeta**2 < most * (1.0 + 1e-6)).all()
+    assert (np.diff(frame.zeta) > -1e-6).all()

@@ -6,8 +6,9 @@ gradient:
 * ``sigma = v``: theta is free.
 * standard deviation of a coefficient: it is put first in its term, so that it is ``s lambda_11``,
   and ``lambda_11 = v / s`` with log s and the rest of theta free. Zero is an ordinary value.
-* correlation of two coefficients: they are put first; ``lambda_21 = v y`` and
-  ``lambda_22 = sqrt(1 - v^2) y`` with ``lambda_11`` and y free; s is profiled out.
+* correlation of two coefficients: they are put first; ``lambda_21 = v |y|`` and
+  ``lambda_22 = sqrt(1 - v^2) |y|`` with ``|lambda_11|`` and y free, whose other signs would be
+  those of the correlation; s is profiled out. Where one of them is zero v does not matter.
 * an entry of theta: the others are free; s is profiled out.
 * fixed effect: its column goes to the offset, which changes the last column of B and C and the
   basis of X, nothing else; the factorization is shared.
@@ -266,7 +267,7 @@ class _Cor(_Ordered):
 
     def start(self) -> FloatArray:
         phi = self.theta.copy()
-        phi[self.rest] = self.size
+        phi[self.own], phi[self.rest] = abs(phi[self.own]), self.size
         return np.delete(phi, self.cov)
 
     def units(self) -> FloatArray:
@@ -274,7 +275,7 @@ class _Cor(_Ordered):
 
     def _full(self, value: float, phi: FloatArray) -> FloatArray:
         theta = np.insert(phi, self.cov, 0.0)
-        y = theta[self.rest]
+        theta[self.own], y = abs(theta[self.own]), abs(theta[self.rest])
         theta[self.cov], theta[self.rest] = value * y, np.sqrt(max(1.0 - value**2, 0.0)) * y
         return theta
 
@@ -285,6 +286,9 @@ class _Cor(_Ordered):
             theta = self._full(value, phi)
             gradient = self.ml.gradient(theta)
             gradient[self.rest] = value * gradient[self.cov] + root * gradient[self.rest]
+            sign = np.where(phi < 0.0, -1.0, 1.0)
+            sides = np.insert(sign, self.cov, 1.0)
+            gradient[[self.own, self.rest]] *= sides[[self.own, self.rest]]
             return self.ml.value(theta), np.delete(gradient, self.cov)
 
         return f
@@ -379,15 +383,23 @@ class _Patterned(_Base):
             return np.insert(phi, self.place, self._angle(value))
         return np.insert(phi[:-1], self.place, value / self._s(phi))
 
+    def _folded(self, full: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Coordinates with standard deviations above zero, and the signs they had."""
+        sign = np.ones(len(full))
+        sizes = slice(self.part.start, self.part.stop - 1)
+        sign[sizes] = np.where(full[sizes] < 0.0, -1.0, 1.0)
+        return sign * full, sign
+
     def objective(self, value: float) -> Objective:
         def f(phi: FloatArray) -> tuple[float, FloatArray]:
-            full = self._full(value, phi)
+            full, sign = self._folded(self._full(value, phi))
             theta = self._theta(full)
             if self.kind == "cor":
-                pulled = self._pull(full, self.ml.gradient(theta))
+                pulled = sign * self._pull(full, self.ml.gradient(theta))
                 return self.ml.value(theta), np.delete(pulled, self.place)
             deviance, gradient, by_s = _with_sigma(self.ml, theta, float(phi[-1]))
-            pulled = self._pull(full, gradient)
+            pulled = sign * self._pull(full, gradient)
+            full = sign * full
             if self.ml.known_scale is None:
                 by_s -= float(pulled[self.place] * full[self.place])
             return deviance, np.append(np.delete(pulled, self.place), by_s)
@@ -395,7 +407,7 @@ class _Patterned(_Base):
         return f
 
     def point(self, value: float, phi: FloatArray, deviance: float) -> Point:
-        theta = self._theta(self._full(value, phi))
+        theta = self._theta(self._folded(self._full(value, phi))[0])
         sigma = self._s(phi) if self.kind == "sd" else self.ml.at(theta).sigma
         return self._point(value, phi, deviance, theta, sigma)
 

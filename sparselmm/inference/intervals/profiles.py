@@ -15,6 +15,7 @@ profile is a minimization with the exact gradient, warm-started from the nearest
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import scipy
@@ -33,7 +34,7 @@ from sparselmm.inference.variances import is_component
 from sparselmm.likelihood.curvature import difference_hessian
 from sparselmm.likelihood.deviance import ProfiledDeviance
 from sparselmm.likelihood.engine import ml_minimum, with_criterion
-from sparselmm.likelihood.patterned import PATTERNED
+from sparselmm.likelihood.patterned import PATTERNED, Patterned
 
 __all__ = ["Parameter", "Point", "Profiler", "parameters", "theta_parameters"]
 
@@ -119,8 +120,22 @@ class Profiler:
             lifted[low] = RESTART * units[low]
             other = _descend(f, lifted, root)
             best = min(best, other, key=lambda pair: pair[0])
-        known[value] = c.point(value, best[1], best[0])
+        known[value] = self._lowest(parameter, c.point(value, best[1], best[0]))
         return known[value]
+
+    def _lowest(self, parameter: Parameter, point: Point) -> Point:
+        """The point, or where a standard deviation is zero and a correlation does not matter."""
+        terms = self.ml.covariance.terms
+        if parameter.kind != "cor" or (
+            isinstance(terms[parameter.term], Patterned) and terms[parameter.term].k > 2
+        ):
+            return point
+        for a in (parameter.first, parameter.second):
+            sd = Parameter(f"sd {a}", "sd", parameter.term, a)
+            zero = self.at(sd, 0.0)
+            if zero.deviance < point.deviance:
+                point = replace(zero, value=point.value, phi=point.phi)
+        return point
 
     def _root(
         self,
