@@ -319,3 +319,14 @@ def test_means_need_no_covariates_of_the_dispersion():
     means = fit.emmeans("f").frame
     expected = np.exp(fit.fe_params.iloc[0] + np.r_[0.0, fit.fe_params.iloc[1:]])
     np.testing.assert_allclose(means.response, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("seed", "most"), [(1660, 45), (1679, 90)])
+def test_where_the_model_fails_the_exact_hessian_is_learnt_from(seed, most):
+    """It was made anew in every iteration, and only after twenty: 57 and 197 evaluations."""
+    formula, data, arguments = random_model(seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", sparselmm.ModelWarning)
+        fit = mixedglm(formula, data, **arguments).fit(starts=1)
+    assert fit.converged
+    assert fit.opt.n_evaluations <= most

@@ -10,7 +10,9 @@ Goldfarb and Shanno,
 
 while steps are short and do what the model said; the curvature along s alone is scaled, by 0.3 to
 4, after a step that did not; where it had the wrong sign ``H <- H + r r' / r's`` with r = y - H s;
-and nothing is kept after a step that was refused. All are in the coordinates of the new end, which
+and nothing is kept after a step that was refused. Where several are, or the search is long, the
+Hessian is once the exact one, by differences, and again after every refusal from then on; between
+them what was learnt is kept. All are in the coordinates of the new end, which
 a step that moves ``lambda_t`` across rotations turns.
 """
 
@@ -63,6 +65,9 @@ DIFFERENCE = 1e-4
 PATIENCE = 20
 """Iterations after which the Hessian is the exact one."""
 
+REFUSALS = 4
+"""Steps refused one after the other after which it is, too."""
+
 BESIDE = 1e-6
 """Theta, in its units, from which on the derivative by a variance has digits."""
 
@@ -91,6 +96,7 @@ class GeneralSearch:
         self.hold: FloatArray | None = None
         self._missing: FloatArray | float = 0.0
         self._exactly = False
+        self._differenced = 0
         self._near = EXACT
         self.allowed = MOST_EVALUATIONS
         self.history: list[Evaluation] = []
@@ -161,12 +167,14 @@ class GeneralSearch:
             return x, "stopped: the gradient is not finite at the start", False
         self.record(x, value, gradient_norm=self._size(model))
         before: tuple[FloatArray, Model] | None = None
+        self._differenced, refused = 0, 0
+        known: FloatArray | None = None
         for iteration in range(self.limit):
             x, value, model = self._leapt(x, value, model, before)
             before = None
             basis = self._basis(x, model)
-            slope, bend = basis.T @ model.gradient, basis.T @ model.hessian @ basis
-            local = Quadratic.of(bend, slope)
+            slope = basis.T @ model.gradient
+            local = Quadratic.of(basis.T @ model.hessian @ basis, slope)
             if local.expected_decrease < self.tolerance:
                 if self._near > EXACT:
                     x, value, model = self._sharp(x, value, model)
@@ -174,10 +182,12 @@ class GeneralSearch:
                 return x, "converged: another step gains less than the tolerance", True
             if len(self.history) >= self.allowed:
                 break
-            exact = PATIENCE <= iteration < PATIENCE + EXACT_LIMIT
-            if exact:
-                bend = self._exact(x, basis, bend)
-            found = _within(None if exact else local, bend, slope, region.now)
+            doubt = refused >= (1 if self._differenced else REFUSALS) or iteration == PATIENCE
+            if doubt and known is not x and self._differenced < EXACT_LIMIT:
+                region = region if self._differenced else Radius(1.0, LARGEST)
+                known, model = x, self._exact(x, basis, model)
+                local = Quadratic.of(basis.T @ model.hessian @ basis, slope)
+            found = _within(local, region.now)
             if found is None:
                 return x, "stopped: the gradient is too large to be followed", False
             part, predicted = found
@@ -192,9 +202,10 @@ class GeneralSearch:
             good = new is not None
             facts = {"step": length, "ratio": ratio, "radius": region.now, "accepted": good}
             region.update(ratio if good else 0.0, length)
+            refused = 0 if good else refused + 1
             if not good:
                 self.record(trial, after, **facts)
-                self._missing = 0.0
+                self._missing = self._missing if self._differenced else 0.0
                 if length < 1e-10:
                     return x, "stopped: no decrease within rounding", True
                 x, value, model = self._sharp(x, value, model)
@@ -322,7 +333,7 @@ class GeneralSearch:
         step = turn @ step
         if np.ndim(self._missing):
             self._missing = turn @ self._missing @ turn.T
-        if not predicted < NEAR:
+        if not (predicted < NEAR or self._differenced):
             self._missing = 0.0
             return model
         H = model.hessian + self._missing
@@ -343,9 +354,11 @@ class GeneralSearch:
         self._missing = H - model.hessian
         return replace(model, hessian=H)
 
-    def _exact(self, x: FloatArray, basis: FloatArray, bend: FloatArray) -> FloatArray:
-        """The Hessian along the basis by differences of the exact gradient."""
-        parameters, out = self.deviance.parameters, np.empty_like(bend)
+    def _exact(self, x: FloatArray, basis: FloatArray, model: Model) -> Model:
+        """The model with the Hessian along the basis by differences of the exact gradient."""
+        self._differenced += 1
+        parameters, old = self.deviance.parameters, basis.T @ model.hessian @ basis
+        new = np.empty_like(old)
         self._nearness(0.0)
         covariance, a = self.deviance.covariance, self.deviance.covariance.n_theta
         m = covariance.n_tangent
@@ -358,10 +371,15 @@ class GeneralSearch:
                     self.record(there, self.value(there), accepted=False)
                     back = covariance.carried_back(x[:a], sign * column[:m], there[:a], g[:m])
                     slopes.append(basis.T @ np.concatenate([back, g[m:]]))
-                out[i] = (slopes[0] - slopes[1]) / (2.0 * DIFFERENCE)
+                new[i] = (slopes[0] - slopes[1]) / (2.0 * DIFFERENCE)
         except (NotPositiveDefiniteError, FloatingPointError, np.linalg.LinAlgError):
-            return bend
-        return 0.5 * (out + out.T) if np.isfinite(out).all() else bend
+            return model
+        if not np.isfinite(new).all():
+            return model
+        dual = np.linalg.pinv(basis)
+        beside = dual.T @ (0.5 * (new + new.T) - old) @ dual
+        self._missing = self._missing + beside
+        return replace(model, hessian=model.hessian + beside)
 
     def _size(self, model: Model) -> float:
         return float(np.abs(model.gradient[self.deviance.parameters.in_tangent]).max(initial=0.0))
@@ -448,12 +466,10 @@ class GeneralSearch:
         )  # fmt: skip
 
 
-def _within(
-    local: Quadratic | None, bend: FloatArray, slope: FloatArray, radius: float
-) -> tuple[FloatArray, float] | None:  # fmt: skip
-    """The step of the trust region, by ``local`` where it is known; None beyond floating point."""
+def _within(local: Quadratic, radius: float) -> tuple[FloatArray, float] | None:
+    """The step of the trust region; None beyond floating point."""
     try:
-        step, predicted = (local or Quadratic.of(bend, slope)).step(radius)
+        step, predicted = local.step(radius)
     except np.linalg.LinAlgError:
         return None
     return (step, predicted) if np.isfinite(predicted) else None
