@@ -95,7 +95,10 @@ def test_only_as_much_is_held_as_there_is_room(tmp_path, monkeypatch):
     folder = written(frame(), tmp_path / "rows", "text", files=3, rows=1000)
     parts = source_of(folder).parts(1000, None)
     names = ["site", "user"]
-    monkeypatch.setattr(held, "ROOM", 2 * 1000 * 2 + 1500)  # codes of a byte, labels once a part
+    (piece,) = holding(parts[:1], frozenset(names), frozenset(), 1000)[0].frames(names, 1000)
+    columns = [piece[name].array for name in names]
+    size = sum(c.codes.nbytes + c.categories.memory_usage(deep=True) for c in columns)
+    monkeypatch.setattr(held, "ROOM", int(2.5 * size))  # for two parts of three
     wrapped = holding(parts, frozenset(names), frozenset(), 1000)
     seen = columns_read(monkeypatch)
     first, second = ([f for p in wrapped for f in p.frames(names, 1000)] for _ in range(2))
