@@ -184,7 +184,6 @@ def known_arguments(function: Function, method: bool = False) -> Function:
         return function
     named = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
     known = [name for name in named if name not in ("self", "cls")]
-    signature = inspect.signature(function)
 
     @functools.wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
@@ -198,7 +197,7 @@ def known_arguments(function: Function, method: bool = False) -> Function:
                 called = f"{type(args[0]).__name__}.{called}"
             check_keywords(kwargs, known, called, others)
             try:
-                signature.bind(*args, **kwargs)
+                inspect.signature(function).bind(*args, **kwargs)
             except TypeError as error:
                 raise ArgumentTypeError(
                     f"{called}: {error}; it is called {function.__name__}({', '.join(known)})"
