@@ -31,14 +31,13 @@ from sparselmm.design.formula.namespace import (
     build,
     capture_env,
     categories_in,
-    codes_of,
     learn,
-    single_term,
     with_r_names,
 )
 from sparselmm.design.formula.plan import BarTerm, Plan, read_formulas
 from sparselmm.design.formula.positions import positions
 from sparselmm.design.formula.remembered import INTERCEPT, DesignInfo, EvalEnvironment, Term
+from sparselmm.design.formula.terms import codes_of, single_term
 from sparselmm.design.formula.tokens import unquoted
 from sparselmm.design.kinds.coded import GROUPS, coded_term, grouping
 from sparselmm.design.kinds.components import component

@@ -10,7 +10,7 @@ from patsy import ContrastMatrix, DesignInfo, SubtermInfo
 
 from sparselmm.base.types import IntArray
 from sparselmm.design.formula.bars import parse_formula
-from sparselmm.design.formula.namespace import right_terms
+from sparselmm.design.formula.terms import right_terms
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from patsy import DesignInfo, EvalEnvironment, ModelDesc, PatsyError
+from patsy import DesignInfo, EvalEnvironment, PatsyError
 from patsy import builtins as patsy_builtins
 from patsy.build import build_design_matrices, design_matrix_builders
 from patsy.desc import INTERCEPT, Term
@@ -28,7 +27,7 @@ from sparselmm.design.formula.checked import Columns, Expression, Kept, Missing,
 from sparselmm.design.formula.contrasts import R_CODINGS, Based, coding
 from sparselmm.design.formula.expressions import functions_in, names_in, plain_column, uses_of
 from sparselmm.design.formula.plain_designs import plain_design
-from sparselmm.design.formula.tokens import balanced
+from sparselmm.design.formula.terms import codes_of
 from sparselmm.design.formula.transforms import TRANSFORMS, let_through
 from sparselmm.design.sources.text import coded
 from sparselmm.design.validate import DROP_HINT, Rows, missing_rows
@@ -300,35 +299,6 @@ def _ready(column: pd.Series) -> pd.Series:
     """With the mark of a column whose categories are final."""
     column.attrs[_READY] = True
     return column
-
-
-def right_terms(text: str) -> list[Term]:
-    """Terms of a one-sided formula, as patsy reads it."""
-    return list(_terms(text))
-
-
-@lru_cache(maxsize=256)
-def _terms(text: str) -> tuple[Term, ...]:
-    text = balanced(text)
-    try:
-        found = ModelDesc.from_formula(f"~ {text}").rhs_termlist
-    except PatsyError as error:
-        raise FormulaError(f"cannot read {text!r}: {error.message}") from error
-    except RecursionError as error:
-        raise FormulaError(f"cannot read {text[:40]!r}...: too deeply nested") from error
-    except (AssertionError, ValueError, SyntaxError) as error:  # of patsy's reader of tokens
-        raise FormulaError(f"cannot read {text!r}: it is no formula") from error
-    return tuple(Term([Expression(f.code, f.origin) for f in term.factors]) for term in found)
-
-
-def single_term(code: str) -> list[Term]:
-    """The term list of one expression, without an intercept."""
-    return [Term([Expression(code)])]
-
-
-def codes_of(terms: Iterable[Term]) -> list[str]:
-    """Expressions that patsy's terms are made of."""
-    return [factor.code for term in terms for factor in term.factors]
 
 
 def learn(termlists: Sequence[list[Term]], space: Namespace) -> list[DesignInfo]:

@@ -10,9 +10,9 @@ from typing import Any
 from sparselmm.base.exceptions import FormulaError
 from sparselmm.design.formula.bars import Bar, ParsedFormula, parse_formula, parse_one_sided
 from sparselmm.design.formula.expressions import plain_column
-from sparselmm.design.formula.namespace import codes_of, right_terms
 from sparselmm.design.formula.remembered import INTERCEPT, Term
 from sparselmm.design.formula.residual_bar import ResidualBar, parse_residual
+from sparselmm.design.formula.terms import codes_of, right_terms
 from sparselmm.design.terms import Structure
 
 

@@ -34,13 +34,12 @@ from sparselmm.design.formula.namespace import (
     Namespace,
     build,
     categorical,
-    codes_of,
     learn,
     rebuild,
     recoded,
-    right_terms,
 )
 from sparselmm.design.formula.remembered import DesignInfo, Term
+from sparselmm.design.formula.terms import codes_of, right_terms
 from sparselmm.design.formula.tokens import unquoted
 from sparselmm.design.kinds.coded import GROUPS, CodedSpec, NewRows, TermSpec, coded_term, product
 from sparselmm.design.levels import Levels

@@ -22,8 +22,9 @@ from sparselmm.design.factors import SPREAD, mark_first, tells, told_apart
 from sparselmm.design.formula.columns import take_columns
 from sparselmm.design.formula.expressions import names_in, plain_column
 from sparselmm.design.formula.memory import Key, Memories, Summary
-from sparselmm.design.formula.namespace import Namespace, codes_of, right_terms
+from sparselmm.design.formula.namespace import Namespace
 from sparselmm.design.formula.plan import Plan
+from sparselmm.design.formula.terms import codes_of, right_terms
 from sparselmm.design.passes.reading import Reading, Taken, named
 from sparselmm.design.residual import POSITIONS
 from sparselmm.design.sources.arrow import joined

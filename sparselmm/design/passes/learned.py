@@ -24,8 +24,9 @@ from sparselmm.design.formula.columns import take_columns
 from sparselmm.design.formula.contrasts import with_contrasts
 from sparselmm.design.formula.expressions import plain_column
 from sparselmm.design.formula.memory import Memories
-from sparselmm.design.formula.namespace import Namespace, learn, single_term
+from sparselmm.design.formula.namespace import Namespace, learn
 from sparselmm.design.formula.plan import Plan
+from sparselmm.design.formula.terms import single_term
 from sparselmm.design.passes.first import First, completed
 from sparselmm.design.passes.reading import Reading, Taken, named
 from sparselmm.design.row_arguments import Given, subset_mask
