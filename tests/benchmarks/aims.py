@@ -105,30 +105,28 @@ def last_line(command: list[str], environ: dict[str, str]) -> str:
 def parquet(given: argparse.Namespace, folder: Path) -> Iterator[Line]:
     """Nested rows from files against Arrow and pandas."""
     aim = "at most 1.5 times Arrow and pandas, under 1.2 GB"
-    sizes = [(10_000_000, False, aim)]
+    sizes = [(10_000_000, "integers", aim)]
     if given.long:
-        sizes.append((100_000_000, True, "runs, memory flat, linear time"))
-    for rows, strings, aim in sizes:
-        files = nested_files(folder, rows, strings)
+        sizes.append((100_000_000, "text", "runs, memory flat, linear time"))
+    for rows, labels, aim in sizes:
+        files = nested_files(folder, rows, labels)
         pairs = [
             (large_data.measured("arrow", files), large_data.measured("model", files))
-            for _ in range(1 if strings else 5)
+            for _ in range(5 if labels == "integers" else 1)
         ]
         wall, cpu = (
             statistics.median(m[clock] / a[clock] for a, m in pairs) for clock in ("seconds", "cpu")
         )
         memory = max(model["GB"] for _, model in pairs)
-        kind = "labels of text" if strings else "integers"
-        yield (f"{rows:,} nested rows from Parquet, {kind}",
+        yield (f"{rows:,} nested rows from Parquet, levels are {labels}",
                f"{wall:.2f} times by the clock, {cpu:.2f} in CPU seconds, {memory:.2f} GB",
                aim)  # fmt: skip
 
 
-def nested_files(folder: Path, rows: int, strings: bool) -> list[Path]:
+def nested_files(folder: Path, rows: int, labels: str) -> list[Path]:
     """Files of so many nested rows, made if they are not there."""
-    inside = folder / ("text" if strings else "integers")
-    large_data.write(inside, rows, strings)
-    return sorted(inside.glob("part-*.parquet"))[: -(-rows // large_data.FILE_ROWS)]
+    large_data.write(folder / labels, rows, labels)
+    return sorted((folder / labels).glob("part-*.parquet"))[: -(-rows // large_data.FILE_ROWS)]
 
 
 def ratings(given: argparse.Namespace, folder: Path) -> Iterator[Line]:
@@ -190,7 +188,7 @@ def workers(given: argparse.Namespace, folder: Path) -> Iterator[Line]:
 def cluster(given: argparse.Namespace, folder: Path) -> Iterator[Line]:
     """Two workers of Dask against one process."""
     rows = 20_000_000
-    files = nested_files(folder, rows, strings=False)
+    files = nested_files(folder, rows, "integers")
     found = json.loads(script(DASK, *map(str, files)))
     yield (f"{rows:,} rows, two workers of Dask", f"{'the same bits' if found['equal'] else 'NOT'} "
            f"as one process, {found['two']:.1f} s against {found['alone']:.1f}",
