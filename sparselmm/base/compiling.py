@@ -26,6 +26,9 @@ RELAXED = {"contract", "reassoc"}
 TELL_AFTER = 1.0
 """Seconds of compiling after which that is said."""
 
+TRIED = (0, 60), (0, 68)
+"""Releases of numba of which it is known what machine code needs that was compiled before."""
+
 COMPILING = (
     "sparselmm: compiling loops for large models, once; 'python -m sparselmm warm' does it ahead\n"
 )
@@ -128,7 +131,7 @@ class MachineCode:
         """What was compiled before, None where it was not or is damaged."""
         for cache in self._places:
             try:
-                found = cache.load_overload(signature, context)
+                found = _loaded(cache, signature, context)
             except Exception:  # whatever reading a damaged file ends in: it is compiled again
                 self.flush()
                 continue
@@ -154,6 +157,20 @@ class MachineCode:
         """Part of what numba asks of a cache."""
 
     disable = enable
+
+
+def _loaded(cache: Any, signature: Any, context: Any) -> Any:
+    """What a cache holds, without all that compiling needs, which takes 0.15 s to import."""
+    import numba
+    from numba.core import caching
+    from numba.core.runtime import nrt
+
+    if isinstance(cache, caching.NullCache) or not TRIED[0] <= numba.version_info[:2] <= TRIED[1]:
+        return cache.load_overload(signature, context)
+    runtime: Any = nrt.rtsys
+    runtime.initialize(context)
+    with cache._guard_against_spurious_io_errors():
+        return cache._load_overload(signature, context)
 
 
 def _tell_of_compiling() -> None:
