@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,12 @@ from sparselmm.base.arguments import (
     wrong_type,
     wrong_value,
 )
-from sparselmm.base.exceptions import ArgumentError
+from sparselmm.base.exceptions import (
+    ArgumentError,
+    ConvergenceWarning,
+    catchable,
+    warn_user,
+)
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import FloatArray
 from sparselmm.base.workers import check_workers
@@ -281,7 +287,7 @@ class LinearFits(StatsmodelsInterface):
         Parameters
         ----------
         start_params : array-like, optional
-            Not used; statsmodels has it.
+            As of :meth:`fit`.
         method : "l1" or object
             "l1": coordinate descent on the fixed effects with the variance parameters of the
             unpenalized fit. An object with ``func`` and ``deriv``: `fit` with a copy of it,
@@ -306,7 +312,12 @@ class LinearFits(StatsmodelsInterface):
         Raises
         ------
         ValueError
-            When the method is unknown.
+            When the method is unknown, or "l1" meets ``fe_pen`` or fixed effects held by ``free``.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the coefficients still change by more than ``ptol`` after ``maxit`` sweeps.
         """
         need_white(self.built.layout, "fit_regularized")
         alpha = in_order(alpha, self.built.layout.x_names, argument="alpha")
@@ -321,18 +332,31 @@ class LinearFits(StatsmodelsInterface):
             check_methods(method, "method", ("func", "deriv"))
             penalty = copy.copy(method)  # another fit may set another alpha
             penalty.alpha = alpha
-            return self.fit(**{**fit_kwargs, "fe_pen": penalty})
+            return self.fit(start_params, **{**fit_kwargs, "fe_pen": penalty})
         if method.lower() != "l1":
             raise ArgumentError(f"invalid regularization method {method!r}; use 'l1' or a penalty")
         ceps = check_number(ceps, "ceps", "a number, not negative", low=0.0)
         ptol = check_number(ptol, "ptol", "a number, not negative", low=0.0)
         maxit = check_count(maxit, "maxit")
-        plain = self.fit(**fit_kwargs)
+        free = fit_kwargs.get("free")
+        if fit_kwargs.get("fe_pen") is not None or (
+            free is not None and (np.asarray(getattr(free, "fe_params", 1)) == 0).any()
+        ):
+            raise ArgumentError(
+                "method='l1' estimates all fixed effects with its own penalty: give no fe_pen and "
+                "no free that holds some"
+            )
+        plain = self.fit(start_params, **fit_kwargs)
         weights = np.broadcast_to(weights, (self.built.layout.p,))
         weights = weights[self.cross.basis.kept]
-        beta = shooting(plain.pls, weights, ceps, ptol, maxit)
+        beta, done = shooting(plain.pls, weights, ceps, ptol, maxit)
+        opt = plain.opt
+        if not done:
+            why = f"coordinate descent did not converge in {maxit} sweeps; raise maxit"
+            opt = replace(opt, converged=False, message=why)
+            warn_user(why, catchable(ConvergenceWarning))
         fit = known_only(fit_at(plain.deviance, plain.theta, beta), ceps)
         return MixedLMResults(
-            self, self.built, plain.deviance, fit, plain.opt, use_sqrt=self.use_sqrt,
+            self, self.built, plain.deviance, fit, opt, use_sqrt=self.use_sqrt,
             psi_scale=plain.scale, given=plain.given,
         )  # fmt: skip

@@ -10,8 +10,10 @@ from sparselmm.base.types import FloatArray
 from sparselmm.likelihood.evaluations import PLSFit
 
 
-def shooting(fit: PLSFit, alpha: FloatArray, ceps: float, ptol: float, maxit: int) -> FloatArray:
-    """L1-penalized fixed effects by cyclic coordinate descent, (r,).
+def shooting(
+    fit: PLSFit, alpha: FloatArray, ceps: float, ptol: float, maxit: int
+) -> tuple[FloatArray, bool]:
+    """L1-penalized fixed effects by cyclic coordinate descent, (r,), and whether it converged.
 
     Minimizes ``(y - X b)'V^-1(y - X b) + sum alpha_j |b_j|``, V in the units of the data, from the
     unpenalized estimate; a coefficient smaller than ``ceps`` is left where it is (Friedman, Hastie
@@ -38,8 +40,8 @@ def shooting(fit: PLSFit, alpha: FloatArray, ceps: float, ptol: float, maxit: in
             if abs(slope) > alpha[j]:
                 beta[j] = -(slope - np.copysign(alpha[j], slope)) / (2.0 * S[j, j])
         if np.abs(before - beta).max(initial=0.0) < ptol:
-            break
-    return beta
+            return beta, True
+    return beta, False
 
 
 def known_only(fit: PLSFit, ceps: float) -> PLSFit:

@@ -47,7 +47,6 @@ KINDS = {
     "checkpoint": NONE | {"'nope'"},
     "alpha": LEVEL,
     "MixedLM.fit_regularized.alpha": {"0", "3.5", "1e300", "10**30", "True"},
-    "MixedLM.fit_regularized.start_params": ANYTHING,  # statsmodels has it; not used
     "MixedLM.fit_regularized.method": CHOICE,
     "Distribution.rvs.n": ANYTHING,  # statsmodels has it; not used
     "MixedLM.get_distribution.scale": POSITIVE | {"10**30"},

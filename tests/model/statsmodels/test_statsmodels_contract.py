@@ -149,6 +149,34 @@ def test_penalties():
         model.fit_regularized(method="l2")
 
 
+def test_an_l1_fit_says_when_its_sweeps_did_not_suffice():
+    model = dietox()
+    with pytest.warns(sparselmm.exceptions.ConvergenceWarning, match="1 sweeps"):
+        short = model.fit_regularized(alpha=2000.0, maxit=1)
+    assert not short.converged
+    assert "sweeps" in short.opt.message
+    assert model.fit_regularized(alpha=2000.0).converged
+
+
+def test_an_l1_fit_holds_variances_at_the_values_given():
+    model = dietox()
+    held = MixedLMParams.from_components(np.ones(2), cov_re=np.zeros((1, 1)))
+    start = MixedLMParams.from_components(np.zeros(2), cov_re=np.array([[2.0]]))
+    plain = model.fit(start, free=held)
+    fit = model.fit_regularized(start, alpha=0.0, free=held)
+    np.testing.assert_allclose(fit.cov_re, plain.cov_re)
+    np.testing.assert_allclose(plain.cov_re, [[2.0 * plain.scale]])
+    np.testing.assert_allclose(fit.fe_params, plain.fe_params, rtol=1e-6)
+
+
+def test_an_l1_fit_refuses_another_penalty_and_fixed_effects_held():
+    model = dietox()
+    held = MixedLMParams.from_components(np.array([1.0, 0.0]), cov_re=np.ones((1, 1)))
+    for other in ({"fe_pen": Ridge()}, {"free": held}):
+        with pytest.raises(ValueError, match="l1"):
+            model.fit_regularized(alpha=1.0, **other)
+
+
 def test_hypotheses():
     fit = dietox(re_formula="~Time").fit()
     by_name, by_row = fit.t_test("Time = 0"), fit.t_test([0, 1])
