@@ -27,3 +27,9 @@ def estimable(L: FloatArray, null: FloatArray) -> BoolArray:
     """Rows of L whose ``L beta`` does not depend on how X was made of full rank, (m,)."""
     outside = np.linalg.norm(L @ null, axis=1)
     return np.asarray(outside <= ESTIMABLE**0.5 * np.maximum(np.linalg.norm(L, axis=1), 1e-300))
+
+
+def only_estimable(cov: FloatArray, L: FloatArray, null: FloatArray) -> FloatArray:
+    """Covariance of ``L beta``, (m, m), with NaN for what is not estimable."""
+    good = estimable(L, null)
+    return np.where(good & good[:, None], cov, np.nan)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -112,9 +111,7 @@ def axis_label(what: str, of: str, scale: str, back: bool) -> str:
     """Name of an axis of ``what``, of a response on a scale or carried back from it."""
     if scale in DISTRIBUTIONS:
         of = "probability"
-    if back:  # without its transformation
-        of = re.sub(r"^[\w.]+\((.*?)( [+-] [\d.]+)?\)$", r"\1", of)
-    elif scale not in ("", "identity") and f"{scale}(" not in of:
+    if not back and scale not in ("", "identity") and f"{scale}(" not in of:
         of = f"{scale} of {of}"
     return f"{what} of {of}" if of else what
 

@@ -11,7 +11,7 @@ import scipy
 
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.hypotheses.marginal_means import LinearEstimates
-from sparselmm.inference.hypotheses.multiplicity import ADJUSTMENTS, JOINT, Family
+from sparselmm.inference.hypotheses.multiplicity import ADJUSTMENTS, JOINT, STEPS, Family
 from sparselmm.results.plots.means import interval_plot
 from sparselmm.results.print.notebook import Table, frame_html
 
@@ -85,6 +85,16 @@ SIDES = {
 WITH_DELTA = ("equivalence", "noninferiority", "nonsuperiority")
 
 ALL_ADJUSTMENTS = ("none", *JOINT, *ADJUSTMENTS)
+
+
+def adjustment_note(adjust: str, side: str) -> str:
+    """The adjustments made: of p-values, and of intervals where that is another one."""
+    one_sided = adjust in JOINT and adjust != "mvt"
+    p = "sidak" if one_sided and (SIDES[side] or side in WITH_DELTA) else adjust
+    ends = "sidak" if one_sided and SIDES[side] else adjust
+    if STEPS.get(adjust, "sidak") not in ("sidak", "bonferroni"):
+        ends = "bonferroni"
+    return f"Adjustment: {p}" + (f" (intervals: {ends})" if ends != p else "")
 
 
 def contrast_tests(
