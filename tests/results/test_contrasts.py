@@ -442,3 +442,23 @@ def test_the_note_below_contrasts_names_the_adjustments_that_were_made(adjust, s
     np.testing.assert_allclose(table["p.value"], same["p.value"])
     ends = means.contrast("pairwise", (ends or [p])[0], side=side, delta=delta)
     np.testing.assert_allclose(table["upper.CL"], ends["upper.CL"])
+
+
+@pytest.mark.parametrize("size", [1.0, 1e5, 1e9])
+def test_an_empty_cell_has_no_mean_whatever_the_units_of_a_covariate(size):
+    rng = np.random.default_rng(1)
+    rows = pd.DataFrame({"a": list("xyz") * 80, "b": list("ppqqq") * 48})
+    rows = rows[(rows.a != "y") | (rows.b != "p")].assign(g=lambda r: np.arange(len(r)) % 8)
+    rows["x"] = size * rng.normal(3.0, 1.0, len(rows))
+    rows["y"] = rng.normal(size=len(rows)) + rng.normal(size=8)[rows.g]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RankDeficiencyWarning)
+        model = sparselmm.mixedlm("y ~ a * b + x + (1 | g)", rows).fit()
+        new = pd.DataFrame({"a": ["y", "x"], "b": "p", "x": 3.0 * size})
+        predicted = model.get_prediction(new, interval="confidence").se_mean
+    assert np.isnan(predicted).tolist() == [True, False]
+    means = model.emmeans(["a", "b"])
+    assert np.flatnonzero(means.frame["SE"].isna()).tolist() == [1]
+    assert means.joint_test()["df1"].item() == 4
+    assert model.emmeans("a").frame["SE"].isna().tolist() == [False, True, False]
+    assert model.emtrends("x", ["a", "b"]).frame["SE"].notna().all()
