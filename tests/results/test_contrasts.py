@@ -462,3 +462,10 @@ def test_an_empty_cell_has_no_mean_whatever_the_units_of_a_covariate(size):
     assert means.joint_test()["df1"].item() == 4
     assert model.emmeans("a").frame["SE"].isna().tolist() == [False, True, False]
     assert model.emtrends("x", ["a", "b"]).frame["SE"].notna().all()
+
+
+def test_letters_are_those_of_the_scale_of_the_model():
+    means = fit("sqrt").emmeans("nitro_f")
+    back = fit("sqrt").emmeans("nitro_f", type="response")
+    assert back.cld()["group"].tolist() == means.cld()["group"].tolist()
+    np.testing.assert_allclose(back.cld()["response"], means.cld()["emmean"] ** 2)

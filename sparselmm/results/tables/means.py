@@ -402,7 +402,8 @@ class MarginalMeans(Cells, InPolars, NamesOthers):
         value = frame.columns[list(frame.columns).index("SE") - 1]
         for rows in self._families():
             _, C = contrast_weights("pairwise", self._labels(rows, self.specs), 0)
-            p = self._contrasts(rows, [""] * len(C), C, adjust, (0, 0.0, 0.0))["p.value"]
+            no, own = [""] * len(C), replace(self, type="link")
+            p = own._contrasts(rows, no, C, adjust, (0, 0.0, 0.0))["p.value"]
             order = np.argsort(frame[value].to_numpy()[rows], kind="stable")
             differ = np.zeros((len(rows), len(rows)), dtype=bool)
             upper = np.triu_indices(len(rows), 1)
