@@ -464,3 +464,19 @@ def test_lines_of_a_covariate_far_from_zero_are_at_its_mean_and_a_deviation_arou
         assert float(line.get_label().removeprefix("year = ")) == pytest.approx(year, abs=0.01)
         expected = model.predict(pd.DataFrame({"x": x, "year": year}))
         np.testing.assert_allclose(line.get_ydata(), expected, atol=0.01)
+
+
+def test_contrasts_are_drawn_beside_the_value_they_are_tested_against():
+    def line(table):
+        axis = table.plot().axes[0]
+        return [float(x.get_xdata()[0]) for x in axis.lines[1:]], axis.get_xscale()
+
+    means = fit("oats").emmeans("nitro_f")
+    logs = sparselmm.mixedlm("np.log(Yield) ~ nitro_f + (1 | Block)", datasets.load("Oats")).fit()
+    back = logs.emmeans("nitro_f", type="response")
+    assert line(means.pairs()) == ([0.0], "linear")
+    assert line(means.test(null=90.0)) == ([90.0], "linear")
+    assert line(means.contrast("pairwise", null=1.0)) == ([1.0], "linear")
+    assert line(back.pairs()) == ([1.0], "log")
+    assert line(back.contrast("pairwise", null=np.log(2.0))) == ([pytest.approx(2.0)], "log")
+    assert line(back.test()) == ([], "linear")

@@ -32,7 +32,7 @@ class ContrastTable(Table):
         return table
 
     def plot(self, ax: Any = None) -> Any:
-        """Estimates with their intervals, one line each.
+        """Estimates with their intervals, one line each, beside the value under the hypothesis.
 
         Parameters
         ----------
@@ -46,7 +46,9 @@ class ContrastTable(Table):
         labels = self[columns[: columns.index("SE") - 1]].astype(str).agg(", ".join, axis=1)
         name = columns[columns.index("SE") - 1]
         ends = self[list(self.limits)].to_numpy(dtype=float)
-        neutral = 1.0 if "ratio" in name else 0.0
+        neutral = {"estimate": 0.0, "response": None}.get(name, 1.0)
+        if "null" in columns:
+            neutral = float(self["null"].iloc[0])
         value = self[name].to_numpy(dtype=float)
         return interval_plot(list(labels), value, ends, name.replace(".", " "), neutral, ax)
 
