@@ -406,3 +406,26 @@ def test_contrasts_of_predictions_have_degrees_of_freedom():
     with pytest.raises(DataError, match="levels that the fit has seen"):
         found.cov  # noqa: B018
     assert np.isfinite(found.t_test([0, 1]).sd).all()
+
+
+def test_observations_of_slopes_with_a_known_covariance_have_intervals_in_a_singular_fit():
+    rng = np.random.default_rng(2)
+    data = datasets.load("sleepstudy")
+    labels = sorted(data.Subject.unique())
+    A = rng.normal(size=(18, 18))
+    K = np.eye(18) + 0.3 * A @ A.T / 18
+    rng.normal(size=18 + len(data))
+    data["y"] = rng.normal(size=len(data))
+    known = sparselmm.KnownCovariance(K, labels, kind="covariance")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = MixedLM.from_formula(
+            "y ~ Days + (Days | Subject)", data, covariance={"Subject": known}
+        )
+        fit = model.fit()
+    assert fit.singular
+    found = fit.get_prediction(data[:4])
+    v, z = fit.varcorr["vcov"], data.Days[:4].to_numpy()
+    own = K[labels.index(data.Subject[0])][labels.index(data.Subject[0])]
+    random = own * (v[0] + v[1] * z**2 + 2.0 * v[2] * z)
+    close(found.se_obs**2, found.se_mean**2 + random + fit.scale)

@@ -249,3 +249,24 @@ def test_coverage():
     error = np.sqrt(0.9 * 0.1 / rounds)
     for name, hit in hits.items():
         assert abs(hit / rounds - 0.9) < 3.0 * error, name
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_shares_of_slopes_with_a_known_covariance_count_its_diagonal(weighted):
+    rng = np.random.default_rng(2)
+    data = datasets.load("sleepstudy")
+    labels = sorted(data.Subject.unique())
+    A = rng.normal(size=(18, 18))
+    K = np.eye(18) + 0.3 * A @ A.T / 18
+    known = sparselmm.KnownCovariance(K, labels, kind="covariance")
+    fit = sparselmm.mixedlm(
+        "Reaction ~ Days + (Days | Subject)", data, covariance={"Subject": known},
+        weights=rng.uniform(0.5, 2.0, len(data)) if weighted else None,
+    ).fit()  # fmt: skip
+    v = fit.varcorr["vcov"]
+    z, at = data.Days.to_numpy(), [labels.index(s) for s in data.Subject]
+    row = np.diag(K)[at] * (v[0] + v[1] * z**2 + 2.0 * v[2] * z)
+    assert fit.r2().var_random == pytest.approx(row.mean())
+    total = fit.r2().var_random + fit.r2().var_residual
+    assert fit.variance_components()["share"][0] == pytest.approx(row.mean() / total)
+    assert fit.icc()["icc"].iloc[0] == pytest.approx(row.mean() / total)

@@ -375,3 +375,97 @@ def test_what_is_refused():
         means.contrast("eff", adjust="tukey")
     with pytest.raises(ArgumentError, match="unknown contrasts 'helmert'"):
         means.contrast("helmert")
+
+
+@cache
+def with_an_empty_cell(three=False):
+    """Levels of a by b, of which one combination has no rows; means may average over c."""
+    rng = np.random.default_rng(1)
+    rows = pd.DataFrame({"a": list("xyz") * 80, "b": list("ppqqq") * 48, "c": list("mmnn") * 60})
+    rows = rows[(rows.a != "y") | (rows.b != "p")].assign(g=lambda r: np.arange(len(r)) % 8)
+    rows["y"] = rng.normal(size=len(rows)) + rng.normal(size=8)[rows.g]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RankDeficiencyWarning)
+        return sparselmm.mixedlm(f"y ~ a * b{' + c' if three else ''} + (1 | g)", rows).fit()
+
+
+def test_an_empty_cell_has_no_covariances():
+    means = with_an_empty_cell().emmeans(["a", "b"])
+    known = np.isfinite(means.frame["SE"].to_numpy())
+    assert known.sum() == 5
+    found = means.vcov.to_numpy()
+    assert (np.isfinite(found) == np.outer(known, known)).all()
+    np.testing.assert_allclose(np.diag(found)[known], means.frame["SE"][known] ** 2)
+
+
+@pytest.mark.parametrize("ddf", ["z", "kenward-roger"])
+def test_a_prediction_for_an_empty_cell_has_no_covariances(ddf):
+    new = pd.DataFrame({"a": ["x", "y"], "b": ["p", "p"]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RankDeficiencyWarning)
+        found = with_an_empty_cell().get_prediction(new, interval="confidence", ddf=ddf)
+    assert np.isnan(found.se_mean[1])
+    assert (np.isfinite(found.cov.to_numpy()) == [[True, False], [False, False]]).all()
+    assert found.cov.iloc[0, 0] == pytest.approx(found.se_mean[0] ** 2)
+
+
+def test_a_joint_test_takes_all_means_that_exist():
+    model = with_an_empty_cell(three=True)
+    means = model.emmeans(["a", "b"], weights="cells")
+    there = means.L[np.isfinite(means.L).all(axis=1)]
+    L = there[1:] - there[0]
+    beta, V = np.nan_to_num(model.fe_params), np.nan_to_num(model.cov_params())[: L.shape[1]]
+    expected = (L @ beta) @ np.linalg.solve(L @ V[:, : L.shape[1]] @ L.T, L @ beta) / 4
+    found = means.joint_test().iloc[0]
+    assert found["df1"] == 4
+    assert found["F.ratio"] == pytest.approx(expected, rel=1e-6)
+    tests = model.joint_tests(weights="cells").set_index("model term")
+    assert tests.loc["a:b", "df1"] == 1
+
+
+@pytest.mark.parametrize(
+    ("adjust", "side", "delta", "note"),
+    [
+        ("tukey", "two-sided", 0.0, "Adjustment: tukey;"),
+        ("tukey", "less", 0.0, "Adjustment: sidak;"),
+        ("tukey", "equivalence", 1.0, "Adjustment: sidak (intervals: tukey);"),
+        ("mvt", "greater", 0.0, "Adjustment: mvt;"),
+        ("holm", "two-sided", 0.0, "Adjustment: holm (intervals: bonferroni);"),
+    ],
+)
+def test_the_note_below_contrasts_names_the_adjustments_that_were_made(adjust, side, delta, note):
+    means = fit("ergo").emmeans("Type")
+    table = means.contrast("pairwise", adjust, side=side, delta=delta)
+    assert table.note.startswith(note)
+    p, *ends = (part.strip("() ;").split()[-1] for part in note.split(" ("))
+    same = means.contrast("pairwise", p, side=side, delta=delta)
+    np.testing.assert_allclose(table["p.value"], same["p.value"])
+    ends = means.contrast("pairwise", (ends or [p])[0], side=side, delta=delta)
+    np.testing.assert_allclose(table["upper.CL"], ends["upper.CL"])
+
+
+@pytest.mark.parametrize("size", [1.0, 1e5, 1e9])
+def test_an_empty_cell_has_no_mean_whatever_the_units_of_a_covariate(size):
+    rng = np.random.default_rng(1)
+    rows = pd.DataFrame({"a": list("xyz") * 80, "b": list("ppqqq") * 48})
+    rows = rows[(rows.a != "y") | (rows.b != "p")].assign(g=lambda r: np.arange(len(r)) % 8)
+    rows["x"] = size * rng.normal(3.0, 1.0, len(rows))
+    rows["y"] = rng.normal(size=len(rows)) + rng.normal(size=8)[rows.g]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RankDeficiencyWarning)
+        model = sparselmm.mixedlm("y ~ a * b + x + (1 | g)", rows).fit()
+        new = pd.DataFrame({"a": ["y", "x"], "b": "p", "x": 3.0 * size})
+        predicted = model.get_prediction(new, interval="confidence").se_mean
+    assert np.isnan(predicted).tolist() == [True, False]
+    means = model.emmeans(["a", "b"])
+    assert np.flatnonzero(means.frame["SE"].isna()).tolist() == [1]
+    assert means.joint_test()["df1"].item() == 4
+    assert model.emmeans("a").frame["SE"].isna().tolist() == [False, True, False]
+    assert model.emtrends("x", ["a", "b"]).frame["SE"].notna().all()
+
+
+def test_letters_are_those_of_the_scale_of_the_model():
+    means = fit("sqrt").emmeans("nitro_f")
+    back = fit("sqrt").emmeans("nitro_f", type="response")
+    assert back.cld()["group"].tolist() == means.cld()["group"].tolist()
+    np.testing.assert_allclose(back.cld()["response"], means.cld()["emmean"] ** 2)

@@ -394,10 +394,14 @@ def test_residuals_of_a_structure_are_drawn_within_its_groups():
 def test_axes_say_what_the_means_are_of():
     oats = datasets.load("Oats")
     log = sparselmm.mixedlm("np.log(Yield) ~ nitro_f + (1 | Block)", oats).fit()
+    half = sparselmm.mixedlm("np.log(Yield / 2) ~ nitro_f + (1 | Block)", oats).fit()
     for means, name in (
         (fit("oats").emmeans("Variety"), "marginal mean of Yield"),
         (log.emmeans("nitro_f"), "marginal mean of np.log(Yield)"),
         (log.emmeans("nitro_f", type="response"), "marginal mean of Yield"),
+        (log.emmeans("nitro_f").regrid(), "marginal mean of Yield"),
+        (half.emmeans("nitro_f", type="response"), "marginal mean of Yield"),
+        (half.emmeans("nitro_f").regrid(), "marginal mean of Yield"),
         (herds().emmeans("period"), "marginal mean of probability"),
         (herds().emmeans("period", type="link"), "marginal mean of logit of probability"),
         (fit("pigs").emtrends("Time", "Cu"), "slope of Weight"),
@@ -444,3 +448,35 @@ def test_labels_of_series_with_dollars_and_underscores():
     assert r"(\$1-\$9) - lo\$\$" in drawn(priced().emmeans("price").pairs().plot())
     assert " _other" in drawn(priced().plot_predictions(["x$", "price"]))
     assert " _b" in drawn(priced().plot_coefficients({"_b": fit("sleep")}))
+
+
+def test_lines_of_a_covariate_far_from_zero_are_at_its_mean_and_a_deviation_around_it():
+    rng = np.random.default_rng(1)
+    rows = pd.DataFrame({"x": rng.normal(size=120), "g": np.arange(120) % 8})
+    rows["year"] = 1995.0 + np.arange(120) % 17
+    rows["y"] = rng.normal(size=120) + 0.1 * (rows.year - 2000)
+    model = sparselmm.mixedlm("y ~ x * year + (1 | g)", rows).fit()
+    drawn = model.plot_predictions(["x", "year"], data="none", bands="none")
+    mean, sd = rows.year.mean(), rows.year.std(ddof=0)
+    lines = drawn.axes[0].lines
+    x = lines[0].get_xdata()
+    for line, year in zip(lines, (mean - sd, mean, mean + sd), strict=True):
+        assert float(line.get_label().removeprefix("year = ")) == pytest.approx(year, abs=0.01)
+        expected = model.predict(pd.DataFrame({"x": x, "year": year}))
+        np.testing.assert_allclose(line.get_ydata(), expected, atol=0.01)
+
+
+def test_contrasts_are_drawn_beside_the_value_they_are_tested_against():
+    def line(table):
+        axis = table.plot().axes[0]
+        return [float(x.get_xdata()[0]) for x in axis.lines[1:]], axis.get_xscale()
+
+    means = fit("oats").emmeans("nitro_f")
+    logs = sparselmm.mixedlm("np.log(Yield) ~ nitro_f + (1 | Block)", datasets.load("Oats")).fit()
+    back = logs.emmeans("nitro_f", type="response")
+    assert line(means.pairs()) == ([0.0], "linear")
+    assert line(means.test(null=90.0)) == ([90.0], "linear")
+    assert line(means.contrast("pairwise", null=1.0)) == ([1.0], "linear")
+    assert line(back.pairs()) == ([1.0], "log")
+    assert line(back.contrast("pairwise", null=np.log(2.0))) == ([pytest.approx(2.0)], "log")
+    assert line(back.test()) == ([], "linear")

@@ -125,7 +125,7 @@ def estimable_part(L: FloatArray, null: FloatArray) -> FloatArray:
     if not null.shape[1] or estimable(L, null).all():
         return L
     left, size, _ = np.linalg.svd(L @ null)
-    rank = int((size > 1e-8 * max(1.0, float(np.abs(L).max()))).sum())
+    rank = int((size > 1e-8 * size.max()).sum())
     return np.asarray(left[:, rank:].T @ L)
 
 

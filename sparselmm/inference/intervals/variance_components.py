@@ -25,6 +25,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy
+import scipy.sparse as sp
 
 from sparselmm.base.grid import pairs_html, pairs_text
 from sparselmm.base.types import BoolArray, FloatArray
@@ -220,7 +221,8 @@ def second_moments(est: Estimates, t: int) -> FloatArray:
 def _moments(term: RandomTerm, used: BoolArray) -> FloatArray:
     if term.block is not None:
         block = term.block[np.flatnonzero(used)]
-        return np.array([[float((block.data**2).sum()) / used.sum()]])
+        own = [sp.csr_array(block[:, a :: term.k]) for a in range(term.k)]
+        return np.array([[a.multiply(b).sum() for b in own] for a in own]) / used.sum()
     assert term.codes is not None
     rows = used & (term.codes >= 0)
     if term.values is None:

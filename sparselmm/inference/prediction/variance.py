@@ -311,7 +311,8 @@ def marginal_forms(
         if not chosen.any():
             continue
         if term.block is not None:
-            root = np.linalg.cholesky(cov + np.finfo(float).tiny * np.eye(term.k))
+            values, vectors = np.linalg.eigh(cov)
+            root = vectors * np.sqrt(np.maximum(values, 0.0))  # of singular ones, too
             scaled = term.block @ sp.kron(sp.eye_array(term.n_levels), root, format="csr")
             value = np.asarray(scaled.multiply(scaled).sum(axis=1)).ravel()
             if term.origin != "array":

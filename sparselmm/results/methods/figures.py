@@ -33,6 +33,7 @@ from sparselmm.results.methods.effect_figures import EffectFigures
 from sparselmm.results.plots import curves
 from sparselmm.results.plots.curves import Curve, Group, Points
 from sparselmm.results.print.labels import mode_tables, row_groups
+from sparselmm.results.tables.contrasts import shown_value
 from sparselmm.results.tables.reference_grid import numbers_of, variables_of
 
 BANDS = ("confidence", "prediction", "both", "none")
@@ -446,11 +447,12 @@ def _grid_values(built: BuiltDesign, name: str, along: bool) -> list[Any]:
     if numbers.distinct is not None:
         return list(numbers.distinct)
     mean, sd = numbers.typical, numbers.sd
-    return [float(f"{v:.3g}") for v in (mean - sd, mean, mean + sd)]
+    decimals = 2 - int(np.floor(np.log10(sd)))  # three digits of what tells them apart
+    return [round(v, decimals) for v in (mean - sd, mean, mean + sd)]
 
 
 def _text(name: str, value: Any) -> str:
-    return f"{name} = {_short(value)}" if isinstance(value, (int, float)) else str(value)
+    return f"{name} = {shown_value(value)}" if isinstance(value, (int, float)) else str(value)
 
 
 def _short(value: Any) -> str:

@@ -17,8 +17,9 @@ from sparselmm.design import NewDesign
 from sparselmm.design.new_rows import Switches, any_on, level_labels, new_design
 from sparselmm.design.rows import unseen_rows
 from sparselmm.design.terms import assemble_z
+from sparselmm.inference.estimates import Estimates
 from sparselmm.inference.hypotheses.ddf import DDF_METHODS
-from sparselmm.inference.hypotheses.estimability import estimable, null_space
+from sparselmm.inference.hypotheses.estimability import estimable, null_space, only_estimable
 from sparselmm.inference.hypotheses.marginal_means import FixedEffects
 from sparselmm.inference.prediction import means as prediction
 from sparselmm.inference.prediction import variance as prediction_variance
@@ -155,12 +156,10 @@ class PredictionResults(RanefResults):
     def _prediction(
         self, targets: Targets, mean: FloatArray, ddf: str, index: pd.Index | None
     ) -> Prediction:
-        est = self._est
         se, df = self._spread(targets, ddf)
         undefined = np.isnan(mean)
-        if est.dropped:
-            what = "which predictions of a rank-deficient X are estimable"
-            null = null_space(est.layout.row_space(what), est.deviance.cross.basis.kept)
+        null = _null_space(self._est)
+        if null is not None:
             undefined = undefined | ~estimable(targets.X, null)
         se[:, undefined] = np.nan
         return Prediction(
@@ -196,11 +195,16 @@ class _Joint:
 
     def covariance(self) -> FloatArray:
         """Covariance matrix of the means, (m, m)."""
-        if self.ddf == "kenward-roger":
-            return self.results._fixed_effects(self.ddf).cov(self.targets.X)
         est = self.results._est
+        if self.ddf == "kenward-roger":
+            return self._known(self.results._fixed_effects(self.ddf).cov(self.targets.X))
         at, inner = est.working, self.targets.of_engine(est.deviance)
-        return np.asarray(est.pls.scale * inner.covariance(at.deviance, at.pls.theta))
+        return self._known(est.pls.scale * inner.covariance(at.deviance, at.pls.theta))
+
+    def _known(self, cov: FloatArray) -> FloatArray:
+        """A covariance of the means with NaN for those that a rank-deficient X cannot tell."""
+        null = _null_space(self.results._est)
+        return cov if null is None else only_estimable(cov, self.targets.X, null)
 
     def combined(
         self, L: FloatArray, mean: FloatArray
@@ -208,12 +212,18 @@ class _Joint:
         """Estimates, standard errors and degrees of freedom of combinations L (c, m)."""
         own = self.targets.combined(L)
         se, df = self.results._spread(own, self.ddf)
-        est = self.results._est
-        if est.dropped:
-            what = "which predictions of a rank-deficient X are estimable"
-            null = null_space(est.layout.row_space(what), est.deviance.cross.basis.kept)
+        null = _null_space(self.results._est)
+        if null is not None:
             se[:, ~estimable(own.X, null)] = np.nan
         return L @ mean, se[0], df[0]
+
+
+def _null_space(est: Estimates) -> FloatArray | None:
+    """Null space of a rank-deficient X, (p, p - r)."""
+    if not est.dropped:
+        return None
+    what = "which predictions of a rank-deficient X are estimable"
+    return null_space(est.layout.row_space(what), est.deviance.cross.basis.kept)
 
 
 def check_options(interval: str, ddf: str, on: Switches) -> tuple[str, str]:

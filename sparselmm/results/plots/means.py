@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,7 +35,7 @@ def interval_plot(
     name : str
         Label of the axis.
     neutral : float, optional
-        Where nothing differs: drawn as a line.
+        Value under the hypothesis: drawn as a line.
     """
     figure, axis = axes_of(ax, (6.0, 0.9 + 0.28 * max(len(labels), 2)))
     if not np.isfinite(value).any():
@@ -53,7 +52,7 @@ def interval_plot(
         axis.axvline(neutral, color="0.6", linewidth=0.8, zorder=0)
     if not np.isfinite(ends).all():
         axis.set_xlim(np.nanmin(finite) - 0.1 * span, np.nanmax(finite) + 0.1 * span)
-    elif neutral == 1.0:
+    elif "ratio" in name:
         ratio_axis(axis)
     row_labels(axis, at, labels)
     axis.set_ylim(at[-1] - 0.6 if len(at) else -1.0, 0.6)
@@ -112,9 +111,7 @@ def axis_label(what: str, of: str, scale: str, back: bool) -> str:
     """Name of an axis of ``what``, of a response on a scale or carried back from it."""
     if scale in DISTRIBUTIONS:
         of = "probability"
-    if back:  # without its transformation
-        of = re.sub(r"^[\w.]+\((.*?)( [+-] [\d.]+)?\)$", r"\1", of)
-    elif scale not in ("", "identity") and f"{scale}(" not in of:
+    if not back and scale not in ("", "identity") and f"{scale}(" not in of:
         of = f"{scale} of {of}"
     return f"{what} of {of}" if of else what
 

@@ -11,7 +11,7 @@ import scipy
 
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.hypotheses.marginal_means import LinearEstimates
-from sparselmm.inference.hypotheses.multiplicity import ADJUSTMENTS, JOINT, Family
+from sparselmm.inference.hypotheses.multiplicity import ADJUSTMENTS, JOINT, STEPS, Family
 from sparselmm.results.plots.means import interval_plot
 from sparselmm.results.print.notebook import Table, frame_html
 
@@ -32,7 +32,7 @@ class ContrastTable(Table):
         return table
 
     def plot(self, ax: Any = None) -> Any:
-        """Estimates with their intervals, one line each.
+        """Estimates with their intervals, one line each, beside the value under the hypothesis.
 
         Parameters
         ----------
@@ -46,7 +46,9 @@ class ContrastTable(Table):
         labels = self[columns[: columns.index("SE") - 1]].astype(str).agg(", ".join, axis=1)
         name = columns[columns.index("SE") - 1]
         ends = self[list(self.limits)].to_numpy(dtype=float)
-        neutral = 1.0 if "ratio" in name else 0.0
+        neutral = {"estimate": 0.0, "response": None}.get(name, 1.0)
+        if "null" in columns:
+            neutral = float(self["null"].iloc[0])
         value = self[name].to_numpy(dtype=float)
         return interval_plot(list(labels), value, ends, name.replace(".", " "), neutral, ax)
 
@@ -85,6 +87,16 @@ SIDES = {
 WITH_DELTA = ("equivalence", "noninferiority", "nonsuperiority")
 
 ALL_ADJUSTMENTS = ("none", *JOINT, *ADJUSTMENTS)
+
+
+def adjustment_note(adjust: str, side: str) -> str:
+    """The adjustments made: of p-values, and of intervals where that is another one."""
+    one_sided = adjust in JOINT and adjust != "mvt"
+    p = "sidak" if one_sided and (SIDES[side] or side in WITH_DELTA) else adjust
+    ends = "sidak" if one_sided and SIDES[side] else adjust
+    if STEPS.get(adjust, "sidak") not in ("sidak", "bonferroni"):
+        ends = "bonferroni"
+    return f"Adjustment: {p}" + (f" (intervals: {ends})" if ends != p else "")
 
 
 def contrast_tests(

@@ -35,6 +35,7 @@ from sparselmm.results.tables.reference_grid import (
     variables_of,
 )
 from sparselmm.results.tables.scales import Scale
+from sparselmm.results.tables.weights import existing_part
 
 WEIGHTS = ("equal", "proportional", "outer", "cells", "flat")
 
@@ -136,7 +137,7 @@ def _joint_contrasts(means: MarginalMeans, within: Sequence[str]) -> Contrasts:
         key = tuple(means.cells[name].iloc[own[0]] for name in within)
         if len(own) > 1:
             _, C = means._weights(own, "consec", 0, True)
-            out.setdefault(key, []).append(C @ means.L[own])
+            out.setdefault(key, []).append(existing_part(C, means.L[own]))
     return {key: np.vstack(parts) for key, parts in out.items()}
 
 

@@ -14,14 +14,13 @@ from sparselmm.base.arguments import (
     check_flag,
     check_level,
     check_number,
-    check_strings,
     check_text,
 )
 from sparselmm.base.exceptions import ArgumentError, DataError
 from sparselmm.base.other_names import MEANS, NamesOthers
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.inference.hypotheses import marginal_means
-from sparselmm.inference.hypotheses.estimability import estimable
+from sparselmm.inference.hypotheses.estimability import estimable, only_estimable
 from sparselmm.inference.hypotheses.marginal_means import (
     DEFAULT_ADJUST,
     FixedEffects,
@@ -37,12 +36,19 @@ from sparselmm.results.tables.contrasts import (
     SIDES,
     WITH_DELTA,
     ContrastTable,
+    adjustment_note,
     arrow_lengths,
     compact_letters,
     contrast_tests,
 )
 from sparselmm.results.tables.scales import TRANSFORMATIONS, Scale
-from sparselmm.results.tables.weights import combined, contrast_weights, family_name
+from sparselmm.results.tables.weights import (
+    combined,
+    contrast_weights,
+    existing_part,
+    family_name,
+    interaction_methods,
+)
 
 TRENDS = "trend"
 
@@ -129,10 +135,15 @@ class MarginalMeans(Cells, InPolars, NamesOthers):
         return self._scale
 
     @property
+    def _carried_back(self) -> str:
+        return self._need_scale().of or self.response
+
+    @property
     def vcov(self) -> pd.DataFrame:
-        """Covariance matrix of the means, (m, m), on the scale of the model."""
+        """Covariances of the means, (m, m), on the model's scale; NaN where the data tell none."""
         names = self._labels(np.arange(len(self.L)), (*self.specs, *self.by))
-        return pd.DataFrame(self._fixed.cov(self.L), names, names)
+        cov = only_estimable(self._fixed.cov(self.L), self.L, self._fixed.null)
+        return pd.DataFrame(cov, names, names)
 
     def pairs(self, adjust: str = "tukey", reverse: bool = False) -> ContrastTable:
         """Differences between all pairs of means, within the levels of ``by``.
@@ -239,28 +250,14 @@ class MarginalMeans(Cells, InPolars, NamesOthers):
         adjust = check_choice(adjust, "adjust", ALL_ADJUSTMENTS)
         if adjust == "tukey" and (DEFAULT_ADJUST.get(name) != "tukey" or interaction):
             raise ArgumentError("adjust='tukey' is for pairs of means; use 'mvt' or 'sidak'")
-        interaction = self._interaction(interaction, method)
+        interaction = interaction_methods(interaction, method, self.specs)
         hypothesis = (SIDES[side], delta, null)
         parts = []
         for rows in self._families():
             names, C = self._weights(rows, method, ref, interaction)
             parts.append(self._contrasts(rows, names, C, adjust, hypothesis))
-        note = f"Adjustment: {adjust}; confidence level {1 - self.alpha:g}"
+        note = f"{adjustment_note(adjust, side)}; confidence level {1 - self.alpha:g}"
         return ContrastTable.of(pd.concat(parts, ignore_index=True), self._limit_names, note)
-
-    def _interaction(self, given: Any, method: Any) -> bool | list[str]:
-        """Whether, or by which methods, contrasts of each variable are multiplied."""
-        if isinstance(given, (bool, np.bool_)) or (isinstance(given, int) and given in (0, 1)):
-            if given and not isinstance(method, str):
-                raise ArgumentError("interaction contrasts need the name of a method")
-            return bool(given)
-        methods = check_strings(given, "interaction", "True, or a method for each variable")
-        if len(methods) != len(self.specs):
-            raise ArgumentError(
-                f"interaction has {len(methods)} methods for the {len(self.specs)} variables of "
-                f"specs, {', '.join(self.specs)}"
-            )
-        return [family_name(name, "interaction") for name in methods]
 
     def _weights(
         self, rows: IntArray, method: Any, ref: Any, interaction: Any
@@ -361,7 +358,8 @@ class MarginalMeans(Cells, InPolars, NamesOthers):
         """
         rows = []
         for own in self._families():
-            found = self._fixed.joint_test(np.diff(self.L[own], axis=0))
+            C = np.diff(np.eye(len(own)), axis=0)
+            found = self._fixed.joint_test(existing_part(C, self.L[own]))
             values = [0, np.nan, np.nan, np.nan]
             if found is not None:
                 values = [found.df_num, found.df_den, found.statistic, found.p_value]
@@ -404,7 +402,8 @@ class MarginalMeans(Cells, InPolars, NamesOthers):
         value = frame.columns[list(frame.columns).index("SE") - 1]
         for rows in self._families():
             _, C = contrast_weights("pairwise", self._labels(rows, self.specs), 0)
-            p = self._contrasts(rows, [""] * len(C), C, adjust, (0, 0.0, 0.0))["p.value"]
+            no, own = [""] * len(C), replace(self, type="link")
+            p = own._contrasts(rows, no, C, adjust, (0, 0.0, 0.0))["p.value"]
             order = np.argsort(frame[value].to_numpy()[rows], kind="stable")
             differ = np.zeros((len(rows), len(rows)), dtype=bool)
             upper = np.triu_indices(len(rows), 1)
@@ -436,7 +435,7 @@ class MarginalMeans(Cells, InPolars, NamesOthers):
         )  # fmt: skip
         return replace(
             self, L=np.eye(m), offset=np.zeros(m), type="link", name="response", _fixed=fixed,
-            _scale=None,
+            _scale=None, response=self._carried_back,
         )  # fmt: skip
 
     def plot(self, comparisons: bool = False, adjust: str = "tukey", ax: Any = None) -> Any:
@@ -461,9 +460,9 @@ class MarginalMeans(Cells, InPolars, NamesOthers):
         value, limits = frame.columns[at], self._limit_names
         arrows = self._arrows(adjust) if comparisons else None
         variables = [*self.specs, *self.by]
-        scale = "" if self._scale is None else self._scale.name
+        back, scale = self.type == "response", "" if self._scale is None else self._scale.name
         what = "slope" if self.name.endswith(f".{TRENDS}") else "marginal mean"
-        name = axis_label(what, self.response, scale, self.type == "response")
+        name = axis_label(what, self._carried_back if back else self.response, scale, back)
         return means_plot(frame, variables, str(value), limits, name, arrows, ax)
 
     def _arrows(self, adjust: str) -> FloatArray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -34,6 +34,8 @@ class Scale:
         The inverse and its first three derivatives; otherwise differences are taken.
     pole : bool
         Whether the inverse goes to infinity at zero.
+    of : str
+        What the inverse gives, where that is not the response as it was fitted.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Scale:
     turns: tuple[float, ...] = ()
     slopes: Callable[[FloatArray], tuple[FloatArray, ...]] | None = None
     pole: bool = False
+    of: str = ""
 
     def slope(self, x: FloatArray) -> FloatArray:
         """Derivative of the inverse, by differences that are exact for cubes if need be."""
@@ -134,7 +137,10 @@ def response_scale(response: str | None) -> Scale | None:
     outer = _transformation(tree)
     if outer is None:
         return None
-    steps = list(_steps(tree.args[0]))  # type: ignore[attr-defined]
+    steps, node = [], tree.args[0]  # type: ignore[attr-defined]
+    while (found := _undone(node)) is not None:
+        steps.append(found[0])
+        node = found[1]
     turns, do = list(outer.turns), [getattr(np, outer.name)]
     for step in steps:
         turns += [_outwards(do, turn) for turn in step.turns]
@@ -148,7 +154,8 @@ def response_scale(response: str | None) -> Scale | None:
 
     ratio = outer.ratio if all(step.plain for step in steps) else None
     fine = tuple(turn for turn in turns if np.isfinite(turn))
-    return replace(outer, inverse=inverse, ratio=ratio, turns=fine) if steps else outer
+    scale = replace(outer, of=ast.unparse(node))
+    return replace(scale, inverse=inverse, ratio=ratio, turns=fine) if steps else scale
 
 
 def _outwards(do: list[Callable[[Any], Any]], value: float) -> float:
@@ -178,21 +185,20 @@ def _transformation(node: ast.expr) -> Scale | None:
     return TRANSFORMATIONS.get(name)
 
 
-def _steps(node: ast.expr) -> Iterator[_Step]:
-    """What an expression does to the response, the last first; nothing for what is not known."""
+def _undone(node: ast.expr) -> tuple[_Step, ast.expr] | None:
+    """What an expression does last and what it does it to; None for what is not known."""
     scale = _transformation(node)
     if scale is not None:
-        yield _Step(getattr(np, scale.name), scale.inverse, False, scale.turns)
-        yield from _steps(node.args[0])  # type: ignore[attr-defined]
-    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        yield _Step(lambda y: -y, lambda v: -v, False)
-        yield from _steps(node.operand)
-    elif isinstance(node, ast.BinOp):
+        inner: ast.expr = node.args[0]  # type: ignore[attr-defined]
+        return _Step(getattr(np, scale.name), scale.inverse, False, scale.turns), inner
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return _Step(lambda y: -y, lambda v: -v, False), node.operand
+    if isinstance(node, ast.BinOp):
         left, right = _number(node.left), _number(node.right)
         step = _arithmetic(node.op, left, right)
         if step is not None:
-            yield step
-            yield from _steps(node.left if left is None else node.right)
+            return step, node.left if left is None else node.right
+    return None
 
 
 def _arithmetic(op: ast.operator, left: float | None, right: float | None) -> _Step | None:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from sparselmm.base.arguments import check_choice, check_number, check_numbers, in_order, suggestion
+from sparselmm.base.arguments import (
+    check_choice,
+    check_number,
+    check_numbers,
+    check_strings,
+    in_order,
+    suggestion,
+)
 from sparselmm.base.exceptions import ArgumentError
 from sparselmm.base.types import FloatArray
 from sparselmm.inference.hypotheses import marginal_means
@@ -24,6 +31,21 @@ def family_name(given: str, argument: str) -> str:
             f"{suggestion(given, FAMILIES)}"
         ) from error
     return OTHER_NAMES.get(name, name)
+
+
+def interaction_methods(given: Any, method: Any, specs: Sequence[str]) -> bool | list[str]:
+    """Whether, or by which methods, contrasts of each variable of ``specs`` are multiplied."""
+    if isinstance(given, (bool, np.bool_)) or (isinstance(given, int) and given in (0, 1)):
+        if given and not isinstance(method, str):
+            raise ArgumentError("interaction contrasts need the name of a method")
+        return bool(given)
+    methods = check_strings(given, "interaction", "True, or a method for each variable")
+    if len(methods) != len(specs):
+        raise ArgumentError(
+            f"interaction has {len(methods)} methods for the {len(specs)} variables of "
+            f"specs, {', '.join(specs)}"
+        )
+    return [family_name(name, "interaction") for name in methods]
 
 
 def contrast_weights(
@@ -87,3 +109,10 @@ def combined(C: FloatArray, values: FloatArray) -> FloatArray:
     out = C @ np.where(np.isfinite(values), values, 0.0)
     out[(C[:, missing] != 0.0).any(axis=1)] = np.nan
     return np.asarray(out)
+
+
+def existing_part(C: FloatArray, values: FloatArray) -> FloatArray:
+    """``C @ values`` for the combinations of the rows of C that use means that exist alone."""
+    known = np.isfinite(values).all(axis=1)
+    own = marginal_means.estimable_part(C, np.eye(len(values))[:, ~known])
+    return np.asarray(own[:, known] @ values[known])
