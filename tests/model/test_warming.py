@@ -80,3 +80,37 @@ def test_all_kernels_are_compiled_ahead_as_fits_call_them(tmp_path):
 
     assert kernels_of_the_package() - set(json.loads(printed(SCRIPT))) <= OTHER_PROVIDERS
     assert printed(FITS) == ""
+
+
+LATER = """
+import sys
+import numpy as np
+from sparselmm.base import compiling, kernels
+
+for dtype in ("int32", "int64")[: int(sys.argv[1])]:
+    codes = np.array([2, 0, 1, 0], dtype)
+    order = kernels.sort_pairs(codes, np.zeros_like(codes), 3, 1)
+    assert order.tolist() == [1, 3, 2, 0]
+    stats = compiling.compiled_functions()["sort_pairs"].stats
+    print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()),
+          "numba.np.linalg" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("tried", [None, ((0, 1), (0, 2))])
+def test_machine_code_is_loaded_without_what_compiling_needs(tmp_path, tried):
+    def printed(signatures):
+        other = "" if tried is None else (
+            f"from sparselmm.base import compiling\ncompiling.TRIED = {tried}\n"
+        )  # fmt: skip
+        ran = subprocess.run(
+            [sys.executable, "-c", other + LATER, str(signatures)], check=True,
+            capture_output=True, text=True, env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)},
+        )  # fmt: skip
+        return ran.stdout.splitlines()
+
+    assert printed(1) == ["0 1 True"]
+    loaded = f"1 0 {tried is not None}"
+    assert printed(1) == [loaded]
+    assert printed(2) == [loaded, "1 1 True"]  # compiled after something was loaded
+    assert printed(2) == [loaded, f"2 0 {tried is not None}"]
