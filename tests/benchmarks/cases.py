@@ -178,7 +178,7 @@ CASES = (
     Case("ratings_wide_10m", "ratings, 70,000 x 10,700", CROSSED,
          lambda: ratings(10_500_000, 70_000, 10_700), (), {}, repeats=1),
     Case("ratings_wide_32m", "ratings, 200,948 x 84,432", CROSSED,
-         lambda: ratings(34_000_000, 200_948, 84_432), (), {}, repeats=1),
+         lambda: ratings(41_500_000, 200_948, 84_432), (), {}, repeats=1),
     Case("worker_firm", "workers and firms, 5 % movers", WORKERS,
          lambda: worker_firm(200_000, 20_000, 8, 0.05), (), {}, repeats=1),
     Case("nested_10m", "nested, 10,000,000 rows", NESTED,

@@ -22,7 +22,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pandas as pd
+
 import sparselmm
+from benchmarks import cases
 from sparselmm import datasets
 
 ROOT = Path(__file__).parents[2]
@@ -35,6 +38,10 @@ CASES = {
     "ergoStool": "effort ~ Type + (1 | Subject)",
     "InstEval": "y ~ service + (1 | s) + (1 | d)",
 }
+SIMULATED = ("maximal_small", "ratings_100k", "one_factor_slope", "nested")
+"""Those of `benchmarks.cases`, from 1,800 to 1,000,000 rows."""
+
+CASES |= {case.name: case.formula for case in cases.CASES if case.name in SIMULATED}
 STATSMODELS = {
     "sleepstudy": ("Reaction ~ Days", "Subject", "~Days"),
     "dietox": ("Weight ~ Time + Cu", "Pig", "~Time"),
@@ -81,8 +88,15 @@ def script(program: str, case: str, labels: list[str], python: str) -> list[str]
         return [python, "-W", "ignore", "-c", text]
     if program == "glmm":
         return [python, "-c", GLMM.format(formula=CASES[case], labels=as_text)]
-    classes = ", ".join(f'{name} = "factor"' for name in labels)
+    classes = ", ".join(f'{name} = "factor"' for name in labels) or "NA"
     return ["Rscript", "-e", LME4.format(formula=CASES[case], classes=classes)]
+
+
+def rows(case: str) -> pd.DataFrame:
+    """The data of a case."""
+    if case not in SIMULATED:
+        return datasets.load(case)
+    return next(one for one in cases.CASES if one.name == case).data()
 
 
 def cpu(command: list[str], env: dict[str, str]) -> float:
@@ -123,7 +137,7 @@ def main() -> None:
     seconds_of: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for case in given.cases:
-            data = datasets.load(case)
+            data = rows(case)
             labels = [name for name in data if data[name].dtype == "category"]
             file = str(Path(folder) / f"{case}.csv")
             data.to_csv(file, index=False)
