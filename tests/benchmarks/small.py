@@ -11,8 +11,8 @@ import argparse
 import statistics
 import time
 
-from benchmarks.scripts import CASES
-from sparselmm import datasets, mixedlm
+from benchmarks.scripts import CASES, rows
+from sparselmm import mixedlm
 
 WARM = 30
 """Fits of each case that do not count."""
@@ -25,7 +25,7 @@ def main() -> None:
     repeats = parser.parse_args().repeats
     print(f"{'case':<12}{'least':>8}{'median':>8}{'model':>8}{'fit':>8}   evaluations")
     for case, formula in CASES.items():
-        data = datasets.load(case)
+        data = rows(case)
         if len(data) > 1000:
             continue
         parts, evaluations = [], 0
