@@ -15,9 +15,6 @@ from sparselmm.base.arguments import check_choice, check_flag, check_strings, wr
 from sparselmm.base.exceptions import (
     ArgumentError,
     DataError,
-    SpecificationWarning,
-    catchable,
-    warn_user,
 )
 from sparselmm.base.grid import p_text
 from sparselmm.base.other_names import known_arguments
@@ -30,6 +27,7 @@ from sparselmm.inference.hypotheses.comparison import (
     groups_apart,
     mean_apart,
     variances_tested,
+    warn_of_no_test,
 )
 from sparselmm.results.general.base import GeneralBase
 from sparselmm.results.general.intervals import compare_general
@@ -197,11 +195,7 @@ def compare(
     )
     apart = {big.name for small, big in pairwise(rows) if _apart(small, big)}
     if apart:
-        warn_user(
-            f"no test for {', '.join(sorted(apart))}: likelihood ratios are for nested models, and "
-            "the model above in the table is no special case; compare them by aic or bic",
-            catchable(SpecificationWarning),
-        )
+        warn_of_no_test(sorted(apart))
     for small, big in pairwise(rows):
         error = ratio_errors(small.result, big.result)
         warn_of_ratio(error, f"{small.name} and {big.name}")

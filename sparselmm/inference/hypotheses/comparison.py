@@ -9,12 +9,13 @@ For several variances at once the weights depend on the unknown information matr
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import scipy
 
+from sparselmm.base.exceptions import SpecificationWarning, catchable, warn_user
 from sparselmm.base.types import FloatArray, IntArray
 from sparselmm.design.terms import Design, DesignLayout, RandomTerm, TermLayout
 from sparselmm.factor.factorization import Factorization
@@ -86,6 +87,15 @@ def variances_tested(small: Sequence[TermLayout], big: Sequence[TermLayout]) -> 
     if v0 - v1 or c0 - c1:
         return None
     return (v1 - v0).total()
+
+
+def warn_of_no_test(names: Iterable[str]) -> None:
+    """Say of which models there is no likelihood ratio to the one above them in a table."""
+    warn_user(
+        f"no test for {', '.join(names)}: likelihood ratios are for nested models, and the model "
+        "above in the table is no special case; compare them by aic or bic",
+        catchable(SpecificationWarning),
+    )
 
 
 def mean_apart(a: Design, b: Design, kept: IntArray, others: IntArray) -> bool:

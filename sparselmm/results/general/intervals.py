@@ -10,11 +10,11 @@ import pandas as pd
 import scipy.stats as st
 
 from sparselmm.base.arguments import check_choice, check_level, check_strings, wrong_type
-from sparselmm.base.exceptions import DataError, SpecificationWarning, catchable, warn_user
+from sparselmm.base.exceptions import DataError
 from sparselmm.base.threads import one_thread
 from sparselmm.base.types import FloatArray
 from sparselmm.design.terms import Design
-from sparselmm.inference.hypotheses.comparison import WORSE, mean_apart
+from sparselmm.inference.hypotheses.comparison import WORSE, mean_apart, warn_of_no_test
 from sparselmm.likelihood.laplace.chosen import base_of
 from sparselmm.likelihood.laplace.profile import Held, Profile, way_of
 from sparselmm.results.general.estimates import EstimateResults
@@ -197,17 +197,13 @@ def compare_general(results: Sequence[Any], names: Sequence[str]) -> pd.DataFram
             "npar": own.n_parameters, "aic": own.aic, "bic": own.bic, "llf": own.llf,
             "chisq": np.nan, "df": np.nan, "pvalue": np.nan,
         }  # fmt: skip
-        larger = before is not None and _larger(own, before)
-        if before is not None and larger and _apart(before, own):
-            warn_user(
-                f"no test for {names[i]}: likelihood ratios are for nested models, and the model "
-                "above in the table is no special case; compare them by aic or bic",
-                catchable(SpecificationWarning),
-            )
-        elif before is not None and larger:
-            row["chisq"] = max(2.0 * (own.llf - before.llf), 0.0)
-            row["df"] = own.n_parameters - before.n_parameters
-            row["pvalue"] = float(st.chi2.sf(row["chisq"], row["df"]))
+        if before is not None and _larger(own, before):
+            if _apart(before, own):
+                warn_of_no_test([names[i]])
+            else:
+                row["chisq"] = max(2.0 * (own.llf - before.llf), 0.0)
+                row["df"] = own.n_parameters - before.n_parameters
+                row["pvalue"] = float(st.chi2.sf(row["chisq"], row["df"]))
         table[names[i]] = row
         before = own
     return pd.DataFrame.from_dict(table, orient="index")
