@@ -111,14 +111,12 @@ def search(
         local = Quadratic.of(bend, slope)
         promised = local.expected_decrease
         deviance.solver.frozen |= promised <= FREEZE
-        before = few
-        if few is not None and promised <= NEAR:  # from the next theta on
+        arriving = few is not None and promised <= NEAR
+        if arriving:  # all probes, from the next theta on
             few = None
             deviance.solver.reset(full)
-        if before and not few and promised < tolerance:
-            deviance.forget()
-            model = deviance.tangent_model(theta)
-            recorder.record(theta, level, gradient_norm=_largest(model[0]))
+        if arriving and promised < tolerance:
+            model = _anew(deviance, recorder, theta, level)
             continue
         if promised < tolerance:
             error = monte_carlo_error(deviance, theta, basis, bend)
@@ -127,9 +125,7 @@ def search(
                 return Found(theta, promised, error, True, "converged", level)
             last = error if settings.vectors > deviance.solver.settings.vectors else 0.0
             deviance.solver.reset(settings)
-            deviance.forget()
-            model = deviance.tangent_model(theta)
-            recorder.record(theta, level, gradient_norm=_largest(model[0]))
+            model = _anew(deviance, recorder, theta, level)
             continue
         step, predicted = local.step(radius.now)
         length, move = float(np.linalg.norm(step)), basis @ step
@@ -151,15 +147,23 @@ def search(
         radius.update(ratio, length)
         if good:
             theta, model, level = trial, after, level - gain
-        elif before and not few:
-            deviance.forget()
-            model = deviance.tangent_model(theta)
-            recorder.record(theta, level, gradient_norm=_largest(model[0]))
+        elif arriving:
+            model = _anew(deviance, recorder, theta, level)
         elif length < 1e-8:
             break
     error = monte_carlo_error(deviance, theta, basis, bend)
     message = f"no convergence in {limit} iterations"
     return Found(theta, promised, error, False, message, level)
+
+
+def _anew(
+    deviance: Probed, recorder: Recorder, theta: FloatArray, level: float
+) -> tuple[FloatArray, FloatArray]:
+    """The model at the same theta, as the solver's new settings make it."""
+    deviance.forget()
+    model = deviance.tangent_model(theta)
+    recorder.record(theta, level, gradient_norm=_largest(model[0]))
+    return model
 
 
 def _largest(gradient: FloatArray) -> float:
